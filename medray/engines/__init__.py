@@ -1,0 +1,1 @@
+"""Where a flow runs: `local` in this process, `ray` on a machine or a cluster."""

@@ -1,0 +1,111 @@
+"""Every error medray raises on purpose.
+
+    MedrayError                exit 1   a fault of medray or its machines
+    ├── UserError              exit 2   the command, the run file or the data given is wrong
+    │   ├── RunFileError                a key, a value or a missing file of a run file
+    │   ├── ArchiveError                an archive that cannot be listed or holds nothing
+    │   ├── LabelError                  a label table that does not fit the archive
+    │   ├── SplitError                  a subject in two splits, an empty split
+    │   ├── BundleError                 a bundle that is missing, altered, pickled or too new
+    │   └── StoreError                  a score store that is missing or not one of ours
+    ├── MachineError                    a worker, a cluster or a disk failed
+    ├── Fenced                          a newer run has claimed the store
+    └── SampleError                     one entry cannot be read: becomes a failed row, never stops a run
+
+A message says what is wrong, where, what was found, what was expected and what to do. It never holds
+patient data: no names, dates of birth, record numbers or free text from a file.
+"""
+
+from __future__ import annotations
+
+
+class MedrayError(Exception):
+    """A fault that medray understands; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", found: str = "", expected: str = "", do: str = "") -> None:
+        self.what, self.where, self.found, self.expected, self.do = what, where, found, expected, do
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        for title, text in (("found", self.found), ("expected", self.expected), ("what to do", self.do)):
+            if text:
+                lines.append(f"  {title}: {text}")
+        return "\n".join(lines)
+
+    def __reduce__(self):  # keyword-only arguments survive the way back from a worker process
+        return (_rebuild, (type(self), self.what, self.where, self.found, self.expected, self.do))
+
+
+def _rebuild(kind: type[MedrayError], what: str, where: str, found: str, expected: str, do: str) -> MedrayError:
+    return kind(what, where=where, found=found, expected=expected, do=do)
+
+
+class UserError(MedrayError):
+    exit_code = 2
+
+
+class RunFileError(UserError):
+    pass
+
+
+class ArchiveError(UserError):
+    pass
+
+
+class LabelError(UserError):
+    pass
+
+
+class SplitError(UserError):
+    pass
+
+
+class BundleError(UserError):
+    pass
+
+
+class StoreError(UserError):
+    pass
+
+
+class MachineError(MedrayError):
+    pass
+
+
+class Fenced(MedrayError):
+    pass
+
+
+REASONS: dict[str, str] = {
+    "missing_file": "a file of the entry is no longer there",
+    "empty_file": "the file has no bytes",
+    "truncated": "the file ends before its data does",
+    "unrecognised_format": "the file is of no format this modality reads",
+    "format_mismatch": "the content is of another format than the file name says",
+    "corrupt": "the file is of a known format, but its content cannot be decoded",
+    "unsupported": "a legal file that this version of medray does not read",
+    "no_pixels": "a DICOM object without an image, such as a report or a presentation state",
+    "bad_geometry": "slices that do not form one volume",
+    "bad_shape": "an image of another number of dimensions or channels than the run asks for",
+    "bad_values": "NaN, infinite or constant values where numbers are needed",
+    "mixed_subjects": "the parts of one entry name different subjects",
+    "duplicate_part": "two different files claim to be the same part of an entry",
+    "unreadable": "the storage refused to give the file",
+}
+"""Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""
+
+
+class SampleError(MedrayError):
+    """One entry that cannot become samples. `reason` is a key of REASONS; `detail` is for a person."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason code {reason!r}: add it to errors.REASONS with its meaning")
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail or REASONS[reason]}")
+
+    def __reduce__(self):
+        return (SampleError, (self.reason, self.detail))

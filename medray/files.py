@@ -1,0 +1,180 @@
+"""Files by URI, local or remote: list, read, write. One place for storage (pyarrow.fs underneath).
+
+A URI is a local path or anything `pyarrow.fs.FileSystem.from_uri` knows (s3://, gs://, file://).
+Credentials come from the environment, never from a run file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from medray.errors import ArchiveError
+
+
+class File(NamedTuple):
+    """One listed file: `uri`, `size` in bytes, `modified_ns` since the epoch (UTC)."""
+
+    uri: str
+    size: int
+    modified_ns: int
+
+
+def is_local(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("", "file") or len(urlsplit(uri).scheme) == 1
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local URI. Raises ValueError for a remote one."""
+    if not is_local(uri):
+        raise ValueError(f"{uri} is not a local path")
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
+
+
+def _remote(uri: str):
+    from pyarrow import fs
+
+    return fs.FileSystem.from_uri(uri)
+
+
+def absolute(uri: str, base: Path | None = None) -> str:
+    """A local path made absolute against `base` (default: the working directory); a remote URI as it is."""
+    if not is_local(uri):
+        return uri
+    return str(((base or Path.cwd()) / local_path(uri).expanduser()).resolve())
+
+
+def join(uri: str, *names: str) -> str:
+    return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+def relative(uri: str, root: str) -> str:
+    """`uri` below `root`, with `/` between names; the file's own name where `root` is that file."""
+    if uri == root:
+        return uri.rsplit("/", 1)[-1]
+    prefix = root.rstrip("/") + "/"
+    if not uri.startswith(prefix):
+        raise ValueError(f"{uri} is not below {root}")
+    return uri[len(prefix) :]
+
+
+def exists(uri: str) -> bool:
+    if is_local(uri):
+        return local_path(uri).exists()
+    from pyarrow import fs
+
+    system, path = _remote(uri)
+    return system.get_file_info(path).type != fs.FileType.NotFound
+
+
+def list_files(root: str) -> Iterator[File]:
+    """Every regular file below `root` (or `root` itself), in an order that does not depend on the machine.
+
+    Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run.
+    Raises ArchiveError when `root` does not exist or cannot be listed.
+    """
+    if is_local(root):
+        yield from _list_local(root)
+        return
+    from pyarrow import fs
+
+    system, path = _remote(root)
+    info = system.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise ArchiveError("the archive does not exist", where=root, do="check the `archive` key of the run file")
+    found = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path, recursive=True))
+    prefix = root[: len(root) - len(path)] if root.endswith(path) else f"{urlsplit(root).scheme}://"
+    for each in sorted((f for f in found if f.type == fs.FileType.File), key=lambda f: f.path):
+        yield File(prefix + each.path, each.size, each.mtime_ns or 0)
+
+
+def _list_local(root: str) -> Iterator[File]:
+    top = str(local_path(root))
+    if os.path.isfile(top):
+        stat = os.stat(top)
+        yield File(top, stat.st_size, stat.st_mtime_ns)
+        return
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as listing:
+                children = sorted(listing, key=lambda child: child.name)
+        except FileNotFoundError:
+            raise ArchiveError(
+                "the archive does not exist", where=folder, do="check the `archive` key of the run file"
+            ) from None
+        except OSError as error:
+            raise ArchiveError(
+                "the folder cannot be listed", where=folder, found=error.strerror or str(error)
+            ) from None
+        for child in children:
+            if child.is_file():
+                stat = child.stat()
+                yield File(child.path, stat.st_size, stat.st_mtime_ns)
+        folders.extend(child.path for child in reversed(children) if child.is_dir(follow_symlinks=False))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file. Raises OSError (FileNotFoundError and its siblings)."""
+    if is_local(uri):
+        return local_path(uri).read_bytes()
+    system, path = _remote(uri)
+    with system.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def open_input(uri: str):
+    """A seekable pyarrow NativeFile for reading."""
+    if is_local(uri):
+        import pyarrow as pa
+
+        return pa.OSFile(str(local_path(uri)), "rb")
+    system, path = _remote(uri)
+    return system.open_input_file(path)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced."""
+    if not is_local(uri):
+        system, path = _remote(uri)
+        with system.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    path = local_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(draft, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(uri: str) -> None:
+    if is_local(uri):
+        local_path(uri).mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(uri: str) -> None:
+    """Remove a folder and all below it, if it is there."""
+    if is_local(uri):
+        import shutil
+
+        shutil.rmtree(local_path(uri), ignore_errors=True)
+        return
+    system, path = _remote(uri)
+    system.delete_dir_contents(path, missing_dir_ok=True)

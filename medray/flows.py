@@ -1,0 +1,94 @@
+"""Flow: a plan of shards, stages that turn batches into batches, and a sink. The one way work is done in bulk.
+
+    plan ── shard ──> stage ──> stage ──> Sink.write ──> Receipt ──> Sink.commit
+            (rows)    (in a worker, built once)          (on the driver)
+
+`lane` is what a worker does with one shard. Engines differ in where lanes run, in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from medray.samples import rebatch
+
+Apply = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+class Stage(NamedTuple):
+    make: Callable[[], Apply]
+    """Built once per worker; must be picklable."""
+    batch_size: int
+    """Rows given to one call."""
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker says about one shard: how much it did and what it wrote. Small; the data stays in files."""
+
+    entries: int
+    failed: int
+    payload: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
+
+
+class Sink(Protocol):
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        """Write files nobody sees yet, in the worker. May run twice for one shard. Returns the receipt's payload."""
+        ...
+
+    def commit(self, receipts: Sequence[Receipt]) -> None:
+        """Make them visible, on the driver. Called with every receipt once, some at a time."""
+        ...
+
+
+class Progress(Protocol):
+    def __call__(self, done: int, failed: int) -> None:
+        """Entries finished since the last call, and how many of them failed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Flow:
+    name: str
+    plan: Sequence[pa.Table]
+    """One small table of rows (entries, files; no data) per shard."""
+    stages: tuple[Stage, ...]
+    sink: Sink
+    progress: Progress = lambda done, failed: None
+
+
+def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
+    """A worker's work: one shard through all stages into the sink, in batches, in bounded memory."""
+    steps = [(stage.make(), stage.batch_size) for stage in stages]
+
+    def run(shard: pa.Table) -> Receipt:
+        failed_entries: set[str] = set()
+
+        def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                if "reason" in batch.schema.names and batch.column("reason").null_count < len(batch):
+                    bad = batch.filter(batch.column("reason").is_valid())
+                    failed_entries.update(bad.column("entry_id").to_pylist())
+                yield batch
+
+        flow: Iterable[pa.RecordBatch] = shard.to_batches()
+        for apply, rows in steps:
+            flow = map(apply, rebatch(flow, rows))
+        payload = sink.write(counted(flow))
+        return Receipt(entries=len(shard), failed=len(failed_entries), payload=payload)
+
+    return run
+
+
+def shards(rows: pa.Table, *, workers: int, rows_per_shard: int = 256) -> list[pa.Table]:
+    """`rows` in order, at most `rows_per_shard` in a shard, and several shards per worker where there are enough."""
+    if len(rows) == 0:
+        return []
+    size = max(1, min(rows_per_shard, -(-len(rows) // (4 * max(1, workers)))))
+    return [rows.slice(start, size) for start in range(0, len(rows), size)]

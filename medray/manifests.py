@@ -1,0 +1,319 @@
+"""Manifest: the table of an archive's entries. Parts, fingerprints, subjects and the subject-level split.
+
+A file is scanned into parts; parts with one entry id form one entry. That keeps the scan parallel (a DICOM
+series may lie in many files, an .npz holds many images) and lets a night re-scan only the files that changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medray.errors import ArchiveError, SplitError
+from medray.files import File, read_bytes, write_bytes
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of one entry as one file holds it: what a modality's `scan` yields."""
+
+    entry_id: str
+    """Same for all parts of an entry. An id inside the format (SeriesInstanceUID) survives a rename; else the path."""
+    uri: str
+    locator: str = ""
+    """Which piece of the file, or the part's own id (SOPInstanceUID); parts are ordered by it for the fingerprint."""
+    digest: bytes = b""
+    """xxh3_128 of the part's content, 16 bytes."""
+    size: int = 0
+    modified_ns: int = 0
+    subject: str | None = None
+    """As the file has it; `pseudonym` replaces it before it leaves the worker. None: the entry is its own subject."""
+    label: tuple[str, ...] = ()
+    split: str | None = None
+    reason: str | None = None
+    """Set when the scan already knows that the part cannot be read: a key of errors.REASONS."""
+    detail: str | None = None
+
+
+class PartRef(BaseModel):
+    """Where a part of an entry is."""
+
+    model_config = ConfigDict(frozen=True)
+    uri: str
+    locator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One unit read whole, as a modality's `read` gets it."""
+
+    entry_id: str
+    subject_id: str
+    fingerprint: bytes
+    parts: tuple[PartRef, ...]
+    split: str | None = None
+    target: tuple[float, ...] | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+PART = pa.struct(
+    [
+        ("uri", pa.string()),
+        ("locator", pa.string()),
+        ("digest", pa.binary(16)),
+        ("size", pa.int64()),
+        ("modified_ns", pa.int64()),
+    ]
+)
+
+PARTS = pa.schema(
+    [
+        pa.field("entry_id", pa.string(), nullable=False),
+        *(pa.field(f.name, f.type) for f in PART),
+        pa.field("subject_id", pa.string()),
+        pa.field("label", pa.list_(pa.string())),
+        pa.field("split", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+MANIFEST = pa.schema(
+    [
+        pa.field("entry_id", pa.string(), nullable=False),
+        pa.field("subject_id", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.binary(16), nullable=False),
+        pa.field("parts", pa.list_(PART), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("label", pa.list_(pa.string())),
+        pa.field("split", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+TARGET = pa.field("target", pa.list_(pa.float32()))
+
+
+def digest(content: bytes | memoryview) -> bytes:
+    """xxh3_128 of the content, 16 bytes: finds change, is no defence against forgery."""
+    return xxhash.xxh3_128_digest(content)
+
+
+# --- subjects -------------------------------------------------------------------------------------------------
+
+
+def pseudonym_key(path: str | None) -> bytes:
+    """The secret that subjects are hashed with, from `path` (default ~/.medray/pseudonym.key); made once, mode 0600.
+
+    Two archives indexed with one key agree on their subjects; without the key nobody can test a guess.
+    """
+    place = Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # another run made it between the two lines
+            return pseudonym_key(path)
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secrets.token_hex(32) + "\n")
+    key = place.read_bytes().strip()
+    if len(key) < 32:
+        raise ArchiveError(
+            "the pseudonym key is too short",
+            where=str(place),
+            found=f"{len(key)} characters",
+            expected="at least 32",
+            do="make one with: openssl rand -hex 32",
+        )
+    return key
+
+
+def pseudonym(subject: str, key: bytes) -> str:
+    """HMAC-SHA256 of a subject's own identifier, 16 hex digits (64 bits): stable under one key, not reversible."""
+    return hmac.new(key, subject.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+# --- parts to entries -----------------------------------------------------------------------------------------
+
+
+def parts_table(parts: Iterable[Part], key: bytes) -> pa.Table:
+    """Parts as a PARTS table, subjects replaced by their pseudonyms."""
+    rows = [
+        {
+            "entry_id": p.entry_id,
+            "uri": p.uri,
+            "locator": p.locator,
+            "digest": p.digest or digest(b""),
+            "size": p.size,
+            "modified_ns": p.modified_ns,
+            "subject_id": None if p.subject is None else pseudonym(p.subject, key),
+            "label": list(p.label) or None,
+            "split": p.split,
+            "reason": p.reason,
+            "detail": p.detail,
+        }
+        for p in parts
+    ]
+    return pa.Table.from_pylist(rows, schema=PARTS)
+
+
+def group_parts(parts: pa.Table) -> pa.Table:
+    """A PARTS table, in any order, to a MANIFEST table ordered by entry id.
+
+    The fingerprint of an entry is the digest of its sorted (locator, part digest) pairs, so it depends neither
+    on file names nor on their order, and a late slice changes it. Equal copies of a part count once; different
+    parts under one locator fail the entry (`duplicate_part`), as do parts of two subjects (`mixed_subjects`).
+    """
+    parts = parts.combine_chunks().sort_by(
+        [("entry_id", "ascending"), ("locator", "ascending"), ("digest", "ascending"), ("uri", "ascending")]
+    )
+    if len(parts) == 0:
+        return MANIFEST.empty_table()
+    parts = parts.filter(pa.array(~_repeats(parts, "entry_id", "locator", "digest")))
+    starts = np.flatnonzero(~_repeats(parts, "entry_id"))
+    offsets = np.append(starts, len(parts)).astype(np.int32)
+    conflicts = _repeats(parts, "entry_id", "locator")
+    first = parts.take(pa.array(starts))
+    size = parts.column("size").to_numpy()
+
+    prints = first.column("digest").to_pylist()
+    subjects = first.column("subject_id").to_pylist()
+    reasons, details = first.column("reason").to_pylist(), first.column("detail").to_pylist()
+    ids = first.column("entry_id").to_pylist()
+    for i in np.flatnonzero(np.diff(offsets) > 1):
+        rows = parts.slice(int(offsets[i]), int(offsets[i + 1] - offsets[i]))
+        whole = xxhash.xxh3_128()
+        for locator, part_digest in zip(
+            rows.column("locator").to_pylist(), rows.column("digest").to_pylist(), strict=True
+        ):
+            whole.update(locator.encode() + b"\0" + part_digest)
+        prints[i] = whole.digest()
+        known = [(r, d) for r, d in zip(rows["reason"].to_pylist(), rows["detail"].to_pylist(), strict=True) if r]
+        if known:
+            reasons[i], details[i] = known[0]
+        elif conflicts[offsets[i] : offsets[i + 1]].any():
+            reasons[i], details[i] = "duplicate_part", "files with different content carry one and the same part id"
+        elif len(set(rows.column("subject_id").to_pylist())) > 1:
+            reasons[i], details[i] = "mixed_subjects", f"{len(rows)} parts name more than one subject"
+    columns = {
+        "entry_id": first.column("entry_id"),
+        "subject_id": pa.array([s or own_subject(e) for s, e in zip(subjects, ids, strict=True)]),
+        "fingerprint": pa.array(prints, pa.binary(16)),
+        "parts": pa.ListArray.from_arrays(
+            pa.array(offsets),
+            pa.StructArray.from_arrays(
+                [_one_chunk(parts.column(f.name)) for f in PART], fields=[pa.field(f.name, f.type) for f in PART]
+            ),
+        ),
+        "bytes": pa.array(np.add.reduceat(size, starts)),
+        "label": first.column("label"),
+        "split": first.column("split"),
+        "reason": pa.array(reasons, pa.string()),
+        "detail": pa.array(details, pa.string()),
+    }
+    return pa.table([columns[f.name] for f in MANIFEST], schema=MANIFEST)
+
+
+def own_subject(entry_id: str) -> str:
+    """The subject of an entry that names none: the entry itself. Not keyed, so seeded splits repeat everywhere."""
+    return "e" + xxhash.xxh3_64_hexdigest(entry_id)[:15]
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _repeats(table: pa.Table, *columns: str) -> np.ndarray:
+    """(N,) bool: the row equals the row before it in all of `columns`."""
+    same = np.ones(len(table), bool)
+    same[0] = False
+    for name in columns:
+        column = _one_chunk(table.column(name))
+        same[1:] &= pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+    return same
+
+
+def entries(table: pa.Table | pa.RecordBatch) -> Iterator[Entry]:
+    """The rows of a manifest as Entry objects."""
+    names = [n for n in ("entry_id", "subject_id", "fingerprint", "parts", "split", "target", "reason", "detail")]
+    held = [n for n in names if n in table.schema.names]
+    for row in table.select(held).to_pylist():
+        parts = tuple(PartRef.model_construct(uri=p["uri"], locator=p["locator"]) for p in row.pop("parts"))
+        target = row.pop("target", None)
+        yield Entry(**row, parts=parts, target=None if target is None else tuple(target))
+
+
+# --- storage --------------------------------------------------------------------------------------------------
+
+
+def write_manifest(manifest: pa.Table, uri: str, root: str, facts: dict[str, str] | None = None) -> None:
+    """One Parquet file; the archive's root and `facts` stand in the schema's metadata."""
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(manifest.replace_schema_metadata({"root": root, **(facts or {})}), sink, compression="zstd")
+    write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def read_manifest(uri: str) -> tuple[pa.Table, str]:
+    """(MANIFEST table, root of the archive). Raises FileNotFoundError."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(read_bytes(uri)))
+    return table, (table.schema.metadata or {}).get(b"root", b"").decode()
+
+
+def manifest_digest(manifest: pa.Table) -> str:
+    """32 hex digits over entry ids, fingerprints, splits and targets: which data a bundle was made from."""
+    whole = xxhash.xxh3_128()
+    held = [n for n in ("entry_id", "fingerprint", "split", "target") if n in manifest.schema.names]
+    for row in manifest.select(held).sort_by("entry_id").to_pylist():
+        whole.update(repr(list(row.values())).encode())
+    return whole.hexdigest()
+
+
+def unchanged_files(previous: pa.Table, listed: list[File]) -> set[str]:
+    """URIs whose (size, modification time) equal those of an earlier manifest: they need no second scan."""
+    known: dict[str, tuple[int, int]] = {}
+    flat = pc.list_flatten(previous.column("parts"))
+    for part in flat.to_pylist():
+        known[part["uri"]] = (part["size"], part["modified_ns"])
+    return {f.uri for f in listed if known.get(f.uri) == (f.size, f.modified_ns)}
+
+
+# --- splits ---------------------------------------------------------------------------------------------------
+
+
+class SplitSettings(BaseModel):
+    """How entries become train, validation and test; always whole subjects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["auto", "given", "hash"] = "auto"
+    """`given`: what the archive or the label table says; `hash`: seeded, by subject; `auto`: given where it is."""
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """train, validation, test"""
+    seed: int = 0
+    stratify: bool = True
+    """Keep the class balance equal in the splits (by each subject's first label)."""
+
+    @model_validator(mode="after")
+    def _fractions_add_up(self) -> SplitSettings:
+        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
+            raise ValueError(f"fractions must be three numbers ≥ 0 that add up to 1, found {list(self.fractions)}")
+        return self

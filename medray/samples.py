@@ -1,0 +1,107 @@
+"""Samples: Arrow rows made from entries, their key columns, tensor columns and failed rows.
+
+A sample row has the KEYS columns and the payload columns of its modality. A row whose `reason` is set is a
+failed entry: its payload is null and it takes part in nothing but the count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+KEYS = pa.schema(
+    [
+        pa.field("entry_id", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),  # unique within its entry
+        pa.field("subject_id", pa.string(), nullable=False),  # a keyed pseudonym, never a record number
+        pa.field("fingerprint", pa.binary(16), nullable=False),  # xxh3_128 of the entry's content
+        pa.field("split", pa.string()),
+        pa.field("target", pa.list_(pa.float32())),  # class index, 0/1 per label, or value; null = unlabelled
+        pa.field("reason", pa.string()),  # null = a good sample; else a key of errors.REASONS
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+def sample_schema(payload: pa.Schema) -> pa.Schema:
+    """The schema of sample rows of a modality: KEYS, then the payload, nullable."""
+    return pa.schema([*KEYS, *(field.with_nullable(True) for field in payload)])
+
+
+def tensor_field(name: str, shape: Sequence[int], dtype: np.dtype | str, *, dims: str, unit: str = "") -> pa.Field:
+    """A fixed-shape tensor column; `dims` names the axes ("C H W"), `unit` is the physical unit if there is one."""
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(dtype)), tuple(shape))
+    return pa.field(name, kind, metadata={"dims": dims, "unit": unit})
+
+
+def tensor_column(array: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
+    """(N, *shape) array to a fixed-shape tensor column of N rows, without a copy; rows not `valid` (N,) are null."""
+    array = np.ascontiguousarray(array)
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(array.dtype), array.shape[1:])
+    values = pa.array(array.reshape(-1))
+    width = int(np.prod(array.shape[1:]))
+    mask = None if valid is None or bool(np.all(valid)) else pa.array(~np.asarray(valid, bool))
+    if mask is None:
+        storage = pa.FixedSizeListArray.from_arrays(values, width)
+    else:
+        storage = pa.FixedSizeListArray.from_arrays(values, width, mask=mask)
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def tensor_view(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A fixed-shape tensor column to its (N, *shape) array, read-only, without a copy where it is one chunk.
+
+    Null rows hold unspecified numbers: select the good rows first.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks != 1:
+            return np.concatenate([tensor_view(chunk) for chunk in column.chunks])
+        column = column.chunk(0)
+    storage = column.storage
+    shape = tuple(column.type.shape)
+    width = storage.type.list_size
+    flat = storage.values.to_numpy(zero_copy_only=True)
+    return flat[storage.offset * width : (storage.offset + len(storage)) * width].reshape(len(storage), *shape)
+
+
+def good(samples: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows that are not failed; the same object when all are good."""
+    reasons = samples.column("reason")
+    return samples if reasons.null_count == len(samples) else samples.filter(reasons.is_null())
+
+
+def failed(samples: pa.RecordBatch) -> pa.RecordBatch:
+    """The failed rows."""
+    return samples.filter(samples.column("reason").is_valid())
+
+
+def null_column(kind: pa.DataType, rows: int) -> pa.Array:
+    """`rows` nulls of any type, extension types included."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, pa.nulls(rows, kind.storage_type))
+    return pa.nulls(rows, kind)
+
+
+def rebatch(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in the same order, `rows` at a time; only the last batch may be shorter."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        start = 0
+        while len(batch) - start >= rows - count:
+            held.append(batch.slice(start, rows - count))
+            start += rows - count
+            yield joined(held)
+            held, count = [], 0
+        if start < len(batch):
+            held.append(batch.slice(start))
+            count += len(batch) - start
+    if held:
+        yield joined(held)
+
+
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch of all rows; the same object when there is only one."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
