@@ -231,7 +231,7 @@ def group_parts(parts: pa.Table) -> pa.Table:
 
 def own_subject(entry_id: str) -> str:
     """The subject of an entry that names none: the entry itself. Not keyed, so seeded splits repeat everywhere."""
-    return "e" + xxhash.xxh3_64_hexdigest(entry_id)[:15]
+    return "e" + xxhash.xxh3_64_hexdigest(entry_id.encode())[:15]
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
