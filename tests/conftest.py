@@ -1,0 +1,47 @@
+"""Fixtures for every test: the shared data, one local Ray per session, a home folder of the session's own."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch: one thread, so sums come out in one order
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """HOME is a folder of this session: tests make no pseudonym key in the home of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real test data: MEDRAY_TEST_DATA, else ../shared/data beside the project.
+
+    Skips where it is absent; fails instead when MEDRAY_REQUIRE_DATA=1, as in .ci/run.
+    """
+    folder = Path(os.environ.get("MEDRAY_TEST_DATA") or PROJECT.parent / "shared" / "data")
+    if not folder.is_dir():
+        reason = f"no test data in {folder}: set MEDRAY_TEST_DATA to the folder that holds imaging/, genomics/, ehr/"
+        if os.environ.get("MEDRAY_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray of two CPUs for the whole session."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
