@@ -93,6 +93,7 @@ REASONS: dict[str, str] = {
     "bad_values": "NaN, infinite or constant values where numbers are needed",
     "mixed_subjects": "the parts of one entry name different subjects",
     "duplicate_part": "two different files claim to be the same part of an entry",
+    "bad_score": "the model gave NaN or infinity for this sample",
     "unreadable": "the storage refused to give the file",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""

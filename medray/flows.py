@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -61,6 +62,8 @@ class Flow:
     stages: tuple[Stage, ...]
     sink: Sink
     progress: Progress = lambda done, failed: None
+    commit_seconds: float | None = None
+    """Commit what has come in at least this often; None: once, at the end."""
 
 
 def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
@@ -84,6 +87,20 @@ def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
         return Receipt(entries=len(shard), failed=len(failed_entries), payload=payload)
 
     return run
+
+
+def collect(flow: Flow, receipts: Iterable[Receipt]) -> None:
+    """The driver's work: show progress and commit receipts as they come."""
+    held: list[Receipt] = []
+    last = time.monotonic()
+    for receipt in receipts:
+        held.append(receipt)
+        flow.progress(receipt.entries, receipt.failed)
+        if flow.commit_seconds is not None and time.monotonic() - last >= flow.commit_seconds:
+            flow.sink.commit(held)
+            held, last = [], time.monotonic()
+    if held:
+        flow.sink.commit(held)
 
 
 def shards(rows: pa.Table, *, workers: int, rows_per_shard: int = 256) -> list[pa.Table]:

@@ -1,0 +1,289 @@
+"""Bundle: a trained model with its whole recipe: weights.safetensors + spec.json + README.md (the model card).
+
+No pickle anywhere: a folder that holds a file which would unpickle is refused. The id is a digest of everything
+that decides a score (modality with its fitted statistics, model, objective, classes, thresholds, weights), so two
+bundles with one id give the same scores, and a changed byte is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medray import files
+from medray.errors import BundleError
+from medray.modalities import ModalitySpec
+from medray.models import ModelSpec
+from medray.objectives import ObjectiveSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMAT = 1
+WEIGHTS, SPEC, CARD = "weights.safetensors", "spec.json", "README.md"
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
+
+
+class Recipe(BaseModel):
+    """spec.json: how the bundle reads, computes and names its scores, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    name: str
+    modality: ModalitySpec
+    """With the statistics fitted on the training split."""
+    model: ModelSpec
+    objective: ObjectiveSpec
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    """Chosen on the validation split; empty where the objective has none."""
+    outputs: tuple[str, ...]
+    """Names of the scores, in the order of the model's outputs."""
+    data: dict[str, Any]
+    """Manifest digest, and entries, subjects and class balance of each split."""
+    training: dict[str, Any]
+    """Settings, seed, epochs run, best epoch."""
+    metrics: dict[str, Any]
+    """On the validation split, at the best epoch."""
+    versions: dict[str, str]
+    created: str
+    """UTC, ISO 8601"""
+    id: str = ""
+
+    def decides_scores(self) -> dict[str, Any]:
+        """The part that the id is a digest of, beside the weights."""
+        fields = {"format", "modality", "model", "objective", "classes", "thresholds", "outputs"}
+        return self.model_dump(mode="json", include=fields)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    recipe: Recipe
+    weights: Mapping[str, np.ndarray]
+
+    @property
+    def id(self) -> str:
+        return self.recipe.id
+
+
+def bundle_id(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits of SHA-256 over the recipe (canonical JSON) and the weights by name, dtype, shape and bytes."""
+    whole = hashlib.sha256(json.dumps(recipe.decides_scores(), sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        whole.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()[:16]
+
+
+def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Bundle:
+    """The bundle with its id set."""
+    return Bundle(recipe.model_copy(update={"id": bundle_id(recipe, weights)}), weights)
+
+
+def save(bundle: Bundle, uri: str) -> None:
+    """Write the three files; spec.json last, so that a half-written folder is not a bundle."""
+    import safetensors.numpy
+
+    files.make_folder(uri)
+    arrays = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
+    files.write_bytes(files.join(uri, WEIGHTS), safetensors.numpy.save(arrays, metadata={"bundle_id": bundle.id}))
+    files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe).encode())
+    files.write_bytes(files.join(uri, SPEC), (bundle.recipe.model_dump_json(indent=2) + "\n").encode())
+
+
+def load(uri: str) -> Bundle:
+    """Read a bundle. Raises BundleError when it is missing, holds a pickle, is altered or of a newer format."""
+    import safetensors
+    import safetensors.numpy
+
+    _refuse_pickles(uri)
+    try:
+        text = files.read_bytes(files.join(uri, SPEC))
+        packed = files.read_bytes(files.join(uri, WEIGHTS))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(
+            "this is not a bundle",
+            where=uri,
+            found=f"no {PurePosixPath(error.filename or SPEC).name}",
+            expected=f"a folder with {WEIGHTS} and {SPEC}",
+            do="train first (medray train RUN.toml), or check the `bundle` key",
+        ) from None
+    recipe = _recipe(text, uri)
+    try:
+        weights = safetensors.numpy.load(packed)
+    except safetensors.SafetensorError as error:
+        raise BundleError("the weights cannot be read", where=files.join(uri, WEIGHTS), found=str(error)) from None
+    found = bundle_id(recipe, weights)
+    if found != recipe.id:
+        raise BundleError(
+            "the bundle was altered after it was made",
+            where=uri,
+            found=f"content with digest {found}",
+            expected=f"the id in {SPEC}, {recipe.id}",
+            do="copy the bundle again from where it was trained",
+        )
+    return Bundle(recipe, weights)
+
+
+def _recipe(text: bytes, uri: str) -> Recipe:
+    where = files.join(uri, SPEC)
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise BundleError("the recipe is not JSON", where=where, found=str(error)) from None
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if version != FORMAT:
+        raise BundleError(
+            "the bundle is of another format", where=where, found=f"format {version}", expected=f"format {FORMAT}",
+            do=f"read it with the medray that made it: {raw.get('versions') if isinstance(raw, dict) else 'unknown'}",
+        )  # fmt: skip
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BundleError(
+            "the recipe does not fit this version of medray",
+            where=f"{where}: {'.'.join(map(str, first['loc']))}",
+            found=first["msg"],
+            do=f"use the versions it was made with: {raw.get('versions')}",
+        ) from None
+
+
+def _refuse_pickles(uri: str) -> None:
+    names = [uri.rstrip("/").rsplit("/", 1)[-1]]
+    if files.is_local(uri) and files.local_path(uri).is_dir():
+        names += [child.name for child in files.local_path(uri).iterdir()]
+    for name in names:
+        if name.lower().endswith(PICKLES):
+            raise BundleError(
+                "a file that would unpickle is refused: opening it could run any code",
+                where=uri,
+                found=name,
+                expected=f"{WEIGHTS}, {SPEC}, {CARD}",
+                do="remove the file, or convert its weights to safetensors",
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers: medray, python, torch and the readers."""
+    found = {"python": platform.python_version()}
+    for name in ("medray", "torch", "numpy", "pyarrow", "ray", "pydicom", "monai", "nibabel", "pillow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional library that is not here made no difference
+    return found
+
+
+# --- prediction -----------------------------------------------------------------------------------------------
+
+
+def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Module:
+    """The network with its weights, on the CPU, in evaluation mode. Raises BundleError when they do not fit."""
+    import torch
+
+    network = recipe.model.build(recipe.modality.open().input_shapes(), recipe.objective.width(recipe.classes))
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise BundleError("the weights do not fit the model", where=recipe.name, found=str(error)) from None
+    return network.eval()
+
+
+def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """Collated arrays as tensors on the device; read-only Arrow memory is copied, never written to."""
+    import torch
+
+    moved = {}
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        moved[name] = tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return moved
+
+
+class Predictor:
+    """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring."""
+
+    def __init__(self, bundle: Bundle, device: str | None = None) -> None:
+        import torch
+
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.recipe = bundle.recipe
+        self.modality = bundle.recipe.modality.open()
+        self.network = build_network(bundle.recipe, bundle.weights).to(self.device)
+
+    def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
+        """Samples (B rows) to scores (B, outputs) float32: probabilities, or values in the target's unit."""
+        import torch
+
+        with torch.inference_mode():
+            batch = to_device(self.modality.collate(samples), self.device)
+            inputs = layout(self.modality.encode(batch))
+            logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
+            return self.recipe.objective.activate(logits.float()).cpu().numpy()
+
+
+def layout(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Image batches (B, C, H, W) to channels-last memory; everything else as it is."""
+    import torch
+
+    return {
+        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in inputs.items()
+    }
+
+
+# --- model card -----------------------------------------------------------------------------------------------
+
+
+def model_card(recipe: Recipe) -> str:
+    """The bundle's README.md: what it is, what it was made from, how well it did on validation, limits."""
+    metrics = [f"| {name} | {value:.4g} |" for name, value in recipe.metrics.items() if isinstance(value, (int, float))]
+    splits = [
+        f"| {name} | {facts.get('entries')} | {facts.get('subjects')} | {facts.get('classes')} |"
+        for name, facts in recipe.data.get("splits", {}).items()
+    ]
+    made = [f"- {name} {version}" for name, version in recipe.versions.items()]
+    thresholds = ", ".join(f"{t:.4g}" for t in recipe.thresholds) or "none"
+    return "\n".join(
+        [
+            f"# {recipe.name}",
+            "",
+            f"Bundle `{recipe.id}`, made {recipe.created} by medray. Not a medical device: research use only.",
+            "",
+            f"- Input: {recipe.modality.kind}; model: {recipe.model.kind}; objective: {recipe.objective.kind}",
+            f"- Scores: {', '.join(recipe.outputs)}",
+            f"- Decision threshold (chosen on the validation split): {thresholds}",
+            f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
+            "",
+            "| split | entries | subjects | classes |",
+            "|---|---|---|---|",
+            *splits,
+            "",
+            "Metrics on the validation split, which also chose the epoch and the threshold, so they flatter the",
+            "model; `medray evaluate` reports the test split.",
+            "",
+            "| metric | value |",
+            "|---|---|",
+            *metrics,
+            "",
+            "The recipe is in spec.json: preprocessing with its fitted statistics, model, objective, training settings.",
+            "",
+            *made,
+            "",
+        ]
+    )

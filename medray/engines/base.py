@@ -1,0 +1,82 @@
+"""Engine: where flows run and networks are fitted. Settings and protocol; no ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from medray.flows import Flow
+from medray.training import FitPlan
+
+Live = Callable[[dict[str, Any]], None]
+"""Called now and then with how far training is: epoch, epochs, step, steps, history."""
+
+
+class LocalSpec(BaseModel):
+    """This process: for tests, notebooks and the debugger."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["local"] = "local"
+
+
+class RaySpec(BaseModel):
+    """A local Ray of this machine by default, a running cluster by address."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["ray"] = "ray"
+    address: str | None = None
+    """`auto` or host:port of a running cluster; none: start Ray on this machine (or use RAY_ADDRESS)."""
+    workers: int | Literal["auto"] = Field(default="auto")
+    """Data-parallel training workers, and scoring actors; auto: one per GPU, or one per CPU where there is none."""
+    cpus_per_worker: float | Literal["auto"] = "auto"
+    """auto: one, or less where the machine has fewer CPUs than workers."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """auto: one where the cluster has GPUs for all workers, else none."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often training goes on from its last checkpoint after a worker or a node is lost."""
+
+
+EngineSpec = Annotated[LocalSpec | RaySpec, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training leaves: the best epoch's weights and the final state (history, thresholds, why it ended)."""
+
+    weights: Mapping[str, np.ndarray]
+    state: dict[str, Any]
+    workers: int
+
+
+class Engine(Protocol):
+    @property
+    def workers(self) -> int:
+        """How many lanes run side by side."""
+        ...
+
+    def run(self, flow: Flow) -> None:
+        """Run every shard of the plan through stages and sink; commit; raise what a stage raised."""
+        ...
+
+    def fit(self, plan: FitPlan, live: Live) -> Fitted:
+        """Train, or go on from the last checkpoint of a plan with this name."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine started."""
+        ...
+
+
+def open_engine(spec: LocalSpec | RaySpec) -> Engine:
+    """The engine that a run file asks for; `close` it after use."""
+    if spec.kind == "local":
+        from medray.engines.local import LocalEngine
+
+        return LocalEngine()
+    from medray.engines.ray import RayEngine
+
+    return RayEngine(spec)

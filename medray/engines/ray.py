@@ -1,0 +1,249 @@
+"""Engine `ray`: Ray Data runs flows, Ray Train fits networks. The only file of medray that imports ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from medray import files
+from medray.engines.base import Fitted, Live, RaySpec
+from medray.engines.checkpoints import cache_folder, fitted
+from medray.errors import MachineError, MedrayError, UserError
+from medray.flows import Flow, Receipt, collect, lane
+from medray.training import FitPlan, fit
+
+LIVE = "live.json"
+
+
+class RayEngine:
+    def __init__(self, spec: RaySpec) -> None:
+        import ray
+
+        self.spec = spec
+        self.started = not ray.is_initialized()
+        if self.started:
+            start(spec.address)
+        self.workers, self.cpus, self.gpus = self._placement(ray.cluster_resources())
+
+    def _placement(self, resources: dict[str, float]) -> tuple[int, float, float]:
+        """(workers, CPUs each, GPUs each). Raises UserError where the cluster cannot hold them: Ray would hang."""
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        workers = self.spec.workers
+        if workers == "auto":
+            workers = max(1, int(gpus) or int(cpus))
+        each_gpu = self.spec.gpus_per_worker
+        if each_gpu == "auto":
+            each_gpu = 1.0 if gpus >= workers else 0.0
+        each_cpu = self.spec.cpus_per_worker
+        if each_cpu == "auto":
+            each_cpu = min(1.0, int(1000 * cpus / workers) / 1000)
+        for what, each, there in (("CPU", each_cpu, cpus), ("GPU", each_gpu, gpus)):
+            if workers * each > there:
+                raise UserError(
+                    f"the cluster has too few {what}s for the workers asked for",
+                    where="[engine]",
+                    found=f"{workers} workers x {each:g} {what}s on a cluster with {there:g}",
+                    expected=f"at most {there:g} {what}s in all",
+                    do=f"lower [engine] workers or {what.lower()}s_per_worker",
+                )
+        return workers, each_cpu, each_gpu
+
+    # -- flows
+
+    def run(self, flow: Flow) -> None:
+        import ray.data
+
+        if not flow.plan:
+            return
+        _quiet_ray_data()
+        receipts = ray.data.from_arrow(list(flow.plan)).map_batches(
+            Lane,
+            fn_constructor_args=(flow,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(flow.plan))),
+            num_cpus=self.cpus,
+            num_gpus=self.gpus or None,
+            max_restarts=10,
+            max_task_retries=2,
+        )
+        with _own_errors():
+            collect(flow, _receipts(receipts))
+
+    # -- training
+
+    def fit(self, plan: FitPlan, live: Live) -> Fitted:
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"plan": plan},
+            scaling_config=ScalingConfig(
+                num_workers=self.workers,
+                use_gpu=self.gpus > 0,
+                resources_per_worker={"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {}),
+            ),
+            run_config=RunConfig(
+                name=plan.name,
+                storage_path=plan.work,
+                failure_config=FailureConfig(max_failures=self.spec.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        with _watched(files.join(plan.work, plan.name, LIVE), live), _own_errors():
+            result = trainer.fit()
+        if result.checkpoint is None:
+            raise MachineError("training ended without a checkpoint", where=str(result.path))
+        with result.checkpoint.as_directory() as folder:
+            return fitted(Path(folder), self.workers)
+
+    def close(self) -> None:
+        import ray
+
+        if self.started:
+            ray.shutdown()
+
+
+def start(address: str | None = None, **options: Any) -> None:
+    """Connect to a cluster, or start Ray on this machine, without its noise on the terminal."""
+    import ray
+
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False, **options)
+        else:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+    except ConnectionError as error:
+        raise MachineError(
+            "there is no Ray cluster at this address",
+            where=f"[engine] address = {address!r}",
+            found=str(error).splitlines()[0],
+            do="check the address with `ray status --address …`, or leave the key out to use this machine",
+        ) from None
+
+
+class Lane:
+    """One actor: decodes, computes and writes whole shards; only receipts leave it."""
+
+    def __init__(self, flow: Flow) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+        self.work = lane(flow.stages, flow.sink)
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        receipt = self.work(shard)
+        payload = json.dumps(receipt.payload)
+        return pa.table({"entries": [receipt.entries], "failed": [receipt.failed], "payload": [payload]})
+
+
+def _receipts(dataset: Any) -> Iterator[Receipt]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in batch.to_pylist():
+            yield Receipt(row["entries"], row["failed"], json.loads(row["payload"]))
+
+
+def _quiet_ray_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """A medray error raised in a worker comes out as itself, everything else of Ray's as a MachineError."""
+    import ray.exceptions
+
+    try:
+        yield
+    except MedrayError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            for candidate in (cause, getattr(cause, "cause", None), *getattr(cause, "worker_failures", {}).values()):
+                if isinstance(candidate, MedrayError):
+                    raise candidate from None
+            cause = cause.__cause__ or getattr(cause, "cause", None)
+        if isinstance(error, ray.exceptions.RayError | RuntimeError):
+            raise MachineError("the work failed on the cluster", found=str(error).strip()[-2000:]) from error
+        raise
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    import ray.train.torch
+
+    plan: FitPlan = config["plan"]
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    place = files.join(plan.work, plan.name, LIVE)
+
+    def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+        if first:
+            files.write_bytes(place, json.dumps(live).encode())
+        if save is None:
+            return
+        metrics = {"epoch": live["epoch"], "step": live["step"]}
+        if not first:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory(prefix="medray-checkpoint-") as folder:
+            save(Path(folder))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    cache = cache_folder(plan.name)
+    device = str(ray.train.torch.get_device())
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        fit(plan, start=None, report=report, device=device, cache=cache)
+    else:
+        with checkpoint.as_directory() as folder:
+            fit(plan, start=Path(folder), report=report, device=device, cache=cache)
+    if context.get_local_rank() == 0:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+@contextmanager
+def _watched(uri: str, live: Live) -> Iterator[None]:
+    """Read the progress file of worker 0 every half second while training runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        seen = b""
+        while not done.wait(0.5):
+            seen = _show(uri, seen, live)
+        _show(uri, seen, live)
+
+    thread = threading.Thread(target=watch, name="medray-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _show(uri: str, seen: bytes, live: Live) -> bytes:
+    try:
+        text = files.read_bytes(uri)
+    except FileNotFoundError:  # before the first report
+        return seen
+    if text != seen:
+        live(json.loads(text))
+    return text

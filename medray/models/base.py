@@ -1,0 +1,34 @@
+"""What a model is to medray: a Spec that builds a plain nn.Module.
+
+The module's `forward` takes the modality's encoded inputs by name (`pixels`; `sequence` and `mask`) and returns
+logits (B, outputs). It knows nothing of Ray, of files or of the objective. Adding one: a file here with a Spec and
+an nn.Module, one line in the union `ModelSpec`.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from medray.errors import RunFileError
+
+Shapes = dict[str, tuple[int | None, ...]]
+
+
+class ModelBase(BaseModel):
+    """What every model spec is: frozen, typed, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def image_shape(shapes: Shapes, model: str) -> tuple[int, tuple[int, ...]]:
+    """(channels, spatial size) of the input `pixels`. Raises RunFileError for a modality without images."""
+    shape = shapes.get("pixels")
+    if shape is None or None in shape or len(shape) not in (3, 4):
+        raise RunFileError(
+            f"the model {model!r} needs images",
+            where="[model] kind",
+            found=f"inputs {', '.join(shapes)}",
+            expected="pixels of shape (C, H, W) or (C, D, H, W)",
+        )
+    channels, *size = (int(n or 0) for n in shape)
+    return channels, tuple(size)
