@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +35,9 @@ class Receipt:
 
     entries: int
     failed: int
+    """Entries with a failed row."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """How many entries failed for which reason."""
     payload: dict[str, Any] = field(default_factory=dict)
     """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
 
@@ -71,20 +75,20 @@ def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
     steps = [(stage.make(), stage.batch_size) for stage in stages]
 
     def run(shard: pa.Table) -> Receipt:
-        failed_entries: set[str] = set()
+        failed: dict[str, str] = {}
 
         def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 if "reason" in batch.schema.names and batch.column("reason").null_count < len(batch):
                     bad = batch.filter(batch.column("reason").is_valid())
-                    failed_entries.update(bad.column("entry_id").to_pylist())
+                    failed.update(zip(bad["entry_id"].to_pylist(), bad["reason"].to_pylist(), strict=True))
                 yield batch
 
         flow: Iterable[pa.RecordBatch] = shard.to_batches()
         for apply, rows in steps:
             flow = map(apply, rebatch(flow, rows))
         payload = sink.write(counted(flow))
-        return Receipt(entries=len(shard), failed=len(failed_entries), payload=payload)
+        return Receipt(len(shard), len(failed), dict(Counter(failed.values())), payload)
 
     return run
 

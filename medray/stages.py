@@ -5,6 +5,7 @@ Each is made once per worker from small picklable settings.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,9 +13,9 @@ import pyarrow as pa
 
 from medray import bundles
 from medray.errors import BundleError, SampleError
-from medray.files import File
+from medray.files import File, relative
 from medray.flows import Stage
-from medray.manifests import Part, digest, entries, parts_table
+from medray.manifests import PARTS, Part, digest, entries, parts_table
 from medray.modalities import ModalitySpec
 from medray.samples import KEYS, good, joined, null_column, sample_schema
 from medray.shards import read_samples
@@ -44,7 +45,9 @@ class Scan:
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         found: list[Part] = []
         for row in batch.to_pylist():
-            found += self._scan(File(**row))
+            file = File(**row)
+            facts = {"file_size": file.size, "modified_ns": file.modified_ns}
+            found += [replace(part, **facts) for part in self._scan(file)]
         return joined(parts_table(found, self.key).to_batches() or [_empty_parts()])
 
     def _scan(self, file: File) -> list[Part]:
@@ -53,8 +56,6 @@ class Scan:
         except OSError as error:
             reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
             detail = error.strerror or type(error).__name__
-        from medray.files import relative
-
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
         return [
             Part(
@@ -62,7 +63,6 @@ class Scan:
                 file.uri,
                 digest=digest(unread),
                 size=file.size,
-                modified_ns=file.modified_ns,
                 reason=reason,
                 detail=detail,
             )
@@ -70,8 +70,6 @@ class Scan:
 
 
 def _empty_parts() -> pa.RecordBatch:
-    from medray.manifests import PARTS
-
     return pa.RecordBatch.from_pylist([], schema=PARTS)
 
 

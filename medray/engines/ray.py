@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -18,7 +19,7 @@ from medray import files
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.errors import MachineError, MedrayError, UserError
-from medray.flows import Flow, Receipt, collect, lane
+from medray.flows import Flow, Receipt, Sink, Stage, collect, lane
 from medray.training import FitPlan, fit
 
 LIVE = "live.json"
@@ -67,7 +68,7 @@ class RayEngine:
         _quiet_ray_data()
         receipts = ray.data.from_arrow(list(flow.plan)).map_batches(
             Lane,
-            fn_constructor_args=(flow,),
+            fn_constructor_args=(flow.stages, flow.sink),
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(flow.plan))),
@@ -135,23 +136,22 @@ def start(address: str | None = None, **options: Any) -> None:
 class Lane:
     """One actor: decodes, computes and writes whole shards; only receipts leave it."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, stages: tuple[Stage, ...], sink: Sink) -> None:
         import ray
         import torch
 
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-        self.work = lane(flow.stages, flow.sink)
+        self.work = lane(stages, sink)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         receipt = self.work(shard)
-        payload = json.dumps(receipt.payload)
-        return pa.table({"entries": [receipt.entries], "failed": [receipt.failed], "payload": [payload]})
+        return pa.table({"receipt": [json.dumps(dataclasses.asdict(receipt))]})
 
 
 def _receipts(dataset: Any) -> Iterator[Receipt]:
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in batch.to_pylist():
-            yield Receipt(row["entries"], row["failed"], json.loads(row["payload"]))
+        for text in batch.column("receipt").to_pylist():
+            yield Receipt(**json.loads(text))
 
 
 def _quiet_ray_data() -> None:

@@ -1,0 +1,257 @@
+"""The `medray` command: the verbs for a person, with progress and tables, or one JSON object for a program.
+
+Nothing heavy is imported until a command runs: `medray --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import medray
+from medray.errors import MedrayError, RunFileError
+
+if TYPE_CHECKING:
+    from medray.console import Terminal
+    from medray.engines.base import Engine
+    from medray.verbs.results import Result
+
+app = typer.Typer(
+    help="Distributed training and batch scoring of medical data on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 a fault of medray or its machines; 2 the command or run file is wrong; "
+    "3 done, but more than max_failed of the entries failed.",
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout, and no progress.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
+]
+LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever [engine] says.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medray {medray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def index(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+    """List an archive: its entries, subjects, and what cannot be read."""
+    from medray.verbs.index import index as verb
+
+    _run(run_file, "any", verb, json_, set_, local)
+
+
+@app.command()
+def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+    """Decode an archive into shards: once, for all epochs and all later trainings on the same data."""
+    from medray.verbs.prepare import prepare as verb
+
+    _run(run_file, "train", verb, json_, set_, local)
+
+
+@app.command()
+def train(
+    run_file: RunFile,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget checkpoints and a finished bundle.")] = False,
+) -> None:
+    """Train a model into a bundle. The same command again goes on where a killed one stopped."""
+    from medray.verbs.train import train as verb
+
+    def start(run: Any, engine: Engine, terminal: Terminal) -> Result:
+        return verb(run, engine, terminal, fresh=fresh)
+
+    _run(run_file, "train", start, json_, set_, local)
+
+
+@app.command()
+def evaluate(
+    run_file: RunFile,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+) -> None:
+    """Metrics of the bundle on one split, with confidence intervals and an HTML report."""
+    from medray.verbs.evaluate import evaluate as verb
+
+    def start(run: Any, engine: Engine, terminal: Terminal) -> Result:
+        return verb(run, engine, terminal, split=split)
+
+    _run(run_file, "train", start, json_, set_, local)
+
+
+@app.command()
+def score(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+    """Score what an archive holds that the bundle has not scored yet, into the score store."""
+    from medray.verbs.score import score as verb
+
+    _run(run_file, "score", verb, json_, set_, local)
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a bundle or a score store.")],
+    json_: Json = False,
+) -> None:
+    """What medray sees in a file, a folder, a bundle or a score store."""
+    with _errors():
+        from medray.console import facts_table, rows_table
+        from medray.verbs.inspect import inspect as verb
+
+        seen = verb(path)
+        if json_:
+            typer.echo(json.dumps(seen.model_dump(mode="json")))
+            return
+        console = _stdout()
+        console.print(facts_table(seen.title, list(seen.facts.items())))
+        for title, rows in seen.tables.items():
+            console.print(rows_table(title, rows))
+
+
+@app.command()
+def status(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    json_: Json = False,
+) -> None:
+    """What a score store holds: how much is scored by which bundle, and what failed and why."""
+    inspect(store, json_)
+
+
+@app.command()
+def demo(
+    modality: Annotated[str, typer.Argument(help="imaging, or all.")] = "all",
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo writes.")] = Path("medray-demo"),
+    json_: Json = False,
+) -> None:
+    """Offline, on real data: archive, index, train, evaluate, score, change a few entries, score only those."""
+    with _errors(), _terminal(json_) as terminal:
+        from medray.demos import run_demo
+
+        summary = run_demo(modality, out, terminal)
+        terminal.close()
+        if json_:
+            typer.echo(json.dumps(summary))
+
+
+def main() -> None:
+    app()
+
+
+# --- what all commands share ------------------------------------------------------------------------------------
+
+
+def _run(
+    run_file: Path,
+    kind: str,
+    verb: Callable[[Any, Engine, Terminal], Result],
+    json_: bool,
+    set_: list[str] | None,
+    local: bool,
+) -> None:
+    """Load the run file, open its engine, call the verb, print its result, exit with its code."""
+    with _errors(), _terminal(json_) as terminal:
+        from medray.engines.base import open_engine
+        from medray.verbs import settings
+
+        run = settings.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])
+        _refuse_kind(run, kind, run_file)
+        engine = open_engine(run.engine)
+        try:
+            result = verb(run, engine, terminal)
+        finally:
+            engine.close()
+        terminal.close()
+        if json_:
+            typer.echo(json.dumps(result.model_dump(mode="json")))
+        else:
+            _print(result)
+        raise typer.Exit(result.exit_code(run.max_failed))
+
+
+def _refuse_kind(run: Any, kind: str, run_file: Path) -> None:
+    found = "score" if hasattr(run, "store") else "train"
+    if kind not in ("any", found):
+        raise RunFileError(
+            f"this command needs a {kind} run file",
+            where=str(run_file),
+            found=f"a {found} run file",
+            expected="a `store` key (score) or [modality], [model] and [objective] (train)",
+            do=f"try: medray {found} {run_file}",
+        )
+
+
+def _print(result: Result) -> None:
+    from medray.console import facts_table, rows_table
+
+    console = _stdout()
+    flat = [(k, v) for k, v in result.model_dump(mode="json").items() if not isinstance(v, dict | list) and v != ""]
+    console.print(facts_table("", flat))
+    for title, value in result.model_dump(mode="json").items():
+        if not isinstance(value, dict) or not value:
+            continue
+        if all(isinstance(v, dict) for v in value.values()):
+            console.print(rows_table(title, [{title[:-1]: name, **facts} for name, facts in value.items()]))
+        else:
+            scalars = [(k, v) for k, v in value.items() if not isinstance(v, dict | list)]
+            console.print(facts_table(title, scalars))
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextmanager
+def _terminal(json_: bool) -> Iterator[Terminal]:
+    from medray.console import Terminal
+
+    terminal = Terminal(quiet=json_)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """A fault that medray understands is a message and an exit code, never a traceback."""
+    try:
+        yield
+    except MedrayError as error:
+        from medray.console import print_error
+
+        print_error(f"medray: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        from medray.console import print_error
+
+        print_error("medray: stopped; the same command goes on from the last checkpoint or commit")
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    main()

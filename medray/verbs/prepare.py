@@ -1,0 +1,155 @@
+"""prepare: archive to shards. Every entry is decoded once; training and evaluation read the shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files, stages
+from medray.engines.base import Engine
+from medray.errors import LabelError
+from medray.flows import Flow, shards
+from medray.labels import apply_labels
+from medray.manifests import SPLITS, TARGET, assign_splits, manifest_digest, pseudonym_key, write_manifest
+from medray.modalities import Modality
+from medray.progress import Progress, Silent
+from medray.samples import sample_schema
+from medray.shards import ShardSet, ShardSink
+from medray.verbs.index import count_reasons, index_archive
+from medray.verbs.results import PrepareResult
+from medray.verbs.settings import TrainRun
+
+SHARD_BYTES = 64 * 2**20
+FORMAT = 1
+
+
+class Prepared(NamedTuple):
+    """What training and evaluation build on."""
+
+    folder: str
+    digest: str
+    """Of the entries used, their splits and targets, and how they were read."""
+    classes: tuple[str, ...]
+    result: PrepareResult
+
+
+def prepare(run: TrainRun, engine: Engine, progress: Progress | None = None) -> PrepareResult:
+    """Index, label, split and decode. Raises LabelError, SplitError and ArchiveError."""
+    return prepare_shards(run, engine, progress or Silent()).result
+
+
+def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepared:
+    """Shards of the run's entries; those of an earlier call where nothing has changed."""
+    started = time.monotonic()
+    manifest, indexed = index_archive(run, run.modality, engine, progress)
+    manifest, labels = apply_labels(
+        manifest, run.labels, root=run.root, pseudonym_key=pseudonym_key(run.pseudonym_key)
+    )
+    for line in labels.notes():
+        progress.note(line)
+    manifest = assign_splits(manifest, run.split)
+    manifest, classes = _with_targets(manifest, run)
+    used = manifest.filter(_usable(manifest))
+    modality = run.modality.open()
+    digest = hashlib.sha256(
+        json.dumps([FORMAT, manifest_digest(used), run.modality.model_dump(mode="json"), classes]).encode()
+    ).hexdigest()[:16]
+    folder = files.join(run.folder, "shards", digest)
+    done = files.join(folder, "prepared.json")
+    reused = files.exists(done)
+    if not reused:
+        write_manifest(manifest, files.join(folder, "manifest.parquet"), run.root)
+        _decode(run, used, modality, folder, engine, progress)
+    shard_set = ShardSet.open(folder)
+    splits = {name: _split_facts(used, name, classes, run.objective.kind) for name in SPLITS}
+    broken = pa.concat_arrays(
+        [
+            manifest.column("reason").drop_null().combine_chunks(),
+            shard_set.failed().column("reason").combine_chunks().cast(pa.string()),
+        ]
+    )
+    reasons = count_reasons(broken)
+    result = PrepareResult(
+        entries=indexed.entries,
+        failed=len(broken),
+        shards=sum(len(shard_set.split(name)) for name in SPLITS),
+        samples=sum(sum(shard_set.rows(name)) for name in SPLITS),
+        unlabelled=len(manifest) - len(used) - (len(manifest) - manifest.column("reason").null_count),
+        by_reason=reasons,
+        splits=splits,
+        folder=folder,
+        reused=reused,
+        seconds=time.monotonic() - started,
+    )
+    if not reused:
+        files.write_bytes(done, (result.model_dump_json(indent=2) + "\n").encode())
+    return Prepared(folder, digest, classes, result)
+
+
+def _with_targets(manifest: pa.Table, run: TrainRun) -> tuple[pa.Table, tuple[str, ...]]:
+    """The manifest with its `target` column, and the classes seen in the training split."""
+    train = manifest.filter(pc.equal(manifest.column("split"), "train"))
+    classes = run.objective.fit_classes(train.column("label").combine_chunks())
+    targets = run.objective.targets(manifest.column("label").combine_chunks(), classes)
+    return manifest.append_column(TARGET, targets), classes
+
+
+def _usable(manifest: pa.Table) -> pa.Array | pa.ChunkedArray:
+    known = pc.and_(manifest.column("split").is_valid(), manifest.column("target").is_valid())
+    return pc.and_(known, manifest.column("reason").is_null())
+
+
+def _decode(
+    run: TrainRun, used: pa.Table, modality: Modality, folder: str, engine: Engine, progress: Progress
+) -> None:
+    rows = rows_per_shard(modality)
+    plan = []
+    for name in SPLITS:
+        of_split = used.filter(pc.equal(used.column("split"), name))
+        plan += shards(of_split, workers=engine.workers, rows_per_shard=rows)
+    sink = ShardSink(folder, sample_schema(modality.payload), modality.summarise)
+    progress.begin("prepare", len(used))
+    engine.run(Flow("prepare", plan, (stages.read(run.modality, min(32, rows)),), sink, progress.advance))
+
+
+def rows_per_shard(modality: Modality) -> int:
+    """As many samples as make about 64 MB, between 1 and 4,096."""
+    width = 0
+    for field in modality.payload:
+        if isinstance(field.type, pa.FixedShapeTensorType):
+            width += int(np.prod(field.type.shape)) * field.type.value_type.bit_width // 8
+    return max(1, min(4096, SHARD_BYTES // max(1, width)))
+
+
+def _split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, Any]:
+    """entries, subjects and how many entries each class has, for one split."""
+    rows = used.filter(pc.equal(used.column("split"), name))
+    facts: dict[str, Any] = {
+        "entries": len(rows),
+        "subjects": pc.count_distinct(rows.column("subject_id")).as_py() if len(rows) else 0,
+    }
+    targets = rows.column("target").to_pylist()
+    if kind in ("binary", "multiclass"):
+        counts = Counter(int(target[0]) for target in targets)
+        facts["classes"] = {label: counts.get(i, 0) for i, label in enumerate(classes)}
+    elif kind == "multilabel":
+        facts["classes"] = {label: sum(int(t[i]) for t in targets) for i, label in enumerate(classes)}
+    return facts
+
+
+def require_split(prepared: Prepared, name: str) -> None:
+    """Raises LabelError where a split holds nothing to learn from or to test on."""
+    if prepared.result.splits.get(name, {}).get("entries", 0) == 0:
+        raise LabelError(
+            f"the split {name!r} holds no labelled, readable entry",
+            where=prepared.folder,
+            found=", ".join(f"{split}: {facts['entries']}" for split, facts in prepared.result.splits.items()),
+            do="check [labels] and [split] of the run file",
+        )

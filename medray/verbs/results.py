@@ -1,0 +1,89 @@
+"""What the verbs return: the one JSON object of `--json`, and the numbers for the exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Result(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    entries: int
+    failed: int
+
+    def exit_code(self, max_failed: float) -> int:
+        """0, or 3 where more than `max_failed` of the entries failed."""
+        return 3 if self.failed > max_failed * self.entries else 0
+
+
+class IndexResult(Result):
+    subjects: int
+    bytes: int
+    files: int
+    """Files in the archive; those that are no data by rule (DICOMDIR, ignored names) make no entry."""
+    scanned: int
+    """Files that were opened; the others have not changed since the last index."""
+    by_reason: dict[str, int]
+    manifest: str
+    seconds: float
+
+
+class PrepareResult(Result):
+    shards: int
+    samples: int
+    unlabelled: int
+    """Readable entries without a label or a split: not used."""
+    by_reason: dict[str, int]
+    splits: dict[str, dict[str, Any]]
+    """Per split: entries, subjects, classes."""
+    folder: str
+    reused: bool
+    seconds: float
+
+
+class TrainResult(Result):
+    bundle: str
+    bundle_id: str
+    metrics: dict[str, Any]
+    """Of the validation split, at the best epoch."""
+    epochs: int
+    best_epoch: int
+    stopped: str
+    seconds: float
+    samples_per_second: float
+    """Training samples over the loops' time: start-up and validation excluded."""
+    workers: int
+    history: str
+    reused: bool
+
+
+class EvaluateResult(Result):
+    bundle_id: str
+    split: str
+    n: int
+    subjects: int
+    metrics: dict[str, Any]
+    intervals: dict[str, tuple[float, float] | None]
+    thresholds: tuple[float, ...]
+    predictions: str
+    report: str
+    seconds: float
+
+
+class ScoreResult(Result):
+    """`failed` counts this run's failed entries; entries of earlier runs are in the store."""
+
+    run_id: str
+    bundle_id: str
+    pending: int
+    scored: int
+    by_reason: dict[str, int]
+    seconds: float
+    entries_per_second: float
+    store: str
+
+    def exit_code(self, max_failed: float) -> int:
+        """3 where more than `max_failed` of the entries that were pending failed."""
+        return 3 if self.failed > max_failed * self.pending else 0

@@ -1,0 +1,76 @@
+"""score: what an archive holds that this bundle has not scored yet, into the score store."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from medray import bundles, stages
+from medray.engines.base import Engine
+from medray.flows import Flow, Receipt, Sink, shards
+from medray.progress import Progress, Silent
+from medray.scores import ScoreStore
+from medray.verbs.index import index_archive
+from medray.verbs.results import ScoreResult
+from medray.verbs.settings import ScoreRun
+
+ENTRIES_PER_SHARD = 256
+
+
+class Tally:
+    """A sink that counts what passes through its commits; the writing is the inner sink's."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.write, self.inner = sink.write, sink
+        self.entries, self.failed = 0, 0
+        self.by_reason: Counter[str] = Counter()
+
+    def commit(self, receipts: Sequence[Receipt]) -> None:
+        self.inner.commit(receipts)
+        for receipt in receipts:
+            self.entries += receipt.entries
+            self.failed += receipt.failed
+            self.by_reason.update(receipt.reasons)
+
+
+def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> ScoreResult:
+    """Index, find what is pending for this bundle, score it, commit.
+
+    Raises BundleError, StoreError, ArchiveError; Fenced when a newer run has claimed the store meanwhile.
+    """
+    progress = progress or Silent()
+    started = time.monotonic()
+    bundle = bundles.load(run.bundle_uri)
+    manifest, indexed = index_archive(run, bundle.recipe.modality, engine, progress)
+    store = ScoreStore.open(run.store_uri, create=True)
+    pending = store.pending(manifest, bundle.id)
+    claim = store.claim(bundle.id)
+    sink = Tally(store.sink(claim))
+    scoring = time.monotonic()
+    progress.begin("score", len(pending))
+    flow = Flow(
+        "score",
+        shards(pending, workers=engine.workers, rows_per_shard=ENTRIES_PER_SHARD),
+        (
+            stages.read(bundle.recipe.modality, run.batch_size),
+            stages.score(run.bundle_uri, bundle.id, run.batch_size),
+        ),
+        sink,
+        progress.advance,
+        commit_seconds=30.0,
+    )
+    engine.run(flow)
+    now = time.monotonic()
+    return ScoreResult(
+        run_id=claim.run_id,
+        bundle_id=bundle.id,
+        entries=indexed.entries,
+        pending=len(pending),
+        scored=sink.entries - sink.failed,
+        failed=sink.failed,
+        by_reason=dict(sink.by_reason.most_common()),
+        seconds=now - started,
+        entries_per_second=len(pending) / max(now - scoring, 1e-9),
+        store=run.store_uri,
+    )

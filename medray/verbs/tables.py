@@ -1,0 +1,41 @@
+"""A sink for flows whose result is one table that the driver wants: parts of an index, predictions of a split."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from medray import files
+from medray.flows import Receipt
+
+
+class TableSink:
+    """Batches into Arrow files of a draft folder; `take` reads them back as one table and removes the folder."""
+
+    def __init__(self, work: str, schema: pa.Schema) -> None:
+        self.folder, self.schema = files.join(work, f"draft-{uuid.uuid4().hex}"), schema
+        self.uris: list[str] = []
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        buffer = pa.BufferOutputStream()
+        with pa.ipc.new_stream(buffer, self.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        uri = files.join(self.folder, f"{uuid.uuid4().hex}.arrow")
+        files.write_bytes(uri, buffer.getvalue().to_pybytes())
+        return {"uri": uri}
+
+    def commit(self, receipts: Sequence[Receipt]) -> None:
+        self.uris += [receipt.payload["uri"] for receipt in receipts]
+
+    def take(self) -> pa.Table:
+        """All rows, in no particular order."""
+        found = [self.schema.empty_table()]
+        for uri in self.uris:
+            with pa.ipc.open_stream(files.read_bytes(uri)) as reader:
+                found.append(reader.read_all())
+        files.remove_tree(self.folder)
+        return pa.concat_tables(found)

@@ -1,0 +1,156 @@
+"""train: shards to a bundle. The same command again goes on where a killed one stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from medray import bundles, files
+from medray.engines.base import Engine, Fitted
+from medray.errors import BundleError
+from medray.progress import Progress, Silent
+from medray.shards import ShardSet
+from medray.training import FitPlan
+from medray.verbs.prepare import Prepared, prepare_shards, require_split
+from medray.verbs.results import TrainResult
+from medray.verbs.settings import TrainRun
+
+
+def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fresh: bool = False) -> TrainResult:
+    """Prepare what is not prepared, fit, and save the bundle.
+
+    A finished training of the same run file on the same data is returned as it is; `fresh` trains it again.
+    Raises what prepare raises, MachineError when workers keep failing, RunFileError for settings that cannot work.
+    """
+    progress = progress or Silent()
+    started = time.monotonic()
+    prepared = prepare_shards(run, engine, progress)
+    require_split(prepared, "train")
+    require_split(prepared, "validation")
+    plan = fit_plan(run, prepared)
+    folder = files.join(plan.work, plan.name)
+    if fresh:
+        files.remove_tree(folder)
+    finished = None if fresh else _finished(run.bundle_uri, plan.name)
+    if finished is not None:
+        progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
+        return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
+    files.make_folder(folder)
+    fitted = engine.fit(plan, progress.training)
+    bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
+    bundles.save(bundle, run.bundle_uri)
+    _write_history(fitted.state["history"], folder)
+    return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
+
+
+def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
+    """What the workers get. Its name changes with anything that changes the result, but not with the engine."""
+    modality = run.modality.open().fitted(ShardSet.open(prepared.folder).summaries("train"))
+    decides = [
+        prepared.digest,
+        modality.model_dump(mode="json"),
+        run.model.model_dump(mode="json"),
+        run.objective.model_dump(mode="json"),
+        run.training.model_dump(mode="json"),
+    ]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    return FitPlan(
+        name=f"{run.name}-{digest}",
+        modality=modality,  # type: ignore[arg-type]  # `fitted` returns a spec of its own kind
+        model=run.model,
+        objective=run.objective,
+        classes=prepared.classes,
+        shards=prepared.folder,
+        settings=run.training,
+        work=files.join(run.folder, "training"),
+    )
+
+
+def _finished(uri: str, plan_name: str) -> bundles.Bundle | None:
+    """The bundle at `uri` if this very plan made it. A bundle of another plan is replaced, an altered one refused."""
+    if not files.exists(files.join(uri, bundles.SPEC)):
+        return None
+    try:
+        bundle = bundles.load(uri)
+    except BundleError as error:
+        raise BundleError(
+            "the bundle's place holds something else, which would be overwritten",
+            where=uri,
+            found=str(error),
+            do="move it away, or name another `bundle` in the run file",
+        ) from None
+    return bundle if bundle.recipe.training.get("plan") == plan_name else None
+
+
+def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) -> bundles.Recipe:
+    state = fitted.state
+    best = state["history"][state["best_epoch"] - 1]
+    rate = _samples_per_second(state["history"])
+    return bundles.Recipe(
+        name=run.name,
+        modality=plan.modality,
+        model=plan.model,
+        objective=plan.objective,
+        classes=plan.classes,
+        thresholds=tuple(state["thresholds"]),
+        outputs=plan.objective.outputs(plan.classes),
+        data={"manifest_digest": prepared.digest, "splits": prepared.result.splits},
+        training={
+            "plan": plan.name,
+            "settings": plan.settings.model_dump(mode="json"),
+            "workers": fitted.workers,
+            "epochs": len(state["history"]),
+            "best_epoch": state["best_epoch"],
+            "stopped": state["stopped"],
+            "samples_per_second": rate,
+        },
+        metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},
+        versions=bundles.versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _samples_per_second(history: list[dict[str, Any]]) -> float:
+    seconds = sum(row["seconds"] for row in history)
+    return sum(row["samples_per_second"] * row["seconds"] for row in history) / max(seconds, 1e-9)
+
+
+def _write_history(history: list[dict[str, Any]], folder: str) -> None:
+    """history.csv, history.parquet and learning_curve.png beside the checkpoints."""
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    from medray.figures import learning_curve
+
+    table = pa.Table.from_pylist(history)
+    for name, write in (("history.csv", pyarrow.csv.write_csv), ("history.parquet", pq.write_table)):
+        buffer = pa.BufferOutputStream()
+        write(table, buffer)
+        files.write_bytes(files.join(folder, name), buffer.getvalue().to_pybytes())
+    files.write_bytes(files.join(folder, "learning_curve.png"), learning_curve(history))
+
+
+def _result(
+    run: TrainRun, bundle: bundles.Bundle, prepared: Prepared, folder: str, seconds: float, *, reused: bool
+) -> TrainResult:
+    facts = bundle.recipe.training
+    return TrainResult(
+        entries=prepared.result.entries,
+        failed=prepared.result.failed,
+        bundle=run.bundle_uri,
+        bundle_id=bundle.id,
+        metrics=bundle.recipe.metrics,
+        epochs=facts["epochs"],
+        best_epoch=facts["best_epoch"],
+        stopped=facts["stopped"],
+        seconds=seconds,
+        samples_per_second=facts["samples_per_second"],
+        workers=facts["workers"],
+        history=files.join(folder, "history.csv"),
+        reused=reused,
+    )
