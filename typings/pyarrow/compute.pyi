@@ -1,4 +1,4 @@
-# pyarrow makes its compute functions at import, where a type checker cannot see them
+# pyarrow ships no types: most of it is compiled, and its compute functions are made at import
 from typing import Any
 
 def __getattr__(name: str) -> Any: ...
