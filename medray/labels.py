@@ -69,6 +69,18 @@ class LabelReport(BaseModel):
     balance: tuple[dict[str, Any], ...]
     """manifests.class_balance of the result."""
 
+    def notes(self) -> list[str]:
+        """What a person should know of it, one line each; none when every entry and every row is used."""
+        lines = []
+        if self.unlabelled:
+            lines.append(f"{self.unlabelled} entries have no label, such as {self.unlabelled_first[0]}")
+        if self.unused_rows:
+            example = f", such as {self.unused_first[0]}" if self.unused_first else ""
+            lines.append(f"{self.unused_rows} of {self.rows} rows of the label table name no entry{example}")
+        if self.duplicate_rows:
+            lines.append(f"{self.duplicate_rows} rows of the label table repeat an earlier one")
+        return lines
+
 
 def apply_labels(
     manifest: pa.Table, settings: LabelSettings, *, root: str, pseudonym_key: bytes

@@ -164,6 +164,18 @@ def test_the_report_counts_rows_and_entries(tmp_path: Path):
     }
 
 
+def test_a_report_says_in_words_what_is_left_over(tmp_path: Path):
+    rows = "path,label\na,1\na,1\nghost,1\n"
+    settings = LabelSettings(table=table(tmp_path / "labels.csv", rows))
+    _, report = apply_labels(manifest("a", "b", "c"), settings, root=ROOT, pseudonym_key=KEY)
+    assert report.notes() == [
+        "2 entries have no label, such as b",
+        "1 of 3 rows of the label table name no entry, such as ghost",
+        "1 rows of the label table repeat an earlier one",
+    ]
+    assert apply_labels(manifest("a"), LabelSettings(), root=ROOT, pseudonym_key=KEY)[1].notes() == []
+
+
 # --- files ----------------------------------------------------------------------------------------------------
 
 
