@@ -1,0 +1,148 @@
+"""Data-parallel training of the small CNN: medray on Ray Train beside a bare torchrun DDP loop on the same arrays.
+
+    python tests/benchmarks/train_images.py [--samples 20000] [--epochs 3] [--processes 2] [--rounds 2]
+
+Both use the same model, batch size, optimiser, memory layout and one thread per process. The bare loop holds the
+decoded arrays in memory and does nothing but index, forward, backward and step; medray reads its shards, logs,
+validates and keeps checkpoints. `loop` counts training time alone, `whole` includes start-up and all else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+BATCH = 128
+BEGUN = time.time()
+
+
+def make_data(path: Path, samples: int) -> None:
+    """An .npz in MedMNIST's layout, 28 x 28, ten classes that can be learnt."""
+    random = np.random.default_rng(0)
+    prototypes = random.integers(0, 200, (10, 28, 28))
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = random.integers(0, 10, count)
+        images = prototypes[labels] + random.integers(0, 56, (count, 28, 28))
+        return images.astype(np.uint8), labels.astype(np.uint8)[:, None]
+
+    arrays = {}
+    for name, count in (("train", samples), ("val", 256), ("test", 256)):
+        arrays[f"{name}_images"], arrays[f"{name}_labels"] = draw(count)
+    np.savez(path, **arrays)
+
+
+def bare(path: Path, epochs: int) -> None:
+    """Run by torchrun on every process."""
+    import torch
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    from medray.models.cnn import CnnSpec
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    arrays = np.load(path)
+    images = torch.from_numpy(arrays["train_images"]).unsqueeze(1)
+    labels = torch.from_numpy(arrays["train_labels"][:, 0].astype(np.int64))
+    torch.manual_seed(0)
+    network = CnnSpec().build({"pixels": (1, 28, 28)}, 10).to(memory_format=torch.channels_last)
+    parallel = DistributedDataParallel(network)
+    optimizer = torch.optim.AdamW(parallel.parameters(), lr=1e-3)
+    steps = -(-len(images) // BATCH)
+    started = 0.0
+    for epoch in range(epochs + 1):  # the first epoch warms up
+        if epoch == 1:
+            started = time.time()
+        order = torch.from_numpy(np.random.default_rng([0, epoch]).permutation(len(images)))
+        for batch in np.array_split(order.numpy(), steps):
+            mine = torch.from_numpy(np.array_split(batch, world)[rank])
+            x = (images[mine].float() / 255 - 0.5) / 0.3
+            logits = parallel(pixels=x.contiguous(memory_format=torch.channels_last))
+            loss = torch.nn.functional.cross_entropy(logits, labels[mine])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    seconds = time.time() - started
+    if rank == 0:
+        rate = len(images) * epochs / seconds
+        print(json.dumps({"loop": rate, "whole": len(images) * (epochs + 1) / (time.time() - BEGUN)}))
+    dist.destroy_process_group()
+
+
+def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
+    from medray.engines import ray as engine_module
+    from medray.engines.base import RaySpec
+    from medray.verbs.settings import TrainRun
+    from medray.verbs.train import train
+
+    engine_module.start(num_cpus=processes)
+    run = TrainRun.model_validate(
+        {
+            "name": "benchmark",
+            "archive": str(path),
+            "bundle": str(work / "bundle"),
+            "work": str(work),
+            "engine": {"workers": processes},
+            "modality": {"kind": "imaging", "size": [28, 28], "dtype": "uint8"},
+            "model": {"kind": "cnn"},
+            "objective": {"kind": "multiclass"},
+            "training": {"epochs": epochs + 1, "batch_size": BATCH, "schedule": "constant"},
+        }
+    )
+    result = train(run, engine_module.RayEngine(RaySpec(workers=processes)))
+    import pyarrow.csv
+
+    rows = pyarrow.csv.read_csv(result.history).to_pylist()[1:]
+    rate = sum(r["samples_per_second"] * r["seconds"] for r in rows) / sum(r["seconds"] for r in rows)
+    samples = len(np.load(path)["train_images"])
+    print(json.dumps({"loop": rate, "whole": samples * (epochs + 1) / (time.time() - BEGUN)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=20000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2, help="the systems take turns; the best round counts")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        system, path = arguments.child
+        if system == "bare":
+            bare(Path(path), arguments.epochs)
+        else:
+            with tempfile.TemporaryDirectory() as work:
+                ours(Path(path), arguments.epochs, arguments.processes, Path(work))
+        return
+    with tempfile.TemporaryDirectory(prefix="medray-benchmark-") as scratch:
+        path = Path(scratch) / "digits.npz"
+        make_data(path, arguments.samples)
+        tail = [__file__, "--epochs", str(arguments.epochs), "--processes", str(arguments.processes), "--child"]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.processes}"]
+        found: dict[str, list[dict[str, float]]] = {"bare": [], "medray": []}
+        for _ in range(arguments.rounds):
+            for system, launcher in (("bare", torchrun), ("medray", [])):
+                command = [sys.executable, *launcher, *tail, system, str(path)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found[system].append(json.loads(done.stdout.strip().splitlines()[-1]))
+    best = {system: max(run["loop"] for run in runs) for system, runs in found.items()}
+    whole = {system: max(run["whole"] for run in runs) for system, runs in found.items()}
+    print(f"{'system':<8} {'loop, samples/s':>16} {'whole, samples/s':>17} {'medray ÷ it':>12}")
+    for system in found:
+        print(f"{system:<8} {best[system]:>16.0f} {whole[system]:>17.0f} {best['medray'] / best[system]:>12.3f}")
+
+
+if __name__ == "__main__":
+    main()
