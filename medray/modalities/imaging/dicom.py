@@ -1,0 +1,353 @@
+"""DICOM: one parse of a file's header, its stored pixels, and what they mean (PS3.3 C.7.6.3, C.11.1; PS3.5 A).
+
+parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── Frames: real-world values, padding
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
+from pydicom.uid import UID
+
+from medray.errors import SampleError
+from medray.modalities.imaging.image import Image, decoding
+
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG_LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
+JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
+JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
+JPEG_2000 = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
+HTJ2K = {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}
+RLE = {"1.2.840.10008.1.2.5"}
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+PIXEL_TAGS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}  # Float, Double Float, (integer) Pixel Data
+UNDEFINED = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A parsed file: everything before the pixels, and where the pixels are in `raw`."""
+
+    dataset: Dataset
+    raw: bytes
+    syntax: str
+    little: bool
+    start: int
+    """First byte of the pixel element's value; -1 without pixels."""
+    length: int
+    """Of that value in bytes; UNDEFINED when it is encapsulated."""
+    float_type: str
+    """"f4" or "f8" for float pixels, else empty."""
+    words: bool
+    """The element's VR is OW, which big endian swaps by 2 bytes."""
+
+    def number(self, keyword: str, default: int) -> int:
+        value = self.dataset.get(keyword)
+        return default if value in (None, "") else int(value)
+
+    @property
+    def frames(self) -> int:
+        return max(1, self.number("NumberOfFrames", 1))
+
+    @property
+    def samples(self) -> int:
+        return self.number("SamplesPerPixel", 1)
+
+    @property
+    def signed(self) -> bool:
+        return self.number("PixelRepresentation", 0) == 1
+
+    @property
+    def photometric(self) -> str:
+        return str(self.dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+
+    @property
+    def sop_class(self) -> str:
+        meta = getattr(self.dataset, "file_meta", None)
+        return str(self.dataset.get("SOPClassUID") or (meta or {}).get("MediaStorageSOPClassUID") or "")
+
+
+def parse(raw: bytes) -> Header:
+    """The header of a DICOM file, with or without its preamble; pixels stay in `raw`, uncopied.
+
+    Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
+    """
+    with decoding("DICOM header"):
+        stream = io.BytesIO(raw)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM")
+        meta = getattr(dataset, "file_meta", None)
+        implicit, little = dataset.original_encoding
+        syntax = str((meta or {}).get("TransferSyntaxUID") or (IMPLICIT if implicit else EXPLICIT))
+        at = stream.tell()
+        if syntax == DEFLATED:  # the stream's position says nothing: read it whole and lay the pixels out again
+            dataset = pydicom.dcmread(io.BytesIO(raw))
+            pixels = bytes(dataset.get("PixelData", b""))
+            found = "PixelData" in dataset
+            return Header(dataset, pixels, EXPLICIT, True, 0 if found else -1, len(pixels), "", False)
+    if len(dataset) == 0:
+        raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
+    order = "little" if little else "big"
+    head = raw[at : at + 12]
+    tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
+    if tag not in PIXEL_TAGS or len(head) < 12:
+        return Header(dataset, raw, syntax, bool(little), -1, 0, "", False)
+    start = at + (8 if implicit else 12)
+    length = int.from_bytes(raw[start - 4 : start], order)
+    return Header(dataset, raw, syntax, bool(little), start, length, PIXEL_TAGS[tag], head[4:6] == b"OW")
+
+
+def check(header: Header) -> None:
+    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there."""
+    dataset, end = header.dataset, len(header.raw)
+    if header.start < 0:
+        image_class = "Image Storage" in UID(header.sop_class).name
+        if image_class or "Rows" in dataset:
+            raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
+        raise SampleError("no_pixels", f"SOP class {UID(header.sop_class).name}")
+    if header.length != UNDEFINED:
+        have, need = min(header.length, end - header.start), _native_bytes(header)
+        if have < need:
+            raise SampleError("truncated", f"{have} of {need} bytes of pixels")
+        return
+    at = header.start
+    while at + 8 <= end:  # items of the encapsulated stream, PS3.5 A.4
+        item, length = header.raw[at : at + 4], int.from_bytes(header.raw[at + 4 : at + 8], "little")
+        if item == b"\xfe\xff\xdd\xe0":
+            return
+        if item != b"\xfe\xff\x00\xe0" or length == UNDEFINED:
+            raise SampleError("corrupt", "the encapsulated pixels are not a sequence of items")
+        at += 8 + length
+    if at > end or end - at > 0:
+        raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
+
+
+def _native_bytes(header: Header) -> int:
+    """Bytes that uncompressed pixels must have."""
+    samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
+    pixels = header.number("Rows", 0) * header.number("Columns", 0) * header.frames * samples
+    bits = {"f4": 32, "f8": 64}.get(header.float_type) or header.number("BitsAllocated", 8)
+    return (pixels * bits + 7) // 8
+
+
+# --- stored pixels --------------------------------------------------------------------------------------------
+
+
+def stored(header: Header) -> np.ndarray:
+    """(F, H, W) stored values or (F, H, W, 3) RGB, as the file holds them: before rescale and inversion.
+
+    Integers of BitsStored bits, sign extended where signed; palette and YBR images become RGB.
+    Raises SampleError: `no_pixels`, `truncated`, `corrupt`, `unsupported`.
+    """
+    check(header)
+    rows, columns = header.number("Rows", 0), header.number("Columns", 0)
+    if rows * columns == 0:
+        raise SampleError("corrupt", f"an image of {rows} x {columns} pixels")
+    if header.samples not in (1, 3):
+        raise SampleError("unsupported", f"{header.samples} samples per pixel; expected 1 or 3")
+    if header.length != UNDEFINED:
+        pixels = _native(header, rows, columns)
+        decoded_rgb = False
+    else:
+        frames = [_decompress(header, frame, rows, columns) for frame in _encoded_frames(header)]
+        pixels = np.stack(frames) if len(frames) > 1 else frames[0][None]
+        decoded_rgb = header.syntax in JPEG_LOSSY
+    if pixels.dtype.kind == "f":
+        return pixels
+    if header.samples == 1:
+        pixels = _stored_bits(pixels, header)
+        return _palette(header, pixels) if header.photometric == "PALETTE COLOR" else pixels
+    if header.photometric in ("YBR_FULL", "YBR_FULL_422") and not decoded_rgb:
+        with decoding("colour conversion"):
+            pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
+    return pixels
+
+
+def _native(header: Header, rows: int, columns: int) -> np.ndarray:
+    bits = header.number("BitsAllocated", 8)
+    shape = (header.frames, rows, columns)
+    size = _native_bytes(header)
+    order = "<" if header.little else ">"
+    if header.float_type:
+        return np.frombuffer(header.raw, order + header.float_type, int(np.prod(shape)), header.start).reshape(shape)
+    if bits == 1:
+        packed = np.frombuffer(header.raw, np.uint8, size, header.start)
+        return np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little").reshape(shape)
+    if bits not in (8, 16, 32):
+        raise SampleError("unsupported", f"{bits} bits allocated; expected 1, 8, 16 or 32")
+    kind = "i" if header.signed and header.samples == 1 else "u"
+    if bits == 8 and not header.little and header.words:  # bytes of 8-bit pixels travel in swapped pairs, PS3.5 A.3
+        pairs = np.frombuffer(header.raw, np.uint16, (size + 1) // 2, header.start)
+        flat = pairs.byteswap().view(np.uint8)[:size].view(kind + "1")
+    else:
+        flat = np.frombuffer(header.raw, f"{order}{kind}{bits // 8}", size // (bits // 8), header.start)
+        flat = flat if flat.dtype.isnative else flat.astype(flat.dtype.newbyteorder("="))
+    if header.samples == 1:
+        return flat.reshape(shape)
+    if header.photometric == "YBR_FULL_422":  # Y1 Y2 Cb Cr for two pixels, PS3.3 C.7.6.3.1.2
+        pairs = flat.reshape(*shape[:2], columns // 2, 4)
+        full = np.empty((*shape, 3), flat.dtype)
+        full[..., 0] = pairs[..., :2].reshape(shape)
+        full[..., 1:] = np.repeat(pairs[..., 2:], 2, axis=2)
+        return full
+    if header.number("PlanarConfiguration", 0) == 1:
+        return np.moveaxis(flat.reshape(header.frames, 3, rows, columns), 1, -1)
+    return flat.reshape(*shape, 3)
+
+
+def _encoded_frames(header: Header) -> list[bytes]:
+    from pydicom.encaps import generate_frames
+
+    with decoding("encapsulated pixels"):
+        return list(generate_frames(header.raw[header.start :], number_of_frames=header.frames))
+
+
+def _decompress(header: Header, frame: bytes, rows: int, columns: int) -> np.ndarray:
+    """One frame, (H, W) or (H, W, 3). imagecodecs decodes every syntax, JPEG Extended 12 bit included."""
+    import imagecodecs
+
+    syntax, color = header.syntax, header.samples == 3
+    with decoding(UID(syntax).name):
+        if syntax in JPEG_LOSSY:
+            bare_rgb = (
+                color and header.photometric == "RGB" and b"JFIF" not in frame[:64] and b"Adobe" not in frame[:512]
+            )
+            space = "RGB" if bare_rgb else None
+            pixels = imagecodecs.jpeg_decode(frame, colorspace=space, outcolorspace="RGB" if color else None)
+        elif syntax in JPEG_LOSSLESS:
+            space = "RGB" if color else None  # lossless: what was stored, no colour transform
+            pixels = imagecodecs.jpeg_decode(frame, colorspace=space, outcolorspace=space)
+        elif syntax in JPEG_LS:
+            pixels = imagecodecs.jpegls_decode(frame)
+        elif syntax in JPEG_2000 or syntax in HTJ2K:
+            pixels = imagecodecs.jpeg2k_decode(frame)
+        elif syntax in RLE:
+            word = np.dtype(f"u{header.number('BitsAllocated', 8) // 8}")
+            flat = np.frombuffer(imagecodecs.dicomrle_decode(frame, word), word)
+            pixels = flat.reshape(header.samples, rows, columns)
+            pixels = np.moveaxis(pixels, 0, -1) if color else pixels[0]
+        else:
+            raise SampleError("unsupported", f"transfer syntax {UID(syntax).name}")
+        pixels = np.asarray(pixels)
+        if color and pixels.shape == (3, rows, columns):
+            pixels = np.moveaxis(pixels, 0, -1)
+        return pixels.reshape((rows, columns, 3) if color else (rows, columns))
+
+
+def _stored_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """The BitsStored bits below HighBit of each value, sign extended: what lies above them may be old overlays."""
+    container = pixels.dtype.itemsize * 8
+    bits = header.number("BitsStored", container)
+    high = header.number("HighBit", bits - 1)
+    kind = np.dtype(f"{'i' if header.signed else 'u'}{pixels.dtype.itemsize}")
+    pixels = pixels.view(kind)
+    if not 0 < bits < container or high >= container or header.number("BitsAllocated", 8) == 1:
+        return pixels
+    if header.signed:
+        return (pixels << (container - 1 - high)) >> (container - bits)
+    if high != bits - 1:
+        pixels = pixels >> (high - bits + 1)
+    return pixels & kind.type((1 << bits) - 1)
+
+
+def _palette(header: Header, pixels: np.ndarray) -> np.ndarray:
+    with decoding("palette"):
+        colors = apply_color_lut(pixels, header.dataset)[..., :3]
+        deep = colors.dtype.itemsize == 2
+        return (colors >> 8).astype(np.uint8) if deep else colors  # PS3.3 C.7.6.3.1.6: 16-bit entries span 0..65535
+
+
+# --- what stored pixels mean ----------------------------------------------------------------------------------
+
+
+def real_world(pixels: np.ndarray, header: Header, scaling: Dataset | None = None) -> tuple[np.ndarray, Any]:
+    """One frame (H, W) of stored values to (values, padding).
+
+    Values: MONOCHROME1 mirrored within the stored range, then the modality transform (PS3.3 C.11.1) of `scaling`
+    (default: the file itself): float32, or the stored integers where it is the identity.
+    Padding: (H, W) bool of pixels that are outside the image (PS3.3 C.7.5.1.1.2), or None.
+    """
+    dataset = header.dataset
+    padding = _padding(pixels, header)
+    if header.photometric == "MONOCHROME1" and pixels.dtype.kind != "f":
+        bits = header.number("BitsStored", pixels.dtype.itemsize * 8)
+        total = -1 if header.signed else (1 << bits) - 1
+        pixels = pixels.dtype.type(total) - pixels
+    if scaling is None and dataset.get("ModalityLUTSequence"):
+        with decoding("modality LUT"):
+            return np.asarray(apply_modality_lut(pixels, dataset), np.float32), padding
+    source = dataset if scaling is None else scaling
+    slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
+    with decoding("rescale slope and intercept"):
+        a = 1.0 if slope in (None, "") else float(slope)
+        b = 0.0 if intercept in (None, "") else float(intercept)
+    if (a, b) == (1.0, 0.0):
+        return pixels, padding
+    values = pixels.astype(np.float32)
+    if a != 1.0:
+        values *= np.float32(a)
+    if b != 0.0:
+        values += np.float32(b)
+    return values, padding
+
+
+def _padding(pixels: np.ndarray, header: Header) -> np.ndarray | None:
+    value = _maybe_signed(header, "PixelPaddingValue")
+    if value is None or pixels.dtype.kind == "f":
+        return None
+    limit = _maybe_signed(header, "PixelPaddingRangeLimit")
+    if limit is None or limit == value:
+        padding = pixels == value
+    else:
+        padding = (pixels >= min(value, limit)) & (pixels <= max(value, limit))
+    return padding if padding.any() else None
+
+
+def _maybe_signed(header: Header, keyword: str) -> int | None:
+    """A value of VR "US or SS": raw bytes, or a number read with the wrong sign, in implicit files."""
+    value = header.dataset.get(keyword)
+    if value in (None, "", b""):
+        return None
+    with decoding(keyword):
+        if isinstance(value, bytes):
+            value = int.from_bytes(value[:2], "little" if header.little else "big")
+        value = int(value)
+        bits = header.number("BitsAllocated", 16)
+        return value - (1 << bits) if header.signed and value >= 1 << (bits - 1) else value
+
+
+def cover(values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
+    """Padding replaced by the least real value: it is no measurement and must not stretch the statistics."""
+    if padding is None or padding.all():
+        return values
+    return np.where(padding, values[~padding].min(), values)
+
+
+def read_image(raw: bytes) -> Image:
+    """One single-frame file as an image. Raises SampleError."""
+    header = parse(raw)
+    if header.frames > 1:
+        raise SampleError("unsupported", f"{header.frames} frames in one file; expected one image")
+    pixels = stored(header)[0]
+    if pixels.ndim == 3:
+        return Image(pixels, color=True, spacing_mm=plane_spacing(header.dataset))
+    values, padding = real_world(pixels, header)
+    return Image(cover(values, padding), spacing_mm=plane_spacing(header.dataset))
+
+
+def plane_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """(between rows, between columns) in mm, in the patient, else at the detector; None where the file does not say."""
+    for keyword in ("PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"):
+        value = dataset.get(keyword)
+        if value:
+            with decoding(keyword):
+                rows, columns = (float(v) for v in value)
+            if rows > 0 and columns > 0:
+                return rows, columns
+    return None

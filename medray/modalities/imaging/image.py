@@ -1,0 +1,72 @@
+"""Image: one decoded entry, before it is brought to the run's shape; and the guard around third-party decoders."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from medray.errors import SampleError
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Real-world values of one entry and where they lie."""
+
+    values: np.ndarray
+    """(H, W) or (D, H, W), with a last axis of 3 (R G B) when `color`; any real dtype."""
+    color: bool = False
+    spacing_mm: tuple[float, ...] | None = None
+    """Distance of voxel centres per spatial axis; the depth's is the median gap. None: the file does not say."""
+    slices_mm: np.ndarray | None = None
+    """(D, 3) float64: where slice k starts along (normal, height, width) from slice 0. None: evenly, unsheared."""
+    irregular: bool = False
+    """The gaps between slices differ: only a resampling by `slices_mm` is right."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the spatial axes."""
+        return self.values.shape[:-1] if self.color else self.values.shape
+
+
+MALFORMED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom, imagecodecs, Pillow, nibabel and numpy raise on malformed bytes. Caught around their calls alone."""
+
+
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Third-party decoding of `what`: its errors become SampleError; its warnings, which may quote the file, nothing.
+
+    Only the class of the error is kept: its text may hold values from the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except SampleError:
+        raise
+    except EOFError:
+        raise SampleError("truncated", f"{what}: the data ends too early") from None
+    except MemoryError:
+        raise SampleError("corrupt", f"{what}: it claims a size that does not fit into memory") from None
+    except MALFORMED as error:
+        ended = isinstance(error, OSError) and "truncated" in str(error)
+        raise SampleError("truncated" if ended else "corrupt", f"{what}: {type(error).__name__}") from error

@@ -1,0 +1,166 @@
+"""What `medray inspect` shows of images: format, geometry, values; never who the patient is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from pydicom.uid import UID
+
+from medray.errors import SampleError
+from medray.files import File, list_files, read_bytes, relative
+from medray.modalities.base import Inspection
+from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging.image import Image
+from medray.modalities.imaging.modality import decode
+from medray.modalities.imaging.scan import sniff
+
+
+def inspect(uri: str) -> Inspection:
+    """One file: what it holds. A folder: each DICOM series with its geometry, and a count of every other format.
+
+    Raises SampleError where nothing can be seen, and ArchiveError where nothing is.
+    """
+    files = list(list_files(uri))
+    if len(files) == 1 and files[0].uri == uri:
+        return _one_file(uri)
+    if not files:
+        raise SampleError("empty_file", "the folder holds no files")
+    return _folder(uri, files)
+
+
+def _one_file(uri: str) -> Inspection:
+    raw = read_bytes(uri)
+    if not raw:
+        raise SampleError("empty_file")
+    kind = sniff(raw)
+    if not kind:
+        raise SampleError("unrecognised_format")
+    if kind == "npz":
+        tables = {"arrays": [_rows_facts(name, rows) for name, rows in arrays.npz_rows(raw).items()]}
+        return Inspection(title="npz archive of images", facts={"format": "npz"}, tables=tables)
+    if kind == "idx":
+        values = arrays.idx_array(raw)
+        facts = {"format": "idx", "shape": list(values.shape), "dtype": str(values.dtype)}
+        return Inspection(title="idx array", facts=facts | value_facts(values))
+    if kind == "dicom":
+        header = dicom.parse(raw)
+        if header.sop_class == dicom.MEDIA_DIRECTORY:
+            return Inspection(title="DICOMDIR", facts={"format": "dicom", "sop_class": UID(header.sop_class).name})
+        return Inspection(title="DICOM file", facts=_dicom_file(header))
+    image = decode([raw], volumes=True)
+    facts = {"format": kind} | _image_facts(image)
+    return Inspection(title={"nifti": "NIfTI volume"}.get(kind, "picture"), facts=facts)
+
+
+def _rows_facts(name: str, rows: arrays.Rows) -> dict[str, Any]:
+    classes = Counter(rows.label(row) for row in range(len(rows.images))) if rows.labels is not None else Counter()
+    return {
+        "array": f"{name}_images" if name else "images",
+        "split": rows.split,
+        "rows": len(rows.images),
+        "shape": list(rows.images.shape[1:]),
+        "dtype": str(rows.images.dtype),
+        "labels": {" ".join(label): n for label, n in sorted(classes.items())[:20]},
+    } | value_facts(rows.images)
+
+
+def value_facts(values: np.ndarray) -> dict[str, Any]:
+    """Minimum, maximum, mean, and how many numbers are NaN or infinite."""
+    finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
+    lost = int(values.size - finite.size)
+    if finite.size == 0:
+        return {"not_finite": lost}
+    found = {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean(dtype=np.float64))}
+    return found | ({"not_finite": lost} if lost else {})
+
+
+def _image_facts(image: Image) -> dict[str, Any]:
+    return {
+        "shape": list(image.shape),
+        "channels": 3 if image.color else 1,
+        "dtype": str(image.values.dtype),
+        "spacing_mm": None if image.spacing_mm is None else list(image.spacing_mm),
+    } | value_facts(image.values)
+
+
+def _dicom_file(header: dicom.Header) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": "dicom",
+        "sop_class": UID(header.sop_class).name,
+        "modality": str(header.dataset.get("Modality") or ""),
+        "transfer_syntax": UID(header.syntax).name,
+        "photometric": header.photometric,
+        "bits_allocated": header.number("BitsAllocated", 0),
+        "bits_stored": header.number("BitsStored", 0),
+        "signed": header.signed,
+        "frames": header.frames,
+    }
+    flags = _flags(header)
+    pixels = dicom.stored(header)
+    facts["shape"] = list(pixels.shape[1:3] if header.frames == 1 else pixels.shape[:3])
+    facts["dtype"] = str(pixels.dtype)
+    spacing = dicom.plane_spacing(header.dataset)
+    facts["spacing_mm"] = None if spacing is None else list(spacing)
+    if header.frames == 1 and pixels.ndim == 3:
+        pixels = dicom.real_world(pixels[0], header)[0]
+    return facts | value_facts(pixels) | {"flags": flags}
+
+
+def _flags(header: dicom.Header) -> list[str]:
+    flags = ["mosaic"] if series.is_mosaic(header) else []
+    return [*flags, "multi_frame"] if header.frames > 1 else flags
+
+
+def _folder(root: str, files: list[File]) -> Inspection:
+    groups: dict[str, list[bytes]] = {}
+    others: Counter[str] = Counter()
+    problems: list[dict[str, Any]] = []
+    for file in files:
+        raw = read_bytes(file.uri)
+        kind = sniff(raw) if raw else ""
+        if kind != "dicom":
+            others[kind or "other"] += 1
+            continue
+        try:
+            header = dicom.parse(raw)
+            if header.sop_class == dicom.MEDIA_DIRECTORY:
+                others["DICOMDIR"] += 1
+                continue
+            dicom.check(header)
+        except SampleError as error:
+            problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
+            continue
+        groups.setdefault(str(header.dataset.get("SeriesInstanceUID") or ""), []).append(raw)
+    found = [series_facts(raws) | {"series": uid} for uid, raws in sorted(groups.items())]
+    facts: dict[str, Any] = {"files": len(files), "series": len(found), "other_files": dict(sorted(others.items()))}
+    if len(found) == 1:
+        facts |= {"format": "dicom"} | found[0]
+    tables = {"series": found} if len(found) > 1 else {}
+    return Inspection(title="folder of images", facts=facts, tables=tables | ({"failed": problems} if problems else {}))
+
+
+def series_facts(raws: list[bytes]) -> dict[str, Any]:
+    """Geometry and values of the files of one series; where they are no volume, the reason and what can be said."""
+    first = dicom.parse(raws[0])
+    syntaxes = sorted({UID(dicom.parse(raw).syntax).name for raw in raws})
+    facts: dict[str, Any] = {
+        "modality": str(first.dataset.get("Modality") or ""),
+        "slices": len(raws),
+        "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
+    }
+    try:
+        _, stack = series.headers_and_stack(raws)
+        image = series.read_series(raws)
+    except SampleError as error:
+        flags = _flags(first)
+        if "positions" in error.detail:
+            flags.append("repeated_positions")
+        return facts | {"reason": error.reason, "detail": error.detail, "flags": flags}
+    facts |= _image_facts(image)
+    facts["affine_ras"] = stack.affine_ras.tolist()
+    facts["residual_mm"] = stack.residual_mm
+    if len(stack.gaps_mm):
+        facts["gap_mm"] = {"min": float(stack.gaps_mm.min()), "max": float(stack.gaps_mm.max())}
+    return facts | {"tilt_degrees": stack.tilt_degrees, "flags": [*_flags(first), *stack.flags]}

@@ -1,0 +1,268 @@
+"""Imaging: the Modality of pictures and volumes. Decode, bring to shape, store small, normalise on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from medray.errors import SampleError, UserError
+from medray.files import File, read_bytes
+from medray.manifests import Entry, Part
+from medray.modalities.base import Inspection, Shapes
+from medray.modalities.imaging import arrays, resample
+from medray.modalities.imaging.image import Image
+from medray.modalities.imaging.spec import ImagingSpec
+from medray.samples import tensor_column, tensor_field, tensor_view
+
+if TYPE_CHECKING:
+    import torch
+
+SUMMARY = pa.schema(
+    [
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("sum", pa.list_(pa.float64()), nullable=False),
+        pa.field("squares", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+"""One row per training sample: pixels per channel, their sum and sum of squares per channel."""
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""R G B to luma, ITU-R BT.601."""
+
+
+class Imaging:
+    """Images (C, H, W) or volumes (C, D, H, W) of one size, by an ImagingSpec."""
+
+    def __init__(self, spec: ImagingSpec) -> None:
+        self.spec = spec
+        self._arrays = arrays.ArrayCache()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, [D,] H, W)"""
+        return (self.spec.channels, *self.spec.size)
+
+    @cached_property
+    def payload(self) -> pa.Schema:
+        """`pixels`: after decoding, rescale and resizing, before window and z-score (uint8: after the window)."""
+        dims = "C D H W" if self.spec.volumes else "C H W"
+        return pa.schema([tensor_field("pixels", self.shape, self.spec.dtype, dims=dims)])
+
+    @cached_property
+    def _row(self) -> pa.Schema:
+        return pa.schema([pa.field("sample_id", pa.string()), *self.payload])
+
+    # --- archive to samples ---------------------------------------------------------------------------------
+
+    def scan(self, file: File, root: str) -> Iterator[Part]:
+        """The parts of one file: see `scan.py`."""
+        from medray.modalities.imaging.scan import scan
+
+        return scan(self.spec, file, root)
+
+    def read(self, entry: Entry) -> pa.RecordBatch:
+        """The one sample of an entry, `sample_id` "0". Raises SampleError."""
+        try:
+            image = self._decode(entry)
+        except FileNotFoundError:
+            raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
+        except OSError as error:
+            raise SampleError("unreadable", type(error).__name__) from error
+        pixels = store(conform(image, self.spec), self.spec)
+        return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
+
+    def _decode(self, entry: Entry) -> Image:
+        part = entry.parts[0]
+        if part.locator and "#" in entry.entry_id:
+            name, _, row = part.locator.rpartition("/")
+            rows = self._arrays.rows(part.uri)
+            if name not in rows:
+                raise SampleError("missing_file", f"the archive has no array {name}_images any more")
+            return arrays.read_row(rows[name], int(row), self.spec.volumes)
+        return decode([read_bytes(each.uri) for each in entry.parts], self.spec.volumes)
+
+    # --- statistics -----------------------------------------------------------------------------------------
+
+    def summarise(self, samples: pa.RecordBatch) -> pa.Table:
+        """One row per sample, so that the merged result depends neither on batches nor on workers."""
+        if self.spec.normalise == "none":
+            return SUMMARY.empty_table()
+        pixels = tensor_view(samples.column("pixels"))
+        values = ranged(pixels.astype(np.float64), self.spec).reshape(*pixels.shape[:2], -1)
+        return pa.table(
+            {
+                "count": np.full(len(values), values.shape[-1], np.int64),
+                "sum": list(values.sum(-1)),
+                "squares": list(np.square(values).sum(-1)),
+            },
+            schema=SUMMARY,
+        )
+
+    def fitted(self, summaries: pa.Table) -> ImagingSpec:
+        """The spec with mean and standard deviation per channel. Raises UserError when there is no sample."""
+        if self.spec.normalise == "none":
+            return self.spec
+        if len(summaries) == 0:
+            raise UserError("no training image to fit mean and std on", do="check the splits of the archive")
+        count = sum(summaries.column("count").to_pylist())
+        sums = list(zip(*summaries.column("sum").to_pylist(), strict=True))
+        squares = list(zip(*summaries.column("squares").to_pylist(), strict=True))
+        mean = [math.fsum(channel) / count for channel in sums]  # fsum: exact, so the order of rows cannot matter
+        variance = [math.fsum(ch) / count - m * m for ch, m in zip(squares, mean, strict=True)]
+        flat = [v <= 1e-12 * max(1.0, m * m) for v, m in zip(variance, mean, strict=True)]
+        std = [1.0 if constant else math.sqrt(v) for v, constant in zip(variance, flat, strict=True)]
+        return self.spec.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
+
+    # --- samples to model inputs ----------------------------------------------------------------------------
+
+    def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """pixels (B, C, [D,] H, W) in the storage dtype, read-only, without a copy."""
+        return {"pixels": tensor_view(samples.column("pixels"))}
+
+    def encode(
+        self, batch: Mapping[str, torch.Tensor], augmentation: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """pixels (B, C, [D,] H, W) of any dtype to float32: window or scale, z-score, then augmentation if asked.
+
+        Raises UserError when the spec asks for a z-score and has no statistics yet.
+        """
+        import torch
+
+        spec = self.spec
+        pixels = batch["pixels"].to(torch.float32)
+        if spec.window is not None and not spec.stored_window:
+            centre, width = spec.window
+            pixels = ((pixels - centre) / width + 0.5).clamp(0, 1)
+        elif divisor(spec) != 1:
+            pixels = pixels / divisor(spec)
+        if spec.normalise == "zscore":
+            if spec.mean is None or spec.std is None:
+                raise UserError(
+                    "the images cannot be normalised yet",
+                    found="normalise = zscore without mean and std",
+                    expected="statistics fitted on the training split",
+                    do="use the spec that `fitted` returns, or set normalise = 'none'",
+                )
+            wide = (-1,) + (1,) * len(spec.size)
+            mean, std = (torch.tensor(v, device=pixels.device).view(wide) for v in (spec.mean, spec.std))
+            pixels = (pixels - mean) / std
+        if augmentation is not None:
+            from medray.modalities.imaging.augment import augment
+
+            pixels = augment(pixels, spec.augment, augmentation)
+        return {"pixels": pixels}
+
+    def input_shapes(self) -> Shapes:
+        return {"pixels": self.shape}
+
+    def inspect(self, uri: str) -> Inspection:
+        """A file, or a folder with its series and formats: see `inspection.py`."""
+        from medray.modalities.imaging.inspection import inspect
+
+        return inspect(uri)
+
+
+def decode(raws: list[bytes], volumes: bool) -> Image:
+    """The bytes of an entry's files, in any order, to its image. Raises SampleError."""
+    from medray.modalities.imaging.scan import sniff
+
+    raw = raws[0]
+    if not raw:
+        raise SampleError("empty_file")
+    kind = sniff(raw)
+    if kind == "dicom":
+        from medray.modalities.imaging import dicom, series
+
+        return series.read_series(raws) if volumes else dicom.read_image(raw)
+    if len(raws) > 1:
+        raise SampleError("corrupt", f"{len(raws)} files that are no DICOM series")
+    if kind == "picture":
+        return arrays.read_picture(raw)
+    if kind == "nifti":
+        return arrays.read_nifti(raw)
+    raise SampleError("unrecognised_format")
+
+
+def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
+    """An image to (C, *size) float32: channels, then geometry. Raises SampleError."""
+    values = image.values
+    if image.spacing_mm and len(image.shape) == 3 and len(spec.size) == 2 and image.shape[0] == 1:
+        image = Image(values[0], image.color, image.spacing_mm[1:])  # a NIfTI file of one slice is an image
+        values = image.values
+    if len(image.shape) != len(spec.size):
+        raise SampleError(
+            "bad_shape", f"{len(image.shape)}D of shape {list(image.shape)}; the run asks for {len(spec.size)}D"
+        )
+    if 0 in image.shape:
+        raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise SampleError("bad_values", f"{int((~np.isfinite(values)).sum())} values are NaN or infinite")
+    values = values.astype(np.float32)
+    if not image.color:
+        values = values[None]
+    elif spec.channels == 1:
+        values = (values @ LUMA)[None]
+    else:
+        values = np.moveaxis(values, -1, 0)
+    values = _to_size(values, image, spec)
+    return values if len(values) == spec.channels else np.repeat(values, spec.channels, axis=0)
+
+
+def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
+    def background() -> float:
+        return float(values.min()) if spec.background == "minimum" else spec.background
+
+    if spec.spacing_mm is not None:
+        if image.spacing_mm is None:
+            raise SampleError("bad_geometry", "spacing_mm is asked for, but the file does not say its spacing")
+        return resample.resample(
+            values, image.spacing_mm, image.slices_mm, to_mm=spec.spacing_mm, size=spec.size, background=background()
+        )
+    if image.irregular and image.slices_mm is not None:
+        gaps = np.diff(image.slices_mm[:, 0])
+        raise SampleError(
+            "bad_geometry",
+            f"slice gaps from {gaps.min():.2f} to {gaps.max():.2f} mm cannot be stacked as even: "
+            "set spacing_mm to resample by the true positions",
+        )
+    if spec.resize == "pad":
+        return resample.resize_and_pad(values, spec.size, background())
+    return resample.resize(values, spec.size)
+
+
+def divisor(spec: ImagingSpec) -> float:
+    """What stored pixels are divided by before the z-score, where no window is applied on the device."""
+    return 255.0 if spec.dtype == "uint8" and (spec.stored_window or spec.scale == "auto") else 1.0
+
+
+def ranged(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
+    """Stored pixels after window or scale, before the z-score; float64 stays float64."""
+    if spec.window is not None and not spec.stored_window:
+        centre, width = spec.window
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+    return values / divisor(spec)
+
+
+def store(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
+    """float32 values in the storage dtype: rounded to whole numbers for integers, windowed first where 8 bits are
+    asked for with a window. Raises SampleError `bad_values` outside the dtype's range: nothing wraps around.
+    """
+    if spec.dtype == "float32":
+        return np.ascontiguousarray(values)
+    if spec.stored_window and spec.window is not None:
+        centre, width = spec.window
+        values = np.clip((values - centre) / width + 0.5, 0, 1) * 255
+    low, high = float(values.min()), float(values.max())
+    limits = np.iinfo(spec.dtype)
+    if low < limits.min - 0.5 or high > limits.max + 0.5:
+        raise SampleError(
+            "bad_values",
+            f"values from {low:g} to {high:g} do not fit dtype {spec.dtype}: "
+            "set dtype = 'int16' or 'float32', or a window",
+        )
+    return np.rint(values).clip(limits.min, limits.max).astype(spec.dtype)

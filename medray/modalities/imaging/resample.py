@@ -1,0 +1,103 @@
+"""Geometry of arrays: resize, pad, resample to a spacing. float32 in, float32 out; deterministic; antialiased."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(C, [D,] H, W) float32 stretched to `size`: linear, antialiased, half-pixel centres; itself when it fits."""
+    if values.shape[1:] == size:
+        return values
+    import torch
+    from torch.nn.functional import interpolate
+
+    def stretch(planes: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
+        return planes if planes.shape[-2:] == to else interpolate(planes, to, mode="bilinear", antialias=True)
+
+    planes = torch.from_numpy(np.ascontiguousarray(values))
+    if len(size) == 2:
+        return stretch(planes[None], (size[0], size[1]))[0].numpy()
+    channels, depth = values.shape[:2]
+    planes = stretch(planes, (size[1], size[2])).reshape(channels, 1, depth, -1)  # the linear filter is separable
+    return stretch(planes, (size[0], planes.shape[-1])).reshape(channels, *size).numpy()
+
+
+def resize_and_pad(values: np.ndarray, size: tuple[int, ...], background: float) -> np.ndarray:
+    """(C, [D,] H, W) float32 resized by one factor for all axes so that it fits into `size`, centred, padded."""
+    shape = values.shape[1:]
+    factor = min(new / old for new, old in zip(size, shape, strict=True))
+    inner = tuple(min(new, max(1, round(old * factor))) for new, old in zip(size, shape, strict=True))
+    padded = np.full((values.shape[0], *size), background, np.float32)
+    starts = [(new - old) // 2 for new, old in zip(size, inner, strict=True)]
+    place = tuple(slice(start, start + length) for start, length in zip(starts, inner, strict=True))
+    padded[(slice(None), *place)] = resize(values, inner)
+    return padded
+
+
+def resample(
+    values: np.ndarray,
+    spacing_mm: tuple[float, ...],
+    slices_mm: np.ndarray | None,
+    *,
+    to_mm: tuple[float, ...],
+    size: tuple[int, ...],
+    background: float,
+) -> np.ndarray:
+    """(C, [D,] H, W) float32 with voxels of `spacing_mm` to (C, *size) with voxels of exactly `to_mm`.
+
+    The output grid is rectangular and has the centre of the input's extent in its own centre: cropping and padding
+    are part of it. `slices_mm` (D, 3) are the true starts of slices along (normal, height, width), so uneven gaps
+    are interpolated where they are and a sheared (tilted) stack is straightened.
+    """
+    values = values - np.float32(background)  # what no voxel covers stays 0 and so becomes the background
+    shape = values.shape[1:]
+    axes = [np.arange(n) * step for n, step in zip(shape, spacing_mm, strict=True)]
+    drift = np.zeros((shape[0], 2)) if slices_mm is None else slices_mm[:, 1:] - slices_mm[:1, 1:]
+    if slices_mm is not None:
+        axes[0] = slices_mm[:, 0] - slices_mm[0, 0]
+    sheared = bool(len(shape) == 3 and np.abs(drift).max() > 1e-3)
+    centres = [(axis[0] + axis[-1]) / 2 for axis in axes]
+    if sheared:
+        centres[1] += (drift[:, 0].min() + drift[:, 0].max()) / 2
+        centres[2] += (drift[:, 1].min() + drift[:, 1].max()) / 2
+    grids = [centre + (np.arange(n) - (n - 1) / 2) * step for centre, n, step in zip(centres, size, to_mm, strict=True)]
+    if sheared:
+        plane = np.empty((values.shape[0], shape[0], *size[1:]), np.float32)
+        for k in range(shape[0]):
+            rows = _weights(axes[1] + drift[k, 0], spacing_mm[1], grids[1], to_mm[1])
+            columns = _weights(axes[2] + drift[k, 1], spacing_mm[2], grids[2], to_mm[2])
+            plane[:, k] = rows @ values[:, k] @ columns.T
+    else:
+        columns = _weights(axes[-1], spacing_mm[-1], grids[-1], to_mm[-1])
+        rows = _weights(axes[-2], spacing_mm[-2], grids[-2], to_mm[-2])
+        plane = rows @ (values @ columns.T)
+    if len(shape) == 3:
+        depth = _weights(axes[0], spacing_mm[0], grids[0], to_mm[0])
+        plane = np.einsum("od,cdx->cox", depth, plane.reshape(*plane.shape[:2], -1), optimize=True)
+    return plane.reshape(values.shape[0], *size) + np.float32(background)
+
+
+def _weights(at: np.ndarray, step: float, wanted: np.ndarray, wanted_step: float) -> np.ndarray:
+    """(len(wanted), len(at)) float32: linear interpolation between voxels at `at` (mm, ascending), or, where the new
+    step is the coarser one, the mean under a triangle of that step; each voxel counts with its own width.
+
+    Rows add up to 1 inside the extent (to the outer edge of the outer voxels) and are 0 outside of it.
+    """
+    inside = (wanted >= at[0] - step / 2 - 1e-6) & (wanted <= at[-1] + step / 2 + 1e-6)
+    if len(at) == 1:
+        return inside[:, None].astype(np.float32)
+    gaps = np.diff(at)
+    if wanted_step <= gaps.max() * (1 + 1e-6):
+        left = np.clip(np.searchsorted(at, wanted, side="right") - 1, 0, len(at) - 2)
+        share = np.clip((wanted - at[left]) / gaps[left], 0, 1)
+        weights = np.zeros((len(wanted), len(at)))
+        rows = np.arange(len(wanted))
+        weights[rows, left] = 1 - share
+        weights[rows, left + 1] += share
+    else:
+        width = np.concatenate([gaps[:1], (gaps[:-1] + gaps[1:]) / 2, gaps[-1:]])
+        weights = np.maximum(0, 1 - np.abs(wanted[:, None] - at[None, :]) / wanted_step) * width
+        total = weights.sum(1, keepdims=True)
+        weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    return (weights * inside[:, None]).astype(np.float32)

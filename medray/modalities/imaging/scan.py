@@ -1,0 +1,208 @@
+"""Scan: what one file of the archive is, told by its content, and the parts of entries that it holds."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pydicom.uid import UID
+
+from medray.errors import SampleError
+from medray.files import File, exists, read_bytes, relative
+from medray.manifests import Part, digest
+from medray.modalities.imaging import arrays, dicom
+from medray.modalities.imaging.spec import ImagingSpec
+
+SUFFIXES = {
+    **dict.fromkeys((".dcm", ".dicom", ".ima"), "dicom"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp"), "picture"),
+    **dict.fromkeys((".nii", ".nii.gz"), "nifti"),
+    ".npz": "npz",
+}
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def sniff(raw: bytes) -> str:
+    """ "dicom", "picture", "nifti", "npz", "idx" or "" by the first bytes."""
+    if raw[128:132] == b"DICM":
+        return "dicom"
+    if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")):
+        return "picture"
+    if raw[:2] == b"BM" and int.from_bytes(raw[2:6], "little") == len(raw):
+        return "picture"
+    if raw[:4] == b"PK\x03\x04" and b".npy" in raw[:256]:
+        return "npz"
+    head = arrays.unzipped_head(raw) if raw[:2] == b"\x1f\x8b" else raw[:512]
+    if arrays.is_nifti(head):
+        return "nifti"
+    if arrays.is_idx(head):
+        return "idx"
+    return "dicom" if _bare_dicom(raw) else ""
+
+
+def _bare_dicom(raw: bytes) -> bool:
+    """A data set without preamble and prefix: starts with a plausible element of group 2 or 8 (PS3.5 7.1)."""
+    if len(raw) < 16:
+        return False
+    for order in ("little", "big"):
+        group, element = int.from_bytes(raw[:2], order), int.from_bytes(raw[2:4], order)
+        if (group, element) not in ((0x0002, 0x0000), (0x0002, 0x0001), (0x0008, 0x0000)) and not (
+            group == 0x0008 and 0x0001 <= element <= 0x0018
+        ):
+            continue
+        explicit = raw[4:6].isalpha() and raw[4:6].isupper()
+        length = int.from_bytes(raw[6:8] if explicit else raw[4:8], order)
+        if length <= 1024:
+            return True
+    return False
+
+
+def expected(name: str) -> str:
+    """The format that a file name promises, or ""."""
+    lower = name.lower()
+    return next((kind for suffix, kind in SUFFIXES.items() if lower.endswith(suffix)), "")
+
+
+def ignored(path: str, globs: tuple[str, ...]) -> bool:
+    """A glob without / matches any one name of the path; with / the whole path."""
+    names = path.split("/")
+    return any(
+        fnmatch.fnmatchcase(path, glob) if "/" in glob else any(fnmatch.fnmatchcase(name, glob) for name in names)
+        for glob in globs
+    )
+
+
+def scan(spec: ImagingSpec, file: File, root: str) -> Iterator[Part]:
+    """The parts of one file; a file that cannot be understood is one Part with a reason."""
+    path = relative(file.uri, root)
+    if ignored(path, spec.ignore):
+        return
+    whole = Part(path, file.uri, size=file.size, modified_ns=file.modified_ns, subject=_subject(spec, path))
+    try:
+        raw = read_bytes(file.uri)
+    except FileNotFoundError:
+        yield replace(whole, reason="missing_file", detail="gone between listing and reading")
+        return
+    except OSError as error:
+        yield replace(whole, reason="unreadable", detail=type(error).__name__)
+        return
+    whole = replace(whole, digest=digest(raw), size=len(raw))
+    try:
+        yield from _parts(spec, whole, raw)
+    except SampleError as error:
+        yield replace(whole, reason=error.reason, detail=error.detail)
+    except OSError as error:  # of the labels beside an idx file
+        yield replace(whole, reason="unreadable", detail=type(error).__name__)
+
+
+def _parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
+    if not raw:
+        raise SampleError("empty_file")
+    kind, promised = sniff(raw), expected(whole.uri)
+    if not kind:
+        shown = "text" if _is_text(raw) else "unknown binary content"
+        raise SampleError("unrecognised_format", shown)
+    if promised and promised != kind:
+        raise SampleError("format_mismatch", f"the name says {promised}, the content is {kind}")
+    if kind == "dicom":
+        yield from _dicom_parts(spec, whole, raw)
+    elif kind == "npz":
+        yield from _npz_parts(spec, whole, raw)
+    elif kind == "idx":
+        yield from _idx_parts(spec, whole, raw)
+    else:
+        label, split = _folders(whole.entry_id)
+        labelled = spec.label_from == "folder" or (spec.label_from == "auto" and kind == "picture")
+        yield replace(whole, label=label if labelled else (), split=split if labelled else None)
+
+
+def _is_text(raw: bytes) -> bool:
+    return b"\0" not in raw[:4096]
+
+
+def _subject(spec: ImagingSpec, path: str) -> str | None:
+    found = re.search(spec.subject_pattern, path) if spec.subject_pattern else None
+    return found.group(1) or None if found else None
+
+
+def _folders(path: str) -> tuple[tuple[str, ...], str | None]:
+    """(label, split) of root/[split/]class/…/file: the first folder below the root, or below the split's folder."""
+    folders = path.split("/")[:-1]
+    split = SPLIT_FOLDERS.get(folders[0].lower()) if folders else None
+    classes = folders[1:] if split else folders
+    return tuple(classes[:1]), split
+
+
+def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
+    """2D: one entry per SOP instance; 3D: one part of its series.
+
+    A damaged 2D image is an entry by its path, so that it cannot stand in for a whole copy of itself; a damaged
+    slice stays with its series, which must not be stacked without it.
+    """
+    header = dicom.parse(raw)
+    if header.sop_class == dicom.MEDIA_DIRECTORY:
+        return
+    dataset = header.dataset
+    subject = whole.subject or str(dataset.get("PatientID") or "").strip() or None
+    instance, series = (str(dataset.get(word) or "") for word in ("SOPInstanceUID", "SeriesInstanceUID"))
+    part = replace(whole, subject=subject)
+    if spec.label_from == "folder":
+        label, split = _folders(whole.entry_id)
+        part = replace(part, label=label, split=split)
+    try:
+        dicom.check(header)
+    except SampleError as error:
+        slice_of = spec.volumes and series and error.reason != "no_pixels"
+        place = {"entry_id": series, "locator": instance} if slice_of else {}
+        yield replace(part, reason=error.reason, detail=error.detail, **place)
+        return
+    if spec.volumes and series:
+        yield replace(part, entry_id=series, locator=instance or whole.entry_id)
+    elif not spec.volumes and instance:
+        yield replace(part, entry_id=instance)
+    else:
+        yield replace(part, reason="corrupt", detail=f"{UID(header.sop_class).name} without its instance or series UID")
+
+
+def _npz_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
+    for name, rows in arrays.npz_rows(raw).items():
+        yield from _row_parts(spec, whole, rows, f"{name}/" if name else "")
+
+
+def _idx_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
+    images = arrays.idx_array(raw)
+    if images.ndim < 3:
+        partner = arrays.idx_images_uri(whole.uri)
+        if images.ndim == 1 and partner and exists(partner):
+            return
+        raise SampleError("unrecognised_format", f"an idx array of {images.ndim} axes without its images file")
+    labels_uri = arrays.idx_labels_uri(whole.uri)
+    labels = arrays.idx_array(read_bytes(labels_uri)) if labels_uri and exists(labels_uri) else None
+    if labels is not None and len(labels) != len(images):
+        raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
+    labels = None if labels is None else labels.reshape(len(images), -1)
+    yield from _row_parts(spec, whole, arrays.Rows(images, labels, arrays.idx_split(whole.uri)), "")
+
+
+def _row_parts(spec: ImagingSpec, whole: Part, rows: arrays.Rows, prefix: str) -> Iterator[Part]:
+    labelled = spec.label_from != "none"
+    size = rows.images[0].nbytes if len(rows.images) else 0
+    for row in range(len(rows.images)):
+        locator = f"{prefix}{row}"
+        yield Part(
+            entry_id=f"{whole.entry_id}#{locator}",
+            uri=whole.uri,
+            locator=locator,
+            digest=digest(rows.content(row)),
+            size=size,
+            modified_ns=whole.modified_ns,
+            subject=whole.subject,
+            label=rows.label(row) if labelled else (),
+            split=rows.split if labelled else None,
+        )

@@ -1,0 +1,127 @@
+"""ImagingSpec: what a run file's [modality] says of images and what a bundle keeps. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medray.modalities.base import Spec
+
+if TYPE_CHECKING:
+    from medray.modalities.imaging.modality import Imaging
+
+Axis = Literal["depth", "height", "width"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class AugmentSpec(Spec):
+    """Random changes of training images, drawn anew for every sample and epoch; all off by default."""
+
+    flip: tuple[Axis, ...] = ()
+    """Axes mirrored with probability 1/2 each. Mirroring the width swaps left and right: choose it on purpose."""
+    rotate_degrees: float = Field(default=0.0, ge=0, le=180)
+    """Uniform in ±this, in the plane of height and width (for volumes: around the depth axis)."""
+    shift: float = Field(default=0.0, ge=0, le=1)
+    """Uniform in ±this fraction of the size, along each axis."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """Zoom factor uniform in 1 ± this."""
+    brightness: float = Field(default=0.0, ge=0)
+    """Added offset, uniform in ±this, in units of the model's input (standard deviations under zscore)."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Factor uniform in 1 ± this, around each image's own mean."""
+    noise: float = Field(default=0.0, ge=0)
+    """Standard deviation of added Gaussian noise, in units of the model's input."""
+
+
+class ImagingSpec(Spec):
+    """How images become model inputs.
+
+    read     decode → real-world values → channels → resample or resize → `dtype`
+    encode   window or scale → zscore (→ augmentation, in training)
+    """
+
+    kind: Literal["imaging"] = "imaging"
+
+    size: tuple[Annotated[int, Field(gt=0)], ...]
+    """Height, width: every image is an entry. Depth, height, width: every DICOM series, NIfTI file or 3D array is."""
+    channels: Literal[1, 3] = 1
+    """1: colour becomes luma (ITU-R BT.601); 3: grey is repeated."""
+    spacing_mm: tuple[Positive, ...] | None = None
+    """Voxel size in the order of `size`: resample to it by the true positions, then crop or pad the centre to `size`.
+    Without it every image is resized to `size`, whatever its physical extent."""
+    resize: Literal["stretch", "pad"] = "stretch"
+    """Without spacing_mm: stretch each axis to `size`, or keep the proportions and pad with the background."""
+    background: float | Literal["minimum"] = "minimum"
+    """Value of padded pixels, in stored units (HU for CT); `minimum`: the least value of the image itself."""
+    dtype: Literal["uint8", "int16", "float32"] = "float32"
+    """Of a sample's pixels in shards. uint8 for 8-bit sources or with a window (applied before storing), int16 for
+    CT in HU (values are rounded to whole units). A value outside the range fails the entry: nothing wraps around."""
+    window: tuple[float, Positive] | None = None
+    """Centre and width in stored units (HU for CT), mapped to 0..1 and clipped (DICOM PS3.3 C.11.2.1.3.2)."""
+    scale: Literal["auto", "none"] = "auto"
+    """auto: uint8 samples are divided by 255. A window scales by itself."""
+    normalise: Literal["zscore", "none"] = "zscore"
+    """zscore: subtract `mean` and divide by `std` of the training split, per channel, after window and scale."""
+    mean: tuple[float, ...] | None = None
+    """Fitted; not to be set in a run file unless known."""
+    std: tuple[Positive, ...] | None = None
+    """Fitted; not to be set in a run file unless known."""
+    augment: AugmentSpec = AugmentSpec()
+
+    ignore: tuple[str, ...] = ("DICOMDIR", ".*", "Thumbs.db", "desktop.ini")
+    """Globs of files and folders that are no data; with a / they are matched against the whole relative path."""
+    label_from: Literal["auto", "folder", "none"] = "auto"
+    """auto: labels inside .npz and idx archives, and class folders of pictures (root/[split/]class/…/x.png);
+    folder: class folders for every format; none: no labels from the archive."""
+    subject_pattern: str | None = None
+    """Regular expression with one group, searched in the relative path: the subject. Wins over DICOM PatientID."""
+
+    @field_validator("size")
+    @classmethod
+    def _two_or_three_axes(cls, size: tuple[int, ...]) -> tuple[int, ...]:
+        if len(size) not in (2, 3):
+            raise ValueError(f"size must be [height, width] or [depth, height, width], found {len(size)} numbers")
+        return size
+
+    @field_validator("subject_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"the pattern must have one group, the subject; found {groups}")
+        return pattern
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ImagingSpec:
+        if self.spacing_mm is not None and len(self.spacing_mm) != len(self.size):
+            raise ValueError(f"spacing_mm must have {len(self.size)} numbers as size has, found {len(self.spacing_mm)}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both or none")
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if numbers is not None and len(numbers) != self.channels:
+                raise ValueError(f"{name} must have one number per channel ({self.channels}), found {len(numbers)}")
+        if "depth" in self.augment.flip and len(self.size) == 2:
+            raise ValueError("augment.flip names depth, but size is [height, width]")
+        return self
+
+    @property
+    def volumes(self) -> bool:
+        """An entry is a volume."""
+        return len(self.size) == 3
+
+    @property
+    def stored_window(self) -> bool:
+        """The window is applied before storing (8-bit samples), not on the device."""
+        return self.window is not None and self.dtype == "uint8"
+
+    def open(self) -> Imaging:
+        from medray.modalities.imaging.modality import Imaging
+
+        return Imaging(self)
