@@ -7,12 +7,17 @@ Credentials come from the environment, never from a run file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from medray.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
 
 
 class File(NamedTuple):
@@ -24,7 +29,9 @@ class File(NamedTuple):
 
 
 def is_local(uri: str) -> bool:
-    return urlsplit(uri).scheme in ("", "file") or len(urlsplit(uri).scheme) == 1
+    """False where a scheme and :// stand first; a colon alone is part of a file's name ("CT:1/slice.dcm")."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return scheme is None or scheme[1] == "file"
 
 
 def local_path(uri: str) -> Path:
@@ -115,6 +122,8 @@ def _list_local(root: str) -> Iterator[File]:
             if child.is_file():
                 stat = child.stat()
                 yield File(child.path, stat.st_size, stat.st_mtime_ns)
+            elif child.is_symlink() and not os.path.exists(child.path):  # leads nowhere: a missing file, no gap
+                yield File(child.path, 0, 0)
         folders.extend(child.path for child in reversed(children) if child.is_dir(follow_symlinks=False))
 
 
@@ -155,13 +164,49 @@ def write_bytes(uri: str, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename or a new name in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def new_file(uri: str) -> Iterator[NativeFile]:
+    """A stream for a file under a name never used before. After the block it is whole, and fsynced where local.
+
+    Nothing may point to the name before that. When the block raises, what was written is removed.
+    """
+    import pyarrow as pa
+
+    if not is_local(uri):
+        system, path = _remote(uri)
+        stream = system.open_output_stream(path)
+        try:
+            yield stream
+        except BaseException:
+            stream.close()
+            system.delete_file(path)
+            raise
+        stream.close()
+        return
+    place = local_path(uri)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with pa.OSFile(str(place), "wb") as stream:
+            yield stream
+        sync_file(place)
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise
+    sync_folder(place.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in `folder` survive a power cut."""
+    sync_file(folder)
 
 
 def make_folder(uri: str) -> None:
@@ -174,7 +219,8 @@ def remove_tree(uri: str) -> None:
     if is_local(uri):
         import shutil
 
-        shutil.rmtree(local_path(uri), ignore_errors=True)
+        if local_path(uri).exists():
+            shutil.rmtree(local_path(uri))
         return
     system, path = _remote(uri)
     system.delete_dir_contents(path, missing_dir_ok=True)

@@ -1,0 +1,143 @@
+"""ScoreSink: what a worker writes and what the driver commits. Knows the Delta protocol's statistics, not its log."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files
+from medray.samples import rebatch
+from medray.scores.table import GIVEN, IN_FILE, Claim, entry_keys
+
+if TYPE_CHECKING:
+    from medray.scores.store import ScoreStore
+
+_FILE_ROWS = 65_536  # rows held and written at once
+_REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail"]
+
+
+class Written(Protocol):
+    """What `commit` needs of a receipt (flows.Receipt)."""
+
+    @property
+    def payload(self) -> dict[str, Any]: ...
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class ScoreSink:
+    """The flows.Sink of one claim. `write` runs in workers, opens no log and needs nothing but the storage."""
+
+    uri: str
+    claim: Claim
+    store: ScoreStore | None = field(default=None, repr=False)
+    """On the driver only: it stays behind when the sink is sent to a worker."""
+    clock: Callable[[], datetime] = now
+    _committed: set[str] = field(default_factory=set, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"store": None, "_committed": set()}
+
+    def write(self, batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:
+        """Rows of GIVEN (other columns are ignored) to one Parquet file; no rows, no file.
+
+        Returns {path below the table, size in bytes, rows, modified_ms, stats: JSON text of the Delta protocol}.
+        """
+        import pyarrow.parquet as pq
+
+        pieces = rebatch((_given(batch) for batch in batches), _FILE_ROWS)
+        first = next(pieces, None)
+        if first is None:
+            return {"rows": 0}
+        path = f"bundle_id={self.claim.bundle_id}/part-{uuid.uuid4()}.parquet"
+        scored_at = self.clock()
+        statistics = _Statistics(self.claim.run_id, scored_at)
+        options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
+        with files.new_file(files.join(self.uri, path)) as stream:
+            with pq.ParquetWriter(stream, IN_FILE, **options) as writer:
+                for piece in chain([first], pieces):
+                    rows = self._complete(piece, scored_at)
+                    statistics.add(rows)
+                    writer.write_batch(rows)
+            size = stream.tell()
+        return {
+            "path": path,
+            "size": size,
+            "rows": statistics.rows,
+            "modified_ms": int(scored_at.timestamp() * 1000),
+            "stats": statistics.to_json(),
+        }
+
+    def _complete(self, given: pa.RecordBatch, scored_at: datetime) -> pa.RecordBatch:
+        """GIVEN rows to the columns of a file."""
+        keys = entry_keys(given)
+        rows = len(given)
+        columns = {name: given.column(name) for name in given.schema.names} | {
+            "key_hi": pa.array(keys[:, 0]),
+            "key_lo": pa.array(keys[:, 1]),
+            "run_id": pa.repeat(self.claim.run_id, rows),
+            "scored_at": pa.repeat(pa.scalar(scored_at, IN_FILE.field("scored_at").type), rows),
+            "status": pc.if_else(given.column("reason").is_valid(), "failed", "scored"),
+        }
+        return pa.RecordBatch.from_arrays([columns[f.name] for f in IN_FILE], schema=IN_FILE)
+
+    def commit(self, receipts: Sequence[Written]) -> None:
+        """Make the files of these receipts visible, all or none. A receipt that was committed before is passed over.
+
+        Raises Fenced when a later run has claimed the bundle; MachineError when the log cannot be written, or a file
+        is not there.
+        """
+        if self.store is None:
+            raise RuntimeError("commit runs on the driver, with the sink that ScoreStore.sink made")
+        written = [r.payload for r in receipts if r.payload["rows"] and r.payload["path"] not in self._committed]
+        if written:
+            self.store.append(self.claim, written)
+            self._committed.update(payload["path"] for payload in written)
+
+
+def _given(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The columns of GIVEN, in its types. Raises KeyError when one is missing."""
+    columns = [batch.column(f.name).cast(f.type) for f in GIVEN]
+    return pa.RecordBatch.from_arrays(columns, schema=GIVEN)
+
+
+class _Statistics:
+    """Row count, minima, maxima and null counts of a file, as the Delta protocol writes them; readers skip files by them."""
+
+    def __init__(self, run_id: str, scored_at: datetime) -> None:
+        self.rows = 0
+        # The protocol has milliseconds here: rounded outwards, so no reader skips a file that it needs.
+        lower = scored_at.replace(microsecond=scored_at.microsecond // 1000 * 1000)
+        upper = lower if lower == scored_at else lower + timedelta(milliseconds=1)
+        self.minimum: dict[str, Any] = {"run_id": run_id, "scored_at": _protocol_time(lower)}
+        self.maximum: dict[str, Any] = {"run_id": run_id, "scored_at": _protocol_time(upper)}
+        self.nulls = dict.fromkeys(IN_FILE.names, 0)
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        self.rows += len(rows)
+        for name in IN_FILE.names:
+            # Of every column: delta-rs takes a missing count for "no nulls", and its readers then skip null rows.
+            self.nulls[name] += rows.column(name).null_count
+        for name in ("key_hi", "key_lo", "status"):
+            low, high = pc.min_max(rows.column(name)).as_py().values()  # type: ignore[attr-defined]
+            self.minimum[name] = min(low, self.minimum.get(name, low))
+            self.maximum[name] = max(high, self.maximum.get(name, high))
+
+    def to_json(self) -> str:
+        bounds = {"minValues": self.minimum, "maxValues": self.maximum, "nullCount": self.nulls}
+        return json.dumps({"numRecords": self.rows} | bounds)
+
+
+def _protocol_time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

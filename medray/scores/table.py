@@ -1,0 +1,77 @@
+"""The columns of the score table, the claim on it and the keys of its entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+
+def _column(name: str, kind: pa.DataType, comment: str, *, unit: str = "", nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable, metadata={"comment": comment, "unit": unit} if unit else {"comment": comment})
+
+
+SCORES = pa.schema(
+    [
+        _column("entry_id", pa.string(), "entry of the archive, as in the manifest"),
+        _column("sample_id", pa.string(), "sample within the entry; empty where the whole entry failed"),
+        _column("subject_id", pa.string(), "keyed pseudonym of the subject, never a record number"),
+        _column("fingerprint", pa.binary(), "xxh3_128 of the entry's content when it was scored", unit="16 bytes"),
+        _column("key_hi", pa.int64(), "upper half of xxh3_128(entry_id, 0x00, fingerprint), big-endian, signed"),
+        _column("key_lo", pa.int64(), "lower half of the same"),
+        _column("bundle_id", pa.string(), "digest of the trained model and its recipe"),
+        _column("output", pa.string(), "name of the model's output; null in a failed row", nullable=True),
+        # float32: what models give, so nothing is lost; half of float64 in a column that does not compress.
+        _column(
+            "value", pa.float32(), "the score; null in a failed row", unit="as the bundle's card says", nullable=True
+        ),
+        _column("run_id", pa.string(), "run that wrote the row"),
+        _column("scored_at", pa.timestamp("us", "UTC"), "start of the attempt that wrote the row", unit="UTC"),
+        _column("status", pa.string(), "scored or failed"),
+        _column("reason", pa.string(), "reason code of a failed row; else null", nullable=True),
+        _column("detail", pa.string(), "for a person; no patient data", nullable=True),
+    ]
+)
+"""One row per (entry, sample, output) and attempt; one row per failed sample or entry."""
+
+_GIVEN = ("entry_id", "sample_id", "subject_id", "fingerprint", "output", "value", "reason", "detail")
+GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
+"""What `ScoreSink.write` gets; the sink adds the other columns."""
+
+IN_FILE = pa.schema([f for f in SCORES if f.name != "bundle_id"])
+"""Columns of a Parquet file: Delta keeps partition columns in the log."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to commit scores of one bundle, until a later claim is made."""
+
+    bundle_id: str
+    run_id: str
+    number: int
+
+    @property
+    def app(self) -> str:
+        return claim_app(self.bundle_id)
+
+    @property
+    def run_app(self) -> str:
+        return f"medray.run/{self.run_id}"
+
+
+def claim_app(bundle_id: str) -> str:
+    return f"medray.score/{bundle_id}"
+
+
+def entry_keys(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """(N, 2) int64, key_hi and key_lo of each row's (entry_id, fingerprint); a repeated pair is hashed once."""
+    found = [np.empty((0, 2), np.int64)]
+    for batch in pa.table(rows.select(["entry_id", "fingerprint"])).to_batches(max_chunksize=1 << 18):
+        entry, print_ = (batch.column(name).cast(pa.binary()) for name in ("entry_id", "fingerprint"))
+        pairs = pc.binary_join_element_wise(entry, print_, pa.scalar(b"\0")).dictionary_encode()  # type: ignore[attr-defined]
+        digests = b"".join([xxhash.xxh3_128_digest(pair) for pair in pairs.dictionary.to_pylist()])
+        found.append(np.frombuffer(digests, ">i8").reshape(-1, 2)[pairs.indices.to_numpy()].astype(np.int64))
+    return np.concatenate(found)
