@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -129,12 +130,12 @@ def pseudonym_key(path: str | None) -> bytes:
     place = Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:  # another run made it between the two lines
-            return pseudonym_key(path)
-        with os.fdopen(handle, "w") as stream:
+        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(secrets.token_hex(32) + "\n")
+        with suppress(FileExistsError):  # another run made it first: its key holds
+            os.link(draft, place)
+        draft.unlink()
     key = place.read_bytes().strip()
     if len(key) < 32:
         raise ArchiveError(

@@ -56,9 +56,9 @@ def tensor_view(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     Null rows hold unspecified numbers: select the good rows first.
     """
     if isinstance(column, pa.ChunkedArray):
-        if column.num_chunks != 1:
+        if column.num_chunks > 1:
             return np.concatenate([tensor_view(chunk) for chunk in column.chunks])
-        column = column.chunk(0)
+        column = column.chunk(0) if column.num_chunks else null_column(column.type, 0)
     storage = column.storage
     shape = tuple(column.type.shape)
     width = storage.type.list_size
@@ -86,6 +86,8 @@ def null_column(kind: pa.DataType, rows: int) -> pa.Array:
 
 def rebatch(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     """The same rows in the same order, `rows` at a time; only the last batch may be shorter."""
+    if rows < 1:
+        raise ValueError(f"a batch has at least one row, found {rows}")
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:

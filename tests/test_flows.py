@@ -1,0 +1,98 @@
+"""Flows: what a lane does with a shard, and how a plan is cut into shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from medray.flows import Flow, Receipt, Stage, collect, lane, shards
+
+
+class Kept:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.batches: list[pa.RecordBatch] = []
+        self.commits: list[list[Receipt]] = []
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        self.batches += list(batches)
+        return {"rows": sum(map(len, self.batches))}
+
+    def commit(self, receipts) -> None:
+        self.commits.append(list(receipts))
+
+
+def rows(count: int) -> pa.Table:
+    return pa.table({"entry_id": [f"e{i}" for i in range(count)]})
+
+
+def judge(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Entries e1 and e4 fail, e4 with two rows."""
+    names = [name for name in batch.column("entry_id").to_pylist() for _ in range(2 if name == "e4" else 1)]
+    reasons = [{"e1": "truncated", "e4": "corrupt"}.get(name) for name in names]
+    return pa.RecordBatch.from_pydict({"entry_id": names, "reason": pa.array(reasons, pa.string())})
+
+
+def test_a_lane_takes_a_shard_through_its_stages_in_batches():
+    seen: list[int] = []
+
+    def counted(batch: pa.RecordBatch) -> pa.RecordBatch:
+        seen.append(len(batch))
+        return batch
+
+    sink = Kept()
+    receipt = lane([Stage(lambda: counted, 4), Stage(lambda: judge, 3)], sink)(rows(10))
+    assert seen == [4, 4, 2]
+    assert [len(batch) for batch in sink.batches] == [3, 4, 3, 1]
+    assert receipt == Receipt(entries=10, failed=2, reasons={"truncated": 1, "corrupt": 1}, payload={"rows": 11})
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 256])
+def test_the_batch_size_changes_no_count(batch_size: int):
+    receipt = lane([Stage(lambda: judge, batch_size)], Kept())(rows(10))
+    assert (receipt.entries, receipt.failed) == (10, 2)
+
+
+def test_a_stage_is_built_once_for_all_shards():
+    built: list[int] = []
+
+    def make():
+        built.append(1)
+        return judge
+
+    work = lane([Stage(make, 4)], Kept())
+    work(rows(3))
+    work(rows(5))
+    assert len(built) == 1
+
+
+def test_a_fault_in_a_stage_stops_the_lane():
+    def broken(batch: pa.RecordBatch) -> pa.RecordBatch:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        lane([Stage(lambda: broken, 4)], Kept())(rows(3))
+
+
+def test_shards_hold_every_row_once_in_order_and_several_fall_to_each_worker():
+    plan = shards(rows(1000), workers=2, rows_per_shard=256)
+    assert [len(shard) for shard in plan] == [125] * 8
+    assert pa.concat_tables(plan).equals(rows(1000))
+    assert [len(shard) for shard in shards(rows(600), workers=1, rows_per_shard=100)] == [100] * 6
+    assert [len(shard) for shard in shards(rows(3), workers=8)] == [1, 1, 1]
+    assert shards(rows(0), workers=2) == []
+
+
+def test_receipts_are_committed_once_each_and_shown_as_they_come():
+    receipts = [Receipt(3, 1), Receipt(2, 0), Receipt(4, 4)]
+    shown: list[tuple[int, int]] = []
+    at_the_end, at_once = Kept(), Kept()
+    collect(Flow("f", [], (), at_the_end, lambda done, failed: shown.append((done, failed))), receipts)
+    collect(Flow("f", [], (), at_once, commit_seconds=0), receipts)
+    assert shown == [(3, 1), (2, 0), (4, 4)]
+    assert at_the_end.commits == [receipts]
+    assert at_once.commits == [[receipt] for receipt in receipts]
