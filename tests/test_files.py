@@ -1,0 +1,141 @@
+"""Files: listing order, relative names, and writing that leaves no half file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from medray import files
+from medray.errors import ArchiveError
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    for name in ("b/2.dcm", "b/10.dcm", "a/x/deep.dcm", "z.png", "a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def names(root: str) -> list[str]:
+    return [files.relative(file.uri, root) for file in files.list_files(root)]
+
+
+def test_every_file_is_listed_once_in_one_order(archive: Path):
+    assert names(str(archive)) == ["a.png", "z.png", "a/x/deep.dcm", "b/10.dcm", "b/2.dcm"]
+
+
+def test_a_listed_file_has_its_size_and_modification_time(archive: Path):
+    os.utime(archive / "a.png", ns=(1, 1_700_000_000_123_456_789))
+    assert next(files.list_files(str(archive))) == (str(archive / "a.png"), 5, 1_700_000_000_123_456_789)
+
+
+def test_an_archive_of_one_file_is_that_file(archive: Path):
+    root = str(archive / "a.png")
+    assert names(root) == ["a.png"]
+
+
+def test_links_to_files_are_followed_and_loops_of_folders_are_not(archive: Path):
+    (archive / "b" / "loop").symlink_to(archive)
+    (archive / "c.png").symlink_to(archive / "a.png")
+    assert names(str(archive)) == ["a.png", "c.png", "z.png", "a/x/deep.dcm", "b/10.dcm", "b/2.dcm"]
+
+
+def test_a_link_that_leads_nowhere_is_listed_so_that_its_entry_can_fail(archive: Path):
+    (archive / "gone.png").symlink_to(archive / "nothing")
+    assert files.File(str(archive / "gone.png"), 0, 0) in list(files.list_files(str(archive)))
+
+
+def test_a_missing_archive_is_refused(tmp_path: Path):
+    with pytest.raises(ArchiveError) as caught:
+        list(files.list_files(str(tmp_path / "none")))
+    assert str(caught.value) == (
+        f"{tmp_path}/none: the archive does not exist\n  what to do: check the `archive` key of the run file"
+    )
+
+
+def test_remote_storage_lists_the_same_files_under_its_scheme(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    bucket = fs.SubTreeFileSystem(str(archive.parent), fs.LocalFileSystem())
+    monkeypatch.setattr(files, "_remote", lambda uri: (bucket, uri.removeprefix("s3://").rstrip("/")))
+    root = f"s3://{archive.name}"
+    for spelling in (root, root + "/"):
+        assert sorted(names(spelling)) == ["a.png", "a/x/deep.dcm", "b/10.dcm", "b/2.dcm", "z.png"]
+    assert [file.uri for file in files.list_files(f"{root}/a.png")] == [f"{root}/a.png"]
+    assert files.read_bytes(f"{root}/b/2.dcm") == b"b/2.dcm"
+    assert files.exists(f"{root}/a.png")
+    assert not files.exists(f"{root}/none")
+    with pytest.raises(ArchiveError, match="the archive does not exist"):
+        list(files.list_files(f"{root}/none"))
+    files.write_bytes(f"{root}/new.bin", b"12")
+    assert (archive / "new.bin").read_bytes() == b"12"
+    files.remove_tree(f"{root}/b")
+    assert not (archive / "b" / "2.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("/data/a.dcm", True),
+        ("data/a.dcm", True),
+        ("file:///data/a.dcm", True),
+        ("CT:1/slice.dcm", True),
+        ("/data/a://b.dcm", True),
+        ("/data/[1]/a.dcm", True),
+        ("s3://hospital/us", False),
+        ("gs://hospital/us", False),
+    ],
+)
+def test_only_a_scheme_makes_a_uri_remote(uri: str, local: bool):
+    assert files.is_local(uri) is local
+
+
+def test_a_file_uri_is_its_path_with_escapes_undone():
+    assert files.local_path("file:///data/a%20b.dcm") == Path("/data/a b.dcm")
+    assert files.local_path("/data/a%20b.dcm") == Path("/data/a%20b.dcm")
+    with pytest.raises(ValueError, match="not a local path"):
+        files.local_path("s3://hospital/us")
+
+
+def test_a_relative_path_is_made_absolute_and_a_remote_uri_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.absolute("data/../us") == f"{tmp_path}/us"
+    assert files.absolute("us", Path("/base")) == "/base/us"
+    assert files.absolute("s3://hospital/us") == "s3://hospital/us"
+
+
+def test_a_name_outside_the_root_is_refused():
+    assert files.relative("/a/b/c", "/a/") == "b/c"
+    assert files.join("/a/", "/b", "c") == "/a/b/c"
+    with pytest.raises(ValueError, match="/ab/c is not below /a"):
+        files.relative("/ab/c", "/a")
+
+
+def test_writing_replaces_the_whole_file_and_leaves_no_draft(tmp_path: Path):
+    uri = str(tmp_path / "new" / "file.bin")
+    files.write_bytes(uri, b"long content")
+    files.write_bytes(uri, b"short")
+    assert files.read_bytes(uri) == b"short"
+    assert os.listdir(tmp_path / "new") == ["file.bin"]
+    with files.open_input(uri) as stream:
+        stream.seek(2)
+        assert stream.read() == b"ort"
+
+
+def test_removing_a_tree_takes_all_of_it_and_a_missing_one_is_no_error(archive: Path):
+    files.remove_tree(str(archive / "b"))
+    files.remove_tree(str(archive / "b"))
+    assert names(str(archive)) == ["a.png", "z.png", "a/x/deep.dcm"]
+
+
+def test_a_new_file_is_whole_after_its_block_and_gone_when_the_block_fails(tmp_path: Path):
+    uri = str(tmp_path / "scores" / "part.parquet")
+    with files.new_file(uri) as stream:
+        stream.write(b"rows")
+    assert files.read_bytes(uri) == b"rows"
+    with pytest.raises(ZeroDivisionError), files.new_file(str(tmp_path / "scores" / "half")) as stream:
+        stream.write(b"ro")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "scores") == ["part.parquet"]
