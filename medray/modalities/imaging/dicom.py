@@ -6,7 +6,8 @@ parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ─
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, conve
 from pydicom.uid import UID
 
 from medray.errors import SampleError
+from medray.modalities.imaging.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
 from medray.modalities.imaging.image import Image, decoding
 
-IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG_LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
 JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
@@ -27,17 +29,17 @@ JPEG_2000 = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
 HTJ2K = {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}
 RLE = {"1.2.840.10008.1.2.5"}
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-PIXEL_TAGS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}  # Float, Double Float, (integer) Pixel Data
-UNDEFINED = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Header:
-    """A parsed file: everything before the pixels, and where the pixels are in `raw`."""
+    """What stands before the pixels of a file, and where the pixels are in `raw`."""
 
-    dataset: Dataset
     raw: bytes
+    values: dict[int, bytes]
+    """Raw values of elements.TAGS."""
     syntax: str
+    sop_class: str
     little: bool
     start: int
     """First byte of the pixel element's value; -1 without pixels."""
@@ -47,10 +49,54 @@ class Header:
     """"f4" or "f8" for float pixels, else empty."""
     words: bool
     """The element's VR is OW, which big endian swaps by 2 bytes."""
+    _dataset: Dataset | None = field(default=None, repr=False)
+
+    @property
+    def dataset(self) -> Dataset:
+        """Everything before the pixels, parsed by pydicom when first asked for (sequences, palettes)."""
+        if self._dataset is None:
+            self._dataset = _parse_whole(self.raw)[0]
+        return self._dataset
+
+    def get(self, keyword: str) -> Any:
+        """A value of elements.TAGS: int, float, str or a list of them; None where absent or empty; True for a
+        sequence. Raises SampleError `corrupt`.
+        """
+        tag, form = TAGS[keyword]
+        value = self.values.get(tag)
+        if form == "sequence":
+            return None if value is None else True
+        if not value:
+            return None
+        try:
+            if form == "short":
+                return int.from_bytes(value[:2], "little" if self.little else "big")
+            text = value.decode("ascii").strip(" \0")
+            if form == "text":
+                return text or None
+            parts = text.split("\\")
+            if form == "texts":
+                return parts
+            numbers = [float(part) for part in parts]
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError
+            return numbers if form == "decimals" else numbers[0]
+        except UnicodeDecodeError:
+            return str(self.dataset.get(keyword) or "").strip() or None
+        except ValueError:
+            raise SampleError("corrupt", f"{keyword} is not a number") from None
 
     def number(self, keyword: str, default: int) -> int:
-        value = self.dataset.get(keyword)
-        return default if value in (None, "") else int(value)
+        value = self.get(keyword)
+        return default if value is None else int(value)
+
+    @property
+    def rows(self) -> int:
+        return self.number("Rows", 0)
+
+    @property
+    def columns(self) -> int:
+        return self.number("Columns", 0)
 
     @property
     def frames(self) -> int:
@@ -66,12 +112,7 @@ class Header:
 
     @property
     def photometric(self) -> str:
-        return str(self.dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip()
-
-    @property
-    def sop_class(self) -> str:
-        meta = getattr(self.dataset, "file_meta", None)
-        return str(self.dataset.get("SOPClassUID") or (meta or {}).get("MediaStorageSOPClassUID") or "")
+        return self.get("PhotometricInterpretation") or "MONOCHROME2"
 
 
 def parse(raw: bytes) -> Header:
@@ -79,36 +120,60 @@ def parse(raw: bytes) -> Header:
 
     Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
     """
-    with decoding("DICOM header"):
-        stream = io.BytesIO(raw)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM")
-        meta = getattr(dataset, "file_meta", None)
-        implicit, little = dataset.original_encoding
-        syntax = str((meta or {}).get("TransferSyntaxUID") or (IMPLICIT if implicit else EXPLICIT))
-        at = stream.tell()
-        if syntax == DEFLATED:  # the stream's position says nothing: read it whole and lay the pixels out again
-            dataset = pydicom.dcmread(io.BytesIO(raw))
-            pixels = bytes(dataset.get("PixelData", b""))
-            found = "PixelData" in dataset
-            return Header(dataset, pixels, EXPLICIT, True, 0 if found else -1, len(pixels), "", False)
-    if len(dataset) == 0:
-        raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
-    order = "little" if little else "big"
-    head = raw[at : at + 12]
+    found = walk(raw)
+    dataset: Dataset | None = None
+    if found is None:
+        dataset, found, raw = _by_pydicom(raw)
+    sop_class = found.values.get(0x00080016, b"").decode("ascii", "replace").strip(" \0") or found.media_class
+    order = "little" if found.little else "big"
+    head = raw[found.at : found.at + 12]
     tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
     if tag not in PIXEL_TAGS or len(head) < 12:
-        return Header(dataset, raw, syntax, bool(little), -1, 0, "", False)
-    start = at + (8 if implicit else 12)
+        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset)
+    start = found.at + (8 if found.implicit else 12)
     length = int.from_bytes(raw[start - 4 : start], order)
-    return Header(dataset, raw, syntax, bool(little), start, length, PIXEL_TAGS[tag], head[4:6] == b"OW")
+    words = head[4:6] == b"OW" or found.implicit
+    return Header(
+        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset
+    )
+
+
+def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
+    """(every element before the pixels, where the pixels start)"""
+    with decoding("DICOM header"):
+        stream = io.BytesIO(raw)
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM"), stream.tell()
+
+
+def _by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
+    """What `walk` could not read: no preamble, deflated, irregular. Returns the bytes that positions refer to."""
+    dataset, at = _parse_whole(raw)
+    with decoding("DICOM header"):
+        meta = getattr(dataset, "file_meta", None) or {}
+        implicit, little = dataset.original_encoding
+        syntax = str(meta.get("TransferSyntaxUID") or (IMPLICIT if implicit else EXPLICIT))
+        if syntax == DEFLATED:  # inflated once, it is a file like any other
+            whole = pydicom.dcmread(io.BytesIO(raw))
+            whole.file_meta.TransferSyntaxUID = UID(EXPLICIT)
+            plain = io.BytesIO()
+            whole.save_as(plain, implicit_vr=False, little_endian=True)
+            return _by_pydicom(plain.getvalue())
+        if len(dataset) == 0:
+            raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
+        values: dict[int, bytes] = {}
+        for tag in WANTED & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
+            held = dataset.get_item(tag).value
+            values[tag] = held if isinstance(held, bytes) else b""
+        media_class = str(meta.get("MediaStorageSOPClassUID") or "")
+        return dataset, Elements(values, syntax, media_class, bool(implicit), bool(little), at), raw
 
 
 def check(header: Header) -> None:
     """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there."""
-    dataset, end = header.dataset, len(header.raw)
+    end = len(header.raw)
     if header.start < 0:
         image_class = "Image Storage" in UID(header.sop_class).name
-        if image_class or "Rows" in dataset:
+        if image_class or header.rows:
             raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
         raise SampleError("no_pixels", f"SOP class {UID(header.sop_class).name}")
     if header.length != UNDEFINED:
@@ -131,7 +196,7 @@ def check(header: Header) -> None:
 def _native_bytes(header: Header) -> int:
     """Bytes that uncompressed pixels must have."""
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    pixels = header.number("Rows", 0) * header.number("Columns", 0) * header.frames * samples
+    pixels = header.rows * header.columns * header.frames * samples
     bits = {"f4": 32, "f8": 64}.get(header.float_type) or header.number("BitsAllocated", 8)
     return (pixels * bits + 7) // 8
 
@@ -146,7 +211,7 @@ def stored(header: Header) -> np.ndarray:
     Raises SampleError: `no_pixels`, `truncated`, `corrupt`, `unsupported`.
     """
     check(header)
-    rows, columns = header.number("Rows", 0), header.number("Columns", 0)
+    rows, columns = header.rows, header.columns
     if rows * columns == 0:
         raise SampleError("corrupt", f"an image of {rows} x {columns} pixels")
     if header.samples not in (1, 3):
@@ -249,6 +314,9 @@ def _stored_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
     pixels = pixels.view(kind)
     if not 0 < bits < container or high >= container or header.number("BitsAllocated", 8) == 1:
         return pixels
+    low, top = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.signed else (0, (1 << bits) - 1)
+    if high == bits - 1 and low <= pixels.min() and pixels.max() <= top:
+        return pixels
     if header.signed:
         return (pixels << (container - 1 - high)) >> (container - bits)
     if high != bits - 1:
@@ -273,20 +341,17 @@ def real_world(pixels: np.ndarray, header: Header, scaling: Dataset | None = Non
     (default: the file itself): float32, or the stored integers where it is the identity.
     Padding: (H, W) bool of pixels that are outside the image (PS3.3 C.7.5.1.1.2), or None.
     """
-    dataset = header.dataset
     padding = _padding(pixels, header)
     if header.photometric == "MONOCHROME1" and pixels.dtype.kind != "f":
         bits = header.number("BitsStored", pixels.dtype.itemsize * 8)
         total = -1 if header.signed else (1 << bits) - 1
         pixels = pixels.dtype.type(total) - pixels
-    if scaling is None and dataset.get("ModalityLUTSequence"):
+    if scaling is None and header.get("ModalityLUTSequence"):
         with decoding("modality LUT"):
-            return np.asarray(apply_modality_lut(pixels, dataset), np.float32), padding
-    source = dataset if scaling is None else scaling
+            return np.asarray(apply_modality_lut(pixels, header.dataset), np.float32), padding
+    source = header if scaling is None else scaling
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
-    with decoding("rescale slope and intercept"):
-        a = 1.0 if slope in (None, "") else float(slope)
-        b = 0.0 if intercept in (None, "") else float(intercept)
+    a, b = 1.0 if slope in (None, "") else float(slope), 0.0 if intercept in (None, "") else float(intercept)
     if (a, b) == (1.0, 0.0):
         return pixels, padding
     values = pixels.astype(np.float32)
@@ -310,16 +375,9 @@ def _padding(pixels: np.ndarray, header: Header) -> np.ndarray | None:
 
 
 def _maybe_signed(header: Header, keyword: str) -> int | None:
-    """A value of VR "US or SS": raw bytes, or a number read with the wrong sign, in implicit files."""
-    value = header.dataset.get(keyword)
-    if value in (None, "", b""):
-        return None
-    with decoding(keyword):
-        if isinstance(value, bytes):
-            value = int.from_bytes(value[:2], "little" if header.little else "big")
-        value = int(value)
-        bits = header.number("BitsAllocated", 16)
-        return value - (1 << bits) if header.signed and value >= 1 << (bits - 1) else value
+    """A value of VR "US or SS": it has the sign of the pixels."""
+    value = header.get(keyword)
+    return value - (1 << 16) if value is not None and header.signed and value >= 1 << 15 else value
 
 
 def cover(values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
@@ -336,18 +394,19 @@ def read_image(raw: bytes) -> Image:
         raise SampleError("unsupported", f"{header.frames} frames in one file; expected one image")
     pixels = stored(header)[0]
     if pixels.ndim == 3:
-        return Image(pixels, color=True, spacing_mm=plane_spacing(header.dataset))
+        return Image(pixels, color=True, spacing_mm=plane_spacing(header))
     values, padding = real_world(pixels, header)
-    return Image(cover(values, padding), spacing_mm=plane_spacing(header.dataset))
+    return Image(cover(values, padding), spacing_mm=plane_spacing(header))
 
 
-def plane_spacing(dataset: Dataset) -> tuple[float, float] | None:
+def plane_spacing(source: Header | Dataset) -> tuple[float, float] | None:
     """(between rows, between columns) in mm, in the patient, else at the detector; None where the file does not say."""
     for keyword in ("PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"):
-        value = dataset.get(keyword)
+        value = source.get(keyword)
         if value:
-            with decoding(keyword):
-                rows, columns = (float(v) for v in value)
+            if len(value) != 2:
+                raise SampleError("corrupt", f"{keyword} of {len(value)} numbers; expected 2")
+            rows, columns = (float(v) for v in value)
             if rows > 0 and columns > 0:
                 return rows, columns
     return None

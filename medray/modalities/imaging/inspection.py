@@ -89,7 +89,7 @@ def _dicom_file(header: dicom.Header) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "format": "dicom",
         "sop_class": UID(header.sop_class).name,
-        "modality": str(header.dataset.get("Modality") or ""),
+        "modality": str(header.get("Modality") or ""),
         "transfer_syntax": UID(header.syntax).name,
         "photometric": header.photometric,
         "bits_allocated": header.number("BitsAllocated", 0),
@@ -101,7 +101,7 @@ def _dicom_file(header: dicom.Header) -> dict[str, Any]:
     pixels = dicom.stored(header)
     facts["shape"] = list(pixels.shape[1:3] if header.frames == 1 else pixels.shape[:3])
     facts["dtype"] = str(pixels.dtype)
-    spacing = dicom.plane_spacing(header.dataset)
+    spacing = dicom.plane_spacing(header)
     facts["spacing_mm"] = None if spacing is None else list(spacing)
     if header.frames == 1 and pixels.ndim == 3:
         pixels = dicom.real_world(pixels[0], header)[0]
@@ -132,7 +132,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
             continue
-        groups.setdefault(str(header.dataset.get("SeriesInstanceUID") or ""), []).append(raw)
+        groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(raw)
     found = [series_facts(raws) | {"series": uid} for uid, raws in sorted(groups.items())]
     facts: dict[str, Any] = {"files": len(files), "series": len(found), "other_files": dict(sorted(others.items()))}
     if len(found) == 1:
@@ -146,7 +146,7 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
     first = dicom.parse(raws[0])
     syntaxes = sorted({UID(dicom.parse(raw).syntax).name for raw in raws})
     facts: dict[str, Any] = {
-        "modality": str(first.dataset.get("Modality") or ""),
+        "modality": str(first.get("Modality") or ""),
         "slices": len(raws),
         "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
     }

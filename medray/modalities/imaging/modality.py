@@ -200,9 +200,9 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
         )
     if 0 in image.shape:
         raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
         raise SampleError("bad_values", f"{int((~np.isfinite(values)).sum())} values are NaN or infinite")
-    values = values.astype(np.float32)
+    values = values.astype(np.float32, copy=False)
     if not image.color:
         values = values[None]
     elif spec.channels == 1:

@@ -148,9 +148,8 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     header = dicom.parse(raw)
     if header.sop_class == dicom.MEDIA_DIRECTORY:
         return
-    dataset = header.dataset
-    subject = whole.subject or str(dataset.get("PatientID") or "").strip() or None
-    instance, series = (str(dataset.get(word) or "") for word in ("SOPInstanceUID", "SeriesInstanceUID"))
+    subject = whole.subject or header.get("PatientID")
+    instance, series = header.get("SOPInstanceUID") or "", header.get("SeriesInstanceUID") or ""
     part = replace(whole, subject=subject)
     if spec.label_from == "folder":
         label, split = _folders(whole.entry_id)

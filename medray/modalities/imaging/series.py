@@ -77,13 +77,13 @@ class Stack:
 
 def planes(header: Header) -> list[Plane]:
     """The plane of every frame of a file. Raises SampleError `bad_geometry` where one is missing."""
-    dataset = header.dataset
-    shape = (header.number("Rows", 0), header.number("Columns", 0))
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    if not per_frame:
+    shape = (header.rows, header.columns)
+    if not header.get("PerFrameFunctionalGroupsSequence"):
         if header.frames > 1:
             raise SampleError("bad_geometry", f"{header.frames} frames without a position each")
-        return [_plane(dataset, dataset, dataset, shape)]
+        return [_plane(header, header, header, shape)]
+    dataset = header.dataset
+    per_frame = dataset.PerFrameFunctionalGroupsSequence
     if len(per_frame) != header.frames:
         raise SampleError("corrupt", f"{header.frames} frames, but {len(per_frame)} frame descriptions")
     return [
@@ -106,7 +106,9 @@ def _group(dataset: Dataset, frame: int, keyword: str) -> Dataset:
         return items[0] if items else Dataset()
 
 
-def _plane(place: Dataset, turn: Dataset, measures: Dataset, shape: tuple[int, int]) -> Plane:
+def _plane(
+    place: Header | Dataset, turn: Header | Dataset, measures: Header | Dataset, shape: tuple[int, int]
+) -> Plane:
     position, turned = place.get("ImagePositionPatient"), turn.get("ImageOrientationPatient")
     spacing = plane_spacing(measures)
     if not position or not turned or spacing is None:
@@ -173,7 +175,7 @@ def stack(given: Sequence[Plane]) -> Stack:
 
 def is_mosaic(header: Header) -> bool:
     """A Siemens mosaic: one image that holds the slices of a volume as tiles."""
-    return "MOSAIC" in [str(part).upper() for part in header.dataset.get("ImageType") or []]
+    return "MOSAIC" in [str(part).upper() for part in header.get("ImageType") or []]
 
 
 def headers_and_stack(raws: Sequence[bytes]) -> tuple[list[Header], Stack]:
@@ -196,12 +198,12 @@ def read_series(raws: Sequence[bytes]) -> Image:
     headers, found = headers_and_stack(raws)
     place = np.empty(len(found.order), int)
     place[found.order] = np.arange(len(found.order))
-    shape = (headers[0].number("Rows", 0), headers[0].number("Columns", 0))
+    shape = (headers[0].rows, headers[0].columns)
     volume: Any = None
     padding: np.ndarray | None = None
     k = 0
     for header in headers:
-        enhanced = "PerFrameFunctionalGroupsSequence" in header.dataset
+        enhanced = header.get("PerFrameFunctionalGroupsSequence")
         for frame, pixels in enumerate(stored(header)):
             scaling = _group(header.dataset, frame, "PixelValueTransformationSequence") if enhanced else None
             values, outside = real_world(pixels, header, scaling)
