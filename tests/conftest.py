@@ -39,9 +39,11 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray of two CPUs for the whole session."""
+    """One local Ray of two CPUs for the whole session; engines connect to it instead of starting their own."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    from medray.engines.ray import start
+
+    start(num_cpus=2)
     yield
     ray.shutdown()
