@@ -68,12 +68,21 @@ def read_nifti(raw: bytes) -> Image:
     These are the axes of an axial DICOM series, so that both give one array. Scaled by scl_slope and scl_inter:
     float32, or the stored integers without scaling. Raises SampleError.
     """
+    from nibabel.filebasedimages import ImageFileError
     from nibabel.nifti1 import Nifti1Image
     from nibabel.nifti2 import Nifti2Image
-    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+    from nibabel.orientations import (
+        OrientationError,
+        apply_orientation,
+        axcodes2ornt,
+        inv_ornt_aff,
+        io_orientation,
+        ornt_transform,
+    )
+    from nibabel.spatialimages import HeaderDataError
 
     raw = unzipped(raw)
-    with decoding("NIfTI"):
+    with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError):
         kind = Nifti2Image if raw[4:8] == b"n+2\0" else Nifti1Image
         header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=True)
         shape = tuple(int(n) for n in header.get_data_shape())
@@ -89,7 +98,7 @@ def read_nifti(raw: bytes) -> Image:
     need, have = int(np.prod(shape)) * dtype.itemsize, len(raw) - start
     if have < need:
         raise SampleError("truncated", f"{max(0, have)} of {need} bytes of voxels")
-    with decoding("NIfTI"):
+    with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError):
         values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape, order="F")
         slope, intercept = header.get_slope_inter()
         affine = header.get_best_affine()

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
 from pydicom.uid import UID
 
@@ -29,6 +33,11 @@ JPEG_2000 = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
 HTJ2K = {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}
 RLE = {"1.2.840.10008.1.2.5"}
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+def reading(what: str) -> AbstractContextManager[None]:
+    """`decoding` with pydicom's own exceptions."""
+    return decoding(what, BytesLengthException, InvalidDicomError)
 
 
 @dataclass(slots=True)
@@ -82,7 +91,10 @@ class Header:
                 raise ValueError
             return numbers if form == "decimals" else numbers[0]
         except UnicodeDecodeError:
-            return str(self.dataset.get(keyword) or "").strip() or None
+            if keyword != "PatientID":  # the one value here that may be in another character set
+                raise SampleError("corrupt", f"{keyword} is not plain text") from None
+            with reading(keyword):
+                return str(self.dataset.get(keyword) or "").strip() or None
         except ValueError:
             raise SampleError("corrupt", f"{keyword} is not a number") from None
 
@@ -140,7 +152,7 @@ def parse(raw: bytes) -> Header:
 
 def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
     """(every element before the pixels, where the pixels start)"""
-    with decoding("DICOM header"):
+    with reading("DICOM header"):
         stream = io.BytesIO(raw)
         return pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM"), stream.tell()
 
@@ -148,7 +160,7 @@ def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
 def _by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
     """What `walk` could not read: no preamble, deflated, irregular. Returns the bytes that positions refer to."""
     dataset, at = _parse_whole(raw)
-    with decoding("DICOM header"):
+    with reading("DICOM header"):
         meta = getattr(dataset, "file_meta", None) or {}
         implicit, little = dataset.original_encoding
         syntax = str(meta.get("TransferSyntaxUID") or (IMPLICIT if implicit else EXPLICIT))
@@ -172,10 +184,10 @@ def check(header: Header) -> None:
     """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there."""
     end = len(header.raw)
     if header.start < 0:
-        image_class = "Image Storage" in UID(header.sop_class).name
+        image_class = "Image Storage" in uid_name(header.sop_class)
         if image_class or header.rows:
             raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
-        raise SampleError("no_pixels", f"SOP class {UID(header.sop_class).name}")
+        raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
     if header.length != UNDEFINED:
         have, need = min(header.length, end - header.start), _native_bytes(header)
         if have < need:
@@ -199,6 +211,12 @@ def _native_bytes(header: Header) -> int:
     pixels = header.rows * header.columns * header.frames * samples
     bits = {"f4": 32, "f8": 64}.get(header.float_type) or header.number("BitsAllocated", 8)
     return (pixels * bits + 7) // 8
+
+
+def uid_name(text: str) -> str:
+    """A registered UID's name; another UID as it is; what is no UID is not repeated."""
+    name = UID(text, validation_mode=IGNORE).name
+    return name if name != text or re.fullmatch(r"[0-9.]{1,64}", text) else "an invalid UID"
 
 
 # --- stored pixels --------------------------------------------------------------------------------------------
@@ -229,7 +247,7 @@ def stored(header: Header) -> np.ndarray:
         pixels = _stored_bits(pixels, header)
         return _palette(header, pixels) if header.photometric == "PALETTE COLOR" else pixels
     if header.photometric in ("YBR_FULL", "YBR_FULL_422") and not decoded_rgb:
-        with decoding("colour conversion"):
+        with reading("colour conversion"):
             pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
     return pixels
 
@@ -269,7 +287,7 @@ def _native(header: Header, rows: int, columns: int) -> np.ndarray:
 def _encoded_frames(header: Header) -> list[bytes]:
     from pydicom.encaps import generate_frames
 
-    with decoding("encapsulated pixels"):
+    with reading("encapsulated pixels"):
         return list(generate_frames(header.raw[header.start :], number_of_frames=header.frames))
 
 
@@ -278,7 +296,7 @@ def _decompress(header: Header, frame: bytes, rows: int, columns: int) -> np.nda
     import imagecodecs
 
     syntax, color = header.syntax, header.samples == 3
-    with decoding(UID(syntax).name):
+    with reading(uid_name(syntax)):
         if syntax in JPEG_LOSSY:
             bare_rgb = (
                 color and header.photometric == "RGB" and b"JFIF" not in frame[:64] and b"Adobe" not in frame[:512]
@@ -298,7 +316,7 @@ def _decompress(header: Header, frame: bytes, rows: int, columns: int) -> np.nda
             pixels = flat.reshape(header.samples, rows, columns)
             pixels = np.moveaxis(pixels, 0, -1) if color else pixels[0]
         else:
-            raise SampleError("unsupported", f"transfer syntax {UID(syntax).name}")
+            raise SampleError("unsupported", f"transfer syntax {uid_name(syntax)}")
         pixels = np.asarray(pixels)
         if color and pixels.shape == (3, rows, columns):
             pixels = np.moveaxis(pixels, 0, -1)
@@ -325,7 +343,7 @@ def _stored_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _palette(header: Header, pixels: np.ndarray) -> np.ndarray:
-    with decoding("palette"):
+    with reading("palette"):
         colors = apply_color_lut(pixels, header.dataset)[..., :3]
         deep = colors.dtype.itemsize == 2
         return (colors >> 8).astype(np.uint8) if deep else colors  # PS3.3 C.7.6.3.1.6: 16-bit entries span 0..65535
@@ -347,7 +365,7 @@ def real_world(pixels: np.ndarray, header: Header, scaling: Dataset | None = Non
         total = -1 if header.signed else (1 << bits) - 1
         pixels = pixels.dtype.type(total) - pixels
     if scaling is None and header.get("ModalityLUTSequence"):
-        with decoding("modality LUT"):
+        with reading("modality LUT"):
             return np.asarray(apply_modality_lut(pixels, header.dataset), np.float32), padding
     source = header if scaling is None else scaling
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")

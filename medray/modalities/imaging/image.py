@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,16 +49,19 @@ MALFORMED = (
     AssertionError,
     struct.error,
     zlib.error,
+    zipfile.BadZipFile,
 )
-"""What pydicom, imagecodecs, Pillow, nibabel and numpy raise on malformed bytes. Caught around their calls alone."""
+"""What decoders raise on malformed bytes, besides exceptions of their own. Caught around their calls alone."""
 
 
 @contextmanager
-def decoding(what: str) -> Iterator[None]:
-    """Third-party decoding of `what`: its errors become SampleError; its warnings, which may quote the file, nothing.
+def decoding(what: str, *also: type[Exception]) -> Iterator[None]:
+    """Third-party decoding of `what`: its errors (MALFORMED and `also`) become SampleError, its warnings nothing.
 
-    Only the class of the error is kept: its text may hold values from the file.
+    Both may quote the file, pydicom's log too: of an error only the class is kept.
     """
+    log = logging.getLogger("pydicom")
+    silent, log.disabled = log.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -67,6 +72,8 @@ def decoding(what: str) -> Iterator[None]:
         raise SampleError("truncated", f"{what}: the data ends too early") from None
     except MemoryError:
         raise SampleError("corrupt", f"{what}: it claims a size that does not fit into memory") from None
-    except MALFORMED as error:
+    except (*MALFORMED, *also) as error:
         ended = isinstance(error, OSError) and "truncated" in str(error)
-        raise SampleError("truncated" if ended else "corrupt", f"{what}: {type(error).__name__}") from error
+        raise SampleError("truncated" if ended else "corrupt", f"{what}: {type(error).__name__}") from None
+    finally:
+        log.disabled = silent

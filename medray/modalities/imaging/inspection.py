@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from pydicom.uid import UID
 
 from medray.errors import SampleError
 from medray.files import File, list_files, read_bytes, relative
@@ -47,7 +46,9 @@ def _one_file(uri: str) -> Inspection:
     if kind == "dicom":
         header = dicom.parse(raw)
         if header.sop_class == dicom.MEDIA_DIRECTORY:
-            return Inspection(title="DICOMDIR", facts={"format": "dicom", "sop_class": UID(header.sop_class).name})
+            return Inspection(
+                title="DICOMDIR", facts={"format": "dicom", "sop_class": dicom.uid_name(header.sop_class)}
+            )
         return Inspection(title="DICOM file", facts=_dicom_file(header))
     image = decode([raw], volumes=True)
     facts = {"format": kind} | _image_facts(image)
@@ -88,9 +89,9 @@ def _image_facts(image: Image) -> dict[str, Any]:
 def _dicom_file(header: dicom.Header) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "format": "dicom",
-        "sop_class": UID(header.sop_class).name,
+        "sop_class": dicom.uid_name(header.sop_class),
         "modality": str(header.get("Modality") or ""),
-        "transfer_syntax": UID(header.syntax).name,
+        "transfer_syntax": dicom.uid_name(header.syntax),
         "photometric": header.photometric,
         "bits_allocated": header.number("BitsAllocated", 0),
         "bits_stored": header.number("BitsStored", 0),
@@ -144,7 +145,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
 def series_facts(raws: list[bytes]) -> dict[str, Any]:
     """Geometry and values of the files of one series; where they are no volume, the reason and what can be said."""
     first = dicom.parse(raws[0])
-    syntaxes = sorted({UID(dicom.parse(raw).syntax).name for raw in raws})
+    syntaxes = sorted({dicom.uid_name(dicom.parse(raw).syntax) for raw in raws})
     facts: dict[str, Any] = {
         "modality": str(first.get("Modality") or ""),
         "slices": len(raws),

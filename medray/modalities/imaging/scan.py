@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pydicom.uid import UID
-
 from medray.errors import SampleError
 from medray.files import File, exists, read_bytes, relative
 from medray.manifests import Part, digest
@@ -166,7 +164,9 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     elif not spec.volumes and instance:
         yield replace(part, entry_id=instance)
     else:
-        yield replace(part, reason="corrupt", detail=f"{UID(header.sop_class).name} without its instance or series UID")
+        yield replace(
+            part, reason="corrupt", detail=f"{dicom.uid_name(header.sop_class)} without its instance or series UID"
+        )
 
 
 def _npz_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:

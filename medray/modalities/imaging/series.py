@@ -15,8 +15,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging.dicom import Header, check, cover, parse, plane_spacing, real_world, stored
-from medray.modalities.imaging.image import Image, decoding
+from medray.modalities.imaging.dicom import Header, check, cover, parse, plane_spacing, reading, real_world, stored
+from medray.modalities.imaging.image import Image
 
 REGULAR_MM = 0.01
 """A stack is regular when its affine meets every slice's own position within this."""
@@ -99,7 +99,7 @@ def planes(header: Header) -> list[Plane]:
 
 def _group(dataset: Dataset, frame: int, keyword: str) -> Dataset:
     """A functional group of a frame, its own or the shared one; empty where there is none (PS3.3 C.7.6.16)."""
-    with decoding("functional groups"):
+    with reading("functional groups"):
         own = dataset.PerFrameFunctionalGroupsSequence[frame].get(keyword)
         shared = dataset.get("SharedFunctionalGroupsSequence")
         items = own or (shared[0].get(keyword) if shared else None)
@@ -118,7 +118,7 @@ def _plane(
             if not value
         ]
         raise SampleError("bad_geometry", f"a slice without {', '.join(missing)}")
-    with decoding("geometry"):
+    with reading("geometry"):
         at = np.array([float(v) for v in position])
         along, down = np.array([float(v) for v in turned]).reshape(2, 3)
         thickness = measures.get("SliceThickness")
