@@ -1,0 +1,216 @@
+"""ShardSink writes shards and their index; ShardSet is an opened index."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files
+from medray.errors import ArchiveError
+from medray.samples import KEYS, failed, good
+from medray.shards.parquet import read_samples, write_samples
+
+Summarise = Callable[[pa.RecordBatch], pa.Table]
+
+INDEX = pa.schema(
+    [
+        pa.field("path", pa.string()),  # below the folder; null where every entry failed
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("first", pa.string(), nullable=False),  # smallest entry id: the order of the index
+        pa.field("entries", pa.int64(), nullable=False),  # good and failed
+        pa.field("failed_path", pa.string()),
+        pa.field("failed_entries", pa.int64(), nullable=False),
+        pa.field("summary", pa.binary()),  # Arrow IPC stream of what `summarise` gave
+    ]
+)
+INDEX_NAME = "index.parquet"
+
+
+class Written(Protocol):
+    """What `commit` needs of a receipt (flows.Receipt)."""
+
+    @property
+    def payload(self) -> dict[str, Any]: ...
+
+
+@dataclass
+class ShardSink:
+    """The flows.Sink of prepared samples: a Parquet file per shard, failed rows apart, and one index of all."""
+
+    folder: str
+    schema: pa.Schema
+    """samples.sample_schema of the modality."""
+    summarise: Summarise | None = None
+    """Run on each batch of good rows; the tables of all shards stand in the index (`ShardSet.summaries`)."""
+    planned: int | None = None
+    """Entries of the whole plan: until the index has them all, `ShardSet.open` refuses it."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the shards were made from; stands in the index."""
+    _found: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_found": {}}
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        """Samples of one shard to files nobody names yet. Returns a row of INDEX, the summary as base64."""
+        name = uuid.uuid4()
+        lost: list[pa.RecordBatch] = []
+        summaries: list[pa.Table] = []
+        entries: set[str] = set()
+        splits: set[str | None] = set()
+
+        def usable() -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                entries.update(batch.column("entry_id").to_pylist())
+                lost.append(failed(batch).select(KEYS.names))
+                rows = good(batch)
+                if len(rows):
+                    splits.update(rows.column("split").unique().to_pylist())
+                    if self.summarise is not None:
+                        summaries.append(self.summarise(rows))
+                    yield rows
+
+        row: dict[str, Any] = dict.fromkeys(INDEX.names) | {"rows": 0, "bytes": 0, "failed_entries": 0}
+        flow = usable()
+        start = next(flow, None)
+        if start is not None:
+            row["path"] = f"shard-{name}.parquet"
+            place = files.join(self.folder, row["path"])
+            row["rows"], row["bytes"] = write_samples(chain([start], flow), place, self.schema)
+            if len(splits) > 1:
+                raise ValueError(
+                    f"a shard holds one split, found {sorted(map(str, splits))}: plan each split by itself"
+                )
+            row["split"] = splits.pop()
+        bad = [batch for batch in lost if len(batch)]
+        if bad:
+            row["failed_path"] = f"failed-{name}.parquet"
+            row["failed_entries"] = len({e for batch in bad for e in batch.column("entry_id").to_pylist()})
+            write_samples(bad, files.join(self.folder, row["failed_path"]), KEYS)
+        row["entries"], row["first"] = len(entries), min(entries, default="")
+        row["summary"] = base64.b64encode(_to_ipc(pa.concat_tables(summaries))).decode() if summaries else None
+        return row
+
+    def commit(self, receipts: Sequence[Written]) -> None:
+        """Write the index of all shards committed so far, in the order of their entries. Readers see all or none."""
+        for receipt in receipts:
+            row = dict(receipt.payload)
+            if row["entries"]:
+                row["summary"] = None if row["summary"] is None else base64.b64decode(row["summary"])
+                self._found[row["path"] or row["failed_path"]] = row
+        rows = sorted(self._found.values(), key=lambda row: row["first"])
+        about = {"facts": json.dumps(dict(self.facts), sort_keys=True), "planned": json.dumps(self.planned)}
+        table = pa.Table.from_pylist(rows, schema=INDEX.with_metadata(about))
+        files.write_bytes(files.join(self.folder, INDEX_NAME), _to_parquet(table))
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of good samples."""
+
+    uri: str
+    rows: int
+    bytes: int
+    split: str | None
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """An opened index; `open` is the way in."""
+
+    folder: str
+    index: pa.Table
+    """INDEX, in the order of the entries."""
+    facts: Mapping[str, str]
+    complete: bool
+    """All planned entries are in it."""
+
+    @classmethod
+    def open(cls, folder: str, *, partial: bool = False) -> ShardSet:
+        """Raises ArchiveError when there is no index, or not yet all of the planned entries and not `partial`."""
+        import pyarrow.parquet as pq
+
+        place = files.join(folder, INDEX_NAME)
+        try:
+            index = pq.read_table(pa.BufferReader(files.read_bytes(place)))
+        except FileNotFoundError:
+            raise ArchiveError("there are no prepared shards here", where=folder, do="run `medray prepare`") from None
+        about = index.schema.metadata
+        planned, found = json.loads(about[b"planned"]), pc.sum(index.column("entries")).as_py() or 0
+        if planned is not None and found < planned and not partial:
+            raise ArchiveError(
+                "the preparation of these shards did not end",
+                where=folder,
+                found=f"{found} entries",
+                expected=f"{planned} entries",
+                do="run `medray prepare` again",
+            )
+        return cls(folder, index, json.loads(about[b"facts"]), planned is None or found >= planned)
+
+    def split(self, name: str | None) -> list[Shard]:
+        """Shards of a split, in the order of their entries."""
+        return [
+            Shard(files.join(self.folder, row["path"]), row["rows"], row["bytes"], row["split"])
+            for row in self.index.select(["path", "rows", "bytes", "split"]).to_pylist()
+            if row["path"] is not None and row["split"] == name
+        ]
+
+    def rows(self, name: str | None) -> int:
+        """Samples of a split."""
+        return sum(shard.rows for shard in self.split(name))
+
+    @property
+    def splits(self) -> dict[str | None, int]:
+        """Samples per split."""
+        held = [row["split"] for row in self.index.select(["path", "split"]).to_pylist() if row["path"] is not None]
+        return {name: self.rows(name) for name in sorted(set(held), key=str)}
+
+    @property
+    def entries(self) -> int:
+        """Good and failed."""
+        return pc.sum(self.index.column("entries")).as_py() or 0
+
+    @property
+    def failed_entries(self) -> int:
+        return pc.sum(self.index.column("failed_entries")).as_py() or 0
+
+    def summaries(self, name: str | None) -> pa.Table:
+        """What `summarise` gave for the shards of a split, one below the other. Raises ArchiveError when nothing."""
+        held = [r["summary"] for r in self.index.select(["summary", "split"]).to_pylist() if r["split"] == name]
+        tables = [pa.ipc.open_stream(summary).read_all() for summary in held if summary is not None]
+        if not tables:
+            raise ArchiveError(
+                "these shards have no summary of this split", where=self.folder, expected=f"samples in split {name}"
+            )
+        return pa.concat_tables(tables)
+
+    def failed(self) -> pa.Table:
+        """Failed rows (KEYS), in the order of the entries."""
+        paths = [path for path in self.index.column("failed_path").to_pylist() if path is not None]
+        batches = [read_samples(files.join(self.folder, path)) for path in paths]
+        return pa.Table.from_batches(batches, schema=KEYS)
