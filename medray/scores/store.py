@@ -205,6 +205,7 @@ class ScoreStore:
     ) -> pa.Table:
         """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
 
+        Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
         latest attempt failed, for any reason or for one of those given (keys of errors.REASONS). Reads the key
         columns of this bundle's files as a stream, and spills to disk beyond `memory`.

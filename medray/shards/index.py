@@ -58,6 +58,9 @@ class ShardSink:
     """What the shards were made from; stands in the index."""
     _found: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        self.folder = files.absolute(self.folder)  # a worker has another working directory
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_found": {}}
 
