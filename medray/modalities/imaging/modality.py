@@ -93,7 +93,8 @@ class Imaging:
         if self.spec.normalise == "none":
             return SUMMARY.empty_table()
         pixels = tensor_view(samples.column("pixels"))
-        values = ranged(pixels.astype(np.float64), self.spec).reshape(*pixels.shape[:2], -1)
+        shape = (*pixels.shape[:2], math.prod(self.spec.size))
+        values = ranged(pixels.astype(np.float64), self.spec).reshape(shape)
         return pa.table(
             {
                 "count": np.full(len(values), values.shape[-1], np.int64),
