@@ -66,6 +66,8 @@ class Flow:
     stages: tuple[Stage, ...]
     sink: Sink
     progress: Progress = lambda done, failed: None
+    small: bool = False
+    """Too little work to be worth starting workers: an engine may do it in the driver, with the same result."""
     commit_seconds: float | None = None
     """Commit what has come in at least this often; None: once, at the end."""
 

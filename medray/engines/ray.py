@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,18 +67,24 @@ class RayEngine:
 
         if not flow.plan:
             return
+        if flow.small:  # starting actors costs seconds
+            collect(flow, map(lane(flow.stages, flow.sink), flow.plan))
+            return
         _quiet_ray_data()
-        receipts = ray.data.from_arrow(list(flow.plan)).map_batches(
-            Lane,
-            fn_constructor_args=(flow.stages, flow.sink),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(flow.plan))),
-            num_cpus=self.cpus,
-            num_gpus=self.gpus or None,
-            max_restarts=10,
-            max_task_retries=2,
-        )
+        with warnings.catch_warnings():
+            # Ray 2.60 announces named parameters for these two, and has none yet
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            receipts = ray.data.from_arrow(list(flow.plan)).map_batches(
+                Lane,
+                fn_constructor_args=(flow.stages, flow.sink),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(flow.plan))),
+                num_cpus=self.cpus,
+                num_gpus=self.gpus or None,
+                max_restarts=10,  # Ray's default is to restart and retry for ever
+                max_task_retries=2,
+            )
         with _own_errors():
             collect(flow, _receipts(receipts))
 
@@ -119,6 +127,8 @@ def start(address: str | None = None, **options: Any) -> None:
     """Connect to a cluster, or start Ray on this machine, without its noise on the terminal."""
     import ray
 
+    # the core worker prints a warning at every start of a restartable actor (ray-project/ray#53727)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if address is None:
             ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False, **options)

@@ -6,18 +6,22 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from medray import bundles, files, stages
 from medray.engines.base import Engine
 from medray.errors import BundleError
 from medray.flows import Flow
 from medray.progress import Progress, Silent
-from medray.shards import ShardSet
+from medray.shards import ShardSet, read_samples
 from medray.training import stacked
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import EvaluateResult
 from medray.verbs.settings import TrainRun
 from medray.verbs.tables import TableSink
+
+
+SMALL_SAMPLES = 256
 
 
 def evaluate(
@@ -77,7 +81,8 @@ def predict_split(
     sink = TableSink(run.folder, stages.SCORE_ROWS)
     progress.begin("evaluate", len(plan))
     stage_list = (stages.load_shard(), stages.score(run.bundle_uri, bundle.id))
-    engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance))
+    small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES
+    engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance, small=small))
     rows = sink.take()
     failed = rows.filter(rows.column("output").is_null())
     if len(failed):
@@ -92,7 +97,8 @@ def predict_split(
 
 def _targets(folder: str, split: str) -> pa.Table:
     """entry_id, sample_id, subject_id, target of every sample of a split."""
-    return ShardSet.open(folder).keys(split).select(["entry_id", "sample_id", "subject_id", "target"])
+    names = ["entry_id", "sample_id", "subject_id", "target"]
+    return pa.Table.from_batches([read_samples(shard.uri, names) for shard in ShardSet.open(folder).split(split)])
 
 
 def _wide(rows: pa.Table, outputs: tuple[str, ...], keys: pa.Table) -> pa.Table:
@@ -100,7 +106,7 @@ def _wide(rows: pa.Table, outputs: tuple[str, ...], keys: pa.Table) -> pa.Table:
     order = [("entry_id", "ascending"), ("sample_id", "ascending")]
     keys = keys.sort_by(order)
     for name in outputs:
-        column = rows.filter(pa.compute.equal(rows.column("output"), name)).sort_by(order)
+        column = rows.filter(pc.equal(rows.column("output"), name)).sort_by(order)
         same = column.column("entry_id").equals(keys.column("entry_id")) and column.column("sample_id").equals(
             keys.column("sample_id")
         )

@@ -20,6 +20,9 @@ from medray.verbs.results import IndexResult
 from medray.verbs.settings import ScoreRun, TrainRun
 from medray.verbs.tables import TableSink
 
+SMALL_FILES, SMALL_BYTES = 2000, 2**28
+"""Scanned in about a second, which is less than workers take to start."""
+
 NOT_KEPT = ("unreadable", "missing_file")
 """Reasons that may pass without the file changing: such a file is opened at every index."""
 
@@ -55,7 +58,8 @@ def index_archive(
     progress.begin("index", len(changed))
     sink = TableSink(run.folder, PARTS)
     plan = shards(pa.Table.from_pylist([f._asdict() for f in changed], schema=stages.FILES), workers=engine.workers)
-    engine.run(Flow("index", plan, (stages.scan(spec, root, key),), sink, progress.advance))
+    small = len(changed) <= SMALL_FILES and sum(file.size for file in changed) <= SMALL_BYTES
+    engine.run(Flow("index", plan, (stages.scan(spec, root, key),), sink, progress.advance, small=small))
     parts = pa.concat_tables([kept, sink.take()])
     manifest = group_parts(parts)
     if len(manifest) == 0:

@@ -27,6 +27,7 @@ from medray.verbs.results import PrepareResult
 from medray.verbs.settings import TrainRun
 
 SHARD_BYTES = 64 * 2**20
+SMALL_BYTES = 2**22
 FORMAT = 1
 
 
@@ -65,6 +66,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     done = files.join(folder, "prepared.json")
     reused = files.exists(done)
     if not reused:
+        files.remove_tree(folder)  # of a killed attempt
         write_manifest(manifest, files.join(folder, "manifest.parquet"), run.root)
         _decode(run, used, modality, folder, engine, progress)
     shard_set = ShardSet.open(folder)
@@ -80,7 +82,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
         entries=indexed.entries,
         failed=len(broken),
         shards=sum(len(shard_set.split(name)) for name in SPLITS),
-        samples=sum(sum(shard_set.rows(name)) for name in SPLITS),
+        samples=sum(shard_set.rows(name) for name in SPLITS),
         unlabelled=len(manifest) - len(used) - (len(manifest) - manifest.column("reason").null_count),
         by_reason=reasons,
         splits=splits,
@@ -114,9 +116,10 @@ def _decode(
     for name in SPLITS:
         of_split = used.filter(pc.equal(used.column("split"), name))
         plan += shards(of_split, workers=engine.workers, rows_per_shard=rows)
-    sink = ShardSink(folder, sample_schema(modality.payload), modality.summarise)
+    sink = ShardSink(folder, sample_schema(modality.payload), modality.summarise, planned=len(used))
+    small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
     progress.begin("prepare", len(used))
-    engine.run(Flow("prepare", plan, (stages.read(run.modality, min(32, rows)),), sink, progress.advance))
+    engine.run(Flow("prepare", plan, (stages.read(run.modality, min(32, rows)),), sink, progress.advance, small=small))
 
 
 def rows_per_shard(modality: Modality) -> int:

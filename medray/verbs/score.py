@@ -16,6 +16,7 @@ from medray.verbs.results import ScoreResult
 from medray.verbs.settings import ScoreRun
 
 ENTRIES_PER_SHARD = 256
+SMALL_ENTRIES = 32
 
 
 class Tally:
@@ -44,8 +45,8 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     bundle = bundles.load(run.bundle_uri)
     manifest, indexed = index_archive(run, bundle.recipe.modality, engine, progress)
     store = ScoreStore.open(run.store_uri, create=True)
+    claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     pending = store.pending(manifest, bundle.id)
-    claim = store.claim(bundle.id)
     sink = Tally(store.sink(claim))
     scoring = time.monotonic()
     progress.begin("score", len(pending))
@@ -58,6 +59,7 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
         ),
         sink,
         progress.advance,
+        small=len(pending) <= SMALL_ENTRIES,
         commit_seconds=30.0,
     )
     engine.run(flow)
