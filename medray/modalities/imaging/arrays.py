@@ -39,9 +39,7 @@ def read_picture(raw: bytes) -> Image:
             picture = PIL.ImageOps.exif_transpose(picture)
             if picture.mode == "P":
                 picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-            if picture.mode in ("LA", "PA", "La"):
-                picture = picture.convert("RGBA").convert("RGBA")
-            if picture.mode in ("RGBA", "RGBa"):
+            if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
                 black = PIL.Image.new("RGBA", picture.size, (0, 0, 0, 255))
                 picture = PIL.Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB")
             if picture.mode == "1":

@@ -1,222 +1,25 @@
-"""DICOM: one parse of a file's header, its stored pixels, and what they mean (PS3.3 C.7.6.3, C.11.1; PS3.5 A).
+"""DICOM pixels: what a file stores and what that means (PS3.3 C.7.6.3, C.7.5.1.1.2, C.11.1; PS3.5 A).
 
-parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── Frames: real-world values, padding
+parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── real_world(frame) → values, padding
 """
 
 from __future__ import annotations
 
-import io
-import math
-import re
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
-import pydicom
-from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
-from pydicom.uid import UID
 
 from medray.errors import SampleError
-from medray.modalities.imaging.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
-from medray.modalities.imaging.image import Image, decoding
+from medray.modalities.imaging.elements import UNDEFINED
+from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading, uid_name
+from medray.modalities.imaging.image import Image
 
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG_LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
 JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
 JPEG_2000 = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
 HTJ2K = {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}
 RLE = {"1.2.840.10008.1.2.5"}
-MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-
-
-def reading(what: str) -> AbstractContextManager[None]:
-    """`decoding` with pydicom's own exceptions."""
-    return decoding(what, BytesLengthException, InvalidDicomError)
-
-
-@dataclass(slots=True)
-class Header:
-    """What stands before the pixels of a file, and where the pixels are in `raw`."""
-
-    raw: bytes
-    values: dict[int, bytes]
-    """Raw values of elements.TAGS."""
-    syntax: str
-    sop_class: str
-    little: bool
-    start: int
-    """First byte of the pixel element's value; -1 without pixels."""
-    length: int
-    """Of that value in bytes; UNDEFINED when it is encapsulated."""
-    float_type: str
-    """"f4" or "f8" for float pixels, else empty."""
-    words: bool
-    """The element's VR is OW, which big endian swaps by 2 bytes."""
-    _dataset: Dataset | None = field(default=None, repr=False)
-
-    @property
-    def dataset(self) -> Dataset:
-        """Everything before the pixels, parsed by pydicom when first asked for (sequences, palettes)."""
-        if self._dataset is None:
-            self._dataset = _parse_whole(self.raw)[0]
-        return self._dataset
-
-    def get(self, keyword: str) -> Any:
-        """A value of elements.TAGS: int, float, str or a list of them; None where absent or empty; True for a
-        sequence. Raises SampleError `corrupt`.
-        """
-        tag, form = TAGS[keyword]
-        value = self.values.get(tag)
-        if form == "sequence":
-            return None if value is None else True
-        if not value:
-            return None
-        try:
-            if form == "short":
-                return int.from_bytes(value[:2], "little" if self.little else "big")
-            text = value.decode("ascii").strip(" \0")
-            if form == "text":
-                return text or None
-            parts = text.split("\\")
-            if form == "texts":
-                return parts
-            numbers = [float(part) for part in parts]
-            if not all(map(math.isfinite, numbers)):
-                raise ValueError
-            return numbers if form == "decimals" else numbers[0]
-        except UnicodeDecodeError:
-            if keyword != "PatientID":  # the one value here that may be in another character set
-                raise SampleError("corrupt", f"{keyword} is not plain text") from None
-            with reading(keyword):
-                return str(self.dataset.get(keyword) or "").strip() or None
-        except ValueError:
-            raise SampleError("corrupt", f"{keyword} is not a number") from None
-
-    def number(self, keyword: str, default: int) -> int:
-        value = self.get(keyword)
-        return default if value is None else int(value)
-
-    @property
-    def rows(self) -> int:
-        return self.number("Rows", 0)
-
-    @property
-    def columns(self) -> int:
-        return self.number("Columns", 0)
-
-    @property
-    def frames(self) -> int:
-        return max(1, self.number("NumberOfFrames", 1))
-
-    @property
-    def samples(self) -> int:
-        return self.number("SamplesPerPixel", 1)
-
-    @property
-    def signed(self) -> bool:
-        return self.number("PixelRepresentation", 0) == 1
-
-    @property
-    def photometric(self) -> str:
-        return self.get("PhotometricInterpretation") or "MONOCHROME2"
-
-
-def parse(raw: bytes) -> Header:
-    """The header of a DICOM file, with or without its preamble; pixels stay in `raw`, uncopied.
-
-    Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
-    """
-    found = walk(raw)
-    dataset: Dataset | None = None
-    if found is None:
-        dataset, found, raw = _by_pydicom(raw)
-    sop_class = found.values.get(0x00080016, b"").decode("ascii", "replace").strip(" \0") or found.media_class
-    order = "little" if found.little else "big"
-    head = raw[found.at : found.at + 12]
-    tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
-    if tag not in PIXEL_TAGS or len(head) < 12:
-        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset)
-    start = found.at + (8 if found.implicit else 12)
-    length = int.from_bytes(raw[start - 4 : start], order)
-    words = head[4:6] == b"OW" or found.implicit
-    return Header(
-        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset
-    )
-
-
-def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
-    """(every element before the pixels, where the pixels start)"""
-    with reading("DICOM header"):
-        stream = io.BytesIO(raw)
-        return pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM"), stream.tell()
-
-
-def _by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
-    """What `walk` could not read: no preamble, deflated, irregular. Returns the bytes that positions refer to."""
-    dataset, at = _parse_whole(raw)
-    with reading("DICOM header"):
-        meta = getattr(dataset, "file_meta", None) or {}
-        implicit, little = dataset.original_encoding
-        syntax = str(meta.get("TransferSyntaxUID") or (IMPLICIT if implicit else EXPLICIT))
-        if syntax == DEFLATED:  # inflated once, it is a file like any other
-            whole = pydicom.dcmread(io.BytesIO(raw))
-            whole.file_meta.TransferSyntaxUID = UID(EXPLICIT)
-            plain = io.BytesIO()
-            whole.save_as(plain, implicit_vr=False, little_endian=True)
-            return _by_pydicom(plain.getvalue())
-        if len(dataset) == 0:
-            raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
-        values: dict[int, bytes] = {}
-        for tag in WANTED & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
-            held = dataset.get_item(tag).value
-            values[tag] = held if isinstance(held, bytes) else b""
-        media_class = str(meta.get("MediaStorageSOPClassUID") or "")
-        return dataset, Elements(values, syntax, media_class, bool(implicit), bool(little), at), raw
-
-
-def check(header: Header) -> None:
-    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there."""
-    end = len(header.raw)
-    if header.start < 0:
-        image_class = "Image Storage" in uid_name(header.sop_class)
-        if image_class or header.rows:
-            raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
-        raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
-    if header.length != UNDEFINED:
-        have, need = min(header.length, end - header.start), _native_bytes(header)
-        if have < need:
-            raise SampleError("truncated", f"{have} of {need} bytes of pixels")
-        return
-    at = header.start
-    while at + 8 <= end:  # items of the encapsulated stream, PS3.5 A.4
-        item, length = header.raw[at : at + 4], int.from_bytes(header.raw[at + 4 : at + 8], "little")
-        if item == b"\xfe\xff\xdd\xe0":
-            return
-        if item != b"\xfe\xff\x00\xe0" or length == UNDEFINED:
-            raise SampleError("corrupt", "the encapsulated pixels are not a sequence of items")
-        at += 8 + length
-    if at > end or end - at > 0:
-        raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
-
-
-def _native_bytes(header: Header) -> int:
-    """Bytes that uncompressed pixels must have."""
-    samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    pixels = header.rows * header.columns * header.frames * samples
-    bits = {"f4": 32, "f8": 64}.get(header.float_type) or header.number("BitsAllocated", 8)
-    return (pixels * bits + 7) // 8
-
-
-def uid_name(text: str) -> str:
-    """A registered UID's name; another UID as it is; what is no UID is not repeated."""
-    name = UID(text, validation_mode=IGNORE).name
-    return name if name != text or re.fullmatch(r"[0-9.]{1,64}", text) else "an invalid UID"
 
 
 # --- stored pixels --------------------------------------------------------------------------------------------
@@ -255,7 +58,7 @@ def stored(header: Header) -> np.ndarray:
 def _native(header: Header, rows: int, columns: int) -> np.ndarray:
     bits = header.number("BitsAllocated", 8)
     shape = (header.frames, rows, columns)
-    size = _native_bytes(header)
+    size = native_bytes(header)
     order = "<" if header.little else ">"
     if header.float_type:
         return np.frombuffer(header.raw, order + header.float_type, int(np.prod(shape)), header.start).reshape(shape)
@@ -352,7 +155,9 @@ def _palette(header: Header, pixels: np.ndarray) -> np.ndarray:
 # --- what stored pixels mean ----------------------------------------------------------------------------------
 
 
-def real_world(pixels: np.ndarray, header: Header, scaling: Dataset | None = None) -> tuple[np.ndarray, Any]:
+def real_world(
+    pixels: np.ndarray, header: Header, scaling: Dataset | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """One frame (H, W) of stored values to (values, padding).
 
     Values: MONOCHROME1 mirrored within the stored range, then the modality transform (PS3.3 C.11.1) of `scaling`

@@ -11,6 +11,7 @@ from medray.errors import SampleError
 from medray.files import File, list_files, read_bytes, relative
 from medray.modalities.base import Inspection
 from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging.header import MEDIA_DIRECTORY, Header, check, parse, uid_name
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.modality import decode
 from medray.modalities.imaging.scan import sniff
@@ -44,11 +45,9 @@ def _one_file(uri: str) -> Inspection:
         facts = {"format": "idx", "shape": list(values.shape), "dtype": str(values.dtype)}
         return Inspection(title="idx array", facts=facts | value_facts(values))
     if kind == "dicom":
-        header = dicom.parse(raw)
-        if header.sop_class == dicom.MEDIA_DIRECTORY:
-            return Inspection(
-                title="DICOMDIR", facts={"format": "dicom", "sop_class": dicom.uid_name(header.sop_class)}
-            )
+        header = parse(raw)
+        if header.sop_class == MEDIA_DIRECTORY:
+            return Inspection(title="DICOMDIR", facts={"format": "dicom", "sop_class": uid_name(header.sop_class)})
         return Inspection(title="DICOM file", facts=_dicom_file(header))
     image = decode([raw], volumes=True)
     facts = {"format": kind} | _image_facts(image)
@@ -86,12 +85,12 @@ def _image_facts(image: Image) -> dict[str, Any]:
     } | value_facts(image.values)
 
 
-def _dicom_file(header: dicom.Header) -> dict[str, Any]:
+def _dicom_file(header: Header) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "format": "dicom",
-        "sop_class": dicom.uid_name(header.sop_class),
+        "sop_class": uid_name(header.sop_class),
         "modality": str(header.get("Modality") or ""),
-        "transfer_syntax": dicom.uid_name(header.syntax),
+        "transfer_syntax": uid_name(header.syntax),
         "photometric": header.photometric,
         "bits_allocated": header.number("BitsAllocated", 0),
         "bits_stored": header.number("BitsStored", 0),
@@ -109,13 +108,13 @@ def _dicom_file(header: dicom.Header) -> dict[str, Any]:
     return facts | value_facts(pixels) | {"flags": flags}
 
 
-def _flags(header: dicom.Header) -> list[str]:
+def _flags(header: Header) -> list[str]:
     flags = ["mosaic"] if series.is_mosaic(header) else []
     return [*flags, "multi_frame"] if header.frames > 1 else flags
 
 
 def _folder(root: str, files: list[File]) -> Inspection:
-    groups: dict[str, list[bytes]] = {}
+    groups: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
     problems: list[dict[str, Any]] = []
     for file in files:
@@ -125,16 +124,17 @@ def _folder(root: str, files: list[File]) -> Inspection:
             others[kind or "other"] += 1
             continue
         try:
-            header = dicom.parse(raw)
-            if header.sop_class == dicom.MEDIA_DIRECTORY:
+            header = parse(raw)
+            if header.sop_class == MEDIA_DIRECTORY:
                 others["DICOMDIR"] += 1
                 continue
-            dicom.check(header)
+            check(header)
+            groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(file.uri)
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
-            continue
-        groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(raw)
-    found = [series_facts(raws) | {"series": uid} for uid, raws in sorted(groups.items())]
+    found = [
+        series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())
+    ]
     facts: dict[str, Any] = {"files": len(files), "series": len(found), "other_files": dict(sorted(others.items()))}
     if len(found) == 1:
         facts |= {"format": "dicom"} | found[0]
@@ -144,8 +144,8 @@ def _folder(root: str, files: list[File]) -> Inspection:
 
 def series_facts(raws: list[bytes]) -> dict[str, Any]:
     """Geometry and values of the files of one series; where they are no volume, the reason and what can be said."""
-    first = dicom.parse(raws[0])
-    syntaxes = sorted({dicom.uid_name(dicom.parse(raw).syntax) for raw in raws})
+    first = parse(raws[0])
+    syntaxes = sorted({uid_name(parse(raw).syntax) for raw in raws})
     facts: dict[str, Any] = {
         "modality": str(first.get("Modality") or ""),
         "slices": len(raws),

@@ -10,7 +10,8 @@ from dataclasses import replace
 from medray.errors import SampleError
 from medray.files import File, exists, read_bytes, relative
 from medray.manifests import Part, digest
-from medray.modalities.imaging import arrays, dicom
+from medray.modalities.imaging import arrays
+from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name
 from medray.modalities.imaging.spec import ImagingSpec
 
 SUFFIXES = {
@@ -143,8 +144,8 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     A damaged 2D image is an entry by its path, so that it cannot stand in for a whole copy of itself; a damaged
     slice stays with its series, which must not be stacked without it.
     """
-    header = dicom.parse(raw)
-    if header.sop_class == dicom.MEDIA_DIRECTORY:
+    header = parse(raw)
+    if header.sop_class == MEDIA_DIRECTORY:
         return
     subject = whole.subject or header.get("PatientID")
     instance, series = header.get("SOPInstanceUID") or "", header.get("SeriesInstanceUID") or ""
@@ -153,7 +154,7 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         label, split = _folders(whole.entry_id)
         part = replace(part, label=label, split=split)
     try:
-        dicom.check(header)
+        check(header)
     except SampleError as error:
         slice_of = spec.volumes and series and error.reason != "no_pixels"
         place = {"entry_id": series, "locator": instance} if slice_of else {}
@@ -164,9 +165,7 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     elif not spec.volumes and instance:
         yield replace(part, entry_id=instance)
     else:
-        yield replace(
-            part, reason="corrupt", detail=f"{dicom.uid_name(header.sop_class)} without its instance or series UID"
-        )
+        yield replace(part, reason="corrupt", detail=f"{uid_name(header.sop_class)} without its instance or series UID")
 
 
 def _npz_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:

@@ -15,7 +15,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging.dicom import Header, check, cover, parse, plane_spacing, reading, real_world, stored
+from medray.modalities.imaging.dicom import cover, plane_spacing, real_world, stored
+from medray.modalities.imaging.header import Header, check, parse, reading
 from medray.modalities.imaging.image import Image
 
 REGULAR_MM = 0.01

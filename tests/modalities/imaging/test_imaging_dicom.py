@@ -8,9 +8,10 @@ import pydicom
 import pytest
 
 from medray.errors import REASONS, SampleError
-from medray.modalities.imaging import dicom
+from medray.modalities.imaging import dicom, elements
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.modalities.imaging.elements import walk
+from medray.modalities.imaging.header import parse, parse_by_pydicom
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 rng = np.random.default_rng(0)
@@ -200,9 +201,9 @@ def test_the_quick_walk_and_pydicom_agree_on_real_headers(shared_data):
             continue
         quick = walk(raw)
         assert quick is not None, path.name
-        _, slow, _ = dicom._by_pydicom(raw)
+        _, slow, _ = parse_by_pydicom(raw)
         assert quick.at == slow.at and quick.syntax == slow.syntax
-        sequences = {tag for tag, form in dicom.TAGS.values() if form == "sequence"}
+        sequences = {tag for tag, form in elements.TAGS.values() if form == "sequence"}
         assert quick.values.keys() == slow.values.keys()
         assert all(quick.values[tag] == value for tag, value in slow.values.items() if tag not in sequences)
         checked += 1
@@ -227,7 +228,7 @@ def test_nested_sequences_of_undefined_length_are_hopped_over(dicom_bytes):
 
 def test_the_end_missing_is_truncated_wherever_it_is_cut(dicom_bytes):
     whole = dicom_bytes(DEEP)
-    start = dicom.parse(whole).start
+    start = parse(whole).start
     for length in (140, 300, start - 20, start - 4, start, start + 1, len(whole) - 1):
         assert reason(whole[:length]) == "truncated", length
     packed = dicom_bytes(DEEP, frames=[imagecodecs.jpegls_encode(DEEP)], syntax="1.2.840.10008.1.2.4.80")
@@ -275,7 +276,7 @@ def test_damaged_files_of_every_syntax_fail_with_a_reason_or_are_read(shared_dat
     local = np.random.default_rng(seed)
     folder = shared_data / "imaging" / "dicom" / "mr_transfer_syntaxes" / "In"
     raw = bytearray((folder / f"{1 + seed % 9}.dcm").read_bytes())
-    start = dicom.parse(bytes(raw)).start
+    start = parse(bytes(raw)).start
     for at in local.integers(start, min(len(raw), start + 4000), 20):
         raw[at] = local.integers(256)
     try:

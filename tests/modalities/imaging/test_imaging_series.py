@@ -10,6 +10,7 @@ import pytest
 
 from medray.errors import SampleError
 from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.inspection import inspect
 from medray.modalities.imaging.modality import conform, decode
 from medray.modalities.imaging.spec import ImagingSpec
@@ -191,7 +192,7 @@ def test_inspect_shows_geometry_and_no_patient(dicoms, facts):
     assert shown["residual_mm"] == pytest.approx(22.784, abs=1e-3)
     assert np.allclose(shown["affine_ras"], facts["ct_ge_tilt/GE"]["affine_ras"], atol=1e-5)
     text = json.dumps(shown)
-    header = dicom.parse(next((dicoms / "ct_ge_tilt/GE").iterdir()).read_bytes())
+    header = parse(next((dicoms / "ct_ge_tilt/GE").iterdir()).read_bytes())
     assert str(header.dataset.get("PatientID") or "no id") not in text
 
 
