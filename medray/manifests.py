@@ -183,13 +183,17 @@ def group_parts(parts: pa.Table) -> pa.Table:
 
     The fingerprint of an entry is the digest of its sorted (locator, part digest) pairs, so it depends neither
     on file names nor on their order, and a late slice changes it. Equal copies of a part count once; different
-    parts under one locator fail the entry (`duplicate_part`), as do parts of two subjects (`mixed_subjects`).
+    parts under one locator fail the entry (`duplicate_part`), as do parts of two subjects (`mixed_subjects`) and
+    parts under two labels or splits (`mixed_labels`): a copy in another split would leak.
     """
     parts = parts.combine_chunks().sort_by(
         [("entry_id", "ascending"), ("locator", "ascending"), ("digest", "ascending"), ("uri", "ascending")]
     )
     if len(parts) == 0:
         return MANIFEST.empty_table()
+    parts = parts.append_column("_label", pc.binary_join(parts.column("label"), "\x1f"))
+    torn = _repeats(parts, "entry_id") & ~_repeats(parts, "_label", "split")
+    torn_ids = set(parts.filter(pa.array(torn)).column("entry_id").to_pylist())
     parts = parts.filter(pa.array(~_repeats(parts, "entry_id", "locator", "digest")))
     starts = np.flatnonzero(~_repeats(parts, "entry_id"))
     offsets = np.append(starts, len(parts)).astype(np.int32)
@@ -216,6 +220,9 @@ def group_parts(parts: pa.Table) -> pa.Table:
             reasons[i], details[i] = "duplicate_part", "files with different content carry one and the same part id"
         elif len(set(rows.column("subject_id").to_pylist())) > 1:
             reasons[i], details[i] = "mixed_subjects", f"{len(rows)} parts name more than one subject"
+    for i, entry_id in enumerate(ids if torn_ids else ()):
+        if entry_id in torn_ids and reasons[i] is None:
+            reasons[i], details[i] = "mixed_labels", "copies of it stand under different labels or splits"
     columns = {
         "entry_id": first.column("entry_id"),
         "subject_id": pa.array([s or own_subject(e) for s, e in zip(subjects, ids, strict=True)]),
@@ -250,7 +257,9 @@ def _repeats(table: pa.Table, *columns: str) -> np.ndarray:
     same[0] = False
     for name in columns:
         column = _one_chunk(table.column(name))
-        same[1:] &= pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+        both = pc.equal(column[1:], column[:-1]).fill_null(False).to_numpy(zero_copy_only=False)
+        neither = pc.and_(column[1:].is_null(), column[:-1].is_null()).to_numpy(zero_copy_only=False)
+        same[1:] &= both | neither
     return same
 
 

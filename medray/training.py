@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from medray.bundles import layout, to_device
+from medray.bundles import channels_last, layout, to_device
 from medray.errors import MachineError, RunFileError
 from medray.modalities import ModalitySpec
 from medray.models import ModelSpec
@@ -231,15 +231,13 @@ class Trainer:
             )
         self.steps = steps_per_epoch(self.samples, self.settings.batch_size)
         targets = self.reader.targets("train")
-        weights = self.objective.weights(targets)
+        weights = self.objective.weights(targets, plan.classes)
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device)
         self.metric, self.direction = self._selection()
 
         torch.manual_seed(self.settings.seed)
         network = plan.model.build(self.modality.input_shapes(), self.objective.width(plan.classes))
-        self.network = network.to(self.device)
-        if any(value.ndim == 4 for value in network.state_dict().values()):
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(network.to(self.device))
         self.optimizer = make_optimizer(self.network, self.settings)
         self.parallel = self._parallel()
         self.state = State(history=[])
@@ -351,7 +349,7 @@ class Trainer:
         thresholds: tuple[float, ...] = ()
         if self.team.rank == 0:
             thresholds = self.objective.choose_threshold(scores, targets)
-            metrics = self.objective.metrics(scores, targets, thresholds)
+            metrics = self.objective.metrics(scores, targets, thresholds, self.objective.display(self.plan.classes))
             row = {
                 "epoch": self.state.epoch + 1,
                 "train_loss": self.state.loss_sum / self.samples,

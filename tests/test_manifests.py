@@ -153,7 +153,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path):
 
 
 def test_rows_become_entries_with_their_parts():
-    manifest = grouped(part("a", "1", b"x", split="test"), part("a", "2", b"y"))
+    manifest = grouped(part("a", "1", b"x", split="test"), part("a", "2", b"y", split="test"))
     manifest = manifest.append_column("target", pa.array([[0.0, 1.0]], pa.list_(pa.float32())))
     [entry] = entries(manifest)
     assert (entry.entry_id, entry.split, entry.target, entry.reason) == ("a", "test", (0.0, 1.0), None)
@@ -386,3 +386,12 @@ def test_class_balance_counts_entries_and_subjects_per_split_and_class():
         {"split": "test", "label": "0", "entries": 1, "subjects": 1},
         {"split": None, "label": "0", "entries": 1, "subjects": 1},
     ]
+
+
+def test_a_copy_in_another_split_or_class_fails_the_entry():
+    manifest = grouped(part("a", "", b"x", split="train"), part("a", "", b"x", split="test"))
+    assert manifest.column("reason").to_pylist() == ["mixed_labels"]
+    manifest = grouped(part("a", "", b"x", label=("cat",)), part("a", "", b"x", label=("dog",)))
+    assert manifest.column("reason").to_pylist() == ["mixed_labels"]
+    manifest = grouped(part("a", "", b"x", label=("cat",)), part("a", "", b"x", label=("cat",)))
+    assert manifest.column("reason").to_pylist() == [None]

@@ -41,7 +41,8 @@ def evaluate(
     recipe = bundle.recipe
     scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
     subjects = np.array(predictions.column("subject_id").to_pylist())
-    metrics = recipe.objective.metrics(scores, targets, recipe.thresholds)
+    names = recipe.objective.display(recipe.classes)
+    metrics = recipe.objective.metrics(scores, targets, recipe.thresholds, names)
     settings = run.evaluation
     intervals = recipe.objective.bootstrap(
         scores,

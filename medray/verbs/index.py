@@ -23,6 +23,7 @@ from medray.verbs.tables import TableSink
 SMALL_FILES, SMALL_BYTES = 2000, 2**28
 """Scanned in about a second, which is less than workers take to start."""
 
+PARTS_FILE, SEEN = "parts.parquet", "files.parquet"
 NOT_KEPT = ("unreadable", "missing_file")
 """Reasons that may pass without the file changing: such a file is opened at every index."""
 
@@ -49,18 +50,17 @@ def index_archive(
     listed = list(files.list_files(root))
     if not listed:
         raise ArchiveError("the archive holds no files", where=root, do="check the `archive` key of the run file")
-    parts_uri = files.join(run.folder, "parts.parquet")
     how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key).hexdigest()[:16]
-    kept = _unchanged_parts(parts_uri, how, listed)
-    known = set(kept.column("uri").to_pylist())
-    changed = [file for file in listed if file.uri not in known]
-
-    progress.begin("index", len(changed))
-    sink = TableSink(run.folder, PARTS)
-    plan = shards(pa.Table.from_pylist([f._asdict() for f in changed], schema=stages.FILES), workers=engine.workers)
-    small = len(changed) <= SMALL_FILES and sum(file.size for file in changed) <= SMALL_BYTES
-    engine.run(Flow("index", plan, (stages.scan(spec, root, key),), sink, progress.advance, small=small))
-    parts = pa.concat_tables([kept, sink.take()])
+    before, kept = _read_before(run.folder, how) or (stages.FILES.empty_table(), PARTS.empty_table())
+    same = unchanged_files(before, kept, listed)
+    parts, late = kept, [file for file in listed if file.uri not in same]
+    scanned: list[files.File] = []
+    while late:  # at most twice: a neighbour's neighbours are in the same folder
+        scanned += late
+        parts = parts.filter(pc.invert(pc.is_in(parts.column("uri"), pa.array([f.uri for f in late], pa.string()))))
+        parts = pa.concat_tables([parts, _scan(run, spec, late, engine, progress)])
+        late = _neighbours(before, parts, scanned, listed)
+    parts = parts.filter(pc.is_in(parts.column("uri"), pa.array([f.uri for f in listed], pa.string())))
     manifest = group_parts(parts)
     if len(manifest) == 0:
         raise ArchiveError(
@@ -70,7 +70,8 @@ def index_archive(
             expected=f"files of the modality {spec.kind!r}",
             do="look at one with: medray inspect FILE",
         )
-    _write_parts(parts, parts_uri, how)
+    _write(parts, files.join(run.folder, PARTS_FILE), how)
+    _write(_files_table(listed), files.join(run.folder, SEEN), how)
     uri = files.join(run.folder, "manifest.parquet")
     write_manifest(manifest, uri, root)
     result = IndexResult(
@@ -79,7 +80,7 @@ def index_archive(
         subjects=pc.count_distinct(manifest.column("subject_id")).as_py(),
         bytes=pc.sum(manifest.column("bytes")).as_py(),
         files=len(listed),
-        scanned=len(changed),
+        scanned=len(scanned),
         by_reason=count_reasons(manifest.column("reason")),
         manifest=uri,
         seconds=time.monotonic() - started,
@@ -87,31 +88,66 @@ def index_archive(
     return manifest, result
 
 
+def _files_table(listed: list[files.File]) -> pa.Table:
+    return pa.Table.from_pylist([file._asdict() for file in listed], schema=stages.FILES)
+
+
 def count_reasons(column: pa.ChunkedArray | pa.Array) -> dict[str, int]:
     """How many rows failed for each reason, most frequent first."""
     return dict(Counter(reason for reason in column.to_pylist() if reason is not None).most_common())
 
 
-def _unchanged_parts(uri: str, how: str, listed: list[files.File]) -> pa.Table:
-    """Parts of an earlier index whose file still has its size and modification time."""
+def _read_before(folder: str, how: str) -> tuple[pa.Table, pa.Table] | None:
+    """(files, parts) of an earlier index of this archive with these settings, if there is one."""
     import pyarrow.parquet as pq
 
-    empty = PARTS.empty_table()
     try:
-        parts = pq.read_table(pa.BufferReader(files.read_bytes(uri)))
+        found = [pq.read_table(pa.BufferReader(files.read_bytes(files.join(folder, name)))) for name in (SEEN, PARTS_FILE)]
     except FileNotFoundError:
-        return empty
-    if (parts.schema.metadata or {}).get(b"how") != how.encode():
-        return empty
-    now = {file.uri: (file.size, file.modified_ns) for file in listed}
-    columns = [parts.column(name).to_pylist() for name in ("uri", "file_size", "modified_ns", "reason")]
-    same = [now.get(u) == (size, at) and reason not in NOT_KEPT for u, size, at, reason in zip(*columns, strict=True)]
-    return parts.filter(pa.array(same, pa.bool_())).replace_schema_metadata(None)
+        return None
+    if any((table.schema.metadata or {}).get(b"how") != how.encode() for table in found):
+        return None
+    return found[0].replace_schema_metadata(None), found[1].replace_schema_metadata(None)
 
 
-def _write_parts(parts: pa.Table, uri: str, how: str) -> None:
+def unchanged_files(before: pa.Table, parts: pa.Table, listed: list[files.File]) -> set[str]:
+    """URIs whose size and modification time are those of the earlier index, and which storage did not refuse."""
+    known = {row["uri"]: (row["size"], row["modified_ns"]) for row in before.to_pylist()}
+    reasons = zip(parts.column("uri").to_pylist(), parts.column("reason").to_pylist(), strict=True)
+    again = {uri for uri, reason in reasons if reason in NOT_KEPT}
+    return {file.uri for file in listed if known.get(file.uri) == (file.size, file.modified_ns)} - again
+
+
+def _neighbours(
+    before: pa.Table, parts: pa.Table, scanned: list[files.File], listed: list[files.File]
+) -> list[files.File]:
+    """Unopened files of folders in which a file that makes no part came, went or changed.
+
+    Such a file may belong to its neighbours, as the labels of an idx archive do.
+    """
+    with_parts = set(parts.column("uri").to_pylist())
+    present, opened = {file.uri for file in listed}, {file.uri for file in scanned}
+    gone = set(before.column("uri").to_pylist()) - present
+    stirred = {uri.rpartition("/")[0] for uri in (opened | gone) - with_parts}
+    return [file for file in listed if file.uri not in opened and file.uri.rpartition("/")[0] in stirred]
+
+
+def _scan(
+    run: TrainRun | ScoreRun, spec: ModalitySpec, changed: list[files.File], engine: Engine, progress: Progress
+) -> pa.Table:
+    """PARTS of the files, through the engine."""
+    progress.begin("index", len(changed))
+    sink = TableSink(run.folder, PARTS)
+    stage = stages.scan(spec, run.root, pseudonym_key(run.pseudonym_key))
+    small = len(changed) <= SMALL_FILES and sum(file.size for file in changed) <= SMALL_BYTES
+    plan = shards(_files_table(changed), workers=engine.workers)
+    engine.run(Flow("index", plan, (stage,), sink, progress.advance, small=small))
+    return sink.take()
+
+
+def _write(table: pa.Table, uri: str, how: str) -> None:
     import pyarrow.parquet as pq
 
     buffer = pa.BufferOutputStream()
-    pq.write_table(parts.replace_schema_metadata({"how": how}), buffer, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({"how": how}), buffer, compression="zstd")
     files.write_bytes(uri, buffer.getvalue().to_pybytes())

@@ -8,14 +8,15 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from medray import bundles, files
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError
 from medray.progress import Progress, Silent
-from medray.shards import ShardSet
-from medray.training import FitPlan
+from medray.shards import ShardSet, read_samples
+from medray.training import FitPlan, stacked
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult
 from medray.verbs.settings import TrainRun
@@ -50,12 +51,15 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
 
 def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     """What the workers get. Its name changes with anything that changes the result, but not with the engine."""
-    modality = run.modality.open().fitted(ShardSet.open(prepared.folder).summaries("train"))
+    shards = ShardSet.open(prepared.folder)
+    modality = run.modality.open().fitted(shards.summaries("train"))
+    targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
+    objective = run.objective.fitted(np.concatenate(targets))
     decides = [
         prepared.digest,
         modality.model_dump(mode="json"),
         run.model.model_dump(mode="json"),
-        run.objective.model_dump(mode="json"),
+        objective.model_dump(mode="json"),
         run.training.model_dump(mode="json"),
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
@@ -63,7 +67,7 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
         name=f"{run.name}-{digest}",
         modality=modality,  # type: ignore[arg-type]  # `fitted` returns a spec of its own kind
         model=run.model,
-        objective=run.objective,
+        objective=objective,
         classes=prepared.classes,
         shards=prepared.folder,
         settings=run.training,
