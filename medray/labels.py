@@ -1,165 +1,349 @@
-"""Labels as text to classes and numbers: list<string> columns in, list<float32> columns out. No torch, no files.
+"""Labels from a table: a CSV or Parquet file joined onto a manifest. Labels, and optionally splits and subjects.
 
-An absent label is a null row, an empty list, or an empty or "nan" element; it stays null. Text around a label is
-trimmed. An error names a label only where it looks like a short class code, since a wrongly chosen column of a
-label table may hold anything.
+table row ── key ──> path of a file or its folder | entry id | subject ──> every entry that it names
 """
 
 from __future__ import annotations
 
-import math
+import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from medray.errors import LabelError
+from medray.files import read_bytes
+from medray.manifests import MANIFEST, class_balance, pseudonym, split_name
 
-SHOWN = 10  # classes named in one message
-TRUE, FALSE = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key by which "2" < "10" and "grade 2" < "grade 10"; numbers before words."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+SHOWN = 20  # so many examples stand in a report or an error
+EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
+"""Cells of a CSV that hold nothing."""
 
 
-def shown(labels: Iterable[str]) -> str:
-    """The labels that look like class codes, for a message; others (dates, record numbers, text) are only counted."""
-    every = sorted(labels, key=natural_key)
-    codes = [each for each in every if re.fullmatch(r"[\w.+/-]{1,16}", each) and sum(c.isdigit() for c in each) <= 4]
-    named = [repr(each) for each in codes[:SHOWN]]
-    hidden = len(every) - len(named)
-    return ", ".join(named + ([f"{hidden} more"] if hidden else [])) if named else f"{hidden} labels, not shown"
+class LabelSettings(BaseModel):
+    """Where labels come from; without a `table`, from what the archive carries (class folders, label arrays)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str | None = None
+    """CSV (comma, semicolon or tab; may be .gz) or Parquet."""
+    key: str = "path"
+    """Column of the table that names the entry."""
+    match: Literal["path", "entry", "subject"] = "path"
+    """What `key` holds: a file's path below the archive (or its folder), an entry id, or the subject's identifier."""
+    columns: tuple[str, ...] = ("label",)
+    """Columns of the labels; none keeps the archive's own labels."""
+    split_column: str | None = None
+    subject_column: str | None = None
+
+    @model_validator(mode="after")
+    def _gives_something(self) -> LabelSettings:
+        if not (self.columns or self.split_column or self.subject_column):
+            raise ValueError("a label table must give columns, split_column or subject_column")
+        return self
 
 
-def elements(labels: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """(lengths (N,) int64 with 0 for null rows, every element trimmed, absent ones null)."""
-    if isinstance(labels, pa.ChunkedArray):
-        labels = labels.combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = pc.utf8_trim_whitespace(pc.list_flatten(labels).cast(pa.string()))
-    absent = pc.is_in(pc.utf8_lower(flat), value_set=pa.array(["", "nan"]))
-    return lengths, pc.if_else(pc.fill_null(absent, False), pa.scalar(None, pa.string()), flat)
+class LabelReport(BaseModel):
+    """What a label table gave. Counts are entries, or rows where the name says so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    matched: int
+    """Entries that a row names."""
+    labelled: int
+    """Entries with a label in every column; a row with an empty cell gives none."""
+    unlabelled: int
+    """Entries that can be read and have no label."""
+    unlabelled_first: tuple[str, ...]
+    """Their entry ids, at most 20."""
+    unused_rows: int = 0
+    """Rows that name no entry."""
+    unused_first: tuple[str, ...] = ()
+    """Their keys, at most 20; pseudonyms where the key is a subject."""
+    duplicate_rows: int = 0
+    """Rows that repeat an earlier one."""
+    balance: tuple[dict[str, Any], ...]
+    """manifests.class_balance of the result."""
+
+    def notes(self) -> list[str]:
+        """What a person should know of it, one line each; none when every entry and every row is used."""
+        lines = []
+        if self.unlabelled:
+            lines.append(f"{self.unlabelled} entries have no label, such as {self.unlabelled_first[0]}")
+        if self.unused_rows:
+            example = f", such as {self.unused_first[0]}" if self.unused_first else ""
+            lines.append(f"{self.unused_rows} of {self.rows} rows of the label table name no entry{example}")
+        if self.duplicate_rows:
+            lines.append(f"{self.duplicate_rows} rows of the label table repeat an earlier one")
+        return lines
 
 
-def one_each(labels: pa.Array | pa.ChunkedArray, kind: str) -> tuple[np.ndarray, pa.Array]:
-    """`elements`, for rows of one label. Raises LabelError for rows of several."""
-    lengths, flat = elements(labels)
-    if (many := lengths > 1).any():
+def apply_labels(
+    manifest: pa.Table, settings: LabelSettings, *, root: str, pseudonym_key: bytes
+) -> tuple[pa.Table, LabelReport]:
+    """A MANIFEST table with `label` (list<string>, one item per column), `split` and `subject_id` from the table.
+
+    An entry that no row names has no label, whatever the archive carries; its split and subject stay. Raises
+    LabelError: a table that cannot be read, a column it lacks, two rows that give one entry different labels, an
+    unknown split name, no row that fits.
+    """
+    if settings.table is None:
+        return manifest, _report(manifest, rows=0, matched=0)
+    table = read_table(settings)
+    keys = _keys(table.column(settings.key), settings, root, pseudonym_key)
+    keys, values, repeats = _distinct(keys, table.select(_value_columns(settings)), settings)
+    entry, row = _pairs(manifest, keys, settings, root)
+    if not len(entry) and len(manifest):
         raise LabelError(
-            f"objective {kind!r} takes one label in a row",
-            found=f"{int(many.sum())} of {len(lengths)} rows with up to {int(lengths.max())} labels",
-            expected="one label in each row, or none",
-            do="set objective.kind = 'multilabel' or 'regression', or choose one label column",
+            "no row of the label table names an entry",
+            where=settings.table,
+            found=f"{settings.key} = {keys[0]}" if len(keys) else "no rows",
+            expected=_example(manifest, settings, root),
+            do="set labels.key and labels.match",
         )
-    return lengths, flat
-
-
-def seen_classes(labels: pa.Array | pa.ChunkedArray, kind: str) -> tuple[str, ...]:
-    """The different labels of rows of one label, in natural order. Raises LabelError where there are none."""
-    _, flat = one_each(labels, kind)
-    classes = sorted((each for each in pc.unique(flat).to_pylist() if each is not None), key=natural_key)
-    if not classes:
-        raise LabelError(
-            "no training row has a label",
-            expected="labels in the archive or in a label table",
-            do="check the label column and that its ids are those of the archive",
+    row_of = _one_row_each(manifest, entry, row, values, settings)
+    picks = pa.array(row_of, mask=row_of < 0)
+    if settings.columns:
+        manifest = _with(
+            manifest, "label", _label_lists([values.column(name).take(picks) for name in settings.columns])
         )
-    return tuple(classes)
-
-
-def class_targets(labels: pa.Array | pa.ChunkedArray, classes: Sequence[str], kind: str) -> pa.Array:
-    """Labels to their index in `classes`, list<float32> of length 1. Raises LabelError for other labels."""
-    lengths, flat = one_each(labels, kind)
-    index = pc.index_in(flat, value_set=pa.array(list(classes), pa.string()))
-    unknown = pc.and_(pc.is_null(index), pc.is_valid(flat))
-    if rows := pc.sum(unknown).as_py():
-        raise LabelError(
-            "labels that no training row has",
-            found=f"{shown(pc.unique(flat.filter(unknown)).to_pylist())} in {rows} of {len(lengths)} rows",
-            expected=f"one of {shown(classes)}",
-            do="correct or remove these labels, or put rows of each class in the train split",
-        )
-    return listed(lengths, index.cast(pa.float32()))
-
-
-def number_targets(
-    labels: pa.Array | pa.ChunkedArray, outputs: Sequence[str], parse: Callable[[str], float | None], expected: str
-) -> pa.Array:
-    """Rows of len(outputs) labels to numbers; `parse` gives None for what is no number. Raises LabelError."""
-    lengths, flat = elements(labels)
-    if (wrong := (lengths != 0) & (lengths != len(outputs))).any():
-        raise LabelError(
-            "a row must have one label for each output",
-            found=f"{int(wrong.sum())} of {len(lengths)} rows with another number of labels",
-            expected=f"{len(outputs)} labels in each row",
-            do="check objective.names and the label columns",
-        )
-    codes = flat.dictionary_encode()
-    parsed = {text: parse(text) for text in codes.dictionary.to_pylist()}
-    if bad := [text for text, number in parsed.items() if number is None]:
-        rows = pc.sum(pc.is_in(flat, value_set=pa.array(bad, pa.string()))).as_py()
-        raise LabelError("labels that are not of the expected kind", found=f"{shown(bad)} in {rows} labels",
-                         expected=expected, do="correct or empty these labels")  # fmt: skip
-    numbers = pa.array(list(parsed.values()), pa.float32())
-    return listed(lengths, numbers.take(codes.indices))
-
-
-def listed(lengths: np.ndarray, values: pa.Array) -> pa.Array:
-    """Values to list<float32>; rows of length 0, and rows all of whose values are null, are null."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    known = np.concatenate([[0], np.cumsum(values.is_valid().to_numpy(zero_copy_only=False))])
-    absent = known[offsets[1:]] == known[offsets[:-1]]
-    kept = np.repeat(~absent, lengths)
-    offsets = np.concatenate([[0], np.cumsum(np.where(absent, 0, lengths))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(kept, pa.bool_())), mask=pa.array(absent))
-
-
-def target_array(targets: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
-    """A list<float32> target column to (N, width) float32, NaN where null: what loss and metrics take."""
-    if isinstance(targets, pa.ChunkedArray):
-        targets = targets.combine_chunks()
-    array = np.full((len(targets), width), np.nan, np.float32)
-    flat = pc.list_flatten(targets)
-    array[targets.is_valid().to_numpy(zero_copy_only=False)] = (
-        flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
+    if settings.split_column:
+        split = _splits(values.column(settings.split_column), settings).take(picks)
+        manifest = _with(manifest, "split", pc.coalesce(split, manifest.column("split")))
+    if settings.subject_column:
+        subject = _pseudonyms(values.column(settings.subject_column), pseudonym_key).take(picks)
+        manifest = _with(manifest, "subject_id", pc.coalesce(subject, manifest.column("subject_id")))
+    unused = np.ones(len(keys), bool)
+    unused[row] = False
+    return manifest, _report(
+        manifest,
+        rows=len(table),
+        matched=int((row_of >= 0).sum()),
+        unused_rows=int(unused.sum()) + table.column(settings.key).null_count,
+        unused_first=tuple(keys.filter(pa.array(unused)).slice(0, SHOWN).to_pylist()),
+        duplicate_rows=repeats,
     )
-    return array
 
 
-def truth_value(text: str) -> float | None:
-    """1.0 or 0.0, None for any other text."""
-    text = text.lower()
-    return 1.0 if text in TRUE else 0.0 if text in FALSE else None
+def _report(manifest: pa.Table, **counts: Any) -> LabelReport:
+    labelled = manifest.column("label").is_valid()
+    bare = manifest.filter(pc.and_(pc.invert(labelled), manifest.column("reason").is_null())).column("entry_id")
+    return LabelReport(
+        labelled=pc.sum(labelled).as_py() or 0,
+        unlabelled=len(bare),
+        unlabelled_first=tuple(bare.slice(0, SHOWN).to_pylist()),
+        balance=tuple(class_balance(manifest)),
+        **counts,
+    )
 
 
-def finite_number(text: str) -> float | None:
-    """The number, None for text and for infinity."""
+def _with(manifest: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return manifest.set_column(manifest.schema.get_field_index(name), MANIFEST.field(name), values)
+
+
+# --- the table ------------------------------------------------------------------------------------------------
+
+
+def read_table(settings: LabelSettings) -> pa.Table:
+    """The key and value columns of the label table, all as text; an empty cell, NA, NaN or null is null.
+
+    A CSV keeps its text as it is ("007"); whole numbers of a Parquet file have no decimal point.
+    Raises LabelError.
+    """
+    uri = settings.table or ""
     try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and abs(number) < 3.4e38 else None
+        data = pa.BufferReader(read_bytes(uri))
+    except OSError as error:
+        raise LabelError("the label table cannot be read", where=uri, found=error.strerror or str(error)) from None
+    try:
+        table = (
+            _read_parquet(data) if uri.endswith((".parquet", ".pq")) else _read_csv(data, packed=uri.endswith(".gz"))
+        )
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        # Arrow's message may quote a row of the table
+        raise LabelError(
+            "the label table cannot be read", where=uri, found=type(error).__name__, expected="CSV or Parquet, UTF-8"
+        ) from None
+    names = list(dict.fromkeys([settings.key, *_value_columns(settings)]))
+    for name in names:
+        if table.column_names.count(name) != 1:
+            near = difflib.get_close_matches(name, table.column_names, 1)
+            raise LabelError(
+                f"the label table must have one column {name!r}",
+                where=uri,
+                found=", ".join(table.column_names),
+                do=f"did you mean {near[0]}?" if near else "name the columns in [labels]",
+            )
+    return table.select(names).cast(pa.schema([(name, pa.string()) for name in names]))
 
 
-def displayed(names: Sequence[str] | None, raw: Sequence[str]) -> tuple[str, ...]:
-    """Display names of raw labels, both in natural order of the raw ones. Raises LabelError where they do not fit."""
-    if names is None:
-        return tuple(raw)
-    if len(names) != len(raw):
+def _value_columns(settings: LabelSettings) -> list[str]:
+    named = (*settings.columns, settings.split_column, settings.subject_column)
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def _read_csv(data: pa.BufferReader, *, packed: bool) -> pa.Table:
+    from pyarrow import csv
+
+    text = pa.CompressedInputStream(data, "gzip").read() if packed else data.read()
+    header = text[:65536].split(b"\n", 1)[0]
+    delimiter = max(",;\t", key=lambda mark: header.count(mark.encode()))
+    names = csv.open_csv(pa.BufferReader(text), parse_options=csv.ParseOptions(delimiter=delimiter)).schema.names
+    return csv.read_csv(
+        pa.BufferReader(text),
+        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=EMPTY
+        ),
+    )
+
+
+def _read_parquet(data: pa.BufferReader) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data)
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if pa.types.is_floating(field.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+            if pc.all(pc.equal(column, pc.round(column))).as_py():  # integers that were stored beside a missing value
+                column = column.cast(pa.int64())
+        table = table.set_column(place, field.name, column)
+    return table
+
+
+# --- from rows to entries -------------------------------------------------------------------------------------
+
+
+def _keys(column: pa.ChunkedArray, settings: LabelSettings, root: str, key: bytes) -> pa.Array:
+    """The table's keys as the manifest has them: relative paths, entry ids or pseudonyms."""
+    if settings.match == "subject":
+        column = _pseudonyms(column, key)
+    if settings.match == "path":
+        column = pc.replace_substring_regex(column, f"^({re.escape(root.rstrip('/'))}/|(\\./)+)", "")
+        column = pc.utf8_rtrim(column, "/")
+    return column.combine_chunks()
+
+
+def _pseudonyms(column: pa.ChunkedArray, key: bytes) -> pa.ChunkedArray:
+    coded = column.combine_chunks().dictionary_encode()
+    words = pa.array([pseudonym(word, key) for word in coded.dictionary.to_pylist()], pa.string())
+    return pa.chunked_array([words.take(coded.indices)])
+
+
+def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, int]:
+    """Keys and values without rows that have no key or repeat one, and how many repeat."""
+    held = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
+    codes = keys.drop_null().dictionary_encode().indices.to_numpy()
+    first = np.unique(codes, return_index=True)[1]  # dictionary codes count up by first appearance
+    alike = _alike(values.take(held))
+    wrong = np.flatnonzero(alike != alike[first[codes]])
+    if len(wrong):
+        _refuse(keys.take(pa.array(held[wrong])), "the label table gives one key different values", settings)
+    rows = pa.array(held[first])
+    return keys.take(rows), values.take(rows), len(held) - len(rows)
+
+
+def _alike(table: pa.Table) -> np.ndarray:
+    """(rows,) int: equal for rows that are equal in every column."""
+    alike = np.zeros(len(table), np.int64)
+    for column in table.columns:
+        codes = column.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
+        alike = np.unique(alike * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
+    return alike
+
+
+def _pairs(manifest: pa.Table, keys: pa.Array, settings: LabelSettings, root: str) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) entries and (P,) rows that name them, as indices."""
+    if settings.match != "path":
+        column = "entry_id" if settings.match == "entry" else "subject_id"
+        row = pc.index_in(manifest.column(column), value_set=keys)
+        entry = np.arange(len(manifest))
+        return _found(entry, row)
+    parts = manifest.column("parts").combine_chunks()
+    entry = pc.list_parent_indices(parts).to_numpy()
+    path = _below(pc.struct_field(parts.flatten(), "uri"), root)
+    by_file = _found(entry, pc.index_in(path, value_set=keys))
+    folder = pc.replace_substring_regex(path, "/?[^/]*$", "")
+    by_folder = _found(entry, pc.index_in(folder, value_set=keys))
+    others = ~np.isin(by_folder[0], by_file[0])  # a file's own row goes before its folder's
+    return np.append(by_file[0], by_folder[0][others]), np.append(by_file[1], by_folder[1][others])
+
+
+def _found(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    row = row.fill_null(-1).to_numpy()
+    return entry[row >= 0], row[row >= 0]
+
+
+def _below(uris: pa.Array, root: str) -> pa.Array:
+    """files.relative of many URIs."""
+    prefix = root.rstrip("/") + "/"
+    own_name = root.rsplit("/", 1)[-1]
+    names = pc.if_else(pc.equal(uris, root), own_name, uris)
+    return pc.if_else(pc.starts_with(uris, prefix), pc.utf8_slice_codeunits(uris, len(prefix)), names)
+
+
+def _one_row_each(
+    manifest: pa.Table, entry: np.ndarray, row: np.ndarray, values: pa.Table, settings: LabelSettings
+) -> np.ndarray:
+    """(entries,) int: the row that names each, -1 for none."""
+    row_of = np.full(len(manifest), -1)
+    row_of[entry[::-1]] = row[::-1]  # the first pair of an entry is written last
+    alike = _alike(values)
+    wrong = alike[row] != alike[row_of[entry]]
+    if wrong.any():
+        ids = manifest.column("entry_id").take(pa.array(np.unique(entry[wrong])))
+        _refuse(ids, "rows of the label table give one entry different values", settings)
+    return row_of
+
+
+def _label_lists(columns: list[pa.ChunkedArray]) -> pa.Array:
+    """One list<string> per row of the columns' cells; null where a cell is."""
+    rows, width = len(columns[0]), len(columns)
+    cells = pa.concat_arrays([column.combine_chunks() for column in columns])
+    by_row = np.arange(rows * width).reshape(width, rows).T.reshape(-1)
+    empty = np.logical_or.reduce([column.is_null().to_numpy() for column in columns])
+    return pa.ListArray.from_arrays(
+        pa.array(np.arange(0, rows * width + 1, width, dtype=np.int32)),
+        cells.take(pa.array(by_row)),
+        mask=pa.array(empty),
+    )
+
+
+def _splits(column: pa.ChunkedArray, settings: LabelSettings) -> pa.ChunkedArray:
+    coded = column.combine_chunks().dictionary_encode()
+    words = coded.dictionary.to_pylist()
+    unknown = sorted(word for word in words if split_name(word) is None)
+    if unknown:
         raise LabelError(
-            "objective.names must name every class",
-            found=f"{len(names)} names for {len(raw)} classes ({shown(raw)})",
-            expected="as many names as the train split has classes, in natural order of the raw labels",
+            f"the split column {settings.split_column!r} holds names of no split",
+            where=settings.table or "",
+            found=", ".join(unknown[:SHOWN]),
+            expected="train, validation (val, valid, dev, tuning) or test (held_out)",
         )
-    if set(names) == set(raw) and tuple(names) != tuple(raw):
-        raise LabelError(
-            "objective.names holds the labels themselves in another order, which would swap classes",
-            found=shown(names),
-            expected=f"display names in the order {', '.join(map(repr, raw))}",
-            do="leave objective.names out",
-        )
-    return tuple(names)
+    names = pa.array([split_name(word) for word in words], pa.string())
+    return pa.chunked_array([names.take(coded.indices)])
+
+
+def _refuse(names: pa.Array | pa.ChunkedArray, what: str, settings: LabelSettings) -> NoReturn:
+    names = names.unique()
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    raise LabelError(
+        what,
+        where=settings.table or "",
+        found=f"{len(names)}: {', '.join(names[:SHOWN].to_pylist())}{more}",
+        expected="one value for each of " + ", ".join(_value_columns(settings)),
+    )
+
+
+def _example(manifest: pa.Table, settings: LabelSettings, root: str) -> str:
+    if settings.match == "entry":
+        return f"entry ids such as {manifest.column('entry_id')[0]}"
+    if settings.match == "subject":
+        return "the subjects' identifiers as the archive's files have them, under the key that indexed them"
+    parts = pc.list_flatten(manifest.column("parts").combine_chunks())
+    return f"paths such as {_below(pc.struct_field(parts, 'uri'), root)[0]}"
