@@ -118,18 +118,6 @@ def listed(lengths: np.ndarray, values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(kept, pa.bool_())), mask=pa.array(absent))
 
 
-def target_array(targets: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
-    """A list<float32> target column to (N, width) float32, NaN where null: what loss and metrics take."""
-    if isinstance(targets, pa.ChunkedArray):
-        targets = targets.combine_chunks()
-    array = np.full((len(targets), width), np.nan, np.float32)
-    flat = pc.list_flatten(targets)
-    array[targets.is_valid().to_numpy(zero_copy_only=False)] = (
-        flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
-    )
-    return array
-
-
 def truth_value(text: str) -> float | None:
     """1.0 or 0.0, None for any other text."""
     text = text.lower()
@@ -161,5 +149,24 @@ def displayed(names: Sequence[str] | None, raw: Sequence[str]) -> tuple[str, ...
             found=shown(names),
             expected=f"display names in the order {', '.join(map(repr, raw))}",
             do="leave objective.names out",
+        )
+    return tuple(names)
+
+
+def output_names(labels: pa.Array | pa.ChunkedArray, names: Sequence[str] | None, prefix: str) -> tuple[str, ...]:
+    """`names`, or prefix_0, prefix_1 … for rows of several values. Raises LabelError where rows differ in length."""
+    lengths = np.unique(elements(labels)[0])
+    widths = lengths[lengths > 0].tolist()
+    if len(widths) != 1:
+        raise LabelError(
+            "training rows must have labels, and all the same number of them",
+            found=f"rows of {', '.join(map(str, widths))} labels" if widths else "no row with a label",
+            do="check the label columns",
+        )
+    if names is None:
+        return (prefix,) if widths == [1] else tuple(f"{prefix}_{k}" for k in range(widths[0]))
+    if len(names) != widths[0]:
+        raise LabelError(
+            "objective.names must name every label of a row", found=f"{len(names)} names", expected=str(widths[0])
         )
     return tuple(names)

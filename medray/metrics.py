@@ -1,0 +1,258 @@
+"""Metrics of scores against targets: numbers from torchmetrics, exact, and None where a metric is not defined.
+
+    N row, K class, R resample.  Counts may carry leading axes; a rate that is not defined is NaN inside this file
+    and in bootstrap.py, and None in what `present` gives out.
+
+Rules that libraries differ in, as they are here:
+
+- A row is called positive when score >= threshold.
+- Confusion matrices have the true class in rows and the called class in columns.
+- A mean over classes (or labels) leaves out those that the rows cannot say anything about: sensitivity, AUROC and
+  AUPRC of a class without rows. A class that has rows but is never called counts as precision 0 in the mean
+  (as in scikit-learn and torchmetrics); its own precision is None.
+- AUPRC is average precision (the step sum, without interpolation).
+- ECE has 15 equal bins (Guo et al. 2017); binary: of the positive's probability, multiclass: of the top class.
+- Brier (1950): binary, mean (p - y)^2, 0 to 1; multiclass, the sum of it over classes, 0 to 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from medray.errors import MedrayError
+
+Direction = Literal["max", "min"]
+
+DIRECTIONS: dict[str, Direction] = {
+    "loss": "min",
+    "accuracy": "max",
+    "balanced_accuracy": "max",
+    "sensitivity": "max",
+    "specificity": "max",
+    "precision": "max",
+    "f1": "max",
+    "auroc": "max",
+    "auprc": "max",
+    "ece": "min",
+    "brier": "min",
+    "mae": "min",
+    "rmse": "min",
+    "r2": "max",
+}
+"""Every scalar metric and which way is better. `loss` is the objective's own loss on the validation split."""
+
+CLASSIFICATION = tuple(name for name in DIRECTIONS if name not in ("loss", "mae", "rmse", "r2"))
+REGRESSION = ("mae", "rmse", "r2")
+ECE_BINS = 15
+
+
+def present(value: float) -> float | None:
+    """A finite float, or None."""
+    return float(value) if np.isfinite(value) else None
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where whole is 0; any shapes that broadcast."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def mean_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    known = ~np.isnan(values)
+    return ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
+
+
+def checked_scores(scores: np.ndarray, *, probabilities: bool = True) -> np.ndarray:
+    """(N, O) scores as float64. Raises MedrayError for NaN or infinite ones, ValueError for no probabilities."""
+    scores = np.asarray(scores, np.float64)
+    wrong = ~np.isfinite(scores).all(axis=1)
+    if wrong.any():
+        raise MedrayError(
+            "the model's scores are not finite",
+            found=f"{int(wrong.sum())} of {len(scores)} rows with NaN or infinity",
+            expected="a finite score in every row",
+            do="training has diverged: lower training.learning_rate or turn mixed precision off",
+        )
+    if probabilities and len(scores) and (scores.min() < 0 or scores.max() > 1):
+        raise ValueError(f"scores must be probabilities, found {scores.min():.4g} to {scores.max():.4g}")
+    return scores
+
+
+def named(names: Sequence[str], width: int) -> tuple[str, ...]:
+    """The names given, or indices where none are. Raises ValueError for another number of names."""
+    if names and len(names) != width:
+        raise ValueError(f"{len(names)} names for {width} outputs")
+    return tuple(names) or tuple(map(str, range(width)))
+
+
+# --- rates of confusion counts ----------------------------------------------------------------------------------
+
+
+def binary_rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """(..., 2, 2) counts [[tn, fp], [fn, tp]] to rates, each (...); NaN where not defined."""
+    tn, fp, fn, tp = (confusion[..., i, j].astype(np.float64) for i in (0, 1) for j in (0, 1))
+    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
+    return {
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": ratio(tp, tp + fp),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def one_against_rest(confusion: np.ndarray) -> np.ndarray:
+    """(..., K, K) counts to (..., K, 2, 2): each class as the positive one."""
+    tp = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    fn, fp = confusion.sum(-1) - tp, confusion.sum(-2) - tp
+    tn = confusion.sum((-2, -1))[..., None] - tp - fn - fp
+    return np.stack([np.stack([tn, fp], -1), np.stack([fn, tp], -1)], -2)
+
+
+def macro_rates(pairs: np.ndarray) -> dict[str, np.ndarray]:
+    """(..., K, 2, 2) counts, one per class or label, to rates averaged over the K, each (...)."""
+    each = binary_rates(pairs)
+    missed = np.isnan(each["precision"]) & (pairs[..., 1, 0] > 0)
+    each["precision"] = np.where(missed, 0.0, each["precision"])
+    return {name: mean_known(values) for name, values in each.items()}
+
+
+def multiclass_rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """(..., K, K) counts to rates, each (...): accuracy over rows, the others averaged over classes.
+
+    Balanced accuracy is the mean sensitivity of the classes that have rows.
+    """
+    rates = macro_rates(one_against_rest(confusion))
+    trace = np.trace(confusion, axis1=-2, axis2=-1)
+    return rates | {"accuracy": ratio(trace, confusion.sum((-2, -1))), "balanced_accuracy": rates["sensitivity"]}
+
+
+# --- point metrics ----------------------------------------------------------------------------------------------
+
+
+def areas(scores: np.ndarray, positive: np.ndarray) -> dict[str, float]:
+    """(N,) scores and (N,) bool to AUROC and AUPRC; NaN where one of the two kinds is missing."""
+    import torch
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+    if not positive.any() or positive.all():
+        return {"auroc": np.nan, "auprc": np.nan}
+    inputs = torch.from_numpy(np.ascontiguousarray(scores)), torch.from_numpy(positive.astype(np.int64))
+    return {"auroc": binary_auroc(*inputs).item(), "auprc": binary_average_precision(*inputs).item()}
+
+
+def binary_metrics(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[str, Any]:
+    """(N,) probabilities and (N,) bool to every binary metric, NaN where not defined, and `confusion` (2, 2)."""
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error, binary_confusion_matrix
+
+    called = torch.from_numpy((scores >= threshold).astype(np.int64))
+    target = torch.from_numpy(positive.astype(np.int64))
+    confusion = binary_confusion_matrix(called, target).numpy()
+    error = np.nan
+    if len(scores):
+        error = binary_calibration_error(torch.from_numpy(np.ascontiguousarray(scores)), target, n_bins=ECE_BINS).item()
+    return {
+        **{name: value.item() for name, value in binary_rates(confusion).items()},
+        **areas(scores, positive),
+        "ece": error,
+        "brier": ((scores - positive) ** 2).mean().item() if len(scores) else np.nan,
+        "confusion": confusion,
+    }
+
+
+def binary_report(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[str, Any]:
+    """`binary_metrics`, JSON-ready: None where not defined, `confusion_matrix` [[tn, fp], [fn, tp]]."""
+    found = binary_metrics(scores, positive, threshold)
+    confusion = found.pop("confusion")
+    return {name: present(value) for name, value in found.items()} | {"confusion_matrix": confusion.tolist()}
+
+
+def multiclass_report(scores: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """(N, K) probabilities and (N,) class indices to macro metrics and `per_class`, keyed by name. JSON-ready."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+    width = scores.shape[1]
+    target = torch.from_numpy(truth.astype(np.int64))
+    called = torch.from_numpy(scores.argmax(axis=1)) if len(scores) else target
+    confusion = multiclass_confusion_matrix(called, target, num_classes=width).numpy()
+    each = [areas(scores[:, k], truth == k) for k in range(width)]
+    found = {name: value.item() for name, value in multiclass_rates(confusion).items()}
+    for name in ("auroc", "auprc"):
+        found[name] = mean_known(np.array([area[name] for area in each])).item()
+    found["ece"] = found["brier"] = np.nan
+    if len(scores):
+        probabilities = torch.from_numpy(np.ascontiguousarray(scores))
+        found["ece"] = multiclass_calibration_error(probabilities, target, width, n_bins=ECE_BINS).item()
+        found["brier"] = ((scores - np.eye(width)[truth]) ** 2).sum(axis=1).mean().item()
+    rates = binary_rates(one_against_rest(confusion))
+    shown = ("sensitivity", "specificity", "precision", "f1")
+    per_class = {
+        name: {
+            "n": int(confusion[k].sum()),
+            **{rate: present(rates[rate][k]) for rate in shown},
+            **{area: present(value) for area, value in each[k].items()},
+        }
+        for k, name in enumerate(names)
+    }
+    scalars: dict[str, Any] = {name: present(found[name]) for name in CLASSIFICATION}
+    return scalars | {"confusion_matrix": confusion.tolist(), "per_class": per_class}
+
+
+def multilabel_report(
+    scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str]
+) -> dict[str, Any]:
+    """(N, T) probabilities and (N, T) 0/1 (NaN = not known) to macro metrics and `per_label`. JSON-ready.
+
+    Every scalar is the mean over labels of the binary one; `confusion_matrix` is (T, 2, 2).
+    """
+    each = []
+    for k, threshold in enumerate(thresholds):
+        known = ~np.isnan(targets[:, k])
+        each.append(binary_metrics(scores[known, k], targets[known, k] > 0.5, threshold))
+    confusion = np.stack([one["confusion"] for one in each])
+    found = {name: value.item() for name, value in macro_rates(confusion).items()}
+    for name in ("auroc", "auprc", "ece", "brier"):
+        found[name] = mean_known(np.array([one[name] for one in each])).item()
+    per_label = {
+        name: {"n": int(one["confusion"].sum()), "positives": int(one["confusion"][1].sum())}
+        | {metric: present(one[metric]) for metric in CLASSIFICATION}
+        for name, one in zip(names, each, strict=True)
+    }
+    scalars: dict[str, Any] = {name: present(found[name]) for name in CLASSIFICATION}
+    return scalars | {"confusion_matrix": confusion.tolist(), "per_label": per_label}
+
+
+def regression_report(values: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """(N, T) values and (N, T) targets (NaN = not known), in the target's unit, to MAE, RMSE, R2. JSON-ready.
+
+    Scalars are means over the outputs; `per_output` has each. R2 needs two different targets.
+    """
+    import torch
+    from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
+
+    per_output: dict[str, dict[str, Any]] = {}
+    for k, name in enumerate(names):
+        known = ~np.isnan(targets[:, k])
+        value = torch.from_numpy(values[known, k].astype(np.float64))
+        target = torch.from_numpy(targets[known, k].astype(np.float64))
+        found: dict[str, Any] = {"n": int(known.sum()), **dict.fromkeys(REGRESSION)}
+        if len(value):
+            found["mae"] = mean_absolute_error(value, target).item()
+            found["rmse"] = mean_squared_error(value, target, squared=False).item()
+        if len(value) > 1 and target.min() < target.max():
+            found["r2"] = r2_score(value, target).item()
+        per_output[name] = found
+    return mean_of(per_output) | {"per_output": per_output}
+
+
+def mean_of(per_output: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    """The mean of each regression metric over the outputs that have it."""
+    columns = {metric: [one[metric] for one in per_output.values()] for metric in REGRESSION}
+    return {metric: present(mean_known(np.array(column, np.float64)).item()) for metric, column in columns.items()}
