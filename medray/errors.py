@@ -35,12 +35,23 @@ class MedrayError(Exception):
                 lines.append(f"  {title}: {text}")
         return "\n".join(lines)
 
-    def __reduce__(self):  # keyword-only arguments survive the way back from a worker process
-        return (_rebuild, (type(self), self.what, self.where, self.found, self.expected, self.do))
+    def to_json(self) -> dict[str, str]:
+        """For the way back from a worker; `from_json` is the opposite."""
+        facts = {name: getattr(self, name) for name in ("what", "where", "found", "expected", "do")}
+        return {"kind": type(self).__name__, **facts}
+
+    def __reduce__(self):  # keyword-only arguments survive pickling
+        return (from_json, (self.to_json(),))
 
 
-def _rebuild(kind: type[MedrayError], what: str, where: str, found: str, expected: str, do: str) -> MedrayError:
-    return kind(what, where=where, found=found, expected=expected, do=do)
+def from_json(facts: dict[str, str]) -> MedrayError:
+    """The error that `to_json` told of, as its own type."""
+    kinds = {kind.__name__: kind for kind in _all_kinds(MedrayError)}
+    return kinds[facts["kind"]](**{name: text for name, text in facts.items() if name != "kind"})
+
+
+def _all_kinds(kind: type[MedrayError]) -> list[type[MedrayError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in _all_kinds(child))]
 
 
 class UserError(MedrayError):

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ import pyarrow as pa
 from medray import files
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.checkpoints import cache_folder, fitted
-from medray.errors import MachineError, MedrayError, UserError
+from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows import Flow, Receipt, Sink, Stage, collect, lane
 from medray.training import FitPlan, fit
 
-LIVE = "live.json"
+LIVE, REFUSED = "live.json", "refused.json"
 
 
 class RayEngine:
@@ -109,8 +110,13 @@ class RayEngine:
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
         )
-        with _watched(files.join(plan.work, plan.name, LIVE), live), _own_errors():
+        folder = files.join(plan.work, plan.name)
+        with _watched(files.join(folder, LIVE), live), _own_errors():
             result = trainer.fit()
+        if files.exists(files.join(folder, REFUSED)):
+            error = from_json(json.loads(files.read_bytes(files.join(folder, REFUSED))))
+            files.remove_tree(folder)  # Ray would return this run as finished
+            raise error
         if result.checkpoint is None:
             raise MachineError("training ended without a checkpoint", where=str(result.path))
         with result.checkpoint.as_directory() as folder:
@@ -129,10 +135,10 @@ def start(address: str | None = None, **options: Any) -> None:
 
     # the core worker prints a warning at every start of a restartable actor (ray-project/ray#53727)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address is None:
+        options["include_dashboard"] = False
     try:
-        if address is None:
-            ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False, **options)
-        else:
+        with _held_stderr():
             ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
     except ConnectionError as error:
         raise MachineError(
@@ -141,6 +147,25 @@ def start(address: str | None = None, **options: Any) -> None:
             found=str(error).splitlines()[0],
             do="check the address with `ray status --address …`, or leave the key out to use this machine",
         ) from None
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Hold back what native code prints to stderr; show it where the work fails."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(real, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
 
 
 class Lane:
@@ -175,23 +200,19 @@ def _quiet_ray_data() -> None:
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
-    """A medray error raised in a worker comes out as itself, everything else of Ray's as a MachineError."""
-    import ray.exceptions
+    """A medray error raised in a worker comes out as itself, a failure of Ray's as a MachineError."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
 
     try:
         yield
-    except MedrayError:
-        raise
-    except Exception as error:
+    except (RayError, TrainingFailedError) as error:
         cause: BaseException | None = error
-        while cause is not None:
-            for candidate in (cause, getattr(cause, "cause", None), *getattr(cause, "worker_failures", {}).values()):
-                if isinstance(candidate, MedrayError):
-                    raise candidate from None
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-        if isinstance(error, ray.exceptions.RayError | RuntimeError):
-            raise MachineError("the work failed on the cluster", found=str(error).strip()[-2000:]) from error
-        raise
+        while cause is not None and not isinstance(cause, MedrayError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise MachineError("the work failed on the cluster", found=str(error).strip()[-3000:]) from error
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -220,11 +241,14 @@ def _train_worker(config: dict[str, Any]) -> None:
     cache = cache_folder(plan.name)
     device = str(ray.train.torch.get_device())
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        fit(plan, start=None, report=report, device=device, cache=cache)
-    else:
-        with checkpoint.as_directory() as folder:
-            fit(plan, start=Path(folder), report=report, device=device, cache=cache)
+    try:
+        with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
+            start = None if folder is None else Path(folder)
+            fit(plan, start=start, report=report, device=device, cache=cache)
+    except MedrayError as error:
+        # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
+        if first:
+            files.write_bytes(files.join(plan.work, plan.name, REFUSED), json.dumps(error.to_json()).encode())
     if context.get_local_rank() == 0:
         shutil.rmtree(cache, ignore_errors=True)
 
