@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medray.metrics import DIRECTIONS
+from medray.metrics import DIRECTIONS, MEANINGS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 INK, FAINT, GRID = "#222222", "#767676", "#DDDDDD"
 MANY = len(COLOURS)  # with more curves than colours, all are drawn grey and the best and worst are named
 BINS = 10
+_CURVES = {"train_loss": "train", "loss": "validation"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def learning_curve(history: pa.Table | Sequence[Mapping[str, Any]], best_epoch: 
         shown = [name for name in names if any(row.get(name) is not None for row in rows)]
         for name, colour in zip(shown, COLOURS, strict=False):
             values = [np.nan if row.get(name) is None else float(row[name]) for row in rows]
-            label = {"train_loss": "train", "loss": "validation"}.get(name, name.replace("_", " "))
+            label = _CURVES.get(name) or MEANINGS[name][0]
             axis.plot(epochs, values, color=colour, label=label, marker="o", markersize=3)
         if best_epoch is not None:
             axis.axvline(best_epoch, color=FAINT, linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch}")

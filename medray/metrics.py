@@ -44,6 +44,24 @@ DIRECTIONS: dict[str, Direction] = {
 }
 """Every scalar metric and which way is better. `loss` is the objective's own loss on the validation split."""
 
+MEANINGS: dict[str, tuple[str, str]] = {
+    "loss": ("Loss", "what training makes small"),
+    "accuracy": ("Accuracy", "part of all rows that is right"),
+    "balanced_accuracy": ("Balanced accuracy", "mean of the parts of each class that are right"),
+    "sensitivity": ("Sensitivity", "part of the positives that is found (recall)"),
+    "specificity": ("Specificity", "part of the negatives that is left alone"),
+    "precision": ("Precision", "part of those called positive that is (positive predictive value)"),
+    "f1": ("F1", "harmonic mean of precision and sensitivity"),
+    "auroc": ("AUROC", "chance that a positive scores higher than a negative; 0.5 is guessing"),
+    "auprc": ("AUPRC", "average precision over all sensitivities; guessing gives the part of positives"),
+    "ece": ("ECE", "mean gap between score and observed frequency; 0 is best"),
+    "brier": ("Brier score", "mean squared error of the probabilities; 0 is best"),
+    "mae": ("MAE", "mean absolute error, in the unit of the target"),
+    "rmse": ("RMSE", "root of the mean squared error, in the unit of the target"),
+    "r2": ("R²", "part of the variance explained; 0 is no better than the mean"),
+}
+"""Every scalar metric's name for people and what it says."""
+
 CLASSIFICATION = tuple(name for name in DIRECTIONS if name not in ("loss", "mae", "rmse", "r2"))
 REGRESSION = ("mae", "rmse", "r2")
 ECE_BINS = 15
