@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from medray.bundles import channels_last, layout, to_device
-from medray.errors import MachineError, RunFileError
+from medray.errors import MachineError, MedrayError, RunFileError
 from medray.modalities import ModalitySpec
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
@@ -118,19 +118,25 @@ class State:
 # --- order ----------------------------------------------------------------------------------------------------
 
 
-def epoch_order(rows_per_shard: list[int], seed: int, epoch: int, window_rows: int = 2_000_000) -> np.ndarray:
+def epoch_order(
+    rows_per_shard: list[int], seed: int, epoch: int, *, block_rows: int = 4096, window_rows: int = 2_000_000
+) -> np.ndarray:
     """(N, 2) int64 (shard, row) in the order of this epoch: a permutation that follows from (seed, epoch).
 
-    Shards are shuffled, then rows within windows of about `window_rows`, so an archive larger than memory is read
-    window by window; a smaller one is shuffled whole.
+    Rows are numbered through all shards, so how they were cut into shards does not matter. Blocks of neighbours are
+    shuffled, then rows within windows of about `window_rows`: an archive larger than memory is read window by
+    window, a smaller one is shuffled whole.
     """
     random = np.random.default_rng([seed, epoch])
-    shards = random.permutation(len(rows_per_shard))
-    pairs = np.concatenate(
-        [np.stack([np.full(rows_per_shard[s], s), np.arange(rows_per_shard[s])], 1) for s in shards]
-    )
-    starts = range(0, len(pairs), window_rows)
-    return np.concatenate([random.permutation(pairs[start : start + window_rows]) for start in starts])
+    ends = np.cumsum(rows_per_shard)
+    rows = np.arange(ends[-1] if len(ends) else 0)
+    if len(rows) > window_rows:
+        blocks = np.array_split(rows, -(-len(rows) // block_rows))
+        rows = np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
+    windows = [random.permutation(rows[start : start + window_rows]) for start in range(0, len(rows), window_rows)]
+    order = np.concatenate(windows) if windows else rows
+    shard = np.searchsorted(ends, order, side="right")
+    return np.stack([shard, order - (ends - rows_per_shard)[shard]], axis=1)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -345,30 +351,14 @@ class Trainer:
         """Validate, log, and keep the weights if they are the best so far. Same outcome on every worker."""
         self._share_loss()
         scores, targets, validation_loss = self.validate()
-        row: dict[str, Any] = {}
-        thresholds: tuple[float, ...] = ()
-        if self.team.rank == 0:
-            thresholds = self.objective.choose_threshold(scores, targets)
-            metrics = self.objective.metrics(scores, targets, thresholds, self.objective.display(self.plan.classes))
-            row = {
-                "epoch": self.state.epoch + 1,
-                "train_loss": self.state.loss_sum / self.samples,
-                "loss": validation_loss,
-                **{name: value for name, value in metrics.items() if not isinstance(value, list | dict)},
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "seconds": seconds,
-                "samples_per_second": self.samples / max(seconds, 1e-9),
-            }
-        row, thresholds = self.team.from_first((row, thresholds))
+        # worker 0 computes; what it finds, a refusal too, happens on all workers alike
+        found = self._measured(scores, targets, validation_loss, seconds) if self.team.rank == 0 else None
+        found = self.team.from_first(found)
+        if isinstance(found, MedrayError):
+            raise found
+        row, thresholds = found
         state = self.state
         assert state.history is not None
-        if not np.isfinite(row["train_loss"]):
-            raise MachineError(
-                "the loss is no longer a finite number",
-                where=f"epoch {row['epoch']}",
-                found=str(row["train_loss"]),
-                do="lower training.learning_rate, set training.clip_norm = 1.0, or check the data with medray inspect",
-            )
         state.history.append(row)
         value = self._selected(row)
         delta = self.settings.early_stopping.min_delta if self.settings.early_stopping else 0.0
@@ -390,6 +380,35 @@ class Trainer:
                 where="[training] select_by",
                 do="give the validation split samples of every class, or set select_by = 'loss'",
             )
+
+    def _measured(
+        self, scores: np.ndarray, targets: np.ndarray, validation_loss: float, seconds: float
+    ) -> tuple[dict[str, Any], tuple[float, ...]] | MedrayError:
+        """(row of the history, thresholds) of the epoch that ends."""
+        epoch, train_loss = self.state.epoch + 1, self.state.loss_sum / self.samples
+        if not (np.isfinite(train_loss) and np.isfinite(scores).all()):
+            return MachineError(
+                "the loss is no longer a finite number",
+                where=f"epoch {epoch}",
+                found=f"training loss {train_loss}, {int((~np.isfinite(scores)).sum())} scores that are no number",
+                do="lower training.learning_rate, set training.clip_norm = 1.0, or check the data with medray inspect",
+            )
+        names = self.objective.display(self.plan.classes)
+        try:
+            thresholds = self.objective.choose_threshold(scores, targets)
+            metrics = self.objective.metrics(scores, targets, thresholds, names)
+        except MedrayError as error:
+            return error
+        row = {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            "loss": validation_loss,
+            **{name: value for name, value in metrics.items() if not isinstance(value, list | dict)},
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "samples_per_second": self.samples / max(seconds, 1e-9),
+        }
+        return row, thresholds
 
     def _selected(self, row: dict[str, Any]) -> float | None:
         if self.metric not in row:

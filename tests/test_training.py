@@ -29,10 +29,21 @@ def test_the_order_follows_from_seed_and_epoch():
     assert not np.array_equal(first, epoch_order([50, 50], 8, 3))
 
 
-def test_a_window_holds_whole_shards_rows_before_the_next_begins():
-    order = epoch_order([10, 10, 10, 10], seed=1, epoch=0, window_rows=10)
+def test_the_order_does_not_depend_on_how_rows_were_cut_into_shards():
+    def rows(order, sizes):
+        return (np.cumsum([0, *sizes])[order[:, 0]] + order[:, 1]).tolist()
+
+    whole = rows(epoch_order([40], 3, 1), [40])
+    assert rows(epoch_order([7, 0, 13, 20], 3, 1), [7, 0, 13, 20]) == whole
+    small = {"block_rows": 5, "window_rows": 10}
+    assert rows(epoch_order([40], 3, 1, **small), [40]) == rows(epoch_order([39, 1], 3, 1, **small), [39, 1])
+
+
+def test_a_window_reads_few_blocks_of_neighbours():
+    order = epoch_order([40], seed=1, epoch=0, block_rows=5, window_rows=10)[:, 1]
+    assert sorted(order) == list(range(40))
     for start in range(0, 40, 10):
-        assert len(set(order[start : start + 10, 0].tolist())) == 1
+        assert len(set(order[start : start + 10] // 5)) == 2
 
 
 @pytest.mark.parametrize(("rows", "batch", "steps"), [(546, 64, 9), (60_000, 128, 469), (5, 64, 1), (64, 64, 1)])
