@@ -61,6 +61,8 @@ def learning_curve(history: pa.Table | Sequence[Mapping[str, Any]], best_epoch: 
         if best_epoch is not None:
             axis.axvline(best_epoch, color=FAINT, linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch}")
         _labelled(axis, "Epoch", title, legend=bool(shown))
+        if len(rows) == 1:
+            axis.set_xlim(epochs[0] - 0.9, epochs[0] + 0.9)
         _whole_ticks(axis.xaxis)
     return _saved(canvas, "png")
 
@@ -87,7 +89,7 @@ def figures(
         return [
             confusion(names, truth, called),
             *roc_and_precision(pairs, note="each class against the rest"),
-            reliability(top, right, "Probability of the called class", "Part that is right"),
+            reliability(top, right, "Probability of the called class", "Share that is right"),
             histogram(top, {"right": right, "wrong": ~right}, "Probability of the called class", None),
         ]
     columns = [~np.isnan(targets[:, k]) for k in range(targets.shape[1])]
@@ -98,7 +100,7 @@ def figures(
         positive = names[1]
         return [
             *roc_and_precision([(positive, score, truth)], threshold=threshold),
-            reliability(score, truth, f"Score: probability of {positive}", f"Part that is {positive}"),
+            reliability(score, truth, f"Score: probability of {positive}", f"Share that is {positive}"),
             confusion(names, truth.astype(np.int64), (score >= threshold).astype(np.int64)),
             histogram(score, {names[0]: ~truth, positive: truth}, f"Score: probability of {positive}", threshold),
         ]
@@ -106,7 +108,7 @@ def figures(
     score, truth = (np.concatenate([each[i] for each in truths]) for i in (0, 1))
     return [
         *roc_and_precision(pairs, note="each label"),
-        reliability(score, truth, "Score, all labels together", "Part that is present"),
+        reliability(score, truth, "Score, all labels together", "Share that is present"),
         histogram(score, {"absent": ~truth, "present": truth}, "Score, all labels together", None),
     ]
 
@@ -163,6 +165,7 @@ def roc_and_precision(
     rocs = ", ".join(f"{name} {auroc:.3f}" for name, *_, auroc, _ in drawn)
     prs = ", ".join(f"{name} {auprc:.3f}" for name, *_, auprc in drawn)
     dotted = "" if threshold is None else " The dot is the decision threshold."
+    dotted += " Named: the two best and the two worst by area." if named else ""
     return [
         Figure(f"ROC{tail}", f"Numbers: area under the curve. Dotted: chance.{dotted}",
                f"ROC curve; area under the curve: {rocs}.", _saved(roc)),
@@ -172,30 +175,32 @@ def roc_and_precision(
 
 
 def confusion(names: Sequence[str], truth: np.ndarray, called: np.ndarray) -> Figure:
-    """Counts and part of the row, of (N,) true and called class indices; true classes in rows."""
+    """Counts and share of the row, of (N,) true and called class indices; true classes in rows."""
     width = len(names)
     counts = np.zeros((width, width), np.int64)
     np.add.at(counts, (truth, called), 1)
     rows = counts.sum(axis=1, keepdims=True)
     parts = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    side = min(9.0, max(4.3, 1.6 + 0.62 * width))
+    side = min(9.0, max(4.3, 1.6 + 0.52 * width))
     canvas, (axis,) = _canvas(side + 0.3, side)
     axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
     size = 12 if width <= 3 else 8.5 if width <= 12 else 6
     for i in range(width):
         for j in range(width):
-            label = f"{counts[i, j]}\n{parts[i, j]:.0%}" if width <= 12 else str(counts[i, j] or "")
+            if not counts[i, j]:
+                continue
+            label = f"{counts[i, j]}\n{parts[i, j]:.0%}" if width <= 12 else str(counts[i, j])
             axis.text(j, i, label, ha="center", va="center", fontsize=size,
                       color="white" if parts[i, j] > 0.55 else INK)  # fmt: skip
     shown = [_short(name, 18) for name in names]
-    turned = width > 4 or max(map(len, shown)) > 10
+    turned = max(map(len, shown)) * width > 40
     axis.set_xticks(range(width), shown, rotation=40 if turned else 0, ha="right" if turned else "center")
     axis.set_yticks(range(width), shown)
     _labelled(axis, "Called", "True")
     words = "; ".join(f"{names[i]}: {counts[i, i]} of {rows[i, 0]} right" for i in range(width))
-    caption = "Rows: true class. Columns: what the model called. Per cent of the row."
-    return Figure("Confusion matrix", caption, f"Confusion matrix; {words}.", _saved(canvas), wide=width > 8)
+    caption = "Rows: true class. Columns: what the model called. Per cent are of the row."
+    return Figure("Confusion matrix", caption, f"Confusion matrix; {words}.", _saved(canvas), wide=width > 6)
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, x: str, y: str) -> Figure:
@@ -217,10 +222,10 @@ def reliability(confidence: np.ndarray, right: np.ndarray, x: str, y: str) -> Fi
     below.bar((np.arange(BINS) + 0.5) / BINS, count, width=0.9 / BINS, color=FAINT)
     below.set_xlim(-0.02, 1.02)
     _whole_ticks(below.yaxis, 2)
-    _labelled(below, x, "Rows")
-    words = "; ".join(f"{p:.2f} predicted, {o:.2f} observed, {n} rows"
+    _labelled(below, x, "Samples")
+    words = "; ".join(f"{p:.2f} predicted, {o:.2f} observed, {n} samples"
                       for p, o, n in zip(predicted, observed, count[kept], strict=True))  # fmt: skip
-    caption = "On the dotted line, a score of 0.8 is right 8 times in 10. Bars: 95 % Wilson interval; below: rows."
+    caption = "On the dotted line, a score of 0.8 is right 8 times in 10. Bars: 95 % Wilson interval. Below: samples."
     return Figure("Calibration", caption, f"Reliability diagram; {words}.", _saved(canvas))
 
 
@@ -232,9 +237,9 @@ def wilson(part: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.nda
 
 
 def histogram(scores: np.ndarray, groups: Mapping[str, np.ndarray], x: str, threshold: float | None) -> Figure:
-    """Counts of scores (N,) in 25 bins, one outline for each group {name: (N,) bool}."""
-    canvas, (axis,) = _canvas(4.6, 4.3)
-    edges = np.linspace(0, 1, 26)
+    """Counts of scores (N,) in 50 bins, one outline for each group {name: (N,) bool}."""
+    canvas, (axis,) = _canvas(9.4, 3.2)
+    edges = np.linspace(0, 1, 51)
     for (name, member), colour in zip(groups.items(), COLOURS, strict=False):
         counts = np.histogram(scores[member], edges)[0]
         axis.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
@@ -243,12 +248,15 @@ def histogram(scores: np.ndarray, groups: Mapping[str, np.ndarray], x: str, thre
         axis.axvline(threshold, color=INK, linestyle="--", linewidth=1, label=f"threshold {threshold:.3g}")
     axis.set_xlim(0, 1)
     _whole_ticks(axis.yaxis)
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.18)  # room for the legend
-    _labelled(axis, x, "Rows", legend=True, place="upper center")
-    words = "; ".join(f"{name}: {int(member.sum())} rows, median score {np.median(scores[member]):.2f}"
+    _labelled(axis, x, "Samples", legend=True)
+    words = "; ".join(f"{name}: {int(member.sum())} samples, median score {np.median(scores[member]):.2f}"
                       for name, member in groups.items() if member.any())  # fmt: skip
     return Figure(
-        "Scores", "How many rows have each score, by what is true.", f"Score histogram; {words}.", _saved(canvas)
+        "Scores",
+        "How many samples have each score, by what is true.",
+        f"Score histogram; {words}.",
+        _saved(canvas),
+        wide=True,
     )
 
 
@@ -278,7 +286,7 @@ def values(name: str, predicted: np.ndarray, true: np.ndarray) -> list[Figure]:
         axis.axhline(limit, color=INK, linewidth=1, linestyle="--",
                      label=f"mean ± 1.96 sd  (± {spread:.3g})" if limit > bias else None)  # fmt: skip
     _labelled(axis, f"Predicted {name}", "Predicted - true", legend=True, place="best")
-    facts = f"{len(true)} rows, mean difference {bias:.3g}, 95 % of differences within {spread:.3g} of it"
+    facts = f"{len(true)} samples, mean difference {bias:.3g}, 95 % of differences within {spread:.3g} of it"
     return [
         Figure(f"{name}: predicted and true", "On the dotted line, the prediction is exact.",
                f"Predicted against true {name}; {facts}.", _saved(first)),
@@ -368,4 +376,6 @@ def _thinned(x: np.ndarray, y: np.ndarray, most: int = 2000) -> tuple[np.ndarray
 
 
 def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """At most `most` characters: the middle is left out, since names of one kind often differ at their ends."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

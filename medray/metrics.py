@@ -46,19 +46,19 @@ DIRECTIONS: dict[str, Direction] = {
 
 MEANINGS: dict[str, tuple[str, str]] = {
     "loss": ("Loss", "what training makes small"),
-    "accuracy": ("Accuracy", "part of all rows that is right"),
-    "balanced_accuracy": ("Balanced accuracy", "mean of the parts of each class that are right"),
-    "sensitivity": ("Sensitivity", "part of the positives that is found (recall)"),
-    "specificity": ("Specificity", "part of the negatives that is left alone"),
-    "precision": ("Precision", "part of those called positive that is (positive predictive value)"),
+    "accuracy": ("Accuracy", "share of all samples that are called correctly"),
+    "balanced_accuracy": ("Balanced accuracy", "mean over the classes of the share called correctly"),
+    "sensitivity": ("Sensitivity", "share of the positives that are found (recall)"),
+    "specificity": ("Specificity", "share of the negatives that are called negative"),
+    "precision": ("Precision", "share of those called positive that are positive (PPV)"),
     "f1": ("F1", "harmonic mean of precision and sensitivity"),
     "auroc": ("AUROC", "chance that a positive scores higher than a negative; 0.5 is guessing"),
-    "auprc": ("AUPRC", "average precision over all sensitivities; guessing gives the part of positives"),
-    "ece": ("ECE", "mean gap between score and observed frequency; 0 is best"),
+    "auprc": ("AUPRC", "average precision; guessing gives the share of positives"),
+    "ece": ("ECE", "expected calibration error: mean gap between score and observed share; 0 is best"),
     "brier": ("Brier score", "mean squared error of the probabilities; 0 is best"),
     "mae": ("MAE", "mean absolute error, in the unit of the target"),
     "rmse": ("RMSE", "root of the mean squared error, in the unit of the target"),
-    "r2": ("R²", "part of the variance explained; 0 is no better than the mean"),
+    "r2": ("R²", "share of the variance explained; 0 is no better than always saying the mean"),
 }
 """Every scalar metric's name for people and what it says."""
 

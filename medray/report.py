@@ -30,6 +30,7 @@ LIMITS = (
     "its own evaluation.",
 )
 THUMBNAIL = 256  # pixels, the longer side at most
+SMALL = 96  # pixels; smaller images are shown with their pixels, not smoothed
 NONE = "–"  # a number that is not defined
 
 
@@ -156,7 +157,7 @@ def decision(facts: ReportFacts, names: Sequence[str]) -> str:
     else:
         how = "It was set in the run file."
     if facts.objective.kind == "binary":
-        return f"A row is called “{names[1]}” when its score is at least {number(facts.thresholds[0])}. {how}"
+        return f"A sample is called “{names[1]}” when its score is at least {number(facts.thresholds[0])}. {how}"
     return f"A label is called present when its score is at least its threshold (below). {how.replace('It', 'Each', 1)}"
 
 
@@ -212,15 +213,15 @@ def _heads(facts: ReportFacts) -> list[tuple[str, str, str]]:
     first = {"regression": ("mae", "rmse", "r2"), "multiclass": ("accuracy", "balanced_accuracy", "auroc", "ece")}
     shown = first.get(facts.objective.kind, ("auroc", "sensitivity", "specificity", "ece"))
     return [
-        (MEANINGS[name][0], number(facts.metrics[name]), _interval(facts, name))
+        (MEANINGS[name][0], number(facts.metrics[name]), _interval(facts, name, f"{facts.confidence:.0%}: "))
         for name in shown
         if name in facts.metrics
     ]
 
 
-def _interval(facts: ReportFacts, name: str) -> str:
+def _interval(facts: ReportFacts, name: str, lead: str = "") -> str:
     pair = facts.intervals.get(name)
-    return "" if pair is None else f"{number(pair[0])} to {number(pair[1])}"
+    return "" if pair is None else f"{lead}{number(pair[0])} to {number(pair[1])}"
 
 
 def _metrics(facts: ReportFacts) -> Section | None:
@@ -246,10 +247,11 @@ def _metrics(facts: ReportFacts) -> Section | None:
             f"Means over {means}, each counting the same" + (", except accuracy." if means == "classes" else ".")
         )
     if facts.intervals:
+        kept = ", at the same threshold" if facts.thresholds else ""
         times = f" ({facts.resamples:,} times)" if facts.resamples else ""
-        lines.append(f"Intervals: whole subjects drawn again with replacement{times}; the threshold is kept.")
+        lines.append(f"Intervals: whole subjects drawn again with replacement{times}{kept}.")
     if any(facts.metrics[name] is None for name in shown):
-        lines.append(f"{NONE} is not defined on these rows, for example because a class has none.")
+        lines.append(f"{NONE} is not defined on these samples, for example because a class has none.")
     columns += [*facts.beside, "Meaning"]
     return Section("Metrics", lines, [Table(columns, rows, frozenset([*numbers, *facts.beside]))])
 
@@ -261,7 +263,7 @@ def _per_class(facts: ReportFacts) -> Section | None:
     if key is None or len(facts.metrics[key]) < 2:
         return None
     one = ones[key]
-    titles = {"n": "Rows", "positives": "Positive"} | {name: title for name, (title, _) in MEANINGS.items()}
+    titles = {"n": "Samples", "positives": "Positive"} | {name: title for name, (title, _) in MEANINGS.items()}
     kept = ("n", "positives", "auroc", "auprc", "sensitivity", "specificity", "precision", "f1", "mae", "rmse", "r2")
     rows, columns = [], [one]
     for k, (name, found) in enumerate(facts.metrics[key].items()):
@@ -306,13 +308,16 @@ def _mistakes(facts: ReportFacts) -> Section | None:
         thumbs.append(
             {
                 "uri": None if each.image is None else data_uri(thumbnail(each.image), "png"),
-                "alt": f"{each.entry_id}: true {each.true}, called {said}",
-                "head": f"Called {said}",
+                "alt": f"True {each.true}, called {said}",
+                "head": f"{'Called' if each.called else 'Predicted'} {said}",
+                "small": each.image is not None and max(each.image.shape) <= SMALL,
                 "body": f"True: {each.true}",
                 "entry_id": each.entry_id,
             }
         )
-    line = "The rows the model was most sure of and wrong about. A label may be wrong, too: worth a second look."
+    if facts.objective.kind == "regression":
+        return Section("Largest errors", thumbs=thumbs)
+    line = "The samples the model was most sure of and wrong about. Look twice: a label may be wrong, too."
     return Section("Most confident mistakes", [line], thumbs=thumbs)
 
 
