@@ -62,7 +62,7 @@ def learning_curve(history: pa.Table | Sequence[Mapping[str, Any]], best_epoch: 
             axis.axvline(best_epoch, color=FAINT, linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch}")
         _labelled(axis, "Epoch", title, legend=bool(shown))
         if len(rows) == 1:
-            axis.set_xlim(epochs[0] - 0.9, epochs[0] + 0.9)
+            axis.set_xticks(epochs)
         _whole_ticks(axis.xaxis)
     return _saved(canvas, "png")
 
@@ -87,9 +87,9 @@ def figures(
         right = called == truth
         pairs = [(name, scores[:, k], truth == k) for k, name in enumerate(names)]
         return [
-            confusion(names, truth, called),
             *roc_and_precision(pairs, note="each class against the rest"),
             reliability(top, right, "Probability of the called class", "Share that is right"),
+            confusion(names, truth, called),
             histogram(top, {"right": right, "wrong": ~right}, "Probability of the called class", None),
         ]
     columns = [~np.isnan(targets[:, k]) for k in range(targets.shape[1])]
@@ -185,7 +185,7 @@ def confusion(names: Sequence[str], truth: np.ndarray, called: np.ndarray) -> Fi
     canvas, (axis,) = _canvas(side + 0.3, side)
     axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
-    size = 12 if width <= 3 else 8.5 if width <= 12 else 6
+    size = 12 if width <= 3 else 9 if width <= 12 else 8 if width <= 20 else 5
     for i in range(width):
         for j in range(width):
             if not counts[i, j]:

@@ -195,7 +195,7 @@ def _header(facts: ReportFacts, names: Sequence[str]) -> list[tuple[str, str]]:
     rows = [
         ("Bundle", facts.bundle_id),
         ("Model", facts.model),
-        ("Data", facts.modality),
+        ("Input", facts.modality),
         ("Objective", f"{facts.objective.kind}: {', '.join(names)}" if len(names) <= 6 else
          f"{facts.objective.kind}, {len(names)} outputs"),
         ("Evaluated", _counted(evaluated)),
