@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import numpy as np
 from medray.engines.base import RaySpec, open_engine
 from medray.errors import UserError
 from medray.progress import Progress
+from medray.report import ScoringRun, write_report
 from medray.verbs import settings
-from medray.verbs.evaluate import evaluate
+from medray.verbs.evaluate import evaluate_bundle
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare
+from medray.verbs.results import ScoreResult
 from medray.verbs.score import score
 from medray.verbs.train import train
 
 NAMES = {0: "malignant", 1: "benign"}  # "benign" stands for BreastMNIST's class "normal, benign"
+SCORINGS = {"The whole archive": "score", "After 1 image was replaced, 2 added and 1 cut short": "score again"}
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 TRAIN = """\
@@ -92,21 +96,28 @@ def imaging(out: Path, progress: Progress) -> dict[str, Any]:
     assert isinstance(train_run, settings.TrainRun) and isinstance(score_run, settings.ScoreRun)
     engine = open_engine(RaySpec(workers=2))
     try:
-        steps = {
+        steps: dict[str, Any] = {
             "index": index(train_run, engine, progress),
             "prepare": prepare(train_run, engine, progress),
             "train": train(train_run, engine, progress),
-            "evaluate": evaluate(train_run, engine, progress),
-            "score": score(score_run, engine, progress),
         }
+        steps["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
+        steps["score"] = score(score_run, engine, progress)
         change_archive(out)
         progress.note("changed the archive: 1 image replaced, 2 added, 1 cut short")
         steps["score again"] = score(score_run, engine, progress)
     finally:
         engine.close()
+    report = out / "report.html"
+    runs = [_scoring_run(title, steps[name]) for title, name in SCORINGS.items()]
+    report.write_text(write_report(replace(facts, archive=runs)), encoding="utf-8")
     summary = {name: step.model_dump(mode="json") for name, step in steps.items()}
-    summary["seconds"] = time.monotonic() - started
-    return summary
+    return summary | {"report": str(report), "seconds": time.monotonic() - started}
+
+
+def _scoring_run(title: str, result: ScoreResult) -> ScoringRun:
+    names = ("entries", "pending", "scored", "failed", "by_reason", "seconds")
+    return ScoringRun(title, **{name: getattr(result, name) for name in names})
 
 
 def _claim_folder(out: Path) -> None:

@@ -86,6 +86,10 @@ class Modality(Protocol):
         """Shapes of what `encode` returns, without the batch axis."""
         ...
 
+    def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
+        """One picture per good sample for a report, uint8 (H, W) or (H, W, 3); None where there is nothing to see."""
+        ...
+
     def inspect(self, uri: str) -> Inspection:
         """What medray sees at `uri`. Raises SampleError where nothing can be seen."""
         ...

@@ -13,9 +13,11 @@ from medray.engines.base import Engine
 from medray.errors import BundleError
 from medray.flows import Flow
 from medray.progress import Progress, Silent
+from medray.report import ReportFacts, write_report
 from medray.shards import ShardSet, read_samples
 from medray.training import stacked
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
+from medray.verbs.reporting import report_facts
 from medray.verbs.results import EvaluateResult
 from medray.verbs.settings import TrainRun
 from medray.verbs.tables import TableSink
@@ -31,7 +33,13 @@ def evaluate(
 
     Raises BundleError when the bundle was trained with other preprocessing or other classes than the run file has.
     """
-    progress = progress or Silent()
+    return evaluate_bundle(run, engine, progress or Silent(), split)[0]
+
+
+def evaluate_bundle(
+    run: TrainRun, engine: Engine, progress: Progress, split: str
+) -> tuple[EvaluateResult, ReportFacts]:
+    """(result, what its report was made of)"""
     started = time.monotonic()
     bundle = bundles.load(run.bundle_uri)
     prepared = prepare_shards(run, engine, progress)
@@ -55,6 +63,8 @@ def evaluate(
     )
     folder = files.join(run.folder, "evaluation", recipe.id, split)
     _write_predictions(predictions, folder)
+    facts = report_facts(run, bundle, prepared, predictions, metrics, intervals, split)
+    files.write_bytes(files.join(folder, "report.html"), write_report(facts).encode())
     result = EvaluateResult(
         entries=prepared.result.entries,
         failed=prepared.result.failed,
@@ -70,7 +80,7 @@ def evaluate(
         seconds=time.monotonic() - started,
     )
     files.write_bytes(files.join(folder, "metrics.json"), (result.model_dump_json(indent=2) + "\n").encode())
-    return result
+    return result, facts
 
 
 def predict_split(

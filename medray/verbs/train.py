@@ -45,7 +45,7 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
     bundles.save(bundle, run.bundle_uri)
-    _write_history(fitted.state["history"], folder)
+    _write_history(fitted.state["history"], fitted.state["best_epoch"], folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
 
 
@@ -124,7 +124,7 @@ def _samples_per_second(history: list[dict[str, Any]]) -> float:
     return sum(row["samples_per_second"] * row["seconds"] for row in history) / max(seconds, 1e-9)
 
 
-def _write_history(history: list[dict[str, Any]], folder: str) -> None:
+def _write_history(history: list[dict[str, Any]], best_epoch: int, folder: str) -> None:
     """history.csv, history.parquet and learning_curve.png beside the checkpoints."""
     import pyarrow.csv
     import pyarrow.parquet as pq
@@ -136,7 +136,7 @@ def _write_history(history: list[dict[str, Any]], folder: str) -> None:
         buffer = pa.BufferOutputStream()
         write(table, buffer)
         files.write_bytes(files.join(folder, name), buffer.getvalue().to_pybytes())
-    files.write_bytes(files.join(folder, "learning_curve.png"), learning_curve(history))
+    files.write_bytes(files.join(folder, "learning_curve.png"), learning_curve(history, best_epoch))
 
 
 def _result(

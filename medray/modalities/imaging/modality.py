@@ -161,6 +161,16 @@ class Imaging:
     def input_shapes(self) -> Shapes:
         return {"pixels": self.shape}
 
+    def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
+        """Each image from its least to its largest value, of a volume the middle slice; uint8 (H, W) or (H, W, 3)."""
+        pixels = tensor_view(samples.column("pixels")).astype(np.float32)
+        if self.spec.volumes:
+            pixels = pixels[:, :, pixels.shape[2] // 2]
+        flat = pixels.reshape(len(pixels), -1)
+        low, high = (edge(flat, axis=1).reshape(-1, 1, 1, 1) for edge in (np.min, np.max))
+        shown = ((pixels - low) / np.maximum(high - low, 1e-9) * 255).round().astype(np.uint8)
+        return [image[0] if len(image) == 1 else np.moveaxis(image, 0, -1) for image in shown]
+
     def inspect(self, uri: str) -> Inspection:
         """A file, or a folder with its series and formats: see `inspection.py`."""
         from medray.modalities.imaging.inspection import inspect

@@ -1,0 +1,125 @@
+"""What an evaluation's report needs, from the bundle, the predictions and the shards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import bundles, files
+from medray.report import Mistake, ReportFacts
+from medray.shards import ShardSet, read_samples
+from medray.training import stacked
+from medray.verbs.prepare import Prepared
+from medray.verbs.settings import TrainRun
+
+SHOWN = 12
+"""Mistakes in a report."""
+
+
+def report_facts(
+    run: TrainRun,
+    bundle: bundles.Bundle,
+    prepared: Prepared,
+    predictions: pa.Table,
+    measured: dict[str, Any],
+    intervals: dict[str, Any],
+    split: str,
+) -> ReportFacts:
+    recipe = bundle.recipe
+    training = recipe.training
+    scores = np.stack([predictions.column(name).to_numpy() for name in recipe.outputs], axis=1)
+    return ReportFacts(
+        name=recipe.name,
+        bundle_id=recipe.id,
+        model=described(recipe.model.model_dump(mode="json", exclude_unset=True)),
+        objective=recipe.objective,
+        classes=recipe.classes,
+        split=split,
+        date=recipe.created,
+        modality=described(recipe.modality.model_dump(mode="json", include={"kind", "size"})),
+        facts={
+            "Trained": f"{training['epochs']} epochs, best {training['best_epoch']}, {training['workers']} workers, "
+            f"seed {training['settings']['seed']}",
+            "Data": f"manifest digest {recipe.data['manifest_digest']}",
+        },
+        splits=prepared.result.splits,
+        metrics=measured,
+        intervals=intervals,
+        confidence=run.evaluation.confidence,
+        resamples=run.evaluation.resamples,
+        thresholds=recipe.thresholds,
+        scores=scores,
+        targets=stacked(predictions.column("target").combine_chunks()),
+        history=_history(run, training["plan"]),
+        best_epoch=training["best_epoch"],
+        mistakes=mistakes(recipe, prepared.folder, predictions, scores, split),
+        versions=recipe.versions,
+    )
+
+
+def described(spec: dict[str, Any]) -> str:
+    """{"kind": "resnet", "depth": 18} to "resnet, depth 18"."""
+    rest = [f"{name} {_shown(value)}" for name, value in spec.items() if name != "kind" and not isinstance(value, dict)]
+    return ", ".join([spec["kind"], *rest])
+
+
+def _shown(value: Any) -> str:
+    return " × ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _history(run: TrainRun, plan: str) -> list[dict[str, Any]] | None:
+    """Of the training that made the bundle, where it was trained in this work folder."""
+    import pyarrow.parquet as pq
+
+    try:
+        content = files.read_bytes(files.join(run.folder, "training", plan, "history.parquet"))
+    except FileNotFoundError:
+        return None
+    return pq.read_table(pa.BufferReader(content)).to_pylist()
+
+
+def mistakes(
+    recipe: bundles.Recipe, folder: str, predictions: pa.Table, scores: np.ndarray, split: str
+) -> list[Mistake]:
+    """The most confident wrong calls of a binary or multiclass bundle, the most confident first."""
+    if recipe.objective.kind not in ("binary", "multiclass"):
+        return []
+    names = recipe.objective.display(recipe.classes)
+    truth = stacked(predictions.column("target").combine_chunks())[:, 0].astype(int)
+    if recipe.objective.kind == "binary":
+        called = (scores[:, 0] >= recipe.thresholds[0]).astype(int)
+        confidence = np.where(called == 1, scores[:, 0], 1 - scores[:, 0])
+    else:
+        called, confidence = scores.argmax(axis=1), scores.max(axis=1)
+    wrong = np.flatnonzero(called != truth)
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
+    keys = predictions.select(["entry_id", "sample_id"]).take(pa.array(chosen)).to_pylist()
+    pictures = _pictures(recipe, folder, split, {row["entry_id"] for row in keys})
+    return [
+        Mistake(
+            entry_id=key["entry_id"],
+            true=names[truth[row]],
+            called=names[called[row]],
+            score=float(confidence[row]),
+            image=pictures.get((key["entry_id"], key["sample_id"])),
+        )
+        for row, key in zip(chosen, keys, strict=True)
+    ]
+
+
+def _pictures(
+    recipe: bundles.Recipe, folder: str, split: str, wanted: set[str]
+) -> dict[tuple[str, str], np.ndarray | None]:
+    """(entry id, sample id) to a picture, of the entries wanted."""
+    modality = recipe.modality.open()
+    found: dict[tuple[str, str], np.ndarray | None] = {}
+    for shard in ShardSet.open(folder).split(split) if wanted else ():
+        samples = read_samples(shard.uri)
+        mine = samples.filter(pc.is_in(samples.column("entry_id"), pa.array(sorted(wanted))))
+        if len(mine):
+            keys = zip(mine.column("entry_id").to_pylist(), mine.column("sample_id").to_pylist(), strict=True)
+            found |= dict(zip(keys, modality.pictures(mine), strict=True))
+    return found
