@@ -154,6 +154,13 @@ def demo(
         terminal.close()
         if json_:
             typer.echo(json.dumps(summary))
+            return
+        from medray.console import rows_table
+
+        console = _stdout()
+        for name, facts in summary.items():
+            console.print(rows_table(f"medray demo {name}", facts["steps"]))
+            console.print(f"report: {facts['report']}", soft_wrap=True)
 
 
 def main() -> None:

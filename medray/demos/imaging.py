@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -19,7 +20,7 @@ from medray.verbs import settings
 from medray.verbs.evaluate import evaluate_bundle
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare
-from medray.verbs.results import ScoreResult
+from medray.verbs.results import EvaluateResult, ScoreResult
 from medray.verbs.score import score
 from medray.verbs.train import train
 
@@ -112,7 +113,29 @@ def imaging(out: Path, progress: Progress) -> dict[str, Any]:
     runs = [_scoring_run(title, steps[name]) for title, name in SCORINGS.items()]
     report.write_text(write_report(replace(facts, archive=runs)), encoding="utf-8")
     summary = {name: step.model_dump(mode="json") for name, step in steps.items()}
-    return summary | {"report": str(report), "seconds": time.monotonic() - started}
+    table = [{"step": name, "seconds": step.seconds, "outcome": OUTCOMES[name](step)} for name, step in steps.items()]
+    return summary | {"steps": table, "report": str(report), "seconds": time.monotonic() - started}
+
+
+def _tested(result: EvaluateResult) -> str:
+    low, high = result.intervals["auroc"] or (float("nan"), float("nan"))
+    return f"{result.n} test images: AUROC {result.metrics['auroc']:.3f} (95 %: {low:.3f} to {high:.3f})"
+
+
+def _scored(result: ScoreResult) -> str:
+    reasons = "".join(f", {count} {reason}" for reason, count in result.by_reason.items())
+    return f"{result.pending} of {result.entries} entries pending: {result.scored} scored, {result.failed} failed{reasons}"
+
+
+OUTCOMES: dict[str, Callable[[Any], str]] = {
+    "index": lambda r: f"{r.entries} entries of {r.subjects} subjects in {r.files} files, {r.failed} failed",
+    "prepare": lambda r: f"{r.samples} samples in {r.shards} shards",
+    "train": lambda r: f"{r.epochs} epochs on {r.workers} workers, {r.samples_per_second:.0f} images/s, bundle {r.bundle_id}",
+    "evaluate": _tested,
+    "score": _scored,
+    "score again": _scored,
+}
+"""What each step tells a person."""
 
 
 def _scoring_run(title: str, result: ScoreResult) -> ScoringRun:
