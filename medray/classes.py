@@ -32,7 +32,9 @@ def shown(labels: Iterable[str]) -> str:
     codes = [each for each in every if re.fullmatch(r"[\w.+/-]{1,16}", each) and sum(c.isdigit() for c in each) <= 4]
     named = [repr(each) for each in codes[:SHOWN]]
     hidden = len(every) - len(named)
-    return ", ".join(named + ([f"{hidden} more"] if hidden else [])) if named else f"{hidden} labels, not shown"
+    if not named:
+        return f"labels that are no short codes ({hidden} different)"
+    return ", ".join(named + ([f"{hidden} more"] if hidden else []))
 
 
 def elements(labels: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

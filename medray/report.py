@@ -162,10 +162,10 @@ def decision(facts: ReportFacts, names: Sequence[str]) -> str:
 
 
 def number(value: Any) -> str:
-    """A metric for people: three decimals, four digits where it is large, a dash where it is not defined."""
+    """A metric for people: three decimals, one where it is large, a dash where it is not defined."""
     if value is None or not np.isfinite(value):
         return NONE
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -243,9 +243,8 @@ def _metrics(facts: ReportFacts) -> Section | None:
     means = {"multiclass": "classes", "multilabel": "labels", "regression": "outputs"}.get(facts.objective.kind)
     lines = []
     if means and len(facts.classes) > 1:
-        lines.append(
-            f"Means over {means}, each counting the same" + (", except accuracy." if means == "classes" else ".")
-        )
+        but = "; accuracy, ECE and Brier score are over all samples" if means == "classes" else ""
+        lines.append(f"Means over {means}, each counting the same{but}.")
     if facts.intervals:
         kept = ", at the same threshold" if facts.thresholds else ""
         times = f" ({facts.resamples:,} times)" if facts.resamples else ""
