@@ -43,7 +43,9 @@ def make_archive(folder: Path, count: int, size: int) -> None:
         noise = random.integers(0, 200, (size, size))
         pixels = (2000 + 1500 * wave + noise).astype(np.uint16)
         uid = f"1.2.826.0.1.3680043.8.498.{i + 1}"
-        content = write_dicom(pixels, patient_id=f"B{i:06}", study_uid=uid, series_uid=uid + ".1", instance_uid=uid + ".2")
+        content = write_dicom(
+            pixels, patient_id=f"B{i:06}", study_uid=uid, series_uid=uid + ".1", instance_uid=uid + ".2"
+        )
         (folder / f"{i:06}.dcm").write_bytes(content)
 
 
@@ -304,7 +306,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="medray-benchmark-") as scratch:
         folder = arguments.folder or Path(scratch)
-        archive, bundle = folder / f"archive-{arguments.files}-{arguments.size}", str(folder / f"bundle-{arguments.size}")
+        archive, bundle = (
+            folder / f"archive-{arguments.files}-{arguments.size}",
+            str(folder / f"bundle-{arguments.size}"),
+        )
         if not archive.exists():
             print(f"making {arguments.files} files of {arguments.size} x {arguments.size} ...", file=sys.stderr)
             make_archive(archive, arguments.files, arguments.size)
@@ -323,7 +328,9 @@ def main() -> None:
 
 def show(found: dict[str, dict], scores: dict[str, np.ndarray]) -> None:
     reference = "ideal" if "ideal" in found else next(iter(found))
-    print(f"{'system':<8} {'images':>7} {'steady/s':>9} {'whole/s':>9} {'medray ÷ it, steady':>20} {'largest difference':>19}")
+    print(
+        f"{'system':<8} {'images':>7} {'steady/s':>9} {'whole/s':>9} {'medray ÷ it, steady':>20} {'largest difference':>19}"
+    )
     for system, rates in found.items():
         ratio = found["medray"]["steady"] / rates["steady"] if "medray" in found else float("nan")
         difference = float(np.abs(scores[system] - scores[reference]).max())
