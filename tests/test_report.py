@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 from dataclasses import replace
@@ -89,6 +90,15 @@ def binary_facts(rows: int = 120) -> ReportFacts:
     )  # fmt: skip
 
 
+def without_figures() -> ReportFacts:
+    return replace(binary_facts(), scores=None, targets=None, history=None)
+
+
+@functools.cache
+def binary_page() -> str:
+    return write_report(binary_facts())
+
+
 def other_facts() -> dict[str, ReportFacts]:
     random = np.random.default_rng(0)
     many = MulticlassObjective()
@@ -118,7 +128,7 @@ def other_facts() -> dict[str, ReportFacts]:
 
 
 def test_the_page_loads_nothing_from_elsewhere():
-    html = write_report(binary_facts())
+    html = binary_page()
     page = Page(html)
     assert page.open == []
     assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
@@ -129,7 +139,7 @@ def test_the_page_loads_nothing_from_elsewhere():
 
 
 def test_the_page_says_what_was_evaluated_how_well_and_how_sure():
-    text = words(write_report(binary_facts()))
+    text = words(binary_page())
     for said in ("breast", "3f9c1b20aa74e5d1", "resnet, depth 18", "2025-11-22", "120 entries of 117 subjects",
                  "AUROC", "0.810 to 0.930", "(1,000 times)", "Not a medical device", "medray 0.1.0",
                  "300 (75%)", "Whole archive", "truncated", "the file ends before its data does",
@@ -138,7 +148,7 @@ def test_the_page_says_what_was_evaluated_how_well_and_how_sure():
 
 
 def test_the_page_says_how_the_threshold_was_chosen():
-    facts = binary_facts()
+    facts = without_figures()
     text = words(write_report(facts))
     assert "A sample is called “malignant” when its score is at least 0.500." in text
     assert "Youden's J" in text
@@ -151,14 +161,14 @@ def test_the_page_says_how_the_threshold_was_chosen():
 
 
 def test_every_picture_has_a_text_for_those_who_cannot_see_it():
-    page = Page(write_report(binary_facts()))
+    page = Page(binary_page())
     assert len(page.images) == 7  # ROC, precision-recall, calibration, confusion, scores, a mistake, learning curve
     assert all(len(image["alt"] or "") > 10 for image in page.images)
     assert any("area under the curve: malignant 0." in (image["alt"] or "") for image in page.images)
 
 
 def test_the_same_facts_give_the_same_bytes():
-    assert write_report(binary_facts()) == write_report(binary_facts())
+    assert write_report(binary_facts()) == binary_page()
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel", "regression"])
@@ -182,7 +192,7 @@ def test_a_section_without_facts_is_not_there():
 
 
 def test_text_from_data_cannot_become_markup():
-    facts = binary_facts()
+    facts = without_figures()
     evil = '<script>alert("x")</script>'
     facts = replace(
         facts, name=evil, mistakes=[Mistake(evil, evil, evil, 0.5)], facts={evil: evil}, versions={evil: evil}
@@ -193,7 +203,7 @@ def test_text_from_data_cannot_become_markup():
 
 
 def test_a_number_that_is_not_defined_is_a_dash():
-    facts = binary_facts()
+    facts = without_figures()
     found = facts.metrics | {"auroc": None}
     text = words(write_report(replace(facts, metrics=found, intervals={"auroc": None})))
     assert "– is not defined on these samples" in text
@@ -203,14 +213,14 @@ def test_a_number_that_is_not_defined_is_a_dash():
 
 
 def test_a_baseline_stands_beside_the_model():
-    facts = binary_facts()
+    facts = without_figures()
     text = words(write_report(replace(facts, beside={"logistic": facts.metrics | {"auroc": 0.617}})))
     assert "logistic" in text
     assert "0.617" in text
 
 
 def test_class_names_that_are_column_names_do_not_collide():
-    facts = binary_facts()
+    facts = without_figures()
     objective = BinaryObjective(names=("Split", "Entries"))
     text = words(write_report(replace(facts, objective=objective, classes=("0", "1"))))
     assert "Split (class)" in text
