@@ -1,4 +1,4 @@
-"""Manifest: the table of an archive's entries. Parts, fingerprints, subjects and the subject-level split.
+"""Manifest: the table of an archive's entries. Parts, fingerprints, subjects.
 
 A file is scanned into parts; parts with one entry id form one entry. That keeps the scan parallel (a DICOM
 series may lie in many files, an .npz holds many images) and lets a night re-scan only the files that changed.
@@ -10,22 +10,19 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
-from medray.errors import ArchiveError, SplitError
+from medray.errors import ArchiveError
 from medray.files import read_bytes, write_bytes
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +227,7 @@ def group_parts(parts: pa.Table) -> pa.Table:
         "parts": pa.ListArray.from_arrays(
             pa.array(offsets),
             pa.StructArray.from_arrays(
-                [_one_chunk(parts.column(f.name)) for f in PART], fields=[pa.field(f.name, f.type) for f in PART]
+                [one_chunk(parts.column(f.name)) for f in PART], fields=[pa.field(f.name, f.type) for f in PART]
             ),
         ),
         "bytes": pa.array(np.add.reduceat(size, starts)),
@@ -247,7 +244,8 @@ def own_subject(entry_id: str) -> str:
     return "e" + xxhash.xxh3_64_hexdigest(entry_id.encode())[:15]
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array; without a copy where it is one already."""
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
@@ -256,7 +254,7 @@ def _repeats(table: pa.Table, *columns: str) -> np.ndarray:
     same = np.ones(len(table), bool)
     same[0] = False
     for name in columns:
-        column = _one_chunk(table.column(name))
+        column = one_chunk(table.column(name))
         both = pc.equal(column[1:], column[:-1]).fill_null(False).to_numpy(zero_copy_only=False)
         neither = pc.and_(column[1:].is_null(), column[:-1].is_null()).to_numpy(zero_copy_only=False)
         same[1:] &= both | neither
@@ -300,180 +298,3 @@ def manifest_digest(manifest: pa.Table) -> str:
     for row in manifest.select(held).sort_by("entry_id").to_pylist():
         whole.update(repr(list(row.values())).encode())
     return whole.hexdigest()
-
-
-# --- splits ---------------------------------------------------------------------------------------------------
-
-
-class SplitSettings(BaseModel):
-    """How entries become train, validation and test; always whole subjects."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    by: Literal["auto", "given", "hash"] = "auto"
-    """`given`: what the archive or the label table says; `hash`: seeded, by subject; `auto`: given where it is."""
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """train, validation, test"""
-    seed: int = 0
-    stratify: bool = True
-    """Keep the class balance equal in the splits (by each subject's first label)."""
-
-    @model_validator(mode="after")
-    def _fractions_add_up(self) -> SplitSettings:
-        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
-            raise ValueError(f"fractions must be three numbers ≥ 0 that add up to 1, found {list(self.fractions)}")
-        return self
-
-
-_SPLIT_NAMES = {
-    **{name: "train" for name in ("train", "training", "fit")},
-    **{name: "validation" for name in ("validation", "val", "valid", "dev", "tuning")},
-    **{name: "test" for name in ("test", "testing", "held_out", "held-out", "holdout")},
-}
-
-
-def split_name(text: str) -> str | None:
-    """train, validation or test for what tables call them (val, tuning, held_out …); None for no such name."""
-    return _SPLIT_NAMES.get(text.strip().lower())
-
-
-def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
-    """A MANIFEST table with `split` filled: train, validation, test, or null for an entry that takes no part.
-
-    Entries take part that can be read and are labelled; where no entry at all is labelled (samples may carry their
-    own targets), all that can be read. A subject is in one split only.
-
-    `given` keeps the splits that stand in the manifest; where it has no validation, validation is carved from train
-    by seeded hash of the subject, in the proportion of `fractions`. `hash` maps each subject to [0, 1) by
-    xxh3_64("seed/subject") and cuts there by `fractions`, so entries added later move nobody. `stratify` cuts within
-    each class instead, at exact counts: balanced, but added subjects may move the ones next to a cut.
-
-    Raises SplitError: a subject in two given splits (with a list), an unknown split name, none given, an empty train.
-    """
-    takes_part = _takes_part(manifest)
-    given = _given_splits(manifest)
-    codes = np.full(len(manifest), -1, np.int8)  # index into SPLITS
-    by = settings.by
-    if by == "auto":
-        by = "given" if (given[takes_part] >= 0).any() else "hash"
-    if by == "given":
-        codes[takes_part] = given[takes_part]
-        if not (codes >= 0).any():
-            raise SplitError("the archive and the label table give no splits", do='set split.by = "hash"')
-        _refuse_shared_subjects(manifest, codes)
-        train, validation, _ = settings.fractions
-        if not (codes == 1).any() and validation > 0:
-            rows = np.flatnonzero(codes == 0)
-            codes[rows] = _cut_subjects(manifest.take(rows), settings, (train, validation))
-    else:
-        rows = np.flatnonzero(takes_part)
-        codes[rows] = _cut_subjects(manifest.take(rows), settings, settings.fractions)
-    if not (codes == 0).any():
-        raise SplitError(
-            "the train split is empty",
-            found=f"{int(takes_part.sum())} of {len(manifest)} entries can be read and are labelled",
-            do="check the label table and split.fractions",
-        )
-    names = pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(SPLITS)).cast(pa.string())
-    return manifest.set_column(manifest.schema.get_field_index("split"), MANIFEST.field("split"), names)
-
-
-def class_balance(manifest: pa.Table) -> list[dict[str, Any]]:
-    """How many entries and subjects each class has in each split, of entries that can be read: rows for a report.
-
-    Keys: split (null where none is assigned), label (of several columns, joined by ", "), entries, subjects.
-    """
-    rows = pa.table(
-        {
-            "split": manifest.column("split"),
-            "label": pc.binary_join(manifest.column("label"), ", "),
-            "subject_id": manifest.column("subject_id"),
-        }
-    ).filter(
-        pc.and_(
-            manifest.column("reason").is_null(),
-            pc.or_(manifest.column("label").is_valid(), manifest.column("split").is_valid()),
-        )
-    )
-    counts = rows.group_by(["split", "label"]).aggregate([([], "count_all"), ("subject_id", "count_distinct")])
-    balance = [
-        {
-            "split": r["split"],
-            "label": r["label"],
-            "entries": r["count_all"],
-            "subjects": r["subject_id_count_distinct"],
-        }
-        for r in counts.to_pylist()
-    ]
-    order = {name: place for place, name in enumerate(SPLITS)}
-    return sorted(balance, key=lambda row: (order.get(row["split"], len(SPLITS)), row["label"] or ""))
-
-
-def _takes_part(manifest: pa.Table) -> np.ndarray:
-    """(N,) bool: readable, and labelled where anything is."""
-    readable = manifest.column("reason").is_null().to_numpy()
-    labelled = manifest.column("label").is_valid().to_numpy()
-    return readable & labelled if labelled.any() else readable
-
-
-def _given_splits(manifest: pa.Table) -> np.ndarray:
-    """(N,) int8: index into SPLITS, -1 where none is given. Raises SplitError for a name that is no split."""
-    words = _one_chunk(manifest.column("split")).dictionary_encode()
-    codes = []
-    for word in words.dictionary.to_pylist():
-        name = split_name(word)
-        if name is None:
-            raise SplitError("unknown split name", found=word, expected=", ".join(sorted(_SPLIT_NAMES)))
-        codes.append(SPLITS.index(name))
-    indices = words.indices.fill_null(len(codes)).to_numpy()
-    return np.array([*codes, -1], np.int8)[indices]
-
-
-def _refuse_shared_subjects(manifest: pa.Table, codes: np.ndarray) -> None:
-    rows = manifest.select(["subject_id", "entry_id"]).append_column("split", pa.array(codes)).filter(codes >= 0)
-    first = rows.group_by(["subject_id", "split"]).aggregate([("entry_id", "min")])
-    shared = first.group_by("subject_id").aggregate([([], "count_all")])
-    shared = shared.filter(pc.greater(shared.column("count_all"), 1)).column("subject_id")
-    if len(shared) == 0:
-        return
-    listed = first.filter(pc.is_in(first.column("subject_id"), value_set=shared.sort().slice(0, 20)))
-    places: dict[str, list[str]] = {}
-    for row in listed.sort_by([("subject_id", "ascending"), ("split", "ascending")]).to_pylist():
-        places.setdefault(row["subject_id"], []).append(f"{SPLITS[row['split']]} ({row['entry_id_min']})")
-    more = [f"and {len(shared) - len(places)} more"] if len(shared) > len(places) else []
-    raise SplitError(
-        f"{len(shared)} {'subject stands' if len(shared) == 1 else 'subjects stand'} in more than one split",
-        found="\n    ".join([f"subject {subject}: {', '.join(where)}" for subject, where in places.items()] + more),
-        expected="all entries of a subject in one split",
-        do='correct the split column, or set split.by = "hash"',
-    )
-
-
-def _cut_subjects(rows: pa.Table, settings: SplitSettings, fractions: Sequence[float]) -> np.ndarray:
-    """(N,) int8: which of `fractions` each row's subject falls in; fractions need not add up to 1."""
-    words = _one_chunk(rows.column("subject_id")).dictionary_encode()
-    subject = words.indices.to_numpy()
-    place = np.fromiter(
-        (xxhash.xxh3_64_intdigest(f"{settings.seed}/{s}".encode()) / 2**64 for s in words.dictionary.to_pylist()), float
-    )
-    shares = np.array(fractions) / sum(fractions)
-    if not settings.stratify or rows.column("label").null_count == len(rows):
-        cuts = np.cumsum(shares)[:-1]
-        return np.searchsorted(cuts, place, side="right").astype(np.int8)[subject]
-    by_id = pc.sort_indices(rows.column("entry_id")).to_numpy()
-    first_row = by_id[np.unique(subject[by_id], return_index=True)[1]]
-    classes = _one_chunk(pc.binary_join(rows.column("label"), "\x1f").take(pa.array(first_row)))
-    stratum = pc.rank(classes, tiebreaker="dense").to_numpy()
-    codes = np.empty(len(place), np.int8)
-    order = np.lexsort((place, stratum))
-    owed = np.zeros(len(shares))  # what rounding kept from each split so far: rare classes spread over all of them
-    for members in np.split(order, np.flatnonzero(np.diff(stratum[order])) + 1):
-        ideal = len(members) * shares
-        counts = np.floor(ideal + 1e-9).astype(int)
-        owed += ideal - counts
-        rank = np.argsort(-np.where(shares > 0, owed.round(9), -np.inf), kind="stable")
-        extra = rank[: len(members) - counts.sum()]
-        counts[extra] += 1
-        owed[extra] -= 1
-        codes[members] = np.repeat(np.arange(len(shares)), counts)
-    return codes[subject]

@@ -116,7 +116,9 @@ def test_early_stopping_ends_training(archive, tmp_path):
 def test_accumulation_gives_the_same_training_within_rounding(archive, tmp_path):
     whole = train(run_in(archive, tmp_path / "a"), LocalEngine())
     pieces = train(run_in(archive, tmp_path / "b", training={"accumulate": 4}), LocalEngine())
-    assert [r["train_loss"] for r in history(pieces)] == pytest.approx([r["train_loss"] for r in history(whole)], rel=1e-4)
+    assert [r["train_loss"] for r in history(pieces)] == pytest.approx(
+        [r["train_loss"] for r in history(whole)], rel=1e-4
+    )
 
 
 def test_a_metric_that_is_none_is_refused_with_the_names_that_are(archive, tmp_path):

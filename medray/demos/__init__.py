@@ -15,7 +15,10 @@ def run_demo(modality: str, out: Path, progress: Progress) -> dict[str, Any]:
     """Run one demo, or all; returns each one's summary. Raises UserError for a name that is none."""
     if modality not in (*DEMOS, "all"):
         raise UserError(
-            "there is no such demo", where=f"medray demo {modality}", found=modality, expected=", ".join((*DEMOS, "all"))
+            "there is no such demo",
+            where=f"medray demo {modality}",
+            found=modality,
+            expected=", ".join((*DEMOS, "all")),
         )
     from medray.demos.imaging import imaging
 

@@ -124,13 +124,17 @@ def _tested(result: EvaluateResult) -> str:
 
 def _scored(result: ScoreResult) -> str:
     reasons = "".join(f", {count} {reason}" for reason, count in result.by_reason.items())
-    return f"{result.pending} of {result.entries} entries pending: {result.scored} scored, {result.failed} failed{reasons}"
+    return (
+        f"{result.pending} of {result.entries} entries pending: {result.scored} scored, {result.failed} failed{reasons}"
+    )
 
 
 OUTCOMES: dict[str, Callable[[Any], str]] = {
     "index": lambda r: f"{r.entries} entries of {r.subjects} subjects in {r.files} files, {r.failed} failed",
     "prepare": lambda r: f"{r.samples} samples in {r.shards} shards",
-    "train": lambda r: f"{r.epochs} epochs on {r.workers} workers, {r.samples_per_second:.0f} images/s, bundle {r.bundle_id}",
+    "train": lambda r: (
+        f"{r.epochs} epochs on {r.workers} workers, {r.samples_per_second:.0f} images/s, bundle {r.bundle_id}"
+    ),
     "evaluate": _tested,
     "score": _scored,
     "score again": _scored,

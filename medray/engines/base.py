@@ -62,8 +62,8 @@ class Engine(Protocol):
         """Run every shard of the plan through stages and sink; commit; raise what a stage raised."""
         ...
 
-    def fit(self, plan: FitPlan, live: Live) -> Fitted:
-        """Train, or go on from the last checkpoint of a plan with this name."""
+    def fit(self, plan: FitPlan, show: Live) -> Fitted:
+        """Train, or go on from the last checkpoint of a plan with this name; `show` is told how far it is."""
         ...
 
     def close(self) -> None:

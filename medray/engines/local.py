@@ -22,15 +22,15 @@ class LocalEngine:
         work = lane(flow.stages, flow.sink)
         collect(flow, map(work, flow.plan))
 
-    def fit(self, plan: FitPlan, live: Live) -> Fitted:
+    def fit(self, plan: FitPlan, show: Live) -> Fitted:
         import torch
 
         folder = files.local_path(files.join(plan.work, plan.name))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint"
 
-        def report(position: dict[str, Any], save: Callable[[Path], None] | None) -> None:
-            live(position)
+        def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+            show(live)
             if save is not None:
                 _replace(checkpoint, save)
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class RayEngine:
             start(spec.address)
         self.workers, self.cpus, self.gpus = self._placement(ray.cluster_resources())
 
-    def _placement(self, resources: dict[str, float]) -> tuple[int, float, float]:
+    def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
         """(workers, CPUs each, GPUs each). Raises UserError where the cluster cannot hold them: Ray would hang."""
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         workers = self.spec.workers
@@ -91,7 +91,7 @@ class RayEngine:
 
     # -- training
 
-    def fit(self, plan: FitPlan, live: Live) -> Fitted:
+    def fit(self, plan: FitPlan, show: Live) -> Fitted:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -111,7 +111,7 @@ class RayEngine:
             ),
         )
         folder = files.join(plan.work, plan.name)
-        with _watched(files.join(folder, LIVE), live), _own_errors():
+        with _watched(files.join(folder, LIVE), show), _own_errors():
             result = trainer.fit()
         if files.exists(files.join(folder, REFUSED)):
             error = from_json(json.loads(files.read_bytes(files.join(folder, REFUSED))))
@@ -139,7 +139,7 @@ def start(address: str | None = None, **options: Any) -> None:
         options["include_dashboard"] = False
     try:
         with _held_stderr():
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise MachineError(
             "there is no Ray cluster at this address",

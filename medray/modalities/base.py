@@ -40,7 +40,8 @@ class Inspection(BaseModel):
 
 
 class Modality(Protocol):
-    spec: Spec
+    @property
+    def spec(self) -> Spec: ...
 
     @property
     def payload(self) -> pa.Schema:

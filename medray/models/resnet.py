@@ -76,7 +76,7 @@ def _network(resnet: nn.Module, dropout: float) -> nn.Module:
             super().__init__()
             self.resnet = resnet
             if dropout:
-                self.resnet.fc = nn.Sequential(nn.Dropout(dropout), self.resnet.fc)
+                resnet.fc = nn.Sequential(nn.Dropout(dropout), resnet.get_submodule("fc"))
 
         def forward(self, pixels):  # (B, C, *S) -> (B, K)
             return self.resnet(pixels)

@@ -22,13 +22,10 @@ from medray.verbs.results import EvaluateResult
 from medray.verbs.settings import TrainRun
 from medray.verbs.tables import TableSink
 
-
 SMALL_SAMPLES = 256
 
 
-def evaluate(
-    run: TrainRun, engine: Engine, progress: Progress | None = None, *, split: str = "test"
-) -> EvaluateResult:
+def evaluate(run: TrainRun, engine: Engine, progress: Progress | None = None, *, split: str = "test") -> EvaluateResult:
     """Score one split with the bundle and compare with its labels. The threshold is the bundle's own.
 
     Raises BundleError when the bundle was trained with other preprocessing or other classes than the run file has.

@@ -102,7 +102,9 @@ def _read_before(folder: str, how: str) -> tuple[pa.Table, pa.Table] | None:
     import pyarrow.parquet as pq
 
     try:
-        found = [pq.read_table(pa.BufferReader(files.read_bytes(files.join(folder, name)))) for name in (SEEN, PARTS_FILE)]
+        found = [
+            pq.read_table(pa.BufferReader(files.read_bytes(files.join(folder, name)))) for name in (SEEN, PARTS_FILE)
+        ]
     except FileNotFoundError:
         return None
     if any((table.schema.metadata or {}).get(b"how") != how.encode() for table in found):

@@ -17,11 +17,12 @@ from medray.engines.base import Engine
 from medray.errors import LabelError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
-from medray.manifests import SPLITS, TARGET, assign_splits, manifest_digest, pseudonym_key, write_manifest
+from medray.manifests import TARGET, manifest_digest, pseudonym_key, write_manifest
 from medray.modalities import Modality
 from medray.progress import Progress, Silent
 from medray.samples import sample_schema
 from medray.shards import ShardSet, ShardSink
+from medray.splits import SPLITS, assign_splits
 from medray.verbs.index import count_reasons, index_archive
 from medray.verbs.results import PrepareResult
 from medray.verbs.settings import TrainRun
@@ -50,9 +51,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     """Shards of the run's entries; those of an earlier call where nothing has changed."""
     started = time.monotonic()
     manifest, indexed = index_archive(run, run.modality, engine, progress)
-    manifest, labels = apply_labels(
-        manifest, run.labels, root=run.root, pseudonym_key=pseudonym_key(run.pseudonym_key)
-    )
+    manifest, labels = apply_labels(manifest, run.labels, root=run.root, pseudonym_key=pseudonym_key(run.pseudonym_key))
     for line in labels.notes():
         progress.note(line)
     manifest = assign_splits(manifest, run.split)
@@ -108,9 +107,7 @@ def _usable(manifest: pa.Table) -> pa.Array | pa.ChunkedArray:
     return pc.and_(known, manifest.column("reason").is_null())
 
 
-def _decode(
-    run: TrainRun, used: pa.Table, modality: Modality, folder: str, engine: Engine, progress: Progress
-) -> None:
+def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engine: Engine, progress: Progress) -> None:
     rows = rows_per_shard(modality)
     plan = []
     for name in SPLITS:
@@ -143,7 +140,7 @@ def _split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str)
         counts = Counter(int(target[0]) for target in targets)
         facts["classes"] = {label: counts.get(i, 0) for i, label in enumerate(classes)}
     elif kind == "multilabel":
-        facts["classes"] = {label: sum(int(t[i]) for t in targets) for i, label in enumerate(classes)}
+        facts["classes"] = {label: sum(t[i] == 1 for t in targets) for i, label in enumerate(classes)}
     return facts
 
 

@@ -65,7 +65,7 @@ class EvaluateResult(Result):
     n: int
     subjects: int
     metrics: dict[str, Any]
-    intervals: dict[str, tuple[float, float] | None]
+    intervals: dict[str, tuple[float, float]]
     thresholds: tuple[float, ...]
     predictions: str
     report: str

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from medray import files
 from medray.engines.base import EngineSpec, RaySpec
 from medray.labels import LabelSettings
-from medray.manifests import SplitSettings
 from medray.modalities import ModalitySpec
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
 from medray.runs import load_run
+from medray.splits import SplitSettings
 from medray.training import TrainingSettings
 
 
