@@ -44,6 +44,8 @@ def ray_session() -> Iterator[None]:
 
     from medray.engines.ray import start
 
-    start(num_cpus=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(PROJECT / "tests"), prepend=os.pathsep)  # workers find the tests' own classes
+        start(num_cpus=2)
     yield
     ray.shutdown()

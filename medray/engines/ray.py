@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ class RayEngine:
                 max_restarts=10,  # Ray's default is to restart and retry for ever
                 max_task_retries=2,
             )
-        with _own_errors():
+        with _machine_errors():
             collect(flow, _receipts(receipts))
 
     # -- training
@@ -111,7 +113,7 @@ class RayEngine:
             ),
         )
         folder = files.join(plan.work, plan.name)
-        with _watched(files.join(folder, LIVE), show), _own_errors():
+        with _watched(files.join(folder, LIVE), show), _machine_errors():
             result = trainer.fit()
         if files.exists(files.join(folder, REFUSED)):
             error = from_json(json.loads(files.read_bytes(files.join(folder, REFUSED))))
@@ -135,18 +137,34 @@ def start(address: str | None = None, **options: Any) -> None:
 
     # the core worker prints a warning at every start of a restartable actor (ray-project/ray#53727)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address is None:
+    if address is None and "RAY_ADDRESS" not in os.environ:  # a job of a cluster has it
         options["include_dashboard"] = False
+    if address is not None and address not in ("auto", "local"):
+        _knock(address)
     try:
         with _held_stderr():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
-        raise MachineError(
-            "there is no Ray cluster at this address",
-            where=f"[engine] address = {address!r}",
-            found=str(error).splitlines()[0],
-            do="check the address with `ray status --address …`, or leave the key out to use this machine",
-        ) from None
+        raise _no_cluster(address, str(error).splitlines()[0]) from None
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits minutes for a head that is not there. Raises MachineError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str | None, found: str) -> MachineError:
+    return MachineError(
+        "there is no Ray cluster at this address",
+        where=f"[engine] address = {address!r}",
+        found=found,
+        expected="host:port of a running head, or auto",
+        do="check it with `ray status --address …`, or leave the key out to use this machine",
+    )
 
 
 @contextmanager
@@ -176,17 +194,28 @@ class Lane:
         import torch
 
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-        self.work = lane(stages, sink)
+        self.stages, self.sink = stages, sink
+
+    @cached_property
+    def work(self) -> Callable[[pa.Table], Receipt]:
+        return lane(self.stages, self.sink)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        receipt = self.work(shard)
-        return pa.table({"receipt": [json.dumps(dataclasses.asdict(receipt))]})
+        try:
+            said = {"receipt": dataclasses.asdict(self.work(shard))}
+        except MedrayError as error:  # raised here, Ray would wrap it in its own and print it
+            said = {"refused": error.to_json()}
+        return pa.table({"said": [json.dumps(said)]})
 
 
 def _receipts(dataset: Any) -> Iterator[Receipt]:
+    """What the actors say, as it comes. Raises the medray error that an actor met."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text in batch.column("receipt").to_pylist():
-            yield Receipt(**json.loads(text))
+        for text in batch.column("said").to_pylist():
+            said = json.loads(text)
+            if "refused" in said:
+                raise from_json(said["refused"])
+            yield Receipt(**said["receipt"])
 
 
 def _quiet_ray_data() -> None:
@@ -199,19 +228,14 @@ def _quiet_ray_data() -> None:
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
-    """A medray error raised in a worker comes out as itself, a failure of Ray's as a MachineError."""
+def _machine_errors() -> Iterator[None]:
+    """A failure of Ray's, or of code in a worker, as a MachineError with its cause."""
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
     try:
         yield
     except (RayError, TrainingFailedError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MedrayError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise cause from None
         raise MachineError("the work failed on the cluster", found=str(error).strip()[-3000:]) from error
 
 

@@ -86,18 +86,18 @@ def predict_split(
     """One row per sample of the split, ordered by entry: keys, `target`, and one column per output."""
     shards = ShardSet.open(prepared.folder).split(split)
     plan = [pa.table({"shard": [shard.uri]}) for shard in shards]
-    sink = TableSink(run.folder, stages.SCORE_ROWS)
     progress.begin("evaluate", len(plan))
     stage_list = (stages.load_shard(), stages.score(run.bundle_uri, bundle.id))
     small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES
-    engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance, small=small))
-    rows = sink.take()
+    with TableSink(run.folder, stages.SCORE_ROWS) as sink:
+        engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance, small=small))
+        rows = sink.take()
     failed = rows.filter(rows.column("output").is_null())
     if len(failed):
         raise BundleError(
             "the bundle gives NaN or infinity",
             where=run.bundle_uri,
-            found=f"{len(failed)} of {len(failed) + len(rows) // max(1, len(bundle.recipe.outputs))} samples",
+            found=f"{len(failed)} of {sum(shard.rows for shard in shards)} samples",
             do="train again with a lower learning rate or with clip_norm",
         )
     return _wide(rows, bundle.recipe.outputs, _targets(prepared.folder, split))

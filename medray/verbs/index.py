@@ -139,12 +139,12 @@ def _scan(
 ) -> pa.Table:
     """PARTS of the files, through the engine."""
     progress.begin("index", len(changed))
-    sink = TableSink(run.folder, PARTS)
     stage = stages.scan(spec, run.root, pseudonym_key(run.pseudonym_key))
     small = len(changed) <= SMALL_FILES and sum(file.size for file in changed) <= SMALL_BYTES
     plan = shards(_files_table(changed), workers=engine.workers)
-    engine.run(Flow("index", plan, (stage,), sink, progress.advance, small=small))
-    return sink.take()
+    with TableSink(run.folder, PARTS) as sink:
+        engine.run(Flow("index", plan, (stage,), sink, progress.advance, small=small))
+        return sink.take()
 
 
 def _write(table: pa.Table, uri: str, how: str) -> None:

@@ -13,11 +13,17 @@ from medray.flows import Receipt
 
 
 class TableSink:
-    """Batches into Arrow files of a draft folder; `take` reads them back as one table and removes the folder."""
+    """Batches into Arrow files of a draft folder; `take` reads them back as one table. Leaving it removes the folder."""
 
     def __init__(self, work: str, schema: pa.Schema) -> None:
         self.folder, self.schema = files.join(work, f"draft-{uuid.uuid4().hex}"), schema
         self.uris: list[str] = []
+
+    def __enter__(self) -> TableSink:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        files.remove_tree(self.folder)
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
         buffer = pa.BufferOutputStream()
@@ -37,5 +43,4 @@ class TableSink:
         for uri in self.uris:
             with pa.ipc.open_stream(files.read_bytes(uri)) as reader:
                 found.append(reader.read_all())
-        files.remove_tree(self.folder)
         return pa.concat_tables(found)

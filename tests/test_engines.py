@@ -1,0 +1,164 @@
+"""The Ray engine's own rules: what fits on a cluster, clusters by address, errors from workers, small work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from medray.engines.base import LocalSpec, RaySpec, open_engine
+from medray.engines.local import LocalEngine
+from medray.errors import ArchiveError, MachineError, UserError
+from medray.flows import Flow, Stage
+
+
+class Collect:
+    """A sink that keeps what workers say they did."""
+
+    def __init__(self):
+        self.found = []
+
+    def write(self, batches):
+        import os
+
+        return {"values": [v for batch in batches for v in batch.column("value").to_pylist()], "pid": os.getpid()}
+
+    def commit(self, receipts):
+        self.found += [receipt.payload for receipt in receipts]
+
+
+class Double:
+    def __call__(self, batch):
+        return pa.record_batch({"value": pa.compute.multiply(batch.column("value"), 2)})
+
+
+class Refuse:
+    def __call__(self, batch):
+        raise ArchiveError("there is nothing here", where="s3://bucket", do="look elsewhere")
+
+
+class Broken:
+    def __call__(self, batch):
+        raise KeyError("a bug")
+
+
+def plan(shards=4, rows=5):
+    return [pa.table({"value": list(range(i * rows, (i + 1) * rows))}) for i in range(shards)]
+
+
+@pytest.fixture(scope="module")
+def ray_engine(ray_session):
+    from medray.engines.ray import RayEngine
+
+    return RayEngine(RaySpec(workers=2))
+
+
+def test_both_engines_do_the_same_work(ray_engine):
+    outcomes = []
+    for engine in (LocalEngine(), ray_engine):
+        sink = Collect()
+        done = []
+        engine.run(Flow("double", plan(), (Stage(Double, 3),), sink, lambda n, failed: done.append(n)))  # noqa: B023
+        outcomes.append(sorted(v for payload in sink.found for v in payload["values"]))
+        assert sum(done) == 20
+    assert outcomes[0] == outcomes[1] == [2 * n for n in range(20)]
+
+
+def test_small_work_stays_in_the_driver(ray_engine):
+    import os
+
+    small, large = Collect(), Collect()
+    ray_engine.run(Flow("double", plan(), (Stage(Double, 3),), small, small=True))
+    ray_engine.run(Flow("double", plan(), (Stage(Double, 3),), large))
+    assert {payload["pid"] for payload in small.found} == {os.getpid()}
+    assert os.getpid() not in {payload["pid"] for payload in large.found}
+
+
+def test_a_refusal_in_a_worker_comes_out_as_itself(ray_engine):
+    with pytest.raises(ArchiveError, match="nothing here") as caught:
+        ray_engine.run(Flow("refuse", plan(), (Stage(Refuse, 3),), Collect()))
+    assert (caught.value.where, caught.value.do) == ("s3://bucket", "look elsewhere")
+
+
+def test_a_bug_in_a_worker_stops_the_run_with_its_cause(ray_engine):
+    with pytest.raises(MachineError, match="failed on the cluster") as caught:
+        ray_engine.run(Flow("broken", plan(), (Stage(Broken, 3),), Collect()))
+    assert "a bug" in caught.value.found
+
+
+def test_an_empty_plan_is_no_work(ray_engine):
+    sink = Collect()
+    ray_engine.run(Flow("nothing", [], (Stage(Double, 3),), sink))
+    assert sink.found == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        (RaySpec(workers=3, cpus_per_worker=1), "too few CPUs"),
+        (RaySpec(workers=1, gpus_per_worker=1), "too few GPUs"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused_before_ray_hangs(ray_session, spec, what):
+    from medray.engines.ray import RayEngine
+
+    with pytest.raises(UserError, match=what) as caught:
+        RayEngine(spec)
+    assert "lower [engine]" in caught.value.do
+
+
+def test_more_workers_than_cpus_share_them_by_default(ray_session):
+    from medray.engines.ray import RayEngine
+
+    engine = RayEngine(RaySpec(workers=4))
+    assert (engine.workers, engine.cpus, engine.gpus) == (4, 0.5, 0.0)
+
+
+def test_the_local_engine_needs_no_ray():
+    code = "import sys; from medray.engines.base import *; open_engine(LocalSpec()); sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert isinstance(open_engine(LocalSpec()), LocalEngine)
+
+
+CLUSTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import toy
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
+cluster.add_node(num_cpus=1)
+from medray.engines.base import RaySpec
+from medray.engines.ray import RayEngine
+from medray.verbs.score import score
+from medray.verbs.train import train
+folder = Path({folder!r})
+toy.write_archive(folder)
+engine = RayEngine(RaySpec(address=cluster.address, workers=2))
+assert engine.workers == 2 and engine.cpus == 1.0
+trained = train(toy.train_run(folder, training={{"epochs": 1}}), engine)
+assert trained.workers == 2
+result = score(toy.score_run(folder), engine)
+assert (result.entries, result.scored, result.failed) == (96, 96, 0), result
+assert len(toy.scores(folder / "scores")) == 96
+engine.close()
+cluster.shutdown()
+"""
+
+
+def test_a_cluster_of_two_nodes_is_joined_by_its_address(tmp_path):
+    code = CLUSTER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_an_address_without_a_cluster_says_so(tmp_path):
+    code = (
+        "from medray.engines.base import RaySpec, open_engine\n"
+        "from medray.errors import MachineError\n"
+        "try: open_engine(RaySpec(address='127.0.0.1:1'))\n"
+        "except MachineError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "there is no Ray cluster at this address" in done.stdout, done.stderr[-2000:]
