@@ -19,6 +19,7 @@ from medray.errors import MedrayError, RunFileError
 if TYPE_CHECKING:
     from medray.console import Terminal
     from medray.engines.base import Engine
+    from medray.modalities.base import Inspection
     from medray.verbs.results import Result
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
 ]
-LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever [engine] says.")]
+LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
 
 
 def _version(wanted: bool) -> None:
@@ -120,17 +121,13 @@ def inspect(
 ) -> None:
     """What medray sees in a file, a folder, a bundle or a score store."""
     with _errors():
-        from medray.console import facts_table, rows_table
         from medray.verbs.inspect import inspect as verb
 
         seen = verb(path)
         if json_:
             typer.echo(json.dumps(seen.model_dump(mode="json")))
-            return
-        console = _stdout()
-        console.print(facts_table(seen.title, list(seen.facts.items())))
-        for title, rows in seen.tables.items():
-            console.print(rows_table(title, rows))
+        else:
+            _print_seen(seen)
 
 
 @app.command()
@@ -139,7 +136,30 @@ def status(
     json_: Json = False,
 ) -> None:
     """What a score store holds: how much is scored by which bundle, and what failed and why."""
-    inspect(store, json_)
+    with _errors():
+        from medray.verbs.inspect import inspect_store
+
+        seen = inspect_store(store)
+        if json_:
+            typer.echo(json.dumps(seen.facts))
+        else:
+            _print_seen(seen)
+
+
+@app.command()
+def history(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    json_: Json = False,
+) -> None:
+    """Who wrote to a score store and when, newest first: one row per run."""
+    with _errors():
+        from medray.verbs.inspect import inspect_history
+
+        seen = inspect_history(store)
+        if json_:
+            typer.echo(json.dumps(seen.facts))
+        else:
+            _print_seen(seen)
 
 
 @app.command()
@@ -157,12 +177,13 @@ def demo(
         if json_:
             typer.echo(json.dumps(summary))
             return
-        from medray.console import rows_table
+        from medray.console import Paper
 
-        console = _stdout()
+        paper = Paper()
         for name, facts in summary.items():
-            console.print(rows_table(f"medray demo {name}", facts["steps"]))
-            console.print(f"report: {facts['report']}", soft_wrap=True)
+            paper.title(f"medray demo {name}")
+            paper.table(facts["steps"])
+            paper.line(f"report: {facts['report']}")
 
 
 def main() -> None:
@@ -213,25 +234,45 @@ def _refuse_kind(run: Any, kind: str, run_file: Path) -> None:
 
 
 def _print(result: Result) -> None:
-    from medray.console import facts_table, rows_table
+    """Facts, then what each holds: records as a table, metrics beside their confidence intervals."""
+    from medray.console import Paper
 
-    console = _stdout()
-    flat = [(k, v) for k, v in result.model_dump(mode="json").items() if not isinstance(v, dict | list) and v != ""]
-    console.print(facts_table("", flat))
-    for title, value in result.model_dump(mode="json").items():
+    paper = Paper()
+    found = result.model_dump(mode="json")
+    intervals = found.pop("intervals", {})
+    paper.facts((name, value) for name, value in found.items() if not isinstance(value, dict | list))
+    for title, value in found.items():
         if not isinstance(value, dict) or not value:
             continue
-        if all(isinstance(v, dict) for v in value.values()):
-            console.print(rows_table(title, [{title[:-1]: name, **facts} for name, facts in value.items()]))
+        paper.title(title)
+        if _records(value):
+            paper.table([{title.removesuffix("s"): name, **facts} for name, facts in value.items()])
+        elif intervals and title == "metrics":
+            paper.table([_metric(name, number, intervals.get(name)) for name, number in value.items()])
         else:
-            scalars = [(k, v) for k, v in value.items() if not isinstance(v, dict | list)]
-            console.print(facts_table(title, scalars))
+            paper.facts(value.items())
 
 
-def _stdout() -> Any:
-    from rich.console import Console
+def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    return {"metric": name, "value": value, "low": low, "high": high}
 
-    return Console(highlight=False)
+
+def _print_seen(seen: Inspection) -> None:
+    """Facts as a list, tables as tables; a fact that holds records is for `--json`, and one of the tables."""
+    from medray.console import Paper
+
+    paper = Paper()
+    paper.title(seen.title)
+    paper.facts((name, value) for name, value in seen.facts.items() if not _records(value))
+    for title, rows in seen.tables.items():
+        paper.title(title)
+        paper.table(rows)
+
+
+def _records(value: Any) -> bool:
+    held = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return any(isinstance(each, dict) for each in held)
 
 
 @contextmanager

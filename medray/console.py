@@ -1,11 +1,14 @@
-"""What a person sees on the terminal: progress bars, tables and errors, all on stderr; stdout is for results."""
+"""What a person sees: progress and errors on stderr, results on stdout."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,11 +21,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 METRICS = ("train_loss", "loss", "auroc", "accuracy", "balanced_accuracy", "rmse", "samples_per_second")
-"""Columns of the epoch table, in this order, where training reports them."""
+"""What the line of an epoch shows, in this order, where training reports it."""
+
+LOG_WIDTH = 10_000
+NEVER_WRAPPED = 20  # characters; an identifier of this length stays whole
 
 
 class Terminal:
-    """Progress as bars on a terminal, as plain lines elsewhere (`verbose`), or as nothing."""
+    """Progress as bars on a terminal, as plain lines in a log, or as nothing (`quiet`)."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -37,6 +43,8 @@ class Terminal:
         self.failed = 0
         if self.live and total:
             self._bar(name, total)
+        elif total:
+            self.line(f"{name}: {total:,}")
 
     def advance(self, done: int, failed: int) -> None:
         self.failed += failed
@@ -66,8 +74,7 @@ class Terminal:
         self.line(text)
 
     def line(self, text: str) -> None:
-        if self.live:
-            self.console.print(text, markup=False)
+        self.console.print(text, markup=False)
 
     def close(self) -> None:
         self._end()
@@ -99,7 +106,14 @@ def epoch_line(row: dict[str, Any]) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as a person reads it: thousands grouped, four significant digits below them."""
+    """A value as a person reads it: thousands grouped, four significant digits below them, lists without brackets."""
+    if value is None or value in ("", [], {}):
+        return "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number(each)}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(each, (list, tuple)) for each in value)
+        return ("; " if nested else ", ").join(number(each) for each in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
@@ -107,21 +121,41 @@ def number(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def facts_table(title: str, rows: list[tuple[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows:
-        table.add_row(name, number(value))
-    return table
+class Paper:
+    """stdout for a person: titles, facts and tables. In a pipe or a log lines are as long as they need to be."""
 
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
 
-def rows_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """A list of equal records as a table."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in rows[0] if rows else []:
-        table.add_column(name, justify="right" if isinstance(rows[0][name], (int, float)) else "left")
-    for row in rows:
-        table.add_row(*(number(value) for value in row.values()))
-    return table
+    def title(self, text: str) -> None:
+        self.console.print()
+        self.console.print(text, style="bold", markup=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def facts(self, rows: Iterable[tuple[str, Any]]) -> None:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(escape(name), escape(number(value)))
+        self.console.print(table)
+
+    def table(self, rows: list[dict[str, Any]]) -> None:
+        """Records, with a column for every key that one of them has."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in names:
+            numeric = any(isinstance(row.get(name), (int, float)) for row in rows)
+            short = all(len(number(row.get(name))) <= NEVER_WRAPPED for row in rows)
+            justify = "right" if numeric else "left"
+            table.add_column(escape(name), justify=justify, no_wrap=short, overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(number(row.get(name))) for name in names))
+        self.console.print(table)
 
 
 def print_error(text: str) -> None:

@@ -7,6 +7,7 @@ below. Adding one: a package here, one line in the union `ModalitySpec`, one exa
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,12 +25,6 @@ Shapes = dict[str, tuple[int | None, ...]]
 """Shape of each model input without the batch axis; None where a length varies."""
 
 
-class Spec(BaseModel):
-    """What every spec is: frozen, typed, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Inspection(BaseModel):
     """What `medray inspect` shows of one path: facts for `--json` and tables for a person."""
 
@@ -37,6 +32,17 @@ class Inspection(BaseModel):
     facts: dict[str, Any]
     """JSON-ready; physical quantities name their unit in the key (spacing_mm)."""
     tables: dict[str, list[dict[str, Any]]] = {}
+
+
+class Spec(BaseModel, ABC):
+    """What every spec is: frozen, typed, without unknown keys. `open()` gives its modality."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @staticmethod
+    @abstractmethod
+    def inspect(uri: str) -> Inspection:
+        """What medray sees at `uri`, whatever the settings. Raises SampleError where nothing can be seen."""
 
 
 class Modality(Protocol):
@@ -89,8 +95,4 @@ class Modality(Protocol):
 
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
         """One picture per good sample for a report, uint8 (H, W) or (H, W, 3); None where there is nothing to see."""
-        ...
-
-    def inspect(self, uri: str) -> Inspection:
-        """What medray sees at `uri`. Raises SampleError where nothing can be seen."""
         ...

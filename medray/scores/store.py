@@ -114,7 +114,8 @@ class ScoreStore:
         self._refuse_absent(written)
         partition = {"bundle_id": claim.bundle_id}
         actions = [AddAction(w["path"], w["size"], partition, w["modified_ms"], True, w["stats"]) for w in written]
-        facts = {"medray.kind": "scores", "medray.rows": sum(w["rows"] for w in written)}
+        rows = sum(w["rows"] for w in written)
+        facts = {"medray.kind": "scores", "medray.rows": rows, "medray.files": len(written)}
         self._table.update_incremental()
         before, turn = self.version, self._count(claim.run_app) + 1
         problem: Exception | None = None
@@ -284,6 +285,36 @@ class ScoreStore:
             bundle["files"] += 1
             bundle["bytes"] += action["size_bytes"]
         return {"store": self.uri, "version": self.version, "bundles": bundles}
+
+    def history(self) -> list[dict[str, Any]]:
+        """Who wrote to the store and when, newest first, JSON-ready: one row per run, one per other commit.
+
+        {what, run_id, bundle_id, began, ended (UTC, ISO 8601), commits, files, rows}; `what` is "score" for a run,
+        else the log's word for it (OPTIMIZE, VACUUM END …). A run that has claimed and committed nothing has 0 rows.
+        """
+        self._table.update_incremental()
+        found: dict[str | int, dict[str, Any]] = {}
+        for commit in sorted(self._table.history(), key=lambda commit: commit["version"]):
+            run_id = commit.get("medray.run_id")
+            at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC).isoformat(timespec="seconds")
+            row = found.setdefault(
+                run_id or commit["version"],
+                {
+                    "what": "score" if run_id else commit["operation"],
+                    "run_id": run_id,
+                    "bundle_id": commit.get("medray.bundle_id"),
+                    "began": at,
+                    "ended": at,
+                    "commits": 0,
+                    "files": 0,
+                    "rows": 0,
+                },
+            )
+            row["ended"] = at
+            row["commits"] += commit.get("medray.kind") != "claim"
+            row["files"] += commit.get("medray.files", 0)
+            row["rows"] += commit.get("medray.rows", 0)
+        return list(reversed(found.values()))
 
     def _scan(self, columns: dict[str, Any], bundle_id: str | None = None) -> pa.RecordBatchReader:
         """A stream of these columns of the newest version, from the files of one bundle or of all."""

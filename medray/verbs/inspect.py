@@ -8,7 +8,7 @@ from typing import get_args
 import pyarrow.compute as pc
 
 from medray import bundles, files
-from medray.errors import ArchiveError, SampleError
+from medray.errors import REASONS, ArchiveError, SampleError
 from medray.manifests import read_manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Inspection
@@ -21,7 +21,7 @@ def inspect(path: str) -> Inspection:
     if not files.exists(uri):
         raise ArchiveError("there is no such file or folder", where=path)
     if files.exists(files.join(uri, "_delta_log")):
-        return _store(uri)
+        return inspect_store(uri)
     if files.exists(files.join(uri, bundles.SPEC)):
         return _bundle(uri)
     if uri.endswith("manifest.parquet"):
@@ -29,7 +29,7 @@ def inspect(path: str) -> Inspection:
     refusals: list[str] = []
     for kind in modality_kinds():
         try:
-            return kind().open().inspect(uri)
+            return kind.inspect(uri)
         except SampleError as error:
             refusals.append(f"{kind.model_fields['kind'].default}: {error}")
     raise ArchiveError("medray cannot read this", where=path, found="; ".join(refusals))
@@ -41,11 +41,46 @@ def modality_kinds() -> list:
     return list(get_args(union)) or [union]
 
 
-def _store(uri: str) -> Inspection:
+def inspect_store(uri: str) -> Inspection:
+    """What is scored by which bundle, and what failed and why. Raises StoreError where no score store is."""
     summary = ScoreStore.open(uri).summary()
-    tables = {name: value for name, value in summary.items() if isinstance(value, list)}
-    facts = {name: value for name, value in summary.items() if not isinstance(value, list)}
-    return Inspection(title=f"score store {uri}", facts=facts, tables=tables)
+    by_bundle = [
+        {
+            "bundle": name,
+            **{key: facts[key] for key in ("entries", "scored", "failed")},
+            "last scored (UTC)": _minute(facts["last_scored_at"]),
+            "last run": facts["last_run_id"],
+        }
+        for name, facts in summary["bundles"].items()
+    ]
+    reasons = [
+        {"bundle": name, "reason": reason, "entries": count, "meaning": REASONS.get(reason, "")}
+        for name, facts in summary["bundles"].items()
+        for reason, count in facts["reasons"].items()
+    ]
+    tables = {title: rows for title, rows in (("bundles", by_bundle), ("failed", reasons)) if rows}
+    return Inspection(title="score store", facts=summary, tables=tables)
+
+
+def inspect_history(uri: str) -> Inspection:
+    """Who wrote to a score store and when, newest first. Raises StoreError where no score store is."""
+    store = ScoreStore.open(uri)
+    history = store.history()
+    rows = [
+        {
+            "run": row["run_id"] or row["what"].lower(),
+            "bundle": row["bundle_id"],
+            "ended (UTC)": _minute(row["ended"]),
+            **{key: row[key] for key in ("commits", "files", "rows")},
+        }
+        for row in history
+    ]
+    return Inspection(title="score store", facts={"store": store.uri, "runs": history}, tables={"runs": rows})
+
+
+def _minute(moment: str) -> str:
+    """ "2026-03-01T14:10:05+00:00" to "2026-03-01 14:10"."""
+    return moment[:16].replace("T", " ")
 
 
 def _bundle(uri: str) -> Inspection:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from medray.errors import SampleError, UserError
 from medray.files import File, read_bytes
 from medray.manifests import Entry, Part
-from medray.modalities.base import Inspection, Shapes
+from medray.modalities.base import Shapes
 from medray.modalities.imaging import arrays, resample
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
@@ -170,12 +170,6 @@ class Imaging:
         low, high = (edge(flat, axis=1).reshape(-1, 1, 1, 1) for edge in (np.min, np.max))
         shown = ((pixels - low) / np.maximum(high - low, 1e-9) * 255).round().astype(np.uint8)
         return [image[0] if len(image) == 1 else np.moveaxis(image, 0, -1) for image in shown]
-
-    def inspect(self, uri: str) -> Inspection:
-        """A file, or a folder with its series and formats: see `inspection.py`."""
-        from medray.modalities.imaging.inspection import inspect
-
-        return inspect(uri)
 
 
 def decode(raws: list[bytes], volumes: bool) -> Image:

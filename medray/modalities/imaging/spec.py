@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medray.modalities.base import Spec
+from medray.modalities.base import Inspection, Spec
 
 if TYPE_CHECKING:
     from medray.modalities.imaging.modality import Imaging
@@ -16,8 +16,10 @@ Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class AugmentSpec(Spec):
+class AugmentSpec(BaseModel):
     """Random changes of training images, drawn anew for every sample and epoch; all off by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flip: tuple[Axis, ...] = ()
     """Axes mirrored with probability 1/2 each. Mirroring the width swaps left and right: choose it on purpose."""
@@ -120,6 +122,13 @@ class ImagingSpec(Spec):
     def stored_window(self) -> bool:
         """The window is applied before storing (8-bit samples), not on the device."""
         return self.window is not None and self.dtype == "uint8"
+
+    @staticmethod
+    def inspect(uri: str) -> Inspection:
+        """A file, or a folder with its series and formats: see `inspection.py`."""
+        from medray.modalities.imaging.inspection import inspect
+
+        return inspect(uri)
 
     def open(self) -> Imaging:
         from medray.modalities.imaging.modality import Imaging
