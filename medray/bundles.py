@@ -263,7 +263,7 @@ def model_card(recipe: Recipe) -> str:
     """The bundle's README.md: what it is, what it was made from, how well it did on validation, limits."""
     metrics = [f"| {name} | {value:.4g} |" for name, value in recipe.metrics.items() if isinstance(value, (int, float))]
     splits = [
-        f"| {name} | {facts.get('entries')} | {facts.get('subjects')} | {facts.get('classes')} |"
+        f"| {name} | {facts.get('entries')} | {facts.get('subjects')} | {_counts(facts.get('classes', {}))} |"
         for name, facts in recipe.data.get("splits", {}).items()
     ]
     made = [f"- {name} {version}" for name, version in recipe.versions.items()]
@@ -296,3 +296,7 @@ def model_card(recipe: Recipe) -> str:
             "",
         ]
     )
+
+
+def _counts(classes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in classes.items())

@@ -1,0 +1,251 @@
+"""Bundles: what a trained model keeps, what is noticed, and what is refused."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import toy
+
+from medray import bundles
+from medray.bundles import CARD, SPEC, WEIGHTS, Bundle, Predictor, Recipe, build_network, load, make_bundle, save
+from medray.errors import BundleError
+from medray.modalities.imaging.spec import ImagingSpec
+from medray.models.cnn import CnnSpec
+from medray.objectives import BinaryObjective, RegressionObjective
+from medray.samples import tensor_column
+
+MODALITY = ImagingSpec(size=(toy.SIZE, toy.SIZE), mean=(51.5,), std=(33.25,))
+MODEL = CnnSpec(channels=(4,), dense=8)
+
+
+def recipe(**changes) -> Recipe:
+    objective = changes.pop("objective", BinaryObjective(positive="lower"))
+    classes = changes.pop("classes", ("upper", "lower"))
+    facts = {"entries": 24, "subjects": 20, "classes": {"upper": 12, "lower": 12}}
+    settings = {
+        "name": "toy",
+        "modality": MODALITY,
+        "model": MODEL,
+        "objective": objective,
+        "classes": classes,
+        "thresholds": (0.4375,),
+        "outputs": objective.outputs(classes),
+        "data": {"manifest_digest": "0123456789abcdef", "splits": {"train": facts}},
+        "training": {"epochs": 3},
+        "metrics": {"auroc": 0.96875, "confusion_matrix": [[3, 1], [0, 4]]},
+        "versions": bundles.versions(),
+        "created": "2026-03-01T00:00:00+00:00",
+    }
+    return Recipe.model_validate(settings | changes)
+
+
+def weights(of: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights of the recipe's network."""
+    import torch
+
+    torch.manual_seed(seed)
+    network = of.model.build(of.modality.open().input_shapes(), of.objective.width(of.classes))
+    return {name: value.numpy().copy() for name, value in network.state_dict().items()}
+
+
+def made(**changes) -> Bundle:
+    of = recipe(**changes)
+    return make_bundle(of, weights(of))
+
+
+def samples(count: int) -> pa.RecordBatch:
+    pixels = np.stack([toy.pixels(i, i % 2)[None] for i in range(count)])
+    return pa.RecordBatch.from_arrays([tensor_column(pixels)], names=["pixels"])
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save(made(), str(tmp_path / "bundle"))
+    return tmp_path / "bundle"
+
+
+def edit_spec(folder: Path, **changes) -> None:
+    spec = json.loads((folder / SPEC).read_text())
+    (folder / SPEC).write_text(json.dumps(spec | changes))
+
+
+# --- round trip -----------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_bundle_is_the_saved_one(saved):
+    bundle, loaded = made(), load(str(saved))
+    assert loaded.recipe == bundle.recipe and loaded.id == bundle.id
+    assert {file.name for file in saved.iterdir()} == {WEIGHTS, SPEC, CARD}
+    assert loaded.weights.keys() == bundle.weights.keys()
+    for name, array in bundle.weights.items():
+        np.testing.assert_array_equal(loaded.weights[name], array)
+
+
+def test_a_loaded_bundle_gives_the_same_scores_to_the_bit(saved):
+    before, after = Predictor(made(), "cpu")(samples(4)), Predictor(load(str(saved)), "cpu")(samples(4))
+    assert before.shape == (4, 1) and before.dtype == np.float32
+    np.testing.assert_array_equal(before, after)
+
+
+def test_the_batch_changes_no_score():
+    predict = Predictor(made(), "cpu")
+    whole = predict(samples(7))
+    single = np.concatenate([predict(samples(7).slice(row, 1)) for row in range(7)])
+    np.testing.assert_allclose(single, whole, atol=1e-6)
+
+
+def test_a_bundle_has_one_id_wherever_it_lies(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "elsewhere" / "copy")
+    assert load(str(tmp_path / "elsewhere" / "copy")).id == load(str(saved)).id
+
+
+def test_the_id_follows_what_decides_a_score_and_nothing_else():
+    first = made()
+    same = [{"name": "other"}, {"created": "2027-01-01T00:00:00+00:00"}, {"metrics": {}}, {"training": {"epochs": 9}}]
+    assert {made(**changes).id for changes in same} == {first.id}
+    others = [
+        made(modality=MODALITY.model_copy(update={"mean": (51.25,)})),
+        made(thresholds=(0.5,)),
+        made(model=CnnSpec(channels=(4,), dense=9)),
+        make_bundle(first.recipe, weights(first.recipe, seed=1)),
+        make_bundle(first.recipe, {f"{name}.renamed": array for name, array in first.weights.items()}),
+    ]
+    assert len({bundle.id for bundle in [first, *others]}) == 6
+
+
+def test_a_regression_keeps_its_loss_and_the_statistics_of_its_targets(tmp_path):
+    objective = RegressionObjective(loss_function="huber", names=("age",))
+    objective = objective.fitted(np.array([[30.1], [50.3], [70.7]]))
+    bundle = made(objective=objective, classes=("age",), thresholds=())
+    save(bundle, str(tmp_path))
+    kept = load(str(tmp_path)).recipe.objective
+    assert isinstance(kept, RegressionObjective) and kept == objective
+    assert (kept.loss_function, kept.mean, kept.deviation) == ("huber", objective.mean, objective.deviation)
+    np.testing.assert_array_equal(
+        Predictor(load(str(tmp_path)), "cpu")(samples(3)), Predictor(bundle, "cpu")(samples(3))
+    )
+
+
+# --- refusals -------------------------------------------------------------------------------------------------
+
+
+def test_an_altered_weight_is_noticed(saved):
+    content = bytearray((saved / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (saved / WEIGHTS).write_bytes(content)
+    with pytest.raises(BundleError, match="altered after it was made"):
+        load(str(saved))
+
+
+def test_an_altered_recipe_is_noticed(saved):
+    edit_spec(saved, thresholds=[0.25])
+    with pytest.raises(BundleError, match="altered after it was made"):
+        load(str(saved))
+
+
+def test_weights_that_were_cut_off_are_refused(saved):
+    (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-10])
+    with pytest.raises(BundleError, match="weights cannot be read"):
+        load(str(saved))
+
+
+class Bomb:
+    """Pickled, it makes a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "weights.PTH", "pytorch_model.bin", "extra.pkl", "a.ckpt", "a.joblib"])
+def test_a_pickle_in_the_folder_is_refused_and_not_opened(saved, tmp_path, name):
+    (saved / name).write_bytes(pickle.dumps(Bomb(tmp_path / "trace")))
+    with pytest.raises(BundleError, match="would unpickle is refused"):
+        load(str(saved))
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_pickle_named_as_the_bundle_is_refused(tmp_path):
+    (tmp_path / "model.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "trace")))
+    with pytest.raises(BundleError, match="would unpickle is refused"):
+        load(str(tmp_path / "model.pt"))
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_pickle_that_calls_itself_safetensors_is_refused_and_not_opened(saved, tmp_path):
+    (saved / WEIGHTS).write_bytes(pickle.dumps(Bomb(tmp_path / "trace")))
+    with pytest.raises(BundleError, match="weights cannot be read"):
+        load(str(saved))
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("lost", [SPEC, WEIGHTS])
+def test_half_a_bundle_says_what_is_missing(saved, lost):
+    (saved / lost).unlink()
+    with pytest.raises(BundleError, match="not a bundle") as refused:
+        load(str(saved))
+    assert lost in refused.value.found
+
+
+def test_a_place_without_a_bundle_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("gone", "file"):
+        with pytest.raises(BundleError, match="not a bundle"):
+            load(str(tmp_path / place))
+
+
+def test_a_newer_format_is_refused_with_the_versions_that_made_it(saved):
+    edit_spec(saved, format=2, versions={"medray": "7.0"})
+    with pytest.raises(BundleError, match="another format") as refused:
+        load(str(saved))
+    assert (refused.value.found, refused.value.expected) == ("format 2", "format 1")
+    assert "7.0" in refused.value.do
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "not json"])
+def test_a_recipe_that_is_none_is_refused(saved, text):
+    (saved / SPEC).write_text(text)
+    with pytest.raises(BundleError, match="another format|not JSON"):
+        load(str(saved))
+
+
+def test_a_recipe_with_an_unknown_key_names_it(saved):
+    edit_spec(saved, colour="blue")
+    with pytest.raises(BundleError, match="does not fit this version") as refused:
+        load(str(saved))
+    assert "colour" in refused.value.where
+
+
+def test_weights_of_another_network_are_refused():
+    of = recipe()
+    bundle = make_bundle(of, weights(recipe(model=CnnSpec(channels=(5,), dense=8))))
+    with pytest.raises(BundleError, match="do not fit the model"):
+        build_network(bundle.recipe, bundle.weights)
+
+
+# --- the model card -------------------------------------------------------------------------------------------
+
+
+def test_the_model_card_says_what_a_reader_must_know(saved):
+    card = (saved / CARD).read_text()
+    for part in (
+        "# toy",
+        f"Bundle `{made().id}`",
+        "Not a medical device",
+        "Input: imaging; model: cnn; objective: binary",
+        "Scores: lower",
+        "threshold (chosen on the validation split): 0.4375",
+        "manifest digest `0123456789abcdef`",
+        "| train | 24 | 20 | upper 12, lower 12 |",
+        "| auroc | 0.9688 |",
+        "so they flatter the",
+        "- torch ",
+    ):
+        assert part in card
+    assert "confusion_matrix" not in card
