@@ -28,7 +28,7 @@ NEVER_WRAPPED = 20  # characters; an identifier of this length stays whole
 
 
 class Terminal:
-    """Progress as bars on a terminal, as plain lines in a log, or as nothing (`quiet`)."""
+    """Progress as bars and lines on a terminal; elsewhere only notes, which tell what a person must know; or nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -43,8 +43,6 @@ class Terminal:
         self.failed = 0
         if self.live and total:
             self._bar(name, total)
-        elif total:
-            self.line(f"{name}: {total:,}")
 
     def advance(self, done: int, failed: int) -> None:
         self.failed += failed
@@ -65,7 +63,8 @@ class Terminal:
         if len(history) < self.shown_epochs:  # resumed from an earlier checkpoint after a failure
             self.shown_epochs = len(history)
         for row in history[self.shown_epochs :]:
-            self.line(epoch_line(row))
+            if self.live:
+                self.line(epoch_line(row))
         self.shown_epochs = len(history)
         if live["stopped"]:
             self._end()
