@@ -39,9 +39,10 @@ def evaluate_bundle(
     """(result, what its report was made of)"""
     started = time.monotonic()
     bundle = bundles.load(run.bundle_uri)
+    _refuse_other_preprocessing(run, bundle.recipe)
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, split)
-    _refuse_other_recipe(run, bundle.recipe, prepared)
+    _refuse_other_classes(run, bundle.recipe, prepared)
     predictions = predict_split(run, bundle, prepared, engine, progress, split)
     recipe = bundle.recipe
     scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
@@ -137,7 +138,7 @@ def _write_predictions(predictions: pa.Table, folder: str) -> None:
     files.write_bytes(files.join(folder, "predictions.parquet"), buffer.getvalue().to_pybytes())
 
 
-def _refuse_other_recipe(run: TrainRun, recipe: bundles.Recipe, prepared: Prepared) -> None:
+def _refuse_other_preprocessing(run: TrainRun, recipe: bundles.Recipe) -> None:
     asked, made = run.modality.model_dump(mode="json"), recipe.modality.model_dump(mode="json")
     other = [name for name, value in asked.items() if value is not None and made.get(name) != value]
     if other:
@@ -148,10 +149,14 @@ def _refuse_other_recipe(run: TrainRun, recipe: bundles.Recipe, prepared: Prepar
             expected=", ".join(f"{name} = {made.get(name)}" for name in other),
             do="train again, or take the bundle's own settings",
         )
+
+
+def _refuse_other_classes(run: TrainRun, recipe: bundles.Recipe, prepared: Prepared) -> None:
     if prepared.classes != recipe.classes:
         raise BundleError(
             "the bundle knows other classes than the data",
             where=run.bundle_uri,
             found=", ".join(prepared.classes),
             expected=", ".join(recipe.classes),
+            do="train again, or correct [labels] and [objective] of the run file",
         )
