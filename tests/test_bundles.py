@@ -10,51 +10,11 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import bundles
-from medray.bundles import CARD, SPEC, WEIGHTS, Bundle, Predictor, Recipe, build_network, load, make_bundle, save
+from medray.bundles import CARD, SPEC, WEIGHTS, Predictor, build_network, load, make_bundle, save
 from medray.errors import BundleError
-from medray.modalities.imaging.spec import ImagingSpec
 from medray.models.cnn import CnnSpec
-from medray.objectives import BinaryObjective, RegressionObjective
+from medray.objectives import RegressionObjective
 from medray.samples import tensor_column
-
-MODALITY = ImagingSpec(size=(toy.SIZE, toy.SIZE), mean=(51.5,), std=(33.25,))
-MODEL = CnnSpec(channels=(4,), dense=8)
-
-
-def recipe(**changes) -> Recipe:
-    objective = changes.pop("objective", BinaryObjective(positive="lower"))
-    classes = changes.pop("classes", ("upper", "lower"))
-    facts = {"entries": 24, "subjects": 20, "classes": {"upper": 12, "lower": 12}}
-    settings = {
-        "name": "toy",
-        "modality": MODALITY,
-        "model": MODEL,
-        "objective": objective,
-        "classes": classes,
-        "thresholds": (0.4375,),
-        "outputs": objective.outputs(classes),
-        "data": {"manifest_digest": "0123456789abcdef", "splits": {"train": facts}},
-        "training": {"epochs": 3},
-        "metrics": {"auroc": 0.96875, "confusion_matrix": [[3, 1], [0, 4]]},
-        "versions": bundles.versions(),
-        "created": "2026-03-01T00:00:00+00:00",
-    }
-    return Recipe.model_validate(settings | changes)
-
-
-def weights(of: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights of the recipe's network."""
-    import torch
-
-    torch.manual_seed(seed)
-    network = of.model.build(of.modality.open().input_shapes(), of.objective.width(of.classes))
-    return {name: value.numpy().copy() for name, value in network.state_dict().items()}
-
-
-def made(**changes) -> Bundle:
-    of = recipe(**changes)
-    return make_bundle(of, weights(of))
 
 
 def samples(count: int) -> pa.RecordBatch:
@@ -64,7 +24,7 @@ def samples(count: int) -> pa.RecordBatch:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save(made(), str(tmp_path / "bundle"))
+    save(toy.bundle(), str(tmp_path / "bundle"))
     return tmp_path / "bundle"
 
 
@@ -77,7 +37,7 @@ def edit_spec(folder: Path, **changes) -> None:
 
 
 def test_a_loaded_bundle_is_the_saved_one(saved):
-    bundle, loaded = made(), load(str(saved))
+    bundle, loaded = toy.bundle(), load(str(saved))
     assert loaded.recipe == bundle.recipe and loaded.id == bundle.id
     assert {file.name for file in saved.iterdir()} == {WEIGHTS, SPEC, CARD}
     assert loaded.weights.keys() == bundle.weights.keys()
@@ -86,13 +46,13 @@ def test_a_loaded_bundle_is_the_saved_one(saved):
 
 
 def test_a_loaded_bundle_gives_the_same_scores_to_the_bit(saved):
-    before, after = Predictor(made(), "cpu")(samples(4)), Predictor(load(str(saved)), "cpu")(samples(4))
+    before, after = Predictor(toy.bundle(), "cpu")(samples(4)), Predictor(load(str(saved)), "cpu")(samples(4))
     assert before.shape == (4, 1) and before.dtype == np.float32
     np.testing.assert_array_equal(before, after)
 
 
 def test_the_batch_changes_no_score():
-    predict = Predictor(made(), "cpu")
+    predict = Predictor(toy.bundle(), "cpu")
     whole = predict(samples(7))
     single = np.concatenate([predict(samples(7).slice(row, 1)) for row in range(7)])
     np.testing.assert_allclose(single, whole, atol=1e-6)
@@ -104,14 +64,14 @@ def test_a_bundle_has_one_id_wherever_it_lies(saved, tmp_path):
 
 
 def test_the_id_follows_what_decides_a_score_and_nothing_else():
-    first = made()
+    first = toy.bundle()
     same = [{"name": "other"}, {"created": "2027-01-01T00:00:00+00:00"}, {"metrics": {}}, {"training": {"epochs": 9}}]
-    assert {made(**changes).id for changes in same} == {first.id}
+    assert {toy.bundle(**changes).id for changes in same} == {first.id}
     others = [
-        made(modality=MODALITY.model_copy(update={"mean": (51.25,)})),
-        made(thresholds=(0.5,)),
-        made(model=CnnSpec(channels=(4,), dense=9)),
-        make_bundle(first.recipe, weights(first.recipe, seed=1)),
+        toy.bundle(modality=toy.MODALITY.model_copy(update={"mean": (51.25,)})),
+        toy.bundle(thresholds=(0.5,)),
+        toy.bundle(model=CnnSpec(channels=(4,), dense=9)),
+        make_bundle(first.recipe, toy.weights(first.recipe, seed=1)),
         make_bundle(first.recipe, {f"{name}.renamed": array for name, array in first.weights.items()}),
     ]
     assert len({bundle.id for bundle in [first, *others]}) == 6
@@ -120,7 +80,7 @@ def test_the_id_follows_what_decides_a_score_and_nothing_else():
 def test_a_regression_keeps_its_loss_and_the_statistics_of_its_targets(tmp_path):
     objective = RegressionObjective(loss_function="huber", names=("age",))
     objective = objective.fitted(np.array([[30.1], [50.3], [70.7]]))
-    bundle = made(objective=objective, classes=("age",), thresholds=())
+    bundle = toy.bundle(objective=objective, classes=("age",), thresholds=())
     save(bundle, str(tmp_path))
     kept = load(str(tmp_path)).recipe.objective
     assert isinstance(kept, RegressionObjective) and kept == objective
@@ -211,7 +171,7 @@ def test_a_newer_format_is_refused_with_the_versions_that_made_it(saved):
 @pytest.mark.parametrize("text", ["[]", "{}", "not json"])
 def test_a_recipe_that_is_none_is_refused(saved, text):
     (saved / SPEC).write_text(text)
-    with pytest.raises(BundleError, match="another format|not JSON"):
+    with pytest.raises(BundleError, match=r"another format|not JSON"):
         load(str(saved))
 
 
@@ -223,8 +183,8 @@ def test_a_recipe_with_an_unknown_key_names_it(saved):
 
 
 def test_weights_of_another_network_are_refused():
-    of = recipe()
-    bundle = make_bundle(of, weights(recipe(model=CnnSpec(channels=(5,), dense=8))))
+    of = toy.recipe()
+    bundle = make_bundle(of, toy.weights(toy.recipe(model=CnnSpec(channels=(5,), dense=8))))
     with pytest.raises(BundleError, match="do not fit the model"):
         build_network(bundle.recipe, bundle.weights)
 
@@ -236,7 +196,7 @@ def test_the_model_card_says_what_a_reader_must_know(saved):
     card = (saved / CARD).read_text()
     for part in (
         "# toy",
-        f"Bundle `{made().id}`",
+        f"Bundle `{toy.bundle().id}`",
         "Not a medical device",
         "Input: imaging; model: cnn; objective: binary",
         "Scores: lower",

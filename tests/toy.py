@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from medray import bundles
+from medray.bundles import Bundle, Recipe, make_bundle
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
+from medray.modalities.imaging.spec import ImagingSpec
+from medray.models.cnn import CnnSpec
+from medray.objectives import BinaryObjective
 from medray.verbs.settings import ScoreRun, TrainRun
 
 SIZE = 16
@@ -86,6 +91,47 @@ def score_run(folder: Path, **changes: Any) -> ScoreRun:
         "engine": {"kind": "local"},
     }
     return ScoreRun.model_validate(settings | changes)
+
+
+MODALITY = ImagingSpec(size=(SIZE, SIZE), mean=(51.5,), std=(33.25,))
+MODEL = CnnSpec(channels=(4,), dense=8)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """The recipe of a binary bundle; `changes` replace whole fields."""
+    objective = changes.pop("objective", BinaryObjective(positive="lower"))
+    classes = changes.pop("classes", ("upper", "lower"))
+    facts = {"entries": 24, "subjects": 20, "classes": {"upper": 12, "lower": 12}}
+    settings = {
+        "name": "toy",
+        "modality": MODALITY,
+        "model": MODEL,
+        "objective": objective,
+        "classes": classes,
+        "thresholds": (0.4375,),
+        "outputs": objective.outputs(classes),
+        "data": {"manifest_digest": "0123456789abcdef", "splits": {"train": facts}},
+        "training": {"epochs": 3},
+        "metrics": {"auroc": 0.96875, "confusion_matrix": [[3, 1], [0, 4]]},
+        "versions": bundles.versions(),
+        "created": "2026-03-01T00:00:00+00:00",
+    }
+    return Recipe.model_validate(settings | changes)
+
+
+def weights(of: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights of the recipe's network."""
+    import torch
+
+    torch.manual_seed(seed)
+    network = of.model.build(of.modality.open().input_shapes(), of.objective.width(of.classes))
+    return {name: value.numpy().copy() for name, value in network.state_dict().items()}
+
+
+def bundle(**changes: Any) -> Bundle:
+    """A bundle that was never trained: the recipe, and random weights."""
+    of = recipe(**changes)
+    return make_bundle(of, weights(of))
 
 
 def scores(store: str | Path) -> dict[tuple[str, str], float]:

@@ -53,7 +53,8 @@ def index_archive(
     how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key).hexdigest()[:16]
     before, kept = _read_before(run.folder, how) or (stages.FILES.empty_table(), PARTS.empty_table())
     same = unchanged_files(before, kept, listed)
-    parts, late = kept, [file for file in listed if file.uri not in same]
+    changed = [file for file in listed if file.uri not in same]
+    parts, late = kept, changed or _neighbours(before, kept, [], listed)
     scanned: list[files.File] = []
     while late:  # at most twice: a neighbour's neighbours are in the same folder
         scanned += late
