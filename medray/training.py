@@ -32,6 +32,7 @@ from medray.shards import ShardReader
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.optim.swa_utils import AveragedModel
 
 
 class EarlyStopping(BaseModel):
@@ -62,6 +63,9 @@ class TrainingSettings(BaseModel):
     warmup_epochs: float = Field(default=0.0, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm; none: no clipping."""
+    average_weights: float | None = Field(default=None, gt=0, lt=1)
+    """Decay per step of a running mean of the weights (Polyak & Juditsky 1992); the mean is what is validated and
+    kept. Steadier on small data: 0.97 remembers about 30 steps. None: the last weights are."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on a GPU that has it, else float32."""
     select_by: str = "auto"
@@ -247,12 +251,18 @@ class Trainer:
         self.network = channels_last(network.to(self.device))
         self.optimizer = make_optimizer(self.network, self.settings)
         self.parallel = self._parallel()
+        self.averaged = averaged_network(self.network, self.settings.average_weights)
         self.state = State(history=[])
         self.best_weights: dict[str, torch.Tensor] = {}
         bf16 = self.settings.precision == "bfloat16" or (
             self.settings.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
         self.autocast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.network if self.averaged is None else self.averaged.module
 
     def _parallel(self) -> nn.Module:
         if self.team.size == 1:
@@ -343,6 +353,8 @@ class Trainer:
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
         self.optimizer.zero_grad(set_to_none=True)
         return float(total) if self.device.type == "cpu" else total  # type: ignore[return-value]  # no GPU sync
 
@@ -371,7 +383,7 @@ class Trainer:
             or (value > state.best + delta if self.direction == "max" else value < state.best - delta)
         ):
             state.best, state.best_epoch, state.thresholds = value, row["epoch"], thresholds
-            self.best_weights = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
+            self.best_weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
         state.epoch, state.step, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
         early = self.settings.early_stopping
         if early and state.best_epoch >= 0 and row["epoch"] - state.best_epoch >= early.patience:
@@ -429,18 +441,18 @@ class Trainer:
         import torch
 
         if self.team.size > 1:
-            for buffer in self.network.buffers():  # batch-norm statistics of worker 0, as the bundle will hold
+            for buffer in self.judged.buffers():  # batch-norm statistics of worker 0, as the bundle will hold
                 torch.distributed.broadcast(buffer, src=0)
         pairs = np.concatenate([np.stack([np.full(n, s), np.arange(n)], 1) for s, n in enumerate(self.validation_rows)])
         mine = part(pairs, self.team.rank, self.team.size)
-        self.network.eval()
+        network = self.judged.eval()
         found: list[tuple[np.ndarray, np.ndarray, float]] = []
         width = max(1, self.settings.batch_size // (self.team.size * self.settings.accumulate))
         with torch.inference_mode():
             for i in range(0, len(mine), width):
                 arrays, targets = self._collated("validation", mine[i : i + width])
                 inputs = layout(self.modality.encode(to_device(arrays, self.device)))
-                logits = self.network(**inputs).float()  # float32, as the bundle will score
+                logits = network(**inputs).float()  # float32, as the bundle will score
                 losses = self.objective.loss(logits, torch.from_numpy(targets).to(self.device), self.weights)
                 found.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
         everyone = [piece for worker in self.team.gathered(found) for piece in worker]
@@ -461,7 +473,7 @@ class Trainer:
         }
 
     def save(self, folder: Path) -> None:
-        """The checkpoint: last.safetensors, best.safetensors, optimizer.safetensors, state.json."""
+        """The checkpoint: last, best, optimizer and, where weights are averaged, averaged.safetensors; state.json."""
         import safetensors.torch
 
         def write(tensors: Mapping[str, torch.Tensor], name: str) -> None:
@@ -471,6 +483,8 @@ class Trainer:
         write(self.network.state_dict(), "last.safetensors")
         write(self.best_weights, "best.safetensors")
         write(flat_state(self.optimizer), "optimizer.safetensors")
+        if self.averaged is not None:
+            write(self.averaged.state_dict(), "averaged.safetensors")
         text = json.dumps({"plan": self.plan.name, **self.state.__dict__, "loss_sum": float(self.state.loss_sum)})
         (folder / "state.json").write_text(text)
 
@@ -493,6 +507,8 @@ class Trainer:
         self.network.load_state_dict(safetensors.torch.load_file(folder / "last.safetensors"))
         self.best_weights = safetensors.torch.load_file(folder / "best.safetensors")
         load_flat_state(self.optimizer, safetensors.torch.load_file(folder / "optimizer.safetensors"))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(safetensors.torch.load_file(folder / "averaged.safetensors"))
 
 
 # --- small parts ----------------------------------------------------------------------------------------------
@@ -522,6 +538,22 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
         return torch.optim.AdamW(groups, lr=settings.learning_rate)
     nesterov = settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
+
+
+def averaged_network(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    """A running mean of weights and batch-norm statistics; young means forget faster: min(decay, (1 + n) / (10 + n))."""
+    if decay is None:
+        return None
+    import torch
+    from torch.optim.swa_utils import AveragedModel
+
+    def mean(old: torch.Tensor, new: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+        if not new.is_floating_point():  # batch norm's count of batches
+            return new
+        count = int(updates)
+        return torch.lerp(old, new, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return AveragedModel(network, avg_fn=mean, use_buffers=True)
 
 
 def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

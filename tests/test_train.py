@@ -61,8 +61,9 @@ def test_the_same_run_gives_the_same_bundle_and_another_seed_another(archive, tm
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_training_stopped_in_mid_epoch_goes_on_to_the_same_weights(archive, tmp_path, monkeypatch):
-    settings = {"epochs": 2, "batch_size": 2, "checkpoint_minutes": 1e-9}
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_training_stopped_in_mid_epoch_goes_on_to_the_same_weights(archive, tmp_path, monkeypatch, decay):
+    settings = {"epochs": 2, "batch_size": 2, "checkpoint_minutes": 1e-9, "average_weights": decay}
     whole = train(run_in(archive, tmp_path / "whole", training=settings), LocalEngine())
     saves = []
 

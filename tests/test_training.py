@@ -6,6 +6,7 @@ import torch
 
 from medray.training import (
     TrainingSettings,
+    averaged_network,
     epoch_order,
     flat_state,
     learning_rate,
@@ -98,3 +99,17 @@ def test_biases_and_normalisation_are_not_decayed():
     assert [tuple(p.shape) for p in decayed["params"]] == [(2, 1, 3, 3)]
     assert decayed["weight_decay"] == 0.5 and free["weight_decay"] == 0.0
     assert len(free["params"]) == 3
+
+
+def test_averaged_weights_are_the_running_mean_by_hand():
+    network = torch.nn.Linear(1, 1, bias=False)
+    averaged = averaged_network(network, decay=0.5)
+    expected = None
+    for count, weight in enumerate((1.0, 2.0, 4.0, 8.0)):
+        with torch.no_grad():
+            network.weight.fill_(weight)
+        averaged.update_parameters(network)
+        kept = min(0.5, (1 + count) / (10 + count))
+        expected = weight if expected is None else kept * expected + (1 - kept) * weight
+    assert averaged.module.weight.item() == pytest.approx(expected)
+    assert averaged_network(network, None) is None
