@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,12 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
 ]
 LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
+
+
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
 
 
 def _version(wanted: bool) -> None:
@@ -92,7 +99,7 @@ def train(
 @app.command()
 def evaluate(
     run_file: RunFile,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="Which split.")] = Split.test,
     json_: Json = False,
     set_: Set = None,
     local: LocalEngine = False,
@@ -101,7 +108,7 @@ def evaluate(
     from medray.verbs.evaluate import evaluate as verb
 
     def start(run: Any, engine: Engine, terminal: Terminal) -> Result:
-        return verb(run, engine, terminal, split=split)
+        return verb(run, engine, terminal, split=split.value)
 
     _run(run_file, "train", start, json_, set_, local)
 
@@ -228,7 +235,7 @@ def _refuse_kind(run: Any, kind: str, run_file: Path) -> None:
             f"this command needs a {kind} run file",
             where=str(run_file),
             found=f"a {found} run file",
-            expected="a `store` key (score) or [modality], [model] and [objective] (train)",
+            expected="a `store` key" if kind == "score" else "[modality], [model] and [objective], and no `store` key",
             do=f"try: medray {found} {run_file}",
         )
 

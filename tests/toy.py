@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def score_run(folder: Path, **changes: Any) -> ScoreRun:
         "engine": {"kind": "local"},
     }
     return ScoreRun.model_validate(settings | changes)
+
+
+def write_run_file(path: Path, run: TrainRun | ScoreRun) -> Path:
+    """The run as TOML: JSON's scalars and lists are TOML's."""
+    lines: list[str] = []
+
+    def table(name: str, settings: dict[str, Any]) -> None:
+        if name:
+            lines.append(f"[{name}]")
+        lines.extend(f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, dict))
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                table(f"{name}.{key}" if name else key, value)
+
+    table("", run.model_dump(mode="json", exclude_unset=True))
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 MODALITY = ImagingSpec(size=(SIZE, SIZE), mean=(51.5,), std=(33.25,))
