@@ -185,11 +185,14 @@ def monai(archive: Path, bundle: str, out: Path, processes: int, clock: Clock) -
 
 
 class _DocActor:
-    def __init__(self, bundle: str) -> None:
-        self.network = network_of(bundle)
+    def __init__(self, bundle: str, log: str) -> None:
+        self.network, self.log = network_of(bundle), Path(log) / f"{os.getpid()}.jsonl"
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"file": batch["file"], "score": forward(self.network, np.stack(batch["pixels"]))}
+        scores = forward(self.network, np.stack(batch["pixels"]))
+        with open(self.log, "a") as stream:  # blocks reach a file late and together, so files tell no rate
+            print(json.dumps([time.time(), len(scores)]), file=stream)
+        return {"file": batch["file"], "score": scores}
 
 
 def _doc_decode(row: dict) -> dict:
@@ -202,39 +205,22 @@ def _doc_decode(row: dict) -> dict:
 
 
 def raydoc(archive: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    import threading
-
     import ray
 
+    log = out / "log"
+    log.mkdir()
     ray.init(num_cpus=processes, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    scored = (
-        ray.data.read_binary_files(str(archive), include_paths=True)
-        .map(_doc_decode)
-        .map_batches(_DocActor, fn_constructor_args=(bundle,), batch_size=BATCH, concurrency=max(1, processes - 1))
-    )
-    finished = threading.Event()
-
-    def watch() -> None:  # rows that have reached a file; the pipeline has no hook of its own for it
-        import pyarrow.parquet as pq
-
-        seen: set[Path] = set()
-        while not finished.wait(0.05):
-            for path in set(out.glob("*.parquet")) - seen:
-                try:
-                    rows = pq.read_metadata(path).num_rows
-                except (OSError, ValueError):
-                    continue  # still being written
-                seen.add(path)
-                clock.done(rows)
-        for path in set(out.glob("*.parquet")) - seen:
-            clock.done(pq.read_metadata(path).num_rows)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    scored.write_parquet(str(out))
-    finished.set()
-    thread.join()
+    ray.data.read_binary_files(str(archive), include_paths=True).map(_doc_decode).map_batches(
+        _DocActor,
+        fn_constructor_args=(bundle, str(log)),
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=max(1, processes - 1)),  # one more and it hangs: no CPU to read with
+    ).write_parquet(str(out))
+    for path in log.iterdir():
+        for line in path.read_text().splitlines():
+            at, images = json.loads(line)
+            clock.done(images, at)
     ray.shutdown()
 
 
