@@ -245,9 +245,16 @@ def test_a_terminal_shows_each_epoch_and_an_interrupted_training_says_how_it_goe
     command = [sys.executable, "-m", "medray.cli", "train", str(trained / "train.toml")]
     command += [word for each in settings for word in ("--set", each)]
     environment = os.environ | {"TERM": "xterm"}
+
+    def listen() -> None:  # a shell starts background jobs deaf to Ctrl-C, and their children inherit it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with open(tmp_path / "out", "w+") as out, open(reader, "rb", buffering=0) as screen:
-        with subprocess.Popen(command, stdout=out, stderr=terminal, env=environment, start_new_session=True) as process:
-            os.close(terminal)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=terminal, env=environment, start_new_session=True, preexec_fn=listen
+        )
+        os.close(terminal)
+        try:
             seen = b""
             while b"epoch   2  train_loss" not in seen:
                 seen += screen.read(4096)
@@ -255,6 +262,10 @@ def test_a_terminal_shows_each_epoch_and_an_interrupted_training_says_how_it_goe
             with suppress(OSError):  # EIO: the last process that held the terminal is gone
                 while more := screen.read(4096):
                     seen += more
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
         out.seek(0)
         assert (process.returncode, out.read()) == (130, "")
     assert b"the same command goes on from the last checkpoint" in seen and b"Traceback" not in seen
