@@ -94,7 +94,7 @@ def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
             "archive": str(path),
             "bundle": str(work / "bundle"),
             "work": str(work),
-            "engine": {"workers": processes},
+            "engine": {"kind": "ray", "workers": processes},
             "modality": {"kind": "imaging", "size": [28, 28], "dtype": "uint8"},
             "model": {"kind": "cnn"},
             "objective": {"kind": "multiclass"},
