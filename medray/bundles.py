@@ -242,7 +242,7 @@ def channels_last(network: nn.Module) -> nn.Module:
     import torch
 
     if any(value.ndim == 4 for value in network.state_dict().values()):
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types no memory format
     return network
 
 

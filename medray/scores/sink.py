@@ -130,7 +130,7 @@ class _Statistics:
             # Of every column: delta-rs takes a missing count for "no nulls", and its readers then skip null rows.
             self.nulls[name] += rows.column(name).null_count
         for name in ("key_hi", "key_lo", "status"):
-            low, high = pc.min_max(rows.column(name)).as_py().values()  # type: ignore[attr-defined]
+            low, high = pc.min_max(rows.column(name)).as_py().values()
             self.minimum[name] = min(low, self.minimum.get(name, low))
             self.maximum[name] = max(high, self.maximum.get(name, high))
 

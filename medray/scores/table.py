@@ -71,7 +71,7 @@ def entry_keys(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     found = [np.empty((0, 2), np.int64)]
     for batch in pa.table(rows.select(["entry_id", "fingerprint"])).to_batches(max_chunksize=1 << 18):
         entry, print_ = (batch.column(name).cast(pa.binary()) for name in ("entry_id", "fingerprint"))
-        pairs = pc.binary_join_element_wise(entry, print_, pa.scalar(b"\0")).dictionary_encode()  # type: ignore[attr-defined]
+        pairs = pc.binary_join_element_wise(entry, print_, pa.scalar(b"\0")).dictionary_encode()
         digests = b"".join([xxhash.xxh3_128_digest(pair) for pair in pairs.dictionary.to_pylist()])
         found.append(np.frombuffer(digests, ">i8").reshape(-1, 2)[pairs.indices.to_numpy()].astype(np.int64))
     return np.concatenate(found)

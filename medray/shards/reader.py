@@ -161,9 +161,9 @@ class Rows:
         for c, field in enumerate(first.schema):
             views = [views[c] for views in picked]
             if all(type(view) is _Fixed for view in views):
-                arrays.append(_gather_fixed(views, rows, field.type))  # type: ignore[arg-type]
+                arrays.append(_gather_fixed(views, rows, field.type))  # type: ignore[arg-type]  # all of one kind, checked above
             elif all(type(view) is _Varied for view in views):
-                arrays.append(_gather_varied(views, rows, field.type))  # type: ignore[arg-type]
+                arrays.append(_gather_varied(views, rows, field.type))  # type: ignore[arg-type]  # all of one kind, checked above
             else:
                 arrays.append(self._take(field.name, np.asarray(shard), np.asarray(row)))
         return pa.RecordBatch.from_arrays(arrays, schema=first.schema)
