@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 
 from medray.bundles import channels_last, layout, to_device
@@ -230,7 +231,7 @@ class Trainer:
         self.plan, self.settings, self.team = plan, plan.settings, Team.found()
         self.device = torch.device(device)
         self.modality, self.objective = plan.modality.open(), plan.objective
-        self.reader = ShardReader(plan.shards, cache)
+        self.reader = ShardReader(plan.shards, cache, keys=("target",))
         self.train_rows = self.reader.rows("train")
         self.validation_rows = self.reader.rows("validation")
         self.samples = sum(self.train_rows)
@@ -522,7 +523,7 @@ def stacked(targets: Any) -> np.ndarray:
 
 def mixed_seed(seed: int, position: int, rank: int) -> int:
     """One 63-bit seed per (seed, position, rank)."""
-    return int(np.random.SeedSequence([seed, position, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return xxhash.xxh3_64_intdigest(f"{seed} {position} {rank}".encode()) >> 1
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -535,7 +536,7 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one kernel for all parameters
     nesterov = settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
 

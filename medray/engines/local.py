@@ -11,6 +11,7 @@ from typing import Any
 from medray import files
 from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
+from medray.engines.memory import keep_freed_memory
 from medray.flows import Flow, collect, lane
 from medray.training import FitPlan, fit
 
@@ -25,6 +26,7 @@ class LocalEngine:
     def fit(self, plan: FitPlan, show: Live) -> Fitted:
         import torch
 
+        keep_freed_memory()
         folder = files.local_path(files.join(plan.work, plan.name))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint"

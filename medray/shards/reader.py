@@ -18,7 +18,7 @@ from medray.shards.index import Shard, ShardSet
 from medray.shards.parquet import bitmap, read_samples
 
 BATCH_KEYS = ("entry_id", "sample_id", "subject_id", "target")
-"""Key columns that a gathered batch has; the payload follows."""
+"""Key columns that a gathered batch has by default; the payload follows."""
 
 
 # --- the cache of a node --------------------------------------------------------------------------------------
@@ -179,8 +179,16 @@ class Rows:
 
 def _gather_fixed(views: list[_Fixed], rows: list[int], kind: pa.DataType) -> pa.Array:
     data = np.empty((len(rows), views[0].data.shape[1]), np.uint8)
-    for i, (view, row) in enumerate(zip(views, rows, strict=True)):
-        data[i] = view.data[row]
+    places: dict[int, list[int]] = {}
+    for i, view in enumerate(views):
+        places.setdefault(id(view), []).append(i)
+    if 2 * len(places) < len(rows):  # several rows of a shard: one call for them all
+        picked = np.asarray(rows)
+        for held in places.values():
+            data[held] = views[held[0]].data[picked[held]]
+    else:
+        for i, (view, row) in enumerate(zip(views, rows, strict=True)):
+            data[i] = view.data[row]
     storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     bits, buffer = _gathered_bits(views, rows), pa.py_buffer(data)
     if pa.types.is_fixed_size_list(storage):
@@ -225,8 +233,9 @@ def gather(
 class ShardReader:
     """The shards of a folder, as a training worker reads them: opened when first needed, through the node's cache."""
 
-    def __init__(self, folder: str, cache: str | Path) -> None:
-        self.shards, self.cache = ShardSet.open(folder), Path(cache)
+    def __init__(self, folder: str, cache: str | Path, keys: Sequence[str] = BATCH_KEYS) -> None:
+        """`keys`: which of KEYS stand in a gathered batch, before the payload."""
+        self.shards, self.cache, self.keys = ShardSet.open(folder), Path(cache), tuple(keys)
         self._splits: dict[str, _Split] = {}
 
     def rows(self, split: str) -> list[int]:
@@ -252,15 +261,15 @@ class ShardReader:
         return values.reshape(len(target), -1) if len(target) else values.reshape(0, 0)
 
     def gather(self, split: str, rows: np.ndarray) -> pa.RecordBatch:
-        """Samples at (n, 2) (shard, row), in this order: BATCH_KEYS and the payload."""
+        """Samples at (n, 2) (shard, row), in this order: the keys and the payload."""
         if split not in self._splits:
-            self._splits[split] = _Split(self.shards.split(split), self.cache)
+            self._splits[split] = _Split(self.shards.split(split), self.cache, self.keys)
         return self._splits[split].gather(rows)
 
 
 class _Split:
-    def __init__(self, shards: list[Shard], cache: Path) -> None:
-        self.shards, self.cache = shards, cache
+    def __init__(self, shards: list[Shard], cache: Path, keys: tuple[str, ...]) -> None:
+        self.shards, self.cache, self.keys = shards, cache, keys
         self.batches: dict[int, pa.RecordBatch] = {}
         self.samples: Rows | None = None
 
@@ -269,7 +278,7 @@ class _Split:
         if self.samples is None:
             names = next(iter(self.batches.values())).schema.names
             payload = [name for name in names if name not in KEYS.names]
-            self.samples = Rows(self.batches, [*BATCH_KEYS, *payload])
+            self.samples = Rows(self.batches, [*self.keys, *payload])
         return self.samples.gather(rows[:, 0], rows[:, 1])
 
     def _open(self, wanted: list[int]) -> None:

@@ -41,6 +41,7 @@ class Imaging:
     def __init__(self, spec: ImagingSpec) -> None:
         self.spec = spec
         self._arrays = arrays.ArrayCache()
+        self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,14 +135,28 @@ class Imaging:
         """
         import torch
 
-        spec = self.spec
+        spec, scale = self.spec, divisor(self.spec)
         pixels = batch["pixels"].to(torch.float32)
         if spec.window is not None and not spec.stored_window:
             centre, width = spec.window
-            pixels = ((pixels - centre) / width + 0.5).clamp(0, 1)
-        elif divisor(spec) != 1:
-            pixels = pixels / divisor(spec)
+            pixels = ((pixels - centre) / width + 0.5).clamp_(0, 1)
         if spec.normalise == "zscore":
+            mean, std = self._statistics(pixels.device)  # times the divisor: one pass over the pixels less
+            pixels = (pixels - mean).div_(std)
+        elif scale != 1:
+            pixels = pixels / scale
+        if augmentation is not None:
+            from medray.modalities.imaging.augment import augment
+
+            pixels = augment(pixels, spec.augment, augmentation)
+        return {"pixels": pixels}
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of stored pixels (after the window, where there is one), (C, 1, 1[, 1]) float32."""
+        import torch
+
+        if device not in self._on_device:
+            spec = self.spec
             if spec.mean is None or spec.std is None:
                 raise UserError(
                     "the images cannot be normalised yet",
@@ -150,13 +165,10 @@ class Imaging:
                     do="use the spec that `fitted` returns, or set normalise = 'none'",
                 )
             wide = (-1,) + (1,) * len(spec.size)
-            mean, std = (torch.tensor(v, device=pixels.device).view(wide) for v in (spec.mean, spec.std))
-            pixels = (pixels - mean) / std
-        if augmentation is not None:
-            from medray.modalities.imaging.augment import augment
-
-            pixels = augment(pixels, spec.augment, augmentation)
-        return {"pixels": pixels}
+            scaled = [[number * divisor(spec) for number in numbers] for numbers in (spec.mean, spec.std)]
+            mean, std = (torch.tensor(numbers, device=device).view(wide) for numbers in scaled)
+            self._on_device[device] = (mean, std)
+        return self._on_device[device]
 
     def input_shapes(self) -> Shapes:
         return {"pixels": self.shape}
