@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from medray.errors import RunFileError
 from medray.models.base import Inputs, ModelBase
 
 if TYPE_CHECKING:
@@ -26,14 +25,14 @@ class Cnn1dSpec(ModelBase):
     kind: Literal["cnn1d"] = "cnn1d"
     channels: tuple[int, ...] = Field(default=(64, 64), min_length=1)
     """Filters of each convolution."""
-    widths: tuple[int, ...] = Field(default=(9, 5), min_length=1)
+    widths: tuple[int, ...] = Field(default=(7, 7), min_length=1)
     """Positions that a filter of each convolution sees."""
     pool: int = Field(default=2, ge=1)
     """Width and stride of the max-pooling between convolutions; 1: none."""
     pooling: Literal["auto", "flatten", "global"] = "auto"
     """Before the dense layer: every position (flatten, for fixed lengths) or the largest and the mean value of each
     filter (global); auto: flatten where lengths are fixed and it stays small."""
-    batch_norm: bool = False
+    batch_norm: bool = True
     """After each convolution, over valid positions only."""
     dense: int = Field(default=64, ge=0)
     """Width of the ReLU layer before the outputs; 0: none."""
@@ -60,13 +59,8 @@ class Cnn1dSpec(ModelBase):
 
         shape = sequences.sequence_shape(inputs, self.kind)
         features = self._features(shape.length)
-        if self.pooling == "flatten" and features is None:
-            raise RunFileError(
-                "sequences of varying length cannot be flattened",
-                where="[model] pooling",
-                found=f"inputs {sequences.described(inputs)}",
-                expected="'global' or 'auto'",
-            )
+        if self.pooling == "flatten":
+            sequences.refuse_flattening(shape, inputs, "'global' or 'auto'")
         flatten = self.pooling == "flatten" or (
             self.pooling == "auto" and features is not None and features <= LARGEST_FLAT
         )

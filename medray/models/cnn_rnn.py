@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from medray.errors import RunFileError
 from medray.models.base import Inputs, ModelBase
 
 if TYPE_CHECKING:
@@ -56,13 +55,8 @@ class CnnRnnSpec(ModelBase):
         from medray.models import sequences
 
         shape = sequences.sequence_shape(inputs, self.kind)
-        if self.pooling == "flatten" and shape.length is None:
-            raise RunFileError(
-                "sequences of varying length cannot be flattened",
-                where="[model] pooling",
-                found=f"inputs {sequences.described(inputs)}",
-                expected="'global', 'last' or 'auto'",
-            )
+        if self.pooling == "flatten":
+            sequences.refuse_flattening(shape, inputs, "'global', 'last' or 'auto'")
         units = 2 * self.hidden
         flat = units * -(-(shape.length or 0) // self.pool)
         pooling = self.pooling

@@ -28,8 +28,9 @@ class RnnSpec(ModelBase):
     leaks nothing."""
     activation: Literal["tanh", "relu"] = "tanh"
     """f of the Elman cell; the others have their own."""
-    pooling: Literal["last", "mean", "attention"] = "last"
-    """What the outputs see: what each direction ended with, the mean over valid events, or a learned weighted mean."""
+    pooling: Literal["last", "mean", "attention", "flatten"] = "last"
+    """What the outputs see: what each direction ended with, the mean over valid events, a learned weighted mean, or
+    every step (for fixed lengths, where a position means something)."""
     dense: int = Field(default=0, ge=0)
     """Width of a ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
@@ -40,13 +41,15 @@ class RnnSpec(ModelBase):
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """`sequence`, `codes` or both, `mask` and `static` where given, to logits (B, outputs).
 
-        Raises RunFileError for other inputs.
+        Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
         from torch import nn
 
         from medray.models import sequences
 
         shape = sequences.sequence_shape(inputs, self.kind)
+        if self.pooling == "flatten":
+            sequences.refuse_flattening(shape, inputs, "'last', 'mean' or 'attention'")
 
         class Rnn(nn.Module):
             def __init__(self, spec: RnnSpec) -> None:
@@ -63,13 +66,16 @@ class RnnSpec(ModelBase):
                     activation=spec.activation,
                 )
                 self.attention = sequences.Attention(self.recurrent.out) if spec.pooling == "attention" else None
-                self.head = sequences.Head(self.recurrent.out, shape.static, spec.dense, spec.dropout, outputs)
+                width = self.recurrent.out * ((shape.length or 1) if spec.pooling == "flatten" else 1)
+                self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
 
             def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
                 events_BTE, mask_BT = self.events(sequence, codes, mask)
                 hidden_BTH, ends_BH = self.recurrent(events_BTE, mask_BT)
                 if self.attention is not None:
                     return self.head(self.attention(hidden_BTH, mask_BT), static)
+                if self.pooling == "flatten":
+                    return self.head(hidden_BTH.flatten(1), static)
                 return self.head(sequences.mean(hidden_BTH, mask_BT) if self.pooling == "mean" else ends_BH, static)
 
         return Rnn(self)

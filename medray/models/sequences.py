@@ -60,6 +60,17 @@ def sequence_shape(inputs: Inputs, model: str) -> SequenceShape:
     return SequenceShape(features or 0, categories, static or 0, lengths.pop())
 
 
+def refuse_flattening(shape: SequenceShape, inputs: Inputs, expected: str) -> None:
+    """Raises RunFileError where lengths vary, so that no position has a place of its own."""
+    if shape.length is None:
+        raise RunFileError(
+            "sequences of varying length cannot be flattened",
+            where="[model] pooling",
+            found=f"inputs {described(inputs)}",
+            expected=expected,
+        )
+
+
 def described(inputs: Inputs) -> str:
     """ "sequence (?, 4), mask (?)": names and shapes, for a message."""
     return ", ".join(f"{name} ({', '.join(str(n or '?') for n in given.shape)})" for name, given in inputs.items())
@@ -174,9 +185,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """(B, C, T) to the same; what stands in the padding is for the caller to clear."""
-        if not self.training:
+        if not self.training or (mask_BT is None and len(input) * input.shape[2] > 1):
             return super().forward(input)
-        valid_BT = mask_BT if mask_BT is not None else torch.ones_like(input[:, 0], dtype=torch.bool)
+        valid_BT = torch.ones_like(input[:, 0], dtype=torch.bool) if mask_BT is None else mask_BT
         values_BTC = input.transpose(1, 2)
         valid_NC = values_BTC[valid_BT]
         if len(valid_NC) < 2:  # one position has no variance: normalise by the running statistics
