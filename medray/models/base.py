@@ -7,24 +7,10 @@ an nn.Module, one line in the union `ModelSpec`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pydantic import BaseModel, ConfigDict
 
 from medray.errors import RunFileError
 from medray.inputs import Inputs
-
-
-class Input(NamedTuple):
-    """One named input of a network, without its batch axis."""
-
-    shape: tuple[int | None, ...]
-    """None where a length varies."""
-    categories: int = 0
-    """Above 0: integer codes 0 … categories - 1, 0 for padding or unknown; else float32."""
-
-
-Inputs = dict[str, Input]
 
 
 class ModelBase(BaseModel):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from medray.models.base import Inputs, ModelBase
+from medray.inputs import Inputs
+from medray.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import nn

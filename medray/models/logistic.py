@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from medray.errors import RunFileError
-from medray.models.base import Input, Inputs, ModelBase
+from medray.inputs import Input, Inputs
+from medray.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

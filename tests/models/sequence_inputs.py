@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medray.models.base import Input, Inputs, ModelBase
+from medray.inputs import Input, Inputs
+from medray.models import ModelSpec
 
 FEATURES, CODES, STATIC = 3, 7, 2
 EVERYTHING: Inputs = {
@@ -60,7 +61,7 @@ def row(given: dict[str, Tensor], at: int) -> dict[str, Tensor]:
     return {name: value if name == "static" else value[:, :count] for name, value in alone.items()}
 
 
-def network(spec: ModelBase, inputs: Inputs, outputs: int = 2, *, seed: int = 0) -> nn.Module:
+def network(spec: ModelSpec, inputs: Inputs, outputs: int = 2, *, seed: int = 0) -> nn.Module:
     """The network in evaluation mode, every weight random: what starts at zero would hide what it multiplies."""
     torch.manual_seed(seed)
     built = spec.build(inputs, outputs)

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from sequence_inputs import batch, names, network, parameters
 
-from medray.models.base import Input
+from medray.inputs import Input
 from medray.models.cnn1d import Cnn1dSpec
 from medray.models.sequences import Convolution, MaskedBatchNorm, pooled
 
@@ -16,14 +16,14 @@ SPLICE = {"sequence": Input((60, 4))}
 
 def test_parameters_are_those_of_the_layers():
     """60 bases of 4, 2 filters of 5, pooling of 2, 3 filters of 3, dense 4, 2 outputs; flattened: 30 x 3 = 90."""
-    spec = Cnn1dSpec(channels=(2, 3), widths=(5, 3), dense=4)
+    spec = Cnn1dSpec(channels=(2, 3), widths=(5, 3), dense=4, batch_norm=False)
     assert list(parameters(spec.build(SPLICE, 2)).values()) == [4 * 2 * 5, 2, 2 * 3 * 3, 3, 90 * 4, 4, 4 * 2, 2]
     varying = parameters(spec.build(names("sequence", "mask"), 2))
     assert varying["head.layers.1.weight"] == 2 * 3 * 4  # the largest and the mean of 3 filters
 
 
 def test_static_facts_stand_beside_what_the_convolutions_found():
-    spec = Cnn1dSpec(channels=(2,), widths=(3,), dense=0, embedding=4)
+    spec = Cnn1dSpec(channels=(2,), widths=(3,), dense=0, embedding=4, batch_norm=False)
     built = spec.build(names("codes", "mask", "static"), 1)
     assert parameters(built) == {
         "events.embedding.weight": 7 * 4,
@@ -36,9 +36,8 @@ def test_static_facts_stand_beside_what_the_convolutions_found():
 
 def test_one_filter_by_hand():
     """Weights 1, 2, 1 over 1, 0, 3: 2, 4, 6 with zeros at both ends; the largest is 6, the mean 4."""
-    built = Cnn1dSpec(channels=(1,), widths=(3,), dense=0).build(
-        {"sequence": Input((None, 1)), "mask": Input((None,))}, 2
-    )
+    spec = Cnn1dSpec(channels=(1,), widths=(3,), dense=0, batch_norm=False)
+    built = spec.build({"sequence": Input((None, 1)), "mask": Input((None,))}, 2)
     values = {
         "convolutions.0.weight": torch.tensor([[[1.0, 2.0, 1.0]]]),
         "convolutions.0.bias": torch.zeros(1),

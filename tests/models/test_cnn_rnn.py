@@ -6,7 +6,7 @@ import pytest
 import torch
 from sequence_inputs import names, network, parameters
 
-from medray.models.base import Input
+from medray.inputs import Input
 from medray.models.cnn_rnn import CnnRnnSpec
 
 

@@ -7,7 +7,7 @@ import torch
 from sequence_inputs import EVERYTHING, batch, names
 
 from medray.errors import RunFileError
-from medray.models.base import Input
+from medray.inputs import Input
 from medray.models.logistic import LogisticSpec, bag, small, summary
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sequence_inputs import FEATURES, batch, names, network, parameters
 
-from medray.models.base import Input
+from medray.inputs import Input
 from medray.models.rnn import RnnSpec
-from medray.models.sequences import Recurrent, reverse
+from medray.models.sequences import Cell, Recurrent, reverse
 
 SEQUENCE = names("sequence", "mask")
 
@@ -52,7 +52,8 @@ def test_parameters_are_those_of_the_formulas():
 
 def test_recurrent_matrices_start_orthogonal_and_the_forget_gate_open():
     torch.manual_seed(0)
-    for cell, gates in (("elman", 1), ("gru", 3), ("lstm", 4)):
+    kinds: list[tuple[Cell, int]] = [("elman", 1), ("gru", 3), ("lstm", 4)]
+    for cell, gates in kinds:
         layer = Recurrent(3, 8, cell=cell).ahead[0]
         for block in layer.get_parameter("weight_hh_l0").split(8):
             torch.testing.assert_close(block @ block.T, torch.eye(8), rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ from sequence_inputs import EVERYTHING, batch, names, network, padded, row
 
 from medray.bundles import Recipe, build_network
 from medray.errors import BundleError, RunFileError
-from medray.models.base import Input, Inputs
+from medray.inputs import Input, Inputs
 from medray.models.cnn1d import Cnn1dSpec
 from medray.models.cnn_rnn import CnnRnnSpec
 from medray.models.logistic import LogisticSpec
