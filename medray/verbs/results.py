@@ -65,6 +65,8 @@ class EvaluateResult(Result):
     n: int
     subjects: int
     metrics: dict[str, Any]
+    floor: dict[str, Any] | None = None
+    """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
     thresholds: tuple[float, ...]
     predictions: str
