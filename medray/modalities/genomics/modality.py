@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,25 +16,12 @@ from medray.manifests import Entry, Part
 from medray.modalities.base import Modality
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.sequences import Sequences
+from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.samples import tensor_view
 
 if TYPE_CHECKING:
     import torch
-
-
-class Source(Protocol):
-    """Where codes come from: what differs between records, windows and variants.
-
-    A sample holds `bases`, uint8 codes of shape (L) or (K, L): K sequences that belong together, as ref and alt.
-    A source of K > 1 also has `derive` (B * K, O) → (B, S) and `score_names`, as the Modality has them.
-    """
-
-    payload: pa.Schema
-
-    def scan(self, file: File, root: str) -> Iterator[Part]: ...
-
-    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch: ...
 
 
 def source(spec: GenomicsSpec) -> Source:
@@ -50,8 +37,12 @@ class Genomics(Modality):
     """Sequences of `length` bases as channels A C G T [lower case], by a GenomicsSpec."""
 
     def __init__(self, spec: GenomicsSpec) -> None:
-        self.spec = spec
+        self._spec = spec
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def spec(self) -> GenomicsSpec:
+        return self._spec
 
     @cached_property
     def source(self) -> Source:
@@ -67,6 +58,10 @@ class Genomics(Modality):
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         return self.source.read(entries)
+
+    @property
+    def samples_per_entry(self) -> int:
+        return self.source.samples_per_entry
 
     # --- statistics: none are needed ------------------------------------------------------------------------
 
@@ -120,6 +115,12 @@ class Genomics(Modality):
         if not self.spec.both_strands:
             return logits
         return logits.unflatten(0, (-1, 2)).mean(1)
+
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        return self.source.derive(scores)
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return self.source.score_names(outputs)
 
     def inputs(self) -> Inputs:
         shape = (self.spec.length, codes.channels(self.spec.soft_mask))
