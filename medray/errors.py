@@ -105,6 +105,12 @@ REASONS: dict[str, str] = {
     "mixed_subjects": "the parts of one entry name different subjects",
     "mixed_labels": "copies or parts of one entry stand under different labels or splits",
     "duplicate_part": "two different files claim to be the same part of an entry",
+    "not_text": "a header or a cell that is not UTF-8",
+    "not_dna": "letters that are no nucleotide codes, as of a protein",
+    "empty_sequence": "a record without bases",
+    "ambiguous_bases": "bases other than A, C, G and T, which the run refuses",
+    "no_column": "the table has no column that the run names",
+    "changed": "other content stands in the entry's place than when it was indexed",
     "bad_score": "the model gave NaN or infinity for this sample",
     "unreadable": "the storage refused to give the file",
 }
