@@ -106,6 +106,10 @@ REASONS: dict[str, str] = {
     "mixed_labels": "copies or parts of one entry stand under different labels or splits",
     "duplicate_part": "two different files claim to be the same part of an entry",
     "bad_score": "the model gave NaN or infinity for this sample",
+    "bad_columns": "a table whose columns are not those of its format",
+    "changed": "the file is another one than when it was indexed",
+    "no_events": "the subject has no event before the prediction time, within the window",
+    "no_prediction_time": "the subject has no event that the prediction time could be counted from",
     "unreadable": "the storage refused to give the file",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""

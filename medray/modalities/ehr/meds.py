@@ -106,7 +106,7 @@ class MedsFile:
     def _groups_of(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         first = np.searchsorted(self.starts, start, side="right") - 1
         last = np.searchsorted(self.starts, np.maximum(stop - 1, start), side="right") - 1
-        if len(start) == 1 or (first == first[0]).all() and (last == first[0]).all():
+        if len(start) == 1 or ((first == first[0]).all() and (last == first[0]).all()):
             return np.arange(first.min(), last.max() + 1)
         return np.unique(spread(first, last - first + 1))
 

@@ -157,7 +157,9 @@ def read_splits(root: str) -> tuple[np.ndarray, list[str]] | None:
     table = table.group_by(["subject_id", "split"]).aggregate([]).sort_by("subject_id")
     subject = table.column("subject_id").cast(pa.int64()).to_numpy()
     if twice := int((subject[1:] == subject[:-1]).sum()):
-        raise LabelError("subjects stand in two splits", where=uri, found=f"{twice} subjects", expected="one split each")
+        raise LabelError(
+            "subjects stand in two splits", where=uri, found=f"{twice} subjects", expected="one split each"
+        )
     return subject, table.column("split").cast(pa.string()).to_pylist()
 
 
@@ -195,14 +197,6 @@ def split_of(splits: tuple[np.ndarray, list[str]] | None, wanted: np.ndarray) ->
     place = np.minimum(np.searchsorted(subjects, wanted), len(subjects) - 1)
     known = subjects[place] == wanted
     return [names[i] if yes else None for i, yes in zip(place.tolist(), known.tolist(), strict=True)]
-
-
-def known_subjects(ids: Iterable[np.ndarray]) -> np.ndarray:
-    """The different numbers of many arrays, ascending."""
-    found = np.empty(0, np.int64)
-    for each in ids:
-        found = np.union1d(found, each)
-    return found
 
 
 def time_text(times: np.ndarray) -> list[str]:

@@ -42,9 +42,7 @@ class Usable(NamedTuple):
     """(E,) int32: label codes among the usable events; they are left out"""
 
 
-def usable(
-    entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int | None, codes: CodeTable
-) -> Usable:
+def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int | None, codes: CodeTable) -> Usable:
     """`rows` (N,) of entries `entry` (N,), ascending, to what each may see at `prediction` (E,)."""
     entries = len(prediction)
     role = codes.roles[rows.code]
@@ -122,7 +120,7 @@ def _order(
     order = None
     if (new_entry | (time[1:] >= time[:-1])).all():  # as MEDS asks for: only events of one time are out of order
         moment = np.zeros(len(entry), np.uint64)
-        np.cumsum(new_entry | (time[1:] != time[:-1]), out=moment[1:])
+        np.cumsum(new_entry | (time[1:] != time[:-1]), dtype=np.uint64, out=moment[1:])
         if moment[-1] < 2**24:
             key = (moment << np.uint64(40)) | (code >> np.uint64(24))  # one key: several times faster than lexsort
             if (key[1:] > key[:-1]).all():
