@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from medray.errors import SampleError
 from medray.files import open_input
@@ -211,17 +210,20 @@ def _times(column: pa.ChunkedArray) -> np.ndarray:
         time = _one(column.cast(pa.timestamp("us"))).cast(pa.int64())
     except pa.ArrowInvalid:
         raise SampleError("bad_columns", "times that are not whole microseconds") from None
-    return (pc.fill_null(time, STATIC) if time.null_count else time).to_numpy()
+    return _filled(time, np.int64, STATIC)
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:
     """(N,) float32, ABSENT where null; a float64 beyond float32 becomes infinite, and so counts as missing."""
-    value = _one(column.cast(pa.float32(), safe=False))
-    if not value.null_count:
-        return value.to_numpy()
-    held = np.frombuffer(value.buffers()[1], np.float32)[value.offset : value.offset + len(value)]
-    held = held.copy()
-    held.view(np.uint32)[value.is_null().to_numpy(zero_copy_only=False)] = ABSENT
+    return _filled(_one(column.cast(pa.float32(), safe=False)), np.float32, ABSENT.view(np.float32))
+
+
+def _filled(column: pa.Array, kind: type[np.generic], null: Any) -> np.ndarray:
+    """(N,) numbers with `null` where there is none."""
+    if not column.null_count:
+        return column.to_numpy()
+    held = np.frombuffer(column.buffers()[1], kind)[column.offset : column.offset + len(column)].copy()
+    held[column.is_null().to_numpy(zero_copy_only=False)] = null
     return held
 
 

@@ -81,8 +81,8 @@ class Ehr(Modality):
             batch = events(lookup, sample, codes, before, values, lengths)
         if self._fitted[1]:
             of_fact = np.repeat(np.arange(rows), samples.column("static_codes").value_lengths().to_numpy())
-            held = (samples.column(name).flatten().to_numpy() for name in ("static_codes", "static_values"))
-            batch["static"] = facts(static, len(self._fitted[1]), of_fact, *held, rows)
+            codes, values = (samples.column(name).flatten().to_numpy() for name in ("static_codes", "static_values"))
+            batch["static"] = facts(static, len(self._fitted[1]), of_fact, codes, values, rows)
         return batch
 
     def encode(

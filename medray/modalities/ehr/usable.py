@@ -56,17 +56,19 @@ def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int
         seen &= static | (rows.time >= until - window_us)
     seen &= until < NEVER
     barred = seen & (role & Role.LABEL).astype(bool)
-    kept = np.flatnonzero(seen & (role & Role.INPUT).astype(bool))
+    inputs = seen & (role & Role.INPUT).astype(bool)
+    kept = slice(None) if inputs.all() else np.flatnonzero(inputs)
     entry_kept, time, code = entry[kept], rows.time[kept], rows.code[kept]
     value, bad = _numbers(rows.value[kept])
     order, new = _order(entry_kept, time, codes.hashes[code], value)
     if order is not None:
         entry_kept, time, code, value, bad = (each[order] for each in (entry_kept, time, code, value, bad))
-    found = (entry_kept, time, code, value)
     if not new.all():
-        found, bad = tuple(each[new] for each in found), bad[new]
-    counts = (np.bincount(each, minlength=entries).astype(np.int32) for each in (found[0][bad], entry[barred]))
-    return Usable(*found, prediction, birth, *counts)
+        entry_kept, time, code, value, bad = (each[new] for each in (entry_kept, time, code, value, bad))
+    non_finite, label_events = (
+        np.bincount(each, minlength=entries).astype(np.int32) for each in (entry_kept[bad], entry[barred])
+    )
+    return Usable(entry_kept, time, code, value, prediction, birth, non_finite, label_events)
 
 
 def rule_times(rule: Rule, entry: np.ndarray, rows: Rows, entries: int, codes: CodeTable) -> np.ndarray:
@@ -91,7 +93,7 @@ def digests(found: Usable, codes: CodeTable) -> list[bytes]:
     """xxh3_128 of what each entry may see, with its prediction time and birth: equal wherever its events lie."""
     packed = np.empty(len(found.entry), EVENT)
     packed["code"], packed["time"], packed["value"] = codes.hashes[found.code], found.time, found.value
-    content = memoryview(packed).cast("B") if len(packed) else memoryview(b"")
+    content = memoryview(packed.tobytes())
     entries = len(found.prediction)
     ends = np.searchsorted(found.entry, np.arange(entries + 1)) * EVENT.itemsize
     heads = np.stack([found.prediction, found.birth], axis=1).astype("<i8")

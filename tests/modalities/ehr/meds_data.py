@@ -98,3 +98,9 @@ def _stay(rows: list[dict[str, str]], stay: int) -> list[Event]:
         else:
             found.append((stay, at(hours + minutes / 60), name, value))
     return sorted(found, key=lambda event: (event[1] is not None, event[1] or ADMISSION))
+
+
+def rows(samples: pa.RecordBatch, columns: Sequence[str] = ("codes", "before", "values")) -> list[dict]:
+    """What the samples hold, for comparison; NaN as None."""
+    held = samples.select(list(columns)).to_pylist()
+    return [{k: [None if x != x else x for x in v] if isinstance(v, list) else v for k, v in r.items()} for r in held]
