@@ -30,7 +30,7 @@ def inspect(path: str) -> Inspection:
     for kind in modality_kinds():
         try:
             return kind.inspect(uri)
-        except SampleError as error:
+        except (SampleError, ArchiveError) as error:  # a modality may not know pieces of files
             refusals.append(f"{kind.model_fields['kind'].default}: {error}")
     raise ArchiveError("medray cannot read this", where=path, found="; ".join(refusals))
 

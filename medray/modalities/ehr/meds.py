@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,15 +57,15 @@ class MedsFile:
         stream = open_input(uri)
         try:
             _check_magic(stream)
-            self._file = pq.ParquetFile(stream, read_dictionary=["code"])
+            facts = pq.read_metadata(stream)
+            self.columns = checked_columns(facts.schema.to_arrow_schema())
+            self._file = pq.ParquetFile(stream, metadata=facts, read_dictionary=["code"])
         except BROKEN as error:
             stream.close()
             raise SampleError("corrupt", f"Parquet: {type(error).__name__}") from None
         except SampleError:
             stream.close()
             raise
-        self.columns = checked_columns(self._file.schema_arrow)
-        facts = self._file.metadata
         sizes = [facts.row_group(g).num_rows for g in range(facts.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         """(G + 1,) first row of each row group, and the end."""
@@ -142,6 +143,13 @@ def spread(start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """start[0], start[0] + 1 … for lengths[0] numbers, then those of the next range."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - lengths), lengths)
+
+
+def equal_runs(numbers: np.ndarray) -> list[tuple[int, int]]:
+    """[start, stop) of each run of equal numbers; none for no numbers."""
+    ends = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+    edges = [0, *ends.tolist(), len(numbers)] if len(numbers) else []
+    return list(pairwise(edges))
 
 
 def _check_magic(stream: pa.NativeFile) -> None:

@@ -17,7 +17,7 @@ from medray.files import File, relative
 from medray.manifests import Part, digest
 from medray.modalities.ehr import task
 from medray.modalities.ehr.archive import Archive
-from medray.modalities.ehr.meds import MedsFile, Rows, spread
+from medray.modalities.ehr.meds import MedsFile, Rows, equal_runs, spread
 from medray.modalities.ehr.usable import NEVER, digests, rule_times, usable
 
 ROWS_AT_ONCE = 2**18
@@ -120,9 +120,7 @@ def _parts(archive: Archive, file: File, root: str, path: str) -> Iterator[Part]
 
 def _pieces(sizes: np.ndarray) -> Iterator[slice]:
     """Neighbouring entries of about ROWS_AT_ONCE rows together."""
-    groups = np.cumsum(sizes) // ROWS_AT_ONCE
-    starts = np.flatnonzero(np.diff(groups, prepend=-1))
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(sizes)], strict=True):
+    for start, stop in equal_runs(np.cumsum(sizes) // ROWS_AT_ONCE):
         yield slice(start, stop)
 
 

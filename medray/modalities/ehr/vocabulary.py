@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from medray.errors import UserError
 from medray.modalities.ehr.codes import code_hash
+from medray.modalities.ehr.meds import equal_runs
 from medray.modalities.ehr.reading import COUNTS
 from medray.modalities.ehr.spec import AGE, Code, EhrSpec
 
@@ -62,8 +63,7 @@ def _flat(samples: pa.RecordBatch, codes: str, values: str) -> tuple[np.ndarray,
 def _codes(kind: str, sample: np.ndarray, code: np.ndarray, value: np.ndarray) -> Iterator[dict]:
     order = np.argsort(code, kind="stable")  # samples stay ascending within a code
     sample, code, value = sample[order], code[order], value[order].astype(np.float64)
-    starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else np.empty(0, np.int64)
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(code)], strict=True):
+    for start, stop in equal_runs(code):
         numbers = value[start:stop][~np.isnan(value[start:stop])]
         yield _row(
             kind,
@@ -133,9 +133,8 @@ def _merged(summaries: pa.Table, kind: str, names: dict[int, str]) -> list[Count
     """Every code with its statistics, most frequent first, then by name."""
     rows = summaries.filter(pc.equal(summaries["kind"], kind)).sort_by("code").combine_chunks()
     code = rows["code"].to_numpy()
-    starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])) if len(code) else np.empty(0, np.int64)
     found = []
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(code)], strict=True):
+    for start, stop in equal_runs(code):
         mine = rows.slice(start, stop - start)
         numbers = pc.sum(mine["numbers"]).as_py()
         mean, std = _moments(numbers, *(_exact(mine[name]) for name in ("sum", "squares")))
