@@ -112,6 +112,10 @@ REASONS: dict[str, str] = {
     "no_column": "the table has no column that the run names",
     "changed": "other content stands in the entry's place than when it was indexed",
     "bad_score": "the model gave NaN or infinity for this sample",
+    "bad_columns": "a table whose columns are not those of its format",
+    "changed": "the file is another one than when it was indexed",
+    "no_events": "the subject has no event before the prediction time, within the window",
+    "no_prediction_time": "the subject has no event that the prediction time could be counted from",
     "unreadable": "the storage refused to give the file",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""

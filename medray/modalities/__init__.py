@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from medray.modalities.base import Modality
+from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.spec import ImagingSpec
 
-ModalitySpec = Annotated[ImagingSpec | GenomicsSpec, Field(discriminator="kind")]
+ModalitySpec = Annotated[ImagingSpec | GenomicsSpec | EhrSpec, Field(discriminator="kind")]
 
 
 def open_modality(spec: ModalitySpec) -> Modality:
