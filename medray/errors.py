@@ -106,6 +106,7 @@ REASONS: dict[str, str] = {
     "mixed_labels": "copies or parts of one entry stand under different labels or splits",
     "duplicate_part": "two different files claim to be the same part of an entry",
     "bad_score": "the model gave NaN or infinity for this sample",
+    "bad_columns": "a table without a column that the run file names",
     "unreadable": "the storage refused to give the file",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from medray.samples import rebatch
 
-Apply = Callable[[pa.RecordBatch], pa.RecordBatch]
+Apply = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
+"""Batch to batch, or to several where the result may be much larger (the parts of one file)."""
 
 
 class Stage(NamedTuple):
@@ -88,11 +89,20 @@ def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
 
         flow: Iterable[pa.RecordBatch] = shard.to_batches()
         for apply, rows in steps:
-            flow = map(apply, rebatch(flow, rows))
+            flow = _applied(apply, rebatch(flow, rows))
         payload = sink.write(counted(flow))
         return Receipt(len(shard), len(failed), dict(Counter(failed.values())), payload)
 
     return run
+
+
+def _applied(apply: Apply, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        made = apply(batch)
+        if isinstance(made, pa.RecordBatch):
+            yield made
+        else:
+            yield from made
 
 
 def collect(flow: Flow, receipts: Iterable[Receipt]) -> None:

@@ -1,0 +1,1 @@
+"""Health records: events of subjects in time, as MEDS has them."""
