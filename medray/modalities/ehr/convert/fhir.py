@@ -134,7 +134,7 @@ def lines(stream: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
     """The lines whose first byte is in start … end of the file; a packed file is one range."""
     place = start
     if start:
-        stream.seek(start - 1)
+        _go_to(stream, start - 1)
         place += len(stream.readline()) - 1  # the rest of the line before
     while end is None or place < end:
         line = stream.readline()
@@ -142,6 +142,14 @@ def lines(stream: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
             return
         place += len(line)
         yield line
+
+
+def _go_to(stream: BinaryIO, place: int) -> None:
+    if stream.seekable():
+        stream.seek(place)
+        return
+    while place and (piece := stream.read(min(place, 2**20))):  # packed, under a plain name
+        place -= len(piece)
 
 
 # --- references -------------------------------------------------------------------------------------------------

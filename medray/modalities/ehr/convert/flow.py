@@ -83,7 +83,7 @@ class BucketSink:
                 buckets.add(batch.filter(pc.is_in(kind, pa.array([EVENT, PATIENT], pa.int8()))))
                 _describe(batch, described)
                 if (found := batch.filter(pc.equal(kind, LOOKUP))).num_rows:
-                    lookups.append(found.select(LOOKUPS.names))
+                    lookups.append(found.select(LOOKUPS.names).cast(LOOKUPS))
                 for row in batch.filter(pc.equal(kind, COUNT)).to_pylist():
                     said["counts"].append([row["source"], row["code"], row["count"]])
                 for row in batch.filter(pc.equal(kind, FAILED)).to_pylist():

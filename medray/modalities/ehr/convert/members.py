@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import lzma
 import tarfile
@@ -11,7 +10,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
 
 from medray import files
 from medray.errors import SampleError
@@ -69,7 +70,7 @@ def members(uri: str) -> Iterator[Member]:
                         yield Member(index, info.name, plain(cast(BinaryIO, content)))
                         index += 1
         elif name.endswith(".zip"):
-            with zipfile.ZipFile(stream) as archive:
+            with _zip(stream) as archive:
                 for index, info in enumerate(each for each in archive.infolist() if not each.is_dir()):
                     with archive.open(info) as content:
                         yield Member(index, info.filename, plain(cast(BinaryIO, content)))
@@ -77,12 +78,45 @@ def members(uri: str) -> Iterator[Member]:
             yield Member(-1, uri, plain(stream))
 
 
+def _zip(stream: BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(stream)
+    except pa.ArrowInvalid:  # shorter than a zip's last record: a seek before the start
+        raise SampleError("corrupt", "no whole zip file") from None
+
+
 def plain(stream: BinaryIO) -> BinaryIO:
     """The stream, unpacked where it is gz by its first bytes (RFC 1952), whatever it is called."""
     held = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]  # RawIOBase
     if held.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]
-        return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=held), BUFFER))  # type: ignore[arg-type]
+        return cast(BinaryIO, io.BufferedReader(_Gunzip(held), BUFFER))  # type: ignore[arg-type]
     return cast(BinaryIO, held)
+
+
+class _Gunzip(io.RawIOBase):
+    """gz, of one member or many (bgzip). Gives all there is before it raises EOFError; Python's own drops a buffer."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self.packed, self.unpacker, self.input = packed, zlib.decompressobj(wbits=31), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while True:
+            if self.unpacker.eof:
+                self.input = (self.unpacker.unused_data or self.packed.read(BUFFER)).lstrip(b"\0")  # padding is legal
+                if not self.input:
+                    return 0
+                self.unpacker = zlib.decompressobj(wbits=31)
+            self.input = self.input or self.packed.read(BUFFER)
+            if not self.input:
+                raise EOFError
+            data = self.unpacker.decompress(self.input, len(target))
+            self.input = self.unpacker.unconsumed_tail
+            if data:
+                target[: len(data)] = data
+                return len(data)
 
 
 @contextmanager
@@ -95,7 +129,7 @@ def broken_files() -> Iterator[None]:
     except tarfile.ReadError as error:
         reason = "truncated" if "unexpected end" in str(error) else "corrupt"
         raise SampleError(reason, "no whole tar file") from None
-    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise SampleError("corrupt", f"the compressed data is broken ({type(error).__name__})") from None
     except UnicodeDecodeError as error:
         raise SampleError("corrupt", f"no {error.encoding} text") from None
