@@ -107,6 +107,18 @@ REASONS: dict[str, str] = {
     "duplicate_part": "two different files claim to be the same part of an entry",
     "bad_score": "the model gave NaN or infinity for this sample",
     "unreadable": "the storage refused to give the file",
+    "not_utf8": "text that has to be UTF-8 and is not",
+    "no_variants": "a VCF file or block without a record",
+    "bad_record": "a line of a VCF without its 8 columns, or without a number as POS",
+    "no_alternate": "a VCF record without an alternate allele",
+    "spanning_deletion": "the allele *: the place is deleted by a variant that begins before",
+    "symbolic_allele": "an allele that is named (<DEL>), its bases not given",
+    "breakend": "an allele that joins another place of the genome",
+    "bad_allele": "an allele with letters that are no bases, or equal to REF",
+    "unknown_contig": "a contig that the reference does not have",
+    "past_the_end": "a position outside its contig",
+    "ref_mismatch": "REF is not what the reference has there",
+    "allele_too_long": "an allele longer than the model's window",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""
 

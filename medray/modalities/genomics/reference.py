@@ -1,0 +1,387 @@
+"""Reference: random access to the contigs of a FASTA file, plain, bgzip or gz, in bounded memory.
+
+Positions are 0-based and half-open. Windows reach past the ends of a contig: what lies outside is N.
+"""
+
+from __future__ import annotations
+
+import gzip
+import mmap
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import xxhash
+
+from medray.errors import SampleError, UserError
+from medray.files import exists, is_local, local_path, open_input, read_bytes
+from medray.modalities.genomics import bgzf
+
+N = 4
+"""Code of every base that is not A 0, C 1, G 2 or T 3."""
+LETTERS = np.frombuffer(b"ACGTN", np.uint8)
+CHUNK = 1 << 24
+MEMORY_BYTES = 1 << 30
+"""The largest FASTA file that is held decoded in memory, where it has no random access of its own."""
+LINE_ENDS = b"\r\n"
+
+
+def _table(values: dict[bytes, int], other: int) -> bytes:
+    table = bytearray([other] * 256)
+    for letter, value in values.items():
+        table[letter[0]] = table[letter.lower()[0]] = value
+    return bytes(table)
+
+
+CODES = _table({b"A": 0, b"C": 1, b"G": 2, b"T": 3, b"U": 3}, N)
+"""For bytes.translate: a letter to its code, whatever its case; IUPAC codes and all else to N."""
+UPPER = _table({b"A": 65, b"C": 67, b"G": 71, b"T": 84, b"U": 84}, ord("N"))
+"""For bytes.translate: a letter to one of A C G T N."""
+
+
+class Contig(NamedTuple):
+    """One line of a .fai: where the bases of a contig lie in the decoded file."""
+
+    name: str
+    length: int
+    offset: int
+    """Of the first base."""
+    bases: int
+    """In a full line."""
+    width: int
+    """Bytes of a full line, line end included."""
+
+    def byte(self, position: int) -> int:
+        """Offset in the file of the base at `position`."""
+        return self.offset + position // self.bases * self.width + position % self.bases if self.bases else self.offset
+
+
+class Source(Protocol):
+    """The decoded bytes of a file, by offset."""
+
+    size: int
+
+    def read(self, start: int, end: int) -> bytes: ...
+
+
+class Reference:
+    """An opened FASTA file. Opened in the worker that reads it; only its URI travels. `open` is the way in."""
+
+    def __init__(self, uri: str, source: Source, contigs: dict[str, Contig]) -> None:
+        self.uri, self.contigs, self._source = uri, contigs, source
+
+    @classmethod
+    def open(cls, uri: str, memory_bytes: int = MEMORY_BYTES) -> Reference:
+        """Open the FASTA file at `uri`: by its .fai (and .gzi) where they fit it, else after one pass over it.
+
+        gz without bgzip, and lines of unequal length, are held in memory up to `memory_bytes`. Raises UserError.
+        """
+        try:
+            source = _source(uri, memory_bytes)
+            contigs = _read_fai(uri, source) or build_index(_chunks(source))
+            if contigs is None:
+                source, contigs = _in_lines(uri, source, memory_bytes)
+        except OSError as error:
+            raise _refusal(uri, error.strerror or type(error).__name__) from None
+        except SampleError as error:
+            raise _refusal(uri, str(error)) from None
+        if not contigs:
+            raise _refusal(uri, "no FASTA record")
+        return cls(uri, source, contigs)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """xxh3_128 of the file as it lies in storage, 16 bytes."""
+        whole = xxhash.xxh3_128()
+        with open_input(self.uri) as stream:
+            while chunk := stream.read(CHUNK):
+                whole.update(chunk)
+        return whole.digest()
+
+    def letters(self, name: str, start: int, end: int) -> bytes:
+        """The bases of [start, end) inside the contig, of A C G T N. Raises KeyError for an unknown contig."""
+        return self._raw(self.contigs[name], start, end).translate(UPPER, LINE_ENDS)
+
+    def codes(self, name: str, start: int, end: int) -> np.ndarray:
+        """(end - start,) uint8 codes of A C G T N, N past the ends. Raises KeyError for an unknown contig."""
+        contig = self.contigs[name]
+        first, last = max(start, 0), min(end, contig.length)
+        if first == start and last == end:
+            return np.frombuffer(self._raw(contig, start, end).translate(CODES, LINE_ENDS), np.uint8)
+        window = np.full(end - start, N, np.uint8)
+        if first < last:
+            found = self._raw(contig, first, last).translate(CODES, LINE_ENDS)
+            window[first - start : last - start] = np.frombuffer(found, np.uint8)
+        return window
+
+    def windows(self, name: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """(B, length) uint8 codes of the windows that begin at `starts` (B,); N past the ends.
+
+        Windows that lie close together are cut from one stretch that is decoded once.
+        """
+        out = np.empty((len(starts), length), np.uint8)
+        order = np.argsort(starts, kind="stable")
+        placed = np.asarray(starts)[order]
+        far = np.flatnonzero(np.diff(placed) > 2 * length) + 1
+        for rows in np.split(order, far):
+            first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + length
+            stretch = self.codes(name, first, last)
+            out[rows] = np.lib.stride_tricks.sliding_window_view(stretch, length)[np.asarray(starts)[rows] - first]
+        return out
+
+    def _raw(self, contig: Contig, start: int, end: int) -> bytes:
+        """Bytes of [start, end), line ends included."""
+        if start >= end:
+            return b""
+        return self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+
+
+def _refusal(uri: str, found: str) -> UserError:
+    return UserError(
+        "the reference cannot be used",
+        where=uri,
+        found=found,
+        expected="a FASTA file, plain or compressed with bgzip",
+        do="check the `reference` key; gzip files are read up to 1 GiB decoded: gunzip REF.gz && bgzip REF",
+    )
+
+
+# --- where the bytes come from ----------------------------------------------------------------------------------
+
+
+class Mapped:
+    """A local file, memory-mapped: the pages are shared by all workers of a machine."""
+
+    def __init__(self, uri: str) -> None:
+        with open(local_path(uri), "rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.size = len(self._map)
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._map[start:end]
+
+
+class Ranged:
+    """A file on any storage, read by ranges."""
+
+    def __init__(self, uri: str) -> None:
+        self._stream = open_input(uri)
+        self.size = self._stream.size()
+
+    def read(self, start: int, end: int) -> bytes:
+        self._stream.seek(start)
+        return self._stream.read(end - start)
+
+
+class Held:
+    """Bytes in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self.size = content, len(content)
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._content[start:end]
+
+
+class Blocked:
+    """A bgzip file: members are found by their headers alone, decoded when needed, the last 256 (16 MiB) kept."""
+
+    KEPT = 256
+
+    def __init__(self, packed: Source) -> None:
+        self._packed = packed
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        offset, decoded, starts, ends = 0, 0, [], []
+        while offset < packed.size:
+            size = bgzf.member_size(packed.read(offset, offset + bgzf.HEADER))
+            if offset + size > packed.size:
+                raise SampleError("truncated", "a bgzip member is cut off")
+            starts.append(offset)
+            decoded += int.from_bytes(packed.read(offset + size - 4, offset + size), "little")
+            ends.append(decoded)
+            offset += size
+        self._offsets = np.array([*starts, offset], np.int64)
+        self._ends = np.array(ends, np.int64)
+        self.size = decoded
+
+    def read(self, start: int, end: int) -> bytes:
+        first = int(np.searchsorted(self._ends, start, "right"))
+        last = int(np.searchsorted(self._ends, end, "left"))
+        if start >= end or first >= len(self._ends):
+            return b""
+        pieces = b"".join([self._member(i) for i in range(first, min(last, len(self._ends) - 1) + 1)])
+        begins = int(self._ends[first - 1]) if first else 0
+        return pieces[start - begins : end - begins]
+
+    def _member(self, index: int) -> bytes:
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        packed = self._packed.read(int(self._offsets[index]), int(self._offsets[index + 1]))
+        self._kept[index] = bgzf.content(packed)
+        if len(self._kept) > self.KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[index]
+
+
+def _source(uri: str, memory_bytes: int) -> Source:
+    """The bytes of the FASTA file. Raises SampleError and OSError."""
+    with open_input(uri) as stream:
+        size, head = stream.size(), stream.read(bgzf.HEADER)
+        if size == 0:
+            raise SampleError("empty_file")
+        if bgzf.is_gzip(head) and not bgzf.is_bgzf(head):
+            stream.seek(0)
+            return Held(_gunzip(stream, memory_bytes))
+    packed = Mapped(uri) if is_local(uri) else Ranged(uri)
+    return Blocked(packed) if bgzf.is_bgzf(head) else packed
+
+
+def _gunzip(stream, memory_bytes: int) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=stream) as unzipped:
+            content = unzipped.read(memory_bytes + 1)
+    except EOFError:
+        raise SampleError("truncated", "the gzip stream ends early") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise SampleError("corrupt", f"gzip: {error}") from None
+    if len(content) > memory_bytes:
+        raise SampleError("unsupported", f"a gzip file of more than {memory_bytes} bytes decoded")
+    return content
+
+
+# --- the index --------------------------------------------------------------------------------------------------
+
+
+def _chunks(source: Source) -> Iterator[bytes]:
+    for start in range(0, source.size, CHUNK):
+        yield source.read(start, min(start + CHUNK, source.size))
+
+
+def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
+    """The contigs of the .fai beside the file; None where there is none, or it is of another file."""
+    if not exists(uri + ".fai"):
+        return None
+    rows = [line.split("\t") for line in read_bytes(uri + ".fai").decode("utf-8", "replace").splitlines() if line]
+    if not all(len(row) >= 5 and all(number.isdigit() for number in row[1:5]) for row in rows):
+        return None
+    contigs = {row[0]: Contig(row[0], *map(int, row[1:5])) for row in rows}
+    return contigs if contigs and all(_fits(source, each) for each in contigs.values()) else None
+
+
+def _fits(source: Source, contig: Contig) -> bool:
+    """The file has the contig's header before its first base, and another header or nothing after its last."""
+    before = source.read(max(0, contig.offset - 8192), contig.offset)
+    header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
+    named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
+    end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
+    return (
+        named and header.count(b"\n") == 1 and source.read(end, end + 64).lstrip(LINE_ENDS)[:1] in (b"", b">")
+    )
+
+
+class _Building:
+    """A contig whose lines are being counted."""
+
+    def __init__(self, name: str, offset: int) -> None:
+        self.name, self.offset = name, offset
+        self.length = self.bases = self.width = 0
+        self.ended = False
+        """A line shorter than the first was seen: no base may follow."""
+
+    def add(self, bases: np.ndarray, widths: np.ndarray) -> bool:
+        """Count lines. False where they are of unequal length, so that a position has no place by arithmetic."""
+        held = np.flatnonzero(bases)
+        if len(held) == 0:
+            self.ended |= len(bases) > 0
+            return True
+        if self.ended or held[-1] + 1 != len(held):
+            return False
+        if not self.bases:
+            self.bases, self.width = int(bases[0]), int(widths[0])
+        full = (bases[held] == self.bases) & (widths[held] == self.width)
+        self.length += int(bases[held].sum())
+        self.ended = len(bases) > len(held) or not full[-1]
+        return bool(full[:-1].all()) and int(bases[held[-1]]) <= self.bases
+
+    def contig(self) -> Contig:
+        return Contig(self.name, self.length, self.offset, self.bases, self.width)
+
+
+def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
+    """The contigs of a FASTA file in one pass, as samtools faidx counts them; None where lines are of unequal length.
+
+    Raises SampleError: `unrecognised_format` where the file does not begin with >, `corrupt` for a repeated name.
+    """
+    found: dict[str, Contig] = {}
+    current: _Building | None = None
+    offset = 0
+    for chunk in _whole_lines(chunks):
+        text = np.frombuffer(chunk, np.uint8)
+        ends = np.flatnonzero(text == 10)
+        if len(ends) == 0 or ends[-1] != len(text) - 1:
+            ends = np.append(ends, len(text))  # the last line of the file has no line end
+        starts = np.append(0, ends[:-1] + 1)
+        bases = ends - starts
+        bases -= (bases > 0) & (text[np.maximum(ends - 1, 0)] == 13)
+        widths = ends + 1 - starts
+        headers = np.flatnonzero(text[starts] == ord(">"))
+        for first, last in zip(np.append(-1, headers), np.append(headers, len(starts)), strict=True):
+            if first >= 0:
+                line = chunk[starts[first] + 1 : ends[first]]
+                current = _next(found, current, line, offset + int(ends[first]) + 1)
+            rows = slice(first + 1, last)
+            if current is None and bases[rows].any():
+                raise SampleError("unrecognised_format", "the file does not begin with >")
+            if current is not None and not current.add(bases[rows], widths[rows]):
+                return None
+        offset += len(chunk)
+    if current is not None:
+        _keep(found, current)
+    return found
+
+
+def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, cut after line ends."""
+    held = b""
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n") + 1
+        if cut == 0:
+            held += chunk
+            continue
+        yield held + chunk[:cut]
+        held = chunk[cut:]
+    if held:
+        yield held
+
+
+def _next(found: dict[str, Contig], current: _Building | None, header: bytes, offset: int) -> _Building:
+    if current is not None:
+        _keep(found, current)
+    words = header.split(None, 1)
+    return _Building(words[0].decode("utf-8", "replace") if words else "", offset)
+
+
+def _keep(found: dict[str, Contig], built: _Building) -> None:
+    if built.name in found:
+        raise SampleError("corrupt", "two FASTA records have one name")
+    found[built.name] = built.contig()
+
+
+def _in_lines(uri: str, source: Source, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+    """A file of lines of unequal length, held in memory with one line per contig. Raises SampleError when too large."""
+    if source.size > memory_bytes:
+        raise SampleError("unsupported", f"lines of unequal length in a file of {source.size} bytes: seqkit seq -w 60")
+    records = (b"\n" + source.read(0, source.size)).split(b"\n>")[1:]
+    lines: list[bytes] = []
+    for record in records:
+        header, _, bases = record.partition(b"\n")
+        lines += [b">" + header.rstrip(), bases.translate(None, LINE_ENDS)]
+    held = b"\n".join(lines)
+    contigs = build_index(iter([held]))
+    if contigs is None:
+        raise SampleError("corrupt", "FASTA lines that cannot be joined")
+    return Held(held), contigs
