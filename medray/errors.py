@@ -118,6 +118,7 @@ REASONS: dict[str, str] = {
     "unknown_contig": "a contig that the reference does not have",
     "past_the_end": "a position outside its contig",
     "ref_mismatch": "REF is not what the reference has there",
+    "not_nucleotides": "letters that stand for no base, as in a protein",
     "allele_too_long": "an allele longer than the model's window",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gzip
 import mmap
-import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -18,28 +16,24 @@ import xxhash
 
 from medray.errors import SampleError, UserError
 from medray.files import exists, is_local, local_path, open_input, read_bytes
-from medray.modalities.genomics import bgzf
+from medray.modalities.genomics.codes import N, SoftMask, to_codes
+from medray.modalities.genomics.text import BGZF_HEADER, Ranges, compression, decoding
 
-N = 4
-"""Code of every base that is not A 0, C 1, G 2 or T 3."""
-LETTERS = np.frombuffer(b"ACGTN", np.uint8)
 CHUNK = 1 << 24
 MEMORY_BYTES = 1 << 30
 """The largest FASTA file that is held decoded in memory, where it has no random access of its own."""
 LINE_ENDS = b"\r\n"
 
 
-def _table(values: dict[bytes, int], other: int) -> bytes:
-    table = bytearray([other] * 256)
-    for letter, value in values.items():
-        table[letter[0]] = table[letter.lower()[0]] = value
+def _upper() -> bytes:
+    table = bytearray(b"N" * 256)
+    for letter, base in zip("ACGTU", b"ACGTT", strict=True):
+        table[ord(letter)] = table[ord(letter.lower())] = base
     return bytes(table)
 
 
-CODES = _table({b"A": 0, b"C": 1, b"G": 2, b"T": 3, b"U": 3}, N)
-"""For bytes.translate: a letter to its code, whatever its case; IUPAC codes and all else to N."""
-UPPER = _table({b"A": 65, b"C": 67, b"G": 71, b"T": 84, b"U": 84}, ord("N"))
-"""For bytes.translate: a letter to one of A C G T N."""
+UPPER = _upper()
+"""For bytes.translate: a letter to one of A C G T N, as `bcftools norm` reads a reference."""
 
 
 class Contig(NamedTuple):
@@ -70,11 +64,12 @@ class Source(Protocol):
 class Reference:
     """An opened FASTA file. Opened in the worker that reads it; only its URI travels. `open` is the way in."""
 
-    def __init__(self, uri: str, source: Source, contigs: dict[str, Contig]) -> None:
+    def __init__(self, uri: str, source: Source, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore") -> None:
         self.uri, self.contigs, self._source = uri, contigs, source
+        self._soft_mask: SoftMask = soft_mask
 
     @classmethod
-    def open(cls, uri: str, memory_bytes: int = MEMORY_BYTES) -> Reference:
+    def open(cls, uri: str, soft_mask: SoftMask = "ignore", memory_bytes: int = MEMORY_BYTES) -> Reference:
         """Open the FASTA file at `uri`: by its .fai (and .gzi) where they fit it, else after one pass over it.
 
         gz without bgzip, and lines of unequal length, are held in memory up to `memory_bytes`. Raises UserError.
@@ -90,7 +85,7 @@ class Reference:
             raise _refusal(uri, str(error)) from None
         if not contigs:
             raise _refusal(uri, "no FASTA record")
-        return cls(uri, source, contigs)
+        return cls(uri, source, contigs, soft_mask)
 
     @cached_property
     def digest(self) -> bytes:
@@ -106,16 +101,15 @@ class Reference:
         return self._raw(self.contigs[name], start, end).translate(UPPER, LINE_ENDS)
 
     def codes(self, name: str, start: int, end: int) -> np.ndarray:
-        """(end - start,) uint8 codes of A C G T N, N past the ends. Raises KeyError for an unknown contig."""
+        """(end - start,) uint8 codes (codes.py), N past the ends. Raises KeyError for an unknown contig."""
         contig = self.contigs[name]
         first, last = max(start, 0), min(end, contig.length)
+        if first >= last:
+            return np.full(end - start, N, np.uint8)
+        found = np.frombuffer(to_codes(self._raw(contig, first, last), self._soft_mask, LINE_ENDS), np.uint8)
         if first == start and last == end:
-            return np.frombuffer(self._raw(contig, start, end).translate(CODES, LINE_ENDS), np.uint8)
-        window = np.full(end - start, N, np.uint8)
-        if first < last:
-            found = self._raw(contig, first, last).translate(CODES, LINE_ENDS)
-            window[first - start : last - start] = np.frombuffer(found, np.uint8)
-        return window
+            return found
+        return np.pad(found, (first - start, end - last), constant_values=N)
 
     def windows(self, name: str, starts: np.ndarray, length: int) -> np.ndarray:
         """(B, length) uint8 codes of the windows that begin at `starts` (B,); N past the ends.
@@ -187,67 +181,34 @@ class Held:
 
 
 class Blocked:
-    """A bgzip file: members are found by their headers alone, decoded when needed, the last 256 (16 MiB) kept."""
+    """A bgzip file: the members that a range lies in are decoded, the last stretch is kept."""
 
-    KEPT = 256
-
-    def __init__(self, packed: Source) -> None:
-        self._packed = packed
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
-        offset, decoded, starts, ends = 0, 0, [], []
-        while offset < packed.size:
-            size = bgzf.member_size(packed.read(offset, offset + bgzf.HEADER))
-            if offset + size > packed.size:
-                raise SampleError("truncated", "a bgzip member is cut off")
-            starts.append(offset)
-            decoded += int.from_bytes(packed.read(offset + size - 4, offset + size), "little")
-            ends.append(decoded)
-            offset += size
-        self._offsets = np.array([*starts, offset], np.int64)
-        self._ends = np.array(ends, np.int64)
-        self.size = decoded
+    def __init__(self, uri: str) -> None:
+        self._ranges = Ranges(uri)
+        self.size = self._ranges.text_size or 0
 
     def read(self, start: int, end: int) -> bytes:
-        first = int(np.searchsorted(self._ends, start, "right"))
-        last = int(np.searchsorted(self._ends, end, "left"))
-        if start >= end or first >= len(self._ends):
-            return b""
-        pieces = b"".join([self._member(i) for i in range(first, min(last, len(self._ends) - 1) + 1)])
-        begins = int(self._ends[first - 1]) if first else 0
-        return pieces[start - begins : end - begins]
-
-    def _member(self, index: int) -> bytes:
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        packed = self._packed.read(int(self._offsets[index]), int(self._offsets[index + 1]))
-        self._kept[index] = bgzf.content(packed)
-        if len(self._kept) > self.KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[index]
+        end = min(end, self.size)
+        return self._ranges.read(start, end) if start < end else b""
 
 
 def _source(uri: str, memory_bytes: int) -> Source:
     """The bytes of the FASTA file. Raises SampleError and OSError."""
     with open_input(uri) as stream:
-        size, head = stream.size(), stream.read(bgzf.HEADER)
-        if size == 0:
+        kind = compression(stream.read(BGZF_HEADER))
+        if stream.size() == 0:
             raise SampleError("empty_file")
-        if bgzf.is_gzip(head) and not bgzf.is_bgzf(head):
+        if kind == "gzip":
             stream.seek(0)
             return Held(_gunzip(stream, memory_bytes))
-    packed = Mapped(uri) if is_local(uri) else Ranged(uri)
-    return Blocked(packed) if bgzf.is_bgzf(head) else packed
+    if kind == "bgzip":
+        return Blocked(uri)
+    return Mapped(uri) if is_local(uri) else Ranged(uri)
 
 
 def _gunzip(stream, memory_bytes: int) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=stream) as unzipped:
-            content = unzipped.read(memory_bytes + 1)
-    except EOFError:
-        raise SampleError("truncated", "the gzip stream ends early") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise SampleError("corrupt", f"gzip: {error}") from None
+    with decoding(), gzip.GzipFile(fileobj=stream) as unzipped:
+        content = unzipped.read(memory_bytes + 1)
     if len(content) > memory_bytes:
         raise SampleError("unsupported", f"a gzip file of more than {memory_bytes} bytes decoded")
     return content
@@ -279,7 +240,9 @@ def _fits(source: Source, contig: Contig) -> bool:
     named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
     end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
     return (
-        named and header.count(b"\n") == 1 and source.read(end, end + 64).lstrip(LINE_ENDS)[:1] in (b"", b">")
+        named
+        and header.find(b"\n") == len(header) - 1
+        and source.read(end, end + 64).lstrip(LINE_ENDS)[:1] in (b"", b">")
     )
 
 

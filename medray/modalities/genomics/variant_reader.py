@@ -12,37 +12,39 @@ import pyarrow as pa
 import xxhash
 
 from medray.errors import SampleError
-from medray.files import File, open_input, relative
+from medray.files import File, relative
 from medray.manifests import Entry, Part, digest
 from medray.modalities.base import Inspection
-from medray.modalities.genomics import vcf
+from medray.modalities.genomics import text, vcf
+from medray.modalities.genomics.codes import SOFT, N, SoftMask
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.variants import Alleles, read_alleles
 from medray.samples import tensor_column, tensor_field
 
 INDEXES = (".tbi", ".csi", ".fai", ".gzi")
 """Files that are no data: indexes beside the data."""
-BASES = "A 0, C 1, G 2, T 3, N 4"
+BASES = "code of A C G T N …, as in codes.py"
 
 
 class VariantReader:
     """Blocks of variants: parts, then samples. One for each worker; files are opened when they are needed."""
 
-    def __init__(self, reference: str, length: int, variants_per_block: int = 2000) -> None:
-        self.uri, self.length, self.variants_per_block = reference, length, variants_per_block
-        self._file: vcf.VcfFile | None = None
+    def __init__(
+        self, reference: str, length: int, soft_mask: SoftMask = "ignore", variants_per_block: int = 2000
+    ) -> None:
+        self.uri, self.length, self.soft_mask = reference, length, soft_mask
+        self.variants_per_block = variants_per_block
+        self._file: text.Ranges | None = None
 
     @cached_property
     def reference(self) -> Reference:
         """Raises UserError where it cannot be used."""
-        return Reference.open(self.uri)
+        return Reference.open(self.uri, "ignore" if self.soft_mask == "ignore" else "channel")
 
     @cached_property
     def payload(self) -> pa.Schema:
         """`ref`, `alt`: (L,) uint8 codes of the window with the reference and with the alternate allele."""
-        return pa.schema(
-            [tensor_field(name, (self.length,), "uint8", dims="L", unit=BASES) for name in ("ref", "alt")]
-        )
+        return pa.schema([tensor_field(name, (self.length,), "uint8", dims="L", unit=BASES) for name in ("ref", "alt")])
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
         """One part per block of records; a file that cannot be understood, or from where it cannot, is a failed part.
@@ -59,22 +61,21 @@ class VariantReader:
         try:
             if file.size == 0:
                 raise SampleError("empty_file")
-            with open_input(file.uri) as stream:
-                _, pieces = vcf.split_header(vcf.chunks(stream))
-                for block, text in vcf.cut(pieces, self.variants_per_block):
-                    yield replace(
-                        whole,
-                        entry_id=f"{path}#{blocks:08d}",
-                        locator=block.locator,
-                        digest=text + self._over(block.first),
-                        size=max(0, block.end - block.start),
-                    )
-                    blocks += 1
+            _, pieces = vcf.split_header(text.blocks(file.uri))
+            for block, content in vcf.cut(pieces, self.variants_per_block):
+                yield replace(
+                    whole,
+                    entry_id=f"{path}#{blocks:08d}",
+                    locator=block.locator,
+                    digest=content + self._over(block.first),
+                    size=block.end - block.start,
+                )
+                blocks += 1
             if not blocks:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
-            entry_id = f"{path}#{blocks:08d}" if blocks else path
-            yield replace(whole, entry_id=entry_id, reason=error.reason, detail=error.detail)
+            # The id of the block that could not be read: once the file is repaired, that block takes its place.
+            yield replace(whole, entry_id=f"{path}#{blocks:08d}", reason=error.reason, detail=error.detail)
 
     def _over(self, first: int) -> bytes:
         return xxhash.xxh3_64_digest(self.reference.digest + first.to_bytes(8, "little"))
@@ -103,6 +104,9 @@ class VariantReader:
             block = vcf.Block.of(part.locator)
             found = read_alleles(self.reference, vcf.records(self._text(part.uri, block)), block.first, self.length)
             if found.sample_id:
+                if self.soft_mask == "n":  # only now: REF is compared with what is under the mask
+                    for codes in (found.ref, found.alt):
+                        codes[codes >= SOFT] = N
                 return found
             raise SampleError("no_variants", "nothing but blank lines")
         except SampleError as error:
@@ -118,8 +122,8 @@ class VariantReader:
         if self._file is None or self._file.uri != uri:
             if self._file is not None:
                 self._file.close()
-            self._file = vcf.VcfFile(uri)
-        return self._file.read(block)
+            self._file = text.Ranges(uri)
+        return self._file.read(block.start, block.end)
 
 
 # --- inspection -------------------------------------------------------------------------------------------------
@@ -130,19 +134,19 @@ def inspect_vcf(uri: str) -> Inspection:
     kinds: Counter[str] = Counter()
     contigs: dict[str, list[int]] = {}
     count = 0
-    with open_input(uri) as stream:
-        if stream.size() == 0:
-            raise SampleError("empty_file")
-        header, pieces = vcf.split_header(vcf.chunks(stream))
-        for row in _rows(pieces):
-            count += 1
-            if len(row) < 8 or not row[1].isdigit():
-                kinds["bad_record"] += 1
-                continue
-            seen = contigs.setdefault(row[0].decode("utf-8", "replace"), [0, int(row[1]), int(row[1])])
-            seen[0], seen[1], seen[2] = seen[0] + 1, min(seen[1], int(row[1])), max(seen[2], int(row[1]))
-            kinds.update(allele_kind(row[3], alt) for alt in row[4].split(b","))
-            kinds["multiallelic records"] += b"," in row[4]
+    header, pieces = vcf.split_header(text.blocks(uri))
+    for _, line in text.lines(pieces):
+        if not line.strip():
+            continue
+        count += 1
+        row = line.split(b"\t", 7)
+        if len(row) < 8 or not row[1].isdigit():
+            kinds["bad records"] += 1
+            continue
+        seen = contigs.setdefault(row[0].decode("utf-8", "replace"), [0, int(row[1]), int(row[1])])
+        seen[0], seen[1], seen[2] = seen[0] + 1, min(seen[1], int(row[1])), max(seen[2], int(row[1]))
+        kinds.update(allele_kind(row[3], alt) for alt in row[4].split(b","))
+        kinds["multiallelic records"] += b"," in row[4]
     facts = {
         "format": "vcf",
         "version": header.version,
@@ -157,17 +161,6 @@ def inspect_vcf(uri: str) -> Inspection:
         for name, (n, low, high) in list(contigs.items())[:100]
     ]
     return Inspection(title="VCF", facts=facts, tables={"contigs": rows} if rows else {})
-
-
-def _rows(pieces: Iterator[vcf.Chunk]) -> Iterator[list[bytes]]:
-    """Record lines, split into 8 columns."""
-    held = b""
-    for chunk in pieces:
-        lines = (held + chunk.text).split(b"\n")
-        held = lines.pop()
-        yield from (line.split(b"\t", 7) for line in lines if line.strip())
-    if held.strip():
-        yield held.split(b"\t", 7)
 
 
 def allele_kind(ref: bytes, alt: bytes) -> str:

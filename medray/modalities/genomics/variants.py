@@ -21,7 +21,8 @@ import numpy as np
 import xxhash
 
 from medray.errors import SampleError
-from medray.modalities.genomics.reference import CODES, UPPER, Reference
+from medray.modalities.genomics.codes import BAD, SOFT, to_codes
+from medray.modalities.genomics.reference import UPPER, Reference
 
 SCORES = ("ref", "alt", "delta", "log_odds")
 """What `derive` gives for each output, in this order."""
@@ -120,7 +121,7 @@ def windows(reference: Reference, contig: str, allele: Allele, length: int) -> t
     start = allele.position - left
     more = max(0, len(allele.ref) - len(allele.alt))
     around = reference.codes(contig, start, start + length + more)
-    alt = np.frombuffer(allele.alt.translate(CODES), np.uint8)
+    alt = np.frombuffer(to_codes(allele.alt), np.uint8) | around[left] & SOFT
     changed = np.concatenate([around[:left], alt, around[left + len(allele.ref) :]])
     return around[:length], changed[:length]
 
@@ -156,9 +157,21 @@ def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: in
     rows = np.flatnonzero(single)
     if len(rows):
         rest[_read_snvs(reference, records, first, made, rows, offsets[rows])] = False
-    for row in np.flatnonzero(rest):
-        _read_record(reference, records[row], first + int(row), made, int(offsets[row]))
+    for row in np.flatnonzero(rest).tolist():
+        _read_record(reference, records[row], first + row, made, int(offsets[row]))
+    _refuse_letters(made)
     return made
+
+
+def _refuse_letters(made: Alleles) -> None:
+    """Good samples with a letter in a window that is no nucleotide become failed ones."""
+    good = np.fromiter((reason is None for reason in made.reason), bool, len(made.reason))
+    bad = good & ((made.ref == BAD).any(axis=1) | (made.alt == BAD).any(axis=1))
+    for i in np.flatnonzero(bad).tolist():
+        made.reason[i], made.detail[i] = (
+            "not_nucleotides",
+            "the reference holds other letters than bases near the variant",
+        )
 
 
 def _read_snvs(
@@ -170,14 +183,16 @@ def _read_snvs(
     places: np.ndarray,
 ) -> np.ndarray:
     """Fill in what of `rows` is a SNV that fits the reference; returns those rows. The others are read one by one."""
-    chosen = [records[row] for row in rows]
+    chosen = [records[row] for row in rows.tolist()]
     refs = b"".join([row[3] for row in chosen])
     alts = b"".join([row[4] for row in chosen])
-    ref_codes, alt_codes = (np.frombuffer(text.translate(CODES), np.uint8) for text in (refs, alts))
+    ref_codes, alt_codes = (np.frombuffer(to_codes(text), np.uint8) for text in (refs, alts))
     usable = _SINGLE[np.frombuffer(refs, np.uint8)] & _SINGLE[np.frombuffer(alts, np.uint8)] & (ref_codes != alt_codes)
     positions = np.array([int(row[1]) for row in chosen], np.int64) - 1
     shown = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
-    ids = [f":{at + 1}:{ref}:{alt}#{first + row + 1}.1" for row, (at, ref, alt) in zip(rows.tolist(), shown, strict=True)]
+    ids = [
+        f":{at + 1}:{ref}:{alt}#{first + row + 1}.1" for row, (at, ref, alt) in zip(rows.tolist(), shown, strict=True)
+    ]
     left = (made.ref.shape[1] - 1) // 2
     for name, mine in _by_contig([row[0] for row in chosen]):
         contig = reference.contigs.get(name)
@@ -189,11 +204,11 @@ def _read_snvs(
         if len(mine) == 0:
             continue
         cut = reference.windows(name, positions[mine] - left, made.ref.shape[1])
-        fits = cut[:, left] == ref_codes[mine]
+        fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
         usable[mine[~fits]] = False
         mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])
         made.ref[places[mine]] = cut
-        cut[:, left] = alt_codes[mine]
+        cut[:, left] = alt_codes[mine] | cut[:, left] & SOFT
         made.alt[places[mine]] = cut
         prefix = _name(name)
         for i, place in zip(mine.tolist(), places[mine].tolist(), strict=True):
