@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, SPEC, CARD = "weights.safetensors", "spec.json", "README.md"
+LIKE_LENGTHS = 64
+"""Samples of varying length that are padded to one length together."""
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
 
 
@@ -195,7 +197,7 @@ def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Modul
     """The network with its weights, on the CPU, in evaluation mode. Raises BundleError when they do not fit."""
     import torch
 
-    network = recipe.model.build(recipe.modality.open().input_shapes(), recipe.objective.width(recipe.classes))
+    network = recipe.model.build(recipe.modality.open().inputs(), recipe.objective.width(recipe.classes))
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     try:
         network.load_state_dict(tensors)
@@ -216,25 +218,43 @@ def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[st
 
 
 class Predictor:
-    """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring."""
+    """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring.
 
-    def __init__(self, bundle: Bundle, device: str | None = None) -> None:
+    `spec` is the bundle's modality as it is at this site (`modalities.base.at_site`); none: as it was trained.
+    """
+
+    def __init__(self, bundle: Bundle, device: str | None = None, spec: ModalitySpec | None = None) -> None:
         import torch
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.recipe = bundle.recipe
-        self.modality = bundle.recipe.modality.open()
+        self.modality = (spec or bundle.recipe.modality).open()
         self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
+        self.score_names = self.modality.score_names(bundle.recipe.outputs)
 
     def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
-        """Samples (B rows) to scores (B, outputs) float32: probabilities, or values in the target's unit."""
+        """Samples (B rows) to scores (B, S) float32: probabilities, or values in the target's unit, or what the
+        modality derives of them. Samples of varying length are computed in batches of like length.
+        """
+        lengths = self.modality.lengths(samples)
+        if lengths is None or len(samples) <= LIKE_LENGTHS:
+            return self._scores(samples)
+        order = np.argsort(lengths, kind="stable")
+        pieces = np.array_split(order, -(-len(order) // LIKE_LENGTHS))
+        found = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
+        scores = np.empty((len(samples), found[0].shape[1]), np.float32)
+        scores[order] = np.concatenate(found)
+        return scores
+
+    def _scores(self, samples: pa.RecordBatch) -> np.ndarray:
         import torch
 
         with torch.inference_mode():
             batch = to_device(self.modality.collate(samples), self.device)
             inputs = layout(self.modality.encode(batch))
             logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
-            return self.recipe.objective.activate(logits.float()).cpu().numpy()
+            scores = self.recipe.objective.activate(self.modality.fold(logits.float()))
+            return self.modality.derive(scores.cpu().numpy())
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from medray.samples import rebatch
 
-Apply = Callable[[pa.RecordBatch], pa.RecordBatch]
+Apply = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
+"""Batch to batch, or to several where the result may be much larger (the parts of one file)."""
 
 
 class Stage(NamedTuple):
@@ -35,9 +38,11 @@ class Receipt:
 
     entries: int
     failed: int
-    """Entries with a failed row."""
+    """Entries of which nothing came: every row of theirs is a failed one."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """How many entries failed for which reason."""
+    """How many samples failed for which reason; an entry that cannot be read is one."""
+    samples: int = 0
+    """Rows of work inside the entries: samples, or failed rows."""
     payload: dict[str, Any] = field(default_factory=dict)
     """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
 
@@ -77,22 +82,62 @@ def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
     steps = [(stage.make(), stage.batch_size) for stage in stages]
 
     def run(shard: pa.Table) -> Receipt:
-        failed: dict[str, str] = {}
-
-        def counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                if "reason" in batch.schema.names and batch.column("reason").null_count < len(batch):
-                    bad = batch.filter(batch.column("reason").is_valid())
-                    failed.update(zip(bad["entry_id"].to_pylist(), bad["reason"].to_pylist(), strict=True))
-                yield batch
-
+        tally = _Tally()
         flow: Iterable[pa.RecordBatch] = shard.to_batches()
         for apply, rows in steps:
-            flow = map(apply, rebatch(flow, rows))
-        payload = sink.write(counted(flow))
-        return Receipt(len(shard), len(failed), dict(Counter(failed.values())), payload)
+            flow = _applied(apply, rebatch(flow, rows))
+        payload = sink.write(tally.counted(flow))
+        return Receipt(len(shard), len(tally.lost), dict(tally.reasons), tally.samples, payload)
 
     return run
+
+
+def _applied(apply: Apply, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        made = apply(batch)
+        if isinstance(made, pa.RecordBatch):
+            yield made
+        else:
+            yield from made
+
+
+class _Tally:
+    """Counts what passes: samples, failed ones by reason, and the entries of which nothing came.
+
+    The rows of a sample, and of an entry, follow each other.
+    """
+
+    def __init__(self) -> None:
+        self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
+        self.last: tuple[str, str] | None = None
+        self.good = ""
+        """The last entry that has a good row."""
+
+    def counted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if len(batch) and "reason" in batch.schema.names:
+                self._count(batch)
+            yield batch
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        entry = batch.column("entry_id")
+        sample = batch.column("sample_id").fill_null("") if "sample_id" in batch.schema.names else entry
+        new = np.ones(len(batch), bool)
+        same = pc.and_(pc.equal(entry[1:], entry[:-1]), pc.equal(sample[1:], sample[:-1]))
+        new[1:] = ~same.to_numpy(zero_copy_only=False)
+        new[0] = (entry[0].as_py(), sample[0].as_py()) != self.last
+        self.last = (entry[-1].as_py(), sample[-1].as_py())
+        self.samples += int(new.sum())
+        reason = batch.column("reason")
+        bad = reason.is_valid().to_numpy(zero_copy_only=False)
+        if bad.any():
+            self.reasons.update(reason.filter(pa.array(bad & new)).to_pylist())
+            with_good = {*entry.filter(pa.array(~bad)).unique().to_pylist(), self.good}
+            self.lost |= set(entry.filter(pa.array(bad)).unique().to_pylist()) - with_good
+        if not bad.all():
+            if self.lost:
+                self.lost -= set(entry.filter(pa.array(~bad)).unique().to_pylist())
+            self.good = entry[int(np.flatnonzero(~bad)[-1])].as_py()
 
 
 def collect(flow: Flow, receipts: Iterable[Receipt]) -> None:

@@ -30,7 +30,8 @@ class Part:
     """A piece of one entry as one file holds it: what a modality's `scan` yields."""
 
     entry_id: str
-    """Same for all parts of an entry. An id inside the format (SeriesInstanceUID) survives a rename; else the path."""
+    """Same for all parts of an entry. An id inside the format (SeriesInstanceUID) survives a rename; else the path.
+    "{subject}" in it becomes the subject's pseudonym: no record number stands in an id."""
     uri: str
     locator: str = ""
     """Which piece of the file, or the part's own id (SOPInstanceUID); parts are ordered by it for the fingerprint."""
@@ -155,22 +156,24 @@ def pseudonym(subject: str, key: bytes) -> str:
 
 def parts_table(parts: Iterable[Part], key: bytes) -> pa.Table:
     """Parts as a PARTS table, subjects replaced by their pseudonyms."""
+    parts = list(parts)
+    keyed = [None if p.subject is None else pseudonym(p.subject, key) for p in parts]
     rows = [
         {
-            "entry_id": p.entry_id,
+            "entry_id": p.entry_id.replace("{subject}", subject or "") if "{" in p.entry_id else p.entry_id,
             "uri": p.uri,
             "locator": p.locator,
             "digest": p.digest or digest(b""),
             "size": p.size,
             "modified_ns": p.modified_ns,
             "file_size": p.file_size,
-            "subject_id": None if p.subject is None else pseudonym(p.subject, key),
+            "subject_id": subject,
             "label": list(p.label) or None,
             "split": p.split,
             "reason": p.reason,
             "detail": p.detail,
         }
-        for p in parts
+        for p, subject in zip(parts, keyed, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=PARTS)
 
@@ -259,6 +262,21 @@ def _repeats(table: pa.Table, *columns: str) -> np.ndarray:
         neither = pc.and_(column[1:].is_null(), column[:-1].is_null()).to_numpy(zero_copy_only=False)
         same[1:] &= both | neither
     return same
+
+
+def by_place(manifest: pa.Table) -> pa.Table:
+    """The entries in the order of files and of places within a file, where files hold several; else as they are.
+
+    A worker then reads a file from front to back instead of here and there.
+    """
+    firsts = pc.list_element(manifest.column("parts"), 0) if len(manifest) else None
+    if firsts is None:
+        return manifest
+    uri, locator = (pc.struct_field(firsts, name) for name in ("uri", "locator"))
+    if 2 * pc.count_distinct(uri).as_py() > len(manifest):
+        return manifest
+    keys = pa.table({"uri": uri, "locator": locator})
+    return manifest.take(pc.sort_indices(keys, [("uri", "ascending"), ("locator", "ascending")]))
 
 
 def entries(table: pa.Table | pa.RecordBatch) -> Iterator[Entry]:

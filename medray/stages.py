@@ -5,20 +5,29 @@ Each is made once per worker from small picklable settings.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from medray import bundles
-from medray.errors import BundleError, SampleError
+from medray.errors import BundleError
 from medray.files import File, relative
 from medray.flows import Stage
-from medray.manifests import PARTS, Part, digest, entries, parts_table
+from medray.manifests import Part, digest, entries, parts_table
 from medray.modalities import ModalitySpec
-from medray.samples import KEYS, good, joined, null_column, sample_schema
+from medray.modalities.base import Modality
+from medray.samples import good, joined, null_column, sample_schema
 from medray.shards import read_samples
+
+PARTS_AT_ONCE = 4096
+"""A file may hold millions of parts: so many are in memory as objects."""
+
+BATCH_BYTES = 2**24
 
 FILES = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("modified_ns", pa.int64())])
 
@@ -42,35 +51,23 @@ class Scan:
     def __init__(self, spec: ModalitySpec, root: str, key: bytes) -> None:
         self.modality, self.root, self.key = spec.open(), root, key
 
-    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        found: list[Part] = []
-        for row in batch.to_pylist():
-            file = File(**row)
-            facts = {"file_size": file.size, "modified_ns": file.modified_ns}
-            found += [replace(part, **facts) for part in self._scan(file)]
-        return joined(parts_table(found, self.key).to_batches() or [_empty_parts()])
+    def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        parts = (part for row in batch.to_pylist() for part in self._scan(File(**row)))
+        while piece := list(islice(parts, PARTS_AT_ONCE)):
+            yield from parts_table(piece, self.key).to_batches()
 
-    def _scan(self, file: File) -> list[Part]:
+    def _scan(self, file: File) -> Iterator[Part]:
+        facts = {"file_size": file.size, "modified_ns": file.modified_ns}
         try:
-            return list(self.modality.scan(file, self.root))
+            for part in self.modality.scan(file, self.root):
+                yield replace(part, **facts)
+            return
         except OSError as error:
             reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
             detail = error.strerror or type(error).__name__
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
-        return [
-            Part(
-                relative(file.uri, self.root),
-                file.uri,
-                digest=digest(unread),
-                size=file.size,
-                reason=reason,
-                detail=detail,
-            )
-        ]
-
-
-def _empty_parts() -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=PARTS)
+        known = Part(relative(file.uri, self.root), file.uri, digest=digest(unread), size=file.size)
+        yield replace(known, **facts, reason=reason, detail=detail)
 
 
 class Read:
@@ -78,50 +75,52 @@ class Read:
 
     def __init__(self, spec: ModalitySpec) -> None:
         self.modality = spec.open()
-        self.payload = self.modality.payload
-        self.schema = sample_schema(self.payload)
+        self.schema = sample_schema(self.modality.payload)
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        keys: list[dict] = []
-        pieces: list[pa.RecordBatch] = []
-        targets: list[list[float] | None] = []
-        for entry in entries(batch):
-            key = {
-                "entry_id": entry.entry_id,
-                "subject_id": entry.subject_id,
-                "fingerprint": entry.fingerprint,
-                "split": entry.split,
-            }
-            reason, detail = entry.reason, entry.detail
-            if reason is None:
-                try:
-                    read = self.modality.read(entry)
-                except SampleError as error:
-                    reason, detail = error.reason, error.detail
-                except FileNotFoundError as error:
-                    reason, detail = "missing_file", error.strerror
-                except OSError as error:
-                    reason, detail = "unreadable", error.strerror or type(error).__name__
-                else:
-                    pieces.append(read.select(self.payload.names))
-                    sample_ids = read.column("sample_id").to_pylist()
-                    keys += [key | {"sample_id": s, "reason": None, "detail": None} for s in sample_ids]
-                    own = read.column("target").to_pylist() if "target" in read.schema.names else None
-                    given = None if entry.target is None else list(entry.target)
-                    targets += own or [given] * len(sample_ids)
-                    continue
-            pieces.append(self._failed_payload())
-            keys.append(key | {"sample_id": "", "reason": reason, "detail": detail})
-            targets.append(None)
-        payload = joined(pieces)
-        columns = {field.name: pa.array([key.get(field.name) for key in keys], field.type) for field in KEYS}
-        columns["target"] = pa.array(targets, KEYS.field("target").type)
-        columns |= {name: payload.column(name) for name in self.payload.names}
-        return pa.RecordBatch.from_arrays([columns[name] for name in self.schema.names], schema=self.schema)
+        lost = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
+        if lost.all():
+            return self._known_failed(batch)
+        found, numbers = self._read(batch.filter(pa.array(~lost)))
+        if not lost.any():
+            return found
+        places = np.concatenate([np.flatnonzero(~lost)[numbers], np.flatnonzero(lost)])
+        rows = joined([found, self._known_failed(batch.filter(pa.array(lost)))])
+        return rows.take(pa.array(np.argsort(places, kind="stable")))
 
-    def _failed_payload(self) -> pa.RecordBatch:
-        fields = [field.with_nullable(True) for field in self.payload]
-        return pa.RecordBatch.from_arrays([null_column(f.type, 1) for f in fields], schema=pa.schema(fields))
+    def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
+        """Samples of entries, and (N,) which entry each is of."""
+        found = self.modality.read(list(entries(rows)))
+        numbers = found.column("entry").to_numpy()
+        if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
+            raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
+        of_entry = rows.take(found.column("entry"))
+        columns = {name: of_entry.column(name) for name in ("entry_id", "subject_id", "fingerprint", "split")}
+        columns |= {name: found.column(name) for name in found.schema.names if name != "entry"}
+        if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
+            given = of_entry.column("target")
+            own = columns.get("target", pa.nulls(len(found), given.type))
+            columns["target"] = pc.if_else(own.is_valid(), own, given)
+        return self._sample_rows(columns, len(found)), numbers
+
+    def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows that the scan already found unreadable."""
+        names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail")
+        columns = {name: rows.column(name) for name in names}
+        return self._sample_rows(columns | {"sample_id": pa.repeat("", len(rows))}, len(rows))
+
+    def _sample_rows(self, columns: dict[str, pa.Array], rows: int) -> pa.RecordBatch:
+        """The columns as a batch of samples; those that are not there are null, and so is a failed row's target."""
+        arrays = []
+        for field in self.schema:
+            column = columns.get(field.name)
+            if column is None:
+                column = null_column(field.type, rows)
+            elif field.name == "target" and "reason" in columns:
+                nothing = pa.scalar(None, field.type)
+                column = pc.if_else(columns["reason"].is_valid(), nothing, column.cast(field.type))
+            arrays.append(column)
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
 class LoadShard:
@@ -134,7 +133,7 @@ class LoadShard:
 class Score:
     """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry."""
 
-    def __init__(self, uri: str, bundle_id: str) -> None:
+    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None) -> None:
         bundle = bundles.load(uri)
         if bundle.id != bundle_id:
             raise BundleError(
@@ -144,8 +143,8 @@ class Score:
                 expected=bundle_id,
                 do="put the bundle on storage that all workers share",
             )
-        self.predict = bundles.Predictor(bundle)
-        self.outputs = bundle.recipe.outputs
+        self.predict = bundles.Predictor(bundle, spec=spec)
+        self.outputs = self.predict.score_names
 
     def __call__(self, samples: pa.RecordBatch) -> pa.RecordBatch:
         rows: list[pa.RecordBatch] = []
@@ -191,18 +190,33 @@ def _no_scores() -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema=SCORE_ROWS)
 
 
+def sample_bytes(modality: Modality) -> int:
+    """Bytes of the fixed-shape columns of a sample; 0 where lengths vary."""
+    width = 0
+    for field in modality.payload:
+        if isinstance(field.type, pa.FixedShapeTensorType):
+            width += int(np.prod(field.type.shape)) * field.type.value_type.bit_width // 8
+    return width
+
+
+def batch_rows(modality: Modality) -> int:
+    """As many samples as make about 16 MB, between 1 and 512: enough to keep a worker busy, little memory."""
+    return max(1, min(512, BATCH_BYTES // max(1, sample_bytes(modality))))
+
+
 def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
     return Stage(partial(Scan, spec, root, key), batch_size=256)
 
 
 def read(spec: ModalitySpec, batch_size: int = 32) -> Stage:
-    """`batch_size` entries are held in memory at once."""
-    return Stage(partial(Read, spec), batch_size)
+    """About `batch_size` samples are held in memory at once."""
+    return Stage(partial(Read, spec), max(1, batch_size // spec.open().samples_per_entry))
 
 
 def load_shard() -> Stage:
     return Stage(LoadShard, batch_size=1)
 
 
-def score(uri: str, bundle_id: str, batch_size: int = 32) -> Stage:
-    return Stage(partial(Score, uri, bundle_id), batch_size)
+def score(uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None) -> Stage:
+    """`spec`: the bundle's modality as it is at this site; none: as it was trained."""
+    return Stage(partial(Score, uri, bundle_id, spec), batch_size)

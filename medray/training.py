@@ -248,7 +248,7 @@ class Trainer:
         self.metric, self.direction = self._selection()
 
         torch.manual_seed(self.settings.seed)
-        network = plan.model.build(self.modality.input_shapes(), self.objective.width(plan.classes))
+        network = plan.model.build(self.modality.inputs(), self.objective.width(plan.classes))
         self.network = channels_last(network.to(self.device))
         self.optimizer = make_optimizer(self.network, self.settings)
         self.parallel = self._parallel()
@@ -570,9 +570,18 @@ def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def load_flat_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The opposite of `flat_state`."""
+    """The opposite of `flat_state`.
+
+    Each slot is laid out in memory as its parameter is (channels last, perhaps): the fused kernel walks both alike.
+    """
+    import torch
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         number, slot = name.split(".", 1)
+        like = parameters[int(number)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(number), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

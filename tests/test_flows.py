@@ -48,7 +48,9 @@ def test_a_lane_takes_a_shard_through_its_stages_in_batches():
     receipt = lane([Stage(lambda: counted, 4), Stage(lambda: judge, 3)], sink)(rows(10))
     assert seen == [4, 4, 2]
     assert [len(batch) for batch in sink.batches] == [3, 4, 3, 1]
-    assert receipt == Receipt(entries=10, failed=2, reasons={"truncated": 1, "corrupt": 1}, payload={"rows": 11})
+    assert receipt == Receipt(
+        entries=10, failed=2, reasons={"truncated": 1, "corrupt": 1}, samples=10, payload={"rows": 11}
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 256])
@@ -96,3 +98,24 @@ def test_receipts_are_committed_once_each_and_shown_as_they_come():
     assert shown == [(3, 1), (2, 0), (4, 4)]
     assert at_the_end.commits == [receipts]
     assert at_once.commits == [[receipt] for receipt in receipts]
+
+
+def test_an_entry_fails_when_nothing_of_it_is_good_and_every_failed_sample_counts():
+    def half(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = {
+            "entry_id": ["a", "a", "a", "a", "b", "c", "c"],
+            "sample_id": ["0", "1", "2", "2", "", "0", "1"],  # sample 2 of a has two outputs
+            "reason": pa.array(["corrupt", "corrupt", None, None, "truncated", "corrupt", "corrupt"]),
+        }
+        return pa.RecordBatch.from_pydict(columns)
+
+    for at_once in (1, 2, 3, 7):
+        receipt = lane([Stage(lambda: half, 3), Stage(lambda: lambda batch: batch, at_once)], Kept())(rows(3))
+        assert (receipt.entries, receipt.failed, receipt.samples) == (3, 2, 6), at_once
+        assert receipt.reasons == {"corrupt": 4, "truncated": 1}
+
+
+def test_a_stage_may_give_many_batches_for_one():
+    sink = Kept()
+    lane([Stage(lambda: lambda batch: iter([batch, batch]), 5)], sink)(rows(5))
+    assert sum(map(len, sink.batches)) == 10

@@ -21,7 +21,7 @@ def save_bundle(uri, **modality):
     spec = ImagingSpec.model_validate({"mean": (100.0,), "std": (200.0,)} | modality)
     model = CnnSpec(channels=(4, 4), dense=8, pooling="average")
     torch.manual_seed(0)
-    network = model.build(spec.open().input_shapes(), 1)
+    network = model.build(spec.open().inputs(), 1)
     recipe = bundles.Recipe(
         name="seeded", modality=spec, model=model, objective=BinaryObjective(), classes=("a", "b"), thresholds=(0.5,),
         outputs=("b",), data={}, training={}, metrics={}, versions={}, created="2026-01-01T00:00:00+00:00",

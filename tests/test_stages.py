@@ -16,6 +16,7 @@ from medray import bundles, stages
 from medray.errors import BundleError, SampleError
 from medray.files import list_files
 from medray.manifests import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
+from medray.modalities.base import Modality, read_each
 from medray.objectives import MulticlassObjective
 from medray.samples import joined, sample_schema, tensor_column, tensor_field
 from medray.shards.parquet import write_samples
@@ -27,7 +28,8 @@ SPEC = toy.MODALITY
 
 def scanned(folder: Path) -> pa.RecordBatch:
     rows = [file._asdict() for file in list_files(str(folder))]
-    return Scan(SPEC, str(folder), KEY)(pa.RecordBatch.from_pylist(rows, schema=stages.FILES))
+    found = list(Scan(SPEC, str(folder), KEY)(pa.RecordBatch.from_pylist(rows, schema=stages.FILES)))
+    return joined(found) if found else pa.RecordBatch.from_pylist([], schema=PARTS)
 
 
 def manifest_of(folder: Path) -> pa.Table:
@@ -70,7 +72,8 @@ def test_storage_that_refuses_a_file_fails_that_file(tmp_path):
     toy.write_image(tmp_path / "a.dcm", 1, 0)
     spec: Any = SimpleNamespace(open=Refused)
     [file] = list_files(str(tmp_path))
-    [part] = Scan(spec, str(tmp_path), KEY)(pa.RecordBatch.from_pylist([file._asdict()])).to_pylist()
+    [parts] = Scan(spec, str(tmp_path), KEY)(pa.RecordBatch.from_pylist([file._asdict()]))
+    [part] = parts.to_pylist()
     assert (part["entry_id"], part["reason"], part["detail"]) == ("a.dcm", "unreadable", "Permission denied")
 
 
@@ -123,12 +126,15 @@ def test_how_many_are_read_at_once_changes_nothing(tmp_path):
     assert joined(single).to_pylist() == read(manifest).to_pylist()
 
 
-class Twins:
+class Twins(Modality):
     """A modality whose entries hold as many samples as their id says, with targets of their own where it ends in t."""
 
     payload = pa.schema([tensor_field("number", (1,), np.int16, dims="N")])
 
-    def read(self, entry):
+    def read(self, entries):
+        return read_each(entries, self._read_one, self.payload)
+
+    def _read_one(self, entry):
         count = int(entry.entry_id[0])
         if count == 0:
             raise SampleError("corrupt", "nothing in it")
@@ -136,6 +142,10 @@ class Twins:
         columns["number"] = tensor_column(np.arange(count, dtype=np.int16)[:, None])
         if entry.entry_id.endswith("t"):
             columns["target"] = pa.array([[float(10 + i)] for i in range(count)], pa.list_(pa.float32()))
+        if entry.entry_id.endswith("h"):  # the first half of it failed
+            bad = [i < count // 2 for i in range(count)]
+            columns["reason"] = pa.array(["bad_values" if each else None for each in bad])
+            columns["number"] = tensor_column(np.arange(count, dtype=np.int16)[:, None], ~np.array(bad))
         return pa.RecordBatch.from_pydict(columns)
 
 
@@ -155,6 +165,13 @@ def test_an_entry_of_many_samples_is_as_many_rows():
 
 def test_a_samples_own_target_goes_before_its_entrys():
     assert twins("2t", "1a").column("target").to_pylist() == [[10.0], [11.0], [5.0]]
+
+
+def test_a_sample_may_fail_in_an_entry_that_does_not():
+    samples = twins("4h", "1a")
+    assert samples.column("reason").to_pylist() == ["bad_values", "bad_values", None, None, None]
+    assert samples.column("target").to_pylist() == [None, None, [5.0], [5.0], [5.0]]
+    assert samples.column("number").null_count == 2
 
 
 # --- score ----------------------------------------------------------------------------------------------------

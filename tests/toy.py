@@ -142,7 +142,7 @@ def weights(of: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
     import torch
 
     torch.manual_seed(seed)
-    network = of.model.build(of.modality.open().input_shapes(), of.objective.width(of.classes))
+    network = of.model.build(of.modality.open().inputs(), of.objective.width(of.classes))
     return {name: value.numpy().copy() for name, value in network.state_dict().items()}
 
 

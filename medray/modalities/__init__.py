@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Union
+from typing import Annotated
 
 from pydantic import Field
 
 from medray.modalities.base import Modality
+from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.spec import ImagingSpec
 
-ModalitySpec = Annotated[Union[ImagingSpec], Field(discriminator="kind")]  # noqa: UP007  a union of one until the next
+ModalitySpec = Annotated[ImagingSpec | GenomicsSpec, Field(discriminator="kind")]
 
 
 def open_modality(spec: ModalitySpec) -> Modality:

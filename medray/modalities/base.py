@@ -8,21 +8,21 @@ below. Adding one: a package here, one line in the union `ModalitySpec`, one exa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medray.errors import RunFileError, SampleError
 from medray.files import File
+from medray.inputs import Inputs
 from medray.manifests import Entry, Part
+from medray.samples import KEYS, joined, null_column
 
 if TYPE_CHECKING:
     import torch
-
-Shapes = dict[str, tuple[int | None, ...]]
-"""Shape of each model input without the batch axis; None where a length varies."""
 
 
 class Inspection(BaseModel):
@@ -39,13 +39,22 @@ class Spec(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    site: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say where things lie or which entries to make, not how they are read and encoded: a score run may
+    replace these of the bundle's, and no others."""
+
     @staticmethod
     @abstractmethod
     def inspect(uri: str) -> Inspection:
         """What medray sees at `uri`, whatever the settings. Raises SampleError where nothing can be seen."""
 
 
+SpecOf = TypeVar("SpecOf", bound=Spec)
+
+
 class Modality(Protocol):
+    """A modality inherits this type; the methods with a body are defaults."""
+
     @property
     def spec(self) -> Spec: ...
 
@@ -57,16 +66,23 @@ class Modality(Protocol):
     def scan(self, file: File, root: str) -> Iterator[Part]:
         """The parts that one file of the archive holds; none for a file that is no data by rule (DICOMDIR).
 
-        A file that cannot be understood is one Part with a `reason`. Never raises for bad content.
+        May be long: it is taken lazily, in pieces. A file that cannot be understood is one Part with a `reason`.
+        Never raises for bad content.
         """
         ...
 
-    def read(self, entry: Entry) -> pa.RecordBatch:
-        """1..n samples of one entry: `sample_id` and the payload columns (and `target`, where a sample has its own).
+    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """Samples of entries, in their order: `entry` (int32, index into `entries`), `sample_id`, the payload columns.
 
-        Raises SampleError(reason, detail).
+        Optional: `target`, where a sample has its own; `reason` and `detail`, set for a sample that failed, whose
+        payload is null. An entry gives at least one row. `read_each` makes this of a function that reads one entry.
         """
         ...
+
+    @property
+    def samples_per_entry(self) -> int:
+        """About how many: so that not too many entries are read at once."""
+        return 1
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """Partial statistics of good training samples; tables of many batches are concatenated for `fitted`."""
@@ -85,14 +101,97 @@ class Modality(Protocol):
     ) -> dict[str, torch.Tensor]:
         """Collated tensors, already on the device, to the model's named inputs (normalised, one-hot …).
 
-        With a generator, training's augmentation is applied; without one the result depends on the batch alone.
+        With a generator, training's augmentation is applied and each sample gives one row. Without one the result
+        depends on the batch alone, and a sample may give several views (both strands), one below the other; `fold`
+        brings them together.
         """
         ...
 
-    def input_shapes(self) -> Shapes:
-        """Shapes of what `encode` returns, without the batch axis."""
+    def inputs(self) -> Inputs:
+        """What `encode` returns, by name."""
         ...
+
+    def fold(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B x views, O) logits of what `encode` gave without a generator to (B, O)."""
+        return logits
+
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        """(B, O) activated scores to (B, S) that are stored, float32; for two rows a sample (2B, O) to (B, S)."""
+        return scores
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the S scores that `derive` makes of the objective's outputs."""
+        return outputs
+
+    def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:
+        """(N,) length of each sample, where lengths vary: samples of like length are put into one batch."""
+        return None
 
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
         """One picture per good sample for a report, uint8 (H, W) or (H, W, 3); None where there is nothing to see."""
-        ...
+        return [None] * len(samples)
+
+
+def read_each(
+    entries: Sequence[Entry], read_one: Callable[[Entry], pa.RecordBatch], payload: pa.Schema
+) -> pa.RecordBatch:
+    """What `Modality.read` returns, from a function that reads one entry.
+
+    `read_one` gives `sample_id` and the payload (and target, reason, detail) of at least one sample, or raises
+    SampleError or OSError, which become one failed row.
+    """
+    pieces: list[pa.RecordBatch] = []
+    for number, entry in enumerate(entries):
+        try:
+            found = read_one(entry)
+        except SampleError as error:
+            reason, detail = error.reason, error.detail
+        except FileNotFoundError as error:
+            reason, detail = "missing_file", error.strerror
+        except OSError as error:
+            reason, detail = "unreadable", error.strerror or type(error).__name__
+        else:
+            pieces.append(read_rows(np.full(len(found), number), found, payload))
+            continue
+        lost = {"sample_id": pa.array([""]), "reason": pa.array([reason]), "detail": pa.array([detail], pa.string())}
+        pieces.append(read_rows(np.array([number]), pa.RecordBatch.from_pydict(lost), payload))
+    return joined(pieces) if pieces else pa.RecordBatch.from_pylist([], schema=read_schema(payload))
+
+
+def read_schema(payload: pa.Schema) -> pa.Schema:
+    """All columns that `Modality.read` may give."""
+    own = [pa.field("entry", pa.int32()), *(KEYS.field(name) for name in ("sample_id", "target", "reason", "detail"))]
+    return pa.schema([*own, *(field.with_nullable(True) for field in payload)])
+
+
+def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) -> pa.RecordBatch:
+    """`samples` with the columns of `read_schema`; those it does not have are null. `entry` (N,) is which entry."""
+    schema = read_schema(payload)
+    columns: list[pa.Array] = [pa.array(entry, pa.int32())]
+    for field in list(schema)[1:]:
+        held = field.name in samples.schema.names
+        columns.append(samples.column(field.name) if held else null_column(field.type, len(samples)))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def at_site(spec: SpecOf, changes: Mapping[str, Any]) -> SpecOf:
+    """The spec with its `site` fields replaced by `changes`. Raises RunFileError for any other field or a bad value."""
+    unknown = sorted(set(changes) - spec.site)
+    if unknown:
+        raise RunFileError(
+            "a score run cannot change how its bundle reads data",
+            where=f"[modality] {', '.join(unknown)}",
+            found=", ".join(unknown),
+            expected=f"at most: {', '.join(sorted(spec.site)) or 'nothing'}",
+            do="remove the keys: preprocessing is the bundle's",
+        )
+    try:
+        return type(spec).model_validate({**spec.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunFileError(
+            "the value does not fit",
+            where=f"[modality] {'.'.join(map(str, first['loc']))}",
+            found=repr(first.get("input")),
+            expected=first["msg"],
+        ) from None

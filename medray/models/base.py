@@ -10,8 +10,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from medray.errors import RunFileError
-
-Shapes = dict[str, tuple[int | None, ...]]
+from medray.inputs import Inputs
 
 
 class ModelBase(BaseModel):
@@ -20,14 +19,14 @@ class ModelBase(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def image_shape(shapes: Shapes, model: str) -> tuple[int, tuple[int, ...]]:
+def image_shape(inputs: Inputs, model: str) -> tuple[int, tuple[int, ...]]:
     """(channels, spatial size) of the input `pixels`. Raises RunFileError for a modality without images."""
-    shape = shapes.get("pixels")
-    if shape is None or None in shape or len(shape) not in (3, 4):
+    shape = inputs["pixels"].shape if "pixels" in inputs else ()
+    if None in shape or len(shape) not in (3, 4):
         raise RunFileError(
             f"the model {model!r} needs images",
             where="[model] kind",
-            found=f"inputs {', '.join(shapes)}",
+            found=f"inputs {', '.join(inputs)}",
             expected="pixels of shape (C, H, W) or (C, D, H, W)",
         )
     channels, *size = (int(n or 0) for n in shape)

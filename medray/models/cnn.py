@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from medray.errors import RunFileError
-from medray.models.base import ModelBase, Shapes, image_shape
+from medray.inputs import Inputs
+from medray.models.base import ModelBase, image_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,11 +31,11 @@ class CnnSpec(ModelBase):
     """Before the dense layer: every position (flatten, as the reference) or their mean; auto: flatten where small."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    def build(self, shapes: Shapes, outputs: int) -> nn.Module:
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """Inputs `pixels` (B, C, [D,] H, W) float32 to logits (B, outputs). Raises RunFileError for a tiny image."""
         from torch import nn
 
-        width, size = image_shape(shapes, self.kind)
+        width, size = image_shape(inputs, self.kind)
         conv, pool = (nn.Conv2d, nn.MaxPool2d) if len(size) == 2 else (nn.Conv3d, nn.MaxPool3d)
         mean = nn.AdaptiveAvgPool2d(1) if len(size) == 2 else nn.AdaptiveAvgPool3d(1)
         layers: list[nn.Module] = []
@@ -48,7 +49,7 @@ class CnnSpec(ModelBase):
                 raise RunFileError(
                     "the image is too small for this many convolutions",
                     where="[model] channels",
-                    found=f"{len(self.channels)} convolutions on pixels {shapes['pixels']}",
+                    found=f"{len(self.channels)} convolutions on pixels {list(inputs['pixels'].shape)}",
                     do="take fewer channels or a larger [modality] size",
                 )
         features = width

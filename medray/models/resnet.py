@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from medray.models.base import ModelBase, Shapes, image_shape
+from medray.inputs import Inputs
+from medray.models.base import ModelBase, image_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,11 +39,11 @@ class ResNetSpec(ModelBase):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Before the last layer."""
 
-    def build(self, shapes: Shapes, outputs: int) -> nn.Module:
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """Inputs `pixels` (B, C, [D,] H, W) float32 to logits (B, outputs)."""
         from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 
-        channels, size = image_shape(shapes, self.kind)
+        channels, size = image_shape(inputs, self.kind)
         kernel, stride, pooled = STEMS[self._stem(size)]
         block, layers = BLOCKS[self.depth]
         return _network(

@@ -15,6 +15,7 @@ from medray.errors import ArchiveError
 from medray.flows import Flow, shards
 from medray.manifests import PARTS, group_parts, pseudonym_key, write_manifest
 from medray.modalities import ModalitySpec
+from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
 from medray.verbs.results import IndexResult
 from medray.verbs.settings import ScoreRun, TrainRun
@@ -37,8 +38,10 @@ def index(run: TrainRun | ScoreRun, engine: Engine, progress: Progress | None = 
 
 
 def modality_of(run: TrainRun | ScoreRun) -> ModalitySpec:
-    """A score run reads as its bundle does."""
-    return run.modality if isinstance(run, TrainRun) else bundles.load(run.bundle_uri).recipe.modality
+    """A score run reads as its bundle does, from where things lie at its site."""
+    if isinstance(run, TrainRun):
+        return run.modality
+    return at_site(bundles.load(run.bundle_uri).recipe.modality, run.modality)
 
 
 def index_archive(

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,7 +16,7 @@ from medray.engines.base import Engine
 from medray.errors import LabelError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
-from medray.manifests import TARGET, manifest_digest, pseudonym_key, write_manifest
+from medray.manifests import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
 from medray.modalities import Modality
 from medray.progress import Progress, Silent
 from medray.samples import sample_schema
@@ -111,21 +110,18 @@ def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engi
     rows = rows_per_shard(modality)
     plan = []
     for name in SPLITS:
-        of_split = used.filter(pc.equal(used.column("split"), name))
+        of_split = by_place(used.filter(pc.equal(used.column("split"), name)))
         plan += shards(of_split, workers=engine.workers, rows_per_shard=rows)
     sink = ShardSink(folder, sample_schema(modality.payload), modality.summarise, planned=len(used))
     small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
     progress.begin("prepare", len(used))
-    engine.run(Flow("prepare", plan, (stages.read(run.modality, min(32, rows)),), sink, progress.advance, small=small))
+    read = stages.read(run.modality, min(rows, stages.batch_rows(modality)))
+    engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small))
 
 
 def rows_per_shard(modality: Modality) -> int:
     """As many samples as make about 64 MB, between 1 and 4,096."""
-    width = 0
-    for field in modality.payload:
-        if isinstance(field.type, pa.FixedShapeTensorType):
-            width += int(np.prod(field.type.shape)) * field.type.value_type.bit_width // 8
-    return max(1, min(4096, SHARD_BYTES // max(1, width)))
+    return max(1, min(4096, SHARD_BYTES // max(1, stages.sample_bytes(modality))))
 
 
 def _split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, Any]:

@@ -79,11 +79,16 @@ class ScoreResult(Result):
     bundle_id: str
     pending: int
     scored: int
+    samples: int
+    """Of this run's entries; an entry that cannot be read counts as one."""
+    failed_samples: int
     by_reason: dict[str, int]
+    """Failed samples."""
     seconds: float
     entries_per_second: float
     store: str
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the entries that were pending failed."""
-        return 3 if self.failed > max_failed * self.pending else 0
+        """3 where more than `max_failed` of the entries that were pending, or of their samples, failed."""
+        many = self.failed > max_failed * self.pending or self.failed_samples > max_failed * self.samples
+        return 3 if many else 0

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.flows import Flow, Receipt, Sink, shards
+from medray.manifests import by_place
+from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
 from medray.scores import ScoreStore
 from medray.verbs.index import index_archive
@@ -24,7 +26,7 @@ class Tally:
 
     def __init__(self, sink: Sink) -> None:
         self.write, self.inner = sink.write, sink
-        self.entries, self.failed = 0, 0
+        self.entries, self.failed, self.samples = 0, 0, 0
         self.by_reason: Counter[str] = Counter()
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
@@ -32,6 +34,7 @@ class Tally:
         for receipt in receipts:
             self.entries += receipt.entries
             self.failed += receipt.failed
+            self.samples += receipt.samples
             self.by_reason.update(receipt.reasons)
 
 
@@ -43,19 +46,21 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     progress = progress or Silent()
     started = time.monotonic()
     bundle = bundles.load(run.bundle_uri)
-    manifest, indexed = index_archive(run, bundle.recipe.modality, engine, progress)
+    spec = at_site(bundle.recipe.modality, run.modality)
+    manifest, indexed = index_archive(run, spec, engine, progress)
     store = ScoreStore.open(run.store_uri, create=True)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     pending = store.pending(manifest, bundle.id)
     sink = Tally(store.sink(claim))
     scoring = time.monotonic()
+    rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
     progress.begin("score", len(pending))
     flow = Flow(
         "score",
-        shards(pending, workers=engine.workers, rows_per_shard=ENTRIES_PER_SHARD),
+        shards(by_place(pending), workers=engine.workers, rows_per_shard=ENTRIES_PER_SHARD),
         (
-            stages.read(bundle.recipe.modality, run.batch_size),
-            stages.score(run.bundle_uri, bundle.id, run.batch_size),
+            stages.read(spec, rows),
+            stages.score(run.bundle_uri, bundle.id, rows, spec),
         ),
         sink,
         progress.advance,
@@ -71,6 +76,8 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
         pending=len(pending),
         scored=sink.entries - sink.failed,
         failed=sink.failed,
+        samples=sink.samples,
+        failed_samples=sum(sink.by_reason.values()),
         by_reason=dict(sink.by_reason.most_common()),
         seconds=now - started,
         entries_per_second=len(pending) / max(now - scoring, 1e-9),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -77,8 +78,10 @@ class ScoreRun(Run):
 
     store: str
     """Folder of the score table (Delta Lake)."""
-    batch_size: int = Field(default=32, ge=1)
-    """Entries decoded and scored at once by one worker; does not change a score."""
+    modality: dict[str, Any] = {}
+    """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Samples decoded and scored at once by one worker; does not change a score. auto: about 16 MB of them."""
 
     @property
     def store_uri(self) -> str:

@@ -61,7 +61,7 @@ def make_bundle(uri: str, size: int) -> None:
     spec = ImagingSpec(size=(size, size), dtype="float32", mean=(2000.0,), std=(1000.0,))
     model, objective = CnnSpec(channels=(8, 16, 16), dense=32, pooling="average"), BinaryObjective()
     torch.manual_seed(0)
-    network = model.build(spec.open().input_shapes(), 1)
+    network = model.build(spec.open().inputs(), 1)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     recipe = bundles.Recipe(
         name="benchmark",

@@ -48,6 +48,7 @@ def bare(path: Path, epochs: int) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
+    from medray.inputs import Input
     from medray.models.cnn import CnnSpec
 
     torch.set_num_threads(1)
@@ -57,7 +58,7 @@ def bare(path: Path, epochs: int) -> None:
     images = torch.from_numpy(arrays["train_images"]).unsqueeze(1)
     labels = torch.from_numpy(arrays["train_labels"][:, 0].astype(np.int64))
     torch.manual_seed(0)
-    network = CnnSpec().build({"pixels": (1, 28, 28)}, 10).to(memory_format=torch.channels_last)
+    network = CnnSpec().build({"pixels": Input((1, 28, 28))}, 10).to(memory_format=torch.channels_last)
     parallel = DistributedDataParallel(network)
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=1e-3)
     steps = -(-len(images) // BATCH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from medray.errors import SampleError, UserError
 from medray.files import File, read_bytes
+from medray.inputs import Input, Inputs
 from medray.manifests import Entry, Part
-from medray.modalities.base import Shapes
+from medray.modalities.base import Modality, read_each
 from medray.modalities.imaging import arrays, resample
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
@@ -35,13 +36,17 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """R G B to luma, ITU-R BT.601."""
 
 
-class Imaging:
+class Imaging(Modality):
     """Images (C, H, W) or volumes (C, D, H, W) of one size, by an ImagingSpec."""
 
     def __init__(self, spec: ImagingSpec) -> None:
-        self.spec = spec
+        self._spec = spec
         self._arrays = arrays.ArrayCache()
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def spec(self) -> ImagingSpec:
+        return self._spec
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,8 +71,12 @@ class Imaging:
 
         return scan(self.spec, file, root)
 
-    def read(self, entry: Entry) -> pa.RecordBatch:
-        """The one sample of an entry, `sample_id` "0". Raises SampleError."""
+    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """One sample per entry, `sample_id` "0"."""
+        return read_each(entries, self.read_one, self.payload)
+
+    def read_one(self, entry: Entry) -> pa.RecordBatch:
+        """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
         try:
             image = self._decode(entry)
         except FileNotFoundError:
@@ -170,8 +179,8 @@ class Imaging:
             self._on_device[device] = (mean, std)
         return self._on_device[device]
 
-    def input_shapes(self) -> Shapes:
-        return {"pixels": self.shape}
+    def inputs(self) -> Inputs:
+        return {"pixels": Input(self.shape)}
 
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
         """Each image from its least to its largest value, of a volume the middle slice; uint8 (H, W) or (H, W, 3)."""

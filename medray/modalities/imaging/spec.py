@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -45,6 +45,7 @@ class ImagingSpec(Spec):
     """
 
     kind: Literal["imaging"] = "imaging"
+    site: ClassVar[frozenset[str]] = frozenset({"ignore", "label_from", "subject_pattern"})
 
     size: tuple[Annotated[int, Field(gt=0)], ...]
     """Height, width: every image is an entry. Depth, height, width: every DICOM series, NIfTI file or 3D array is."""

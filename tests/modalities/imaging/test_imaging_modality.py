@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from medray.errors import SampleError, UserError
+from medray.inputs import Input
 from medray.manifests import Entry, PartRef
 from medray.modalities import open_modality
 from medray.modalities.imaging import resample
@@ -30,7 +31,7 @@ def batch(spec: ImagingSpec, pixels: np.ndarray) -> pa.RecordBatch:
 
 def read(spec: ImagingSpec, *paths: Path) -> np.ndarray:
     entry = Entry("e", "s", b"0" * 16, tuple(PartRef(uri=str(p), locator="") for p in paths))
-    return tensor_view(spec.open().read(entry).column("pixels"))[0]
+    return tensor_view(spec.open().read_one(entry).column("pixels"))[0]
 
 
 def refusal(spec: ImagingSpec, *paths: Path) -> SampleError:
@@ -61,7 +62,7 @@ def test_a_setting_that_cannot_work_is_refused_in_words(settings, said):
 def test_a_spec_survives_json_and_opens():
     spec = ImagingSpec(size=(8, 8), mean=(0.5,), std=(0.25,), window=(40, 400))
     assert ImagingSpec.model_validate_json(spec.model_dump_json()) == spec
-    assert open_modality(spec).input_shapes() == {"pixels": (1, 8, 8)}
+    assert open_modality(spec).inputs() == {"pixels": Input((1, 8, 8))}
 
 
 def test_the_spec_imports_nothing_heavy():
@@ -87,7 +88,7 @@ def test_png_dicom_npz_and_nifti_of_one_image_give_equal_pixels(tmp_path, dicom_
     (tmp_path / "b.dcm").write_bytes(dicom_bytes(GREY))
     np.savez(tmp_path / "c.npz", images=GREY[None])
     modality = ImagingSpec(size=(4, 4), dtype="uint8").open()
-    found = [tensor_view(modality.read(e).column("pixels")) for e in entries_of(modality, tmp_path)]
+    found = [tensor_view(modality.read_one(e).column("pixels")) for e in entries_of(modality, tmp_path)]
     assert len(found) == 3 and all(np.array_equal(found[0], each) for each in found)
 
 
@@ -102,16 +103,16 @@ def test_ten_thousand_pngs_in_class_folders_equal_the_idx_file(tmp_path, shared_
     assert set(manifest.filter(manifest["reason"].is_null())["split"].to_pylist()) == {"test"}
     by_path = {e.entry_id: e for e in entries_of(modality, tmp_path)}
     rows = {f"#{n}": e for n, e in enumerate(entries_of(modality, mnist / "t10k-images-idx3-ubyte.gz")[:1])}
-    first = tensor_view(modality.read(rows["#0"]).column("pixels"))
+    first = tensor_view(modality.read_one(rows["#0"]).column("pixels"))
     digits = [e for path, e in by_path.items() if path.startswith("test/7/")]
-    assert any(np.array_equal(first, tensor_view(modality.read(e).column("pixels"))) for e in digits)
+    assert any(np.array_equal(first, tensor_view(modality.read_one(e).column("pixels"))) for e in digits)
 
 
 def test_volumes_of_an_npz_are_read(shared_data, entries_of):
     modality = ImagingSpec(size=(28, 28, 28), dtype="uint8").open()
     found = entries_of(modality, shared_data / "imaging" / "medmnist" / "adrenalmnist3d.npz")
     assert len(found) == 1584
-    sample = modality.read(found[0])
+    sample = modality.read_one(found[0])
     assert sample.column("sample_id").to_pylist() == ["0"]
     assert tensor_view(sample.column("pixels")).shape == (1, 1, 28, 28, 28)
     assert modality.payload.field("pixels").metadata[b"dims"] == b"C D H W"
@@ -141,7 +142,7 @@ def test_missing_nan_and_wrongly_shaped_entries_have_reasons(tmp_path, dicom_byt
     modality = ImagingSpec(size=(1, 2)).open()
     row = Entry("a.npz#0", "s", b"0" * 16, (PartRef(uri=str(tmp_path / "a.npz"), locator="0"),))
     with pytest.raises(SampleError, match="1 values are NaN"):
-        modality.read(row)
+        modality.read_one(row)
     Image.fromarray(GREY).save(tmp_path / "a.png")
     assert refusal(ImagingSpec(size=(2, 2, 2)), tmp_path / "a.png").reason == "bad_shape"
     error = refusal(ImagingSpec(size=(2, 2), spacing_mm=(1, 1)), tmp_path / "a.png")
