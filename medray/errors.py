@@ -113,7 +113,6 @@ REASONS: dict[str, str] = {
     "changed": "other content stands in the entry's place than when it was indexed",
     "bad_score": "the model gave NaN or infinity for this sample",
     "unreadable": "the storage refused to give the file",
-    "not_utf8": "text that has to be UTF-8 and is not",
     "no_variants": "a VCF file or block without a record",
     "bad_record": "a line of a VCF without its 8 columns, or without a number as POS",
     "no_alternate": "a VCF record without an alternate allele",
@@ -124,7 +123,6 @@ REASONS: dict[str, str] = {
     "unknown_contig": "a contig that the reference does not have",
     "past_the_end": "a position outside its contig",
     "ref_mismatch": "REF is not what the reference has there",
-    "not_nucleotides": "letters that stand for no base, as in a protein",
     "allele_too_long": "an allele longer than the model's window",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""

@@ -17,6 +17,7 @@ from medray.modalities.base import Modality
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.variant_reader import Variants
 from medray.samples import tensor_view
 
 if TYPE_CHECKING:
@@ -27,23 +28,31 @@ class Source(Protocol):
     """Where codes come from: what differs between records, windows and variants.
 
     A sample holds `bases`, uint8 codes of shape (L) or (K, L): K sequences that belong together, as ref and alt.
-    A source of K > 1 also has `derive` (B * K, O) → (B, S) and `score_names`, as the Modality has them.
     """
 
     payload: pa.Schema
+
+    @property
+    def samples_per_entry(self) -> int: ...
 
     def scan(self, file: File, root: str) -> Iterator[Part]: ...
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch: ...
 
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        """(B * K, O) to (B, S), as the Modality's."""
+        ...
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]: ...
+
 
 def source(spec: GenomicsSpec) -> Source:
-    """The source of the spec's `entries`. Raises UserError for one that is not there."""
+    """The source of the spec's `entries`."""
     match spec.entries:
         case "records" | "windows":
             return Sequences(spec)
-        case _:
-            raise UserError(f'entries = "{spec.entries}" cannot be read', expected="records or windows")
+        case "variants":
+            return Variants(spec)
 
 
 class Genomics(Modality):
@@ -68,9 +77,21 @@ class Genomics(Modality):
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         return self.source.read(entries)
 
+    @property
+    def samples_per_entry(self) -> int:
+        return self.source.samples_per_entry
+
     # --- statistics: none are needed ------------------------------------------------------------------------
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
+        """No rows. Raises UserError for variants: a pair of sequences has no target to train on."""
+        if self.spec.entries == "variants":
+            raise UserError(
+                "a model is not trained on variants",
+                found='entries = "variants"',
+                expected="records or windows",
+                do="train on sequences of the same length, then score variants with that bundle",
+            )
         return pa.schema([("count", pa.int64())]).empty_table()
 
     def fitted(self, summaries: pa.Table) -> GenomicsSpec:
@@ -120,6 +141,12 @@ class Genomics(Modality):
         if not self.spec.both_strands:
             return logits
         return logits.unflatten(0, (-1, 2)).mean(1)
+
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        return self.source.derive(scores)
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return self.source.score_names(outputs)
 
     def inputs(self) -> Inputs:
         shape = (self.spec.length, codes.channels(self.spec.soft_mask))

@@ -5,7 +5,6 @@ Positions are 0-based and half-open. Windows reach past the ends of a contig: wh
 
 from __future__ import annotations
 
-import gzip
 import mmap
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,7 +16,7 @@ import xxhash
 from medray.errors import SampleError, UserError
 from medray.files import exists, is_local, local_path, open_input, read_bytes
 from medray.modalities.genomics.codes import N, SoftMask, to_codes
-from medray.modalities.genomics.text import BGZF_HEADER, Ranges, compression, decoding
+from medray.modalities.genomics.text import BGZF_HEADER, Ranges, blocks, compression
 
 CHUNK = 1 << 24
 MEMORY_BYTES = 1 << 30
@@ -54,9 +53,7 @@ class Contig(NamedTuple):
 
 
 class Source(Protocol):
-    """The decoded bytes of a file, by offset."""
-
-    size: int
+    """The decoded bytes of a file, by offset; fewer where the file ends before."""
 
     def read(self, start: int, end: int) -> bytes: ...
 
@@ -75,10 +72,7 @@ class Reference:
         gz without bgzip, and lines of unequal length, are held in memory up to `memory_bytes`. Raises UserError.
         """
         try:
-            source = _source(uri, memory_bytes)
-            contigs = _read_fai(uri, source) or build_index(_chunks(source))
-            if contigs is None:
-                source, contigs = _in_lines(uri, source, memory_bytes)
+            source, contigs = _opened(uri, memory_bytes)
         except OSError as error:
             raise _refusal(uri, error.strerror or type(error).__name__) from None
         except SampleError as error:
@@ -139,7 +133,8 @@ def _refusal(uri: str, found: str) -> UserError:
         where=uri,
         found=found,
         expected="a FASTA file, plain or compressed with bgzip",
-        do="check the `reference` key; gzip files are read up to 1 GiB decoded: gunzip REF.gz && bgzip REF",
+        do="check the `reference` key; compressed with gzip or of uneven lines it may have 1 GiB: gunzip, "
+        "seqkit seq -w 60, bgzip",
     )
 
 
@@ -152,74 +147,71 @@ class Mapped:
     def __init__(self, uri: str) -> None:
         with open(local_path(uri), "rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self.size = len(self._map)
 
     def read(self, start: int, end: int) -> bytes:
         return self._map[start:end]
 
 
-class Ranged:
-    """A file on any storage, read by ranges."""
+class Streamed:
+    """A bgzip file, or one on other storage, read by ranges; the stretch last read is kept."""
 
     def __init__(self, uri: str) -> None:
-        self._stream = open_input(uri)
-        self.size = self._stream.size()
+        self._ranges = Ranges(uri)
 
     def read(self, start: int, end: int) -> bytes:
-        self._stream.seek(start)
-        return self._stream.read(end - start)
+        end = min(end, self._ranges.size or 0)
+        return self._ranges.read(start, end) if start < end else b""
 
 
 class Held:
     """Bytes in memory."""
 
     def __init__(self, content: bytes) -> None:
-        self._content, self.size = content, len(content)
+        self._content = content
 
     def read(self, start: int, end: int) -> bytes:
         return self._content[start:end]
 
 
-class Blocked:
-    """A bgzip file: the members that a range lies in are decoded, the last stretch is kept."""
-
-    def __init__(self, uri: str) -> None:
-        self._ranges = Ranges(uri)
-        self.size = self._ranges.text_size or 0
-
-    def read(self, start: int, end: int) -> bytes:
-        end = min(end, self.size)
-        return self._ranges.read(start, end) if start < end else b""
-
-
-def _source(uri: str, memory_bytes: int) -> Source:
-    """The bytes of the FASTA file. Raises SampleError and OSError."""
+def _opened(uri: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+    """The text of the FASTA file and where its contigs lie. Raises SampleError and OSError."""
     with open_input(uri) as stream:
         kind = compression(stream.read(BGZF_HEADER))
         if stream.size() == 0:
             raise SampleError("empty_file")
-        if kind == "gzip":
-            stream.seek(0)
-            return Held(_gunzip(stream, memory_bytes))
-    if kind == "bgzip":
-        return Blocked(uri)
-    return Mapped(uri) if is_local(uri) else Ranged(uri)
+    if kind == "gzip":
+        return _in_memory(uri, "a gzip file", memory_bytes)
+    source = Streamed(uri) if kind or not is_local(uri) else Mapped(uri)
+    contigs = _read_fai(uri, source) or build_index(_texts(uri))
+    if contigs is None:
+        return _in_memory(uri, "a file with lines of unequal length", memory_bytes)
+    return source, contigs
 
 
-def _gunzip(stream, memory_bytes: int) -> bytes:
-    with decoding(), gzip.GzipFile(fileobj=stream) as unzipped:
-        content = unzipped.read(memory_bytes + 1)
-    if len(content) > memory_bytes:
-        raise SampleError("unsupported", f"a gzip file of more than {memory_bytes} bytes decoded")
-    return content
+def _texts(uri: str) -> Iterator[bytes]:
+    return (chunk.text for chunk in blocks(uri))
+
+
+def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+    """A file that has no place by arithmetic, held decoded, with one line per contig. Raises SampleError when too large."""
+    pieces, size = [], 0
+    for text in _texts(uri):
+        pieces.append(text)
+        size += len(text)
+        if size > memory_bytes:
+            raise SampleError("unsupported", f"{what} of more than {memory_bytes} bytes decoded")
+    before, *records = (b"\n" + b"".join(pieces)).split(b"\n>")
+    if before.strip():
+        raise SampleError("unrecognised_format", "the file does not begin with >")
+    lines: list[bytes] = []
+    for record in records:
+        header, _, bases = record.partition(b"\n")
+        lines += [b">" + header.rstrip(), bases.translate(None, LINE_ENDS)]
+    held = b"\n".join(lines)
+    return Held(held), build_index(iter([held])) or {}
 
 
 # --- the index --------------------------------------------------------------------------------------------------
-
-
-def _chunks(source: Source) -> Iterator[bytes]:
-    for start in range(0, source.size, CHUNK):
-        yield source.read(start, min(start + CHUNK, source.size))
 
 
 def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
@@ -332,19 +324,3 @@ def _keep(found: dict[str, Contig], built: _Building) -> None:
     if built.name in found:
         raise SampleError("corrupt", "two FASTA records have one name")
     found[built.name] = built.contig()
-
-
-def _in_lines(uri: str, source: Source, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
-    """A file of lines of unequal length, held in memory with one line per contig. Raises SampleError when too large."""
-    if source.size > memory_bytes:
-        raise SampleError("unsupported", f"lines of unequal length in a file of {source.size} bytes: seqkit seq -w 60")
-    records = (b"\n" + source.read(0, source.size)).split(b"\n>")[1:]
-    lines: list[bytes] = []
-    for record in records:
-        header, _, bases = record.partition(b"\n")
-        lines += [b">" + header.rstrip(), bases.translate(None, LINE_ENDS)]
-    held = b"\n".join(lines)
-    contigs = build_index(iter([held]))
-    if contigs is None:
-        raise SampleError("corrupt", "FASTA lines that cannot be joined")
-    return Held(held), contigs

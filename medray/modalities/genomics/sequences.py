@@ -26,6 +26,17 @@ class Sequences:
         self.payload = pa.schema([tensor_field("bases", (spec.length,), np.uint8, dims="L")])
         self._open: Ranges | ParquetCells | None = None
 
+    @property
+    def samples_per_entry(self) -> int:
+        return 1
+
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        """(B, O) as they are."""
+        return scores
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return outputs
+
     def scan(self, file: File, root: str) -> Iterator[Part]:
         """The parts of one file: see `scan.py`."""
         return scan(self.spec, file, root)

@@ -136,9 +136,8 @@ class Alleles:
     sample_id: list[str]
     reason: list[str | None]
     detail: list[str | None]
-    ref: np.ndarray
-    """(N, length) uint8 codes; of a failed sample unspecified."""
-    alt: np.ndarray
+    bases: np.ndarray
+    """(N, 2, length) uint8 codes, the reference before the alternate allele; of a failed sample unspecified."""
 
 
 def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: int, length: int) -> Alleles:
@@ -150,9 +149,7 @@ def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: in
     counts = [row[4].count(b",") + 1 if len(row) == 8 else 1 for row in records]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     total = int(offsets[-1])
-    made = Alleles(
-        [""] * total, [None] * total, [None] * total, *(np.empty((total, length), np.uint8) for _ in range(2))
-    )
+    made = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8))
     rest = np.ones(len(records), bool)
     rows = np.flatnonzero(single)
     if len(rows):
@@ -166,12 +163,8 @@ def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: in
 def _refuse_letters(made: Alleles) -> None:
     """Good samples with a letter in a window that is no nucleotide become failed ones."""
     good = np.fromiter((reason is None for reason in made.reason), bool, len(made.reason))
-    bad = good & ((made.ref == BAD).any(axis=1) | (made.alt == BAD).any(axis=1))
-    for i in np.flatnonzero(bad).tolist():
-        made.reason[i], made.detail[i] = (
-            "not_nucleotides",
-            "the reference holds other letters than bases near the variant",
-        )
+    for i in np.flatnonzero(good & (made.bases == BAD).any(axis=(1, 2))).tolist():
+        made.reason[i], made.detail[i] = "not_dna", "the reference holds other letters than bases near the variant"
 
 
 def _read_snvs(
@@ -193,7 +186,7 @@ def _read_snvs(
     ids = [
         f":{at + 1}:{ref}:{alt}#{first + row + 1}.1" for row, (at, ref, alt) in zip(rows.tolist(), shown, strict=True)
     ]
-    left = (made.ref.shape[1] - 1) // 2
+    left = (made.bases.shape[2] - 1) // 2
     for name, mine in _by_contig([row[0] for row in chosen]):
         contig = reference.contigs.get(name)
         if contig is None:
@@ -203,13 +196,13 @@ def _read_snvs(
         mine = mine[usable[mine]]
         if len(mine) == 0:
             continue
-        cut = reference.windows(name, positions[mine] - left, made.ref.shape[1])
+        cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
         fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
         usable[mine[~fits]] = False
         mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])
-        made.ref[places[mine]] = cut
+        made.bases[places[mine], 0] = cut
         cut[:, left] = alt_codes[mine] | cut[:, left] & SOFT
-        made.alt[places[mine]] = cut
+        made.bases[places[mine], 1] = cut
         prefix = _name(name)
         for i, place in zip(mine.tolist(), places[mine].tolist(), strict=True):
             made.sample_id[place] = prefix + ids[i]
@@ -242,7 +235,7 @@ def _read_record(reference: Reference, row: list[bytes], number: int, made: Alle
         try:
             check(reference, contig, position, ref, alt)
             allele = normalise(lambda start, end: reference.letters(contig, start, end), position, ref, alt)
-            made.ref[place + i], made.alt[place + i] = windows(reference, contig, allele, made.ref.shape[1])
+            made.bases[place + i] = windows(reference, contig, allele, made.bases.shape[2])
         except SampleError as error:
             made.reason[place + i], made.detail[place + i] = error.reason, error.detail
         made.sample_id[place + i] = sample_id(contig, allele, number, i)

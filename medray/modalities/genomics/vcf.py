@@ -83,11 +83,11 @@ def _again(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
 
 
 def parse_header(text: bytes) -> Header:
-    """Raises SampleError: `not_utf8`, `unrecognised_format`, `unsupported` (a version before 4), `corrupt`."""
+    """Raises SampleError: `not_text`, `unrecognised_format`, `unsupported` (a version before 4), `corrupt`."""
     try:
         lines = text.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise SampleError("not_utf8", f"byte {error.start} of the header; VCF is UTF-8: iconv -f LATIN1") from None
+        raise SampleError("not_text", f"byte {error.start} of the header; VCF is UTF-8: iconv -f LATIN1") from None
     version = lines[0].removeprefix("##fileformat=").strip() if lines else ""
     if not lines or not lines[0].startswith("##fileformat="):
         raise SampleError("unrecognised_format", "expected ##fileformat=VCFv4 in the first line")

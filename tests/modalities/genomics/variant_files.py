@@ -12,7 +12,9 @@ from Bio import bgzf
 from medray.files import list_files
 from medray.manifests import Entry, Part, PartRef
 from medray.modalities.genomics.codes import to_text
-from medray.modalities.genomics.variant_reader import VariantReader
+from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.variant_reader import Variants
+from medray.samples import tensor_view
 
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 
@@ -45,7 +47,7 @@ def untar(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def parts(reader: VariantReader, path: str) -> list[Part]:
+def parts(reader: Variants, path: str) -> list[Part]:
     (file,) = list_files(path)
     return list(reader.scan(file, str(Path(path).parent)))
 
@@ -57,16 +59,21 @@ def entries(found: list[Part]) -> list[Entry]:
     ]
 
 
-def table(reader: VariantReader, path: str) -> pa.RecordBatch:
+def table(reader: Variants, path: str) -> pa.RecordBatch:
     """All samples of a file."""
     return reader.read(entries(parts(reader, path)))
 
 
 def rows(batch: pa.RecordBatch) -> list[tuple]:
     """(sample_id, reason, ref, alt) of each sample, windows as letters; None where it failed."""
-    shown = {
-        name: [None if codes is None else to_text(bytes(codes)) for codes in batch.column(name).storage.to_pylist()]
-        for name in ("ref", "alt")
-    }
-    columns = [batch.column(name).to_pylist() for name in ("sample_id", "reason")]
-    return list(zip(*columns, shown["ref"], shown["alt"], strict=True))
+    ids, reasons = (batch.column(name).to_pylist() for name in ("sample_id", "reason"))
+    bases = tensor_view(batch.column("bases"))
+    shown = [
+        (None, None) if reason else tuple(to_text(window.tobytes()) for window in pair)
+        for reason, pair in zip(reasons, bases, strict=True)
+    ]
+    return [(name, reason, *pair) for name, reason, pair in zip(ids, reasons, shown, strict=True)]
+
+
+def opened(reference: str, length: int, **settings) -> Variants:
+    return Variants(GenomicsSpec(entries="variants", reference=reference, length=length, **settings))
