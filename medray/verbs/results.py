@@ -92,3 +92,19 @@ class ScoreResult(Result):
         """3 where more than `max_failed` of the entries that were pending, or of their samples, failed."""
         many = self.failed > max_failed * self.pending or self.failed_samples > max_failed * self.samples
         return 3 if many else 0
+
+
+class ExportResult(BaseModel):
+    """Alleles = scored + failed + not_scored; records without an allele to score are copied."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle_id: str
+    out: str
+    records: int
+    alleles: int
+    scored: int
+    failed: int
+    not_scored: int
+    """Of which the store holds nothing: added since, or in a block that could not be read."""
+    seconds: float
