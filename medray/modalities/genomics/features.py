@@ -39,29 +39,26 @@ def features(record: SeqRecord, bases: int) -> Features:
     """Genes and parts of a Biopython record of `bases` bases; features that lie in another record are left out."""
     genes: list[tuple[str, tuple[Interval, ...]]] = []
     parts: dict[str, list[Interval]] = {}
+    transfer = {_gene_name(each) for each in record.features if each.type == "tRNA"}
     for number, each in enumerate(record.features):
         located = intervals(each)
         if not located:
             continue
         parts.setdefault(each.type, []).extend(located)
         if each.type in GENES:
-            genes.append((_gene_name(each) or f"feature {number}", _extent(each, located, bases)))
+            name, extent = _gene_name(each) or f"feature {number}", _extent(each, located, bases)
+            if name in transfer:  # tRNAs of one amino acid share a name; a copy has the same size too
+                name = f"{name} {sum(end - start for start, end in extent)}"
+            genes.append((name, extent))
     return Features(bases, tuple(genes), parts)
 
 
 def intervals(feature: SeqFeature) -> list[Interval]:
-    """The parts of a location in this record, ascending; fuzzy ends at their stated position."""
-    from Bio.SeqFeature import UnknownPosition
-
+    """The parts of a location in this record, ascending; fuzzy ends at their stated position, unknown ends left out."""
     if feature.location is None:
         return []
-    found = [
-        (int(part.start), int(part.end))
-        for part in feature.location.parts
-        if part.ref is None
-        and not isinstance(part.start, UnknownPosition)
-        and not isinstance(part.end, UnknownPosition)
-    ]
+    here = [(part.start, part.end) for part in feature.location.parts if part.ref is None]
+    found = [(int(start), int(end)) for start, end in here if isinstance(start, int) and isinstance(end, int)]
     return sorted((start, end) for start, end in found if end > start)
 
 

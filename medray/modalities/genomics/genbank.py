@@ -13,7 +13,7 @@ from medray.modalities.genomics.records import Record, decode
 from medray.modalities.genomics.text import BLOCK, Chunk, lines
 
 if TYPE_CHECKING:
-    from Bio.Seq import Seq
+    from Bio.Seq import MutableSeq, Seq
     from Bio.SeqFeature import SeqFeature
     from Bio.SeqRecord import SeqRecord
 
@@ -50,7 +50,7 @@ def _head(feed: Iterator[Chunk]) -> tuple[bytes, bool]:
 
 
 class _Bases:
-    """The lines from ORIGIN to //, many lines to a piece."""
+    """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat."""
 
     def __init__(self, feed: Iterator[Chunk], done: bool) -> None:
         self._feed, self.done = feed, done
@@ -70,10 +70,10 @@ class _Bases:
             held.append(chunk.text)
             size += len(chunk.text)
             if size >= JOINED:
-                yield Chunk(start, b"".join(held))
+                yield Chunk(start, b"".join(held).upper())
                 held = []
         if held:
-            yield Chunk(start, b"".join(held))
+            yield Chunk(start, b"".join(held).upper())
 
 
 def _record(head: bytes, pieces: _Bases) -> Record:
@@ -82,7 +82,7 @@ def _record(head: bytes, pieces: _Bases) -> Record:
     except SampleError as problem:
         return Record("", pieces, problem=problem)
     return Record(
-        parsed.id if parsed.id not in ("", ".", "<unknown id>") else parsed.name,
+        (parsed.id if parsed.id not in ("", ".", "<unknown id>") else parsed.name) or "",
         pieces,
         f"{parsed.id} {parsed.description}",
         features=features(parsed, len(parsed)),
@@ -102,7 +102,7 @@ def annotation(head: str) -> SeqRecord:
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
 
 
-def translate(feature: SeqFeature, sequence: Seq) -> str:
+def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
     """Protein letters of a CDS, up to its first stop codon, from `codon_start`; bases past the last codon are left out.
 
     The genetic code is the feature's transl_table (default 1). A complete 5' end that begins with a start codon of
@@ -118,7 +118,7 @@ def translate(feature: SeqFeature, sequence: Seq) -> str:
     number = int(feature.qualifiers.get("transl_table", ["1"])[0])
     coding = feature.extract(sequence)[skipped:]
     coding = coding[: len(coding) // 3 * 3]
-    protein = str(coding.translate(table=number, to_stop=True))
+    protein = str(coding.translate(str(number), to_stop=True))
     first = location.parts[0]
     begin = first.end if first.strand == -1 else first.start
     complete = skipped == 0 and isinstance(begin, ExactPosition)

@@ -24,6 +24,8 @@ from medray.modalities.genomics.text import BGZF_HEADER, blocks, compression
 from medray.modalities.genomics.variant_inspection import inspect_vcf
 
 if TYPE_CHECKING:
+    from Bio.Seq import MutableSeq, Seq
+    from Bio.SeqFeature import SeqFeature
     from Bio.SeqRecord import SeqRecord
 
 SHOWN = 20
@@ -170,7 +172,7 @@ def _annotation(uri: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]
     for record in _biopython(uri):
         types.update(feature.type for feature in record.features)
         topology[str(record.annotations.get("topology", "linear"))] += 1
-        proteins += [_protein(record, feature) for feature in record.features if feature.type == "CDS"]
+        proteins += [_protein(record.seq, each) for each in record.features if record.seq and each.type == "CDS"]
     stated = [row for row in proteins if row["as stated"] is not None]
     facts = {
         "features": sum(types.values()),
@@ -183,9 +185,9 @@ def _annotation(uri: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]
     return facts, tables | ({"CDS": proteins[:SHOWN]} if proteins else {})
 
 
-def _protein(record: SeqRecord, feature) -> dict[str, Any]:
+def _protein(sequence: Seq | MutableSeq, feature: SeqFeature) -> dict[str, Any]:
     try:
-        protein = translate(feature, record.seq)
+        protein = translate(feature, sequence)
     except SampleError as error:
         return {"gene": "", "amino acids": 0, "protein": "", "as stated": None, "reason": error.reason}
     stated = feature.qualifiers.get("translation", [None])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,34 +16,13 @@ from medray.manifests import Entry, Part
 from medray.modalities.base import Modality
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.sequences import Sequences
+from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variant_reader import Variants
 from medray.samples import tensor_view
 
 if TYPE_CHECKING:
     import torch
-
-
-class Source(Protocol):
-    """Where codes come from: what differs between records, windows and variants.
-
-    A sample holds `bases`, uint8 codes of shape (L) or (K, L): K sequences that belong together, as ref and alt.
-    """
-
-    payload: pa.Schema
-
-    @property
-    def samples_per_entry(self) -> int: ...
-
-    def scan(self, file: File, root: str) -> Iterator[Part]: ...
-
-    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch: ...
-
-    def derive(self, scores: np.ndarray) -> np.ndarray:
-        """(B * K, O) to (B, S), as the Modality's."""
-        ...
-
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]: ...
 
 
 def source(spec: GenomicsSpec) -> Source:
@@ -59,8 +38,12 @@ class Genomics(Modality):
     """Sequences of `length` bases as channels A C G T [lower case], by a GenomicsSpec."""
 
     def __init__(self, spec: GenomicsSpec) -> None:
-        self.spec = spec
+        self._spec = spec
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def spec(self) -> GenomicsSpec:
+        return self._spec
 
     @cached_property
     def source(self) -> Source:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-import numpy as np
 import xxhash
 
 from medray.errors import SampleError
@@ -82,7 +81,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     try:
         for record in open_records(spec, file.uri):
             entry_id = names.of(record.name)
-            failed = replace(whole, entry_id=entry_id, size=0, subject=record.subject)
+            failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
             if record.problem is not None:
                 yield _refused(failed, record.problem)
             elif spec.entries == "windows":
@@ -139,36 +138,56 @@ class _Names:
 
 def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
     """A record as one part, its bases digested as they stream by."""
-    content, counts = xxhash.xxh3_128(), np.zeros(256, np.int64)
+    content, letters = xxhash.xxh3_128(), Letters()
     held: list[bytes] = []
-    start, end = -1, 0
+    start, end = None, 0
     for piece in record.pieces:
         codes = to_codes(piece.text, spec.soft_mask)
         content.update(codes)
-        counts += np.bincount(np.frombuffer(codes, np.uint8), minlength=256)
-        start, end = piece.offset if start < 0 else start, piece.offset + len(piece.text)
+        letters.add(codes)
+        start, end = piece.offset if start is None else start, piece.offset + len(piece.text)
         if spec.subject == "sequence":
             held.append(codes)
-    part = replace(part, digest=content.digest(), size=max(0, end - start), locator=locator(max(0, start), end))
-    problem = unfit(counts)
+    start = start or 0
+    problem = letters.problem()
     if problem:
-        return _refused(part, problem)
-    part = replace(part, subject=_subject(spec, record, b"".join(held), None), split=record.split)
-    return replace(part, label=_label(spec, record, Coverage(_labelled(spec, record)), 0, int(counts.sum())))
+        return replace(_refused(part, problem), digest=content.digest(), size=end - start)
+    return replace(
+        part,
+        digest=content.digest(),
+        size=end - start,
+        locator=locator(start, end),
+        subject=_subject(spec, record, b"".join(held), None),
+        split=record.split,
+        label=_label(spec, record, _coverage(spec, record), 0, letters.total),
+    )
 
 
-def unfit(counts: np.ndarray) -> SampleError | None:
-    """Why codes with these counts (256,) are no DNA, or None."""
-    total, bad = int(counts.sum()), int(counts[BAD])
-    if total == 0:
-        return SampleError("empty_sequence")
-    if bad:
-        return SampleError("not_dna", f"{bad} of {total} letters are no nucleotide code")
-    folded = counts[:SOFT] + counts[SOFT:]
-    unusual = total - int(folded[: N + 1].sum())
-    if unusual * 2 > total:  # letters of a protein can all be nucleotide codes; DNA is never mostly ambiguous
-        return SampleError("not_dna", f"{unusual} of {total} letters are ambiguity codes other than N")
-    return None
+_USUAL = bytes([*range(N + 1), *range(SOFT, SOFT + N + 1)])
+
+
+class Letters:
+    """Counts of what kind of letters were met, to tell DNA from what is none."""
+
+    def __init__(self) -> None:
+        self.total = self.unusual = self.bad = 0
+
+    def add(self, codes: bytes) -> Letters:
+        rest = codes.translate(None, _USUAL)
+        self.total += len(codes)
+        self.unusual += len(rest)
+        self.bad += rest.count(BAD)
+        return self
+
+    def problem(self) -> SampleError | None:
+        """Why this is no DNA, or None."""
+        if self.total == 0:
+            return SampleError("empty_sequence")
+        if self.bad:
+            return SampleError("not_dna", f"{self.bad} of {self.total} letters are no nucleotide code")
+        if self.unusual * 2 > self.total:  # every letter of a protein can be a nucleotide code; DNA is never mostly so
+            return SampleError("not_dna", f"{self.unusual} of {self.total} letters are ambiguity codes other than N")
+        return None
 
 
 def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | None) -> str | None:
@@ -183,24 +202,17 @@ def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | 
     return otherwise
 
 
-_PLAIN = bytes(code & 127 for code in range(256))
+def _coverage(spec: GenomicsSpec, record: Record) -> Coverage | None:
+    """Where the record's labelled features lie; None where labels come from elsewhere."""
+    return Coverage(record.features.parts.get(spec.label_feature, [])) if spec.label_feature else None
 
 
-def to_plain(codes: bytes) -> bytes:
-    """Codes without their soft-mask mark."""
-    return codes.translate(_PLAIN)
-
-
-def _labelled(spec: GenomicsSpec, record: Record) -> list[tuple[int, int]]:
-    return record.features.parts.get(spec.label_feature, []) if spec.label_feature else []
-
-
-def _label(spec: GenomicsSpec, record: Record, covered: Coverage, start: int, end: int) -> tuple[str, ...]:
+def _label(spec: GenomicsSpec, record: Record, covered: Coverage | None, start: int, end: int) -> tuple[str, ...]:
     if record.label is not None:
         return (record.label,)
     if spec.label_pattern and (found := re.search(spec.label_pattern, record.header)):
         return (found.group(1),) if found.group(1) else ()
-    if spec.label_feature:
+    if covered is not None:
         return ("coding" if covered.bases(start, end) >= spec.label_fraction * (end - start) else "noncoding",)
     return ()
 
@@ -212,19 +224,21 @@ def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
     """The windows of a record, named by their bases from 1, both ends included, as samtools names regions."""
     # a FASTA record has no annotation, so nothing says where it may be cut: it is one segment
     cut = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
-    group = groups(record.features, cut)
-    covered = Coverage(_labelled(spec, record))
+    group = groups(record.features, cut) if cut else [0]
+    covered = _coverage(spec, record)
     found = False
     for each in tile(record.pieces, spec.length, spec.step, cut, spec.soft_mask):
         found = True
-        place = replace(
-            part,
-            entry_id=f"{part.entry_id}:{each.start + 1}-{each.end}",
+        place = Part(
+            f"{part.entry_id}:{each.start + 1}-{each.end}",
+            part.uri,
             locator=locator(each.text_start, each.text_end),
             digest=digest(each.codes),
             size=each.text_end - each.text_start,
+            modified_ns=part.modified_ns,
+            subject=record.subject,
         )
-        problem = unfit(np.bincount(np.frombuffer(each.codes, np.uint8), minlength=256))
+        problem = Letters().add(each.codes).problem()
         if problem:
             yield _refused(place, problem)
             continue
@@ -234,3 +248,11 @@ def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
         yield replace(place, subject=subject, label=label, split=record.split)
     if not found:
         yield _refused(part, SampleError("empty_sequence"))
+
+
+_PLAIN = bytes(code & 127 for code in range(256))
+
+
+def to_plain(codes: bytes) -> bytes:
+    """Codes without their soft-mask mark."""
+    return codes.translate(_PLAIN)

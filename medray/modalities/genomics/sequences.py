@@ -10,32 +10,30 @@ import pyarrow as pa
 from medray.errors import SampleError
 from medray.files import File, open_input
 from medray.manifests import Entry, Part, digest
-from medray.modalities.genomics.codes import PAD, N, to_codes
-from medray.modalities.genomics.scan import scan, span, to_plain
+from medray.modalities.genomics.codes import PAD, N, SoftMask, to_codes
+from medray.modalities.genomics.scan import scan, sniff, span, to_plain
+from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import ParquetCells
-from medray.modalities.genomics.text import Ranges
+from medray.modalities.genomics.text import Ranges, blocks
 from medray.samples import tensor_column, tensor_field
 
+_CLEAR = bytes(range(N))
 
-class Sequences:
+
+class Sequences(Source):
     """The source of `entries` = "records" and "windows"."""
 
     def __init__(self, spec: GenomicsSpec) -> None:
         self.spec = spec
-        self.payload = pa.schema([tensor_field("bases", (spec.length,), np.uint8, dims="L")])
+        self._payload = pa.schema([tensor_field("bases", (spec.length,), "uint8", dims="L")])
         self._open: Ranges | ParquetCells | None = None
+        self._soft_mask: SoftMask = spec.soft_mask
 
     @property
-    def samples_per_entry(self) -> int:
-        return 1
-
-    def derive(self, scores: np.ndarray) -> np.ndarray:
-        """(B, O) as they are."""
-        return scores
-
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return outputs
+    def payload(self) -> pa.Schema:
+        """`bases` (L) uint8: codes, PAD at the right."""
+        return self._payload
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
         """The parts of one file: see `scan.py`."""
@@ -73,12 +71,12 @@ class Sequences:
     def _codes(self, entry: Entry) -> np.ndarray:
         """(≤ L,) uint8: the middle of the entry's bases. Raises SampleError and OSError."""
         part = entry.parts[0]
-        codes = to_codes(self._text(part.uri, part.locator), self.spec.soft_mask)
+        codes = to_codes(self._text(part.uri, part.locator), self._soft_mask)
         if digest(codes) != entry.fingerprint:
             raise SampleError("changed", "other bases stand in its place than when it was indexed")
         surplus = max(0, len(codes) - self.spec.length)
         codes = codes[surplus // 2 : surplus // 2 + self.spec.length]
-        if self.spec.ambiguous == "refuse" and (unclear := sum(code >= N for code in to_plain(codes))):
+        if self.spec.ambiguous == "refuse" and (unclear := len(to_plain(codes).translate(None, _CLEAR))):
             raise SampleError("ambiguous_bases", f"{unclear} of {len(codes)} bases are not A, C, G or T")
         return np.frombuffer(codes, np.uint8)
 
@@ -88,6 +86,7 @@ class Sequences:
                 self._open.close()
                 self._open = None
             self._open = self._opened(uri)
+            self._soft_mask = self._marked(uri)
         start, end = span(locator)
         return self._open.read(start, end)
 
@@ -95,3 +94,10 @@ class Sequences:
         with open_input(uri) as stream:
             parquet = stream.read(4) == b"PAR1"
         return ParquetCells(self.spec, uri) if parquet else Ranges(uri)
+
+    def _marked(self, uri: str) -> SoftMask:
+        """What lower case means in the file: in GenBank, nothing."""
+        if self.spec.soft_mask == "ignore" or isinstance(self._open, ParquetCells):
+            return self.spec.soft_mask
+        first = next(blocks(uri), None)
+        return "ignore" if first and sniff(first.text) == "genbank" else self.spec.soft_mask

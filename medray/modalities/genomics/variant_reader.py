@@ -17,19 +17,22 @@ from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.scan import ignored
+from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants import Alleles, read_alleles
 from medray.samples import tensor_column, tensor_field
 
 
-class Variants:
+class Variants(Source):
     """The source of `entries` = "variants": blocks of records. Files are opened in the worker, when they are needed."""
 
     def __init__(self, spec: GenomicsSpec) -> None:
         self.spec = spec
-        dims = "ref/alt L"
-        self.payload = pa.schema([tensor_field("bases", (2, spec.length), "uint8", dims=dims)])
         self._file: text.Ranges | None = None
+
+    @cached_property
+    def payload(self) -> pa.Schema:
+        return pa.schema([tensor_field("bases", (2, self.spec.length), "uint8", dims="ref/alt L")])
 
     @cached_property
     def reference(self) -> Reference:

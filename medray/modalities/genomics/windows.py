@@ -28,7 +28,8 @@ class _Stream:
     """The bases of a record from `first` on, with the offset of each in the file."""
 
     def __init__(self, pieces: Iterable[Chunk], soft_mask: SoftMask) -> None:
-        self._pieces, self._soft_mask = iter(pieces), soft_mask
+        self._pieces = iter(pieces)
+        self._soft_mask: SoftMask = soft_mask
         self.first, self._codes, self._places = 0, b"", np.zeros(0, np.int64)
 
     @property
