@@ -49,6 +49,9 @@ def evaluate_bundle(
     subjects = np.array(predictions.column("subject_id").to_pylist())
     names = recipe.objective.display(recipe.classes)
     metrics = recipe.objective.metrics(scores, targets, recipe.thresholds, names)
+    if recipe.objective.calibrator is not None:
+        plain = recipe.objective.metrics(recipe.objective.uncalibrated(scores), targets, recipe.thresholds, names)
+        metrics["before_calibration"] = {name: plain[name] for name in ("ece", "brier") if name in plain}
     settings = run.evaluation
     intervals = recipe.objective.bootstrap(
         scores,

@@ -95,11 +95,12 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
     state = fitted.state
     best = state["history"][state["best_epoch"] - 1]
     rate = _samples_per_second(state["history"])
+    objective = type(plan.objective).model_validate(state["objective"])
     return bundles.Recipe(
         name=run.name,
         modality=plan.modality,
         model=plan.model,
-        objective=plan.objective,
+        objective=objective,
         classes=plan.classes,
         thresholds=tuple(state["thresholds"]),
         outputs=plan.objective.outputs(plan.classes),
