@@ -168,10 +168,7 @@ def test_pysam_and_bcftools_read_what_is_exported(scored: Path, suffix: str):
     split = str(bcftools.norm("-m-", out)).splitlines()
     assert sum(not line.startswith("#") for line in split) == 7
     if suffix != ".vcf":
-        from Bio import bgzf
-
-        with bgzf.open(out) as stream:
-            assert stream.readline() == b"##fileformat=VCFv4.2\n" or True
+        assert Path(out).read_bytes().endswith(b"\x1b\0\3\0\0\0\0\0\0\0\0\0")  # the member that ends a bgzip file
 
 
 def test_exporting_an_export_replaces_the_scores(scored: Path):
@@ -252,7 +249,7 @@ def test_the_norm_file_of_bcftools_comes_back_line_for_line(tmp_path: Path, shar
     write(tmp_path / "archive/norm.vcf", content)
     result = run_score(tmp_path, str(folder / "norm.fa"))
     assert result.by_reason == {
-        "allele_too_long": 12,
+        "allele_too_long": 1,
         "bad_allele": 1,
         "no_alternate": 1,
         "ref_mismatch": 1,
