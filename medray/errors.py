@@ -115,6 +115,17 @@ REASONS: dict[str, str] = {
     "no_events": "the subject has no event before the prediction time, within the window",
     "no_prediction_time": "the subject has no event that the prediction time could be counted from",
     "unreadable": "the storage refused to give the file",
+    "no_variants": "a VCF file or block without a record",
+    "bad_record": "a line of a VCF without its 8 columns, or without a number as POS",
+    "no_alternate": "a VCF record without an alternate allele",
+    "spanning_deletion": "the allele *: the place is deleted by a variant that begins before",
+    "symbolic_allele": "an allele that is named (<DEL>), its bases not given",
+    "breakend": "an allele that joins another place of the genome",
+    "bad_allele": "an allele with letters that are no bases, or equal to REF",
+    "unknown_contig": "a contig that the reference does not have",
+    "past_the_end": "a position outside its contig",
+    "ref_mismatch": "REF is not what the reference has there",
+    "allele_too_long": "an allele longer than the model's window",
 }
 """Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""
 

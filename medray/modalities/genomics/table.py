@@ -65,7 +65,7 @@ def has_header(spec: GenomicsSpec) -> bool:
 def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
     """Where each wanted column is in a table with these names (or, without a header, so many columns).
 
-    Raises SampleError `unrecognised_format` where there is no column of sequences, `no_column` for one the spec names.
+    Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
     lower = [name.strip("\ufeff ").lower() for name in names]
     found: dict[str, int | None] = {}
