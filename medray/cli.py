@@ -203,7 +203,7 @@ def export(
 
 @app.command()
 def demo(
-    modality: Annotated[str, typer.Argument(help="imaging, or all.")] = "all",
+    modality: Annotated[str, typer.Argument(help="imaging, genomics, ehr, or all.")] = "all",
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo writes.")] = Path("medray-demo"),
     json_: Json = False,
 ) -> None:

@@ -8,18 +8,24 @@ from typing import Any
 from medray.errors import UserError
 from medray.progress import Progress
 
-DEMOS = ("imaging",)
+DEMOS = ("imaging", "genomics", "ehr")
 
 
-def run_demo(modality: str, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run one demo, or all; returns each one's summary. Raises UserError for a name that is none."""
-    if modality not in (*DEMOS, "all"):
+def run_demo(name: str, out: Path, progress: Progress) -> dict[str, Any]:
+    """Run one demo, or all, each in a folder of its own; their summaries. Raises UserError for a name that is none."""
+    if name not in (*DEMOS, "all"):
         raise UserError(
             "there is no such demo",
-            where=f"medray demo {modality}",
-            found=modality,
+            where=f"medray demo {name}",
+            found=name,
             expected=", ".join((*DEMOS, "all")),
         )
-    from medray.demos.imaging import imaging
+    from medray.demos.base import run
+    from medray.demos.genomics import GENOMICS
+    from medray.demos.health_records import HEALTH_RECORDS
+    from medray.demos.imaging import IMAGING
 
-    return {"imaging": imaging(out / "imaging" if modality == "all" else out, progress)}
+    found = {"imaging": IMAGING, "genomics": GENOMICS, "ehr": HEALTH_RECORDS}
+    if name != "all":
+        return {name: run(found[name], out, progress)}
+    return {each: run(demo, out / each, progress) for each, demo in found.items()}

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from medray.engines.base import RaySpec, open_engine
-from medray.errors import UserError
-from medray.progress import Progress
-from medray.report import ScoringRun, write_report
-from medray.verbs import settings
-from medray.verbs.evaluate import evaluate_bundle
-from medray.verbs.index import index
-from medray.verbs.prepare import prepare
-from medray.verbs.results import EvaluateResult, ScoreResult
-from medray.verbs.score import score
-from medray.verbs.train import train
+from medray.demos.base import Demo
 
 NAMES = {0: "malignant", 1: "benign"}  # "benign" stands for BreastMNIST's class "normal, benign"
-SCORINGS = {"The whole archive": "score", "After 1 image was replaced, 2 added and 1 cut short": "score again"}
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 TRAIN = """\
@@ -85,83 +70,6 @@ workers = 2
 """
 
 
-def imaging(out: Path, progress: Progress) -> dict[str, Any]:
-    """Run the demo in the folder `out`, which must be new or an earlier demo's. Returns the summary of all steps."""
-    started = time.monotonic()
-    _claim_folder(out)
-    write_archive(out)
-    (out / "train.toml").write_text(TRAIN.format(out=out))
-    (out / "score.toml").write_text(SCORE.format(out=out))
-    train_run = settings.load(out / "train.toml")
-    score_run = settings.load(out / "score.toml")
-    assert isinstance(train_run, settings.TrainRun) and isinstance(score_run, settings.ScoreRun)
-    engine = open_engine(RaySpec(workers=2))
-    try:
-        steps: dict[str, Any] = {
-            "index": index(train_run, engine, progress),
-            "prepare": prepare(train_run, engine, progress),
-            "train": train(train_run, engine, progress),
-        }
-        steps["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
-        steps["score"] = score(score_run, engine, progress)
-        change_archive(out)
-        progress.note("changed the archive: 1 image replaced, 2 added, 1 cut short")
-        steps["score again"] = score(score_run, engine, progress)
-    finally:
-        engine.close()
-    report = out / "report.html"
-    runs = [_scoring_run(title, steps[name]) for title, name in SCORINGS.items()]
-    report.write_text(write_report(replace(facts, archive=runs)), encoding="utf-8")
-    summary = {name: step.model_dump(mode="json") for name, step in steps.items()}
-    table = [{"step": name, "seconds": step.seconds, "outcome": OUTCOMES[name](step)} for name, step in steps.items()]
-    return summary | {"steps": table, "report": str(report), "seconds": time.monotonic() - started}
-
-
-def _tested(result: EvaluateResult) -> str:
-    low, high = result.intervals["auroc"] or (float("nan"), float("nan"))
-    return f"{result.n} test images: AUROC {result.metrics['auroc']:.3f} (95 %: {low:.3f} to {high:.3f})"
-
-
-def _scored(result: ScoreResult) -> str:
-    reasons = "".join(f", {count} {reason}" for reason, count in result.by_reason.items())
-    return (
-        f"{result.pending} of {result.entries} entries pending: {result.scored} scored, {result.failed} failed{reasons}"
-    )
-
-
-OUTCOMES: dict[str, Callable[[Any], str]] = {
-    "index": lambda r: f"{r.entries} entries of {r.subjects} subjects in {r.files} files, {r.failed} failed",
-    "prepare": lambda r: f"{r.samples} samples in {r.shards} shards",
-    "train": lambda r: (
-        f"{r.epochs} epochs on {r.workers} workers, {r.samples_per_second:.0f} images/s, bundle {r.bundle_id}"
-    ),
-    "evaluate": _tested,
-    "score": _scored,
-    "score again": _scored,
-}
-"""What each step tells a person."""
-
-
-def _scoring_run(title: str, result: ScoreResult) -> ScoringRun:
-    names = ("entries", "pending", "scored", "failed", "by_reason", "seconds")
-    return ScoringRun(title, **{name: getattr(result, name) for name in names})
-
-
-def _claim_folder(out: Path) -> None:
-    """An earlier demo in this folder is removed; anything else in it is the user's and stays."""
-    import shutil
-
-    mark = out / ".medray-demo"
-    if out.exists() and any(out.iterdir()):
-        if not mark.exists():
-            raise UserError(
-                "the folder holds something that is not a demo's", where=str(out), do="choose another with --out DIR"
-            )
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-
-
 def write_archive(out: Path) -> None:
     """BreastMNIST as one DICOM file per image and labels.csv (file, subject, split, diagnosis)."""
     arrays = np.load(str(package_files("medray.demos") / "data" / "breastmnist.npz"))
@@ -204,3 +112,14 @@ def change_archive(out: Path) -> None:
     _write(archive / "new" / "us_0003.dcm", images[3], "new-0003")
     cut = archive / "new" / "us_0003.dcm"
     cut.write_bytes(cut.read_bytes()[: len(whole) - 300])
+
+
+IMAGING = Demo(
+    name="imaging",
+    unit="images",
+    train=TRAIN,
+    score=SCORE,
+    write=write_archive,
+    change=change_archive,
+    changed="1 image was replaced, 2 added and 1 cut short",
+)
