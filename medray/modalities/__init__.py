@@ -9,11 +9,12 @@ from pydantic import Field
 
 from medray.errors import UserError
 from medray.modalities.base import Modality
+from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.scores import ScoreStore
 
-ModalitySpec = Annotated[ImagingSpec | GenomicsSpec, Field(discriminator="kind")]
+ModalitySpec = Annotated[ImagingSpec | GenomicsSpec | EhrSpec, Field(discriminator="kind")]
 
 
 def open_modality(spec: ModalitySpec) -> Modality:

@@ -74,8 +74,7 @@ class Cnn1dSpec(ModelBase):
                 self.events = sequences.Events(shape, spec.embedding)
                 into = (shape.width(spec.embedding), *spec.channels)
                 self.convolutions = nn.ModuleList(map(sequences.Convolution, into, spec.channels, spec.widths))
-                norms = (sequences.MaskedBatchNorm(n) if spec.batch_norm else None for n in spec.channels)
-                self.norms = nn.ModuleList(norm for norm in norms if norm is not None)
+                self.norms = nn.ModuleList(map(sequences.MaskedBatchNorm, spec.channels if spec.batch_norm else ()))
                 self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
 
             def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)

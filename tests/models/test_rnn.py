@@ -109,6 +109,14 @@ def test_a_batch_without_padding_is_neither_packed_nor_masked():
         torch.testing.assert_close(built(sequence=given["sequence"]), built(**given), rtol=0, atol=0)
 
 
+def test_flattening_gives_every_step_its_own_weights():
+    inputs = names("sequence", "mask", "static", length=8)
+    built = network(RnnSpec(hidden=4, bidirectional=True, pooling="flatten"), inputs)
+    assert built.get_parameter("head.layers.1.weight").shape == (2, 8 * 2 * 4 + 2)
+    with torch.inference_mode():
+        assert torch.isfinite(built(**batch(inputs))).all()
+
+
 @pytest.mark.parametrize(
     "settings",
     [

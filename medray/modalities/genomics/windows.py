@@ -81,7 +81,7 @@ def tile(
             if end == stop or not stream.fill(end + 1):
                 break
             start += step
-            stream.drop(start)
+            stream.drop(start if stop is None else min(start, stop))
         if stop is not None:
             start = stop
             stream.drop(start)
