@@ -196,6 +196,7 @@ def medray(folder: Path, bundle: str, out: Path, processes: int, clock: Clock) -
 
     engine_module.start(num_cpus=processes)
     modality = {"entries": "variants", "reference": str(folder / "reference.fa"), "variants_per_block": BLOCK}
+    spec = RaySpec(workers=processes)
     run = ScoreRun(
         name="benchmark",
         archive=str(folder / "archive"),
@@ -203,9 +204,9 @@ def medray(folder: Path, bundle: str, out: Path, processes: int, clock: Clock) -
         store=str(out / "store"),
         work=str(out / "work"),
         modality=modality,
-        engine=RaySpec(workers=processes),
+        engine=spec,
     )
-    engine = engine_module.RayEngine(run.engine)
+    engine = engine_module.RayEngine(spec)
     result = score(run, engine, Watch())
     assert result.failed == 0 and result.scored == result.entries, result
     import ray

@@ -64,6 +64,8 @@ def split_header(pieces: Iterator[Chunk]) -> tuple[Header, Iterator[Chunk]]:
     held = b""
     for offset, text in pieces:
         before, held = len(held), held + text
+        if held.startswith(b"BCF\2"):
+            raise SampleError("unsupported", "BCF: bcftools view -Oz makes VCF of it")
         if not held.startswith(b"##fileformat="[: len(held)]):
             raise SampleError("unrecognised_format", "expected ##fileformat=VCFv4 in the first line")
         line = held.rfind(b"\n", 0, before) + 1

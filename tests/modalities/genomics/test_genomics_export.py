@@ -82,7 +82,7 @@ def scored(tmp_path: Path) -> Path:
 
 
 def info(line: str) -> dict[str, str]:
-    return dict(each.split("=", 1) if "=" in each else (each, "") for each in line.split("\t")[7].split(";"))
+    return {key: value for key, _, value in (each.partition("=") for each in line.split("\t")[7].split(";"))}
 
 
 def test_an_export_is_the_same_file_with_scores_in_the_order_of_alleles(scored: Path):

@@ -120,6 +120,7 @@ def test_the_last_line_needs_no_line_end_and_blank_lines_after_it_are_none(tmp_p
         (b"##fileformat=VCFv3.3\n#CHROM\tPOS\n", "unsupported"),
         (b"##fileformat=VCFv4.2\nc\t1\t.\tA\tC\t.\t.\t.\n", "corrupt"),
         (b"##fileformat=VCFv4.2\n", "corrupt"),
+        (b"BCF\2\2", "unsupported"),
         (f"##fileformat=VCFv4.2\n##source=Universit\u00e9\n{COLUMNS}\n".encode("latin-1"), "not_text"),
         (f"##fileformat=VCFv4.2\n{COLUMNS}\n".encode(), "no_variants"),
     ],
