@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = 1
+DECIDES = ("format", "modality", "model", "objective", "classes", "thresholds", "outputs")
+"""Fields of spec.json that decide a score: the id is a digest of them and of the weights."""
 WEIGHTS, SPEC, CARD = "weights.safetensors", "spec.json", "README.md"
 LIKE_LENGTHS = 64
 """Samples of varying length that are padded to one length together."""
@@ -66,8 +68,7 @@ class Recipe(BaseModel):
 
     def decides_scores(self) -> dict[str, Any]:
         """The part that the id is a digest of, beside the weights."""
-        fields = {"format", "modality", "model", "objective", "classes", "thresholds", "outputs"}
-        return self.model_dump(mode="json", include=fields)
+        return self.model_dump(mode="json", include=set(DECIDES))
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class Bundle:
         return self.recipe.id
 
 
-def bundle_id(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> str:
-    """16 hex digits of SHA-256 over the recipe (canonical JSON) and the weights by name, dtype, shape and bytes."""
-    whole = hashlib.sha256(json.dumps(recipe.decides_scores(), sort_keys=True, separators=(",", ":")).encode())
+def bundle_id(decides: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits of SHA-256 over DECIDES (canonical JSON) and the weights by name, dtype, shape and bytes."""
+    whole = hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])
         whole.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
@@ -92,7 +93,7 @@ def bundle_id(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> str:
 
 def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Bundle:
     """The bundle with its id set."""
-    return Bundle(recipe.model_copy(update={"id": bundle_id(recipe, weights)}), weights)
+    return Bundle(recipe.model_copy(update={"id": bundle_id(recipe.decides_scores(), weights)}), weights)
 
 
 def save(bundle: Bundle, uri: str) -> None:
@@ -123,12 +124,13 @@ def load(uri: str) -> Bundle:
             expected=f"a folder with {WEIGHTS} and {SPEC}",
             do="train first (medray train RUN.toml), or check the `bundle` key",
         ) from None
-    recipe = _recipe(text, uri)
+    raw, recipe = _recipe(text, uri)
     try:
         weights = safetensors.numpy.load(packed)
     except safetensors.SafetensorError as error:
         raise BundleError("the weights cannot be read", where=files.join(uri, WEIGHTS), found=str(error)) from None
-    found = bundle_id(recipe, weights)
+    # of what stands in the file: a later medray, whose specs have more fields, gives an old bundle the same id
+    found = bundle_id({name: raw.get(name) for name in DECIDES}, weights)
     if found != recipe.id:
         raise BundleError(
             "the bundle was altered after it was made",
@@ -140,7 +142,8 @@ def load(uri: str) -> Bundle:
     return Bundle(recipe, weights)
 
 
-def _recipe(text: bytes, uri: str) -> Recipe:
+def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:
+    """(spec.json as it stands there, checked)"""
     where = files.join(uri, SPEC)
     try:
         raw = json.loads(text)
@@ -153,7 +156,7 @@ def _recipe(text: bytes, uri: str) -> Recipe:
             do=f"read it with the medray that made it: {raw.get('versions') if isinstance(raw, dict) else 'unknown'}",
         )  # fmt: skip
     try:
-        return Recipe.model_validate(raw)
+        return raw, Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise BundleError(

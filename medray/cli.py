@@ -181,6 +181,27 @@ def history(
 
 
 @app.command()
+def export(
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="The file that was scored.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The new file; compressed where its name says so.")],
+    bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
+    json_: Json = False,
+) -> None:
+    """The file that was scored, with its scores in it: the same VCF with INFO fields."""
+    with _errors():
+        from medray.console import Paper
+        from medray.verbs.export import export as verb
+
+        result = verb(format, store, source, out, bundle).model_dump(mode="json")
+        if json_:
+            typer.echo(json.dumps(result))
+        else:
+            Paper().facts(result.items())
+
+
+@app.command()
 def demo(
     modality: Annotated[str, typer.Argument(help="imaging, or all.")] = "all",
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo writes.")] = Path("medray-demo"),

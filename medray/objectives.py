@@ -10,6 +10,7 @@ The four have the same methods, so the flow that uses them never asks which one 
     weights = objective.weights(train_targets, classes)
     loss = objective.loss(logits, targets, weights).mean()
     scores = objective.activate(logits)
+    objective = objective.calibrated(validation_scores, validation_targets)
     thresholds = objective.choose_threshold(validation_scores, validation_targets)
     metrics = objective.metrics(scores, targets, thresholds, objective.display(classes))
 """
@@ -25,6 +26,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medray import bootstrap as boot
+from medray import calibration as cal
 from medray import classes as text
 from medray import losses
 from medray import metrics as measure
@@ -49,6 +51,12 @@ class _Objective(BaseModel, ABC):
     names: tuple[str, ...] | None = None
     """Display names of the classes, labels or outputs; of classes in natural order of the raw labels ("2" < "10")."""
 
+    calibration: Literal["none", "validation"] = "none"
+    """validation: scores are calibrated on the validation split: Platt's scale and offset for each binary output, one
+    temperature for classes. Their order stays; only what the numbers mean changes."""
+    calibrator: tuple[tuple[float, float], ...] | None = None
+    """Scale and offset of the logits of each output; fitted, not to be set in a run file."""
+
     @field_validator("names")
     @classmethod
     def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -66,6 +74,53 @@ class _Objective(BaseModel, ABC):
     def fitted(self, targets: np.ndarray) -> Self:
         """This objective with its statistics of the train targets (N, T); only regression has any."""
         return self
+
+    def calibrated(self, scores: np.ndarray, targets: np.ndarray) -> Self:
+        """This objective with its calibrator, of validation scores (N, O) and targets (N, T), where it asks for one."""
+        if self.calibration == "none" or self.calibrator is not None:
+            return self
+        return self.model_copy(update={"calibrator": self._fit_calibrator(*self._labelled(scores, targets))})
+
+    @abstractmethod
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, K) logits to (B, O) float32 scores."""
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...] | None:
+        """Of the labelled rows; None: this objective knows no calibration."""
+        return None
+
+    def recalibrated(self, scores: np.ndarray) -> np.ndarray:
+        """Scores (N, O) as `activate` gave them before there was a calibrator, to those it gives now; float32."""
+        if self.calibrator is None:
+            return scores
+        import torch
+
+        return self.activate(torch.from_numpy(self._logits(scores).astype(np.float32))).numpy()
+
+    def uncalibrated(self, scores: np.ndarray) -> np.ndarray:
+        """The opposite of `recalibrated`: what the network said itself."""
+        if self.calibrator is None:
+            return scores
+        import torch
+
+        scale, offset = np.array(self.calibrator).T
+        logits = (self._logits(scores) - offset) / scale
+        plain = self.model_copy(update={"calibrator": None})
+        return plain.activate(torch.from_numpy(logits.astype(np.float32))).numpy()
+
+    def _logits(self, scores: np.ndarray) -> np.ndarray:
+        """(N, O) float64 logits that `activate` makes these scores of."""
+        return cal.logit(scores)
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        """float32 logits, calibrated where there is a calibrator."""
+        import torch
+
+        logits = logits.float()
+        if self.calibrator is None:
+            return logits
+        scale, offset = torch.tensor(self.calibrator, dtype=torch.float32, device=logits.device).T
+        return logits * scale + offset
 
     def display(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names for people of all classes, labels or outputs, in the order of `classes`."""
@@ -191,7 +246,10 @@ class BinaryObjective(_Objective):
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, 1) logits to (B, 1) float32 probabilities of the positive class."""
-        return logits.float().sigmoid()
+        return self._scaled(logits).sigmoid()
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return _platt_each(scores, targets)
 
     def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
         """One threshold from validation scores (N, 1) and targets (N, 1)."""
@@ -253,7 +311,13 @@ class MulticlassObjective(_Objective):
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, K) logits to (B, K) float32 probabilities, summing to 1."""
-        return logits.float().softmax(dim=1)
+        return self._scaled(logits).softmax(dim=1)
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return ((cal.temperature(scores, targets[:, 0].astype(np.int64)), 0.0),) * scores.shape[1]
+
+    def _logits(self, scores: np.ndarray) -> np.ndarray:
+        return np.log(np.clip(scores, cal.TINY, 1.0))
 
     def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
         """None: the class of the highest probability is called."""
@@ -314,7 +378,10 @@ class MultilabelObjective(_Objective):
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, T) logits to (B, T) float32 probabilities."""
-        return logits.float().sigmoid()
+        return self._scaled(logits).sigmoid()
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return _platt_each(scores, targets)
 
     def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
         """A threshold for each label from validation scores (N, T) and targets (N, T)."""
@@ -427,6 +494,12 @@ ObjectiveSpec = Annotated[
 
 
 # --- shared by binary and multilabel ----------------------------------------------------------------------------
+
+
+def _platt_each(scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Scale and offset for each column of validation scores (N, T) and targets (N, T); rows not known are left out."""
+    known = ~np.isnan(targets)
+    return tuple(cal.platt(scores[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(scores.shape[1]))
 
 
 def _thresholds(scores: np.ndarray, targets: np.ndarray, rule: Threshold, target: float) -> tuple[float, ...]:

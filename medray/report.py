@@ -249,6 +249,9 @@ def _metrics(facts: ReportFacts) -> Section | None:
         kept = ", at the same threshold" if facts.thresholds else ""
         times = f" ({facts.resamples:,} times)" if facts.resamples else ""
         lines.append(f"Intervals: whole subjects drawn again with replacement{times}{kept}.")
+    if before := facts.metrics.get("before_calibration"):
+        said = " and ".join(f"{MEANINGS[name][0]} {number(value)}" for name, value in before.items())
+        lines.append(f"Scores are calibrated on the validation split; the network's own had {said}.")
     if any(facts.metrics[name] is None for name in shown):
         lines.append(f"{NONE} is not defined on these samples, for example because a class has none.")
     columns += [*facts.beside, "Meaning"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medray.errors import SplitError
 from medray.manifests import MANIFEST, one_chunk
@@ -29,11 +29,19 @@ class SplitSettings(BaseModel):
     seed: int = 0
     stratify: bool = True
     """Keep the class balance equal in the splits (by each subject's first label)."""
+    folds: int | None = Field(default=None, ge=2)
+    """Cross-validation: subjects are cut into so many parts by seeded hash, and part `fold` is the test split. The
+    others are train and validation, in the proportion of `fractions`."""
+    fold: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fractions_add_up(self) -> SplitSettings:
         if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
             raise ValueError(f"fractions must be three numbers ≥ 0 that add up to 1, found {list(self.fractions)}")
+        if self.folds is not None and (self.by == "given" or self.fold >= self.folds):
+            raise ValueError(
+                f"folds = {self.folds} needs by = 'hash' and a fold below it, found {self.by}, {self.fold}"
+            )
         return self
 
 
@@ -65,7 +73,7 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
     takes_part = _takes_part(manifest)
     given = _given_splits(manifest)
     codes = np.full(len(manifest), -1, np.int8)  # index into SPLITS
-    by = settings.by
+    by = "hash" if settings.folds else settings.by
     if by == "auto":
         by = "given" if (given[takes_part] >= 0).any() else "hash"
     if by == "given":
@@ -77,6 +85,12 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
         if not (codes == 1).any() and validation > 0:
             rows = np.flatnonzero(codes == 0)
             codes[rows] = _cut_subjects(manifest.take(rows), settings, (train, validation))
+    elif settings.folds:
+        rows = np.flatnonzero(takes_part)
+        part = _cut_subjects(manifest.take(rows), settings, (1.0,) * settings.folds)
+        codes[rows[part == settings.fold]] = SPLITS.index("test")
+        rest = rows[part != settings.fold]
+        codes[rest] = _cut_subjects(manifest.take(rest), settings, settings.fractions[:2])
     else:
         rows = np.flatnonzero(takes_part)
         codes[rows] = _cut_subjects(manifest.take(rows), settings, settings.fractions)

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
 
+LIKE_BATCHES = 32
+"""So many batches' samples are sorted by length together."""
+
+
 class EarlyStopping(BaseModel):
     """Stop when `metric` on the validation split has not improved for `patience` epochs."""
 
@@ -117,6 +121,8 @@ class State:
     best: float | None = None
     best_epoch: int = -1
     thresholds: tuple[float, ...] = ()
+    objective: dict[str, Any] | None = None
+    """As calibrated at the best epoch; JSON-ready."""
     stopped: str = ""
     """Why training ended, once it has."""
 
@@ -143,6 +149,29 @@ def epoch_order(
     order = np.concatenate(windows) if windows else rows
     shard = np.searchsorted(ends, order, side="right")
     return np.stack([shard, order - (ends - rows_per_shard)[shard]], axis=1)
+
+
+def cut_batches(
+    order: np.ndarray, steps: int, lengths: list[np.ndarray] | None, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """`order` (N, 2) cut into `steps` batches of like size; with lengths, a batch holds samples of like length.
+
+    Each group of LIKE_BATCHES neighbouring batches is sorted by length, cut, and its batches and their rows shuffled
+    again: padding is little, and what stands together differs from epoch to epoch. Follows from (seed, epoch) alone.
+    """
+    batches = np.array_split(order, steps)
+    if lengths is None:
+        return batches
+    random = np.random.default_rng([seed, epoch, 1])
+    found: list[np.ndarray] = []
+    for start in range(0, steps, LIKE_BATCHES):
+        group = batches[start : start + LIKE_BATCHES]
+        rows = np.concatenate(group)
+        length = np.array([lengths[shard][row] for shard, row in rows.tolist()], np.int64)
+        rows = rows[np.argsort(length, kind="stable")]
+        cut = np.split(rows, np.cumsum([len(batch) for batch in group])[:-1])
+        found += [random.permutation(cut[i]) for i in random.permutation(len(cut))]
+    return found
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -242,6 +271,7 @@ class Trainer:
                 do="give a validation fraction above 0, or mark some subjects as validation",
             )
         self.steps = steps_per_epoch(self.samples, self.settings.batch_size)
+        self.lengths = self._lengths()
         targets = self.reader.targets("train")
         weights = self.objective.weights(targets, plan.classes)
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device)
@@ -265,6 +295,16 @@ class Trainer:
         """The network that is validated and kept."""
         return self.network if self.averaged is None else self.averaged.module
 
+    def _lengths(self) -> list[np.ndarray] | None:
+        """(rows,) length of each training sample, shard by shard; None where all have one length."""
+        found = []
+        for batch in self.reader.batches("train"):
+            lengths = self.modality.lengths(batch)
+            if lengths is None:
+                return None
+            found.append(lengths)
+        return found
+
     def _parallel(self) -> nn.Module:
         if self.team.size == 1:
             return self.network
@@ -286,7 +326,7 @@ class Trainer:
         while self.state.epoch < self.settings.epochs and not self.state.stopped:
             started = time.monotonic() - self.state.seconds
             order = epoch_order(self.train_rows, self.settings.seed, self.state.epoch)
-            batches = np.array_split(order, self.steps)
+            batches = cut_batches(order, self.steps, self.lengths, self.settings.seed, self.state.epoch)
             for batch, ready in self._ahead(batches):
                 self.state.loss_sum += self._step(batch, ready)
                 self.state.step += 1
@@ -373,7 +413,7 @@ class Trainer:
         found = self.team.from_first(found)
         if isinstance(found, MedrayError):
             raise found
-        row, thresholds = found
+        row, thresholds, objective = found
         state = self.state
         assert state.history is not None
         state.history.append(row)
@@ -384,6 +424,7 @@ class Trainer:
             or (value > state.best + delta if self.direction == "max" else value < state.best - delta)
         ):
             state.best, state.best_epoch, state.thresholds = value, row["epoch"], thresholds
+            state.objective = objective
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
         state.epoch, state.step, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
         early = self.settings.early_stopping
@@ -400,8 +441,8 @@ class Trainer:
 
     def _measured(
         self, scores: np.ndarray, targets: np.ndarray, validation_loss: float, seconds: float
-    ) -> tuple[dict[str, Any], tuple[float, ...]] | MedrayError:
-        """(row of the history, thresholds) of the epoch that ends."""
+    ) -> tuple[dict[str, Any], tuple[float, ...], dict[str, Any]] | MedrayError:
+        """(row of the history, thresholds, calibrated objective) of the epoch that ends."""
         epoch, train_loss = self.state.epoch + 1, self.state.loss_sum / self.samples
         if not (np.isfinite(train_loss) and np.isfinite(scores).all()):
             return MachineError(
@@ -412,8 +453,10 @@ class Trainer:
             )
         names = self.objective.display(self.plan.classes)
         try:
-            thresholds = self.objective.choose_threshold(scores, targets)
-            metrics = self.objective.metrics(scores, targets, thresholds, names)
+            objective = self.objective.calibrated(scores, targets)
+            scores = objective.recalibrated(scores)
+            thresholds = objective.choose_threshold(scores, targets)
+            metrics = objective.metrics(scores, targets, thresholds, names)
         except MedrayError as error:
             return error
         row = {
@@ -425,7 +468,7 @@ class Trainer:
             "seconds": seconds,
             "samples_per_second": self.samples / max(seconds, 1e-9),
         }
-        return row, thresholds
+        return row, thresholds, objective.model_dump(mode="json")
 
     def _selected(self, row: dict[str, Any]) -> float | None:
         if self.metric not in row:
@@ -453,7 +496,7 @@ class Trainer:
             for i in range(0, len(mine), width):
                 arrays, targets = self._collated("validation", mine[i : i + width])
                 inputs = layout(self.modality.encode(to_device(arrays, self.device)))
-                logits = network(**inputs).float()  # float32, as the bundle will score
+                logits = self.modality.fold(network(**inputs).float())  # float32, as the bundle will score
                 losses = self.objective.loss(logits, torch.from_numpy(targets).to(self.device), self.weights)
                 found.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
         everyone = [piece for worker in self.team.gathered(found) for piece in worker]

@@ -225,3 +225,22 @@ def test_class_balance_counts_entries_and_subjects_per_split_and_class():
         {"split": "test", "label": "0", "entries": 1, "subjects": 1},
         {"split": None, "label": "0", "entries": 1, "subjects": 1},
     ]
+
+
+def test_every_subject_is_in_the_test_split_of_one_fold():
+    subjects = [f"s{i // 2}" for i in range(80)]
+    manifest = splittable(80, subject=subjects, label=["ab"[i // 2 % 2] for i in range(80)])
+    tested: list[str] = []
+    for fold in range(4):
+        found = assign_splits(manifest, SplitSettings(folds=4, fold=fold))
+        rows = zip(found.column("split").to_pylist(), found.column("subject_id").to_pylist(), strict=True)
+        test = sorted({subject for split, subject in rows if split == "test"})
+        assert len(test) == 10
+        assert set(found.column("split").to_pylist()) == {"train", "validation", "test"}
+        tested += test
+    assert len(tested) == len(set(tested)) == 40
+
+
+def test_a_fold_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="a fold below it"):
+        SplitSettings(folds=4, fold=4)

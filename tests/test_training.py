@@ -7,6 +7,7 @@ import torch
 from medray.training import (
     TrainingSettings,
     averaged_network,
+    cut_batches,
     epoch_order,
     flat_state,
     learning_rate,
@@ -113,3 +114,50 @@ def test_averaged_weights_are_the_running_mean_by_hand():
         expected = weight if expected is None else kept * expected + (1 - kept) * weight
     assert averaged.module.weight.item() == pytest.approx(expected)
     assert averaged_network(network, None) is None
+
+
+def test_batches_without_lengths_are_the_order_cut():
+    order = epoch_order([10], seed=0, epoch=0)
+    assert np.array_equal(np.concatenate(cut_batches(order, 3, None, 0, 0)), order)
+
+
+def test_batches_with_lengths_hold_every_row_once_and_little_padding():
+    lengths = [np.random.default_rng(0).integers(1, 500, 700), np.random.default_rng(1).integers(1, 500, 300)]
+    order = epoch_order([700, 300], seed=0, epoch=2)
+    batches = cut_batches(order, 40, lengths, 0, 2)
+    assert [len(batch) for batch in batches] == [25] * 40
+    assert sorted(map(tuple, np.concatenate(batches).tolist())) == sorted(map(tuple, order.tolist()))
+
+    def padded(cut: list[np.ndarray]) -> int:
+        return sum(len(batch) * max(lengths[s][r] for s, r in batch.tolist()) for batch in cut)
+
+    real = sum(int(each.sum()) for each in lengths)
+    assert padded(cut_batches(order, 40, None, 0, 2)) > 1.8 * real > 1.7 * padded(batches)
+    again = cut_batches(order, 40, lengths, 0, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_a_channels_last_optimiser_state_is_taken_up_in_its_own_layout():
+    torch.manual_seed(0)
+    data = torch.randn(4, 3, 8, 8)
+
+    def made() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(1)
+        network = torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        return network, make_optimizer(network, TrainingSettings(learning_rate=0.1))
+
+    def step(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        network(data.contiguous(memory_format=torch.channels_last)).pow(2).mean().backward()
+        optimizer.step()
+
+    network, optimizer = made()
+    step(network, optimizer)
+    slots = {name: value.detach().clone().contiguous() for name, value in flat_state(optimizer).items()}
+    other, taken_up = made()
+    other.load_state_dict(network.state_dict())
+    load_flat_state(taken_up, slots)
+    step(network, optimizer)
+    step(other, taken_up)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name

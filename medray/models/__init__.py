@@ -7,6 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from medray.models.cnn import CnnSpec
+from medray.models.cnn1d import Cnn1dSpec
+from medray.models.cnn_rnn import CnnRnnSpec
+from medray.models.logistic import LogisticSpec
 from medray.models.resnet import ResNetSpec
+from medray.models.rnn import RnnSpec
 
-ModelSpec = Annotated[CnnSpec | ResNetSpec, Field(discriminator="kind")]
+ModelSpec = Annotated[
+    CnnSpec | Cnn1dSpec | CnnRnnSpec | LogisticSpec | ResNetSpec | RnnSpec, Field(discriminator="kind")
+]

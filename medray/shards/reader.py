@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -260,11 +260,19 @@ class ShardReader:
         values = target.flatten().fill_null(float("nan")).to_numpy().astype(np.float32)
         return values.reshape(len(target), -1) if len(target) else values.reshape(0, 0)
 
+    def batches(self, split: str) -> Iterator[pa.RecordBatch]:
+        """The shards of a split, memory-mapped, in the index's order."""
+        for number in range(len(self._split(split).shards)):
+            yield self._split(split).batch(number)
+
+    def _split(self, name: str) -> _Split:
+        if name not in self._splits:
+            self._splits[name] = _Split(self.shards.split(name), self.cache, self.keys)
+        return self._splits[name]
+
     def gather(self, split: str, rows: np.ndarray) -> pa.RecordBatch:
         """Samples at (n, 2) (shard, row), in this order: the keys and the payload."""
-        if split not in self._splits:
-            self._splits[split] = _Split(self.shards.split(split), self.cache, self.keys)
-        return self._splits[split].gather(rows)
+        return self._split(split).gather(rows)
 
 
 class _Split:
@@ -280,6 +288,11 @@ class _Split:
             payload = [name for name in names if name not in KEYS.names]
             self.samples = Rows(self.batches, [*self.keys, *payload])
         return self.samples.gather(rows[:, 0], rows[:, 1])
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """One shard, all columns."""
+        self._open([number] if number not in self.batches else [])
+        return self.batches[number]
 
     def _open(self, wanted: list[int]) -> None:
         """First what no other worker is decoding: so the workers of a node share the decoding between them."""

@@ -65,6 +65,8 @@ class EvaluateResult(Result):
     n: int
     subjects: int
     metrics: dict[str, Any]
+    floor: dict[str, Any] | None = None
+    """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
     thresholds: tuple[float, ...]
     predictions: str
@@ -123,3 +125,19 @@ class ToMedsResult(Result):
     def exit_code(self, max_failed: float) -> int:
         """3 where more than `max_failed` of the files, or of what they hold, failed."""
         return 3 if self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values()) else 0
+
+
+class ExportResult(BaseModel):
+    """Alleles = scored + failed + not_scored; records without an allele to score are copied."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle_id: str
+    out: str
+    records: int
+    alleles: int
+    scored: int
+    failed: int
+    not_scored: int
+    """Of which the store holds nothing: added since, or in a block that could not be read."""
+    seconds: float

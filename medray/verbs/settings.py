@@ -76,6 +76,8 @@ class TrainRun(Run):
     model: ModelSpec
     objective: ObjectiveSpec
     training: TrainingSettings = TrainingSettings()
+    floor: bool = True
+    """Train a logistic model on the same samples, too: reports show it beside the network, which has to beat it."""
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
@@ -87,7 +89,7 @@ class ScoreRun(Run):
     modality: dict[str, Any] = {}
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Samples decoded and scored at once by one worker; does not change a score. auto: about 16 MB of them."""
+    """Samples decoded and scored at once by one worker; does not change a score. auto: about 4 MB of them."""
 
     @property
     def store_uri(self) -> str:

@@ -1,1 +1,1 @@
-"""Health records: events of subjects in time, as MEDS has them."""
+"""Health records: MEDS 0.4 datasets, one prediction (a subject at a time) as regular time bins or as events."""

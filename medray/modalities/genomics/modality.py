@@ -1,0 +1,146 @@
+"""Genomics: the Modality of sequences and variants. A source reads codes; here they become the model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from medray.errors import UserError
+from medray.files import File
+from medray.inputs import Input, Inputs
+from medray.manifests import Entry, Part
+from medray.modalities.base import Modality
+from medray.modalities.genomics import codes
+from medray.modalities.genomics.sequences import Sequences
+from medray.modalities.genomics.source import Source
+from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.variant_reader import Variants
+from medray.samples import tensor_view
+
+if TYPE_CHECKING:
+    import torch
+
+
+def source(spec: GenomicsSpec) -> Source:
+    """The source of the spec's `entries`."""
+    match spec.entries:
+        case "records" | "windows":
+            return Sequences(spec)
+        case "variants":
+            return Variants(spec)
+
+
+class Genomics(Modality):
+    """Sequences of `length` bases as channels A C G T [lower case], by a GenomicsSpec."""
+
+    def __init__(self, spec: GenomicsSpec) -> None:
+        self._spec = spec
+        self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def spec(self) -> GenomicsSpec:
+        return self._spec
+
+    @cached_property
+    def source(self) -> Source:
+        return source(self.spec)
+
+    @property
+    def payload(self) -> pa.Schema:
+        """`bases`: codes as in codes.py, PAD at the right."""
+        return self.source.payload
+
+    def scan(self, file: File, root: str) -> Iterator[Part]:
+        return self.source.scan(file, root)
+
+    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        return self.source.read(entries)
+
+    @property
+    def samples_per_entry(self) -> int:
+        return self.source.samples_per_entry
+
+    # --- statistics: none are needed ------------------------------------------------------------------------
+
+    def summarise(self, samples: pa.RecordBatch) -> pa.Table:
+        """No rows. Raises UserError for variants: a pair of sequences has no target to train on."""
+        if self.spec.entries == "variants":
+            raise UserError(
+                "a model is not trained on variants",
+                found='entries = "variants"',
+                expected="records or windows",
+                do="train on sequences of the same length, then score variants with that bundle",
+            )
+        return pa.schema([("count", pa.int64())]).empty_table()
+
+    def fitted(self, summaries: pa.Table) -> GenomicsSpec:
+        return self.spec
+
+    # --- samples to model inputs ----------------------------------------------------------------------------
+
+    def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """bases (B, L) or (B, K, L) uint8, read-only, without a copy."""
+        return {"bases": tensor_view(samples.column("bases"))}
+
+    def encode(
+        self, batch: Mapping[str, torch.Tensor], augmentation: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """bases (B, [K,] L) uint8 to sequence (B', L, F) float32 and mask (B', L) bool.
+
+        B' = B * K * V, sample by sample; V = 2 with both strands, forward before reverse complement. With a generator
+        V is 1, and with both strands each sequence is turned with probability 1/2.
+        """
+        import torch
+
+        bases = batch["bases"].flatten(0, -2)
+        table, complement = self._tables(bases.device)
+        mask = bases != codes.PAD
+        if self.spec.both_strands:
+            turned = reverse_complement(bases, mask, complement)
+            if augmentation is None:
+                bases = torch.stack([bases, turned], 1).flatten(0, 1)
+                mask = mask.repeat_interleave(2, 0)  # padding stays at the right on both strands
+            else:
+                drawn = torch.rand(len(bases), generator=augmentation, device=augmentation.device) < 0.5
+                bases = torch.where(drawn.to(bases.device)[:, None], turned, bases)
+        return {"sequence": torch.nn.functional.embedding(bases.int(), table), "mask": mask}
+
+    def _tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """(256, F) float32 channels and (256,) uint8 complement of each code."""
+        import torch
+
+        if device not in self._on_device:
+            table = torch.from_numpy(codes.one_hot_table(self.spec.ambiguous, self.spec.soft_mask))
+            complement = torch.frombuffer(bytearray(codes.COMPLEMENT), dtype=torch.uint8)
+            self._on_device[device] = (table.to(device), complement.to(device))
+        return self._on_device[device]
+
+    def fold(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B * V, O) to (B, O): the mean over both strands."""
+        if not self.spec.both_strands:
+            return logits
+        return logits.unflatten(0, (-1, 2)).mean(1)
+
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        return self.source.derive(scores)
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return self.source.score_names(outputs)
+
+    def inputs(self) -> Inputs:
+        shape = (self.spec.length, codes.channels(self.spec.soft_mask))
+        return {"sequence": Input(shape), "mask": Input(shape[:1])}
+
+
+def reverse_complement(bases: torch.Tensor, mask: torch.Tensor, complement: torch.Tensor) -> torch.Tensor:
+    """(N, L) uint8 codes and their mask to the codes of the opposite strand, padding kept at the right."""
+    import torch
+
+    places = torch.arange(bases.shape[1], device=bases.device)
+    mirrored = mask.sum(1, keepdim=True) - 1 - places
+    mirrored = torch.where(mirrored >= 0, mirrored, places)  # padding stays where it is
+    return complement[bases.gather(1, mirrored).int()]

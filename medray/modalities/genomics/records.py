@@ -1,0 +1,44 @@
+"""Records: what every format is read as. Bases come piece by piece, so a record may be larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from medray.errors import SampleError
+from medray.modalities.genomics.features import Features
+from medray.modalities.genomics.text import Chunk
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record, to be used before the next one is asked for: its pieces are read from the file as they are taken."""
+
+    name: str
+    """Its id in the file; may be empty."""
+    pieces: Iterable[Chunk] = ()
+    """Text that holds its bases, in order, with the offsets it has in the file."""
+    header: str = ""
+    """The line that names it; for the patterns, never shown."""
+    label: str | None = None
+    subject: str | None = None
+    split: str | None = None
+    features: Features = field(default_factory=Features)
+    problem: SampleError | None = None
+    """Why it cannot be read, where that is known."""
+
+
+Reader = Callable[[Iterator[Chunk]], Iterator[Record]]
+"""Blocks of a text file to its records. Raises SampleError where the file cannot be followed any further."""
+
+
+def decode(line: bytes) -> str:
+    """A header line or cell as text. Raises SampleError `not_text`."""
+    try:
+        return line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise SampleError("not_text", f"byte {error.start} of the record's header is not UTF-8") from None
+
+
+def first_word(header: str) -> str:
+    return header.split(None, 1)[0] if header else ""

@@ -1,0 +1,258 @@
+"""Scan: what one file of the archive is, told by its content, and the records or windows that it holds."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import xxhash
+
+from medray.errors import SampleError
+from medray.files import File, relative
+from medray.manifests import Part, digest
+from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
+from medray.modalities.genomics.fasta import fasta, fastq
+from medray.modalities.genomics.features import Coverage, cuts, groups
+from medray.modalities.genomics.genbank import genbank
+from medray.modalities.genomics.records import Reader, Record
+from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.table import delimiter, parquet_rows, text_table
+from medray.modalities.genomics.text import Chunk, blocks
+from medray.modalities.genomics.windows import tile
+
+DIGITS = 19
+"""Of an offset in a locator, so that text order is file order up to 2^63."""
+
+
+def sniff(head: bytes) -> str:
+    """ "fasta", "fastq", "genbank", "vcf", "sam", "gff", "parquet", "table" or "" by the first block of the text."""
+    text = head.lstrip()
+    if text.startswith(b">"):
+        return "fasta"
+    if re.match(rb"@(HD|SQ|RG|PG|CO)\t", text):
+        return "sam"
+    if text.startswith(b"@"):
+        return "fastq"
+    if re.search(rb"^LOCUS {3,}", head[:65536], re.MULTILINE):
+        return "genbank"
+    if text.startswith(b"##fileformat=VCF"):
+        return "vcf"
+    if text.startswith(b"##gff-version"):
+        return "gff"
+    if text.startswith(b"PAR1"):
+        return "parquet"
+    return "table" if text and b"\0" not in head and delimiter(text.split(b"\n", 1)[0]) else ""
+
+
+def ignored(path: str, globs: tuple[str, ...]) -> bool:
+    """A glob without / matches any one name of the path; with / the whole path."""
+    names = path.split("/")
+    return any(
+        fnmatch.fnmatchcase(path, glob) if "/" in glob else any(fnmatch.fnmatchcase(name, glob) for name in names)
+        for glob in globs
+    )
+
+
+def locator(start: int, end: int) -> str:
+    return f"{start:0{DIGITS}d}-{end:0{DIGITS}d}"
+
+
+def span(locator: str) -> tuple[int, int]:
+    """The opposite of `locator`. Raises ValueError."""
+    start, _, end = locator.partition("-")
+    return int(start), int(end)
+
+
+def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
+    """The parts of one file, one per record or window, as they are met; what cannot be read is a part with a reason.
+
+    A file that breaks off gives what stands before, and one part, under the path alone, for what is lost.
+    Raises OSError.
+    """
+    path = relative(file.uri, root)
+    if ignored(path, spec.ignore):
+        return
+    unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
+    whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)
+    names = _Names(path)
+    try:
+        for record in open_records(spec, file.uri):
+            entry_id = names.of(record.name)
+            failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
+            if record.problem is not None:
+                yield _refused(failed, record.problem)
+            elif spec.entries == "windows":
+                yield from _windows(spec, record, failed)
+            else:
+                yield _whole_record(spec, record, failed)
+    except SampleError as error:
+        yield _refused(whole, error)
+
+
+def _refused(part: Part, problem: SampleError) -> Part:
+    return replace(part, reason=problem.reason, detail=problem.detail or None)
+
+
+def open_records(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
+    """The records of a file of any format. Raises SampleError and OSError."""
+    feed = blocks(uri)
+    first = next(feed, Chunk(0, b""))
+    if not first.text:
+        raise SampleError("empty_file")
+    kind = sniff(first.text)
+    readers: dict[str, Reader] = {"fasta": fasta, "fastq": fastq, "genbank": genbank, "table": text_table(spec)}
+    if kind == "parquet":
+        yield from parquet_rows(spec, uri)
+    elif kind in readers:
+        yield from readers[kind](chain([first], feed))
+    elif kind:
+        raise SampleError("unsupported", f"{kind} holds no sequences to read as records or windows")
+    else:
+        raise SampleError("unrecognised_format", "binary content" if b"\0" in first.text else "text")
+
+
+@dataclass
+class _Names:
+    """Entry ids of one file: path#record, and path#record~2 for the second record of that name."""
+
+    path: str
+    _seen: set[int] = field(default_factory=set)
+    _again: dict[str, int] = field(default_factory=dict)
+    _count: int = 0
+
+    def of(self, name: str) -> str:
+        self._count += 1
+        base = shown = name or f"record {self._count}"
+        while (key := xxhash.xxh3_64_intdigest(shown.encode())) in self._seen:
+            self._again[base] = self._again.get(base, 1) + 1
+            shown = f"{base}~{self._again[base]}"
+        self._seen.add(key)
+        return f"{self.path}#{shown}"
+
+
+# --- records ----------------------------------------------------------------------------------------------------
+
+
+def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
+    """A record as one part, its bases digested as they stream by."""
+    content, letters = xxhash.xxh3_128(), Letters()
+    held: list[bytes] = []
+    start, end = None, 0
+    for piece in record.pieces:
+        codes = to_codes(piece.text, spec.soft_mask)
+        content.update(codes)
+        letters.add(codes)
+        start, end = piece.offset if start is None else start, piece.offset + len(piece.text)
+        if spec.subject == "sequence":
+            held.append(codes)
+    start = start or 0
+    problem = letters.problem()
+    if problem:
+        return replace(_refused(part, problem), digest=content.digest(), size=end - start)
+    return replace(
+        part,
+        digest=content.digest(),
+        size=end - start,
+        locator=locator(start, end),
+        subject=_subject(spec, record, b"".join(held), None),
+        split=record.split,
+        label=_label(spec, record, _coverage(spec, record), 0, letters.total),
+    )
+
+
+_USUAL = bytes([*range(N + 1), *range(SOFT, SOFT + N + 1)])
+
+
+class Letters:
+    """Counts of what kind of letters were met, to tell DNA from what is none."""
+
+    def __init__(self) -> None:
+        self.total = self.unusual = self.bad = 0
+
+    def add(self, codes: bytes) -> Letters:
+        rest = codes.translate(None, _USUAL)
+        self.total += len(codes)
+        self.unusual += len(rest)
+        self.bad += rest.count(BAD)
+        return self
+
+    def problem(self) -> SampleError | None:
+        """Why this is no DNA, or None."""
+        if self.total == 0:
+            return SampleError("empty_sequence")
+        if self.bad:
+            return SampleError("not_dna", f"{self.bad} of {self.total} letters are no nucleotide code")
+        if self.unusual * 2 > self.total:  # every letter of a protein can be a nucleotide code; DNA is never mostly so
+            return SampleError("not_dna", f"{self.unusual} of {self.total} letters are ambiguity codes other than N")
+        return None
+
+
+def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | None) -> str | None:
+    """Who the entry is from; None where it is its own subject."""
+    if record.subject is not None:
+        return record.subject
+    if spec.subject_pattern and (found := re.search(spec.subject_pattern, record.header)):
+        return found.group(1)
+    if spec.subject == "sequence":
+        plain = to_plain(codes)
+        return f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
+    return otherwise
+
+
+def _coverage(spec: GenomicsSpec, record: Record) -> Coverage | None:
+    """Where the record's labelled features lie; None where labels come from elsewhere."""
+    return Coverage(record.features.parts.get(spec.label_feature, [])) if spec.label_feature else None
+
+
+def _label(spec: GenomicsSpec, record: Record, covered: Coverage | None, start: int, end: int) -> tuple[str, ...]:
+    if record.label is not None:
+        return (record.label,)
+    if spec.label_pattern and (found := re.search(spec.label_pattern, record.header)):
+        return (found.group(1),) if found.group(1) else ()
+    if covered is not None:
+        return ("coding" if covered.bases(start, end) >= spec.label_fraction * (end - start) else "noncoding",)
+    return ()
+
+
+# --- windows ----------------------------------------------------------------------------------------------------
+
+
+def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
+    """The windows of a record, named by their bases from 1, both ends included, as samtools names regions."""
+    # a FASTA record has no annotation, so nothing says where it may be cut: it is one segment
+    cut = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
+    group = groups(record.features, cut) if cut else [0]
+    covered = _coverage(spec, record)
+    found = False
+    for each in tile(record.pieces, spec.length, spec.step, cut, spec.soft_mask):
+        found = True
+        place = Part(
+            f"{part.entry_id}:{each.start + 1}-{each.end}",
+            part.uri,
+            locator=locator(each.text_start, each.text_end),
+            digest=digest(each.codes),
+            size=each.text_end - each.text_start,
+            modified_ns=part.modified_ns,
+            subject=record.subject,
+        )
+        problem = Letters().add(each.codes).problem()
+        if problem:
+            yield _refused(place, problem)
+            continue
+        own = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
+        subject = _subject(spec, record, each.codes, own)
+        label = _label(spec, record, covered, each.start, each.end)
+        yield replace(place, subject=subject, label=label, split=record.split)
+    if not found:
+        yield _refused(part, SampleError("empty_sequence"))
+
+
+_PLAIN = bytes(code & 127 for code in range(256))
+
+
+def to_plain(codes: bytes) -> bytes:
+    """Codes without their soft-mask mark."""
+    return codes.translate(_PLAIN)

@@ -1,0 +1,42 @@
+"""Source: where codes come from, which is all that differs between records, windows and variants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from medray.files import File
+from medray.manifests import Entry, Part
+
+
+class Source(Protocol):
+    """A source inherits this type; the methods with a body are defaults.
+
+    A sample holds `bases`, uint8 codes (codes.py) of shape (L), or (K, L): K sequences that belong together, such as
+    ref and alt, which give K rows to the network and K rows (B * K, O), sample by sample, to `derive`.
+    """
+
+    @property
+    def payload(self) -> pa.Schema: ...
+
+    def scan(self, file: File, root: str) -> Iterator[Part]:
+        """As Modality.scan."""
+        ...
+
+    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """As Modality.read."""
+        ...
+
+    @property
+    def samples_per_entry(self) -> int:
+        return 1
+
+    def derive(self, scores: np.ndarray) -> np.ndarray:
+        """(B * K, O) activated scores to (B, S)."""
+        return scores
+
+    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return outputs

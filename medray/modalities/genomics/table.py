@@ -1,0 +1,223 @@
+"""Sequence tables: CSV, TSV and semicolon tables as text, with the offsets of the sequence cells; Parquet by rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+from medray.errors import SampleError
+from medray.files import open_input
+from medray.modalities.genomics.records import Reader, Record, decode
+from medray.modalities.genomics.text import Chunk, lines
+
+if TYPE_CHECKING:
+    from medray.modalities.genomics.spec import Column, GenomicsSpec
+
+NAMES = {
+    "sequence": ("sequence", "seq", "dna", "bases", "text"),
+    "id": ("id", "name", "accession"),
+    "label": ("label", "class", "target", "y"),
+    "split": (),
+    "subject": (),
+}
+"""What a column may be called where the spec does not say."""
+ROWS = 4096
+"""Of Parquet read at once."""
+CELL_BITS = 31
+"""An Arrow string is shorter than 2^31 bytes."""
+
+
+class Columns(NamedTuple):
+    """Numbers from 0 of the columns of a table."""
+
+    sequence: int
+    id: int | None
+    label: int | None
+    split: int | None
+    subject: int | None
+
+
+class Cell(NamedTuple):
+    """A cell's text and where it begins in its line."""
+
+    at: int
+    text: bytes
+
+
+def wanted(spec: GenomicsSpec) -> dict[str, Column | None]:
+    return {
+        "sequence": spec.sequence_column,
+        "id": spec.id_column,
+        "label": spec.label_column,
+        "split": spec.split_column,
+        "subject": spec.subject_column,
+    }
+
+
+def has_header(spec: GenomicsSpec) -> bool:
+    return spec.header if spec.header is not None else not isinstance(spec.sequence_column, int)
+
+
+def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
+    """Where each wanted column is in a table with these names (or, without a header, so many columns).
+
+    Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
+    """
+    lower = [name.strip("\ufeff ").lower() for name in names]
+    found: dict[str, int | None] = {}
+    for role, column in wanted(spec).items():
+        if column is None:
+            known = [name for name in NAMES[role] if has_header(spec) and name in lower]
+            found[role] = lower.index(known[0]) if known else None
+        elif isinstance(column, int):
+            if column > len(names):
+                raise SampleError("bad_columns", f"{len(names)} columns; {role}_column is {column}")
+            found[role] = column - 1
+        elif column.lower() in lower:
+            found[role] = lower.index(column.lower())
+        else:
+            raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
+    if found["sequence"] is None:
+        raise SampleError("unrecognised_format", "a table without a column of sequences: set sequence_column")
+    return Columns(**found)  # type: ignore[arg-type]  # sequence is no None
+
+
+def delimiter(line: bytes) -> bytes:
+    """Tab, comma or semicolon: what the first line has most of; b"" where it has none."""
+    best = max((b"\t", b",", b";"), key=line.count)
+    return best if best in line else b""
+
+
+def cells(line: bytes, between: bytes) -> list[Cell]:
+    """The cells of a line, quotes and blanks around them left out (RFC 4180)."""
+    mark = re.escape(between)
+    found, at = [], 0
+    pattern = re.compile(rb'[ ]*"((?:[^"]|"")*)"[ ]*(?=' + mark + rb"|$)|([^" + mark + rb"]*)")
+    line = line.rstrip(b"\r\n")
+    while at <= len(line):
+        match = pattern.match(line, at)
+        group = 1 if match and match.group(1) is not None else 2
+        text = match.group(group) if match else b""
+        start = match.start(group) if match else at
+        found.append(Cell(start + len(text) - len(text.lstrip()), text.strip().replace(b'""', b'"')))
+        at = (match.end() if match else at) + 1
+    return found
+
+
+def text_table(spec: GenomicsSpec) -> Reader:
+    """The reader of a delimited text under `spec`."""
+    return partial(_rows, spec)
+
+
+def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
+    between, where = b"", None
+    for number, (offset, line) in enumerate(_logical_lines(chunks), 1):
+        if not line.strip():
+            continue
+        if where is None:
+            between = delimiter(line) or b","
+            row = cells(line, between)
+            where = columns(spec, [decode(cell.text) for cell in row] if has_header(spec) else [""] * len(row))
+            if has_header(spec):
+                continue
+        yield _row(where, cells(line, between), offset, number)
+
+
+def _logical_lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Lines; one that ends inside quotes goes on in the next."""
+    held: Chunk | None = None
+    for chunk in lines(chunks):
+        held = chunk if held is None else Chunk(held.offset, held.text + chunk.text)
+        if held.text.count(b'"') % 2 == 0:
+            yield held
+            held = None
+    if held is not None:
+        yield held
+
+
+def _row(where: Columns, row: list[Cell], offset: int, number: int) -> Record:
+    name = f"row {number}"
+    last = max(place for place in where if place is not None)
+    if last >= len(row):
+        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {last + 1}"))
+    try:
+        texts = [None if place is None else decode(row[place].text) for place in where[1:]]
+    except SampleError as problem:
+        return Record(name, problem=SampleError(problem.reason, f"row {number}"))
+    given, label, split, subject = (text or None for text in texts)
+    cell = row[where.sequence]
+    return Record(given or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------
+
+
+def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
+    """Rows of a Parquet table; a letter's offset is its row's number, 31 bits further left, and its place in the cell.
+
+    Raises SampleError.
+    """
+    with open_parquet(uri) as file:
+        names = file.schema_arrow.names
+        where = columns(spec.model_copy(update={"header": True}), names)
+        roles = {role: names[place] for role, place in where._asdict().items() if place is not None}
+        number = 0
+        try:
+            for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
+                table = {role: batch.column(name).cast(pa.string()).to_pylist() for role, name in roles.items()}
+                for i, sequence in enumerate(table["sequence"]):
+                    rest = {role: values[i] for role, values in table.items()}
+                    yield Record(
+                        rest.get("id") or f"row {number + 1}",
+                        [Chunk(number << CELL_BITS, (sequence or "").encode())],
+                        label=rest.get("label"),
+                        subject=rest.get("subject"),
+                        split=rest.get("split"),
+                    )
+                    number += 1
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise SampleError("corrupt", f"Parquet: {type(error).__name__} after row {number}") from None
+
+
+def open_parquet(uri: str):
+    """A pyarrow ParquetFile. Raises SampleError `corrupt`."""
+    import pyarrow.parquet as pq
+
+    stream = open_input(uri)
+    try:
+        return pq.ParquetFile(stream)
+    except pa.ArrowInvalid:
+        stream.close()
+        raise SampleError("corrupt", "Parquet: the footer cannot be read") from None
+
+
+class ParquetCells:
+    """The sequence cells of one Parquet table by row number, a row group at a time."""
+
+    def __init__(self, spec: GenomicsSpec, uri: str) -> None:
+        self.uri = uri
+        self._file = open_parquet(uri)
+        names = self._file.schema_arrow.names
+        self._name = names[columns(spec.model_copy(update={"header": True}), names).sequence]
+        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        self._group, self._cells = -1, pa.chunked_array([], pa.string())
+
+    def read(self, start: int, end: int) -> bytes:
+        """Text of one cell between two offsets. Raises SampleError `truncated` where the table has no such row."""
+        row, base = start >> CELL_BITS, start >> CELL_BITS << CELL_BITS
+        if row >= self._starts[-1]:
+            raise SampleError("truncated", "the table is shorter than when it was indexed")
+        group = next(i for i, start in enumerate(self._starts[1:]) if row < start)
+        if group != self._group:
+            read = self._file.read_row_group(group, columns=[self._name])
+            self._group, self._cells = group, read.column(0).cast(pa.string())
+        cell = (self._cells[row - self._starts[group]].as_py() or "").encode()
+        return cell[start - base : end - base]
+
+    def close(self) -> None:
+        self._file.close(force=True)

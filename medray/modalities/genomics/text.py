@@ -1,0 +1,239 @@
+"""Text files, plain, gzip or bgzip, as one stream of bytes: forward in blocks to scan, by byte range to read.
+
+An offset is always one of the decompressed text, so a file has the same offsets however it is compressed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from medray.errors import SampleError
+from medray.files import open_input
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
+
+BLOCK = 1 << 20
+"""Bytes of text read at once."""
+LONGEST_LINE = 1 << 28
+"""A line that goes on after so many bytes is no line of text."""
+BGZF_HEADER = 18
+
+
+class Chunk(NamedTuple):
+    """A stretch of text and the offset of its first byte."""
+
+    offset: int
+    text: bytes
+
+
+def compression(head: bytes) -> str:
+    """ "bgzip", "gzip" or "" by the first 18 bytes (RFC 1952; SAM specification 4.1)."""
+    if head[:2] != b"\x1f\x8b":
+        return ""
+    return "bgzip" if head[3:4] == b"\x04" and head[12:16] == b"BC\x02\x00" else "gzip"
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Errors of decompression become SampleError `truncated` or `corrupt`; other errors of storage pass."""
+    try:
+        yield
+    except EOFError:
+        raise SampleError("truncated", "the compressed file ends before its data does") from None
+    except zlib.error as error:
+        raise SampleError("corrupt", f"gzip: {error}") from None
+
+
+def blocks(uri: str) -> Iterator[Chunk]:
+    """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
+
+    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
+    """
+    with open_input(uri) as raw:
+        kind = compression(raw.read(BGZF_HEADER))
+        raw.seek(0)
+        stream = _Gzip(raw) if kind else raw  # reads bgzip too: members one after another
+        offset = 0
+        with decoding():
+            while text := stream.read(BLOCK):
+                yield Chunk(offset, text)
+                offset += len(text)
+            if kind == "bgzip":
+                raw.seek(max(0, raw.size() - 4))
+                if raw.read(4) != bytes(4):
+                    raise EOFError
+
+
+def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same text line by line, line ends included. Raises SampleError `corrupt` where a line does not end."""
+    held, start = b"", 0
+    for offset, text in chunks:
+        if not held:
+            start = offset
+        text = held + text
+        if len(text) > LONGEST_LINE and b"\n" not in text:
+            raise SampleError("corrupt", f"a line of more than {LONGEST_LINE} bytes")
+        *whole, held = text.split(b"\n")
+        for line in whole:
+            yield Chunk(start, line + b"\n")
+            start += len(line) + 1
+    if held:
+        yield Chunk(start, held)
+
+
+class Ranges:
+    """Byte ranges of one open text file. Ranges asked for in ascending order are read forward, each byte once."""
+
+    AHEAD = 1 << 16
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._raw: NativeFile = open_input(uri)
+        kind = compression(self._raw.read(BGZF_HEADER))
+        self._raw.seek(0)
+        self.size: int | None = None
+        """Bytes of the text, where that is known without reading it: of gzip it is not."""
+        if kind == "bgzip":
+            self._stream = _Bgzip(self._raw)
+            self.size = self._stream.size
+        else:
+            self._stream = _Gzip(self._raw) if kind else self._raw
+            self.size = None if kind else self._raw.size()
+        self._held = Chunk(0, b"")
+
+    def read(self, start: int, end: int) -> bytes:
+        """Text of [start, end). Raises SampleError `truncated` where the file ends before, or `corrupt`."""
+        held = self._held
+        if not held.offset <= start <= end <= held.offset + len(held.text):
+            with decoding():
+                held = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
+        if end - held.offset > len(held.text):
+            raise SampleError("truncated", "the file is shorter than when it was indexed")
+        return held.text[start - held.offset : end - held.offset]
+
+    def _fill(self, start: int, size: int) -> bytes:
+        held = self._held
+        if held.offset <= start < held.offset + len(held.text):  # what is held need not be decompressed again
+            kept = held.text[start - held.offset :]
+            self._stream.seek(held.offset + len(held.text))
+            return kept + self._stream.read(size - len(kept))
+        self._stream.seek(start)
+        return self._stream.read(size)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class _Gzip:
+    """A gzip file read forward; a seek back begins anew. What stands before damage is given before the damage raises."""
+
+    PACKED = 1 << 17
+    """Compressed bytes read at once."""
+
+    def __init__(self, raw: NativeFile) -> None:
+        self._raw = raw
+        self._begin()
+
+    def _begin(self) -> None:
+        self._raw.seek(0)
+        self._member, self._packed = zlib.decompressobj(31), b""
+        self._at = 0
+        self._damage: EOFError | zlib.error | None = None
+
+    def seek(self, offset: int) -> None:
+        if offset < self._at:
+            self._begin()
+        while self._at < offset and self.read(min(BLOCK, offset - self._at)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, less only at the end. Raises EOFError or zlib.error where nothing more can be read."""
+        found: list[bytes] = []
+        while size and not self._damage:
+            try:
+                text = self._some(size)
+            except (EOFError, zlib.error) as damage:
+                self._damage = damage
+                break
+            if not text:
+                break
+            found.append(text)
+            size -= len(text)
+            self._at += len(text)
+        if self._damage and not found:
+            raise self._damage
+        return b"".join(found)
+
+    def _some(self, size: int) -> bytes:
+        while True:
+            if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
+                rest = self._member.unused_data.lstrip(b"\0")
+                while not rest:
+                    more = self._raw.read(self.PACKED)
+                    if not more:
+                        return b""
+                    rest = more.lstrip(b"\0")
+                self._member, self._packed = zlib.decompressobj(31), rest
+            elif not self._packed:
+                self._packed = self._raw.read(self.PACKED)
+                if not self._packed:
+                    raise EOFError
+            text = self._member.decompress(self._packed, size)
+            self._packed = self._member.unconsumed_tail
+            if text:
+                return text
+
+
+class _Bgzip:
+    """Seek and read by offsets of the text: a table of the blocks made from their headers, blocks decoded when needed."""
+
+    def __init__(self, raw: NativeFile) -> None:
+        self._raw = raw
+        self._files, self._texts = _block_table(raw)
+        self.size = int(self._texts[-1])
+        self._at = 0
+        self._block, self._decoded = -1, b""
+
+    def seek(self, offset: int) -> None:
+        self._at = offset
+
+    def read(self, size: int) -> bytes:
+        found = []
+        while size and self._at < self._texts[-1]:
+            block = int(np.searchsorted(self._texts, self._at, side="right")) - 1
+            if block != self._block:
+                self._raw.seek(int(self._files[block]))
+                packed = self._raw.read(int(self._files[block + 1] - self._files[block]))
+                self._block, self._decoded = block, zlib.decompress(packed, 31)
+            within = self._at - int(self._texts[block])
+            found.append(self._decoded[within : within + size])
+            if not found[-1]:
+                raise zlib.error("a block holds less than it says")
+            self._at += len(found[-1])
+            size -= len(found[-1])
+        return b"".join(found)
+
+
+def _block_table(raw: NativeFile) -> tuple[np.ndarray, np.ndarray]:
+    """(blocks + 1,) offsets in the file and in the text where blocks begin, then their ends (SAM specification 4.1).
+
+    What follows the last whole block is left out: the scan has told of it.
+    """
+    size = raw.size()
+    files, texts = [0], [0]
+    while files[-1] < size:
+        raw.seek(files[-1])
+        head = raw.read(BGZF_HEADER)
+        end = files[-1] + int.from_bytes(head[16:18], "little") + 1  # BSIZE
+        if compression(head) != "bgzip" or end > size:
+            break
+        raw.seek(end - 4)
+        files.append(end)
+        texts.append(texts[-1] + int.from_bytes(raw.read(4), "little"))  # ISIZE
+    return np.array(files, np.int64), np.array(texts, np.int64)

@@ -1,0 +1,87 @@
+"""Windows: a record's bases, as they stream by, to tiles of `length`; bounded memory, whatever the record's size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from medray.modalities.genomics.codes import SoftMask, is_base, to_codes
+from medray.modalities.genomics.text import Chunk
+
+_IS_BASE = is_base()
+
+
+class Stretch(NamedTuple):
+    """Bases [start, end) of a record and where their text lies in the file."""
+
+    start: int
+    end: int
+    codes: bytes
+    text_start: int
+    text_end: int
+    segment: int = 0
+
+
+class _Stream:
+    """The bases of a record from `first` on, with the offset of each in the file."""
+
+    def __init__(self, pieces: Iterable[Chunk], soft_mask: SoftMask) -> None:
+        self._pieces = iter(pieces)
+        self._soft_mask: SoftMask = soft_mask
+        self.first, self._codes, self._places = 0, b"", np.zeros(0, np.int64)
+
+    @property
+    def end(self) -> int:
+        """So many bases were read."""
+        return self.first + len(self._codes)
+
+    def fill(self, end: int) -> bool:
+        """Read on until base `end` - 1 is held; False where the record ends before."""
+        new_codes, new_places, held = [self._codes], [self._places], self.end
+        while held < end and (piece := next(self._pieces, None)) is not None:
+            codes = to_codes(piece.text, self._soft_mask)
+            new_codes.append(codes)
+            new_places.append(np.flatnonzero(_IS_BASE[np.frombuffer(piece.text, np.uint8)]) + piece.offset)
+            held += len(codes)
+        if len(new_codes) > 1:
+            self._codes, self._places = b"".join(new_codes), np.concatenate(new_places)
+        return held >= end
+
+    def drop(self, before: int) -> None:
+        """Forget the bases before this one, once they are many."""
+        gone = min(before, self.end) - self.first
+        if gone > len(self._codes) // 2:
+            self._codes, self._places, self.first = self._codes[gone:], self._places[gone:].copy(), self.first + gone
+
+    def cut(self, start: int, end: int, segment: int) -> Stretch:
+        low, high = start - self.first, end - self.first
+        text_start, text_end = int(self._places[low]), int(self._places[high - 1]) + 1
+        return Stretch(start, end, self._codes[low:high], text_start, text_end, segment)
+
+
+def tile(
+    pieces: Iterable[Chunk], length: int, step: int, cuts: Iterable[int] = (), soft_mask: SoftMask = "ignore"
+) -> Iterator[Stretch]:
+    """Windows of up to `length` bases, one every `step`, from the first base of each segment until its last is covered.
+
+    Segments end at `cuts`, ascending; no window reaches over a cut. The last window of a segment may be short.
+    """
+    stream = _Stream(pieces, soft_mask)
+    start = 0
+    for segment, stop in enumerate([*cuts, None]):
+        while stop is None or start < stop:
+            wanted = start + length if stop is None else min(start + length, stop)
+            stream.fill(wanted)
+            end = min(wanted, stream.end)
+            if end <= start:
+                return
+            yield stream.cut(start, end, segment)
+            if end == stop or not stream.fill(end + 1):
+                break
+            start += step
+            stream.drop(start if stop is None else min(start, stop))
+        if stop is not None:
+            start = stop
+            stream.drop(start)

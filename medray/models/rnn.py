@@ -1,0 +1,82 @@
+"""rnn: recurrent layers over positions or events: Elman, GRU or LSTM.
+
+Elman (1990): h_t = f(W_hh h_{t-1} + W_xh x_t + b), f tanh or ReLU.
+"""
+
+# B batch, T position or event, F feature, S static fact, E width of an event, H hidden, K output
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from medray.inputs import Inputs
+from medray.models.base import ModelBase
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class RnnSpec(ModelBase):
+    kind: Literal["rnn"] = "rnn"
+    cell: Literal["elman", "gru", "lstm"] = "gru"
+    hidden: int = Field(default=64, gt=0)
+    """Units in each direction."""
+    layers: int = Field(default=1, ge=1)
+    bidirectional: bool = False
+    """Backwards too, from the last valid event to the first. Nothing after a prediction time is in the input, so it
+    leaks nothing."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """f of the Elman cell; the others have their own."""
+    pooling: Literal["last", "mean", "attention", "flatten"] = "last"
+    """What the outputs see: what each direction ended with, the mean over valid events, a learned weighted mean, or
+    every step (for fixed lengths, where a position means something)."""
+    dense: int = Field(default=0, ge=0)
+    """Width of a ReLU layer before the outputs; 0: none."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Between recurrent layers, and before and after the dense layer."""
+    embedding: int = Field(default=32, gt=0)
+    """Numbers that an event's code becomes."""
+
+    def build(self, inputs: Inputs, outputs: int) -> nn.Module:
+        """`sequence`, `codes` or both, `mask` and `static` where given, to logits (B, outputs).
+
+        Raises RunFileError for other inputs, and for flattening what has no fixed length.
+        """
+        from torch import nn
+
+        from medray.models import sequences
+
+        shape = sequences.sequence_shape(inputs, self.kind)
+        if self.pooling == "flatten":
+            sequences.refuse_flattening(shape, inputs, "'last', 'mean' or 'attention'")
+
+        class Rnn(nn.Module):
+            def __init__(self, spec: RnnSpec) -> None:
+                super().__init__()
+                self.pooling = spec.pooling
+                self.events = sequences.Events(shape, spec.embedding)
+                self.recurrent = sequences.Recurrent(
+                    shape.width(spec.embedding),
+                    spec.hidden,
+                    cell=spec.cell,
+                    layers=spec.layers,
+                    bidirectional=spec.bidirectional,
+                    dropout=spec.dropout,
+                    activation=spec.activation,
+                )
+                self.attention = sequences.Attention(self.recurrent.out) if spec.pooling == "attention" else None
+                width = self.recurrent.out * ((shape.length or 1) if spec.pooling == "flatten" else 1)
+                self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
+
+            def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
+                events_BTE, mask_BT = self.events(sequence, codes, mask)
+                hidden_BTH, ends_BH = self.recurrent(events_BTE, mask_BT)
+                if self.attention is not None:
+                    return self.head(self.attention(hidden_BTH, mask_BT), static)
+                if self.pooling == "flatten":
+                    return self.head(hidden_BTH.flatten(1), static)
+                return self.head(sequences.mean(hidden_BTH, mask_BT) if self.pooling == "mean" else ends_BH, static)
+
+        return Rnn(self)

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import gzip
+import io
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+from Bio.SeqIO.QualityIO import FastqGeneralIterator
+
+from medray.modalities.genomics.fasta import fasta, fastq
+from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.text import Chunk, Ranges, blocks, lines
+
+SHORT = GenomicsSpec(length=8)
+FASTA = b">one first\nACGT\nACGT\n>two\r\nAC\r\nGTAC\r\n\n>three\nTTTTTTTTTTTT"
+
+
+def cut(text: bytes, size: int):
+    return (Chunk(start, text[start : start + size]) for start in range(0, len(text), size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_fasta_records_are_biopythons_however_the_text_is_cut(size):
+    found = [(r.header, b"".join(p.text for p in r.pieces)) for r in fasta(cut(FASTA, size))]
+    whole = [(header, "".join(text.decode().split())) for header, text in found]
+    assert whole == list(SimpleFastaParser(io.StringIO(FASTA.decode())))
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_fastq_records_are_biopythons_over_several_lines_and_with_signs_as_qualities(size):
+    text = b"@a x\nACGT\n+\n@+II\n@b\nAC\nGT\n+b\nII\n@I\n@c\n\n+\n\n@d\nA\n+\nI"
+    found = [(r.header, "".join(p.text.decode().strip() for p in r.pieces)) for r in fastq(cut(text, size))]
+    assert found == [(title, bases) for title, bases, _ in FastqGeneralIterator(io.StringIO(text.decode()))]
+    assert [name for name, _ in found] == ["a x", "b", "c", "d"]
+
+
+def test_pieces_that_nobody_takes_are_passed_over():
+    assert [record.name for record in fasta(cut(FASTA, 4))] == ["one", "two", "three"]
+
+
+def test_lines_keep_their_offsets():
+    assert list(lines(cut(b"ab\n\ncd", 2))) == [(0, b"ab\n"), (3, b"\n"), (4, b"cd")]
+
+
+def test_records_are_cropped_in_the_middle_or_padded_at_the_right(tmp_path, letters):
+    (tmp_path / "x.fa").write_bytes(FASTA)
+    assert letters(SHORT, tmp_path) == {
+        "x.fa#one": "ACGTACGT",
+        "x.fa#two": "ACGTAC--",
+        "x.fa#three": "TTTTTTTT",
+    }
+    assert letters(GenomicsSpec(length=4), tmp_path)["x.fa#one"] == "GTAC"
+    assert letters(GenomicsSpec(length=5), tmp_path)["x.fa#one"] == "CGTAC"
+
+
+@pytest.mark.parametrize("entries", ["records", "windows"])
+def test_gzip_and_bgzip_give_the_samples_and_fingerprints_of_the_plain_file(tmp_path, compressed, index, entries):
+    draw = random.Random(1)
+    text = "".join(f">r{i}\n{''.join(draw.choices('ACGTacgtN', k=97))}\n" for i in range(40)).encode()
+    spec = GenomicsSpec(entries=entries, length=30, stride=20, soft_mask="channel")
+    tables = []
+    for path in compressed(tmp_path, text):
+        manifest = index(spec, path)
+        assert manifest["reason"].null_count == len(manifest)
+        found = spec.open().read(list(_entries(manifest)))
+        assert found["reason"].null_count == len(found)
+        names = [name.split("#")[1] for name in manifest["entry_id"].to_pylist()]
+        tables.append((names, manifest["fingerprint"].to_pylist(), found["bases"].to_pylist()))
+    assert tables[0] == tables[1] == tables[2] == tables[3]
+    assert len(tables[0][0]) == (40 if entries == "records" else 40 * 5)
+
+
+def _entries(manifest: pa.Table):
+    from medray.manifests import entries
+
+    return entries(manifest)
+
+
+def test_entries_read_in_any_order_are_the_same(tmp_path, compressed, index):
+    text = "".join(f">r{i}\n{'ACGTTGCA' * 50}{'ACGT'[i % 4] * 7}\n" for i in range(60)).encode()
+    spec = GenomicsSpec(length=300)
+    for path in compressed(tmp_path, text):
+        rows = list(_entries(index(spec, path)))
+        forward = spec.open().read(rows)["bases"].to_pylist()
+        shuffled = random.Random(0).sample(range(60), 60)
+        modality = spec.open()
+        back = {i: modality.read([rows[i]])["bases"].to_pylist()[0] for i in shuffled}
+        assert [back[i] for i in range(60)] == forward
+
+
+def test_ranges_of_bgzip_gzip_and_plain_text_are_equal(tmp_path, compressed):
+    text = bytes(random.Random(0).choices(range(256), k=3000))
+    for path in compressed(tmp_path, text):
+        ranges = Ranges(str(path))
+        ranges.AHEAD = 16
+        for start, end in [(0, 1), (99, 101), (100, 300), (2999, 3000), (5, 5), (50, 2000), (0, 3000)]:
+            assert ranges.read(start, end) == text[start:end]
+        ranges.close()
+
+
+def test_repeated_record_ids_are_told_apart(tmp_path, letters):
+    (tmp_path / "x.fa").write_bytes(b">a\nA\n>a\nC\n>a~2\nG\n>\nT\n>a\nAA\n")
+    found = letters(GenomicsSpec(length=2), tmp_path)
+    assert sorted(found) == ["x.fa#a", "x.fa#a~2", "x.fa#a~2~2", "x.fa#a~3", "x.fa#record 4"]
+    assert found["x.fa#a~3"] == "AA"
+
+
+def test_the_fingerprint_follows_the_bases_and_the_case_only_where_it_counts(tmp_path, index):
+    for name, bases in (("a", b"ACGT"), ("b", b"ac\ngt"), ("c", b"ACGA")):
+        (tmp_path / f"{name}.fa").write_bytes(b">x\n" + bases)
+    for soft_mask, alike in (("ignore", True), ("channel", False), ("n", False)):
+        a, b, c = index(GenomicsSpec(soft_mask=soft_mask), tmp_path)["fingerprint"].to_pylist()
+        assert (a == b) is alike and a != c
+
+
+def test_bad_files_and_records_are_failed_rows_with_reasons(tmp_path, reasons):
+    (tmp_path / "empty.fa").write_bytes(b"")
+    (tmp_path / "empty.fa.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "protein.fa").write_bytes(b">p\nMKVLAAGIVGLCAKAYE\n>iupac\nMKVSTAGGHHKKDDVVSS\n>dna\nACGT\n")
+    (tmp_path / "none.fa").write_bytes(b">a\n>b\nACGT\n")
+    (tmp_path / "latin.fa").write_bytes("> \u00e9t\u00e9\nACGT\n>b\nAC\n".encode("latin-1"))
+    (tmp_path / "note.txt").write_text("seen on Monday")
+    (tmp_path / "raw.bin").write_bytes(b"\0\1\2\3" * 10)
+    (tmp_path / "calls.vcf").write_text("##fileformat=VCFv4.2\n#CHROM\n")
+    (tmp_path / "cut.fq").write_bytes(b"@a\nACGT\n+\nIIII\n@b\nACGT\n+\nII")
+    (tmp_path / "long.fq").write_bytes(b"@a\nACGT\n+\nIIIII\n@b\nAC\n+\nII\n")
+    (tmp_path / "README.md").write_text("no data")
+    assert reasons(SHORT, tmp_path) == {
+        "empty.fa": "empty_file",
+        "empty.fa.gz": "empty_file",
+        "protein.fa#p": "not_dna",
+        "protein.fa#iupac": "not_dna",
+        "protein.fa#dna": None,
+        "none.fa#a": "empty_sequence",
+        "none.fa#b": None,
+        "latin.fa#record 1": "not_text",
+        "latin.fa#b": None,
+        "note.txt": "unrecognised_format",
+        "raw.bin": "unrecognised_format",
+        "calls.vcf": "unsupported",
+        "cut.fq#a": None,
+        "cut.fq#b": "truncated",
+        "long.fq#a": "corrupt",
+    }
+
+
+def test_a_truncated_gzip_gives_what_stands_before_and_one_failed_row(tmp_path, bgzip, reasons):
+    draw = random.Random(3)
+    text = "".join(f">r{i}\n{''.join(draw.choices('ACGT', k=400))}\n" for i in range(100)).encode()
+    (tmp_path / "x.fa.gz").write_bytes(gzip.compress(text)[:-5000])
+    found = reasons(SHORT, tmp_path)
+    assert found.pop("x.fa.gz") == "truncated"
+    assert 20 < len(found) < 100 and set(found.values()) == {None}
+    whole = bgzip(tmp_path / "y.bgz", text, 4000).read_bytes()
+    (tmp_path / "y.bgz").write_bytes(whole[:-28])  # whole blocks, but not the last, empty one
+    found = {name: reason for name, reason in reasons(SHORT, tmp_path).items() if name.startswith("y")}
+    assert found.pop("y.bgz") == "truncated"
+    assert len(found) >= 99 and set(found.values()) == {None}
+
+
+def test_a_damaged_gzip_is_a_failed_row(tmp_path, reasons):
+    packed = bytearray(gzip.compress(b">a\nACGT\n"))
+    packed[-6] ^= 255  # the checksum
+    (tmp_path / "x.fa.gz").write_bytes(packed)
+    assert reasons(SHORT, tmp_path)["x.fa.gz"] == "corrupt"
+
+
+def test_a_file_that_changed_since_the_index_is_a_failed_row_not_a_wrong_score(tmp_path, index):
+    path = tmp_path / "x.fa"
+    path.write_bytes(b">a\nACGT\n>b\nGGGG\n")
+    rows = list(_entries(index(SHORT, tmp_path)))
+    path.write_bytes(b">a\nACGA\n>b\nGGGG\n")
+    assert SHORT.open().read(rows)["reason"].to_pylist() == ["changed", None]
+    path.write_bytes(b">a\nACGT\n")
+    assert SHORT.open().read(rows)["reason"].to_pylist() == [None, "truncated"]
+    path.unlink()
+    assert SHORT.open().read(rows)["reason"].to_pylist() == ["missing_file"] * 2
+
+
+def test_ambiguous_bases_are_refused_where_the_model_sees_them(tmp_path, reasons):
+    (tmp_path / "x.fa").write_bytes(b">a\nNACGTN\n>b\nANNT\n")
+    spec = GenomicsSpec(length=4, ambiguous="refuse")
+    assert reasons(spec, tmp_path) == {"x.fa#a": None, "x.fa#b": "ambiguous_bases"}
+
+
+def test_labels_and_subjects_come_from_the_header_by_pattern(tmp_path, index):
+    (tmp_path / "x.fa").write_bytes(b">a class=p who=7\nA\n>b class=q who=7\nC\n>c\nG\n")
+    manifest = index(GenomicsSpec(label_pattern=r"class=(\w+)", subject_pattern=r"who=(\w+)"), tmp_path)
+    assert manifest["label"].to_pylist() == [["p"], ["q"], None]
+    assert len(set(manifest["subject_id"].to_pylist())) == 2
+
+
+def test_equal_sequences_on_either_strand_are_one_subject(tmp_path, index):
+    (tmp_path / "x.fa").write_bytes(b">a\nAACG\n>b\naacg\n>c\nCGTT\n>d\nAACC\n")
+    a, b, c, d = index(GenomicsSpec(subject="sequence", soft_mask="channel"), tmp_path)["subject_id"].to_pylist()
+    assert a == b == c != d
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_by_name_with_quotes_blanks_and_a_line_end_in_a_cell(tmp_path, index, letters):
+    (tmp_path / "x.csv").write_bytes(
+        b'\xef\xbb\xbfid,note,Sequence,label\na,"two\nlines, one ""cell""", ACGT ,p\nb,,"GGTT",q\n'
+    )
+    assert letters(GenomicsSpec(length=4), tmp_path) == {"x.csv#a": "ACGT", "x.csv#b": "GGTT"}
+    assert index(GenomicsSpec(), tmp_path)["label"].to_pylist() == [["p"], ["q"]]
+
+
+def test_columns_by_number_from_1_where_there_is_no_header(tmp_path, index, letters):
+    (tmp_path / "x.tsv").write_bytes(b"p\tACGT\ttrain\nq\tGG\ttest\n")
+    spec = GenomicsSpec(length=4, sequence_column=2, label_column=1, split_column=3)
+    assert letters(spec, tmp_path) == {"x.tsv#row 1": "ACGT", "x.tsv#row 2": "GG--"}
+    manifest = index(spec, tmp_path)
+    assert manifest["label"].to_pylist() == [["p"], ["q"]] and manifest["split"].to_pylist() == ["train", "test"]
+
+
+def test_bad_tables_and_rows_are_failed_rows_with_reasons(tmp_path, reasons):
+    (tmp_path / "a.csv").write_bytes(b"id,seq\nx,ACGT\ny\nz,\nw,MKVLE\n\xff,ACGT\n")
+    (tmp_path / "b.csv").write_bytes(b"age,sex\n60,f\n")
+    assert reasons(SHORT, tmp_path) == {
+        "a.csv#x": None,
+        "a.csv#row 3": "corrupt",
+        "a.csv#z": "empty_sequence",
+        "a.csv#w": "not_dna",
+        "a.csv#row 6": "not_text",
+        "b.csv": "unrecognised_format",
+    }
+    assert reasons(GenomicsSpec(sequence_column="dna"), tmp_path)["b.csv"] == "bad_columns"
+
+
+@pytest.mark.parametrize("entries", ["records", "windows"])
+def test_parquet_csv_and_gzipped_csv_give_equal_samples(tmp_path, letters, entries):
+    draw = random.Random(5)
+    rows = [{"id": f"s{i}", "seq": "".join(draw.choices("ACGT", k=5 + i % 9)), "label": "p"} for i in range(50)]
+    text = "id,seq,label\n" + "".join(",".join(row.values()) + "\n" for row in rows)
+    (tmp_path / "x.csv").write_text(text)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(text.encode()))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=7)
+    spec = GenomicsSpec(entries=entries, length=6)
+    one, two, three = (
+        {name.split("#")[1]: bases for name, bases in letters(spec, tmp_path / f"x.{end}").items()}
+        for end in ("csv", "csv.gz", "parquet")
+    )
+    assert one == two == three and len(one) >= 50
+
+
+def test_splice_data_gives_the_published_counts_and_keeps_duplicates_together(shared_data, index):
+    spec = GenomicsSpec(length=60, sequence_column=3, label_column=1, id_column=2, subject="sequence")
+    path = shared_data / "genomics" / "splice" / "splice.data"
+    manifest = index(spec, path)
+    labels = [label for (label,) in manifest["label"].to_pylist()]
+    assert {name: labels.count(name) for name in set(labels)} == {"EI": 767, "IE": 768, "N": 1655}
+    assert manifest["reason"].null_count == 3190
+    assert "splice.data#ATRINS-DONOR-521" in manifest["entry_id"].to_pylist()
+    by_subject: dict[str, set[bytes]] = {}
+    for subject, fingerprint in zip(
+        manifest["subject_id"].to_pylist(), manifest["fingerprint"].to_pylist(), strict=True
+    ):
+        by_subject.setdefault(subject, set()).add(fingerprint)
+    assert len(by_subject) <= 3005 == len({f for found in by_subject.values() for f in found})
+    assert sum(map(len, by_subject.values())) == 3005  # no sequence stands under two subjects
+    read = spec.open().read(list(_entries(manifest)))
+    assert read["reason"].null_count == 3190
+
+
+def test_the_whole_text_of_a_file_comes_in_blocks(tmp_path):
+    (tmp_path / "x").write_bytes(b"a" * 2_500_000)
+    assert [(offset, len(text)) for offset, text in blocks(str(tmp_path / "x"))] == [
+        (0, 1 << 20), (1 << 20, 1 << 20), (2 << 20, 2_500_000 - (2 << 20)),
+    ]  # fmt: skip
