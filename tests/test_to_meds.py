@@ -209,13 +209,12 @@ def test_a_dataset_is_meds(name, request):
         table = pq.read_table(path)
         meds.DataSchema.validate(table)
         assert table.schema.equals(meds.DataSchema.schema())
-        subjects, times = table["subject_id"].to_numpy(), table["time"].to_pylist()
+        subjects = table["subject_id"].to_numpy()
+        times = table["time"].cast(pa.int64()).fill_null(-(2**62)).to_numpy()
         assert (subjects[1:] >= subjects[:-1]).all()  # in one piece each
         assert seen.isdisjoint(subjects)
         seen |= set(subjects.tolist())
-        keys = [(t is not None, t.timestamp() if t else 0) for t in times]
-        same = subjects[1:] == subjects[:-1]
-        assert all(a <= b for a, b, s in zip(keys, keys[1:], same, strict=False) if s)
+        assert (times[1:] >= times[:-1])[subjects[1:] == subjects[:-1]].all()  # static first
         used |= set(table["code"].unique().to_pylist())
     assert codes["code"].to_pylist() == sorted(used)
 
@@ -228,18 +227,25 @@ def test_a_code_is_described_by_its_display(bulk):
     assert described[meds.birth_code] is None
 
 
-@pytest.mark.parametrize("name", ["bulk_archive", "stays"])
-def test_one_bucket_and_seven_and_the_engines_give_the_same_events(name, request, tmp_path, monkeypatch, ray_session):
-    run = request.getfixturevalue(name)
-    monkeypatch.setattr(to_meds, "SMALL_BYTES", 0)  # so that ray starts workers
+def same_events(run: ConvertRun, tmp_path: Path, *changes: dict[str, Any]) -> None:
     tables, reports = [], []
-    for keys in ({"shards": 1}, {"shards": 7}, {"shards": 7, "engine": RaySpec(workers=2)}):
-        result = convert(run.model_copy(update=keys | {"out": str(tmp_path / f"out{len(tables)}")}))
+    for number, keys in enumerate(changes):
+        result = convert(run.model_copy(update=keys | {"out": str(tmp_path / f"out{number}")}))
         assert result.files == len(list(Path(result.out).glob("data/*/*.parquet"))) > keys["shards"] // 2
         tables.append(by_subject(events(result.out)))
         reports.append(result.model_dump(exclude={"files", "out", "seconds"}))
-    assert tables[0].equals(tables[1]) and tables[1].equals(tables[2])
-    assert reports[0] == reports[1] == reports[2]
+    assert all(table.equals(tables[0]) for table in tables)
+    assert all(report == reports[0] for report in reports)
+
+
+@pytest.mark.parametrize("name", ["bulk_archive", "stays"])
+def test_one_bucket_and_seven_give_the_same_events(name, request, tmp_path):
+    same_events(request.getfixturevalue(name), tmp_path, {"shards": 1}, {"shards": 7})
+
+
+def test_the_engines_give_the_same_events(stays, tmp_path, monkeypatch, ray_session):
+    monkeypatch.setattr(to_meds, "SMALL_BYTES", 0)  # so that ray starts workers
+    same_events(stays, tmp_path, {"shards": 3}, {"shards": 3, "engine": RaySpec(workers=2)})
 
 
 @pytest.fixture
@@ -471,6 +477,19 @@ def test_an_archive_without_files_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
     done = command(run_file(tmp_path, tmp_path / "in"))
     assert done.exit_code == 2 and "no files" in done.stderr
+
+
+def test_an_archive_that_holds_nothing_of_this_source_is_refused(tmp_path):
+    done = command(run_file(tmp_path, write(tmp_path / "in", "letter.txt", "Dear Jane")))
+    assert done.exit_code == 2 and "no file that this source reads" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_file_is_one_that_failed(tmp_path):
+    archive = write(tmp_path / "in", "a.ndjson", JANE)
+    (archive / "b.ndjson").touch()
+    result = convert(run_of(tmp_path, archive))
+    assert (result.entries, result.failed, result.failed_files[0]["reason"]) == (2, 1, "empty_file")
 
 
 def test_the_run_file_that_ships_is_a_conversion():

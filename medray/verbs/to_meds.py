@@ -21,7 +21,7 @@ from medray.modalities.ehr.convert import dataset
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
 from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
 from medray.modalities.ehr.convert.labels import write_labels
-from medray.modalities.ehr.convert.members import units
+from medray.modalities.ehr.convert.members import Unit, units
 from medray.progress import Progress, Silent
 from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
@@ -86,6 +86,13 @@ def _convert(
     read = BucketSink(str(drafts / "buckets"), buckets)
     progress.begin("parse", len(plan))
     engine.run(Flow("parse", plan, (parse(run.source, key),), read, progress.advance, small=small))
+    if read.counts["", FILES] == 0:
+        raise ArchiveError(
+            "the archive holds no file that this source reads",
+            where=run.root,
+            found=f"{read.counts['', IGNORED]} files of other names",
+            expected="*.ndjson or *.json for fhir; for csv what `files` of a table names; plain, gz, tar or zip",
+        )
     written, plan = DatasetSink(str(drafts / "files"), buckets, run.split), read.plan()
     stage = arrange(read.lookups, run.source.known_only, max(map(len, plan), default=1))
     progress.begin("arrange", sum(map(len, plan)))
@@ -97,10 +104,10 @@ def _convert(
         labels = write_labels(draft, run.labels, listed, subjects, Subjects(key, keep=run.source.keep_ids))
     counts = dataset.Counts(read, written)
     counts.check()
-    seconds = time.monotonic() - started
+    failed = _failed_files(read, pieces, listed)
     return ToMedsResult(
         entries=read.counts["", FILES],
-        failed=len(read.failed),
+        failed=len(failed),
         subjects=len(subjects),
         events=dataset.data_rows(subjects),
         files=len(written.data),
@@ -111,24 +118,19 @@ def _convert(
         notes={source: dict(found) for source, found in counts.notes.items()},
         faults=counts.faults,
         ignored=read.counts["", IGNORED],
-        failed_files=_failed_files(read, pieces, listed),
+        failed_files=failed[:SHOWN],
         labels=labels,
         out=run.out_uri,
         reused=False,
-        seconds=seconds,
+        seconds=time.monotonic() - started,
     )
 
 
-def _failed_files(read: BucketSink, pieces: list, listed: list[files.File]) -> list[dict[str, Any]]:
+def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, Any]]:
     """Files by their place in the order of names, from 1: a name may tell who the patient is."""
     place = {uri: i for i, uri in enumerate(sorted(file.uri for file in listed), 1)}
-    return [
-        {
-            "file": place[pieces[unit].uri],
-            "of": len(listed),
-            "member": member + 1 or None,
-            "reason": reason,
-            "detail": d,
-        }
-        for unit, member, reason, d in sorted(read.failed)[:SHOWN]
-    ]
+    found = {}
+    for unit, member, reason, detail in sorted(read.failed):
+        facts = {"file": place[pieces[unit].uri], "of": len(listed), "member": member + 1 or None}
+        found.setdefault(tuple(facts.values()), facts | {"reason": reason, "detail": detail})
+    return list(found.values())

@@ -176,6 +176,12 @@ class Writer:
             FAILED, None, None, None, error.reason, None, None, self.unit, member, None, False, None, detail, None
         )
 
+    def lost_file(self, start: int, error: SampleError) -> None:
+        """A file of which no (further) member can be told: one file more that was looked at, and one that failed."""
+        if start == 0:
+            self.count("", FILES)
+        self.failed(-1, error)
+
     def count(self, source: str, outcome: str, number: int = 1) -> None:
         self.counts[source, outcome] += number
 

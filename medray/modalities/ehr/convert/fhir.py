@@ -37,13 +37,12 @@ class FhirParser:
         self.zone = ZoneInfo(source.time_zone) if source.time_zone else None
 
     def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]:
-        writer, member = Writer(unit.unit), -1
+        writer = Writer(unit.unit)
         try:
             for found in members(unit.uri):
-                member = found.index
                 yield from self._member(unit, found, writer)
-        except SampleError as error:
-            writer.failed(member, error)
+        except SampleError as error:  # of the file before its first member, or between two
+            writer.lost_file(unit.start, error)
         writer.finish()
         yield from writer.take()
 
@@ -64,8 +63,6 @@ class FhirParser:
                     if len(writer) >= ROWS_AT_ONCE:
                         yield from writer.take()
         except SampleError as error:
-            if member.index < 0:
-                raise
             writer.failed(member.index, error)
 
     def _document(self, stream: BinaryIO, writer: Writer) -> None:

@@ -46,18 +46,17 @@ class CsvParser:
         self.source, self.subjects = source, Subjects(key, keep=source.keep_ids)
 
     def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]:
-        writer, member = Writer(unit.unit), -1
+        writer = Writer(unit.unit)
         held: dict[str, list[pa.Table]] = {}
         try:
             for found in members(unit.uri):
-                member = found.index
                 for table, block in self._blocks(found, writer):
                     waiting = held.setdefault(table.name, [])
                     waiting.append(block)
                     if sum(map(len, waiting)) >= ROWS_AT_ONCE:
                         yield self._mapped(table, pa.concat_tables(held.pop(table.name)), writer)
-        except SampleError as error:
-            writer.failed(member, error)
+        except SampleError as error:  # of the file before its first member, or between two
+            writer.lost_file(unit.start, error)
         for name, blocks in held.items():
             table = next(each for each in self.source.tables if each.name == name)
             yield self._mapped(table, pa.concat_tables(blocks), writer)
@@ -81,8 +80,6 @@ class CsvParser:
                         block if subject is None else block.append_column(SUBJECT, pa.repeat(subject, len(block))),
                     )
         except SampleError as error:
-            if member.index < 0:
-                raise
             writer.failed(member.index, error)
 
     def _mapped(self, table: CsvTable, block: pa.Table, writer: Writer) -> pa.RecordBatch:
