@@ -13,13 +13,14 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from pydantic import BaseModel, ConfigDict
 
 from medray.errors import ArchiveError
 from medray.files import read_bytes, write_bytes
@@ -51,10 +52,9 @@ class Part:
     detail: str | None = None
 
 
-class PartRef(BaseModel):
+class PartRef(NamedTuple):
     """Where a part of an entry is."""
 
-    model_config = ConfigDict(frozen=True)
     uri: str
     locator: str
 
@@ -281,12 +281,19 @@ def by_place(manifest: pa.Table) -> pa.Table:
 
 def entries(table: pa.Table | pa.RecordBatch) -> Iterator[Entry]:
     """The rows of a manifest as Entry objects."""
-    names = [n for n in ("entry_id", "subject_id", "fingerprint", "parts", "split", "target", "reason", "detail")]
-    held = [n for n in names if n in table.schema.names]
-    for row in table.select(held).to_pylist():
-        parts = tuple(PartRef.model_construct(uri=p["uri"], locator=p["locator"]) for p in row.pop("parts"))
-        target = row.pop("target", None)
-        yield Entry(**row, parts=parts, target=None if target is None else tuple(target))
+
+    def values(name: str) -> list:
+        return table.column(name).to_pylist() if name in table.schema.names else [None] * len(table)
+
+    column = table.column("parts")
+    column = one_chunk(column) if isinstance(column, pa.ChunkedArray) else column
+    flat = column.flatten()
+    refs = list(map(PartRef, flat.field("uri").to_pylist(), flat.field("locator").to_pylist()))
+    edges = np.cumsum([0, *column.value_lengths().to_pylist()]).tolist()
+    parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
+    targets = [None if target is None else tuple(target) for target in values("target")]
+    first = (values(name) for name in ("entry_id", "subject_id", "fingerprint"))
+    yield from map(Entry, *first, parts, values("split"), targets, values("reason"), values("detail"))
 
 
 # --- storage --------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Read:
         lost = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
         if lost.all():
             return self._known_failed(batch)
-        found, numbers = self._read(batch.filter(pa.array(~lost)))
+        found, numbers = self._read(batch.filter(pa.array(~lost)) if lost.any() else batch)
         if not lost.any():
             return found
         places = np.concatenate([np.flatnonzero(~lost)[numbers], np.flatnonzero(lost)])
@@ -94,7 +94,10 @@ class Read:
         numbers = found.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
-        of_entry = rows.take(found.column("entry"))
+        keys = rows.select(
+            [name for name in ("entry_id", "subject_id", "fingerprint", "split", "target") if name in rows.schema.names]
+        )
+        of_entry = keys if len(found) == len(rows) else keys.take(found.column("entry"))
         columns = {name: of_entry.column(name) for name in ("entry_id", "subject_id", "fingerprint", "split")}
         columns |= {name: found.column(name) for name in found.schema.names if name != "entry"}
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:

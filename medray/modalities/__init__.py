@@ -14,7 +14,8 @@ from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.scores import ScoreStore
 
-ModalitySpec = Annotated[ImagingSpec | GenomicsSpec | EhrSpec, Field(discriminator="kind")]
+ModalitySpec = Annotated[ImagingSpec | EhrSpec | GenomicsSpec, Field(discriminator="kind")]
+"""`medray inspect` asks them in this order: health records know their columns, genomics takes any table."""
 
 
 def open_modality(spec: ModalitySpec) -> Modality:

@@ -61,14 +61,18 @@ def read(archive: Archive, entries: Sequence[Entry]) -> pa.RecordBatch:
     good = np.ones(len(entries), bool)
     good[list(failures)] = False
     most = spec.max_events if spec.representation == "events" else None
+    nothing = pa.nulls(len(entries), pa.string())
     columns = {
         "entry": pa.array(np.arange(len(entries), dtype=np.int32)),
-        "sample_id": pa.array(["0" if yes else "" for yes in good.tolist()]),
-        "reason": pa.array([failures[i][0] if i in failures else None for i in range(len(entries))], pa.string()),
-        "detail": pa.array([failures[i][1] if i in failures else None for i in range(len(entries))], pa.string()),
-        **_payload(found, good, most, archive),
+        "sample_id": pa.repeat("0", len(entries)),
+        "reason": nothing,
+        "detail": nothing,
     }
-    return pa.RecordBatch.from_pydict(columns)
+    if failures:
+        known = [failures.get(i, (None, None)) for i in range(len(entries))]
+        columns["sample_id"] = pa.array(["0" if reason is None else "" for reason, _ in known])
+        columns["reason"], columns["detail"] = (pa.array(text, pa.string()) for text in zip(*known, strict=True))
+    return pa.RecordBatch.from_pydict(columns | _payload(found, good, most, archive))
 
 
 def _rows(

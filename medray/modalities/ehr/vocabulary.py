@@ -167,6 +167,7 @@ class Lookup:
         hashes = np.array([code_hash(each.code) for each in codes], np.uint64)
         order = np.argsort(hashes)
         self._hashes, self._places = hashes[order], (order + 1).astype(np.int32)
+        self._bits, self._direct = _direct(self._hashes)
         self._mean = np.array([0.0, *(each.mean or 0.0 for each in codes)], np.float32)
         self._std = np.array([np.inf, *(np.inf if each.std is None else each.std for each in codes)], np.float32)
         self._clip = np.float32(clip)
@@ -175,8 +176,11 @@ class Lookup:
         """(N,) uint64 to int32 1 … V; 0 for a code that is not in the list."""
         if not len(self._hashes):
             return np.zeros(len(hashes), np.int32)
-        found = np.searchsorted(self._hashes, hashes)
-        found[found == len(self._hashes)] = 0
+        if self._direct is not None:  # several times faster than a search
+            found = self._direct[hashes >> self._bits]
+        else:
+            found = np.searchsorted(self._hashes, hashes)
+            found[found == len(self._hashes)] = 0
         return np.where(self._hashes[found] == hashes, self._places[found], np.int32(0))
 
     def scores(self, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,3 +189,14 @@ class Lookup:
         known = np.isfinite(values) & np.isfinite(std)
         score = (np.where(known, values, np.float32(0)) - self._mean[places]) / std
         return np.where(known, np.clip(score, -self._clip, self._clip), np.float32(0)), known
+
+
+def _direct(hashes: np.ndarray) -> tuple[np.uint64, np.ndarray | None]:
+    """(bits to drop, place by the bits that are left) where at most 18 bits tell all hashes apart; else None."""
+    for kept in range(8, 19):
+        bits = np.uint64(64 - kept)
+        if len(np.unique(hashes >> bits)) == len(hashes):
+            table = np.zeros(2**kept, np.int32)
+            table[hashes >> bits] = np.arange(len(hashes))
+            return bits, table
+    return np.uint64(0), None
