@@ -33,6 +33,9 @@ app = typer.Typer(
     "3 done, but more than max_failed of the entries failed.",
 )
 
+ehr = typer.Typer(help="Health records.", no_args_is_help=True)
+app.add_typer(ehr, name="ehr")
+
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout, and no progress.")]
 Set = Annotated[
@@ -121,6 +124,14 @@ def score(run_file: RunFile, json_: Json = False, set_: Set = None, local: Local
     _run(run_file, "score", verb, json_, set_, local)
 
 
+@ehr.command("to-meds")
+def to_meds(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+    """FHIR R4 or long CSV to a MEDS dataset, with a report of what was read, dropped and why."""
+    from medray.verbs.to_meds import to_meds as verb
+
+    _run(run_file, "convert", verb, json_, set_, local)
+
+
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a bundle or a score store.")],
@@ -167,6 +178,27 @@ def history(
             typer.echo(json.dumps(seen.facts))
         else:
             _print_seen(seen)
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    source: Annotated[str, typer.Argument(metavar="FILE", help="The file that was scored.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The new file; compressed where its name says so.")],
+    bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
+    json_: Json = False,
+) -> None:
+    """The file that was scored, with its scores in it: the same VCF with INFO fields."""
+    with _errors():
+        from medray.console import Paper
+        from medray.verbs.export import export as verb
+
+        result = verb(format, store, source, out, bundle).model_dump(mode="json")
+        if json_:
+            typer.echo(json.dumps(result))
+        else:
+            Paper().facts(result.items())
 
 
 @app.command()
@@ -228,15 +260,26 @@ def _run(
         raise typer.Exit(result.exit_code(run.max_failed))
 
 
+_COMMANDS = {"train": "train", "score": "score", "convert": "ehr to-meds"}
+_KEYS = {
+    "any": "a `bundle` key",
+    "train": "[modality], [model] and [objective], and no `store` key",
+    "score": "a `store` key",
+    "convert": "a [source] table",
+}
+
+
 def _refuse_kind(run: Any, kind: str, run_file: Path) -> None:
-    found = "score" if hasattr(run, "store") else "train"
-    if kind not in ("any", found):
+    found = "score" if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
+    if found != kind and (kind != "any" or found == "convert"):
         raise RunFileError(
-            f"this command needs a {kind} run file",
+            f"this command needs a {kind} run file"
+            if kind != "any"
+            else "this command needs a train or score run file",
             where=str(run_file),
             found=f"a {found} run file",
-            expected="a `store` key" if kind == "score" else "[modality], [model] and [objective], and no `store` key",
-            do=f"try: medray {found} {run_file}",
+            expected=_KEYS[kind],
+            do=f"try: medray {_COMMANDS[found]} {run_file}",
         )
 
 

@@ -27,7 +27,7 @@ from medray.shards import read_samples
 PARTS_AT_ONCE = 4096
 """A file may hold millions of parts: so many are in memory as objects."""
 
-BATCH_BYTES = 2**24
+BATCH_BYTES = 2**22
 
 FILES = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("modified_ns", pa.int64())])
 
@@ -200,7 +200,7 @@ def sample_bytes(modality: Modality) -> int:
 
 
 def batch_rows(modality: Modality) -> int:
-    """As many samples as make about 16 MB, between 1 and 512: enough to keep a worker busy, little memory."""
+    """As many samples as make about 4 MB, between 1 and 512: enough to keep a worker busy, little memory."""
     return max(1, min(512, BATCH_BYTES // max(1, sample_bytes(modality))))
 
 

@@ -253,3 +253,42 @@ def test_regression_from_a_label_table_to_scores_in_the_targets_unit(tmp_path):
     wrong = table["brightness"].to_numpy() - np.array(table["target"].to_pylist())[:, 0]
     assert tested.metrics["mae"] == pytest.approx(np.abs(wrong).mean(), rel=1e-5)
     assert Path(tested.report).exists()
+
+
+# --- beside the network ---------------------------------------------------------------------------------------
+
+
+def test_the_logistic_floor_stands_beside_the_network_and_is_trained_once(trained, tmp_path):
+    run = toy.train_run(trained, floor=True, work=str(tmp_path / "work"), bundle=str(tmp_path / "bundle"))
+    train(run, LocalEngine())
+    [floor] = (tmp_path / "work" / "training").glob("*/bundle/spec.json")
+    made = floor.stat().st_mtime_ns
+    result = evaluate(run, LocalEngine())
+    assert result.floor is not None and 0 <= result.floor["auroc"] <= 1
+    assert result.floor["brier"] != result.metrics["brier"]
+    page = Path(result.report).read_text()
+    assert ">logistic</th>" in page
+    train(run, LocalEngine())
+    assert floor.stat().st_mtime_ns == made
+
+
+def test_a_logistic_run_needs_no_floor(trained, tmp_path):
+    changes = {"model": {"kind": "logistic"}, "work": str(tmp_path / "work"), "bundle": str(tmp_path / "bundle")}
+    run = toy.train_run(trained, floor=True, **changes)
+    train(run, LocalEngine())
+    assert list((tmp_path / "work" / "training").glob("*/bundle")) == []
+    assert evaluate(run, LocalEngine()).floor is None
+
+
+def test_calibrated_scores_are_stored_and_the_report_says_what_they_were(trained, tmp_path):
+    changes = {"work": str(tmp_path / "work"), "bundle": str(tmp_path / "bundle")}
+    run = toy.train_run(
+        trained, objective={"kind": "binary", "positive": "lower", "calibration": "validation"}, **changes
+    )
+    train(run, LocalEngine())
+    result = evaluate(run, LocalEngine())
+    assert result.metrics["before_calibration"]["ece"] != result.metrics["ece"]
+    assert "calibrated on the validation split" in Path(result.report).read_text()
+    score(toy.score_run(trained, bundle=str(tmp_path / "bundle"), store=str(tmp_path / "scores")), LocalEngine())
+    stored, rows = toy.scores(tmp_path / "scores"), pq.read_table(result.predictions).to_pylist()
+    assert [row["lower"] for row in rows] == pytest.approx([stored[row["entry_id"], "lower"] for row in rows], abs=1e-6)

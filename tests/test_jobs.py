@@ -31,7 +31,7 @@ def test_every_run_file_that_ships_loads(file):
 def test_every_job_is_the_verb_of_its_name(file):
     done = job(file.stem, "--help")
     assert done.returncode == 0 and "RUN.toml" in done.stdout
-    assert f"{file.stem} [OPTIONS]" in done.stdout
+    assert f"{file.stem.replace('_', '-')} [OPTIONS]" in done.stdout
 
 
 def test_a_scoring_job_prints_its_json_and_exits_with_the_verbs_code(tmp_path):

@@ -77,6 +77,7 @@ def train_run(folder: Path, **changes: Any) -> TrainRun:
         "objective": {"kind": "binary", "positive": "lower"},
         "training": training,
         "evaluation": {"resamples": 50},
+        "floor": False,
     }
     return TrainRun.model_validate(settings | changes)
 

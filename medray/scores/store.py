@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from medray import files
@@ -20,6 +22,7 @@ from medray.scores.table import SCORES, Claim, claim_app, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+    from duckdb import DuckDBPyConnection
 
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
@@ -259,6 +262,38 @@ class ScoreStore:
         )
         return rows.select(SCORES.names).cast(SCORES)
 
+    def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
+        """What the current rows of a bundle are of, by groups of entries: {group, outputs, run_ids}, each in order.
+
+        `group` is a regular expression for entry ids; its first group names the group. Other entries are left out.
+        """
+        columns = {name: ds.field(name) for name in ("entry_id", "output", "run_id")}
+        columns["at"] = ds.field("scored_at").cast(pa.int64())
+        names = "list_sort(list(distinct output)) as outputs, list_sort(list(distinct run_id)) as run_ids"
+        rows = self._query(
+            f"""with latest as (select * from found qualify "at" = max("at") over (partition by entry_id))
+                select regexp_extract(entry_id, '{group.replace("'", "''")}', 1) as "group", {names}
+                from latest where regexp_matches(entry_id, '{group.replace("'", "''")}') group by 1 order by 1""",
+            "2GB",
+            found=self._scan(columns, bundle_id),
+        )
+        return rows.to_pylist()
+
+    def stream(self, bundle_id: str, prefix: str, *, memory: str = "2GB") -> Iterator[pa.RecordBatch]:
+        """Current rows of the entries whose id begins with `prefix`, ordered by entry id, in bounded memory.
+
+        Columns entry_id, sample_id, fingerprint, output, value, reason.
+        """
+        names = ("entry_id", "sample_id", "fingerprint", "output", "value", "reason")
+        columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
+        self._table.update_incremental()
+        chosen = (ds.field("bundle_id") == bundle_id) & pc.starts_with(ds.field("entry_id"), prefix)
+        found = self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
+        sql = f"""select {", ".join(names)} from found qualify "at" = max("at") over (partition by entry_id)
+                  order by entry_id"""
+        with self._connection(memory, found=found) as connection:
+            yield from connection.sql(sql).to_arrow_reader(1 << 16)
+
     def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
         """What is in the store, JSON-ready, by each entry's latest attempt.
 
@@ -322,9 +357,15 @@ class ScoreStore:
         chosen = None if bundle_id is None else ds.field("bundle_id") == bundle_id
         return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
 
+    def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
+        """Rows of a query in DuckDB."""
+        with self._connection(memory, **tables) as connection:
+            return connection.sql(sql).to_arrow_table()
+
     @staticmethod
-    def _query(sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
-        """Rows of a query in DuckDB, which holds no more than `memory` and spills the rest to disk."""
+    @contextmanager
+    def _connection(memory: str, **tables: pa.Table | pa.RecordBatchReader) -> Iterator[DuckDBPyConnection]:
+        """DuckDB over these tables; it holds no more than `memory` and spills the rest to disk."""
         import duckdb
 
         with tempfile.TemporaryDirectory(prefix="medray-") as spill:
@@ -332,7 +373,7 @@ class ScoreStore:
             with duckdb.connect(config=settings) as connection:
                 for name, table in tables.items():
                     connection.register(name, table)
-                return connection.sql(sql).to_arrow_table()
+                yield connection
 
 
 # 2 * at + 1 for a failed row: of the rows of one attempt, a failed one decides.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from medray.verbs.reporting import report_facts
 from medray.verbs.results import EvaluateResult
 from medray.verbs.settings import TrainRun
 from medray.verbs.tables import TableSink
+from medray.verbs.train import FLOOR, floor_uri
 
 SMALL_SAMPLES = 256
 
@@ -43,7 +46,7 @@ def evaluate_bundle(
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, split)
     _refuse_other_classes(run, bundle.recipe, prepared)
-    predictions = predict_split(run, bundle, prepared, engine, progress, split)
+    predictions = predict_split(run, bundle, run.bundle_uri, prepared, engine, progress, split)
     recipe = bundle.recipe
     scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
     subjects = np.array(predictions.column("subject_id").to_pylist())
@@ -64,7 +67,10 @@ def evaluate_bundle(
     )
     folder = files.join(run.folder, "evaluation", recipe.id, split)
     _write_predictions(predictions, folder)
+    floor = _floor_metrics(run, prepared, engine, progress, split) if recipe.model.kind != FLOOR.kind else None
     facts = report_facts(run, bundle, prepared, predictions, metrics, intervals, split)
+    if floor is not None:
+        facts = replace(facts, beside={FLOOR.kind: floor})
     files.write_bytes(files.join(folder, "report.html"), write_report(facts).encode())
     result = EvaluateResult(
         entries=prepared.result.entries,
@@ -74,6 +80,7 @@ def evaluate_bundle(
         n=len(predictions),
         subjects=len(set(subjects)),
         metrics=metrics,
+        floor=floor,
         intervals=intervals,
         thresholds=recipe.thresholds,
         predictions=files.join(folder, "predictions.parquet"),
@@ -84,14 +91,28 @@ def evaluate_bundle(
     return result, facts
 
 
+def _floor_metrics(
+    run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress, split: str
+) -> dict[str, Any] | None:
+    """Of the logistic model on the same split, where one was trained with this run's data and settings."""
+    uri = floor_uri(run, prepared)
+    if not files.exists(files.join(uri, bundles.SPEC)):
+        return None
+    floor = bundles.load(uri)
+    predictions = predict_split(run, floor, uri, prepared, engine, progress, split)
+    recipe = floor.recipe
+    scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
+    return recipe.objective.metrics(scores, targets, recipe.thresholds, recipe.objective.display(recipe.classes))
+
+
 def predict_split(
-    run: TrainRun, bundle: bundles.Bundle, prepared: Prepared, engine: Engine, progress: Progress, split: str
+    run: TrainRun, bundle: bundles.Bundle, uri: str, prepared: Prepared, engine: Engine, progress: Progress, split: str
 ) -> pa.Table:
     """One row per sample of the split, ordered by entry: keys, `target`, and one column per output."""
     shards = ShardSet.open(prepared.folder).split(split)
     plan = [pa.table({"shard": [shard.uri]}) for shard in shards]
     progress.begin("evaluate", len(plan))
-    stage_list = (stages.load_shard(), stages.score(run.bundle_uri, bundle.id))
+    stage_list = (stages.load_shard(), stages.score(uri, bundle.id, stages.batch_rows(bundle.recipe.modality.open())))
     small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES
     with TableSink(run.folder, stages.SCORE_ROWS) as sink:
         engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance, small=small))
@@ -100,7 +121,7 @@ def predict_split(
     if len(failed):
         raise BundleError(
             "the bundle gives NaN or infinity",
-            where=run.bundle_uri,
+            where=uri,
             found=f"{len(failed)} of {sum(shard.rows for shard in shards)} samples",
             do="train again with a lower learning rate or with clip_norm",
         )

@@ -16,9 +16,9 @@ from medray.scores import ScoreStore
 
 
 def inspect(path: str) -> Inspection:
-    """Facts and tables of what lies at `path`. Raises ArchiveError when nothing there is known to medray."""
+    """Facts and tables of what lies at `path`, or of a piece of it (PATH#piece). Raises ArchiveError when nothing there is known to medray."""
     uri = files.absolute(path)
-    if not files.exists(uri):
+    if not files.exists(uri) and not ("#" in uri and files.exists(uri.rpartition("#")[0])):  # or a piece of a file
         raise ArchiveError("there is no such file or folder", where=path)
     if files.exists(files.join(uri, "_delta_log")):
         return inspect_store(uri)
@@ -30,7 +30,7 @@ def inspect(path: str) -> Inspection:
     for kind in modality_kinds():
         try:
             return kind.inspect(uri)
-        except SampleError as error:
+        except (SampleError, ArchiveError) as error:  # a modality may not know pieces of files
             refusals.append(f"{kind.model_fields['kind'].default}: {error}")
     raise ArchiveError("medray cannot read this", where=path, found="; ".join(refusals))
 

@@ -65,6 +65,8 @@ class EvaluateResult(Result):
     n: int
     subjects: int
     metrics: dict[str, Any]
+    floor: dict[str, Any] | None = None
+    """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
     thresholds: tuple[float, ...]
     predictions: str
@@ -92,3 +94,50 @@ class ScoreResult(Result):
         """3 where more than `max_failed` of the entries that were pending, or of their samples, failed."""
         many = self.failed > max_failed * self.pending or self.failed_samples > max_failed * self.samples
         return 3 if many else 0
+
+
+class ToMedsResult(Result):
+    """`entries` and `failed` are files, those inside a tar or zip counted one by one."""
+
+    subjects: int
+    events: int
+    files: int
+    """Parquet files of events."""
+    read: dict[str, int]
+    """Resources or rows by type: read = converted + dropped, for each."""
+    converted: dict[str, int]
+    events_by_type: dict[str, int]
+    dropped: dict[str, dict[str, int]]
+    """By type and reason."""
+    notes: dict[str, dict[str, int]]
+    """What else is worth knowing of what was converted: values left out, dates without a time of day."""
+    faults: int
+    """How many were dropped because something is wrong with them, not by a rule."""
+    ignored: int
+    """Files that are none of this source."""
+    failed_files: list[dict[str, Any]]
+    """The first hundred: place in the order of names, member, reason."""
+    labels: dict[str, Any]
+    out: str
+    reused: bool
+    seconds: float
+
+    def exit_code(self, max_failed: float) -> int:
+        """3 where more than `max_failed` of the files, or of what they hold, failed."""
+        return 3 if self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values()) else 0
+
+
+class ExportResult(BaseModel):
+    """Alleles = scored + failed + not_scored; records without an allele to score are copied."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle_id: str
+    out: str
+    records: int
+    alleles: int
+    scored: int
+    failed: int
+    not_scored: int
+    """Of which the store holds nothing: added since, or in a block that could not be read."""
+    seconds: float

@@ -1,4 +1,4 @@
-"""The run types: what a run file holds, for training and for scoring."""
+"""The run types: what a run file holds, for training, for scoring and for conversion."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from medray import files
 from medray.engines.base import EngineSpec, RaySpec
 from medray.labels import LabelSettings
 from medray.modalities import ModalitySpec
+from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
 from medray.runs import load_run
@@ -19,7 +20,7 @@ from medray.splits import SplitSettings
 from medray.training import TrainingSettings
 
 
-class Run(BaseModel):
+class ArchiveRun(BaseModel):
     """What every run file holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,8 +29,6 @@ class Run(BaseModel):
     """Names the work folder and the checkpoints."""
     archive: str
     """Folder or file that holds the data; local path or s3://, gs:// …"""
-    bundle: str
-    """Folder of the trained model: written by train, read by evaluate and score."""
     work: str | None = None
     """Folder for manifests, shards, checkpoints and reports; default work/<name>."""
     pseudonym_key: str | None = None
@@ -45,6 +44,13 @@ class Run(BaseModel):
     @property
     def folder(self) -> str:
         return files.absolute(self.work or f"work/{self.name}")
+
+
+class Run(ArchiveRun):
+    """What the run files of a model hold."""
+
+    bundle: str
+    """Folder of the trained model: written by train, read by evaluate and score."""
 
     @property
     def bundle_uri(self) -> str:
@@ -70,6 +76,8 @@ class TrainRun(Run):
     model: ModelSpec
     objective: ObjectiveSpec
     training: TrainingSettings = TrainingSettings()
+    floor: bool = True
+    """Train a logistic model on the same samples, too: reports show it beside the network, which has to beat it."""
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
@@ -81,17 +89,37 @@ class ScoreRun(Run):
     modality: dict[str, Any] = {}
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Samples decoded and scored at once by one worker; does not change a score. auto: about 16 MB of them."""
+    """Samples decoded and scored at once by one worker; does not change a score. auto: about 4 MB of them."""
 
     @property
     def store_uri(self) -> str:
         return files.absolute(self.store)
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun:
-    """The run file at `path`: a ScoreRun where it names a `store`, else a TrainRun. Raises RunFileError."""
+class ConvertRun(ArchiveRun):
+    """A run file for to-meds."""
+
+    source: SourceSpec
+    out: str
+    """Folder of the MEDS dataset, local or mounted on all machines."""
+    shards: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    """Files that subjects are spread over (in each split); auto: one per 64 MB of the archive."""
+    split: MedsSplit | None = None
+    labels: MedsLabels | None = None
+
+    @property
+    def out_uri(self) -> str:
+        return files.absolute(self.out)
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun | ConvertRun:
+    """The run file at `path`: a ScoreRun where it names a `store`, a ConvertRun where it has a [source], else a TrainRun.
+
+    Raises RunFileError.
+    """
     try:
-        scores = "store" in tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        keys = tomllib.loads(Path(path).read_text(encoding="utf-8")).keys()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        scores = False  # load_run says what is wrong with it
-    return load_run(path, ScoreRun if scores else TrainRun, overrides or [])
+        keys = set()  # load_run says what is wrong with it
+    kind = ScoreRun if "store" in keys else ConvertRun if "source" in keys else TrainRun
+    return load_run(path, kind, overrides or [])

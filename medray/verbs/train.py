@@ -14,12 +14,15 @@ import pyarrow as pa
 from medray import bundles, files
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError
+from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
 from medray.shards import ShardSet, read_samples
 from medray.training import FitPlan, stacked
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult
 from medray.verbs.settings import TrainRun
+
+FLOOR = LogisticSpec()
 
 
 def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fresh: bool = False) -> TrainResult:
@@ -37,6 +40,8 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     folder = files.join(plan.work, plan.name)
     if fresh:
         files.remove_tree(folder)
+    if run.floor and run.model.kind != FLOOR.kind:
+        _train_floor(run, prepared, engine, progress)
     finished = None if fresh else _finished(run.bundle_uri, plan.name)
     if finished is not None:
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
@@ -47,6 +52,29 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     bundles.save(bundle, run.bundle_uri)
     _write_history(fitted.state["history"], fitted.state["best_epoch"], folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
+
+
+def floor_uri(run: TrainRun, prepared: Prepared) -> str:
+    """Where the logistic model lies that was trained on the same samples as the run's bundle."""
+    plan = fit_plan(as_floor(run), prepared)
+    return files.join(plan.work, plan.name, "bundle")
+
+
+def as_floor(run: TrainRun) -> TrainRun:
+    """The same run with the logistic model."""
+    return run.model_copy(update={"model": FLOOR})
+
+
+def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress) -> None:
+    """Before the network, so that a killed run finds what is still to do; once for the same data and settings."""
+    uri, floor = floor_uri(run, prepared), as_floor(run)
+    if files.exists(files.join(uri, bundles.SPEC)):
+        return
+    plan = fit_plan(floor, prepared)
+    files.make_folder(files.join(plan.work, plan.name))
+    progress.note("first the logistic floor (floor = false leaves it out)")
+    fitted = engine.fit(plan, progress.training)
+    bundles.save(bundles.make_bundle(_recipe(floor, plan, prepared, fitted), fitted.weights), uri)
 
 
 def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:

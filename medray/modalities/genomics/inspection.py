@@ -21,6 +21,7 @@ from medray.modalities.genomics.scan import open_records, sniff
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import cells, delimiter
 from medray.modalities.genomics.text import BGZF_HEADER, blocks, compression
+from medray.modalities.genomics.variant_inspection import inspect_vcf
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
@@ -33,7 +34,7 @@ FEW = 20
 """A column of more different values is no label, and its values are not shown."""
 TITLES = {
     "fasta": "FASTA file", "fastq": "FASTQ file", "genbank": "GenBank file", "parquet": "sequence table",
-    "table": "sequence table",
+    "table": "sequence table", "vcf": "VCF",
 }  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def _one_file(uri: str) -> Inspection:
     if first is None:
         raise SampleError("empty_file")
     kind = sniff(first.text)
+    if kind == "vcf":
+        return inspect_vcf(uri)
     if kind not in TITLES:
         raise SampleError("unrecognised_format")
     spec = GenomicsSpec() if kind != "table" else _guess(first.text)

@@ -18,6 +18,7 @@ from medray.modalities.genomics import codes
 from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.variant_reader import Variants
 from medray.samples import tensor_view
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def source(spec: GenomicsSpec) -> Source:
-    """The source of the spec's `entries`. Raises UserError for one that is not there."""
+    """The source of the spec's `entries`."""
     match spec.entries:
         case "records" | "windows":
             return Sequences(spec)
-        case _:
-            raise UserError(f'entries = "{spec.entries}" cannot be read', expected="records or windows")
+        case "variants":
+            return Variants(spec)
 
 
 class Genomics(Modality):
@@ -66,6 +67,14 @@ class Genomics(Modality):
     # --- statistics: none are needed ------------------------------------------------------------------------
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
+        """No rows. Raises UserError for variants: a pair of sequences has no target to train on."""
+        if self.spec.entries == "variants":
+            raise UserError(
+                "a model is not trained on variants",
+                found='entries = "variants"',
+                expected="records or windows",
+                do="train on sequences of the same length, then score variants with that bundle",
+            )
         return pa.schema([("count", pa.int64())]).empty_table()
 
     def fitted(self, summaries: pa.Table) -> GenomicsSpec:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medray import files
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.genomics.codes import Ambiguous, SoftMask
 
@@ -29,13 +30,18 @@ class GenomicsSpec(Spec):
         {
             "entries", "stride", "subject", "segment_bases", "label_pattern", "subject_pattern", "label_feature",
             "label_fraction", "sequence_column", "id_column", "label_column", "split_column", "subject_column",
-            "header", "ignore",
+            "header", "ignore", "reference", "variants_per_block",
         }
     )  # fmt: skip
     """Which entries to make and what they are called: a score run may say otherwise than the bundle."""
 
     entries: Literal["records", "windows", "variants"] = "records"
-    """records: every FASTA, FASTQ or GenBank record and every table row is an entry; windows: every record is tiled."""
+    """records: every FASTA, FASTQ or GenBank record and every table row is an entry; windows: every record is tiled;
+    variants: blocks of records of a VCF over `reference`, to score with a model that was trained on sequences."""
+    reference: str | None = None
+    """FASTA file, plain or bgzip, that the positions of variants mean."""
+    variants_per_block: int = Field(default=2000, ge=1)
+    """Records of a VCF that are one entry: read, committed and scored again together."""
     length: int = Field(default=1000, ge=1)
     """Bases the model sees. A longer record loses both ends equally; a shorter one is padded at the right, masked."""
     stride: int | None = Field(default=None, ge=1)
@@ -95,8 +101,15 @@ class GenomicsSpec(Spec):
             raise ValueError(f"the pattern must have one group, what is looked for; found {groups}")
         return pattern
 
+    @field_validator("reference")
+    @classmethod
+    def _absolute(cls, uri: str | None) -> str | None:
+        return None if uri is None else files.absolute(uri)
+
     @model_validator(mode="after")
     def _fits_together(self) -> GenomicsSpec:
+        if self.entries == "variants" and self.reference is None:
+            raise ValueError('entries = "variants" needs a reference: reference = "genome.fa"')
         if self.ambiguous == "refuse" and self.soft_mask == "n":
             raise ValueError('soft_mask = "n" makes N of lower case, which ambiguous = "refuse" would refuse')
         if self.subject == "segment" and self.entries == "records":

@@ -65,7 +65,7 @@ def has_header(spec: GenomicsSpec) -> bool:
 def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
     """Where each wanted column is in a table with these names (or, without a header, so many columns).
 
-    Raises SampleError `unrecognised_format` where there is no column of sequences, `no_column` for one the spec names.
+    Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
     lower = [name.strip("\ufeff ").lower() for name in names]
     found: dict[str, int | None] = {}
@@ -75,12 +75,12 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
             found[role] = lower.index(known[0]) if known else None
         elif isinstance(column, int):
             if column > len(names):
-                raise SampleError("no_column", f"{len(names)} columns; {role}_column is {column}")
+                raise SampleError("bad_columns", f"{len(names)} columns; {role}_column is {column}")
             found[role] = column - 1
         elif column.lower() in lower:
             found[role] = lower.index(column.lower())
         else:
-            raise SampleError("no_column", f"no column {column}, which {role}_column names")
+            raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
     if found["sequence"] is None:
         raise SampleError("unrecognised_format", "a table without a column of sequences: set sequence_column")
     return Columns(**found)  # type: ignore[arg-type]  # sequence is no None

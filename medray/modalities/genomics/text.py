@@ -97,10 +97,14 @@ class Ranges:
         self._raw: NativeFile = open_input(uri)
         kind = compression(self._raw.read(BGZF_HEADER))
         self._raw.seek(0)
+        self.size: int | None = None
+        """Bytes of the text, where that is known without reading it: of gzip it is not."""
         if kind == "bgzip":
             self._stream = _Bgzip(self._raw)
+            self.size = self._stream.size
         else:
             self._stream = _Gzip(self._raw) if kind else self._raw
+            self.size = None if kind else self._raw.size()
         self._held = Chunk(0, b"")
 
     def read(self, start: int, end: int) -> bytes:
@@ -192,6 +196,7 @@ class _Bgzip:
     def __init__(self, raw: NativeFile) -> None:
         self._raw = raw
         self._files, self._texts = _block_table(raw)
+        self.size = int(self._texts[-1])
         self._at = 0
         self._block, self._decoded = -1, b""
 

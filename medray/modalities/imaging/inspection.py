@@ -132,6 +132,8 @@ def _folder(root: str, files: list[File]) -> Inspection:
             groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(file.uri)
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
+    if not groups and not problems and set(others) <= {"other"}:
+        raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
     found = [
         series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())
     ]

@@ -229,7 +229,7 @@ def test_bad_tables_and_rows_are_failed_rows_with_reasons(tmp_path, reasons):
         "a.csv#row 6": "not_text",
         "b.csv": "unrecognised_format",
     }
-    assert reasons(GenomicsSpec(sequence_column="dna"), tmp_path)["b.csv"] == "no_column"
+    assert reasons(GenomicsSpec(sequence_column="dna"), tmp_path)["b.csv"] == "bad_columns"
 
 
 @pytest.mark.parametrize("entries", ["records", "windows"])

@@ -1,0 +1,157 @@
+"""A MEDS dataset from what the flows left: codes, splits, labels and the report. It appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import medray
+from medray import files
+from medray.errors import ArchiveError
+from medray.modalities.ehr.convert.events import DROPS, NOTE, READ
+from medray.modalities.ehr.convert.flow import CODES, SUBJECTS, BucketSink, DatasetSink, read_all
+from medray.modalities.ehr.convert.settings import MedsSplit
+from medray.modalities.ehr.convert.splits import split_of
+
+REPORT = "metadata/conversion.json"
+"""Beside what MEDS asks for: what the conversion read, dropped and why. Tells that the folder is one of ours."""
+
+
+class Counts:
+    """What became of everything that was read, by source type."""
+
+    def __init__(self, read: BucketSink, written: DatasetSink) -> None:
+        self.read: dict[str, int] = {}
+        self.converted: dict[str, int] = {}
+        self.events: dict[str, int] = {}
+        self.dropped: dict[str, Counter[str]] = {}
+        self.notes: dict[str, Counter[str]] = {}
+        for (source, outcome), count in sorted(read.counts.items()):
+            if outcome == READ:
+                self.read[source] = count
+            elif outcome.startswith(NOTE):
+                self._add(self.notes, source, outcome.removeprefix(NOTE), count)
+            elif outcome in DROPS:
+                self._add(self.dropped, source, outcome, count)
+        for source, outcomes in sorted(written.sources.items()):
+            for outcome, count in outcomes.items():
+                if outcome.startswith("-"):
+                    self._add(self.dropped, source, outcome[1:], count)
+            self.converted[source] = outcomes["converted"]
+            self.events[source] = outcomes["events"]
+            self._add(self.notes, source, "repeated_events", outcomes["repeated"])
+
+    @staticmethod
+    def _add(found: dict[str, Counter[str]], source: str, name: str, count: int) -> None:
+        if count:
+            found.setdefault(source, Counter())[name] += count
+
+    @property
+    def faults(self) -> int:
+        """Resources and rows dropped because something is wrong with them, not by a rule."""
+        return sum(n for reasons in self.dropped.values() for reason, n in reasons.items() if DROPS[reason][1])
+
+    def check(self) -> None:
+        """read = converted + dropped for every type. Raises RuntimeError: a fault of medray."""
+        for source in self.read.keys() | self.converted.keys() | self.dropped.keys():
+            read, made = self.read.get(source, 0), self.converted.get(source, 0)
+            lost = sum(self.dropped.get(source, {}).values())
+            if read != made + lost:
+                raise RuntimeError(f"{source}: {read} read, but {made} converted and {lost} dropped")
+
+
+def write_metadata(
+    draft: Path, name: str, read: BucketSink, written: DatasetSink, split: MedsSplit | None, now: datetime
+) -> pa.Table:
+    """The data files under their names, and MEDS's own metadata. Returns SUBJECTS, by id."""
+    import meds
+
+    for of_split, bucket, uri in written.data:
+        place = draft / meds.data_subdirectory / of_split / f"{bucket}.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Path(uri).rename(place)
+    subjects = read_all(written.subjects, SUBJECTS).sort_by("subject_id")
+    codes = _codes(read_all(written.codes, CODES), read_all(read.codes, CODES))
+    (draft / "metadata").mkdir(parents=True, exist_ok=True)
+    pq.write_table(meds.CodeMetadataSchema.align(codes), draft / meds.code_metadata_filepath)
+    if split is not None:
+        of_subject = pa.table(
+            {"subject_id": subjects["subject_id"], "split": split_of(subjects["subject_id"].to_numpy(), split)}
+        )
+        pq.write_table(meds.SubjectSplitSchema.align(of_subject), draft / meds.subject_splits_filepath)
+    facts = {
+        "dataset_name": name,
+        "etl_name": "medray",
+        "etl_version": medray.__version__,
+        "meds_version": meds.__version__,
+        "created_at": now.isoformat(),
+    }
+    meds.DatasetMetadataSchema.validate(facts)
+    _write_json(draft / meds.dataset_metadata_filepath, facts)
+    return subjects
+
+
+def _codes(used: pa.Table, described: pa.Table) -> pa.Table:
+    """Every code that has an event, by name, with the display that it has most often (of equals the first by name)."""
+    counts = described.filter(described["description"].is_valid()).group_by(["code", "description"])
+    order = [("code", "ascending"), ("count_sum", "descending"), ("description", "ascending")]
+    best = counts.aggregate([("count", "sum")]).sort_by(order)
+    codes = pc.unique(used["code"]).sort()
+    place = pc.index_in(codes, best["code"].combine_chunks())
+    return pa.table(
+        {
+            "code": codes,
+            "description": best["description"].combine_chunks().take(place),
+            "parent_codes": pa.nulls(len(codes), pa.list_(pa.string())),
+        }
+    )
+
+
+def write_report(draft: Path, facts: dict[str, Any]) -> None:
+    _write_json(draft / REPORT, facts)
+
+
+def read_report(out: Path) -> dict[str, Any] | None:
+    """The report of a dataset that an earlier run has made; None: there is none. Raises ArchiveError."""
+    try:
+        return json.loads((out / REPORT).read_bytes())
+    except FileNotFoundError:
+        pass
+    if out.is_dir() and not any(out.iterdir()):
+        return None
+    if out.exists():
+        raise ArchiveError(
+            "the output folder holds something else than a converted dataset",
+            where=str(out),
+            expected="a new or empty folder, or a dataset that this command made",
+            do="choose another `out`",
+        )
+    return None
+
+
+def _write_json(place: Path, facts: dict[str, Any]) -> None:
+    files.write_bytes(str(place), (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def publish(draft: Path, out: Path) -> None:
+    """The draft becomes `out` by a rename; the dataset that was there before goes."""
+    old = out.with_name(f".{out.name}.old-{uuid.uuid4().hex}")
+    if out.exists():
+        out.rename(old)
+    draft.rename(out)
+    files.sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def data_rows(subjects: pa.Table) -> int:
+    return int(np.sum(subjects["events"].to_numpy())) if len(subjects) else 0

@@ -1,0 +1,322 @@
+"""The two flows of a conversion: source to buckets of subjects, and each bucket to its file of the dataset.
+
+units ── Parse ──> rows ── BucketSink ──> buckets/<uuid>.arrow, codes, look-ups, counts
+buckets ── Arrange ──> events of whole subjects in order ── DatasetSink ──> data files, counts, subjects
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files
+from medray.errors import ArchiveError
+from medray.flows import Receipt, Stage
+from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, KEPT, LOOKUP, PATIENT
+from medray.modalities.ehr.convert.members import Unit
+from medray.modalities.ehr.convert.settings import MedsSplit, SourceSpec
+from medray.modalities.ehr.convert.splits import split_of
+
+HELD_ROWS = 2**18
+"""A worker holds so many rows before it writes them to their buckets."""
+ROW_GROUP = 2**17
+
+UNITS = pa.schema([("unit", pa.int32()), ("uri", pa.string()), *((n, pa.int64()) for n in ("size", "start", "end"))])
+CODES = pa.schema([("code", pa.string()), ("description", pa.string()), ("count", pa.int64())])
+LOOKUPS = pa.schema([("ref", pa.string()), ("code", pa.string()), ("unit", pa.int32())])
+SUBJECTS = pa.schema(
+    [("subject_id", pa.int64()), ("first", pa.timestamp("us")), ("last", pa.timestamp("us")), ("events", pa.int64())]
+)
+
+
+class Parse:
+    """Units to rows of events.ROWS, some thousand at a time."""
+
+    def __init__(self, source: SourceSpec, key: bytes) -> None:
+        self.parser = source.open(key)
+
+    def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        for row in batch.to_pylist():
+            yield from self.parser(Unit(**row))
+
+
+def parse(source: SourceSpec, key: bytes) -> Stage:
+    return Stage(partial(Parse, source, key), batch_size=1)
+
+
+@dataclass
+class BucketSink:
+    """Rows by hash of their subject into Arrow files, whose names are never used again."""
+
+    folder: str
+    buckets: int
+    files: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    codes: list[str] = field(default_factory=list)
+    lookups: list[str] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failed: list[tuple[int, int, str, str]] = field(default_factory=list)
+    """(unit, member, reason, detail)"""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "buckets": self.buckets}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        said: dict[str, Any] = {"counts": [], "failed": []}
+        described: Counter[tuple[str, str | None]] = Counter()
+        lookups: list[pa.RecordBatch] = []
+        with ExitStack() as open_files:
+            buckets = _Buckets(self.folder, self.buckets, open_files)
+            for batch in batches:
+                kind = batch.column("kind")
+                buckets.add(batch.filter(pc.is_in(kind, pa.array([EVENT, PATIENT], pa.int8()))))
+                _describe(batch, described)
+                if (found := batch.filter(pc.equal(kind, LOOKUP))).num_rows:
+                    lookups.append(found.select(LOOKUPS.names).cast(LOOKUPS))
+                for row in batch.filter(pc.equal(kind, COUNT)).to_pylist():
+                    said["counts"].append([row["source"], row["code"], row["count"]])
+                for row in batch.filter(pc.equal(kind, FAILED)).to_pylist():
+                    said["failed"].append([row["unit"], row["seq"], row["code"], row["description"] or ""])
+            buckets.flush()
+        said["buckets"] = [[bucket, uri] for bucket, uri in buckets.uris.items()]
+        rows = [{"code": c, "description": d, "count": n} for (c, d), n in described.items()]
+        said["codes"] = _write(pa.Table.from_pylist(rows, schema=CODES), self.folder)
+        said["lookups"] = _write(pa.Table.from_batches(lookups, LOOKUPS), self.folder) if lookups else None
+        return said
+
+    def commit(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            said = receipt.payload
+            for bucket, uri in said["buckets"]:
+                self.files[bucket].append(uri)
+            self.codes.append(said["codes"])
+            self.lookups += [said["lookups"]] if said["lookups"] else []
+            for source, outcome, count in said["counts"]:
+                self.counts[source, outcome] += count
+            self.failed += [tuple(row) for row in said["failed"]]
+
+    def plan(self) -> list[pa.Table]:
+        """A shard per bucket: the files that hold its rows."""
+        return [
+            pa.table({"bucket": pa.repeat(bucket, len(uris)), "uri": sorted(uris)})
+            for bucket, uris in sorted(self.files.items())
+        ]
+
+
+class _Buckets:
+    """One worker's open bucket files; rows are held until there are many."""
+
+    def __init__(self, folder: str, buckets: int, open_files: ExitStack) -> None:
+        self.folder, self.buckets, self.open_files = folder, buckets, open_files
+        self.uris: dict[int, str] = {}
+        self.writers: dict[int, Any] = {}
+        self.held: list[pa.RecordBatch] = []
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        if len(rows):
+            self.held.append(rows.select(KEPT.names))
+            if sum(map(len, self.held)) >= HELD_ROWS:
+                self.flush()
+
+    def flush(self) -> None:
+        if not self.held:
+            return
+        rows = pa.Table.from_batches(self.held).combine_chunks()
+        self.held = []
+        bucket = rows.column("subject_id").to_numpy() % self.buckets
+        order = np.argsort(bucket, kind="stable")
+        rows, bucket = rows.take(pa.array(order)), bucket[order]
+        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            self._writer(int(bucket[start])).write_table(rows.slice(int(start), int(end - start)))
+
+    def _writer(self, bucket: int) -> Any:
+        if bucket not in self.writers:
+            self.uris[bucket] = files.join(self.folder, f"{uuid.uuid4().hex}.arrow")
+            stream = self.open_files.enter_context(files.new_file(self.uris[bucket]))
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self.writers[bucket] = self.open_files.enter_context(pa.ipc.new_stream(stream, KEPT, options=options))
+        return self.writers[bucket]
+
+
+def _describe(batch: pa.RecordBatch, described: Counter[tuple[str, str | None]]) -> None:
+    """Count (code, display) of events and look-ups."""
+    rows = batch.filter(pc.is_in(batch.column("kind"), pa.array([EVENT, LOOKUP], pa.int8())))
+    pairs = pa.Table.from_batches([rows.select(["code", "description"])]).group_by(["code", "description"])
+    for row in pairs.aggregate([([], "count_all")]).to_pylist():
+        if row["code"] is not None:
+            described[row["code"], row["description"]] += row["count_all"]
+
+
+def _write(table: pa.Table, folder: str) -> str:
+    uri = files.join(folder, f"{uuid.uuid4().hex}.arrow")
+    with files.new_file(uri) as stream, pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return uri
+
+
+def read_all(uris: Iterable[str], schema: pa.Schema) -> pa.Table:
+    found = [schema.empty_table()]
+    for uri in uris:
+        with files.open_input(uri) as stream, pa.ipc.open_stream(stream) as reader:
+            found.append(reader.read_all())
+    return pa.concat_tables(found)
+
+
+# --- the second flow --------------------------------------------------------------------------------------------
+
+
+class Arrange:
+    """The files of one bucket to its events: by subject, static first, then by time, then in the order of the source.
+
+    Adds `dropped`: why a row is no event after all, null for the others; and `repeated`: equal to a row before it.
+    Raises ArchiveError where two subjects have one id.
+    """
+
+    def __init__(self, lookups: tuple[str, ...], known_only: bool) -> None:
+        self.lookups, self.known_only = lookups, known_only
+
+    def __call__(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        rows = read_all(batch.column("uri").to_pylist(), KEPT).combine_chunks()
+        _refuse_collisions(rows)
+        patients = pc.unique(rows.filter(pc.equal(rows.column("kind"), PATIENT)).column("subject_id"))
+        rows = rows.filter(pc.equal(rows.column("kind"), EVENT))
+        rows = self._looked_up(rows)
+        why = pc.if_else(rows.column("code").is_valid(), pa.scalar(None, pa.string()), "unknown_medication")
+        if self.known_only:
+            known = pc.is_in(rows.column("subject_id"), patients)
+            why = pc.if_else(known, why, "unknown_patient")
+        rows = rows.append_column("dropped", why)
+        timed = rows.column("time").is_valid().cast(pa.int8())
+        keys = ["subject_id", "timed", "time", "unit", "seq"]
+        order = pc.sort_indices(rows.append_column("timed", timed), [(key, "ascending") for key in keys])
+        rows = rows.take(order).combine_chunks()
+        rows = rows.append_column("repeated", pa.array(_repeated(rows)))
+        return rows.to_batches()
+
+    def _looked_up(self, rows: pa.Table) -> pa.Table:
+        """`code` filled where only a reference says it."""
+        wanted = pc.unique(rows.filter(rows.column("code").is_null()).column("ref"))
+        if len(wanted) == 0 or not self.lookups:
+            return rows
+        found = pa.concat_tables(
+            each.filter(pc.is_in(each.column("ref"), wanted)) for each in (read_all([u], LOOKUPS) for u in self.lookups)
+        ).sort_by([("unit", "ascending"), ("code", "ascending")])
+        names = found.column("ref").combine_chunks()
+        place = pc.index_in(rows.column("ref"), names)  # the first, where an id is there twice
+        codes = found.column("code").combine_chunks().take(place.combine_chunks())
+        return rows.set_column(rows.schema.get_field_index("code"), "code", pc.coalesce(rows.column("code"), codes))
+
+
+def arrange(lookups: Sequence[str], known_only: bool, rows: int) -> Stage:
+    """`rows`: at least as many as one bucket has files."""
+    return Stage(partial(Arrange, tuple(lookups), known_only), batch_size=max(1, rows))
+
+
+def _refuse_collisions(rows: pa.Table) -> None:
+    checks = rows.group_by("subject_id").aggregate([("check", "count_distinct")])
+    if pc.any(pc.greater(checks.column("check_count_distinct"), 1)).as_py():
+        raise ArchiveError(
+            "two subjects have got the same keyed id",
+            found="two identifiers with equal 63 bits of their keyed hash",
+            do="convert with another pseudonym_key",
+        )
+
+
+def _repeated(rows: pa.Table) -> np.ndarray:
+    """(N,) bool: subject, time, code and values equal an earlier row of the same subject and time."""
+    names = ["subject_id", "time", "code", "numeric_value", "text_value"]
+    numbered = rows.select(names).append_column("place", pa.array(np.arange(len(rows))))
+    first = numbered.group_by(names).aggregate([("place", "min")]).column("place_min").to_numpy()
+    repeated = np.ones(len(rows), bool)
+    repeated[first] = False
+    return repeated
+
+
+@dataclass
+class DatasetSink:
+    """The events of one bucket to a file per split, in the columns of meds.DataSchema."""
+
+    folder: str
+    buckets: int
+    split: MedsSplit | None
+    data: list[tuple[str, int, str]] = field(default_factory=list)
+    """(split, bucket, path of the draft)"""
+    codes: list[str] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    sources: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Per source: converted, events, repeated, and dropped by reason ("-" + reason)."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "buckets": self.buckets, "split": self.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        arrived = list(batches)
+        said: dict[str, Any] = {"sources": [], "data": [], "codes": None, "subjects": None}
+        if not arrived:  # patients of whom nothing is known
+            return said
+        rows = pa.Table.from_batches(arrived)
+        said["sources"] = _counts(rows)
+        kept = rows.filter(rows.column("dropped").is_null())
+        if len(kept) == 0:
+            return said
+        words = kept.group_by("code").aggregate([([], "count_all")])
+        none = pa.nulls(len(words), pa.string())
+        said["codes"] = _write(pa.table([words["code"], none, words["count_all"]], schema=CODES), self.folder)
+        told = kept.group_by("subject_id").aggregate([("time", "min"), ("time", "max"), ([], "count_all")])
+        names = ["subject_id", "time_min", "time_max", "count_all"]
+        said["subjects"] = _write(told.select(names).rename_columns(SUBJECTS.names), self.folder)
+        ids = kept.column("subject_id").to_numpy()
+        of_split, bucket = split_of(ids, self.split), int(ids[0] % self.buckets)
+        for name in np.unique(of_split):
+            said["data"].append([str(name), bucket, self._file(kept.filter(pa.array(of_split == name)))])
+        return said
+
+    def _file(self, events: pa.Table) -> str:
+        import pyarrow.parquet as pq
+        from meds import DataSchema
+
+        schema = DataSchema.schema()
+        events = events.select(schema.names).cast(schema)
+        DataSchema.validate(events)
+        uri = files.join(self.folder, f"{uuid.uuid4().hex}.parquet")
+        with files.new_file(uri) as stream:
+            pq.write_table(events, stream, compression="zstd", row_group_size=ROW_GROUP)
+        return uri
+
+    def commit(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            said = receipt.payload
+            self.data += [(split, bucket, uri) for split, bucket, uri in said["data"]]
+            self.codes += [said["codes"]] if said["codes"] else []
+            self.subjects += [said["subjects"]] if said["subjects"] else []
+            for source, outcome, count in said["sources"]:
+                self.sources[source][outcome] += count
+
+
+def _counts(rows: pa.Table) -> list[list[Any]]:
+    """[source, outcome, count]: resources by their first event, events, repeated ones."""
+    found: Counter[tuple[str, str]] = Counter()
+    groups = rows.group_by(["source", "dropped"]).aggregate([("head", "sum"), ([], "count_all"), ("repeated", "sum")])
+    for row in groups.to_pylist():
+        if row["dropped"] is not None:
+            found[row["source"], "-" + row["dropped"]] += row["head_sum"]
+            continue
+        found[row["source"], "converted"] += row["head_sum"]
+        found[row["source"], "events"] += row["count_all"]
+        found[row["source"], "repeated"] += row["repeated_sum"]
+    return [[source, outcome, count] for (source, outcome), count in found.items()]

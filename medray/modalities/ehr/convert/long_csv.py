@@ -1,0 +1,233 @@
+"""Long CSV to rows, whole blocks at a time: subject, time, code, value and unit by a column map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray.errors import SampleError
+from medray.modalities.ehr.convert.csv_times import times
+from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, READ, ROWS, Drop, Subjects, Writer
+from medray.modalities.ehr.convert.members import Member, Unit, broken_files, members
+from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
+
+BLOCK = 2**22
+ROWS_AT_ONCE = 65_536
+"""Small files are mapped together."""
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_NO_NUMBER = r"(?i)^[+-]?(nan|inf|infinity)$"
+SUBJECT = "\0subject"
+
+
+class _Drops:
+    """Which rows of a block are dropped, each for the first reason found."""
+
+    def __init__(self, rows: int) -> None:
+        self.why, self.names = np.zeros(rows, np.int16), [""]
+
+    def __call__(self, where: np.ndarray, reason: str) -> None:
+        if where.any():
+            self.names.append(reason)
+            self.why[where & (self.why == 0)] = len(self.names) - 1
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        found = np.bincount(self.why, minlength=len(self.names))[1:]
+        yield from ((name, int(count)) for name, count in zip(self.names[1:], found, strict=True) if count)
+
+
+class CsvParser:
+    def __init__(self, source: CsvSource, key: bytes) -> None:
+        self.source, self.subjects = source, Subjects(key, keep=source.keep_ids)
+
+    def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]:
+        writer, member = Writer(unit.unit), -1
+        held: dict[str, list[pa.Table]] = {}
+        try:
+            for found in members(unit.uri):
+                member = found.index
+                for table, block in self._blocks(found, writer):
+                    waiting = held.setdefault(table.name, [])
+                    waiting.append(block)
+                    if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                        yield self._mapped(table, pa.concat_tables(held.pop(table.name)), writer)
+        except SampleError as error:
+            writer.failed(member, error)
+        for name, blocks in held.items():
+            table = next(each for each in self.source.tables if each.name == name)
+            yield self._mapped(table, pa.concat_tables(blocks), writer)
+        writer.finish()
+        yield from writer.take()
+
+    def _blocks(self, member: Member, writer: Writer) -> Iterator[tuple[CsvTable, pa.Table]]:
+        """The member's rows as text columns, a block at a time; a broken one is a failed file."""
+        name = member.name.rsplit("/", 1)[-1]
+        table = next((each for each in self.source.tables if fnmatchcase(name, each.files)), None)
+        if table is None:
+            writer.count("", IGNORED)
+            return
+        writer.count("", FILES)
+        try:
+            with broken_files():
+                subject = _subject_of_name(member.name, table)
+                for block in _read(member.stream, table, writer):
+                    yield (
+                        table,
+                        block if subject is None else block.append_column(SUBJECT, pa.repeat(subject, len(block))),
+                    )
+        except SampleError as error:
+            if member.index < 0:
+                raise
+            writer.failed(member.index, error)
+
+    def _mapped(self, table: CsvTable, block: pa.Table, writer: Writer) -> pa.RecordBatch:
+        """Text columns of one table to EVENT rows; what is dropped is counted."""
+        block = block.combine_chunks()
+        drop = _Drops(len(block))
+        subject, check = self._subjects(_cells(block, table.subject_column or SUBJECT), drop)
+        code = pa.repeat(table.code, len(block)) if table.code_column is None else _cells(block, table.code_column)
+        drop(_true(pc.equal(code, "")), "no_code")
+        drop(_true(pc.is_in(code, pa.array(table.drop_codes, pa.string()))), "by_rule")
+        time = self._times(table, block, code, drop)
+        code, number, words = _values(table, block, code, drop)
+        writer.count(table.name, READ, len(block))
+        for reason, count in drop.counts():
+            writer.count(table.name, reason, count)
+        seq = np.arange(writer.seq, writer.seq + len(block))
+        writer.seq += len(block)
+        columns = {
+            "kind": np.full(len(block), EVENT, np.int8),
+            "subject_id": subject,
+            "check": check,
+            "time": time,
+            "code": code,
+            "numeric_value": number,
+            "text_value": words,
+            "unit": np.full(len(block), writer.unit, np.int32),
+            "seq": seq,
+            "source": pa.repeat(table.name, len(block)),
+            "head": np.ones(len(block), bool),
+        }
+        arrays = [
+            pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(len(block), f.type) for f in ROWS
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=ROWS).filter(pa.array(drop.why == 0))
+
+    def _subjects(self, cells: pa.Array, drop: _Drops) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) int64 ids and their checks; each identifier is keyed once per block."""
+        words = cells.dictionary_encode()
+        ids, bad = np.zeros((len(words.dictionary), 2), np.int64), np.zeros(len(words.dictionary), bool)
+        for place, name in enumerate(words.dictionary.to_pylist()):
+            if name:
+                try:
+                    ids[place] = self.subjects(name)
+                except Drop:
+                    bad[place] = True
+        indices = words.indices.to_numpy()
+        drop(_true(pc.equal(cells, "")), "no_subject")
+        drop(bad[indices], "bad_subject")
+        return ids[indices, 0], ids[indices, 1]
+
+    def _times(self, table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> pa.Array:
+        """(N,) timestamps in UTC, null = static."""
+        static = _true(pc.is_in(code, pa.array(table.static_codes, pa.string())))
+        if table.time_column is None:
+            return pa.nulls(len(block), pa.timestamp("us"))
+        cells = _cells(block, table.time_column)
+        found, wrong = times(cells, table)
+        empty = _true(pc.equal(cells, ""))
+        if self.source.untimed == "drop":
+            drop(empty & ~static, "no_time")
+        drop(wrong & ~empty, "bad_time")
+        at_origin = _true(pc.equal(found, pa.scalar(table.origin, pa.timestamp("us")))) | empty
+        return pc.if_else(pa.array(static & at_origin), pa.scalar(None, pa.timestamp("us")), found)
+
+
+def _values(table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """(code with prefix, value and unit; float32 numbers; large_string texts), each (N,)."""
+    nothing, no_text = pa.scalar(None, pa.float32()), pa.nulls(len(block), pa.large_string())
+    number = pa.nulls(len(block), pa.float32())
+    full = pc.binary_join_element_wise(table.code_prefix, code, "")
+    if table.value_column is not None:
+        cells = _cells(block, table.value_column)
+        empty = _true(pc.is_in(cells, pa.array(table.empty, pa.string())))
+        numeric = _true(pc.match_substring_regex(cells, _NUMBER))
+        # out of float32's range is infinite
+        number = pc.if_else(pa.array(numeric), cells, None).cast(pa.float64())
+        number = pa.array(number.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
+        unknown = np.zeros(len(block), bool)
+        for name, values in table.unknown.items():
+            same = pc.and_(pc.equal(code, name), pc.is_in(number, pa.array(values, pa.float64())))
+            unknown |= _true(same.fill_null(False))
+        drop(empty | unknown, "missing_value")
+        large = _true(pc.greater(pc.abs(number), 3.4028234e38).fill_null(False))
+        drop(large | _true(pc.match_substring_regex(cells, _NO_NUMBER)), "bad_value")
+        number = pc.if_else(pa.array(large), None, number).cast(pa.float32())
+        in_code = _true(pc.is_in(code, pa.array(table.value_in_code, pa.string())))
+        if table.text_values == "drop":
+            drop(~numeric & ~in_code, "text_value")
+        elif table.text_values == "code":
+            in_code = in_code | ~numeric
+        else:
+            no_text = pc.if_else(pa.array(~numeric & ~in_code), cells.cast(pa.large_string()), None)
+        full = pc.if_else(pa.array(in_code), pc.binary_join_element_wise(full, cells, "//"), full)
+        number = pc.if_else(pa.array(in_code), nothing, number)
+    if table.unit_column is not None:
+        units = _cells(block, table.unit_column)
+        full = pc.if_else(pc.equal(units, ""), full, pc.binary_join_element_wise(full, units, "//"))
+    return full, number, no_text
+
+
+def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Table]:
+    """Blocks of text columns. Rows with another number of cells are counted and left out."""
+    from pyarrow import csv
+
+    def wrong(row: csv.InvalidRow) -> str:
+        writer.count(table.name, READ)
+        writer.count(table.name, "bad_row")
+        return "skip"
+
+    try:
+        reader = csv.open_csv(
+            stream,  # type: ignore[arg-type]  # any binary file object
+            read_options=csv.ReadOptions(block_size=BLOCK, encoding=table.encoding, use_threads=False),
+            parse_options=csv.ParseOptions(
+                delimiter=table.delimiter, newlines_in_values=True, invalid_row_handler=wrong
+            ),
+            convert_options=csv.ConvertOptions(
+                include_columns=list(table.columns),
+                column_types=dict.fromkeys(table.columns, pa.string()),
+                strings_can_be_null=False,
+            ),
+        )
+        for batch in reader:
+            if len(batch):
+                yield pa.Table.from_batches([batch])
+    except KeyError:
+        raise SampleError("bad_columns", f"expected the columns {', '.join(table.columns)}") from None
+    except pa.ArrowInvalid as error:  # its message may quote the file
+        empty = "Empty CSV" in str(error)
+        raise SampleError("empty_file" if empty else "corrupt", "" if empty else "no CSV of this encoding") from None
+
+
+def _subject_of_name(name: str, table: CsvTable) -> str | None:
+    """The identifier in a file's name; empty where there is none, None where a column has it."""
+    if table.subject_column is not None:
+        return None
+    found = re.search(table.subject_pattern, name)
+    return (found[1] or "") if found else ""
+
+
+def _cells(block: pa.Table, column: str) -> pa.Array:
+    """A text column as one array, without spaces at its ends."""
+    chunks = block.column(column).chunks
+    return pc.utf8_trim_whitespace(chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks))
+
+
+def _true(column: pa.Array) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False).astype(bool)

@@ -1,0 +1,139 @@
+"""Files as streams of their members: plain, gz, tar (gz, bz2, xz) and zip, in bounded memory."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+
+from medray import files
+from medray.errors import SampleError
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+BUFFER = 2**20
+
+
+class Unit(NamedTuple):
+    """What one worker reads at once: a file, or the lines that begin in a range of its bytes."""
+
+    unit: int
+    """Place of the file (and range) in the order of names."""
+    uri: str
+    size: int
+    start: int
+    end: int
+
+
+class Member(NamedTuple):
+    index: int
+    """Place in the archive; -1: the file itself."""
+    name: str
+    """The path as the archive or the file's URI has it. May name a patient: never shown."""
+    stream: BinaryIO
+
+
+def units(listed: list[files.File], cut: tuple[str, ...], piece: int) -> list[Unit]:
+    """Files in the order of their names; those that end with one of `cut` in pieces of about `piece` bytes."""
+    found: list[Unit] = []
+    for file in sorted(listed, key=lambda file: file.uri):
+        pieces = max(1, round(file.size / piece)) if file.uri.lower().endswith(cut) and cut else 1
+        bounds = [file.size * i // pieces for i in range(pieces + 1)]
+        for start, end in pairwise(bounds):
+            found.append(Unit(len(found), file.uri, file.size, start, end))
+    return found
+
+
+def members(uri: str) -> Iterator[Member]:
+    """The file, or the regular files inside a tar or zip, one after another: read one before you take the next.
+
+    Raises SampleError where the file ends early or is broken.
+    """
+    name = uri.lower()
+    with broken_files(), files.open_input(uri) as raw:
+        stream = cast(BinaryIO, io.BufferedReader(raw, BUFFER))
+        if not stream.peek(1):  # type: ignore[attr-defined]  # BufferedReader has it
+            raise SampleError("empty_file")
+        if name.endswith(TARS):
+            with tarfile.open(fileobj=stream, mode="r|*") as tar:
+                index = 0
+                for info in tar:
+                    content = tar.extractfile(info) if info.isfile() else None
+                    if content is not None:
+                        yield Member(index, info.name, plain(cast(BinaryIO, content)))
+                        index += 1
+        elif name.endswith(".zip"):
+            with _zip(stream) as archive:
+                for index, info in enumerate(each for each in archive.infolist() if not each.is_dir()):
+                    with archive.open(info) as content:
+                        yield Member(index, info.filename, plain(cast(BinaryIO, content)))
+        else:
+            yield Member(-1, uri, plain(stream))
+
+
+def _zip(stream: BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(stream)
+    except pa.ArrowInvalid:  # shorter than a zip's last record: a seek before the start
+        raise SampleError("corrupt", "no whole zip file") from None
+
+
+def plain(stream: BinaryIO) -> BinaryIO:
+    """The stream, unpacked where it is gz by its first bytes (RFC 1952), whatever it is called."""
+    held = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]  # RawIOBase
+    if held.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]
+        return cast(BinaryIO, io.BufferedReader(_Gunzip(held), BUFFER))  # type: ignore[arg-type]
+    return cast(BinaryIO, held)
+
+
+class _Gunzip(io.RawIOBase):
+    """gz, of one member or many (bgzip). Gives all there is before it raises EOFError; Python's own drops a buffer."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self.packed, self.unpacker, self.input = packed, zlib.decompressobj(wbits=31), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while True:
+            if self.unpacker.eof:
+                self.input = (self.unpacker.unused_data or self.packed.read(BUFFER)).lstrip(b"\0")  # padding is legal
+                if not self.input:
+                    return 0
+                self.unpacker = zlib.decompressobj(wbits=31)
+            self.input = self.input or self.packed.read(BUFFER)
+            if not self.input:
+                raise EOFError
+            data = self.unpacker.decompress(self.input, len(target))
+            self.input = self.unpacker.unconsumed_tail
+            if data:
+                target[: len(data)] = data
+                return len(data)
+
+
+@contextmanager
+def broken_files() -> Iterator[None]:
+    """What Python's readers raise of a broken file, as SampleError with a reason. Messages hold no content."""
+    try:
+        yield
+    except EOFError:
+        raise SampleError("truncated", "the compressed data ends early") from None
+    except tarfile.ReadError as error:
+        reason = "truncated" if "unexpected end" in str(error) else "corrupt"
+        raise SampleError(reason, "no whole tar file") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise SampleError("corrupt", f"the compressed data is broken ({type(error).__name__})") from None
+    except UnicodeDecodeError as error:
+        raise SampleError("corrupt", f"no {error.encoding} text") from None
+    except FileNotFoundError:
+        raise SampleError("missing_file") from None
+    except OSError as error:
+        raise SampleError("unreadable", error.strerror or type(error).__name__) from None

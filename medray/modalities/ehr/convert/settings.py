@@ -1,0 +1,219 @@
+"""What a run file says of the source: FHIR R4, or long CSV with a column map; of splits and of a label table."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from medray.modalities.ehr.convert.members import Unit
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, IsADirectoryError):
+        raise ValueError("no such time zone; expected a name such as UTC or Europe/Berlin") from None
+    return name
+
+
+def _pattern_with_a_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"expected a regular expression with one group, found {groups}")
+    return pattern
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Untimed = Literal["drop", "static"]
+
+
+class Parser(Protocol):
+    """One unit of a source to rows of events.ROWS; built once per worker."""
+
+    def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]: ...
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    untimed: Untimed = "drop"
+    """What happened at a time nobody says: dropped and counted, or a static event. As a static fact, a death or an
+    implant tells of the future: keep it only for models that may know it."""
+
+
+class FhirSource(_Source):
+    """FHIR R4: NDJSON (a bulk export) and JSON (Bundles, single resources); plain, gz, or inside tar and zip."""
+
+    kind: Literal["fhir"] = "fhir"
+    text: bool = False
+    """Keep the text of Observation.valueString as `text_value`. It may hold anything a person typed."""
+    dates: Literal["start", "end"] = "start"
+    """When a date, a month or a year without a time of day is: the start of its first day in UTC, or the end of its
+    last. `end` lets no model know a thing before it was known."""
+    time_zone: Zone | None = None
+    """Of times that name no zone, which FHIR forbids; none: such a resource is dropped."""
+    unknown_patients: Literal["drop", "keep"] = "drop"
+    """Resources that refer to a patient of whom there is no Patient resource."""
+
+    @property
+    def known_only(self) -> bool:
+        return self.unknown_patients == "drop"
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """Files of these names may be read in byte ranges."""
+        return (".ndjson", ".jsonl")
+
+    keep_ids: Literal[False] = False
+
+    def open(self, key: bytes) -> Parser:
+        from medray.modalities.ehr.convert.fhir import FhirParser
+
+        return FhirParser(self, key)
+
+
+class CsvTable(BaseModel):
+    """One kind of long table: a row is one observation of one subject."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(default="rows", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    """What the report calls it."""
+    files: str = "*.csv*"
+    """Which files, or members of a tar or zip, by a pattern on their name."""
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: str = "utf-8"
+
+    subject_column: str | None = None
+    subject_pattern: Annotated[str, AfterValidator(_pattern_with_a_group)] = r"([^/]+?)\.[^/]*$"
+    """Without a column: the subject's identifier in the file's name, a regular expression with one group."""
+
+    time_column: str | None = None
+    """None: every row is static."""
+    time_format: str = "iso"
+    """`iso`, a strptime format with %, or counted from `origin`: seconds, minutes, hours, days, or `hh:mm`."""
+    time_zone: Zone = "UTC"
+    """Of times that name no zone. Where clocks go back, the first of two equal times; where they skip, the end."""
+    origin: datetime = datetime(2000, 1, 1)  # noqa: DTZ001 - UTC, as everything in MEDS
+    """Where offsets count from, in UTC: one nominal date for all, when the source tells none."""
+    static_codes: tuple[str, ...] = ()
+    """Facts of the subject: their rows at the origin (or without a time) have no time."""
+
+    code_column: str | None = None
+    code: str | None = None
+    """One code for all rows, instead of a column."""
+    code_prefix: str = ""
+    drop_codes: tuple[str, ...] = ()
+    """Rows that are no events, such as an identifier."""
+
+    value_column: str | None = None
+    unit_column: str | None = None
+    """Becomes part of the code: CODE//UNIT."""
+    value_in_code: tuple[str, ...] = ()
+    """Codes whose value is a category: CODE//VALUE."""
+    empty: tuple[str, ...] = ("", "NA", "N/A", "NULL", "null", "None")
+    """Cells that hold nothing."""
+    unknown: dict[str, tuple[float, ...]] = {}
+    """Numbers that mean "not known", per code: {Height = [-1]}."""
+    text_values: Literal["drop", "code", "text"] = "drop"
+    """A value that is no number: dropped, part of the code, or kept as `text_value`."""
+
+    @model_validator(mode="after")
+    def _has_a_code(self) -> CsvTable:
+        if (self.code is None) == (self.code_column is None):
+            raise ValueError("a table needs either code_column or code")
+        known = ("iso", "hh:mm", "seconds", "minutes", "hours", "days")
+        if self.time_format not in known and "%" not in self.time_format:
+            raise ValueError(f"time_format: expected {', '.join(known)} or a strptime format such as %d.%m.%Y %H:%M")
+        if self.origin.tzinfo is not None:
+            raise ValueError("origin is in UTC: leave its zone out")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        named = (self.subject_column, self.time_column, self.code_column, self.value_column, self.unit_column)
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    @property
+    def relative(self) -> bool:
+        return self.time_format in ("hh:mm", "seconds", "minutes", "hours", "days")
+
+
+class CsvSource(_Source):
+    """Long CSV: one row per observation; plain, gz, or inside tar and zip."""
+
+    kind: Literal["csv"] = "csv"
+    tables: tuple[CsvTable, ...] = Field(min_length=1)
+    """A file is read by the first that names it."""
+
+    @model_validator(mode="after")
+    def _tables_differ_in_name(self) -> CsvSource:
+        if len({table.name for table in self.tables}) < len(self.tables):
+            raise ValueError("each table needs a name of its own")
+        return self
+
+    keep_ids: bool = False
+    """Subject identifiers are integers that may be known: they become subject_id as they are."""
+
+    @property
+    def known_only(self) -> bool:
+        return False
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        return ()
+
+    def open(self, key: bytes) -> Parser:
+        from medray.modalities.ehr.convert.long_csv import CsvParser
+
+        return CsvParser(self, key)
+
+
+SourceSpec = Annotated[FhirSource | CsvSource, Field(discriminator="kind")]
+
+
+class MedsSplit(BaseModel):
+    """Seeded, by subject: subjects added later move nobody."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """train, tuning, held_out"""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fractions_add_up(self) -> MedsSplit:
+        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
+            raise ValueError(f"fractions must be three numbers ≥ 0 that add up to 1, found {list(self.fractions)}")
+        return self
+
+
+class MedsLabels(BaseModel):
+    """A CSV of one yes or no per subject, to a MEDS label table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """The table is labels/<name>.parquet of the dataset."""
+    file: str
+    """A file of the archive or a member of its tar or zip, by a pattern on its name; or a path."""
+    subject_column: str
+    value_column: str
+    """1, true, yes; or 0, false, no."""
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    hours: float = Field(default=0.0, ge=0)
+    """Prediction time: so long after `after`."""
+    after: Literal["first", "last"] | datetime = "first"
+    """The subject's first or last event that has a time, or one nominal date for all (a CSV's `origin`), in UTC."""

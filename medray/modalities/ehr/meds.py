@@ -1,0 +1,239 @@
+"""MedsFile: one Parquet file of a MEDS 0.4 dataset. Checked when opened, decoded a row group at a time.
+
+MEDS DataSchema: subject_id int64, time timestamp[us] without a zone (null: static), code string, and where there
+are numbers numeric_value float32. text_value and further columns are never read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from medray.errors import SampleError
+from medray.files import open_input
+from medray.modalities.ehr.codes import CodeTable
+
+STATIC = np.iinfo(np.int64).min
+"""Time of an event without one."""
+ABSENT = np.uint32(0x7FC0DEAD)
+"""Bits of the NaN that stands for no number, apart from a NaN that the file holds."""
+GROUPS_HELD = 4
+BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError)
+"""What pyarrow raises for content that is damaged: a page that does not decode is an OSError of no errno."""
+
+
+class Rows(NamedTuple):
+    """Events of a file in its order, N of them."""
+
+    subject: np.ndarray
+    """int64"""
+    time: np.ndarray
+    """int64, microseconds since 1970, STATIC for none"""
+    code: np.ndarray
+    """int32, number in the CodeTable"""
+    value: np.ndarray
+    """float32; ABSENT for none, and NaN or infinity where the file says so"""
+
+    def take(self, rows: np.ndarray | slice) -> Rows:
+        return Rows(*(column[rows] for column in self))
+
+    @staticmethod
+    def joined(parts: list[Rows]) -> Rows:
+        return parts[0] if len(parts) == 1 else Rows(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+class MedsFile:
+    """An open file. Raises SampleError when it is not Parquet or not MEDS."""
+
+    def __init__(self, uri: str, codes: CodeTable) -> None:
+        import pyarrow.parquet as pq
+
+        self.uri, self._codes = uri, codes
+        stream = open_input(uri)
+        try:
+            _check_magic(stream)
+            facts = pq.read_metadata(stream)
+            self.columns = checked_columns(facts.schema.to_arrow_schema())
+            self._file = pq.ParquetFile(stream, metadata=facts, read_dictionary=["code"])
+        except BROKEN as error:
+            stream.close()
+            raise SampleError("corrupt", f"Parquet: {type(error).__name__}") from None
+        except SampleError:
+            stream.close()
+            raise
+        sizes = [facts.row_group(g).num_rows for g in range(facts.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        """(G + 1,) first row of each row group, and the end."""
+        self._held: OrderedDict[int, Rows] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+    def subjects(self) -> Iterator[np.ndarray]:
+        """subject_id of each row group, int64. Raises SampleError."""
+        for group in range(len(self.starts) - 1):
+            yield _numbers(self._read(group, ["subject_id"]).column("subject_id"), pa.int64())
+
+    def rows(self, start: np.ndarray, stop: np.ndarray) -> Rows:
+        """The rows of ranges [start, stop), one range after the other. Raises SampleError."""
+        if not len(start):
+            return Rows(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.int32, np.float32)))
+        if start.min() < 0 or stop.max() > len(self):
+            raise SampleError("changed", f"{len(self)} rows now")
+        groups = self._groups_of(start, stop)
+        held = Rows.joined([self._group(int(group)) for group in groups])
+        lengths = stop - start
+        if len(groups) == 1 or int(groups[-1] - groups[0]) == len(groups) - 1:
+            first = start - self.starts[groups[0]]
+            if (start[1:] == stop[:-1]).all():  # patients next to each other, as a worker mostly has them
+                return held.take(slice(int(first[0]), int(first[0] + lengths.sum())))
+            return held.take(spread(first, lengths))
+        row = spread(start, lengths)
+        group = np.searchsorted(self.starts, row, side="right") - 1
+        sizes = np.diff(self.starts)[groups]
+        moved = np.zeros(len(self.starts), np.int64)
+        moved[groups] = np.cumsum(sizes) - sizes - self.starts[groups]
+        return held.take(row + moved[group])
+
+    def _groups_of(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        first = np.searchsorted(self.starts, start, side="right") - 1
+        last = np.searchsorted(self.starts, np.maximum(stop - 1, start), side="right") - 1
+        if len(start) == 1 or ((first == first[0]).all() and (last == first[0]).all()):
+            return np.arange(first.min(), last.max() + 1)
+        return np.unique(spread(first, last - first + 1))
+
+    def _group(self, group: int) -> Rows:
+        if group in self._held:
+            self._held.move_to_end(group)
+            return self._held[group]
+        table = self._read(group, self.columns)
+        coded = _one(table.column("code"))
+        if not pa.types.is_dictionary(coded.type):
+            coded = coded.dictionary_encode()
+        if coded.null_count or table.column("subject_id").null_count:
+            raise SampleError("bad_columns", "rows without a code or a subject_id; MEDS has them in every row")
+        number = self._codes.numbers(coded.dictionary.cast(pa.string()).to_pylist())
+        rows = Rows(
+            _numbers(table.column("subject_id"), pa.int64()),
+            _times(table.column("time")),
+            number[coded.indices.to_numpy()] if len(number) else np.empty(0, np.int32),
+            _values(table.column("numeric_value")) if "numeric_value" in self.columns else _absent(len(table)),
+        )
+        self._held[group] = rows
+        while len(self._held) > GROUPS_HELD:
+            self._held.popitem(last=False)
+        return rows
+
+    def _read(self, group: int, columns: list[str]) -> pa.Table:
+        try:
+            return self._file.read_row_group(group, columns=columns, use_threads=False)
+        except BROKEN as error:
+            raise SampleError("corrupt", f"row group {group}: {type(error).__name__}") from None
+
+
+def spread(start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start[0], start[0] + 1 … for lengths[0] numbers, then those of the next range."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - lengths), lengths)
+
+
+def equal_runs(numbers: np.ndarray) -> list[tuple[int, int]]:
+    """[start, stop) of each run of equal numbers; none for no numbers."""
+    ends = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+    edges = [0, *ends.tolist(), len(numbers)] if len(numbers) else []
+    return list(pairwise(edges))
+
+
+def _check_magic(stream: pa.NativeFile) -> None:
+    size = stream.size()
+    if size == 0:
+        raise SampleError("empty_file")
+    head = stream.read(4)
+    stream.seek(max(0, size - 4))
+    tail = stream.read(4)
+    stream.seek(0)
+    if head != b"PAR1":
+        raise SampleError("unrecognised_format", "no Parquet file")
+    if tail != b"PAR1" or size < 12:
+        raise SampleError("truncated", "a Parquet file without its footer")
+
+
+def checked_columns(schema: pa.Schema) -> list[str]:
+    """The columns to read. Raises SampleError `bad_columns` where they are not those of MEDS."""
+    missing = [name for name in ("subject_id", "time", "code") if name not in schema.names]
+    if missing:
+        raise SampleError("bad_columns", f"no column {', '.join(missing)}; MEDS has subject_id, time and code")
+    names = [name for name in ("subject_id", "time", "code", "numeric_value") if name in schema.names]
+    if twice := [name for name in names if schema.names.count(name) > 1]:
+        raise SampleError("bad_columns", f"more than one column {twice[0]}")
+    kinds = {name: schema.field(name).type for name in names}
+    check_times(kinds["time"], "time")
+    kind = kinds["code"].value_type if pa.types.is_dictionary(kinds["code"]) else kinds["code"]
+    wrong = None
+    if not pa.types.is_integer(kinds["subject_id"]):
+        wrong = ("subject_id", "int64")
+    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        wrong = ("code", "string")
+    elif "numeric_value" in kinds and not pa.types.is_floating(kinds["numeric_value"]):
+        wrong = ("numeric_value", "float32")
+    if wrong:
+        raise SampleError("bad_columns", f"{wrong[0]} is {kinds[wrong[0]]}; MEDS has {wrong[1]}")
+    return names
+
+
+def check_times(kind: pa.DataType, name: str) -> None:
+    """Raises SampleError `bad_columns` for what is no timestamp without a zone."""
+    if not pa.types.is_timestamp(kind):
+        raise SampleError("bad_columns", f"{name} is {kind}; MEDS has timestamp[us]")
+    if kind.tz is not None:
+        detail = f"{name} has the time zone {kind.tz}; MEDS has none: convert it on purpose, all tables alike"
+        raise SampleError("bad_columns", detail)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _numbers(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
+    """A column without nulls, as a numpy array of `kind`. Raises SampleError where a number does not fit."""
+    if column.null_count:
+        raise SampleError("bad_columns", "rows without a subject_id; MEDS has one in every row")
+    try:
+        return _one(column.cast(kind)).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        raise SampleError("bad_columns", f"numbers that do not fit {kind}") from None
+
+
+def _times(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) int64 microseconds, STATIC where null. Raises SampleError for times finer than a microsecond."""
+    try:
+        time = _one(column.cast(pa.timestamp("us"))).cast(pa.int64())
+    except pa.ArrowInvalid:
+        raise SampleError("bad_columns", "times that are not whole microseconds") from None
+    return _filled(time, np.int64, STATIC)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """(N,) float32, ABSENT where null; a float64 beyond float32 becomes infinite, and so counts as missing."""
+    return _filled(_one(column.cast(pa.float32(), safe=False)), np.float32, ABSENT.view(np.float32))
+
+
+def _filled(column: pa.Array, kind: type[np.generic], null: Any) -> np.ndarray:
+    """(N,) numbers with `null` where there is none."""
+    if not column.null_count:
+        return column.to_numpy()
+    held = np.frombuffer(column.buffers()[1], kind)[column.offset : column.offset + len(column)].copy()
+    held[column.is_null().to_numpy(zero_copy_only=False)] = null
+    return held
+
+
+def _absent(rows: int) -> np.ndarray:
+    return np.full(rows, ABSENT, np.uint32).view(np.float32)

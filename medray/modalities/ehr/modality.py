@@ -1,0 +1,127 @@
+"""Ehr: the Modality of health records. MEDS events to regular bins or to sequences of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from medray.errors import UserError
+from medray.files import File
+from medray.inputs import Input, Inputs
+from medray.manifests import Entry, Part
+from medray.modalities.base import Modality
+from medray.modalities.ehr import reading, vocabulary
+from medray.modalities.ehr.archive import Archive
+from medray.modalities.ehr.bins import bins, features
+from medray.modalities.ehr.events import FEATURES, events, facts
+from medray.modalities.ehr.spec import Code, EhrSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Ehr(Modality):
+    """Predictions of subjects at times, by an EhrSpec."""
+
+    def __init__(self, spec: EhrSpec) -> None:
+        self._spec = spec
+        self._archive = Archive(spec)
+
+    @property
+    def spec(self) -> EhrSpec:
+        return self._spec
+
+    @property
+    def payload(self) -> pa.Schema:
+        """See reading.PAYLOAD: code hashes, times before the prediction, numbers; nothing that names a day."""
+        return reading.PAYLOAD
+
+    # --- archive to samples -------------------------------------------------------------------------------------
+
+    def scan(self, file: File, root: str) -> Iterator[Part]:
+        """The predictions of one file: see `scan.py`."""
+        from medray.modalities.ehr.scan import scan
+
+        return scan(self._archive, file, root)
+
+    def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """One sample each, `sample_id` "0": see `reading.py`."""
+        return reading.read(self._archive, entries)
+
+    # --- statistics ---------------------------------------------------------------------------------------------
+
+    def summarise(self, samples: pa.RecordBatch) -> pa.Table:
+        """Exact counts and sums per code: see `vocabulary.py`."""
+        return vocabulary.summarise(samples)
+
+    def fitted(self, summaries: pa.Table) -> EhrSpec:
+        """The spec with vocabulary, static codes and totals. Raises UserError, also for label codes among inputs."""
+        return vocabulary.fitted(self.spec, summaries)
+
+    # --- samples to model inputs --------------------------------------------------------------------------------
+
+    def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """bins: sequence (B, T, F) float32, mask (B, T); events: codes (B, T) int32, sequence (B, T, 4), mask (B, T).
+
+        With static facts also static (B, S) float32. Raises UserError where nothing is fitted yet.
+        """
+        lookup, static = self._lookups
+        rows = len(samples)
+        lengths = samples.column("codes").value_lengths().to_numpy()
+        sample = np.repeat(np.arange(rows), lengths)
+        codes, before, values = (samples.column(name).flatten().to_numpy() for name in ("codes", "before", "values"))
+        if self.spec.representation == "bins":
+            sequence = bins(self.spec, lookup, sample, codes, before, values, rows)
+            batch = {"sequence": sequence, "mask": np.ones(sequence.shape[:2], bool)}
+        else:
+            batch = events(lookup, sample, codes, before, values, lengths)
+        if self._fitted[1]:
+            of_fact = np.repeat(np.arange(rows), samples.column("static_codes").value_lengths().to_numpy())
+            codes, values = (samples.column(name).flatten().to_numpy() for name in ("static_codes", "static_values"))
+            batch["static"] = facts(static, len(self._fitted[1]), of_fact, codes, values, rows)
+        return batch
+
+    def encode(
+        self, batch: Mapping[str, torch.Tensor], augmentation: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The collated arrays; codes as int64."""
+        return {name: tensor.long() if name == "codes" else tensor for name, tensor in batch.items()}
+
+    def inputs(self) -> Inputs:
+        """Raises UserError where nothing is fitted yet."""
+        codes, static = self._fitted
+        if self.spec.representation == "bins":
+            found = {"sequence": Input((self.spec.bins, features(self.spec))), "mask": Input((self.spec.bins,))}
+        else:
+            found = {
+                "codes": Input((None,), categories=len(codes) + 1),
+                "sequence": Input((None, FEATURES)),
+                "mask": Input((None,)),
+            }
+        return found | ({"static": Input((2 * len(static),))} if static else {})
+
+    def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:
+        """Events of each sample, where they are the steps; bins are as many for all."""
+        if self.spec.representation == "bins":
+            return None
+        return samples.column("codes").value_lengths().to_numpy()
+
+    @property
+    def _fitted(self) -> tuple[tuple[Code, ...], tuple[Code, ...]]:
+        if self.spec.vocabulary is None or self.spec.static is None:
+            raise UserError(
+                "health records cannot be encoded yet",
+                found="no vocabulary",
+                expected="a vocabulary fitted on the training split",
+                do="use the spec that `fitted` returns",
+            )
+        return self.spec.vocabulary, self.spec.static
+
+    @cached_property
+    def _lookups(self) -> tuple[vocabulary.Lookup, vocabulary.Lookup]:
+        codes, static = self._fitted
+        return vocabulary.Lookup(codes, self.spec.clip), vocabulary.Lookup(static, self.spec.clip)

@@ -1,0 +1,171 @@
+"""Entries to samples: many at a time, in numpy. What stands in a sample, and what an entry fails for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from medray.errors import SampleError
+from medray.manifests import Entry
+from medray.modalities.ehr.archive import Archive
+from medray.modalities.ehr.codes import code_hash
+from medray.modalities.ehr.meds import STATIC, Rows
+from medray.modalities.ehr.scan import ranges_of
+from medray.modalities.ehr.spec import AGE
+from medray.modalities.ehr.task import text_times
+from medray.modalities.ehr.usable import DAY_US, NEVER, Usable, rule_times, usable
+
+AGE_HASH = np.uint64(code_hash(AGE))
+YEAR_DAYS = 365.25
+
+PAYLOAD = pa.schema(
+    [
+        pa.field("codes", pa.list_(pa.uint64()), metadata={"dims": "event", "unit": "xxh3_64 of the code"}),
+        pa.field("before", pa.list_(pa.int64()), metadata={"dims": "event", "unit": "us before the prediction time"}),
+        pa.field("values", pa.list_(pa.float32()), metadata={"dims": "event", "unit": "as recorded; NaN: none"}),
+        pa.field("static_codes", pa.list_(pa.uint64()), metadata={"dims": "fact", "unit": "xxh3_64 of the code"}),
+        pa.field("static_values", pa.list_(pa.float32()), metadata={"dims": "fact", "unit": "as recorded; NaN: none"}),
+        pa.field("names", pa.string()),
+        pa.field("non_finite", pa.int32()),
+        pa.field("truncated", pa.int32()),
+        pa.field("label_events", pa.int32()),
+    ]
+)
+"""Events from the first to the last, then static facts. `names`: JSON list of the codes' text, each in the first
+sample of a batch that has it, so that fitting can name what it counts. The last three count events that were
+NaN or infinite, older than the most recent `max_events`, or of a code that defines the label."""
+
+COUNTS = ("non_finite", "truncated", "label_events")
+
+
+def read(archive: Archive, entries: Sequence[Entry]) -> pa.RecordBatch:
+    """One row per entry: `entry` (int32), `sample_id` "0", `reason`, `detail`, and PAYLOAD, null where it failed."""
+    failures: dict[int, tuple[str, str | None]] = {}
+    entry, rows = _rows(archive, entries, failures)
+    torn = (entry[1:] == entry[:-1]) & (rows.subject[1:] != rows.subject[:-1])
+    for i in np.unique(entry[1:][torn]).tolist():
+        failures[i] = ("changed", "its rows are of more than one subject now")
+    spec, rule = archive.spec, archive.spec.task.rule
+    if rule is None:
+        prediction = text_times([each.entry_id.rpartition("@")[2] for each in entries])
+    else:
+        prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
+    found = usable(entry, rows, prediction, spec.window_us, archive.codes)
+    timed = np.bincount(found.entry[found.time != STATIC], minlength=len(entries))
+    for i in np.flatnonzero((timed == 0) | (prediction == NEVER)).tolist():
+        unknown = prediction[i] == NEVER
+        failures.setdefault(i, ("no_prediction_time" if unknown else "no_events", None))
+    good = np.ones(len(entries), bool)
+    good[list(failures)] = False
+    most = spec.max_events if spec.representation == "events" else None
+    columns = {
+        "entry": pa.array(np.arange(len(entries), dtype=np.int32)),
+        "sample_id": pa.array(["0" if yes else "" for yes in good.tolist()]),
+        "reason": pa.array([failures[i][0] if i in failures else None for i in range(len(entries))], pa.string()),
+        "detail": pa.array([failures[i][1] if i in failures else None for i in range(len(entries))], pa.string()),
+        **_payload(found, good, most, archive),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _rows(
+    archive: Archive, entries: Sequence[Entry], failures: dict[int, tuple[str, str | None]]
+) -> tuple[np.ndarray, Rows]:
+    """(entry of each row, ascending, rows) of all parts; an entry whose file cannot be read joins `failures`."""
+    places: dict[str, tuple[list[int], list[int], list[int]]] = {}
+    for i, each in enumerate(entries):
+        for part in each.parts:
+            numbers, starts, stops = places.setdefault(part.uri, ([], [], []))
+            for start, stop in ranges_of(part.locator):
+                numbers.append(i)
+                starts.append(start)
+                stops.append(stop)
+    found: list[tuple[np.ndarray, Rows]] = []
+    for uri, (numbers, starts, stops) in places.items():
+        if not numbers:
+            continue
+        try:
+            start, stop = np.array(starts), np.array(stops)
+            found.append((np.repeat(numbers, stop - start), archive.open(uri).rows(start, stop)))
+        except SampleError as error:
+            failures.update(dict.fromkeys(numbers, (error.reason, error.detail)))
+        except FileNotFoundError as error:
+            failures.update(dict.fromkeys(numbers, ("missing_file", error.strerror)))
+        except OSError as error:
+            failures.update(dict.fromkeys(numbers, ("unreadable", error.strerror or type(error).__name__)))
+    if not found:
+        kinds = (np.int64, np.int64, np.int32, np.float32)
+        return np.empty(0, np.int64), Rows(*(np.empty(0, kind) for kind in kinds))
+    entry = np.concatenate([number for number, _ in found])
+    rows = Rows.joined([each for _, each in found])
+    if (entry[1:] < entry[:-1]).any():
+        order = np.argsort(entry, kind="stable")
+        entry, rows = entry[order], rows.take(order)
+    return entry, rows
+
+
+def _payload(found: Usable, good: np.ndarray, most: int | None, archive: Archive) -> dict[str, pa.Array]:
+    """The columns of PAYLOAD; `good` (E,) bool."""
+    entries = len(good)
+    kept = good[found.entry]
+    static = found.time == STATIC
+    events = np.flatnonzero(kept & ~static)
+    lengths = np.bincount(found.entry[events], minlength=entries)
+    truncated = np.zeros(entries, np.int32)
+    if most is not None and (lengths > most).any():
+        left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 for the last event of an entry
+        events = events[left <= most]
+        truncated = np.maximum(lengths - most, 0).astype(np.int32)
+        lengths = np.minimum(lengths, most)
+    facts = np.flatnonzero(kept & static)
+    entry, code = found.entry[events], found.code[events]
+    hashes = archive.codes.hashes
+    static_lengths, static_codes, static_values = _facts(found, facts, good, hashes)
+    held = np.concatenate([events, facts])
+    names = _names(found.entry[held], found.code[held], entries, archive.codes.names)
+    columns = {
+        "codes": _lists(hashes[code], lengths, good),
+        "before": _lists(found.prediction[entry] - found.time[events], lengths, good),
+        "values": _lists(found.value[events], lengths, good),
+        "static_codes": _lists(static_codes, static_lengths, good),
+        "static_values": _lists(static_values, static_lengths, good),
+        "names": pa.array(names, pa.string(), mask=~good),
+    }
+    counts = zip(COUNTS, (found.non_finite, truncated, found.label_events), strict=True)
+    return columns | {name: pa.array(count, mask=~good) for name, count in counts}
+
+
+def _facts(
+    found: Usable, facts: np.ndarray, good: np.ndarray, hashes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(lengths (E,), code hashes, values) of static facts, with the age as the last where birth is known."""
+    lengths = np.bincount(found.entry[facts], minlength=len(good))
+    aged = np.flatnonzero(good & (found.birth != NEVER))
+    years = (found.prediction[aged] - found.birth[aged]) / (DAY_US * YEAR_DAYS)
+    place = np.cumsum(lengths)[aged]
+    codes = np.insert(hashes[found.code[facts]], place, AGE_HASH)
+    values = np.insert(found.value[facts], place, years.astype(np.float32))
+    lengths[aged] += 1
+    return lengths, codes, values
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray, good: np.ndarray) -> pa.ListArray:
+    """One list a row, null where it is not good."""
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    mask = None if good.all() else pa.array(~good)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, from_pandas=False), mask=mask)
+
+
+def _names(entry: np.ndarray, code: np.ndarray, entries: int, names: list[str]) -> np.ndarray:
+    """(E,) text: JSON of the codes that have their first event in that entry, in the order of their numbers."""
+    first = np.full(len(names), entries, np.int64)
+    np.minimum.at(first, code, entry)
+    text = np.full(entries, "", object)
+    new = np.flatnonzero(first < entries)
+    for i in np.unique(first[new]).tolist():
+        text[i] = json.dumps([names[c] for c in new[first[new] == i].tolist()])
+    return text

@@ -1,0 +1,46 @@
+"""Durations ("48h") and prediction-time rules ("first of ICU* + 24h") of a run file."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_DURATION = r"(\d+(?:\.\d+)?)\s*(s|min|h|d)"
+_RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\S)?))?(?:\s*\+\s*{_DURATION})?")
+
+
+class Rule(NamedTuple):
+    """The time of the first or last event (of a code), and so long after it."""
+
+    which: Literal["first", "last"]
+    code: str | None
+    """Glob; None: any code."""
+    after_us: int
+
+    def __str__(self) -> str:
+        of = f" of {self.code}" if self.code else ""
+        seconds = self.after_us / 1e6
+        unit = next(unit for unit in ("h", "min", "s") if unit == "s" or seconds % UNITS[unit] == 0)
+        after = f" + {seconds / UNITS[unit]:.15g}{unit}" if self.after_us else ""
+        return f"{self.which}{of}{after}"
+
+
+def duration_us(text: str) -> int:
+    """Microseconds of "30min", "48h" or "365d". Raises ValueError."""
+    found = re.fullmatch(_DURATION, text.strip())
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"a duration is a number above 0 and a unit (s, min, h, d), such as 48h; found {text!r}")
+    return round(float(found[1]) * UNITS[found[2]] * 1_000_000)
+
+
+def parse_rule(text: str) -> Rule:
+    """The rule of "first + 48h", "last" or "first of CODE + 24h". Raises ValueError."""
+    found = _RULE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(
+            'a prediction time is "first", "last" or "first of CODE", and "+ 48h" after it where wanted; '
+            f"found {text!r}"
+        )
+    after = duration_us(f"{found[3]}{found[4]}") if found[3] and float(found[3]) else 0
+    return Rule("first" if found[1] == "first" else "last", found[2], after)

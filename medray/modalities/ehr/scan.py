@@ -1,0 +1,178 @@
+"""Scan: the predictions whose events one Parquet file holds. A part is a subject's rows in that file.
+
+A locator is "rows 000000120-000000184 in data/train/0.parquet": ranges [start, stop), several with commas between
+where a subject's rows are not together. A subject that stands in two files gives two parts of one entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from medray.errors import SampleError
+from medray.files import File, relative
+from medray.manifests import Part, digest
+from medray.modalities.ehr import task
+from medray.modalities.ehr.archive import Archive
+from medray.modalities.ehr.meds import MedsFile, Rows, equal_runs, spread
+from medray.modalities.ehr.usable import NEVER, digests, rule_times, usable
+
+ROWS_AT_ONCE = 2**18
+NOWHERE = "rows none"
+"""Locator of a prediction whose subject stands in no data file."""
+
+
+class Runs(NamedTuple):
+    """Where S subjects stand in a file, in the order of their first rows."""
+
+    subject: np.ndarray
+    """(S,) int64"""
+    offsets: np.ndarray
+    """(S + 1,) into the R runs"""
+    start: np.ndarray
+    """(R,) first row of a run"""
+    stop: np.ndarray
+    """(R,) the row after its last"""
+
+
+def runs(file: MedsFile) -> Runs:
+    """The runs of equal subject_id. Raises SampleError."""
+    heads, ids, last, row = [], [], None, 0
+    for column in file.subjects():
+        if len(column):
+            new = np.ones(len(column), bool)
+            new[1:] = column[1:] != column[:-1]
+            new[0] = column[0] != last
+            heads.append(np.flatnonzero(new) + row)
+            ids.append(column[new])
+            last, row = column[-1], row + len(column)
+    start = np.concatenate(heads) if heads else np.empty(0, np.int64)
+    owner = np.concatenate(ids) if ids else np.empty(0, np.int64)
+    stop = np.append(start[1:], row) if len(start) else start
+    _, first, number = np.unique(owner, return_index=True, return_inverse=True)
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(first)] = np.arange(len(first))  # subjects by their first row
+    order = np.argsort(place[number], kind="stable")
+    counts = np.bincount(place[number], minlength=len(first))
+    return Runs(owner[np.sort(first)], np.concatenate([[0], np.cumsum(counts)]), start[order], stop[order])
+
+
+def ranges_of(locator: str) -> list[tuple[int, int]]:
+    """[(start, stop)] of a locator; none for NOWHERE."""
+    if locator == NOWHERE:
+        return []
+    text = locator[5 : locator.index(" in ")]
+    if len(text) == 19:
+        return [(int(text[:9]), int(text[10:]))]
+    return [(int(start), int(stop)) for start, _, stop in (each.partition("-") for each in text.split(","))]
+
+
+def scan(archive: Archive, file: File, root: str) -> Iterator[Part]:
+    """The parts of one file; one that is no MEDS is one Part with a reason. Raises LabelError for the label table."""
+    role = task.role_of(file.uri, root, archive.spec.task)
+    if not role:
+        return
+    if role == "labels":
+        yield from _without_data(archive, file, root)
+        return
+    path = relative(file.uri, root)
+    try:
+        yield from _parts(archive, file, root, path)
+    except SampleError as error:
+        content = f"{file.size}:{file.modified_ns}".encode()  # a repaired file is a new one
+        yield Part(path, file.uri, digest=digest(content), size=file.size, reason=error.reason, detail=error.detail)
+
+
+def _parts(archive: Archive, file: File, root: str, path: str) -> Iterator[Part]:
+    meds = archive.open(file.uri)
+    found = runs(meds)
+    if archive.spec.task.labels is None:
+        rows = np.arange(len(found.subject))
+        labels: list[str | None] | None = None
+        times = None
+    else:
+        table = archive.predictions(root)
+        first, last = task.rows_of_subjects(table.subject, found.subject)
+        of_table = spread(first, last - first)
+        rows = np.repeat(np.arange(len(found.subject)), last - first)
+        times, labels = table.time[of_table], [table.label[i] for i in of_table.tolist()]
+    splits = task.split_of(archive.splits(root), found.subject)
+    size = np.add.reduceat(found.stop - found.start, found.offsets[:-1]) if len(found.subject) else np.empty(0, int)
+    for piece in _pieces(size[rows]):
+        prints, when = _digests(archive, meds, found, rows[piece], None if times is None else times[piece])
+        for i, row in enumerate(rows[piece].tolist()):
+            label = labels[piece.start + i] if labels is not None else None
+            yield Part(
+                f"{{subject}}@{when[i]}",
+                file.uri,
+                _locator(found, row, path),
+                prints[i],
+                int(file.size * size[row] / max(1, len(meds))),
+                file.modified_ns,
+                subject=str(found.subject[row]),
+                label=() if label is None else (label,),
+                split=splits[row],
+            )
+
+
+def _pieces(sizes: np.ndarray) -> Iterator[slice]:
+    """Neighbouring entries of about ROWS_AT_ONCE rows together."""
+    for start, stop in equal_runs(np.cumsum(sizes) // ROWS_AT_ONCE):
+        yield slice(start, stop)
+
+
+def _locator(found: Runs, subject: int, path: str) -> str:
+    first, last = int(found.offsets[subject]), int(found.offsets[subject + 1])
+    if last == first + 1:
+        return f"rows {found.start[first]:09d}-{found.stop[first]:09d} in {path}"
+    ranges = zip(found.start[first:last].tolist(), found.stop[first:last].tolist(), strict=True)
+    return f"rows {','.join(f'{start:09d}-{stop:09d}' for start, stop in ranges)} in {path}"
+
+
+def _digests(
+    archive: Archive, meds: MedsFile, found: Runs, subjects: np.ndarray, times: np.ndarray | None
+) -> tuple[list[bytes], list[str]]:
+    """(digest, text after the @ of its id) of each entry, `subjects` (E,) indices into `found`."""
+    lengths = np.diff(found.offsets)[subjects]
+    of_runs = spread(found.offsets[subjects], lengths)
+    start, stop = found.start[of_runs], found.stop[of_runs]
+    rows = meds.rows(start, stop)
+    entry = np.repeat(np.repeat(np.arange(len(subjects)), lengths), stop - start)
+    spec, rule = archive.spec, archive.spec.task.rule
+    if rule is None:
+        assert times is not None
+        return digests(usable(entry, rows, times, spec.window_us, archive.codes), archive.codes), task.time_text(times)
+    times = rule_times(rule, entry, rows, len(subjects), archive.codes)
+    prints = digests(usable(entry, rows, times, spec.window_us, archive.codes), archive.codes)
+    unknown = np.flatnonzero(times == NEVER)  # another file may hold what the rule counts from: all events matter
+    for i, whole in zip(unknown.tolist(), _whole(entry, rows, unknown), strict=True):
+        prints[i] = whole
+    return prints, [str(rule)] * len(subjects)
+
+
+def _whole(entry: np.ndarray, rows: Rows, wanted: np.ndarray) -> Iterator[bytes]:
+    """Digest of all rows of each wanted entry, as they lie in the file."""
+    for i in wanted.tolist():
+        mine = slice(*np.searchsorted(entry, [i, i + 1]))
+        yield digest(b"".join(column[mine].tobytes() for column in (rows.time, rows.value)))
+
+
+def _without_data(archive: Archive, file: File, root: str) -> Iterator[Part]:
+    """Predictions of this label table whose subject stands in no data file that can be read."""
+    table = archive.predictions(root)
+    present = archive.subjects(root)
+    rows = np.flatnonzero(~np.isin(table.subject, present))
+    splits = task.split_of(archive.splits(root), table.subject[rows])
+    bare = Part("", file.uri, NOWHERE, digest(b""), 0, file.modified_ns)
+    for row, when, split in zip(rows.tolist(), task.time_text(table.time[rows]), splits, strict=True):
+        label = table.label[row]
+        yield replace(
+            bare,
+            entry_id=f"{{subject}}@{when}",
+            subject=str(table.subject[row]),
+            label=() if label is None else (label,),
+            split=split,
+        )

@@ -1,0 +1,165 @@
+"""EhrSpec: what a run file's [modality] says of health records and what a bundle keeps. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from medray.modalities.base import Inspection, Spec
+from medray.modalities.ehr.rules import Rule, duration_us, parse_rule
+
+if TYPE_CHECKING:
+    from medray.modalities.ehr.modality import Ehr
+
+AGE = "MEDRAY//AGE"
+"""Name of the static fact that medray makes: years from MEDS_BIRTH to the prediction time."""
+
+
+class TaskSpec(BaseModel):
+    """Which predictions are made: an entry is one subject at one prediction time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: str | None = None
+    """MEDS label table: a Parquet file or a folder of them, absolute or relative to the archive. Every row is an
+    entry (several per subject are), and its value the label. Keep it inside the archive: then a row whose subject
+    stands in no data file is an entry too, failed as `no_events`."""
+    value: Literal["boolean_value", "integer_value", "float_value", "categorical_value"] | None = None
+    """Column of the label; default: the one that holds values."""
+    at: str | None = None
+    """Without a label table, the prediction time by rule, one per subject: "first + 48h", "last", "first of CODE + 24h"
+    (CODE may be a glob; units min, h, d). first and last count timed events other than MEDS_BIRTH, MEDS_DEATH and
+    label codes. A subject without such an event is an entry failed as `no_prediction_time`. Default: "last"."""
+
+    @field_validator("at")
+    @classmethod
+    def _rule_can_be_read(cls, at: str | None) -> str | None:
+        return None if at is None else str(parse_rule(at))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskSpec:
+        if self.at is not None and self.labels is not None:
+            raise ValueError("prediction times come from `labels` or by the rule `at`: give one of them")
+        return self
+
+    @property
+    def rule(self) -> Rule | None:
+        """How the prediction time follows from the events; None where a label table gives it."""
+        return None if self.labels is not None else parse_rule(self.at or "last")
+
+
+class Code(BaseModel):
+    """One word of the vocabulary, with the statistics of its finite numbers in the training split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    code: str
+    mean: float | None = None
+    std: float | None = None
+    """None: the code has no numbers."""
+
+
+class EhrSpec(Spec):
+    """How a health record becomes model inputs.
+
+    read     events with prediction_time - window ≤ time ≤ prediction_time, and static ones (no time); sorted by time,
+             code hash, value; exact duplicates once; NaN and infinite numbers are missing (counted, never passed on)
+    collate  vocabulary (unknown = 0) and z-score by the training split's statistics, then bins or events
+    """
+
+    kind: Literal["ehr"] = "ehr"
+    site: ClassVar[frozenset[str]] = frozenset({"task"})
+
+    task: TaskSpec = TaskSpec()
+    window: str | None = None
+    """How far back from the prediction time events count, such as "48h" or "365d"; both ends count. Default: all."""
+    label_codes: tuple[str, ...] = ()
+    """Globs of codes that define the label. They never become inputs, whatever the other settings; where one stands
+    in the window of a training patient, fitting stops with an error unless `drop_label_codes` is set."""
+    drop_label_codes: bool = False
+    """Leave label codes out without an error: it is known that they stand before prediction times."""
+
+    codes: tuple[str, ...] = ("*",)
+    """Globs of codes that may be inputs (fnmatch: * matches any text, [ starts a set of characters)."""
+    exclude: tuple[str, ...] = ()
+    """Globs of codes that may not. Safer than hoping: exclude what is recorded because of the outcome."""
+    min_samples: int = Field(default=5, ge=1)
+    """A code of fewer training samples is unknown."""
+    max_codes: int = Field(default=1024, ge=1)
+    """The most frequent codes of timed events that are kept; the others are unknown."""
+    max_static: int = Field(default=64, ge=0)
+    """The most frequent static codes that are kept, age included."""
+    clip: float = Field(default=5.0, gt=0)
+    """z-scores are held within ± this: a typing error of a thousand must not drown its patient."""
+
+    representation: Literal["bins", "events"] = "bins"
+    """bins: `sequence` (window / bin_hours, features), regular in time. events: `codes` and `sequence`, one step an
+    event: z-score or 0, has a number, log1p hours since the previous event, log1p hours to the prediction time."""
+    bin_hours: float = Field(default=1.0, gt=0)
+    """bins: width of a bin; must divide the window. An event at the prediction time is in the last bin."""
+    bin_value: Literal["last", "mean"] = "last"
+    """bins: of several numbers of a code in one bin. A bin without one carries the last forward; 0 before the first."""
+    bin_codes: Literal["numeric", "all"] = "numeric"
+    """bins: which codes are features: those with numbers in training, or all (others by their presence alone)."""
+    since_last: bool = False
+    """bins: also log1p hours since the code was last seen in the window, at the bin's end."""
+    max_events: int = Field(default=512, ge=1)
+    """events: the most recent that are kept; what is left out is counted."""
+
+    vocabulary: tuple[Code, ...] | None = None
+    """Fitted: codes 1 … V of timed events, most frequent first."""
+    static: tuple[Code, ...] | None = None
+    """Fitted: static codes, most frequent first; each gives two features, present and z-score."""
+    fitted_on: dict[str, int] | None = None
+    """Fitted: samples, events, and how many events were truncated, non_finite or of a label code."""
+
+    @field_validator("window")
+    @classmethod
+    def _window_can_be_read(cls, window: str | None) -> str | None:
+        if window is not None:
+            duration_us(window)
+        return window
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EhrSpec:
+        if not self.codes or not all((*self.codes, *self.exclude, *self.label_codes)):
+            raise ValueError("codes, exclude and label_codes must be globs that are not empty, and codes at least one")
+        if self.representation == "bins":
+            if self.window_us is None:
+                raise ValueError('representation = "bins" needs a window, such as window = "48h"')
+            if self.window_us % self.bin_us or self.bin_us == 0:
+                raise ValueError(f"bin_hours = {self.bin_hours:g} does not divide the window {self.window!r}")
+        if (self.vocabulary is None) != (self.static is None):
+            raise ValueError("vocabulary and static are fitted together: give both or none")
+        return self
+
+    @property
+    def window_us(self) -> int | None:
+        return None if self.window is None else duration_us(self.window)
+
+    @property
+    def bin_us(self) -> int:
+        return round(self.bin_hours * 3_600_000_000)
+
+    @property
+    def bins(self) -> int:
+        """Number of bins in the window; 0 without a window."""
+        return (self.window_us or 0) // self.bin_us
+
+    def companions(self, root: str) -> tuple[str, ...]:
+        """Files and folders below or beside `root` that decide which entries there are, and their labels and splits."""
+        from medray.modalities.ehr.task import companions
+
+        return companions(self.task, root)
+
+    @staticmethod
+    def inspect(uri: str) -> Inspection:
+        """A MEDS dataset, a file of one, or one patient (PATH#subject_id): see `inspection.py`."""
+        from medray.modalities.ehr.inspection import inspect
+
+        return inspect(uri)
+
+    def open(self) -> Ehr:
+        from medray.modalities.ehr.modality import Ehr
+
+        return Ehr(self)

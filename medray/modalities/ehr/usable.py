@@ -1,0 +1,148 @@
+"""Which events a prediction may see, in an order that does not depend on the file's. numpy over many entries at once.
+
+An event is usable when it has no time (static), or when prediction_time - window ≤ time ≤ prediction_time. Order: by
+entry, time (static first), hash of the code, value; NaN after numbers. Events equal in all of these count once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from medray.modalities.ehr.codes import CodeTable, Role
+from medray.modalities.ehr.meds import ABSENT, STATIC, Rows
+from medray.modalities.ehr.rules import Rule
+
+NEVER = np.iinfo(np.int64).max
+"""A prediction time or a time of birth that is not known."""
+DAY_US = 86_400_000_000
+EVENT = np.dtype([("code", "<u8"), ("time", "<i8"), ("value", "<f4")])
+
+
+class Usable(NamedTuple):
+    """What E entries may see: M events."""
+
+    entry: np.ndarray
+    """(M,) int64, ascending"""
+    time: np.ndarray
+    """(M,) int64 microseconds since 1970, STATIC for static events"""
+    code: np.ndarray
+    """(M,) int32, number in the CodeTable"""
+    value: np.ndarray
+    """(M,) float32; NaN for none"""
+    prediction: np.ndarray
+    """(E,) int64 microseconds; NEVER: the rule found none"""
+    birth: np.ndarray
+    """(E,) int64 microseconds; NEVER where not known at the prediction time"""
+    non_finite: np.ndarray
+    """(E,) int32: usable events whose number is NaN or infinite"""
+    label_events: np.ndarray
+    """(E,) int32: label codes among the usable events; they are left out"""
+
+
+def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int | None, codes: CodeTable) -> Usable:
+    """`rows` (N,) of entries `entry` (N,), ascending, to what each may see at `prediction` (E,)."""
+    entries = len(prediction)
+    role = codes.roles[rows.code]
+    static = rows.time == STATIC
+    until = prediction[entry]
+    seen = rows.time <= until  # STATIC is the least number
+    birth = np.full(entries, NEVER)
+    born = np.flatnonzero((role & Role.BIRTH).astype(bool) & seen & ~static)
+    np.minimum.at(birth, entry[born], rows.time[born])
+    if window_us is not None:
+        seen &= static | (rows.time >= until - window_us)
+    seen &= until < NEVER
+    barred = seen & (role & Role.LABEL).astype(bool)
+    inputs = seen & (role & Role.INPUT).astype(bool)
+    kept = slice(None) if inputs.all() else np.flatnonzero(inputs)
+    entry_kept, time, code = entry[kept], rows.time[kept], rows.code[kept]
+    value, bad = _numbers(rows.value[kept])
+    order, new = _order(entry_kept, time, codes.hashes[code], value)
+    if order is not None:
+        entry_kept, time, code, value, bad = (each[order] for each in (entry_kept, time, code, value, bad))
+    if not new.all():
+        entry_kept, time, code, value, bad = (each[new] for each in (entry_kept, time, code, value, bad))
+    non_finite, label_events = (
+        np.bincount(each, minlength=entries).astype(np.int32) for each in (entry_kept[bad], entry[barred])
+    )
+    return Usable(entry_kept, time, code, value, prediction, birth, non_finite, label_events)
+
+
+def rule_times(rule: Rule, entry: np.ndarray, rows: Rows, entries: int, codes: CodeTable) -> np.ndarray:
+    """(E,) int64 prediction times by `rule`; NEVER where an entry has no such event."""
+    role = codes.roles[rows.code]
+    if rule.code is not None:
+        counted = (role & Role.ANCHOR).astype(bool)
+    else:  # birth is decades before, death is what may be predicted
+        counted = (role & (Role.BIRTH | Role.DEATH | Role.LABEL)) == 0
+    picked = np.flatnonzero(counted & (rows.time != STATIC))
+    if rule.which == "first":
+        times = np.full(entries, NEVER)
+        np.minimum.at(times, entry[picked], rows.time[picked])
+    else:
+        times = np.full(entries, STATIC)
+        np.maximum.at(times, entry[picked], rows.time[picked])
+    known = (times != NEVER) & (times != STATIC)
+    return np.where(known, times + np.where(known, rule.after_us, 0), NEVER)
+
+
+def digests(found: Usable, codes: CodeTable) -> list[bytes]:
+    """xxh3_128 of what each entry may see, with its prediction time and birth: equal wherever its events lie."""
+    packed = np.empty(len(found.entry), EVENT)
+    packed["code"], packed["time"], packed["value"] = codes.hashes[found.code], found.time, found.value
+    content = memoryview(packed.tobytes())
+    entries = len(found.prediction)
+    ends = np.searchsorted(found.entry, np.arange(entries + 1)) * EVENT.itemsize
+    heads = np.stack([found.prediction, found.birth], axis=1).astype("<i8")
+    prints = []
+    for i, (start, stop) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)):
+        whole = xxhash.xxh3_128(heads[i].tobytes())
+        whole.update(content[start:stop])
+        prints.append(whole.digest())
+    return prints
+
+
+def _numbers(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 with one kind of NaN for everything that is no finite number, (M,) bool: it was NaN or infinite)."""
+    finite = np.isfinite(value)
+    bad = ~finite & (value.view(np.uint32) != ABSENT)
+    return np.where(finite, value + np.float32(0), np.float32(np.nan)), bad  # + 0: -0.0 and 0.0 are one number
+
+
+def _order(
+    entry: np.ndarray, time: np.ndarray, code: np.ndarray, value: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """(order or None where it is right already, (M,) bool of the ordered rows: differs from the row before)."""
+    if len(entry) < 2:
+        return None, np.ones(len(entry), bool)
+    new_entry = entry[1:] != entry[:-1]
+    order = None
+    if (new_entry | (time[1:] >= time[:-1])).all():  # as MEDS asks for: only events of one time are out of order
+        moment = np.zeros(len(entry), np.uint64)
+        np.cumsum(new_entry | (time[1:] != time[:-1]), dtype=np.uint64, out=moment[1:])
+        if moment[-1] < 2**24:
+            key = (moment << np.uint64(40)) | (code >> np.uint64(24))  # one key: several times faster than lexsort
+            if (key[1:] > key[:-1]).all():
+                return None, np.ones(len(entry), bool)
+            order = np.argsort(key)
+            key = key[order]
+            same = key[1:] == key[:-1]
+            if same.any():
+                tied = np.zeros(len(key), bool)
+                tied[1:] |= same
+                tied[:-1] |= same
+                rows = order[tied]
+                order[tied] = rows[np.lexsort((value[rows], code[rows], key[tied]))]
+    if order is None:
+        order = np.lexsort((value, code, time, entry))
+    new = np.ones(len(entry), bool)
+    bits = value.view(np.uint32)
+    same = np.ones(len(entry) - 1, bool)
+    for column in (entry, time, code, bits):
+        column = column[order]
+        same &= column[1:] == column[:-1]
+    new[1:] = ~same
+    return order, new

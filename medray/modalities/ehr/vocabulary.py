@@ -1,0 +1,187 @@
+"""Vocabulary and statistics: what a training split holds, counted exactly, whatever the batches and workers were.
+
+A sum is kept as a few floats that add up to it exactly (Shewchuk 1997), so merging in any order gives one result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray.errors import UserError
+from medray.modalities.ehr.codes import code_hash
+from medray.modalities.ehr.meds import equal_runs
+from medray.modalities.ehr.reading import COUNTS
+from medray.modalities.ehr.spec import AGE, Code, EhrSpec
+
+SUMMARY = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # event, static; or name, with the text; or count, of `text`
+        pa.field("code", pa.uint64()),
+        pa.field("text", pa.string()),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("numbers", pa.int64(), nullable=False),  # finite values
+        pa.field("sum", pa.list_(pa.float64())),
+        pa.field("squares", pa.list_(pa.float64())),
+    ]
+)
+
+
+def summarise(samples: pa.RecordBatch) -> pa.Table:
+    """SUMMARY rows of good samples: one per code, one per code's name, one per total."""
+    rows = [
+        *_codes("event", *_flat(samples, "codes", "values")),
+        *_codes("static", *_flat(samples, "static_codes", "static_values")),
+    ]
+    names = {name for text in samples.column("names").to_pylist() if text for name in json.loads(text)}
+    rows += [_row("name", code=code_hash(name), text=name) for name in sorted(names | {AGE})]
+    totals = {name: sum(samples.column(name).to_pylist()) for name in COUNTS}
+    totals |= {"samples": len(samples), "events": len(samples.column("codes").flatten())}
+    rows += [_row("count", text=name, samples=count) for name, count in totals.items()]
+    return pa.Table.from_pylist(rows, schema=SUMMARY)
+
+
+def _row(kind: str, **facts) -> dict:
+    return {"kind": kind, "samples": 0, "numbers": 0, **facts}
+
+
+def _flat(samples: pa.RecordBatch, codes: str, values: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(sample of each item, code hash, value)"""
+    column = samples.column(codes)
+    lengths = column.value_lengths().to_numpy()
+    sample = np.repeat(np.arange(len(samples)), lengths)
+    return sample, column.flatten().to_numpy(), samples.column(values).flatten().to_numpy()
+
+
+def _codes(kind: str, sample: np.ndarray, code: np.ndarray, value: np.ndarray) -> Iterator[dict]:
+    order = np.argsort(code, kind="stable")  # samples stay ascending within a code
+    sample, code, value = sample[order], code[order], value[order].astype(np.float64)
+    for start, stop in equal_runs(code):
+        numbers = value[start:stop][~np.isnan(value[start:stop])]
+        yield _row(
+            kind,
+            code=int(code[start]),
+            samples=1 + int((np.diff(sample[start:stop]) > 0).sum()),
+            numbers=len(numbers),
+            sum=exact_sum(numbers.tolist()),
+            squares=exact_sum(np.square(numbers).tolist()),  # exact: a float32 squared fits a float64
+        )
+
+
+def exact_sum(numbers: list[float]) -> list[float]:
+    """Floats that add up exactly to the sum of `numbers`, largest first; none for 0."""
+    parts: list[float] = []
+    while part := math.fsum([*numbers, *(-each for each in parts)]):
+        parts.append(part)
+    return parts
+
+
+class Count(NamedTuple):
+    """One code in the whole training split."""
+
+    samples: int
+    code: Code
+
+
+def fitted(spec: EhrSpec, summaries: pa.Table) -> EhrSpec:
+    """The spec with vocabulary, static codes and totals. Raises UserError: no sample, no code frequent enough, or
+    label codes among the events of training samples that nobody said to drop.
+    """
+    totals: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for row in summaries.filter(pc.is_in(summaries["kind"], pa.array(["name", "count"]))).to_pylist():
+        if row["kind"] == "name":
+            names[row["code"]] = row["text"]
+        else:
+            totals[row["text"]] = totals.get(row["text"], 0) + row["samples"]
+    if not totals.get("samples"):
+        raise UserError("no training sample to fit the vocabulary on", do="check the splits of the archive")
+    if totals["label_events"] and not spec.drop_label_codes:
+        raise UserError(
+            "codes that define the label stand before prediction times of training subjects",
+            where="[modality] label_codes",
+            found=f"{totals['label_events']} events of {', '.join(spec.label_codes)}",
+            expected="none: an input that tells the label is a leak",
+            do="choose earlier prediction times or other subjects; or set drop_label_codes = true to leave them out",
+        )
+    events = _merged(summaries, "event", names)
+    if spec.representation == "bins" and spec.bin_codes == "numeric":
+        events = [each for each in events if each.code.std is not None]
+    kept = [each.code for each in events if each.samples >= spec.min_samples][: spec.max_codes]
+    if not kept:
+        raise UserError(
+            "no code is frequent enough to be an input",
+            where="[modality]",
+            found=f"{len(events)} codes, in at most {max([each.samples for each in events], default=0)} samples",
+            expected=f"at least one in min_samples = {spec.min_samples}",
+            do="lower min_samples, or check codes and exclude",
+        )
+    static = [each.code for each in _merged(summaries, "static", names) if each.samples >= spec.min_samples]
+    facts = {name: totals[name] for name in ("samples", "events", *COUNTS)}
+    update = {"vocabulary": tuple(kept), "static": tuple(static[: spec.max_static]), "fitted_on": facts}
+    return spec.model_copy(update=update)
+
+
+def _merged(summaries: pa.Table, kind: str, names: dict[int, str]) -> list[Count]:
+    """Every code with its statistics, most frequent first, then by name."""
+    rows = summaries.filter(pc.equal(summaries["kind"], kind)).sort_by("code").combine_chunks()
+    code = rows["code"].to_numpy()
+    found = []
+    for start, stop in equal_runs(code):
+        mine = rows.slice(start, stop - start)
+        numbers = pc.sum(mine["numbers"]).as_py()
+        mean, std = _moments(numbers, *(_exact(mine[name]) for name in ("sum", "squares")))
+        found.append(Count(pc.sum(mine["samples"]).as_py(), Code(code=names[int(code[start])], mean=mean, std=std)))
+    return sorted(found, key=lambda count: (-count.samples, count.code.code))
+
+
+def _exact(column: pa.ChunkedArray) -> Fraction:
+    """The sum of many exact sums, to about 106 bits."""
+    parts = column.combine_chunks().flatten().to_pylist()
+    return sum((Fraction(part) for part in exact_sum(parts)[:2]), Fraction(0))
+
+
+def _moments(numbers: int, total: Fraction, squares: Fraction) -> tuple[float | None, float | None]:
+    """Mean and deviation; a constant has deviation 1."""
+    if numbers == 0:
+        return None, None
+    mean = total / numbers
+    variance = float(squares / numbers - mean * mean)
+    return float(mean), math.sqrt(variance) if variance > 1e-12 * max(1.0, float(mean) ** 2) else 1.0
+
+
+# --- look-up --------------------------------------------------------------------------------------------------
+
+
+class Lookup:
+    """Code hashes to places in a list of codes, and values to z-scores."""
+
+    def __init__(self, codes: tuple[Code, ...], clip: float) -> None:
+        hashes = np.array([code_hash(each.code) for each in codes], np.uint64)
+        order = np.argsort(hashes)
+        self._hashes, self._places = hashes[order], (order + 1).astype(np.int32)
+        self._mean = np.array([0.0, *(each.mean or 0.0 for each in codes)], np.float32)
+        self._std = np.array([np.inf, *(np.inf if each.std is None else each.std for each in codes)], np.float32)
+        self._clip = np.float32(clip)
+
+    def places(self, hashes: np.ndarray) -> np.ndarray:
+        """(N,) uint64 to int32 1 … V; 0 for a code that is not in the list."""
+        if not len(self._hashes):
+            return np.zeros(len(hashes), np.int32)
+        found = np.searchsorted(self._hashes, hashes)
+        found[found == len(self._hashes)] = 0
+        return np.where(self._hashes[found] == hashes, self._places[found], np.int32(0))
+
+    def scores(self, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """((N,) float32 z-score within ± clip, 0 without one; (N,) bool: there is a number and statistics for it)."""
+        std = self._std[places]
+        known = np.isfinite(values) & np.isfinite(std)
+        score = (np.where(known, values, np.float32(0)) - self._mean[places]) / std
+        return np.where(known, np.clip(score, -self._clip, self._clip), np.float32(0)), known

@@ -1,0 +1,326 @@
+"""Reference: random access to the contigs of a FASTA file, plain, bgzip or gz, in bounded memory.
+
+Positions are 0-based and half-open. Windows reach past the ends of a contig: what lies outside is N.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import xxhash
+
+from medray.errors import SampleError, UserError
+from medray.files import exists, is_local, local_path, open_input, read_bytes
+from medray.modalities.genomics.codes import N, SoftMask, to_codes
+from medray.modalities.genomics.text import BGZF_HEADER, Ranges, blocks, compression
+
+CHUNK = 1 << 24
+MEMORY_BYTES = 1 << 30
+"""The largest FASTA file that is held decoded in memory, where it has no random access of its own."""
+LINE_ENDS = b"\r\n"
+
+
+def _upper() -> bytes:
+    table = bytearray(b"N" * 256)
+    for letter, base in zip("ACGTU", b"ACGTT", strict=True):
+        table[ord(letter)] = table[ord(letter.lower())] = base
+    return bytes(table)
+
+
+UPPER = _upper()
+"""For bytes.translate: a letter to one of A C G T N, as `bcftools norm` reads a reference."""
+
+
+class Contig(NamedTuple):
+    """One line of a .fai: where the bases of a contig lie in the decoded file."""
+
+    name: str
+    length: int
+    offset: int
+    """Of the first base."""
+    bases: int
+    """In a full line."""
+    width: int
+    """Bytes of a full line, line end included."""
+
+    def byte(self, position: int) -> int:
+        """Offset in the file of the base at `position`."""
+        return self.offset + position // self.bases * self.width + position % self.bases if self.bases else self.offset
+
+
+class Source(Protocol):
+    """The decoded bytes of a file, by offset; fewer where the file ends before."""
+
+    def read(self, start: int, end: int) -> bytes: ...
+
+
+class Reference:
+    """An opened FASTA file. Opened in the worker that reads it; only its URI travels. `open` is the way in."""
+
+    def __init__(self, uri: str, source: Source, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore") -> None:
+        self.uri, self.contigs, self._source = uri, contigs, source
+        self._soft_mask: SoftMask = soft_mask
+
+    @classmethod
+    def open(cls, uri: str, soft_mask: SoftMask = "ignore", memory_bytes: int = MEMORY_BYTES) -> Reference:
+        """Open the FASTA file at `uri`: by its .fai (and .gzi) where they fit it, else after one pass over it.
+
+        gz without bgzip, and lines of unequal length, are held in memory up to `memory_bytes`. Raises UserError.
+        """
+        try:
+            source, contigs = _opened(uri, memory_bytes)
+        except OSError as error:
+            raise _refusal(uri, error.strerror or type(error).__name__) from None
+        except SampleError as error:
+            raise _refusal(uri, str(error)) from None
+        if not contigs:
+            raise _refusal(uri, "no FASTA record")
+        return cls(uri, source, contigs, soft_mask)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """xxh3_128 of the file as it lies in storage, 16 bytes."""
+        whole = xxhash.xxh3_128()
+        with open_input(self.uri) as stream:
+            while chunk := stream.read(CHUNK):
+                whole.update(chunk)
+        return whole.digest()
+
+    def letters(self, name: str, start: int, end: int) -> bytes:
+        """The bases of [start, end) inside the contig, of A C G T N. Raises KeyError for an unknown contig."""
+        return self._raw(self.contigs[name], start, end).translate(UPPER, LINE_ENDS)
+
+    def codes(self, name: str, start: int, end: int) -> np.ndarray:
+        """(end - start,) uint8 codes (codes.py), N past the ends. Raises KeyError for an unknown contig."""
+        contig = self.contigs[name]
+        first, last = max(start, 0), min(end, contig.length)
+        if first >= last:
+            return np.full(end - start, N, np.uint8)
+        found = np.frombuffer(to_codes(self._raw(contig, first, last), self._soft_mask, LINE_ENDS), np.uint8)
+        if first == start and last == end:
+            return found
+        return np.pad(found, (first - start, end - last), constant_values=N)
+
+    def windows(self, name: str, starts: np.ndarray, length: int) -> np.ndarray:
+        """(B, length) uint8 codes of the windows that begin at `starts` (B,); N past the ends.
+
+        Windows that lie close together are cut from one stretch that is decoded once.
+        """
+        out = np.empty((len(starts), length), np.uint8)
+        order = np.argsort(starts, kind="stable")
+        placed = np.asarray(starts)[order]
+        far = np.flatnonzero(np.diff(placed) > 2 * length) + 1
+        for rows in np.split(order, far):
+            first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + length
+            stretch = self.codes(name, first, last)
+            out[rows] = np.lib.stride_tricks.sliding_window_view(stretch, length)[np.asarray(starts)[rows] - first]
+        return out
+
+    def _raw(self, contig: Contig, start: int, end: int) -> bytes:
+        """Bytes of [start, end), line ends included."""
+        if start >= end:
+            return b""
+        return self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+
+
+def _refusal(uri: str, found: str) -> UserError:
+    return UserError(
+        "the reference cannot be used",
+        where=uri,
+        found=found,
+        expected="a FASTA file, plain or compressed with bgzip",
+        do="check the `reference` key; compressed with gzip or of uneven lines it may have 1 GiB: gunzip, "
+        "seqkit seq -w 60, bgzip",
+    )
+
+
+# --- where the bytes come from ----------------------------------------------------------------------------------
+
+
+class Mapped:
+    """A local file, memory-mapped: the pages are shared by all workers of a machine."""
+
+    def __init__(self, uri: str) -> None:
+        with open(local_path(uri), "rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._map[start:end]
+
+
+class Streamed:
+    """A bgzip file, or one on other storage, read by ranges; the stretch last read is kept."""
+
+    def __init__(self, uri: str) -> None:
+        self._ranges = Ranges(uri)
+
+    def read(self, start: int, end: int) -> bytes:
+        end = min(end, self._ranges.size or 0)
+        return self._ranges.read(start, end) if start < end else b""
+
+
+class Held:
+    """Bytes in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._content[start:end]
+
+
+def _opened(uri: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+    """The text of the FASTA file and where its contigs lie. Raises SampleError and OSError."""
+    with open_input(uri) as stream:
+        kind = compression(stream.read(BGZF_HEADER))
+        if stream.size() == 0:
+            raise SampleError("empty_file")
+    if kind == "gzip":
+        return _in_memory(uri, "a gzip file", memory_bytes)
+    source = Streamed(uri) if kind or not is_local(uri) else Mapped(uri)
+    contigs = _read_fai(uri, source) or build_index(_texts(uri))
+    if contigs is None:
+        return _in_memory(uri, "a file with lines of unequal length", memory_bytes)
+    return source, contigs
+
+
+def _texts(uri: str) -> Iterator[bytes]:
+    return (chunk.text for chunk in blocks(uri))
+
+
+def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+    """A file that has no place by arithmetic, held decoded, with one line per contig. Raises SampleError when too large."""
+    pieces, size = [], 0
+    for text in _texts(uri):
+        pieces.append(text)
+        size += len(text)
+        if size > memory_bytes:
+            raise SampleError("unsupported", f"{what} of more than {memory_bytes} bytes decoded")
+    before, *records = (b"\n" + b"".join(pieces)).split(b"\n>")
+    if before.strip():
+        raise SampleError("unrecognised_format", "the file does not begin with >")
+    lines: list[bytes] = []
+    for record in records:
+        header, _, bases = record.partition(b"\n")
+        lines += [b">" + header.rstrip(), bases.translate(None, LINE_ENDS)]
+    held = b"\n".join(lines)
+    return Held(held), build_index(iter([held])) or {}
+
+
+# --- the index --------------------------------------------------------------------------------------------------
+
+
+def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
+    """The contigs of the .fai beside the file; None where there is none, or it is of another file."""
+    if not exists(uri + ".fai"):
+        return None
+    rows = [line.split("\t") for line in read_bytes(uri + ".fai").decode("utf-8", "replace").splitlines() if line]
+    if not all(len(row) >= 5 and all(number.isdigit() for number in row[1:5]) for row in rows):
+        return None
+    contigs = {row[0]: Contig(row[0], *map(int, row[1:5])) for row in rows}
+    return contigs if contigs and all(_fits(source, each) for each in contigs.values()) else None
+
+
+def _fits(source: Source, contig: Contig) -> bool:
+    """The file has the contig's header before its first base, and another header or nothing after its last."""
+    before = source.read(max(0, contig.offset - 8192), contig.offset)
+    header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
+    named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
+    end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
+    return (
+        named
+        and header.find(b"\n") == len(header) - 1
+        and source.read(end, end + 64).lstrip(LINE_ENDS)[:1] in (b"", b">")
+    )
+
+
+class _Building:
+    """A contig whose lines are being counted."""
+
+    def __init__(self, name: str, offset: int) -> None:
+        self.name, self.offset = name, offset
+        self.length = self.bases = self.width = 0
+        self.ended = False
+        """A line shorter than the first was seen: no base may follow."""
+
+    def add(self, bases: np.ndarray, widths: np.ndarray) -> bool:
+        """Count lines. False where they are of unequal length, so that a position has no place by arithmetic."""
+        held = np.flatnonzero(bases)
+        if len(held) == 0:
+            self.ended |= len(bases) > 0
+            return True
+        if self.ended or held[-1] + 1 != len(held):
+            return False
+        if not self.bases:
+            self.bases, self.width = int(bases[0]), int(widths[0])
+        full = (bases[held] == self.bases) & (widths[held] == self.width)
+        self.length += int(bases[held].sum())
+        self.ended = len(bases) > len(held) or not full[-1]
+        return bool(full[:-1].all()) and int(bases[held[-1]]) <= self.bases
+
+    def contig(self) -> Contig:
+        return Contig(self.name, self.length, self.offset, self.bases, self.width)
+
+
+def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
+    """The contigs of a FASTA file in one pass, as samtools faidx counts them; None where lines are of unequal length.
+
+    Raises SampleError: `unrecognised_format` where the file does not begin with >, `corrupt` for a repeated name.
+    """
+    found: dict[str, Contig] = {}
+    current: _Building | None = None
+    offset = 0
+    for chunk in _whole_lines(chunks):
+        text = np.frombuffer(chunk, np.uint8)
+        ends = np.flatnonzero(text == 10)
+        if len(ends) == 0 or ends[-1] != len(text) - 1:
+            ends = np.append(ends, len(text))  # the last line of the file has no line end
+        starts = np.append(0, ends[:-1] + 1)
+        bases = ends - starts
+        bases -= (bases > 0) & (text[np.maximum(ends - 1, 0)] == 13)
+        widths = ends + 1 - starts
+        headers = np.flatnonzero(text[starts] == ord(">"))
+        for first, last in zip(np.append(-1, headers), np.append(headers, len(starts)), strict=True):
+            if first >= 0:
+                line = chunk[starts[first] + 1 : ends[first]]
+                current = _next(found, current, line, offset + int(ends[first]) + 1)
+            rows = slice(first + 1, last)
+            if current is None and bases[rows].any():
+                raise SampleError("unrecognised_format", "the file does not begin with >")
+            if current is not None and not current.add(bases[rows], widths[rows]):
+                return None
+        offset += len(chunk)
+    if current is not None:
+        _keep(found, current)
+    return found
+
+
+def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, cut after line ends."""
+    held = b""
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n") + 1
+        if cut == 0:
+            held += chunk
+            continue
+        yield held + chunk[:cut]
+        held = chunk[cut:]
+    if held:
+        yield held
+
+
+def _next(found: dict[str, Contig], current: _Building | None, header: bytes, offset: int) -> _Building:
+    if current is not None:
+        _keep(found, current)
+    words = header.split(None, 1)
+    return _Building(words[0].decode("utf-8", "replace") if words else "", offset)
+
+
+def _keep(found: dict[str, Contig], built: _Building) -> None:
+    if built.name in found:
+        raise SampleError("corrupt", "two FASTA records have one name")
+    found[built.name] = built.contig()

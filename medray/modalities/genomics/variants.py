@@ -1,0 +1,296 @@
+"""Variants: from records of a VCF to windows of the reference and of the alternate allele. Pure functions.
+
+One sample per alternate allele: multiallelic records are split, each allele is left-aligned and trimmed (Tan,
+Abecasis, Kang 2015, doi 10.1093/bioinformatics/btv112; as `bcftools norm -m-`), then both windows are cut. An allele
+that has no windows is a failed sample with a reason.
+
+The windows. Both are `length` bases. The longer allele stands in the middle of its window (with one base less on the
+left where that is uneven); the other window has the same left flank, and its missing bases come from the right flank.
+So a deletion and the insertion that undoes it have the same two windows, swapped, and a SNV is at (length - 1) // 2.
+Bases beyond the ends of the contig are N.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from medray.errors import SampleError
+from medray.modalities.genomics.codes import BAD, SOFT, to_codes
+from medray.modalities.genomics.reference import UPPER, Reference
+
+SCORES = ("ref", "alt", "delta", "log_odds")
+"""What `derive` gives for each output, in this order."""
+CLIP = 1e-6
+"""Probabilities are held this far from 0 and 1 before their logarithm is taken."""
+LONG_ALLELE = 32
+"""An allele of more letters is shortened in an id."""
+_BASES = re.compile(rb"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
+_PLAIN = re.compile(rb"[A-Za-z0-9*.<>:\[\]_=+-]+")
+_SINGLE = np.zeros(256, bool)
+_SINGLE[np.frombuffer(b"ACGTacgt", np.uint8)] = True
+
+
+class Allele(NamedTuple):
+    """A normalised allele: `position` is 0-based, `ref` and `alt` are of A C G T N."""
+
+    position: int
+    ref: bytes
+    alt: bytes
+
+
+# --- one allele -------------------------------------------------------------------------------------------------
+
+
+def check(reference: Reference, contig: str, position: int, ref: bytes, alt: bytes) -> None:
+    """Raises SampleError where the allele cannot be laid over the reference.
+
+    IUPAC codes count as N; REF equals the reference letter for letter, whatever the case, N only N (as bcftools norm).
+    """
+    if alt in (b".", b""):
+        raise SampleError("no_alternate", "ALT is missing: there is nothing to score")
+    if alt == b"*":
+        raise SampleError("spanning_deletion", "the allele * is a deletion that began before")
+    if alt.startswith(b"<"):
+        raise SampleError("symbolic_allele", "the allele is named, its bases are not given")
+    if b"[" in alt or b"]" in alt or alt.startswith(b".") or alt.endswith(b"."):
+        raise SampleError("breakend", "the allele joins another place of the genome")
+    if not _BASES.fullmatch(ref) or not _BASES.fullmatch(alt):
+        raise SampleError("bad_allele", "REF or ALT holds letters that are no bases")
+    if contig not in reference.contigs:
+        raise SampleError("unknown_contig", _contig_hint(reference, contig))
+    length = reference.contigs[contig].length
+    if position < 0 or position + len(ref) > length:
+        raise SampleError("past_the_end", f"bases {position + 1} to {position + len(ref)} of a contig of {length}")
+    found = reference.letters(contig, position, position + len(ref))
+    if found != ref.translate(UPPER):
+        raise SampleError("ref_mismatch", f"the reference has {_shown(found)}, the record {_shown(ref)}")
+    if ref.translate(UPPER) == alt.translate(UPPER):
+        raise SampleError("bad_allele", "ALT equals REF")
+
+
+def _contig_hint(reference: Reference, contig: str) -> str:
+    other = contig.removeprefix("chr") if contig.startswith("chr") else f"chr{contig}"
+    if other in reference.contigs:
+        return f"the reference calls it {other}: bcftools annotate --rename-chrs"
+    return f"not one of the {len(reference.contigs)} contigs of the reference"
+
+
+def normalise(letters: Callable[[int, int], bytes], position: int, ref: bytes, alt: bytes) -> Allele:
+    """The allele left-aligned and without bases that both share, one of each kept; `letters` gives the contig's bases.
+
+    `ref` and `alt` differ and are not empty. At the first base of the contig the shared base stands on the right.
+    """
+    ref, alt = ref.translate(UPPER), alt.translate(UPPER)
+    step = 16
+    while shared := _shared_end(ref, alt):
+        shortest = min(len(ref), len(alt))
+        if shared < shortest or position == 0:
+            shared = min(shared, shortest - 1)
+            ref, alt = ref[: len(ref) - shared], alt[: len(alt) - shared]
+            break
+        before = min(position, step)
+        flank = letters(position - before, position)
+        ref, alt = flank + ref[: len(ref) - shared], flank + alt[: len(alt) - shared]
+        position, step = position - before, 2 * step
+    start = 0
+    while start < min(len(ref), len(alt)) - 1 and ref[start] == alt[start]:
+        start += 1
+    return Allele(position + start, ref[start:], alt[start:])
+
+
+def _shared_end(ref: bytes, alt: bytes) -> int:
+    """How many letters both end with."""
+    shortest, shared = min(len(ref), len(alt)), 0
+    while shared < shortest and ref[-1 - shared] == alt[-1 - shared]:
+        shared += 1
+    return shared
+
+
+def windows(reference: Reference, contig: str, allele: Allele, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(length,) and (length,) uint8 codes of the reference and of the allele in its place. Raises SampleError."""
+    longest = max(len(allele.ref), len(allele.alt))
+    if longest > length:
+        raise SampleError("allele_too_long", f"an allele of {longest} bases; windows are of {length}")
+    left = (length - longest) // 2
+    start = allele.position - left
+    more = max(0, len(allele.ref) - len(allele.alt))
+    around = reference.codes(contig, start, start + length + more)
+    alt = np.frombuffer(to_codes(allele.alt), np.uint8) | around[left] & SOFT
+    changed = np.concatenate([around[:left], alt, around[left + len(allele.ref) :]])
+    return around[:length], changed[:length]
+
+
+# --- a block ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alleles:
+    """The samples of a block, in the order of records and of ALT."""
+
+    sample_id: list[str]
+    reason: list[str | None]
+    detail: list[str | None]
+    bases: np.ndarray
+    """(N, 2, length) uint8 codes, the reference before the alternate allele; of a failed sample unspecified."""
+
+
+def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: int, length: int) -> Alleles:
+    """Records (columns as `vcf.records` gives them; `first` is the number of the first) to samples.
+
+    SNVs are cut together: a stretch of the reference is decoded once for all windows that lie in it.
+    """
+    single = [len(row) == 8 and len(row[3]) == 1 == len(row[4]) and _is_position(row[1]) for row in records]
+    counts = [row[4].count(b",") + 1 if len(row) == 8 else 1 for row in records]
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    total = int(offsets[-1])
+    made = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8))
+    rest = np.ones(len(records), bool)
+    rows = np.flatnonzero(single)
+    if len(rows):
+        rest[_read_snvs(reference, records, first, made, rows, offsets[rows])] = False
+    for row in np.flatnonzero(rest).tolist():
+        _read_record(reference, records[row], first + row, made, int(offsets[row]))
+    _refuse_letters(made)
+    return made
+
+
+def _refuse_letters(made: Alleles) -> None:
+    """Good samples with a letter in a window that is no nucleotide become failed ones."""
+    good = np.fromiter((reason is None for reason in made.reason), bool, len(made.reason))
+    for i in np.flatnonzero(good & (made.bases == BAD).any(axis=(1, 2))).tolist():
+        made.reason[i], made.detail[i] = "not_dna", "the reference holds other letters than bases near the variant"
+
+
+def _read_snvs(
+    reference: Reference,
+    records: Sequence[list[bytes]],
+    first: int,
+    made: Alleles,
+    rows: np.ndarray,
+    places: np.ndarray,
+) -> np.ndarray:
+    """Fill in what of `rows` is a SNV that fits the reference; returns those rows. The others are read one by one."""
+    chosen = [records[row] for row in rows.tolist()]
+    refs = b"".join([row[3] for row in chosen])
+    alts = b"".join([row[4] for row in chosen])
+    ref_codes, alt_codes = (np.frombuffer(to_codes(text), np.uint8) for text in (refs, alts))
+    usable = _SINGLE[np.frombuffer(refs, np.uint8)] & _SINGLE[np.frombuffer(alts, np.uint8)] & (ref_codes != alt_codes)
+    positions = np.array([int(row[1]) for row in chosen], np.int64) - 1
+    shown = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
+    ids = [
+        f":{at + 1}:{ref}:{alt}#{first + row + 1}.1" for row, (at, ref, alt) in zip(rows.tolist(), shown, strict=True)
+    ]
+    left = (made.bases.shape[2] - 1) // 2
+    for name, mine in _by_contig([row[0] for row in chosen]):
+        contig = reference.contigs.get(name)
+        if contig is None:
+            usable[mine] = False
+            continue
+        usable[mine] &= (positions[mine] >= 0) & (positions[mine] < contig.length)
+        mine = mine[usable[mine]]
+        if len(mine) == 0:
+            continue
+        cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
+        fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
+        usable[mine[~fits]] = False
+        mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])
+        made.bases[places[mine], 0] = cut
+        cut[:, left] = alt_codes[mine] | cut[:, left] & SOFT
+        made.bases[places[mine], 1] = cut
+        prefix = _name(name)
+        for i, place in zip(mine.tolist(), places[mine].tolist(), strict=True):
+            made.sample_id[place] = prefix + ids[i]
+    return rows[usable]
+
+
+def _by_contig(names: list[bytes]) -> list[tuple[str, np.ndarray]]:
+    """Each name with the indices of its rows."""
+    found: dict[bytes, list[int]] = {}
+    for i, name in enumerate(names):
+        found.setdefault(name, []).append(i)
+    return [(name.decode("utf-8", "replace"), np.array(rows)) for name, rows in found.items()]
+
+
+def _is_position(text: bytes) -> bool:
+    return text.isdigit() and len(text) < 18
+
+
+def _read_record(reference: Reference, row: list[bytes], number: int, made: Alleles, place: int) -> None:
+    """Fill in the alleles of one record, each good or with its reason."""
+    if len(row) < 8 or not _is_position(row[1]):
+        for i in range(row[4].count(b",") + 1 if len(row) == 8 else 1):
+            made.sample_id[place + i] = f"#{number + 1}.{i + 1}"
+            made.reason[place + i] = "bad_record"
+            made.detail[place + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
+        return
+    contig, position, ref = row[0].decode("utf-8", "replace"), int(row[1]) - 1, row[3]
+    for i, alt in enumerate(row[4].split(b",")):
+        allele = Allele(position, ref, alt)
+        try:
+            check(reference, contig, position, ref, alt)
+            allele = normalise(lambda start, end: reference.letters(contig, start, end), position, ref, alt)
+            made.bases[place + i] = windows(reference, contig, allele, made.bases.shape[2])
+        except SampleError as error:
+            made.reason[place + i], made.detail[place + i] = error.reason, error.detail
+        made.sample_id[place + i] = sample_id(contig, allele, number, i)
+
+
+def sample_id(contig: str, allele: Allele, number: int, index: int) -> str:
+    """ "CONTIG:POS:REF:ALT#RECORD.ALLELE": the normalised allele, then where it stands in the file, both from 1.
+
+    Two records of a file may give one normalised allele, so the allele alone would not be unique.
+    """
+    return f"{_name(contig)}:{allele.position + 1}:{_shown(allele.ref)}:{_shown(allele.alt)}#{number + 1}.{index + 1}"
+
+
+def _name(contig: str) -> str:
+    return contig if len(contig) <= 64 and contig.isprintable() else _digest(contig.encode())
+
+
+def record_of(sample_id: str) -> tuple[int, int]:
+    """(record number, allele index), both from 0, of an id that `sample_id` made."""
+    record, _, allele = sample_id.rpartition("#")[2].partition(".")
+    return int(record) - 1, int(allele) - 1
+
+
+def _shown(allele: bytes) -> str:
+    """An allele for an id or a message: a long one is its first letters, its length and a digest."""
+    if not _PLAIN.fullmatch(allele):
+        return _digest(allele)
+    text = allele.decode("latin-1")
+    text = text.upper() if _BASES.fullmatch(allele) else text
+    return text if len(text) <= LONG_ALLELE else f"{text[:8]}~{len(text)}~{_digest(text.encode())}"
+
+
+def _digest(text: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(text)
+
+
+# --- scores -----------------------------------------------------------------------------------------------------
+
+
+def derive(scores: np.ndarray) -> np.ndarray:
+    """Scores (2 N, O) float32, of sample 0's ref, sample 0's alt, sample 1's ref …, to (N, 4 O), named by SCORES.
+
+    For each output: p_ref, p_alt, delta = p_alt - p_ref, and log_odds = ln(p_alt / (1 - p_alt)) - ln(p_ref /
+    (1 - p_ref)), with both probabilities clipped to [1e-6, 1 - 1e-6] first; natural logarithm.
+    """
+    ref, alt = scores[0::2].astype(np.float64), scores[1::2].astype(np.float64)
+    log_odds = _logit(alt) - _logit(ref)
+    return np.stack([ref, alt, alt - ref, log_odds], axis=2).reshape(len(ref), -1).astype(np.float32)
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probability, CLIP, 1 - CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def score_names(outputs: Sequence[str]) -> tuple[str, ...]:
+    """Names of what `derive` gives: for each output `<output>_ref`, `_alt`, `_delta`, `_log_odds`."""
+    return tuple(f"{output}_{kind}" for output in outputs for kind in SCORES)

@@ -1,0 +1,134 @@
+"""to-meds: health records of another format to a MEDS dataset, as two flows over files and then over subjects."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import medray
+from medray import files
+from medray.engines.base import Engine
+from medray.errors import ArchiveError, UserError
+from medray.flows import Flow
+from medray.manifests import pseudonym_key
+from medray.modalities.ehr.convert import dataset
+from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
+from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
+from medray.modalities.ehr.convert.labels import write_labels
+from medray.modalities.ehr.convert.members import units
+from medray.progress import Progress, Silent
+from medray.verbs.results import ToMedsResult
+from medray.verbs.settings import ConvertRun
+
+PIECE_BYTES = 2**26
+"""Plain files that may be cut are read in pieces of this size."""
+BUCKET_BYTES = 2**26
+"""Of the source, packed as it is: a bucket is sorted in memory."""
+SMALL_BYTES = 2**22
+SHOWN = 100
+
+
+def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -> ToMedsResult:
+    """Convert the archive; the dataset of an earlier run stays where nothing has changed since.
+
+    Raises ArchiveError: no files, an output folder that is not ours, two subjects with one id.
+    """
+    started, progress = time.monotonic(), progress or Silent()
+    if not files.is_local(run.out_uri):
+        raise UserError("the dataset is written to a local or mounted folder", where="out", found=run.out)
+    key, out = pseudonym_key(run.pseudonym_key), files.local_path(run.out_uri)
+    listed = list(files.list_files(run.root))
+    if not listed:
+        raise ArchiveError("the archive holds no files", where=run.root, do="check the `archive` key of the run file")
+    made_from = _digest(run, listed, key)
+    earlier = dataset.read_report(out)
+    if earlier is not None and earlier["made_from"] == made_from:
+        return ToMedsResult(**earlier["result"] | {"reused": True, "seconds": time.monotonic() - started})
+    drafts = out.with_name(f".{out.name}.draft-{uuid.uuid4().hex}")
+    try:
+        result = _convert(run, listed, key, drafts, engine, progress, started)
+        dataset.write_report(drafts / "dataset", {"made_from": made_from, "result": result.model_dump(mode="json")})
+        dataset.publish(drafts / "dataset", out)
+    finally:
+        files.remove_tree(str(drafts))
+    return result
+
+
+def _digest(run: ConvertRun, listed: list[files.File], key: bytes) -> str:
+    """Of everything that decides the dataset: settings, the files as they are, the key; not the engine."""
+    settings = run.model_dump_json(exclude={"engine", "work", "max_failed"})
+    whole = hashlib.sha256(f"{medray.__version__}\0{settings}\0".encode() + key)
+    for file in listed:
+        whole.update(repr(tuple(file)).encode())
+    return whole.hexdigest()[:32]
+
+
+def _convert(
+    run: ConvertRun,
+    listed: list[files.File],
+    key: bytes,
+    drafts: Path,
+    engine: Engine,
+    progress: Progress,
+    started: float,
+) -> ToMedsResult:
+    size = sum(file.size for file in listed)
+    buckets = run.shards if run.shards != "auto" else max(1, min(1024, -(-size // BUCKET_BYTES)))
+    pieces = units(listed, run.source.cut, PIECE_BYTES)
+    plan = [pa.Table.from_pylist([piece._asdict()], schema=UNITS) for piece in pieces]
+    small = size <= SMALL_BYTES
+    read = BucketSink(str(drafts / "buckets"), buckets)
+    progress.begin("parse", len(plan))
+    engine.run(Flow("parse", plan, (parse(run.source, key),), read, progress.advance, small=small))
+    written, plan = DatasetSink(str(drafts / "files"), buckets, run.split), read.plan()
+    stage = arrange(read.lookups, run.source.known_only, max(map(len, plan), default=1))
+    progress.begin("arrange", sum(map(len, plan)))
+    engine.run(Flow("arrange", plan, (stage,), written, progress.advance, small=small))
+    draft = drafts / "dataset"
+    subjects = dataset.write_metadata(draft, run.name, read, written, run.split, datetime.now(UTC))
+    labels: dict[str, Any] = {}
+    if run.labels is not None:
+        labels = write_labels(draft, run.labels, listed, subjects, Subjects(key, keep=run.source.keep_ids))
+    counts = dataset.Counts(read, written)
+    counts.check()
+    seconds = time.monotonic() - started
+    return ToMedsResult(
+        entries=read.counts["", FILES],
+        failed=len(read.failed),
+        subjects=len(subjects),
+        events=dataset.data_rows(subjects),
+        files=len(written.data),
+        read=counts.read,
+        converted=counts.converted,
+        events_by_type=counts.events,
+        dropped={source: dict(reasons) for source, reasons in counts.dropped.items()},
+        notes={source: dict(found) for source, found in counts.notes.items()},
+        faults=counts.faults,
+        ignored=read.counts["", IGNORED],
+        failed_files=_failed_files(read, pieces, listed),
+        labels=labels,
+        out=run.out_uri,
+        reused=False,
+        seconds=seconds,
+    )
+
+
+def _failed_files(read: BucketSink, pieces: list, listed: list[files.File]) -> list[dict[str, Any]]:
+    """Files by their place in the order of names, from 1: a name may tell who the patient is."""
+    place = {uri: i for i, uri in enumerate(sorted(file.uri for file in listed), 1)}
+    return [
+        {
+            "file": place[pieces[unit].uri],
+            "of": len(listed),
+            "member": member + 1 or None,
+            "reason": reason,
+            "detail": d,
+        }
+        for unit, member, reason, d in sorted(read.failed)[:SHOWN]
+    ]

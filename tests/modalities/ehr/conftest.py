@@ -1,0 +1,49 @@
+"""A MEDS folder to entries, samples and batches, as the flow makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from medray.files import list_files
+from medray.manifests import Entry, by_place, entries, group_parts, parts_table
+from medray.modalities.ehr.modality import Ehr
+from medray.modalities.ehr.spec import EhrSpec
+from medray.samples import good
+
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def manifest() -> Callable[[EhrSpec, Path], pa.Table]:
+    def make(spec: EhrSpec, root: Path) -> pa.Table:
+        modality = spec.open()
+        parts = (part for file in list_files(str(root)) for part in modality.scan(file, str(root)))
+        return by_place(group_parts(parts_table(parts, KEY)))
+
+    return make
+
+
+@pytest.fixture
+def entries_of(manifest) -> Callable[[EhrSpec, Path], list[Entry]]:
+    return lambda spec, root: list(entries(manifest(spec, root)))
+
+
+@pytest.fixture
+def read(entries_of) -> Callable[[EhrSpec, Path], pa.RecordBatch]:
+    """All samples of a folder, failed ones included, in the order of its rows."""
+    return lambda spec, root: spec.open().read(entries_of(spec, root))
+
+
+@pytest.fixture
+def fit(read) -> Callable[[EhrSpec, Path], Ehr]:
+    """The modality fitted on all good samples of a folder."""
+
+    def make(spec: EhrSpec, root: Path) -> Ehr:
+        modality = spec.open()
+        return modality.fitted(modality.summarise(good(read(spec, root)))).open()
+
+    return make

@@ -1,0 +1,210 @@
+"""Long CSV to events: the column map, times, missing values, and what is dropped."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, IGNORED, READ, Subjects
+from medray.modalities.ehr.convert.members import Unit
+from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
+
+KEY = b"k" * 64
+MAP = {"subject_column": "id", "time_column": "when", "code_column": "what", "value_column": "value"}
+
+
+def parse(path: Path, source: CsvSource) -> list[dict[str, Any]]:
+    size = path.stat().st_size
+    return [row for batch in source.open(KEY)(Unit(0, str(path), size, 0, size)) for row in batch.to_pylist()]
+
+
+def convert(tmp_path: Path, content: str | bytes, keep_ids: bool = True, untimed: Any = "drop", **table: Any):
+    """(events as (subject, time, code, number, text), {outcome: count}, reasons of failed files)"""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    source = CsvSource(tables=(CsvTable(**MAP | table),), keep_ids=keep_ids, untimed=untimed)
+    return told(parse(path, source))
+
+
+def told(rows: list[dict[str, Any]]):
+    names = ("subject_id", "time", "code", "numeric_value", "text_value")
+    made = [tuple(row[name] for name in names) for row in rows if row["kind"] == EVENT]
+    made = [(s, None if t is None else str(t), c, v, x) for s, t, c, v, x in made]
+    outcomes = {row["code"]: row["count"] for row in rows if row["kind"] == COUNT and row["source"]}
+    return made, outcomes, [row["code"] for row in rows if row["kind"] == FAILED]
+
+
+def test_a_row_is_an_event(tmp_path):
+    made, outcomes, _ = convert(
+        tmp_path, "id,other,when,what,value\n7,x,2020-03-01 10:00, HR ,72\n8,x,2020-03-02,HR,70\n"
+    )
+    assert made == [(7, "2020-03-01 10:00:00", "HR", 72.0, None), (8, "2020-03-02 00:00:00", "HR", 70.0, None)]
+    assert outcomes == {READ: 2}
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings", "time"),
+    [
+        ("2020-07-01T10:00:00Z", {"time_zone": "Europe/Berlin"}, "2020-07-01 10:00:00"),
+        ("2020-07-01T10:00:00+05:30", {}, "2020-07-01 04:30:00"),
+        ("2020-07-01 10:00", {"time_zone": "Europe/Berlin"}, "2020-07-01 08:00:00"),
+        ("2020-10-25 02:30", {"time_zone": "Europe/Berlin"}, "2020-10-25 00:30:00"),
+        ("2020-03-29 02:30", {"time_zone": "Europe/Berlin"}, "2020-03-29 01:00:00"),
+        ("01.07.2020 10:00", {"time_format": "%d.%m.%Y %H:%M"}, "2020-07-01 10:00:00"),
+        ("90", {"time_format": "minutes"}, "2000-01-01 01:30:00"),
+        ("-0.5", {"time_format": "days"}, "1999-12-31 12:00:00"),
+        ("47:59", {"time_format": "hh:mm"}, "2000-01-02 23:59:00"),
+        ("00:00:30", {"time_format": "hh:mm"}, "2000-01-01 00:00:30"),
+    ],
+)
+def test_times_come_out_in_utc(tmp_path, cell, settings, time):
+    made, _, _ = convert(tmp_path, f"id,when,what,value\n7,{cell},HR,72\n", **settings)
+    assert [row[1] for row in made] == [time]
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings"),
+    [
+        ("2020-13-01", {}),
+        ("soon", {}),
+        ("10:75", {"time_format": "hh:mm"}),
+        ("ten", {"time_format": "hours"}),
+        ("1e30", {"time_format": "hours"}),
+        ("2020-07-01", {"time_format": "%d.%m.%Y"}),
+    ],
+)
+def test_what_is_no_time_is_dropped_for_it_and_the_next_row_is_read(tmp_path, cell, settings):
+    good = {"hh:mm": "1:00", "hours": "1", "%d.%m.%Y": "01.01.2020"}.get(settings.get("time_format", ""), "2020-01-01")
+    made, outcomes, _ = convert(tmp_path, f"id,when,what,value\n7,{cell},HR,72\n7,{good},HR,73\n", **settings)
+    assert [row[3] for row in made] == [73.0]
+    assert outcomes == {READ: 2, "bad_time": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (",2020-01-01,HR,1", "no_subject"),
+        ("x7,2020-01-01,HR,1", "bad_subject"),
+        ("99999999999999999999,2020-01-01,HR,1", "bad_subject"),
+        ("7,,HR,1", "no_time"),
+        ("7,2020-01-01,,1", "no_code"),
+        ("7,2020-01-01,HR,", "missing_value"),
+        ("7,2020-01-01,HR,NA", "missing_value"),
+        ("7,2020-01-01,Height,-1", "missing_value"),
+        ("7,2020-01-01,HR,NaN", "bad_value"),
+        ("7,2020-01-01,HR,-inf", "bad_value"),
+        ("7,2020-01-01,HR,1e60", "bad_value"),
+        ("7,2020-01-01,HR,seems well", "text_value"),
+        ("7,2020-01-01,RecordID,7", "by_rule"),
+        ("7,2020-01-01,HR", "bad_row"),
+    ],
+)
+def test_what_gives_no_event_is_counted_with_its_reason(tmp_path, row, reason):
+    rules = {"drop_codes": ("RecordID",), "unknown": {"Height": (-1.0,)}}
+    made, outcomes, failed = convert(tmp_path, f"id,when,what,value\n{row}\n7,2020-01-01,HR,72\n", **rules)
+    assert [found[3] for found in made] == [72.0]
+    assert outcomes == {READ: 2, reason: 1}
+    assert failed == []
+
+
+def test_minus_one_is_a_number_where_the_run_file_does_not_say_otherwise(tmp_path):
+    made, _, _ = convert(tmp_path, "id,when,what,value\n7,2020-01-01,BE,-1\n", unknown={"Height": (-1.0,)})
+    assert made[0][3] == -1.0
+
+
+def test_static_codes_lose_their_time_at_the_origin_only(tmp_path):
+    text = "id,when,what,value\n7,00:00,Weight,80\n7,05:00,Weight,79\n7,00:00,HR,70\n7,,Weight,81\n"
+    made, _, _ = convert(tmp_path, text, time_format="hh:mm", static_codes=("Weight",))
+    assert [(row[1], row[3]) for row in made] == [
+        (None, 80.0),
+        ("2000-01-01 05:00:00", 79.0),
+        ("2000-01-01 00:00:00", 70.0),
+        (None, 81.0),
+    ]
+
+
+def test_categories_units_prefixes_and_texts_become_codes(tmp_path):
+    text = "id;when;what;value;unit\n7;2020-01-01;ICU;4;\n7;2020-01-01;Na;140;mmol/L\n7;2020-01-01;Rh;neg;\n"
+    made, _, _ = convert(
+        tmp_path, text, delimiter=";", unit_column="unit", code_prefix="X//", value_in_code=("ICU",), text_values="code"
+    )
+    assert [(row[2], row[3]) for row in made] == [("X//ICU//4", None), ("X//Na//mmol/L", 140.0), ("X//Rh//neg", None)]
+    made, _, _ = convert(tmp_path, text, delimiter=";", text_values="text")
+    assert made[2] == (7, "2020-01-01 00:00:00", "Rh", None, "neg")
+
+
+def test_one_code_may_stand_for_all_rows_and_a_table_need_no_value(tmp_path):
+    made, _, _ = convert(tmp_path, "id,when\n7,2020-01-01\n", code_column=None, code="VISIT", value_column=None)
+    assert made == [(7, "2020-01-01 00:00:00", "VISIT", None, None)]
+
+
+def test_identifiers_are_keyed_alike_in_every_reader(tmp_path):
+    made, _, _ = convert(tmp_path, "id,when,what,value\n7,2020-01-01,HR,72\n", keep_ids=False)
+    subject = made[0][0]
+    assert subject == Subjects(KEY)("7")[0] != Subjects(b"another" * 9)("7")[0]
+    assert 0 <= subject < 2**63
+
+
+STAY = b"Time,Parameter,Value\n00:00,HR,70\n"
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+PARAMETERS: dict[str, Any] = {"files": "[0-9]*.txt*", "subject_pattern": r"(\d+)\.txt", "time_column": "Time",
+                              "time_format": "hh:mm", "code_column": "Parameter", "value_column": "Value"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["stays.tar", "stays.tar.gz", "stays.zip"])
+def test_members_of_an_archive_are_files_and_a_broken_one_fails_alone(tmp_path, name):
+    members = {"a/11.txt": STAY, "a/12.txt": b"", "a/13.txt.gz": gzip.compress(STAY), "a/14.txt": b"x,y\n1,2\n",
+               "readme.md": b"-"}  # fmt: skip
+    path = packed(tmp_path / name, members)
+    rows = parse(path, CsvSource(tables=(CsvTable(**PARAMETERS),), keep_ids=True))
+    assert [(row["subject_id"], row["code"]) for row in rows if row["kind"] == EVENT] == [(11, "HR"), (13, "HR")]
+    assert [(row["seq"], row["code"]) for row in rows if row["kind"] == FAILED] == [
+        (1, "empty_file"),
+        (3, "bad_columns"),
+    ]
+    assert {row["code"]: row["count"] for row in rows if row["kind"] == COUNT and not row["source"]}[IGNORED] == 1
+
+
+def test_text_of_another_encoding_fails_the_file_without_quoting_it(tmp_path):
+    content = "id,when,what,value\n7,2020-01-01,Größe,1\n".encode("latin-1")
+    made, _, failed = convert(tmp_path, content)
+    assert (made, failed) == ([], ["corrupt"])
+    made, _, failed = convert(tmp_path, content, encoding="latin-1")
+    assert [row[2] for row in made] == ["Größe"] and failed == []
+
+
+def test_a_quoted_line_break_is_part_of_its_cell(tmp_path):
+    made, outcomes, _ = convert(tmp_path, 'id,when,what,value\n7,2020-01-01,HR,"72"\n7,2020-01-01,"A\nB",1\n')
+    assert [row[2] for row in made] == ["HR", "A\nB"] and outcomes == {READ: 2}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"code": "X"}, {"time_format": "unix"}, {"time_zone": "Mars/Olympus"}, {"subject_pattern": r"\d+"},
+     {"origin": "2000-01-01T00:00:00Z"}, {"surprise": 1}],
+)  # fmt: skip
+def test_a_map_that_cannot_be_meant_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        CsvTable(**MAP | wrong)
