@@ -43,6 +43,13 @@ class Spec(BaseModel, ABC):
     """Fields that say where things lie or which entries to make, not how they are read and encoded: a score run may
     replace these of the bundle's, and no others."""
 
+    def companions(self, root: str) -> tuple[str, ...]:
+        """Files and folders that are there and decide which entries the archive's files make (labels, splits).
+
+        When one of them changes, every file is scanned again.
+        """
+        return ()
+
     @staticmethod
     @abstractmethod
     def inspect(uri: str) -> Inspection:

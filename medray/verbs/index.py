@@ -53,7 +53,8 @@ def index_archive(
     listed = list(files.list_files(root))
     if not listed:
         raise ArchiveError("the archive holds no files", where=root, do="check the `archive` key of the run file")
-    how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key).hexdigest()[:16]
+    how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key + _companions(spec, root))
+    how = how.hexdigest()[:16]
     before, kept = _read_before(run.folder, how) or (stages.FILES.empty_table(), PARTS.empty_table())
     same = unchanged_files(before, kept, listed)
     changed = [file for file in listed if file.uri not in same]
@@ -90,6 +91,11 @@ def index_archive(
         seconds=time.monotonic() - started,
     )
     return manifest, result
+
+
+def _companions(spec: ModalitySpec, root: str) -> bytes:
+    """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
+    return repr([file for uri in spec.companions(root) for file in files.list_files(uri)] or "").encode()
 
 
 def _files_table(listed: list[files.File]) -> pa.Table:
