@@ -292,15 +292,26 @@ def _print(result: Result) -> None:
     intervals = found.pop("intervals", {})
     paper.facts((name, value) for name, value in found.items() if not isinstance(value, dict | list))
     for title, value in found.items():
-        if not isinstance(value, dict) or not value:
-            continue
+        if isinstance(value, dict) and value:
+            _print_facts(paper, title, value, intervals if title == "metrics" else {})
+
+
+def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[str, Any]) -> None:
+    """Records as one table; else the single facts, and a table of each fact that holds records."""
+    if all(isinstance(facts, dict) for facts in value.values()):
         paper.title(title)
-        if _records(value):
-            paper.table([{title.removesuffix("s"): name, **facts} for name, facts in value.items()])
-        elif intervals and title == "metrics":
-            paper.table([_metric(name, number, intervals.get(name)) for name, number in value.items()])
+        paper.table([{title.removesuffix("s"): name, **facts} for name, facts in value.items()])
+        return
+    single = {name: fact for name, fact in value.items() if not _records(fact)}
+    if single:
+        paper.title(title)
+        if intervals:
+            paper.table([_metric(name, number, intervals.get(name)) for name, number in single.items()])
         else:
-            paper.facts(value.items())
+            paper.facts(single.items())
+    for name, facts in value.items():
+        if name not in single and isinstance(facts, dict):
+            _print_facts(paper, f"{title}, {name.replace('_', ' ')}", facts, {})
 
 
 def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class Part:
     file_size: int = 0
     subject: str | None = None
     """As the file has it; `pseudonym` replaces it before it leaves the worker. None: the entry is its own subject."""
+    person: bool = True
+    """False: the subject is no person (a sequence, a stretch of a chromosome). Its pseudonym needs no key then, so that
+    seeded splits of public data repeat on every machine."""
     label: tuple[str, ...] = ()
     split: str | None = None
     reason: str | None = None
@@ -157,7 +160,7 @@ def pseudonym(subject: str, key: bytes) -> str:
 def parts_table(parts: Iterable[Part], key: bytes) -> pa.Table:
     """Parts as a PARTS table, subjects replaced by their pseudonyms."""
     parts = list(parts)
-    keyed = [None if p.subject is None else pseudonym(p.subject, key) for p in parts]
+    keyed = [_hidden(part, key) for part in parts]
     rows = [
         {
             "entry_id": p.entry_id.replace("{subject}", subject or "") if "{" in p.entry_id else p.entry_id,
@@ -176,6 +179,12 @@ def parts_table(parts: Iterable[Part], key: bytes) -> pa.Table:
         for p, subject in zip(parts, keyed, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=PARTS)
+
+
+def _hidden(part: Part, key: bytes) -> str | None:
+    if part.subject is None:
+        return None
+    return pseudonym(part.subject, key) if part.person else own_subject(part.subject)
 
 
 def group_parts(parts: pa.Table) -> pa.Table:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Any
 
 import xxhash
 
@@ -157,7 +158,7 @@ def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
         digest=content.digest(),
         size=end - start,
         locator=locator(start, end),
-        subject=_subject(spec, record, b"".join(held), None),
+        **_subject(spec, record, b"".join(held), None),
         split=record.split,
         label=_label(spec, record, _coverage(spec, record), 0, letters.total),
     )
@@ -190,16 +191,17 @@ class Letters:
         return None
 
 
-def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | None) -> str | None:
-    """Who the entry is from; None where it is its own subject."""
+def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | None) -> dict[str, Any]:
+    """`subject` and `person` of a Part: who the entry is from; None where it is its own subject."""
     if record.subject is not None:
-        return record.subject
+        return {"subject": record.subject}
     if spec.subject_pattern and (found := re.search(spec.subject_pattern, record.header)):
-        return found.group(1)
+        return {"subject": found.group(1)}
     if spec.subject == "sequence":
         plain = to_plain(codes)
-        return f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
-    return otherwise
+        own = f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
+        return {"subject": own, "person": False}
+    return {"subject": otherwise, "person": False}
 
 
 def _coverage(spec: GenomicsSpec, record: Record) -> Coverage | None:
@@ -245,7 +247,7 @@ def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
         own = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
         subject = _subject(spec, record, each.codes, own)
         label = _label(spec, record, covered, each.start, each.end)
-        yield replace(place, subject=subject, label=label, split=record.split)
+        yield replace(place, **subject, label=label, split=record.split)
     if not found:
         yield _refused(part, SampleError("empty_sequence"))
 
