@@ -300,7 +300,9 @@ def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[
     """Records as one table; else the single facts, and a table of each fact that holds records."""
     if all(isinstance(facts, dict) for facts in value.values()):
         paper.title(title)
-        paper.table([{title.removesuffix("s"): name, **facts} for name, facts in value.items()])
+        of = title.rpartition(", ")[2].removeprefix("per ")
+        head = of if of.endswith("ss") else of.removesuffix("s")
+        paper.table([{head: name, **facts} for name, facts in value.items()])
         return
     single = {name: fact for name, fact in value.items() if not _records(fact)}
     if single:
