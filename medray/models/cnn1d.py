@@ -28,6 +28,8 @@ class Cnn1dSpec(ModelBase):
     """Filters of each convolution."""
     widths: tuple[int, ...] = Field(default=(7, 7), min_length=1)
     """Positions that a filter of each convolution sees."""
+    dilations: tuple[int, ...] | None = None
+    """Distance of the positions that a filter of each convolution sees: 3 steps along a gene codon by codon. None: 1."""
     pool: int = Field(default=2, ge=1)
     """Width and stride of the max-pooling between convolutions; 1: none."""
     pooling: Literal["auto", "flatten", "global"] = "auto"
@@ -46,6 +48,8 @@ class Cnn1dSpec(ModelBase):
     def _one_width_each(self) -> Cnn1dSpec:
         if len(self.widths) != len(self.channels) or min(*self.widths, *self.channels) < 1:
             raise ValueError(f"channels {self.channels} and widths {self.widths}: expected one of each, above 0")
+        if self.dilations is not None and (len(self.dilations) != len(self.channels) or min(self.dilations) < 1):
+            raise ValueError(f"channels {self.channels} and dilations {self.dilations}: expected one of each, above 0")
         return self
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
@@ -73,7 +77,8 @@ class Cnn1dSpec(ModelBase):
                 self.pool = spec.pool
                 self.events = sequences.Events(shape, spec.embedding)
                 into = (shape.width(spec.embedding), *spec.channels)
-                self.convolutions = nn.ModuleList(map(sequences.Convolution, into, spec.channels, spec.widths))
+                steps = spec.dilations or (1,) * len(spec.channels)
+                self.convolutions = nn.ModuleList(map(sequences.Convolution, into, spec.channels, spec.widths, steps))
                 self.norms = nn.ModuleList(map(sequences.MaskedBatchNorm, spec.channels if spec.batch_norm else ()))
                 self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
 

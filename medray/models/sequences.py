@@ -164,8 +164,11 @@ class Attention(nn.Module):
 class Convolution(nn.Conv1d):
     """(B, F, T) to (B, C, T): zeros at both ends, for an even width too."""
 
+    def __init__(self, features: int, channels: int, width: int, dilation: int = 1) -> None:
+        super().__init__(features, channels, width, dilation=dilation)
+
     def forward(self, input: Tensor) -> Tensor:
-        width = self.kernel_size[0]
+        width = self.dilation[0] * (self.kernel_size[0] - 1) + 1
         return super().forward(nn.functional.pad(input, ((width - 1) // 2, width // 2)))
 
 
