@@ -7,8 +7,10 @@ import sys
 
 # of <malloc.h>, glibc 2.x
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_KEEP = 1 << 26
-"""64 MiB: a step's tensors. Larger blocks kept for ever would leave the memory of a long run full of holes."""
+_OWN_BLOCK = 1 << 26
+"""From 64 MiB on, a block is mapped by itself and given back: kept, such blocks leave a long run's memory full of holes."""
+_KEEP = 1 << 30
+"""So much free memory at the end of the heap is not given back: a training step takes it again at once."""
 
 
 def keep_freed_memory() -> None:
@@ -22,5 +24,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # musl has none
         mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_THRESHOLD, _KEEP)
+        mallopt(_MMAP_THRESHOLD, _OWN_BLOCK)
         mallopt(_TRIM_THRESHOLD, _KEEP)
