@@ -185,7 +185,19 @@ def _refuse_pickles(uri: str) -> None:
 def versions() -> dict[str, str]:
     """Versions of what decides numbers: medray, python, torch and the readers."""
     found = {"python": platform.python_version()}
-    for name in ("medray", "torch", "numpy", "pyarrow", "ray", "pydicom", "monai", "nibabel", "pillow"):
+    for name in (
+        "medray",
+        "torch",
+        "numpy",
+        "pyarrow",
+        "ray",
+        "pydicom",
+        "monai",
+        "nibabel",
+        "pillow",
+        "biopython",
+        "meds",
+    ):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -16,69 +16,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import xxhash
-from pydantic import BaseModel, ConfigDict, Field
 
+from medray.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
 from medray.bundles import channels_last, layout, to_device
 from medray.errors import MachineError, MedrayError, RunFileError
 from medray.metrics import DIRECTIONS
 from medray.modalities import ModalitySpec
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
+from medray.optimizers import (
+    TrainingSettings,
+    averaged_network,
+    flat_state,
+    learning_rate,
+    load_flat_state,
+    make_optimizer,
+)
 from medray.shards import ShardReader
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from torch.optim.swa_utils import AveragedModel
-
-
-LIKE_BATCHES = 32
-"""So many batches' samples are sorted by length together."""
-
-
-class EarlyStopping(BaseModel):
-    """Stop when `metric` on the validation split has not improved for `patience` epochs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    patience: int = Field(default=5, ge=1)
-    min_delta: float = Field(default=0.0, ge=0)
-
-
-class TrainingSettings(BaseModel):
-    """How a network is fitted. Every number has a default that works for a first run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    """Samples per optimiser step over all workers together."""
-    accumulate: int = Field(default=1, ge=1)
-    """Each step's batch is computed in this many pieces: less memory, same result (batch norm sees the pieces)."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """Not applied to biases and normalisation layers."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD (Nesterov)."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = Field(default=0.0, ge=0)
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest gradient norm; none: no clipping."""
-    average_weights: float | None = Field(default=None, gt=0, lt=1)
-    """Decay per step of a running mean of the weights (Polyak & Juditsky 1992); the mean is what is validated and
-    kept. Steadier on small data: 0.97 remembers about 30 steps. None: the last weights are."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on a GPU that has it, else float32."""
-    select_by: str = "auto"
-    """The validation metric that chooses the best epoch; auto: the objective's own."""
-    early_stopping: EarlyStopping | None = None
-    seed: int = 0
-    checkpoint_minutes: float = Field(default=5.0, gt=0)
-    """A checkpoint is written after every epoch, and within an epoch after this long."""
 
 
 @dataclass(frozen=True)
@@ -125,76 +86,6 @@ class State:
     """As calibrated at the best epoch; JSON-ready."""
     stopped: str = ""
     """Why training ended, once it has."""
-
-
-# --- order ----------------------------------------------------------------------------------------------------
-
-
-def epoch_order(
-    rows_per_shard: list[int], seed: int, epoch: int, *, block_rows: int = 4096, window_rows: int = 2_000_000
-) -> np.ndarray:
-    """(N, 2) int64 (shard, row) in the order of this epoch: a permutation that follows from (seed, epoch).
-
-    Rows are numbered through all shards, so how they were cut into shards does not matter. Blocks of neighbours are
-    shuffled, then rows within windows of about `window_rows`: an archive larger than memory is read window by
-    window, a smaller one is shuffled whole.
-    """
-    random = np.random.default_rng([seed, epoch])
-    ends = np.cumsum(rows_per_shard)
-    rows = np.arange(ends[-1] if len(ends) else 0)
-    if len(rows) > window_rows:
-        blocks = np.array_split(rows, -(-len(rows) // block_rows))
-        rows = np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
-    windows = [random.permutation(rows[start : start + window_rows]) for start in range(0, len(rows), window_rows)]
-    order = np.concatenate(windows) if windows else rows
-    shard = np.searchsorted(ends, order, side="right")
-    return np.stack([shard, order - (ends - rows_per_shard)[shard]], axis=1)
-
-
-def cut_batches(
-    order: np.ndarray, steps: int, lengths: list[np.ndarray] | None, seed: int, epoch: int
-) -> list[np.ndarray]:
-    """`order` (N, 2) cut into `steps` batches of like size; with lengths, a batch holds samples of like length.
-
-    Each group of LIKE_BATCHES neighbouring batches is sorted by length, cut, and its batches and their rows shuffled
-    again: padding is little, and what stands together differs from epoch to epoch. Follows from (seed, epoch) alone.
-    """
-    batches = np.array_split(order, steps)
-    if lengths is None:
-        return batches
-    random = np.random.default_rng([seed, epoch, 1])
-    found: list[np.ndarray] = []
-    for start in range(0, steps, LIKE_BATCHES):
-        group = batches[start : start + LIKE_BATCHES]
-        rows = np.concatenate(group)
-        length = np.array([lengths[shard][row] for shard, row in rows.tolist()], np.int64)
-        rows = rows[np.argsort(length, kind="stable")]
-        cut = np.split(rows, np.cumsum([len(batch) for batch in group])[:-1])
-        found += [random.permutation(cut[i]) for i in random.permutation(len(cut))]
-    return found
-
-
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    return max(1, -(-rows // batch_size))
-
-
-def part(items: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """Worker `rank`'s contiguous part of `items`; sizes differ by one at most and none is dropped."""
-    return np.array_split(items, world)[rank]
-
-
-def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
-    """Linear warm-up, then constant or half a cosine to zero (Loshchilov & Hutter 2017, no restarts).
-
-    `step` counts from the start of training, `steps` are those of an epoch.
-    """
-    warmup = settings.warmup_epochs * steps
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    done = (step - warmup) / max(1.0, settings.epochs * steps - warmup)
-    return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
 
 
 # --- workers --------------------------------------------------------------------------------------------------
@@ -555,76 +446,7 @@ class Trainer:
             self.averaged.load_state_dict(safetensors.torch.load_file(folder / "averaged.safetensors"))
 
 
-# --- small parts ----------------------------------------------------------------------------------------------
-
-
 def stacked(targets: Any) -> np.ndarray:
     """A list<float32> column of equal lengths to (B, T) float32."""
     values = np.array(targets.flatten().to_numpy(zero_copy_only=False), np.float32)
     return values.reshape(len(targets), -1)
-
-
-def mixed_seed(seed: int, position: int, rank: int) -> int:
-    """One 63-bit seed per (seed, position, rank)."""
-    return xxhash.xxh3_64_intdigest(f"{seed} {position} {rank}".encode()) >> 1
-
-
-def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW or SGD; biases and normalisation weights (one-dimensional) are not decayed."""
-    import torch
-
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one kernel for all parameters
-    nesterov = settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
-
-
-def averaged_network(network: nn.Module, decay: float | None) -> AveragedModel | None:
-    """A running mean of weights and batch-norm statistics; young means forget faster: min(decay, (1 + n) / (10 + n))."""
-    if decay is None:
-        return None
-    import torch
-    from torch.optim.swa_utils import AveragedModel
-
-    def mean(old: torch.Tensor, new: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
-        if not new.is_floating_point():  # batch norm's count of batches
-            return new
-        count = int(updates)
-        return torch.lerp(old, new, 1 - min(decay, (1 + count) / (10 + count)))
-
-    return AveragedModel(network, avg_fn=mean, use_buffers=True)
-
-
-def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's tensors under names `<parameter number>.<slot>`: no pickle is needed to keep them."""
-    import torch
-
-    return {
-        f"{number}.{slot}": value if torch.is_tensor(value) else torch.tensor(value)
-        for number, slots in optimizer.state_dict()["state"].items()
-        for slot, value in slots.items()
-        if value is not None
-    }
-
-
-def load_flat_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The opposite of `flat_state`.
-
-    Each slot is laid out in memory as its parameter is (channels last, perhaps): the fused kernel walks both alike.
-    """
-    import torch
-
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        number, slot = name.split(".", 1)
-        like = parameters[int(number)]
-        if value.shape == like.shape:
-            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
-        state.setdefault(int(number), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -4,18 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from medray.training import (
+from medray.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
+from medray.optimizers import (
     TrainingSettings,
     averaged_network,
-    cut_batches,
-    epoch_order,
     flat_state,
     learning_rate,
     load_flat_state,
     make_optimizer,
-    mixed_seed,
-    part,
-    steps_per_epoch,
 )
 
 

@@ -130,7 +130,7 @@ def change_archive(out: Path) -> None:
     new = {
         990001: first.read_text(),
         990002: second.read_text(),
-        990003: "Time,Parameter,Value\n00:00,RecordID,990003\n",
+        990003: "Time,Parameter,Value\n00:00,RecordID,990003\n00:00,Age,70\n",
     }
     for stay, text in new.items():
         (stays / f"{stay}.txt").write_text(text.replace(first.stem, str(stay)).replace(second.stem, str(stay)))

@@ -15,9 +15,9 @@ from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
+from medray.optimizers import TrainingSettings
 from medray.runs import load_run
 from medray.splits import SplitSettings
-from medray.training import TrainingSettings
 
 
 class ArchiveRun(BaseModel):

@@ -16,7 +16,7 @@ from medray.engines.local import LocalEngine
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.models.rnn import RnnSpec
 from medray.objectives import BinaryObjective
-from medray.training import TrainingSettings
+from medray.optimizers import TrainingSettings
 from medray.verbs.index import index
 from medray.verbs.score import score
 from medray.verbs.settings import ScoreRun, TrainRun
