@@ -214,6 +214,9 @@ def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Modul
 
     network = recipe.model.build(recipe.modality.open().inputs(), recipe.objective.width(recipe.classes))
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    absent = sorted(network.state_dict().keys() - tensors.keys())  # torch makes up a batch counter that is not there
+    if absent:
+        raise BundleError("the weights do not fit the model", where=recipe.name, found=f"no {', '.join(absent)}")
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -170,9 +170,9 @@ def test_weights_come_back_from_a_bundle(spec):
     after = build_network(recipe, weights)
     with torch.inference_mode():
         np.testing.assert_array_equal(after(**batch(EVERYTHING)), before(**batch(EVERYTHING)))
-    del weights[next(iter(weights))]
-    with pytest.raises(BundleError, match="do not fit the model"):
-        build_network(recipe, weights)
+    for name in weights:
+        with pytest.raises(BundleError, match="do not fit the model"):
+            build_network(recipe, {other: array for other, array in weights.items() if other != name})
 
 
 @each_model
