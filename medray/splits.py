@@ -31,7 +31,7 @@ class SplitSettings(BaseModel):
     """Keep the class balance equal in the splits (by each subject's first label)."""
     folds: int | None = Field(default=None, ge=2)
     """Cross-validation: subjects are cut into so many parts by seeded hash, and part `fold` is the test split. The
-    others are train and validation, in the proportion of `fractions`."""
+    others are train and validation, in the proportion of `fractions`; each fold draws its own validation subjects."""
     fold: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -90,7 +90,7 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
         part = _cut_subjects(manifest.take(rows), settings, (1.0,) * settings.folds)
         codes[rows[part == settings.fold]] = SPLITS.index("test")
         rest = rows[part != settings.fold]
-        codes[rest] = _cut_subjects(manifest.take(rest), settings, settings.fractions[:2])
+        codes[rest] = _cut_subjects(manifest.take(rest), settings, settings.fractions[:2], f"fold {settings.fold}/")
     else:
         rows = np.flatnonzero(takes_part)
         codes[rows] = _cut_subjects(manifest.take(rows), settings, settings.fractions)
@@ -175,12 +175,16 @@ def _refuse_shared_subjects(manifest: pa.Table, codes: np.ndarray) -> None:
     )
 
 
-def _cut_subjects(rows: pa.Table, settings: SplitSettings, fractions: Sequence[float]) -> np.ndarray:
-    """(N,) int8: which of `fractions` each row's subject falls in; fractions need not add up to 1."""
+def _cut_subjects(rows: pa.Table, settings: SplitSettings, fractions: Sequence[float], salt: str = "") -> np.ndarray:
+    """(N,) int8: which of `fractions` each row's subject falls in; fractions need not add up to 1.
+
+    A second cut of what a first one left needs a `salt`: by the same hash it would not be a random one.
+    """
     words = one_chunk(rows.column("subject_id")).dictionary_encode()
     subject = words.indices.to_numpy()
     place = np.fromiter(
-        (xxhash.xxh3_64_intdigest(f"{settings.seed}/{s}".encode()) / 2**64 for s in words.dictionary.to_pylist()), float
+        (xxhash.xxh3_64_intdigest(f"{settings.seed}/{salt}{s}".encode()) / 2**64 for s in words.dictionary.to_pylist()),
+        float,
     )
     shares = np.array(fractions) / sum(fractions)
     if not settings.stratify or rows.column("label").null_count == len(rows):

@@ -241,6 +241,19 @@ def test_every_subject_is_in_the_test_split_of_one_fold():
     assert len(tested) == len(set(tested)) == 40
 
 
+@pytest.mark.parametrize("stratify", [True, False])
+def test_each_fold_draws_its_own_validation_subjects(stratify):
+    manifest = splittable(1200, subject=[f"s{i}" for i in range(1200)], label=["ab"[i % 2] for i in range(1200)])
+    validations: list[set[str]] = []
+    for fold in range(4):
+        settings = SplitSettings(folds=4, fold=fold, stratify=stratify, fractions=(0.8, 0.2, 0))
+        found = assign_splits(manifest, settings)
+        rows = zip(found.column("split").to_pylist(), found.column("subject_id").to_pylist(), strict=True)
+        validations.append({subject for split, subject in rows if split == "validation"})
+    assert all(140 <= len(each) <= 220 for each in validations)  # a fifth of the 900 that are not tested
+    assert len(set.union(*validations)) > 450
+
+
 def test_a_fold_that_is_none_is_refused():
     with pytest.raises(ValueError, match="a fold below it"):
         SplitSettings(folds=4, fold=4)
