@@ -50,6 +50,13 @@ class Spec(BaseModel, ABC):
         """
         return ()
 
+    def lists(self, root: str) -> tuple[str, ...]:
+        """Files and folders that are there and name entries whose data lie in other files (a label table).
+
+        They are scanned wherever they lie, and again when any file of the archive comes, goes or changes.
+        """
+        return ()
+
     @staticmethod
     @abstractmethod
     def inspect(uri: str) -> Inspection:

@@ -53,10 +53,15 @@ def index_archive(
     listed = list(files.list_files(root))
     if not listed:
         raise ArchiveError("the archive holds no files", where=root, do="check the `archive` key of the run file")
+    lists = [file for uri in spec.lists(root) for file in files.list_files(uri)]
+    listed = list(dict.fromkeys(listed + lists))
     how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key + _companions(spec, root))
     how = how.hexdigest()[:16]
     before, kept = _read_before(run.folder, how) or (stages.FILES.empty_table(), PARTS.empty_table())
     same = unchanged_files(before, kept, listed)
+    gone = set(before.column("uri").to_pylist()) - {file.uri for file in listed}
+    if gone or len(same) < len(listed):  # the data of what a list names may have come or gone
+        same -= {file.uri for file in lists}
     changed = [file for file in listed if file.uri not in same]
     parts, late = kept, changed or _neighbours(before, kept, [], listed)
     scanned: list[files.File] = []

@@ -23,8 +23,8 @@ class TaskSpec(BaseModel):
 
     labels: str | None = None
     """MEDS label table: a Parquet file or a folder of them, absolute or relative to the archive. Every row is an
-    entry (several per subject are), and its value the label. Keep it inside the archive: then a row whose subject
-    stands in no data file is an entry too, failed as `no_events`."""
+    entry (several per subject are), and its value the label; one whose subject stands in no data file fails as
+    `no_events`."""
     value: Literal["boolean_value", "integer_value", "float_value", "categorical_value"] | None = None
     """Column of the label; default: the one that holds values."""
     at: str | None = None
@@ -151,6 +151,12 @@ class EhrSpec(Spec):
         from medray.modalities.ehr.task import companions
 
         return companions(self.task, root)
+
+    def lists(self, root: str) -> tuple[str, ...]:
+        """The label table: each of its rows is an entry, whether or not a data file holds the subject."""
+        from medray.modalities.ehr.task import label_tables
+
+        return label_tables(self.task, root)
 
     @staticmethod
     def inspect(uri: str) -> Inspection:

@@ -44,11 +44,16 @@ def _folder(root: str) -> str:
     return root.rpartition("/")[0] if root.endswith(".parquet") else root
 
 
+def label_tables(task: TaskSpec, root: str) -> tuple[str, ...]:
+    """URI of the label table, if there is one."""
+    uri = labels_uri(task, root)
+    return (uri,) if uri is not None and exists(uri) else ()
+
+
 def companions(task: TaskSpec, root: str) -> tuple[str, ...]:
     """URIs of the label table and the splits, those that are there."""
     splits = join(_folder(root), subject_splits_filepath)
-    found = [uri for uri in (labels_uri(task, root), splits) if uri is not None]
-    return tuple(uri for uri in found if exists(uri))
+    return (*label_tables(task, root), *((splits,) if exists(splits) else ()))
 
 
 def role_of(uri: str, root: str, task: TaskSpec) -> str:

@@ -13,6 +13,7 @@ from meds_data import at, physionet, write_events, write_labels, write_splits
 
 from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
+from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.models.rnn import RnnSpec
 from medray.objectives import BinaryObjective
@@ -81,6 +82,26 @@ def test_a_changed_label_table_is_seen_at_the_next_index(tmp_path):
     write_labels(root / "labels.parquet", [(1, at(4), True), (1, at(5), True), (3, at(4), False)])
     third = index(run, LocalEngine())
     assert (third.entries, third.failed) == (3, 0)  # subject 3 has no data: an entry, failed when it is read
+
+
+@pytest.mark.parametrize("place", ["meds/labels.parquet", "elsewhere/labels.parquet"])
+def test_every_row_of_the_label_table_is_an_entry_while_data_files_come_and_go(tmp_path, place):
+    root, table = tmp_path / "meds", tmp_path / place
+    write_events(root / "data" / "0.parquet", [(1, at(0), "HR", 1.0)])
+    write_labels(table, [(1, at(4), True), (2, at(4), False), (3, at(4), False)])
+    run = run_of(root, task=TaskSpec(labels=str(table)))
+
+    def entries_without_data() -> int:
+        assert index(run, LocalEngine()).entries == 3
+        parts = pq.read_table(tmp_path / "work" / "manifest.parquet")["parts"].to_pylist()
+        return sum(all(part["locator"] == NOWHERE for part in each) for each in parts)
+
+    assert entries_without_data() == 2
+    write_events(root / "data" / "1.parquet", [(2, at(0), "HR", 1.0)])
+    assert entries_without_data() == 1
+    (root / "data" / "1.parquet").unlink()
+    assert entries_without_data() == 2
+    assert index(run, LocalEngine()).scanned == 0
 
 
 def test_a_score_run_at_another_site_names_its_own_predictions(tmp_path, shared_data):
