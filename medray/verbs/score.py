@@ -6,6 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.flows import Flow, Receipt, Sink, shards
@@ -17,7 +20,7 @@ from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
 from medray.verbs.settings import ScoreRun
 
-ENTRIES_PER_SHARD = 256
+ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 4096, 2**25
 SMALL_ENTRIES = 32
 
 
@@ -57,7 +60,7 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     progress.begin("score", len(pending))
     flow = Flow(
         "score",
-        shards(by_place(pending), workers=engine.workers, rows_per_shard=ENTRIES_PER_SHARD),
+        shards(by_place(pending), workers=engine.workers, rows_per_shard=_entries_per_shard(pending)),
         (
             stages.read(spec, rows),
             stages.score(run.bundle_uri, bundle.id, rows, spec),
@@ -83,3 +86,9 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
         entries_per_second=len(pending) / max(now - scoring, 1e-9),
         store=run.store_uri,
     )
+
+
+def _entries_per_shard(pending: pa.Table) -> int:
+    """More where entries are small: a shard costs an engine some milliseconds, whatever is in it."""
+    each = max(1.0, pc.mean(pending.column("bytes")).as_py() or 0.0)
+    return max(ENTRIES_PER_SHARD, min(MANY_ENTRIES, int(SHARD_BYTES / each)))

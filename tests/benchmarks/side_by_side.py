@@ -1,0 +1,256 @@
+"""What the scoring benchmarks share: each system in a fresh process, its rate and memory, and equal scores.
+
+    python tests/benchmarks/score_….py [--quick] [--only NAME …] [--processes 2] [--folder DIR] [--memory]
+
+`steady` counts from when every process has finished a first piece of work until the last; `whole` includes start-up
+and, for medray, the index. `--memory` runs medray alone on a tenth of the archive and on all of it: private memory
+(resident less shared) of the driver and of every actor, added up ten times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from medray.verbs.settings import ScoreRun
+
+BEGUN = time.time()
+
+
+class Clock:
+    """Events (seconds since the epoch, units finished)."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[float, int]] = []
+
+    def done(self, units: int, at: float | None = None) -> None:
+        self.events.append((time.time() if at is None else at, units))
+
+    def rates(self, processes: int) -> dict[str, float]:
+        """Of the first events, one a process is left out: work that began before the clock did."""
+        events = sorted(self.events)
+        total = sum(n for _, n in events)
+        early, last = events[:processes], events[-1][0]
+        steady = (total - sum(n for _, n in early)) / max(last - early[-1][0], 1e-9)
+        return {"units": total, "steady": steady, "whole": total / (last - BEGUN)}
+
+
+System = Callable[[Path, str, Path, int, Clock], None]
+"""(folder of the data, bundle, folder for results, processes, clock)"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    unit: str
+    count: int
+    quick: int
+    make: Callable[[Path, int], None]
+    """Data of so many units in a folder, with a bundle in `bundle` below it."""
+    systems: dict[str, System]
+    """The first is the reference."""
+    scores: Callable[[str, Path, Path], np.ndarray]
+    """(system, its results, folder of the data) to scores in an order that is the same for all systems."""
+
+
+# --- systems --------------------------------------------------------------------------------------------------
+
+
+def in_processes(worker: Callable[..., None], parts: Iterable[tuple[Any, ...]], total: int, clock: Clock) -> None:
+    """Run worker(*part, queue) in a process each, which puts (seconds, units) for what it has finished."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=worker, args=(*part, queue)) for part in parts]
+    for each in workers:
+        each.start()
+    while total:
+        try:
+            at, units = queue.get(timeout=5)
+        except Empty:
+            if any(each.exitcode for each in workers) or not any(each.is_alive() for each in workers):
+                for each in workers:
+                    each.terminate()
+                raise SystemExit("a process of the hand-written loop has failed") from None
+            continue
+        clock.done(units, at)
+        total -= units
+    for each in workers:
+        each.join()
+
+
+class _Watch:
+    def __init__(self, clock: Clock, each: int) -> None:
+        self.clock, self.each, self.name = clock, each, ""
+
+    def begin(self, name: str, total: int) -> None:
+        self.name = name
+        print(f"  medray: {name} of {total} began after {time.time() - BEGUN:.1f} s", file=sys.stderr)
+
+    def advance(self, done: int, failed: int) -> None:
+        if self.name == "score":
+            self.clock.done(done * self.each)
+
+    def training(self, live: dict[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def score_with_medray(
+    archive: Path, bundle: str, out: Path, processes: int, clock: Clock, each: int = 1, **settings: Any
+) -> ScoreRun:
+    """The score flow on a Ray of this machine; an entry is `each` units."""
+    import ray
+
+    from medray.engines import ray as engine_module
+    from medray.engines.base import RaySpec
+    from medray.verbs.score import score
+    from medray.verbs.settings import ScoreRun
+
+    engine_module.start(num_cpus=processes)
+    places = {"archive": str(archive), "bundle": bundle, "store": str(out / "store"), "work": str(out / "work")}
+    run = ScoreRun(name="benchmark", **places, **settings, engine=RaySpec(workers=processes))
+    result = score(run, engine_module.RayEngine(run.engine), _Watch(clock, each))
+    assert result.failed == 0 and result.scored == result.entries, result
+    ray.shutdown()
+    return run
+
+
+def save_bundle(uri: Path, **recipe: Any) -> None:
+    """A network with seeded weights: no training is needed to measure scoring."""
+    import torch
+
+    from medray import bundles
+    from medray.objectives import BinaryObjective
+
+    torch.manual_seed(0)
+    network = recipe["model"].build(recipe["modality"].open().inputs(), 1)
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    whole = bundles.Recipe(
+        name="benchmark",
+        objective=BinaryObjective(),
+        classes=("a", "b"),
+        thresholds=(0.5,),
+        outputs=("b",),
+        data={},
+        training={},
+        metrics={},
+        versions=bundles.versions(),
+        created="2026-01-01T00:00:00+00:00",
+        **recipe,
+    )
+    bundles.save(bundles.make_bundle(whole, weights), str(uri))
+
+
+# --- runs -----------------------------------------------------------------------------------------------------
+
+
+def main(benchmark: Benchmark, script: str, doc: str) -> None:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{benchmark.unit}", type=int, default=benchmark.count, dest="count")
+    parser.add_argument("--quick", action="store_true", help=f"{benchmark.quick:,} {benchmark.unit}: does it run")
+    parser.add_argument("--memory", action="store_true", help="of medray, on a tenth and on all")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="*", choices=benchmark.systems, default=list(benchmark.systems))
+    parser.add_argument("--folder", type=Path, help="where data are made and kept; default: a temporary folder")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        system, data, out = arguments.child
+        clock = Clock()
+        benchmark.systems[system](Path(data), f"{data}/bundle", Path(out), arguments.processes, clock)
+        print(json.dumps(clock.rates(arguments.processes)))
+        return
+    count = benchmark.quick if arguments.quick else arguments.count
+    with tempfile.TemporaryDirectory(prefix="medray-benchmark-") as scratch:
+        folder = arguments.folder or Path(scratch)
+
+        def command(system: str, count: int) -> tuple[list[str], Path, Path]:
+            data = folder / f"{benchmark.unit}-{count}"
+            if not data.exists():
+                print(f"making {count:,} {benchmark.unit} …", file=sys.stderr)
+                benchmark.make(data, count)
+            out = Path(tempfile.mkdtemp(prefix=f"{system}-", dir=scratch))
+            words = [sys.executable, script, "--processes", str(arguments.processes), "--child"]
+            return [*words, system, str(data), str(out)], out, data
+
+        if arguments.memory:
+            _show_memory({n: _peak(command("medray", n)[0]) for n in (count // 10, count)}, benchmark.unit)
+            return
+        found, scores = {}, {}
+        for system in arguments.only:
+            words, out, data = command(system, count)
+            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+            found[system] = json.loads(done.stdout.strip().splitlines()[-1])
+            scores[system] = benchmark.scores(system, out, data)
+    _show(found, scores, benchmark.unit)
+
+
+def _show(found: dict[str, dict[str, float]], scores: dict[str, np.ndarray], unit: str) -> None:
+    reference = scores[next(iter(scores))]
+    print(f"{'system':<8} {unit:>9} {'steady/s':>9} {'whole/s':>9} {'medray ÷ it, steady':>20} {'difference':>11}")
+    for system, rates in found.items():
+        ratio = found["medray"]["steady"] / rates["steady"] if "medray" in found else float("nan")
+        difference = float(np.abs(scores[system] - reference).max())
+        print(
+            f"{system:<8} {rates['units']:>9.0f} {rates['steady']:>9.1f} {rates['whole']:>9.1f} "
+            f"{ratio:>20.2f} {difference:>11.2g}"
+        )
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+def _peak(words: list[str]) -> dict[str, int]:
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    most = {"driver": 0, "actors": 0, "all": 0}
+    while child.poll() is None:
+        now = _private_bytes(child.pid)
+        now["all"] = now["driver"] + now["actors"]
+        most = {name: max(most[name], now[name]) for name in most}
+        time.sleep(0.1)
+    if child.returncode:
+        raise SystemExit(f"the scoring run ended with code {child.returncode}")
+    return most
+
+
+def _private_bytes(session: int) -> dict[str, int]:
+    """{driver or actor: bytes} of the processes of a session; Ray's own daemons are left out."""
+    found = {"driver": 0, "actors": 0}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if os.getsid(int(entry.name)) != session:
+                continue
+            title = (entry / "cmdline").read_bytes()
+            status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+        except (OSError, ProcessLookupError):
+            continue  # it has just ended
+        kind = "actors" if title.startswith(b"ray::MapWorker") else "driver" if int(entry.name) == session else None
+        if kind and "VmRSS" in status:
+            found[kind] += 1024 * (int(status["VmRSS"].split()[0]) - int(status["RssShmem"].split()[0]))
+    return found
+
+
+def _show_memory(found: dict[int, dict[str, int]], unit: str) -> None:
+    few, many = found.values()
+    print(f"{unit:>9} {'driver MB':>10} {'actors MB':>10} {'all MB':>8}")
+    for count, most in found.items():
+        print(f"{count:>9} {most['driver'] / 1e6:>10.0f} {most['actors'] / 1e6:>10.0f} {most['all'] / 1e6:>8.0f}")
+    print(f"ten times the {unit}: {many['all'] / few['all']:.2f} times the memory")
