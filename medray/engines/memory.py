@@ -6,11 +6,14 @@ import ctypes
 import sys
 
 # of <malloc.h>, glibc 2.x
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _OWN_BLOCK = 1 << 26
 """From 64 MiB on, a block is mapped by itself and given back: kept, such blocks leave a long run's memory full of holes."""
 _KEEP = 1 << 30
 """So much free memory at the end of the heap is not given back: a training step takes it again at once."""
+_HEAP = 1 << 26
+"""A thread that was there before has an arena of heaps of this size, and glibc unmaps one that is empty, whatever the
+trim threshold, unless the padding is as large: at the border of two heaps, once in every operation."""
 
 
 def keep_freed_memory() -> None:
@@ -26,3 +29,4 @@ def keep_freed_memory() -> None:
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_THRESHOLD, _OWN_BLOCK)
         mallopt(_TRIM_THRESHOLD, _KEEP)
+        mallopt(_TOP_PAD, _HEAP)
