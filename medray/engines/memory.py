@@ -16,8 +16,10 @@ _HEAP = 1 << 26
 trim threshold, unless the padding is as large: at the border of two heaps, once in every operation."""
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, heaps: bool = False) -> None:
     """Let glibc reuse freed blocks of up to 64 MiB instead of giving them back to the kernel after every batch.
+
+    `heaps`: keep whole empty heaps, too, for a thread that trains; one that scores would grow with what it meets.
 
     A training step frees and takes the same tens of megabytes again and again; by default each time costs page
     faults and zeroing, a third of a small network's step (tests/benchmarks/train_images.py). Does nothing where the C library is not glibc.
@@ -29,4 +31,5 @@ def keep_freed_memory() -> None:
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_THRESHOLD, _OWN_BLOCK)
         mallopt(_TRIM_THRESHOLD, _KEEP)
-        mallopt(_TOP_PAD, _HEAP)
+        if heaps:
+            mallopt(_TOP_PAD, _HEAP)
