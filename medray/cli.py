@@ -116,12 +116,37 @@ def evaluate(
     _run(run_file, "train", start, json_, set_, local)
 
 
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", metavar="WHEN", help='Begin nothing after it: "06:00", or "4h" from now. Exit code 0.'),
+]
+Order = Annotated[
+    str | None,
+    typer.Option("--order", metavar="HOW", help='"newest" first, "oldest", or a column: "bytes descending".'),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take on at most so many entries.")]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option("--retry", metavar="REASON", help='Try failed entries of this reason code again; "all": any.'),
+]
+
+
 @app.command()
-def score(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+def score(
+    run_file: RunFile,
+    deadline: Deadline = None,
+    order: Order = None,
+    limit: Limit = None,
+    retry: Retry = None,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+) -> None:
     """Score what an archive holds that the bundle has not scored yet, into the score store."""
     from medray.verbs.score import score as verb
 
-    _run(run_file, "score", verb, json_, set_, local)
+    given = _given(deadline=deadline, order=order, limit=limit, retry="all" if retry == ["all"] else retry)
+    _run(run_file, "score", verb, json_, [*(set_ or []), *given], local)
 
 
 @ehr.command("to-meds")
@@ -258,6 +283,11 @@ def _run(
         else:
             _print(result)
         raise typer.Exit(result.exit_code(run.max_failed))
+
+
+def _given(**options: Any) -> list[str]:
+    """Options that stand for keys of the run file, as `--set` has them."""
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value]
 
 
 _COMMANDS = {"train": "train", "score": "score", "convert": "ehr to-meds"}

@@ -205,14 +205,16 @@ class ScoreStore:
         bundle_id: str,
         *,
         retry_failed: bool | Collection[str] = False,
+        attempts: int | None = None,
         memory: str = "2GB",
     ) -> pa.Table:
         """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
 
         Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
-        latest attempt failed, for any reason or for one of those given (keys of errors.REASONS). Reads the key
-        columns of this bundle's files as a stream, and spills to disk beyond `memory`.
+        latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
+        tried less than `attempts` times. Reads the key columns of this bundle's files as a stream, and spills to disk
+        beyond `memory`.
         """
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
@@ -227,9 +229,10 @@ class ScoreStore:
             codes = None if retry_failed is True else pa.array(sorted(retry_failed), pa.string())
             reason = ds.field("reason")
             columns["again"] = reason.is_valid() if codes is None else reason.isin(codes)
-            columns["at"] = ds.field("scored_at").cast(pa.int64())
-            done = """(select key_hi, key_lo from done group by all
-                       having coalesce(max("at") filter (again) < max("at"), true))"""
+            columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
+            enough = "" if attempts is None else f'or count(distinct "at") >= {attempts:d}'
+            done = f"""(select key_hi, key_lo from done group by all
+                        having coalesce(max("at") filter (again) < max("at"), true) {enough})"""
         rows = self._query(
             f"select row from wanted anti join {done} using (key_hi, key_lo)",
             memory,

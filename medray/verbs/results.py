@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -75,12 +75,19 @@ class EvaluateResult(Result):
 
 
 class ScoreResult(Result):
-    """`failed` counts this run's failed entries; entries of earlier runs are in the store."""
+    """`failed` counts this run's failed entries; entries of earlier runs are in the store.
+
+    pending = scored + failed + left.
+    """
 
     run_id: str
     bundle_id: str
     pending: int
     scored: int
+    left: int
+    """Pending entries that the next run takes up."""
+    stopped: Literal["deadline", "limit"] | None
+    """Why entries are left."""
     samples: int
     """Of this run's entries; an entry that cannot be read counts as one."""
     failed_samples: int
@@ -88,11 +95,19 @@ class ScoreResult(Result):
     """Failed samples."""
     seconds: float
     entries_per_second: float
+    """Of those scored and failed, from the first to the last commit."""
+    stages: dict[str, float]
+    """Seconds of this run, one after the other: index, pending (what has no score yet), scoring."""
+    worker_seconds: dict[str, float]
+    """Seconds inside workers, all together: read, score, write."""
+    slowest: list[dict[str, Any]]
+    """The entries that took longest to read: {key_hi (as in the score table), seconds, together}. A batch is timed as
+    a whole: `together` says how many entries shared the time, and `key_hi` is of the first of them."""
     store: str
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the entries that were pending, or of their samples, failed."""
-        many = self.failed > max_failed * self.pending or self.failed_samples > max_failed * self.samples
+        """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed."""
+        many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * self.samples
         return 3 if many else 0
 
 
