@@ -359,6 +359,22 @@ def test_a_failed_entry_is_done_unless_a_retry_of_its_reason_is_asked_for(store:
         store.pending(archive, "b1", retry_failed={"lost_in_space"})
 
 
+def test_pyarrow_finds_rows_by_any_column(store: ScoreStore) -> None:
+    score(store, "b1", rows({"ok": 1}), rows({"cut": 1}, reason="truncated"))
+    score(store, "b1", rows({"gone": 1}, reason="missing_file"))
+    table = DeltaTable(store.uri).to_pyarrow_dataset()
+    for name, value, found in (
+        ("entry_id", "ok", ["ok"]),
+        ("entry_id", "gone", ["gone"]),
+        ("reason", "missing_file", ["gone"]),
+        ("reason", "truncated", ["cut"]),
+        ("status", "failed", ["cut", "gone"]),
+    ):
+        rows_found = table.to_table(filter=ds.field(name) == value)
+        assert sorted(rows_found.column("entry_id").to_pylist()) == found, (name, value)
+    assert table.count_rows(filter=ds.field("value") >= 0) == table.count_rows(filter=ds.field("value").is_valid()) > 0
+
+
 def test_an_entry_with_one_failed_sample_is_tried_again_whole(store: ScoreStore) -> None:
     score(store, "b1", rows({"a": 1}), rows({"a": 1}, reason="bad_values"))
     assert ids(store.pending(manifest({"a": 1}), "b1", retry_failed=True)) == ["a"]

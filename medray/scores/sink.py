@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from medray.scores.store import ScoreStore
 
 _FILE_ROWS = 65_536  # rows held and written at once
+# All that have an order: of a column without bounds delta-rs tells PyArrow "at least null", and a filter on it, or a
+# comparison, then finds nothing.
+_BOUNDED = [f.name for f in IN_FILE if f.name not in ("run_id", "scored_at") and not pa.types.is_binary(f.type)]
 _REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail"]
 
 
@@ -129,10 +132,11 @@ class _Statistics:
         for name in IN_FILE.names:
             # Of every column: delta-rs takes a missing count for "no nulls", and its readers then skip null rows.
             self.nulls[name] += rows.column(name).null_count
-        for name in ("key_hi", "key_lo", "status"):
+        for name in _BOUNDED:
             low, high = pc.min_max(rows.column(name)).as_py().values()
-            self.minimum[name] = min(low, self.minimum.get(name, low))
-            self.maximum[name] = max(high, self.maximum.get(name, high))
+            if low is not None:
+                self.minimum[name] = min(low, self.minimum.get(name, low))
+                self.maximum[name] = max(high, self.maximum.get(name, high))
 
     def to_json(self) -> str:
         bounds = {"minValues": self.minimum, "maxValues": self.maximum, "nullCount": self.nulls}
