@@ -149,6 +149,21 @@ def score(
     _run(run_file, "score", verb, json_, [*(set_ or []), *given], local)
 
 
+@app.command()
+def nightly(
+    run_file: RunFile,
+    deadline: Deadline = None,
+    limit: Limit = None,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+) -> None:
+    """Index, score what is new or changed with one or several bundles, tidy the store, write the morning page."""
+    from medray.verbs.nightly import nightly as verb
+
+    _run(run_file, "nightly", verb, json_, [*(set_ or []), *_given(deadline=deadline, limit=limit)], local)
+
+
 @ehr.command("to-meds")
 def to_meds(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
     """FHIR R4 or long CSV to a MEDS dataset, with a report of what was read, dropped and why."""
@@ -290,18 +305,20 @@ def _given(**options: Any) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in options.items() if value]
 
 
-_COMMANDS = {"train": "train", "score": "score", "convert": "ehr to-meds"}
+_COMMANDS = {"train": "train", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
 _KEYS = {
     "any": "a `bundle` key",
     "train": "[modality], [model] and [objective], and no `store` key",
-    "score": "a `store` key",
+    "score": "`store` and `bundle` keys",
+    "nightly": "`store` and `bundles` keys",
     "convert": "a [source] table",
 }
 
 
 def _refuse_kind(run: Any, kind: str, run_file: Path) -> None:
-    found = "score" if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
-    if found != kind and (kind != "any" or found == "convert"):
+    scoring = "nightly" if hasattr(run, "bundles") else "score"
+    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
+    if found != kind and (kind != "any" or found in ("convert", "nightly")):
         raise RunFileError(
             f"this command needs a {kind} run file"
             if kind != "any"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -212,6 +212,16 @@ def sync_folder(folder: Path) -> None:
 def make_folder(uri: str) -> None:
     if is_local(uri):
         local_path(uri).mkdir(parents=True, exist_ok=True)
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file, if it is there."""
+    if is_local(uri):
+        local_path(uri).unlink(missing_ok=True)
+        return
+    system, path = _remote(uri)
+    with suppress(FileNotFoundError):
+        system.delete_file(path)
 
 
 def remove_tree(uri: str) -> None:

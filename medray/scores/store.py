@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -197,6 +197,24 @@ class ScoreStore:
             files.sync_file(folder / "_last_checkpoint")
         files.sync_folder(folder)
 
+    # -- housekeeping
+
+    def compact(self) -> dict[str, Any]:
+        """Join small files, never of two bundles. Rows and readers see no change. {files_added, files_removed}."""
+        self._table.update_incremental()
+        before = self.version
+        done = self._table.optimize.compact()
+        self._table.update_incremental()
+        self._sync_log(before)
+        return {"files_added": done["numFilesAdded"], "files_removed": done["numFilesRemoved"]}
+
+    def vacuum(self, older_than: timedelta) -> dict[str, Any]:
+        """Delete files that no version since `older_than` names, those of killed runs too. {files_deleted}."""
+        self._table.update_incremental()
+        hours = int(older_than.total_seconds() // 3600)
+        gone = self._table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
+        return {"files_deleted": len(gone)}
+
     # -- reading
 
     def pending(
@@ -354,10 +372,29 @@ class ScoreStore:
             row["rows"] += commit.get("medray.rows", 0)
         return list(reversed(found.values()))
 
-    def _scan(self, columns: dict[str, Any], bundle_id: str | None = None) -> pa.RecordBatchReader:
+    def query(
+        self,
+        sql: str,
+        columns: dict[str, ds.Expression],
+        bundle_id: str,
+        *,
+        where: ds.Expression | None = None,
+        memory: str = "2GB",
+    ) -> pa.Table:
+        """Rows of a query in DuckDB over `found`: these columns of a bundle's rows, of every attempt.
+
+        `where` on scored_at or run_id spares reading files of other runs.
+        """
+        return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
+
+    def _scan(
+        self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
+    ) -> pa.RecordBatchReader:
         """A stream of these columns of the newest version, from the files of one bundle or of all."""
         self._table.update_incremental()
         chosen = None if bundle_id is None else ds.field("bundle_id") == bundle_id
+        if where is not None:
+            chosen = where if chosen is None else chosen & where
         return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
 
     def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:

@@ -111,6 +111,35 @@ class ScoreResult(Result):
         return 3 if many else 0
 
 
+class NightlyResult(Result):
+    """What a night came to; the summary file has all of it. `entries` and what follows are as in its keys."""
+
+    night: str
+    held_by: str | None = None
+    """Another nightly run works on this store: who, where, since when. Nothing was done then."""
+    new: int = 0
+    changed: int = 0
+    vanished: int = 0
+    pending: int = 0
+    scored: int = 0
+    left: int = 0
+    level: str = ""
+    """Of drift: alert, watch, none, too few; "" where nothing was scored."""
+    seconds: float
+    summary: str = ""
+    """The JSON file of this night."""
+    page: str = ""
+    """The HTML page of this night."""
+    bundles: dict[str, dict[str, Any]] = {}
+    """Per bundle folder: bundle_id, pending, scored, failed, left, drift, error."""
+    code: int = 0
+
+    def exit_code(self, max_failed: float) -> int:
+        """The highest need first: 1 or 2 where a bundle met a fault, 3 where too much of one failed, else 0. A run that
+        found the store in another's hands has nothing to complain of: 0."""
+        return self.code
+
+
 class ToMedsResult(Result):
     """`entries` and `failed` are files, those inside a tar or zip counted one by one."""
 

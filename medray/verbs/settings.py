@@ -147,6 +147,41 @@ class ScoreRun(ScoringRun):
         return files.absolute(self.bundle)
 
 
+class Housekeeping(BaseModel):
+    """What a nightly run does to the store when all is scored, and time is left before the deadline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    compact: bool = True
+    """Join small files of scores: nights leave many."""
+    vacuum_days: float | None = Field(default=7.0, ge=1)
+    """Delete files that no version of the table has pointed to for so long; none: keep them. Longer than the longest
+    run, and than anyone reads an older version."""
+
+
+class NightlyRun(ScoringRun):
+    """A run file for nightly."""
+
+    bundles: tuple[str, ...] = Field(min_length=1)
+    """Folders of trained models: one, or several that are scored one after the other, the most important first."""
+    summary: str | None = None
+    """Folder of the summaries (JSON and HTML, one of each for every night, and latest.*); default <work>/nights."""
+    housekeeping: Housekeeping = Housekeeping()
+
+    @field_validator("bundles", mode="before")
+    @classmethod
+    def _one_bundle(cls, found: Any) -> Any:
+        return (found,) if isinstance(found, str) else found
+
+    @property
+    def summary_uri(self) -> str:
+        return files.absolute(self.summary) if self.summary else files.join(self.folder, "nights")
+
+    def of_bundle(self, bundle: str, work: str) -> ScoreRun:
+        """The scoring of one bundle, with its manifest in the folder `work`."""
+        kept = {name: getattr(self, name) for name in ScoringRun.model_fields}
+        return ScoreRun.model_validate(kept | {"bundle": bundle, "work": work})
+
+
 class ConvertRun(ArchiveRun):
     """A run file for to-meds."""
 
@@ -163,8 +198,9 @@ class ConvertRun(ArchiveRun):
         return files.absolute(self.out)
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun | ConvertRun:
-    """The run file at `path`: a ScoreRun where it names a `store`, a ConvertRun where it has a [source], else a TrainRun.
+def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun | NightlyRun | ConvertRun:
+    """The run file at `path`: a NightlyRun where it names a `store` and `bundles`, a ScoreRun where a `store` alone, a
+    ConvertRun where it has a [source], else a TrainRun.
 
     Raises RunFileError.
     """
@@ -172,5 +208,6 @@ def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | Sco
         keys = tomllib.loads(Path(path).read_text(encoding="utf-8")).keys()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         keys = set()  # load_run says what is wrong with it
-    kind = ScoreRun if "store" in keys else ConvertRun if "source" in keys else TrainRun
+    scoring = NightlyRun if "bundles" in keys else ScoreRun
+    kind = scoring if "store" in keys else ConvertRun if "source" in keys else TrainRun
     return load_run(path, kind, overrides or [])
