@@ -15,10 +15,10 @@ import numpy as np
 
 WATCH, ALERT = 0.1, 0.25
 BINS = 10
-NEEDED = 170
+NEEDED = 217
 """N M / (N + M) for N scores tonight and M in the reference. Without any drift PSI is distributed as chi-square with 9
-degrees of freedom times (1/N + 1/M) (Yurdakul 2018): with 170, chance alone reaches 0.1 in one night of 20 (the 95 %
-point of chi-square, 16.9, over 170); with fewer, more often, and the number would only alarm."""
+degrees of freedom times (1/N + 1/M) (Yurdakul 2018): with 217, chance alone reaches 0.1 in one night of 100 (the 99 %
+point of chi-square, 21.7, over 217); with fewer, more often, and the number would only alarm."""
 
 Level = Literal["none", "watch", "alert", "too few"]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -103,13 +103,18 @@ def _quantiles(values: np.ndarray) -> dict[str, float | None]:
 
 
 def _histogram_edges(reference: np.ndarray, tonight: np.ndarray) -> np.ndarray:
-    """0 to 1 where all scores are there, as probabilities are; else the range of all of them."""
-    both = np.concatenate([reference, tonight, np.array([0.0, 1.0] if not len(reference) + len(tonight) else [])])
-    low, high = float(both.min()), float(both.max())
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return np.linspace(low, high if high > low else low + 1, HISTOGRAM_BINS + 1)
+    """From 0 to 1 where all scores are, as probabilities, and fill at least a third of it; else around their middle."""
+    both = np.concatenate([reference, tonight])
+    if len(both) == 0:
+        return np.linspace(0, 1, HISTOGRAM_BINS + 1)
+    low, high = (float(edge) for edge in np.quantile(both, (0.001, 0.999)))
+    if both.min() >= 0 and both.max() <= 1 and high - low > 1 / 3:
+        return np.linspace(0, 1, HISTOGRAM_BINS + 1)
+    margin = 0.1 * (high - low) or 0.05 * abs(low) or 0.05
+    return np.linspace(low - margin, high + margin, HISTOGRAM_BINS + 1)
 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> list[float]:
-    return (np.histogram(values, edges)[0] / max(1, len(values))).tolist()
+    """Shares; what lies outside the edges counts in the bins at the ends."""
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return (counts / max(1, len(values))).tolist()

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import medray
 from medray.cli import app
 
-VERBS = ("index", "prepare", "train", "evaluate", "score", "inspect", "status", "history", "demo", "ehr")
+VERBS = ("index", "prepare", "train", "evaluate", "score", "nightly", "inspect", "status", "history", "demo", "ehr")
 HEAVY = ("torch", "ray", "pyarrow", "pydicom", "numpy", "matplotlib", "monai", "deltalake")
 
 

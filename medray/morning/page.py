@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from medray.drift import ALERT, NEEDED, WATCH
 from medray.errors import REASONS
+from medray.figures import wilson
 from medray.morning.pictures import distribution, nights
 from medray.morning.summary import LEVELS, BundleNight, Summary
 from medray.morning.words import LEVEL_WORDS, NONE, duration, moment, nights_said, number, share
@@ -84,12 +87,18 @@ def _alerts(bundle: BundleNight) -> list[str]:
                 f"median {was} before, {is_} tonight."
             )
     before = _failed_before(bundle)
-    if bundle.failed_fraction and before and bundle.failed_fraction > max(before):
+    if bundle.failed_fraction and before and _at_least(bundle) > max(before):
         than = f"in any of the {nights_said(len(before))}" if len(before) > 1 else "in the night"
         found.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed, more than {than} before.")
     if bundle.left:
         found.append(f"{who}: {bundle.left:,} entries are left, since {STOPPED[bundle.stopped] or 'it stopped early'}.")
     return found
+
+
+def _at_least(bundle: BundleNight) -> float:
+    """Lower end of the 95 % interval of tonight's failed fraction: one failure of few is no news."""
+    done = np.array([bundle.scored + bundle.failed])
+    return float(wilson(np.array([bundle.failed]) / done, done)[0][0])
 
 
 def _failed_before(bundle: BundleNight) -> list[float]:
@@ -145,7 +154,7 @@ def _drift(bundle: BundleNight, title: str) -> Section | None:
     if any(each["level"] == "too few" for each in order):
         lines.append(
             f"Too few: with N scores tonight and M before, N M / (N + M) has to reach {NEEDED}. With fewer, chance alone "
-            f"passes {WATCH} in more than one night of 20 (Yurdakul 2018)."
+            f"passes {WATCH} in more than one night of 100 (Yurdakul 2018)."
         )
     if len(order) > SHOWN:
         lines.append(f"Pictures of the {SHOWN} outputs that have changed most, of {len(order)}.")
@@ -188,14 +197,14 @@ def _slowest(bundle: BundleNight, title: str) -> Section | None:
     if not bundle.slowest:
         return None
     rows = [
-        {"key_hi": str(row["key_hi"]), "Seconds": number(row["seconds"]), "Read together": f"{row['together']:,}"}
+        {"key_hi": str(row["key_hi"]), "Time": duration(row["seconds"]), "Read together": f"{row['together']:,}"}
         for row in bundle.slowest
     ]
     line = (
-        "Seconds to read one. Entries are read many at a time and timed together: the key is of the first of them. Who "
+        "Time to read one. Entries are read many at a time and timed together: the key is of the first of them. Who "
         "may read the score table finds it there by key_hi."
     )
-    return Section(title, [line], [Table(list(rows[0]), rows, frozenset(["Seconds", "Read together"]))])
+    return Section(title, [line], [Table(list(rows[0]), rows, frozenset(["Time", "Read together"]))])
 
 
 def _times(summary: Summary) -> Section:

@@ -24,7 +24,8 @@ def distribution(output: Mapping[str, Any]) -> Figure:
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    labelled(axis, f"Score: {shortened(output['output'], 36)}", "Share of the scores", legend=True)
+    labelled(axis, f"Score: {shortened(output['output'], 36)}", "Share of the scores")
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, frameon=False)  # above: hides no score
     median, before = output["quantiles"]["0.5"], output["reference_quantiles"]["0.5"]
     said = LEVEL_WORDS[output["level"]] + ("" if output["psi"] is None else f", PSI {number(output['psi'])}")
     alt = f"Histogram of {output['output']}: median {number(median)} tonight, {number(before)} before; {said}."
@@ -37,7 +38,7 @@ def nights(runs: Sequence[Mapping[str, Any]]) -> Figure:
     part = np.array([run["failed"] for run in runs]) / done
     place = np.arange(len(runs))
     colours = [FAINT] * (len(runs) - 1) + [COLOURS[0]]
-    canvas, (above, below) = blank(9.4, 3.6, rows=2, heights=(1, 1))
+    canvas, (above, below) = blank(9.4, 3.2, rows=2, heights=(1, 1))
     above.bar(place, done, color=colours, width=0.7)
     wide = done.max() > 30 * np.median(done)  # the first run of a bundle is the whole archive
     if wide:
@@ -63,7 +64,7 @@ def nights(runs: Sequence[Mapping[str, Any]]) -> Figure:
     )
     scale = " Entries on a logarithmic scale." if wide else ""
     return Figure(
-        "Nights",
+        "Entries and failures by night",
         f"Runs that scored anything; the last is tonight's.{scale}",
         f"Runs: {last}{before}.",
         saved(canvas),

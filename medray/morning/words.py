@@ -19,7 +19,9 @@ def share(part: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "0.4 s", "12 s", "3 min 20 s", "2 h 05 min"."""
+    """ "3.5 ms", "0.4 s", "12 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
