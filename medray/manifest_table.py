@@ -104,7 +104,7 @@ class Manifest:
     """The entries of an archive as the last index saw them. Rows stay on disk until they are asked for."""
 
     def __init__(self, uri: str, state: IndexState) -> None:
-        self.uri, self.root, self.counts = uri, state.root, state.counts
+        self.uri, self.state, self.root, self.counts = uri, state, state.root, state.counts
         self._rows = RowFiles(uri, state.entries, CHANGES)
 
     @classmethod

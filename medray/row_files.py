@@ -135,8 +135,9 @@ class RowFiles:
             found.append(file)
         return RowFiles(self.folder, [file for file in found if file.dead_rows < file.rows], self.schema)
 
-    def added(self, file: RowFile | None) -> RowFiles:
-        return RowFiles(self.folder, [*self.found, *([file] if file and file.rows else [])], self.schema)
+    def added(self, file: RowFile) -> RowFiles:
+        """The table with one more file; one without rows is left out."""
+        return RowFiles(self.folder, [*self.found, *([file] if file.rows else [])], self.schema)
 
     def compacted(self, prefix: str) -> RowFiles:
         """The same live rows: small files merged where there are many, and files of which a quarter is marked."""
@@ -193,6 +194,8 @@ def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Iterator[RowWriter]
         writer = RowWriter(parquet, name, schema)
         yield writer
         writer.flush()
+    if writer.file.rows == 0:  # nobody will name it
+        files.remove_file(files.join(folder, name))
 
 
 def _all_null(group, column: str) -> bool:

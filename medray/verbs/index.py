@@ -31,9 +31,9 @@ from medray.manifests import PARTS, pseudonym_key
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
-from medray.queries import database, execute, query
+from medray.queries import database, execute
 from medray.row_files import RowFiles, new_rows
-from medray.verbs.listing import FILES, compare, in_folders, list_archive, named
+from medray.verbs.listing import FILES, compare, list_archive, named
 from medray.verbs.regroup import regroup
 from medray.verbs.results import IndexResult
 from medray.verbs.settings import ScoreRun, TrainRun
@@ -128,13 +128,9 @@ class _Night:
             raise ArchiveError(
                 "the archive holds no files", where=self.run.root, do="check the `archive` key of the run file"
             )
-        late, gone = self._todo()
-        if not late.any():
-            late = self._neighbours(gone)
-        while late.any():  # at most twice: a neighbour's neighbours are in the same folder
-            self._scan(late)
-            self.opened |= late
-            late = self._neighbours(gone)
+        self.opened, gone = self._todo()
+        if self.opened.any():
+            self._scan(self.opened)
         if self.before is not None and not self.opened.any() and not gone.any():
             self._forget_listing()
             return self.before, {}
@@ -156,31 +152,17 @@ class _Night:
         fresh |= named(self.listing, pa.concat_arrays(unread))
         if fresh.any() or gone.any():  # the data of what a list names may have come or gone
             fresh[self.first_list :] = True
+            fresh |= self._beside(fresh, gone)
         return fresh, gone
 
-    def _neighbours(self, gone: np.ndarray) -> np.ndarray:
-        """(files,) bool: unopened ones of folders in which a file that makes no part came, went or changed.
-
-        Such a file may belong to its neighbours, as the labels of an idx archive do.
-        """
-        if self.opened.all() or not (self.opened.any() or gone.any()):
-            return np.zeros_like(self.opened)
-        sql = """
-        select distinct regexp_replace(uri, '/[^/]*$', '') as folder from (
-            select uri from opened anti join new using (uri)
-            union all
-            select uri from gone anti join (select uri from old semi join again using (uri)) using (uri))
-        """
-        streams = {
-            "opened": self.listing.scan(["uri"], where=self.opened),
-            "new": self.new_parts.scan(["uri"]),
-            "gone": self.old_listing.scan(["uri"], where=gone),
-            "again": self.old_listing.scan(["uri"], where=gone),
-            "old": self.old_parts.scan(["uri"]),
-        }
-        with query(self.db, sql, **streams) as rows:
-            folders = rows.read_all().column("folder").combine_chunks()
-        return in_folders(self.listing, folders, ~self.opened)
+    def _beside(self, late: np.ndarray, gone: np.ndarray) -> np.ndarray:
+        """(files,) bool: those whose parts hang on a file that came, went or changed."""
+        beside: set[str] = set()
+        for listing, where in ((self.listing, late), (self.old_listing, gone)):
+            for batch in listing.scan(["uri"], where=where):
+                for uri in batch.column("uri").to_pylist():
+                    beside.update(self.spec.beside(uri))
+        return named(self.listing, pa.array(sorted(beside), pa.string()))
 
     def _scan(self, late: np.ndarray) -> None:
         """The parts of these files, through the engine."""

@@ -67,13 +67,3 @@ def named(listing: RowFiles, uris: pa.Array) -> np.ndarray:
         for batch in listing.scan(["uri"], at=True):
             found[batch.column(AT).filter(pc.is_in(batch.column("uri"), uris)).to_numpy()] = True
     return found
-
-
-def in_folders(listing: RowFiles, folders: pa.Array, where: np.ndarray) -> np.ndarray:
-    """(files,) bool: those of `where` that lie in one of these folders, not deeper."""
-    found = np.zeros(listing.places, bool)
-    if len(folders):
-        for batch in listing.scan(["uri"], at=True, where=where):
-            folder = pc.list_element(pc.split_pattern(batch.column("uri"), "/", max_splits=1, reverse=True), 0)
-            found[batch.column(AT).filter(pc.is_in(folder, folders)).to_numpy()] = True
-    return found

@@ -42,11 +42,12 @@ def regroup(
 
     `afresh`: every file was read, so `old` parts hold no more and every entry is looked at.
     """
-    kept = RowFiles(old.folder, (), PARTS) if afresh else _without_stirred(db, old)
-    among = "" if afresh else "semi join affected using (entry_id)"
+    kept, among = RowFiles(old.folder, (), PARTS), ""
     if not afresh:
-        sql = "create table affected as select entry_id from dead union select entry_id from parts"
-        execute(db, sql, parts=new.scan(["entry_id"]))
+        sql = """create table affected as
+                 select entry_id from old semi join stirred using (uri) union select entry_id from new"""
+        execute(db, sql, old=old.scan(["uri", "entry_id"]), new=new.scan(["entry_id"]))
+        kept, among = without_stirred(db, old), "semi join affected using (entry_id)"
     sql = f"select * from (select * from kept {among} union all by name select * from new) order by entry_id"
     known = f"select * from entries {among} order by entry_id"
     held = entries.scan([name for name in CHANGES.names if name != "seen_at"], at=True)
@@ -66,12 +67,11 @@ def regroup(
     return Regrouped(RowFiles(kept.folder, [*kept.found, *new.found], PARTS), after, kinds)
 
 
-def _without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
-    """The parts of files that were not stirred; the table `dead` (_at, entry_id) then holds the others."""
-    columns = old.scan(["uri", "entry_id"], at=True)
-    execute(db, f"create table dead as select {AT}, entry_id from old semi join stirred using (uri)", old=columns)
+def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
+    """A table with a `uri`, without the rows of files of the table `stirred` of `db`."""
     where = np.zeros(old.places, bool)
-    with query(db, f"select {AT} from dead") as rows:
+    sql = f"select {AT} from old semi join stirred using (uri)"
+    with query(db, sql, old=old.scan(["uri"], at=True)) as rows:
         for batch in rows:
             where[batch.column(0).to_numpy()] = True
     return old.marked(where)
