@@ -19,9 +19,11 @@ from PIL import Image
 
 from medray import files, manifest_table, row_files
 from medray.engines.local import LocalEngine
+from medray.flows import Receipt
 from medray.manifest_table import CHANGES, Manifest, changes_of, read_state
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.progress import Silent
+from medray.scores import GIVEN, ScoreStore
 from medray.verbs import index as verb
 from medray.verbs import regroup
 from medray.verbs.index import index_archive
@@ -374,6 +376,29 @@ def test_the_numbers_of_keys_are_what_take_takes(archive: Path):
     [row] = manifest.take(np.array(number[:1])).to_pylist()
     assert row in manifest.table().to_pylist()
     assert len(manifest.take(np.array([], np.int64))) == 0
+
+
+def test_of_a_manifest_on_disk_only_what_is_pending_comes_into_memory(archive: Path):
+    store = ScoreStore.open(str(archive / "scores"), create=True)
+    manifest, _ = night(archive)
+    everything = manifest.table()
+    assert store.pending(manifest, "b1").equals(everything)
+    done = everything.slice(0, 4)
+    given = {f.name: pa.nulls(4, f.type) for f in GIVEN} | {n: done[n] for n in ("entry_id", "subject_id")}
+    given |= {"sample_id": done["entry_id"], "fingerprint": done["fingerprint"].cast(pa.binary())}
+    sink = store.sink(store.claim("b1"))
+    sink.commit([Receipt(4, 0, payload=sink.write(pa.table(given).to_batches()))])
+    assert store.pending(manifest, "b1").equals(everything.slice(4))
+    (archive / "archive" / "0" / "0.png").unlink()
+    os.utime(archive / "archive" / "0" / "2.png", ns=(0, 5))
+    picture(archive / "archive" / "new.png", 9)
+    manifest, _ = night(archive)
+    pending = store.pending(manifest, "b1")
+    assert pending["entry_id"].to_pylist() == ["1/3.png", "new.png"]
+    assert pending.equals(store.pending(manifest.table(), "b1"))
+    (archive / "archive" / "1" / "3.png").unlink()
+    (archive / "archive" / "new.png").unlink()
+    assert len(store.pending(night(archive)[0], "b1")) == 0
 
 
 def test_rows_are_equal_only_when_all_their_values_and_lists_are():
