@@ -249,7 +249,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    keep_freed_memory()
+    keep_freed_memory(heaps=True)
     plan: FitPlan = config["plan"]
     context = ray.train.get_context()
     first, shown = context.get_world_rank() == 0, -LIVE_SECONDS

@@ -100,6 +100,7 @@ def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
             "modality": {"kind": "imaging", "size": [28, 28], "dtype": "uint8"},
             "model": {"kind": "cnn"},
             "objective": {"kind": "multiclass"},
+            "floor": False,
             "training": {"epochs": epochs + 1, "batch_size": BATCH, "schedule": "constant"},
         }
     )

@@ -56,7 +56,7 @@ class Ehr(Modality):
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """Exact counts and sums per code: see `vocabulary.py`."""
-        return vocabulary.summarise(samples)
+        return vocabulary.summarise(samples, ranked=self.spec.scale == "quantile")
 
     def fitted(self, summaries: pa.Table) -> EhrSpec:
         """The spec with vocabulary, static codes and totals. Raises UserError, also for label codes among inputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from medray.errors import UserError
 from medray.modalities import ModalitySpec
-from medray.modalities.ehr.spec import AGE, Code, EhrSpec, TaskSpec
-from medray.modalities.ehr.vocabulary import exact_sum
+from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec, TaskSpec
+from medray.modalities.ehr.vocabulary import Lookup, _grid, _of_grid, exact_sum
 from medray.samples import good
 
 FOUR_HOURS = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="4h", min_samples=1)
@@ -64,9 +65,10 @@ def test_rare_codes_are_cut_and_a_code_of_other_patients_is_unknown(wards, fit, 
     assert batch["sequence"][0, :, :2].tolist() == [[0, 0], [0, 1]]
 
 
-def test_statistics_do_not_depend_on_batches_or_their_order(tmp_path, shared_data, entries_of):
+@pytest.mark.parametrize("scale", ["zscore", "quantile"])
+def test_statistics_do_not_depend_on_batches_or_their_order(tmp_path, shared_data, entries_of, scale):
     physionet(shared_data / "ehr" / "physionet2012" / "set-a.tar.gz", tmp_path, 60)
-    spec = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="48h", min_samples=3)
+    spec = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="48h", min_samples=3, scale=scale)
     entries = entries_of(spec, tmp_path)
     found = []
     for size in (60, 7, 1):
@@ -75,6 +77,41 @@ def test_statistics_do_not_depend_on_batches_or_their_order(tmp_path, shared_dat
         tables = [modality.summarise(good(modality.read(piece))) for piece in reversed(pieces)]
         found.append(modality.fitted(pa.concat_tables(tables)).model_dump_json())
     assert found[0] == found[1] == found[2]
+
+
+def test_quantiles_are_numbers_of_the_training_split_and_give_normal_scores(wards, fit, read):
+    modality = fit(FOUR_HOURS.model_copy(update={"scale": "quantile"}), wards)
+    (heart_rate,) = modality.spec.vocabulary or ()
+    height, sex = modality.spec.static or ()
+    knots = heart_rate.quantiles or ()
+    assert len(knots) == QUANTILES and set(knots) == {80.0, 100.0, 120.0} and sex.quantiles is None
+    assert (knots[0], knots[32], knots[-1]) == (80.0, 100.0, 120.0) == (knots[21], knots[42], knots[43])
+    assert set(height.quantiles or ()) == {160.0, 180.0}
+    batch = modality.collate(read(modality.spec, wards))
+    low = NormalDist().inv_cdf(10.5 / 64)  # 80 has the levels 0 to 21 of 64
+    assert batch["sequence"][0, :, 0].tolist() == pytest.approx([low, low, -low, -low], abs=1e-6)
+    tall = [NormalDist().inv_cdf(level / 64) for level in (16, 48.5)]  # 160 has the levels 0 to 32, 180 the others
+    assert batch["static"][:, 1].tolist() == pytest.approx(tall, abs=1e-6)
+
+
+def test_normal_scores_keep_the_order_and_end_at_the_rarest_ranks():
+    skewed = tuple((np.arange(QUANTILES) ** 4).astype(float).tolist())
+    lookup = Lookup((Code(code="LAB", mean=0.0, std=1.0, quantiles=skewed), Code(code="HR", mean=80.0, std=10.0)), 5.0)
+    values = np.array([-1e6, 0.0, 16.0, 32.0**4, 33.0**4, 1e9, 90.0], np.float32)
+    score, known = lookup.scores(np.array([1, 1, 1, 1, 1, 1, 2]), values)
+    assert known.all() and score[-1] == 1.0
+    assert (np.diff(score[1:6]) > 0).all() and score[0] == score[1] and score[3] == 0
+    assert score[5] == -score[0] == pytest.approx(NormalDist().inv_cdf(0.995), abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0, 7.25, 120.0, -3.5, -250.0, 1e-20, 3e8])
+def test_numbers_are_rounded_to_a_grid_that_keeps_their_order(number):
+    near = np.array([number, number * 1.01, number * 0.99], np.float32)
+    cells = _grid(near)
+    np.testing.assert_allclose(_of_grid(cells), near, rtol=1 / 512)
+    assert (np.argsort(cells, kind="stable") == np.argsort(near, kind="stable")).all()
+    if number == np.round(number) and abs(number) < 512:
+        assert _of_grid(cells)[0] == number
 
 
 def test_a_sum_is_exact():
