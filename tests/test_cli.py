@@ -296,7 +296,7 @@ def test_inspect_shows_a_bundle(trained):
 
 
 def test_inspect_shows_a_manifest(scored):
-    found = answer(medray_("inspect", scored / "work-score" / "manifest.parquet", "--json"))
+    found = answer(medray_("inspect", scored / "work-score" / "manifest", "--json"))
     assert (found["facts"]["entries"], found["facts"]["failed"]) == (4, 1)
     assert found["tables"]["failed"] == [{"reason": "unrecognised_format", "entries": 1}]
 

@@ -15,10 +15,11 @@ from deltalake import DeltaTable
 
 from medray import bundles, files, locks
 from medray.engines.local import LocalEngine
+from medray.manifest_table import changes_of, read_state
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.morning import Summary, write_page
 from medray.scores import ScoreStore
-from medray.verbs.nightly import LOCK, arrivals, nightly
+from medray.verbs.nightly import LOCK, nightly
 from medray.verbs.settings import NightlyRun
 
 PER_NIGHT = 360
@@ -70,6 +71,10 @@ def test_a_night_with_nothing_new_scores_nothing_and_one_with_a_change_scores_th
     assert (third.new, third.changed, third.vanished) == (1, 1, 1)
     assert (third.entries, third.pending, third.scored, third.failed) == (8, 2, 2, 0)
     assert DeltaTable(str(archive / "scores")).to_pyarrow_table().num_rows == 10  # 8, and one for each of the two
+    (folder,) = (archive / "work").glob("index-imaging-*/manifest")
+    changes = changes_of(str(folder), read_state(str(folder))).scan(["entry_id", "change"]).read_all().to_pylist()
+    kinds = sorted((row["change"], row["entry_id"]) for row in changes if row["change"] != "new")
+    assert kinds == [("changed", uid("toy", 3, "image")), ("vanished", uid("toy", 5, "image"))]
     assert (first.exit_code(0.01), second.exit_code(0.01), third.exit_code(0.01)) == (0, 0, 0)
 
 
@@ -113,19 +118,6 @@ def test_after_the_deadline_nothing_is_begun_and_the_summary_says_what_is_left(a
     summary = told(result)
     assert summary.bundles[0].stopped == "deadline" and summary.housekeeping == {"skipped": "the deadline had come"}
     assert "8 entries are left, since the deadline came" in Path(result.page).read_text()
-
-
-def test_arrivals_are_counted_by_entry_and_content():
-    import pyarrow as pa
-
-    def table(**entries: int):
-        prints = pa.array([bytes([n]) * 16 for n in entries.values()], pa.binary(16))
-        return pa.table({"entry_id": pa.array(entries.keys(), pa.string()), "fingerprint": prints})
-
-    before, after = table(a=1, b=1, c=1), table(b=1, c=2, d=1, e=1)
-    assert arrivals(before, after) == (2, 1, 1)
-    assert arrivals(None, after) == (4, 0, 0)
-    assert arrivals(after, after) == (0, 0, 0)
 
 
 # --- the lock ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from medray import files
 from medray.errors import REASONS, Fenced, MachineError, StoreError
+from medray.manifest_table import Manifest
 from medray.scores.sink import ScoreSink, now
 from medray.scores.table import SCORES, Claim, claim_app, entry_keys
 
@@ -219,7 +220,7 @@ class ScoreStore:
 
     def pending(
         self,
-        manifest: pa.Table,
+        manifest: pa.Table | Manifest,
         bundle_id: str,
         *,
         retry_failed: bool | Collection[str] = False,
@@ -227,6 +228,8 @@ class ScoreStore:
         memory: str = "2GB",
     ) -> pa.Table:
         """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
+
+        Of a Manifest, which lies on disk, only these rows come into memory.
 
         Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
@@ -238,9 +241,7 @@ class ScoreStore:
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
         if len(manifest) == 0:
-            return manifest
-        keys = entry_keys(manifest)
-        wanted = pa.table({"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]})
+            return manifest.table() if isinstance(manifest, Manifest) else manifest
         columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
         done = "done"
         if retry_failed:
@@ -254,11 +255,14 @@ class ScoreStore:
         rows = self._query(
             f"select row from wanted anti join {done} using (key_hi, key_lo)",
             memory,
-            wanted=wanted,
+            wanted=manifest.keys("row") if isinstance(manifest, Manifest) else _keys(manifest),
             done=self._scan(columns, bundle_id),
         )
+        numbers = rows.column("row").to_numpy()
+        if isinstance(manifest, Manifest):
+            return manifest.take(numbers)
         mask = np.zeros(len(manifest), bool)
-        mask[rows.column("row").to_numpy()] = True
+        mask[numbers] = True
         return manifest.filter(pa.array(mask))
 
     def scores(self, bundle_id: str, manifest: pa.Table | None = None, *, memory: str = "2GB") -> pa.Table:
@@ -425,6 +429,11 @@ with latest as (
 select bundle_id, reason, count(*) as entries, max("at") as "at", arg_max(run_id, "at") as run_id
 from latest group by bundle_id, reason order by bundle_id, reason
 """
+
+
+def _keys(manifest: pa.Table) -> pa.Table:
+    keys = entry_keys(manifest)
+    return pa.table({"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]})
 
 
 def _refuse_other(uri: str, create: bool) -> None:

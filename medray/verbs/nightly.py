@@ -11,14 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from medray import bundles, files, locks
 from medray.drift import compared
 from medray.engines.base import Engine
 from medray.errors import MedrayError
-from medray.manifests import read_manifest
+from medray.manifest_table import Manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.morning import BundleNight, Summary, write_page
@@ -30,7 +28,7 @@ from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult
 from medray.verbs.schedule import deadline_at
 from medray.verbs.score import score_manifest
-from medray.verbs.settings import Housekeeping, NightlyRun
+from medray.verbs.settings import Housekeeping, NightlyRun, ScoreRun
 
 LOCK = "_medray/nightly.json"
 """Below the store; readers and vacuum of Delta pass over names with an underscore in front."""
@@ -59,17 +57,6 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
 
 
 @dataclass
-class _Arrived:
-    """An index of tonight and what it found new."""
-
-    manifest: pa.Table
-    result: IndexResult
-    new: int
-    changed: int
-    vanished: int
-
-
-@dataclass
 class _Night:
     run: NightlyRun
     engine: Engine
@@ -78,7 +65,7 @@ class _Night:
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
     until: float | None = None
-    indexed: dict[str, _Arrived] = field(default_factory=dict)
+    indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict)
     """By the modality's settings: bundles that read alike share an index."""
     bundles: list[BundleNight] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
@@ -107,25 +94,20 @@ class _Night:
         spec = at_site(bundle.recipe.modality, self.run.modality)
         work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
         scoring = self.run.of_bundle(uri, work)
-        arrived = self._index(scoring, spec)
-        facts |= {"entries": arrived.result.entries} | {n: getattr(arrived, n) for n in ("new", "changed", "vanished")}
-        found = score_manifest(scoring, bundle, spec, arrived.manifest, self.engine, self.progress, until=self.until)
+        manifest, seen = self._index(scoring, spec)
+        facts |= {name: getattr(seen, name) for name in ("entries", "new", "changed", "vanished")}
+        found = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
         told = found.model_dump(exclude={"entries", "store"})
-        facts |= told | {"stages": {"index": arrived.result.seconds, **found.stages}}
+        facts |= told | {"stages": {"index": seen.seconds, **found.stages}}
         for name, seconds in found.stages.items():
             self.stages[name] += seconds
         self.codes.append(found.exit_code(self.run.max_failed))
 
-    def _index(self, run: Any, spec: ModalitySpec) -> _Arrived:
+    def _index(self, run: ScoreRun, spec: ModalitySpec) -> tuple[Manifest, IndexResult]:
         key = spec.model_dump_json()
         if key not in self.indexed:
-            try:
-                before = read_manifest(files.join(run.folder, "manifest.parquet"))[0]
-            except FileNotFoundError:
-                before = None
-            manifest, result = index_archive(run, spec, self.engine, self.progress)
-            self.indexed[key] = _Arrived(manifest, result, *arrivals(before, manifest))
-            self.stages["index"] += result.seconds
+            self.indexed[key] = index_archive(run, spec, self.engine, self.progress)
+            self.stages["index"] += self.indexed[key][1].seconds
         return self.indexed[key]
 
     def read_scores(self, store: ScoreStore) -> None:
@@ -224,17 +206,6 @@ def _with_scores(store: ScoreStore, night: BundleNight) -> BundleNight:
     now, then = values(store, night.bundle_id, tonight), values(store, night.bundle_id, before)
     outputs = [compared(name, then.get(name, np.empty(0)), scores) for name, scores in now.items()]
     return night.model_copy(update={"outputs": outputs, "nights": before})
-
-
-def arrivals(before: pa.Table | None, after: pa.Table) -> tuple[int, int, int]:
-    """(new, changed, vanished) entries of a manifest since an earlier one."""
-    if before is None:
-        return len(after), 0, 0
-    places = pc.index_in(after.column("entry_id"), before.column("entry_id"))
-    known = after.filter(places.is_valid())
-    then = before.column("fingerprint").take(places.drop_null())
-    changed = pc.sum(pc.not_equal(known.column("fingerprint"), then)).as_py() or 0
-    return places.null_count, changed, len(before) - len(known)
 
 
 def housekeep(store: ScoreStore, settings: Housekeeping) -> dict[str, Any]:

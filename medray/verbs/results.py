@@ -25,8 +25,15 @@ class IndexResult(Result):
     """Files in the archive; those that are no data by rule (DICOMDIR, ignored names) make no entry."""
     scanned: int
     """Files that were opened; the others have not changed since the last index."""
+    new: int
+    """Entries that the last index of this work folder did not know."""
+    changed: int
+    """Entries whose content is another; one that was only touched, moved or given another label is not among them."""
+    vanished: int
+    """Entries that are no more."""
     by_reason: dict[str, int]
     manifest: str
+    """Folder of the change table of entries."""
     seconds: float
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.flows import SLOWEST, Flow, Receipt, Sink, shards
+from medray.manifest_table import Manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
@@ -66,7 +67,7 @@ def score_manifest(
     run: ScoreRun,
     bundle: bundles.Bundle,
     spec: ModalitySpec,
-    manifest: pa.Table,
+    manifest: Manifest,
     engine: Engine,
     progress: Progress,
     *,
