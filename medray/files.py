@@ -214,6 +214,16 @@ def make_folder(uri: str) -> None:
         local_path(uri).mkdir(parents=True, exist_ok=True)
 
 
+def remove_file(uri: str) -> None:
+    """Remove a file, if it is there."""
+    if is_local(uri):
+        local_path(uri).unlink(missing_ok=True)
+        return
+    if exists(uri):
+        system, path = _remote(uri)
+        system.delete_file(path)
+
+
 def remove_tree(uri: str) -> None:
     """Remove a folder and all below it, if it is there."""
     if is_local(uri):
