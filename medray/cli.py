@@ -18,6 +18,8 @@ import medray
 from medray.errors import MedrayError, RunFileError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from medray.console import Terminal
     from medray.engines.base import Engine
     from medray.modalities.base import Inspection
@@ -221,6 +223,43 @@ def history(
 
 
 @app.command()
+def vacuum(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="12h, 7d, 2w: how long replaced files stay for readers.")
+    ] = "7d",
+    json_: Json = False,
+) -> None:
+    """Merge small files of a score store and remove those that nobody needs. Scoring may go on meanwhile."""
+    with _errors():
+        from medray.verbs.upkeep import vacuum as verb
+
+        _print_model(verb(store, older_than), json_)
+
+
+@app.command()
+def forget(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="As the archive names it, or its pseudonym; - reads it from stdin.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--pseudonym-key", metavar="FILE", help="The key its scores were made under. ~/.medray by default."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Remove a subject from every file of a score store, for good, and stop runs that are scoring into it."""
+    with _errors():
+        from medray.verbs.upkeep import forget as verb
+
+        name = typer.get_text_stream("stdin").readline().strip() if subject == "-" else subject
+        _print_model(verb(store, name, key), json_)
+
+
+@app.command()
 def export(
     format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
@@ -231,14 +270,9 @@ def export(
 ) -> None:
     """The file that was scored, with its scores in it: the same VCF with INFO fields."""
     with _errors():
-        from medray.console import Paper
         from medray.verbs.export import export as verb
 
-        result = verb(format, store, source, out, bundle).model_dump(mode="json")
-        if json_:
-            typer.echo(json.dumps(result))
-        else:
-            Paper().facts(result.items())
+        _print_model(verb(format, store, source, out, bundle), json_)
 
 
 @app.command()
@@ -341,6 +375,17 @@ def _print(result: Result) -> None:
     for title, value in found.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
+
+
+def _print_model(result: BaseModel, json_: bool) -> None:
+    """A result that is single facts."""
+    from medray.console import Paper
+
+    found = result.model_dump(mode="json")
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        Paper().facts(found.items())
 
 
 def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[str, Any]) -> None:

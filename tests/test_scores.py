@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +16,15 @@ import pytest
 import xxhash
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
+from store_rows import EPOCH, Hours, Receipt, content, ids, manifest, rows, score, seen
 
 from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import GIVEN, SCORES, ScoreSink, ScoreStore, entry_keys
-
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    payload: dict[str, Any]
-
-
-def content(version: int) -> bytes:
-    return version.to_bytes(16, "big")
-
-
-def manifest(entries: dict[str, int]) -> pa.Table:
-    """Entry id to content version."""
-    return pa.table(
-        {
-            "entry_id": pa.array(entries, pa.string()),
-            "fingerprint": pa.array([content(v) for v in entries.values()], pa.binary(16)),
-            "bytes": pa.array(range(len(entries)), pa.int64()),
-        }
-    )
-
-
-def rows(
-    entries: dict[str, int], *, outputs: Sequence[str] = ("malignant",), reason: str | None = None
-) -> pa.RecordBatch:
-    found = []
-    for entry_id, version in entries.items():
-        key = {"entry_id": entry_id, "subject_id": f"s-{entry_id}", "fingerprint": content(version)}
-        if reason:
-            found.append(key | {"sample_id": "", "reason": reason})
-        else:
-            found += [key | {"sample_id": "0", "output": name, "value": version / 8} for name in outputs]
-    return pa.RecordBatch.from_pylist(found, schema=GIVEN)
-
-
-class Hours:
-    """A clock that is one hour later each time it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self) -> datetime:
-        self.asked += 1
-        return EPOCH + timedelta(hours=self.asked, microseconds=1_500)
-
-
-def score(store: ScoreStore, bundle_id: str, *batches: pa.RecordBatch, clock: Any = None) -> ScoreSink:
-    """One run that writes one file and commits it."""
-    sink = store.sink(store.claim(bundle_id))
-    sink.clock = clock or sink.clock
-    sink.commit([Receipt(sink.write(iter(batches)))])
-    return sink
+from medray.scores import GIVEN, SCORES, ScoreStore, entry_keys
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ScoreStore:
     return ScoreStore.open(str(tmp_path / "scores"), create=True)
-
-
-def ids(table: pa.Table) -> list[str]:
-    return table.column("entry_id").to_pylist()
-
-
-def seen(store: ScoreStore) -> list[str]:
-    """Entry ids as a reader without medray sees them."""
-    return sorted(ids(DeltaTable(store.uri).to_pyarrow_table()))
 
 
 # --- opening --------------------------------------------------------------------------------------------------
@@ -119,7 +55,10 @@ def test_the_table_needs_no_unusual_reader_and_keeps_its_history(store: ScoreSto
     table = DeltaTable(store.uri)
     protocol = table.protocol()
     assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
-    assert table.metadata().configuration == {"delta.logRetentionDuration": "interval 3650 days"}
+    assert table.metadata().configuration == {
+        "delta.logRetentionDuration": "interval 3650 days",
+        "delta.dataSkippingStatsColumns": "key_hi,key_lo,output,value,run_id,scored_at,status,reason,detail",
+    }
     column = pa.schema(table.schema()).field("fingerprint")
     assert column.metadata[b"unit"] == b"16 bytes" and b"xxh3_128" in column.metadata[b"comment"]
 

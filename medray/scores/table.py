@@ -43,10 +43,16 @@ GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
 IN_FILE = pa.schema([f for f in SCORES if f.name != "bundle_id"])
 """Columns of a Parquet file: Delta keeps partition columns in the log."""
 
+OF_SUBJECTS = ("entry_id", "sample_id", "subject_id", "fingerprint")
+"""Columns that may point to a subject: no minimum or maximum of theirs stands in the log, which outlives their rows."""
+
+UPKEEP = ""
+"""In the place of a bundle id: the claim of who rewrites files."""
+
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to commit scores of one bundle, until a later claim is made."""
+    """The right to commit scores of one bundle, or to rewrite files (UPKEEP), until a later claim is made."""
 
     bundle_id: str
     run_id: str
@@ -62,4 +68,4 @@ class Claim:
 
 
 def claim_app(bundle_id: str) -> str:
-    return f"medray.score/{bundle_id}"
+    return f"medray.score/{bundle_id}" if bundle_id != UPKEEP else "medray.upkeep"

@@ -72,9 +72,14 @@ def inspect_history(uri: str) -> Inspection:
     rows = [
         {
             "run": row["run_id"] or row["what"].lower(),
+            "what": row["what"].lower(),
+            "state": row["state"],
+            "who": row["who"],
             "bundle": row["bundle_id"],
-            "ended (UTC)": _minute(row["ended"]),
-            **{key: row[key] for key in ("commits", "files", "rows")},
+            "began (UTC)": _minute(row["began"]),
+            "seconds": row["seconds"],
+            "code": " ".join(part[:12] for part in (row["version"], row["code"]) if part) or None,
+            **{key: row[key] for key in ("scored", "failed", "commits", "files", "rows")},
         }
         for row in history
     ]

@@ -192,3 +192,28 @@ class ExportResult(BaseModel):
     not_scored: int
     """Of which the store holds nothing: added since, or in a block that could not be read."""
     seconds: float
+
+
+class VacuumResult(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    files_merged: int
+    files_made: int
+    """Of the merged ones."""
+    files_removed: int
+    bytes_freed: int
+    seconds: float
+
+
+class ForgetResult(BaseModel):
+    """Does not name the subject."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    rows: int
+    """Removed from the scores that readers saw."""
+    files: int
+    """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
+    seconds: float
