@@ -138,7 +138,7 @@ def read(store: str) -> list[dict[str, Any]]:
     for row in found.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
         for name in ("began", "ended"):
-            row[name] = row[name] and row[name].isoformat(timespec="seconds")
+            row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
     return list(found.values())
 
 

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from medray.errors import ArchiveError, UserError, StoreError
+from medray.errors import ArchiveError, StoreError, UserError
 from medray.manifests import own_subject, pseudonym, pseudonym_key
 from medray.scores import ScoreStore
 from medray.verbs.results import ForgetResult, VacuumResult
