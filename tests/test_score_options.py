@@ -188,6 +188,20 @@ def test_an_unknown_reason_to_retry_is_refused(tmp_path):
         toy.score_run(tmp_path, retry=["lost", "empty_file"])
 
 
+def test_the_audit_table_tells_what_a_run_did(archive):
+    (archive / "archive" / "im_00.dcm").write_bytes(b"")
+    result = score(toy.score_run(archive, limit=12, order="oldest"), LocalEngine())
+    (run,) = ScoreStore.open(str(archive / "scores")).runs()
+    told = {
+        name: run[name] for name in ("run_id", "what", "state", "bundle_id", "entries", "pending", "scored", "failed")
+    }
+    assert told == {
+        "run_id": result.run_id, "what": "score", "state": "done", "bundle_id": result.bundle_id,
+        "entries": 12, "pending": 12, "scored": 11, "failed": 1,
+    }  # fmt: skip
+    assert run["reasons"] == {"empty_file": 1}
+
+
 def test_a_result_tells_where_the_time_went_without_naming_an_entry(archive):
     result = score(toy.score_run(archive), LocalEngine())
     assert result.stages.keys() == {"index", "pending", "scoring"}

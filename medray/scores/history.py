@@ -34,7 +34,7 @@ def history(commits: Iterable[dict[str, Any]], runs: Iterable[dict[str, Any]]) -
 def _note_commit(found: dict[str | int, dict[str, Any]], commit: dict[str, Any]) -> None:
     """Add what one commit of the log tells to the row of its run."""
     run_id, kind = commit.get("medray.run_id"), commit.get("medray.kind")
-    at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC).isoformat(timespec="seconds")
+    at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC).isoformat(timespec="milliseconds")
     facts = {"what": "score", "run_id": run_id, "bundle_id": commit.get("medray.bundle_id"), "began": at}
     if not run_id:
         facts["what"] = commit["operation"]

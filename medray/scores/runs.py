@@ -106,9 +106,9 @@ def end(store: str, record: Record, state: str, counts: Counts) -> None:
 
 
 @contextmanager
-def recorded(store: ScoreStore, what: str, run_id: str) -> Iterator[dict[str, Any]]:
+def recorded(store: ScoreStore, what: str, run_id: str, bundle_id: str | None = None) -> Iterator[dict[str, Any]]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    record, counts = store.begin_run(what, run_id), dict[str, Any]()
+    record, counts = store.begin_run(what, run_id, bundle_id), dict[str, Any]()
     try:
         yield counts
     except BaseException as error:
@@ -138,7 +138,7 @@ def read(store: str) -> list[dict[str, Any]]:
     for row in found.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
         for name in ("began", "ended"):
-            row[name] = row[name] and row[name].isoformat(timespec="seconds")
+            row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
     return list(found.values())
 
 

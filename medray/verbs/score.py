@@ -18,6 +18,7 @@ from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
 from medray.scores import ScoreStore, entry_keys
+from medray.scores.runs import recorded
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
 from medray.verbs.schedule import deadline_at, in_order, placed
@@ -28,10 +29,11 @@ SMALL_ENTRIES = 32
 
 
 class Tally:
-    """A sink that counts what passes through its commits; the writing is the inner sink's."""
+    """A sink that counts what passes through its commits, for the result and for the audit table (`counts`); the
+    writing is the inner sink's."""
 
-    def __init__(self, sink: Sink) -> None:
-        self.write, self.inner = sink.write, sink
+    def __init__(self, sink: Sink, counts: dict[str, Any]) -> None:
+        self.write, self.inner, self.counts = sink.write, sink, counts
         self.entries, self.failed, self.samples = 0, 0, 0
         self.by_reason: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
@@ -46,6 +48,7 @@ class Tally:
             self.by_reason.update(receipt.reasons)
             self.seconds.update(receipt.seconds)
             self.slowest = sorted([*self.slowest, *receipt.slowest], key=lambda row: -row["seconds"])[:SLOWEST]
+        self.counts |= {"scored": self.entries - self.failed, "failed": self.failed, "reasons": self.by_reason}
 
 
 def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> ScoreResult:
@@ -80,28 +83,14 @@ def score_manifest(
     started = time.monotonic()
     store = ScoreStore.open(run.store_uri, create=True)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
-    pending = store.pending(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
-    chosen = in_order(pending, run.order).slice(0, run.limit)
-    sink = Tally(store.sink(claim))
-    rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
-    plan = shards(chosen, workers=engine.workers, rows_per_shard=_entries_per_shard(chosen))
-    scoring = time.monotonic()
-    progress.begin("score", len(chosen))
-    flow = Flow(
-        "score",
-        placed(plan),
-        (
-            stages.read(spec, rows),
-            stages.score(run.bundle_uri, bundle.id, rows, spec),
-        ),
-        sink,
-        progress.advance,
-        small=len(chosen) <= SMALL_ENTRIES,
-        commit_seconds=run.commit_seconds,
-        commit_receipts=run.commit_files,
-        until=until,
-    )
-    engine.run(flow)
+    with recorded(store, "score", claim.run_id, bundle.id) as counts:
+        pending = store.pending(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
+        chosen = in_order(pending, run.order).slice(0, run.limit)
+        counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0}
+        sink = Tally(store.sink(claim), counts)
+        scoring = time.monotonic()
+        progress.begin("score", len(chosen))
+        engine.run(_flow(run, bundle, spec, chosen, sink, engine.workers, progress, until))
     now = time.monotonic()
     return ScoreResult(
         run_id=claim.run_id,
@@ -124,10 +113,37 @@ def score_manifest(
     )
 
 
+def _flow(
+    run: ScoreRun,
+    bundle: bundles.Bundle,
+    spec: ModalitySpec,
+    chosen: pa.Table,
+    sink: Sink,
+    workers: int,
+    progress: Progress,
+    until: float | None,
+) -> Flow:
+    rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
+    return Flow(
+        "score",
+        placed(shards(chosen, workers=workers, rows_per_shard=_entries_per_shard(chosen))),
+        (
+            stages.read(spec, rows),
+            stages.score(run.bundle_uri, bundle.id, rows, spec),
+        ),
+        sink,
+        progress.advance,
+        small=len(chosen) <= SMALL_ENTRIES,
+        commit_seconds=run.commit_seconds,
+        commit_receipts=run.commit_files,
+        until=until,
+    )
+
+
 def _slowest(rows: list[dict[str, Any]], chosen: pa.Table) -> list[dict[str, Any]]:
     """By key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
     wanted = pa.array([row["entry_id"] for row in rows], pa.string())
-    keys = entry_keys(chosen.take(pc.index_in(wanted, chosen.column("entry_id"))))
+    keys = entry_keys(chosen.select(["entry_id", "fingerprint"]).take(pc.index_in(wanted, chosen.column("entry_id"))))
     return [
         {"key_hi": int(key), "seconds": row["seconds"], "together": row["together"]}
         for row, key in zip(rows, keys[:, 0], strict=True)
