@@ -27,7 +27,8 @@ QUANTILE_HEADS = {"0.05": "5 %", "0.25": "25 %", "0.5": "median", "0.75": "75 %"
 
 def write_page(summary: Summary) -> str:
     """HTML text. Styles and pictures are in it, and it loads nothing."""
-    alerts = [line for bundle in summary.bundles for line in _alerts(bundle)]
+    order = sorted(summary.bundles, key=lambda bundle: bundle.error is None)  # faults first
+    alerts = [line for bundle in order for line in _alerts(bundle)]
     sections = [_overview(summary)]
     for bundle in summary.bundles:
         sections += _bundle(bundle, alone=len(summary.bundles) == 1)
@@ -77,7 +78,7 @@ def _alerts(bundle: BundleNight) -> list[str]:
     who = bundle.name or bundle.bundle
     found = []
     if bundle.error is not None:
-        found.append(f"{who} did not get to its end: {bundle.error}")
+        found.append(f"{who} did not get to its end. {_one_line(bundle.error)}")
     for each in sorted(bundle.outputs, key=lambda each: -(each["psi"] or 0)):
         if each["level"] in ("alert", "watch"):
             word = "have drifted" if each["level"] == "alert" else "may be drifting"
@@ -95,6 +96,10 @@ def _alerts(bundle: BundleNight) -> list[str]:
     return found
 
 
+def _one_line(error: str) -> str:
+    return "; ".join(line.strip() for line in error.splitlines())
+
+
 def _at_least(bundle: BundleNight) -> float:
     """Lower end of the 95 % interval of tonight's failed fraction: one failure of few is no news."""
     done = np.array([bundle.scored + bundle.failed])
@@ -107,7 +112,10 @@ def _failed_before(bundle: BundleNight) -> list[float]:
 
 def _overview(summary: Summary) -> Section:
     columns = ["Bundle", "Entries", "New", "Changed", "Vanished", "Pending", "Scored", "Failed", "Left", "Drift"]
-    rows = [_row(bundle.name or bundle.bundle, bundle, bundle.level) for bundle in summary.bundles]
+    rows = [
+        _row(bundle.name or bundle.bundle, bundle, bundle.level if bundle.error is None else "stopped")
+        for bundle in summary.bundles
+    ]
     if len(summary.bundles) > 1:
         rows.append(_row("in all", summary, summary.level))
     lines = ["New, changed and vanished: since the index before. Pending: without a score at their present content."]
@@ -117,7 +125,7 @@ def _overview(summary: Summary) -> Section:
 def _row(name: str, of: BundleNight | Summary, level: str) -> dict[str, str]:
     counted = ("entries", "new", "changed", "vanished", "pending", "scored", "failed", "left")
     counts = {each.capitalize(): f"{getattr(of, each):,}" for each in counted}
-    return {"Bundle": name, **counts, "Drift": LEVEL_WORDS[level]}
+    return {"Bundle": name, **counts, "Drift": LEVEL_WORDS.get(level, level)}
 
 
 def _bundle(bundle: BundleNight, *, alone: bool) -> list[Section]:
@@ -132,7 +140,11 @@ def _bundle(bundle: BundleNight, *, alone: bool) -> list[Section]:
 
 def _drift(bundle: BundleNight, title: str) -> Section | None:
     if not bundle.outputs:
-        line = "Nothing was scored tonight." if bundle.error is None else f"Not done: {bundle.error}"
+        line = (
+            "Nothing was scored tonight."
+            if bundle.error is None
+            else f"It did not get to its end. {_one_line(bundle.error)}"
+        )
         return Section(title, [line])
     columns = ["Output", "Night", "Scores", *QUANTILE_HEADS.values(), "PSI", "Drift"]
     rows = []
