@@ -18,6 +18,8 @@ import medray
 from medray.errors import MedrayError, RunFileError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from medray.console import Terminal
     from medray.engines.base import Engine
     from medray.modalities.base import Inspection
@@ -116,12 +118,52 @@ def evaluate(
     _run(run_file, "train", start, json_, set_, local)
 
 
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", metavar="WHEN", help='Begin nothing after it: "06:00", or "4h" from now. Exit code 0.'),
+]
+Order = Annotated[
+    str | None,
+    typer.Option("--order", metavar="HOW", help='"newest" first, "oldest", or a column: "bytes descending".'),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take on at most so many entries.")]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option("--retry", metavar="REASON", help='Try failed entries of this reason code again; "all": any.'),
+]
+
+
 @app.command()
-def score(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+def score(
+    run_file: RunFile,
+    deadline: Deadline = None,
+    order: Order = None,
+    limit: Limit = None,
+    retry: Retry = None,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+) -> None:
     """Score what an archive holds that the bundle has not scored yet, into the score store."""
     from medray.verbs.score import score as verb
 
-    _run(run_file, "score", verb, json_, set_, local)
+    given = _given(deadline=deadline, order=order, limit=limit, retry="all" if retry == ["all"] else retry)
+    _run(run_file, "score", verb, json_, [*(set_ or []), *given], local)
+
+
+@app.command()
+def nightly(
+    run_file: RunFile,
+    deadline: Deadline = None,
+    limit: Limit = None,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+) -> None:
+    """Index, score what is new or changed with one or several bundles, tidy the store, write the morning page."""
+    from medray.verbs.nightly import nightly as verb
+
+    _run(run_file, "nightly", verb, json_, [*(set_ or []), *_given(deadline=deadline, limit=limit)], local)
 
 
 @ehr.command("to-meds")
@@ -181,6 +223,43 @@ def history(
 
 
 @app.command()
+def vacuum(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="12h, 7d, 2w: how long replaced files stay for readers.")
+    ] = "7d",
+    json_: Json = False,
+) -> None:
+    """Merge small files of a score store and remove those that nobody needs. Scoring may go on meanwhile."""
+    with _errors():
+        from medray.verbs.upkeep import vacuum as verb
+
+        _print_model(verb(store, older_than), json_)
+
+
+@app.command()
+def forget(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="As the archive names it, or its pseudonym; - reads it from stdin.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--pseudonym-key", metavar="FILE", help="The key its scores were made under. ~/.medray by default."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Remove a subject from every file of a score store, for good, and stop runs that are scoring into it."""
+    with _errors():
+        from medray.verbs.upkeep import forget as verb
+
+        name = typer.get_text_stream("stdin").readline().strip() if subject == "-" else subject
+        _print_model(verb(store, name, key), json_)
+
+
+@app.command()
 def export(
     format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
@@ -191,14 +270,9 @@ def export(
 ) -> None:
     """The file that was scored, with its scores in it: the same VCF with INFO fields."""
     with _errors():
-        from medray.console import Paper
         from medray.verbs.export import export as verb
 
-        result = verb(format, store, source, out, bundle).model_dump(mode="json")
-        if json_:
-            typer.echo(json.dumps(result))
-        else:
-            Paper().facts(result.items())
+        _print_model(verb(format, store, source, out, bundle), json_)
 
 
 @app.command()
@@ -260,18 +334,25 @@ def _run(
         raise typer.Exit(result.exit_code(run.max_failed))
 
 
-_COMMANDS = {"train": "train", "score": "score", "convert": "ehr to-meds"}
+def _given(**options: Any) -> list[str]:
+    """Options that stand for keys of the run file, as `--set` has them."""
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value]
+
+
+_COMMANDS = {"train": "train", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
 _KEYS = {
     "any": "a `bundle` key",
     "train": "[modality], [model] and [objective], and no `store` key",
-    "score": "a `store` key",
+    "score": "`store` and `bundle` keys",
+    "nightly": "`store` and `bundles` keys",
     "convert": "a [source] table",
 }
 
 
 def _refuse_kind(run: Any, kind: str, run_file: Path) -> None:
-    found = "score" if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
-    if found != kind and (kind != "any" or found == "convert"):
+    scoring = "nightly" if hasattr(run, "bundles") else "score"
+    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
+    if found != kind and (kind != "any" or found in ("convert", "nightly")):
         raise RunFileError(
             f"this command needs a {kind} run file"
             if kind != "any"
@@ -294,6 +375,17 @@ def _print(result: Result) -> None:
     for title, value in found.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
+
+
+def _print_model(result: BaseModel, json_: bool) -> None:
+    """A result that is single facts."""
+    from medray.console import Paper
+
+    found = result.model_dump(mode="json")
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        Paper().facts(found.items())
 
 
 def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[str, Any]) -> None:

@@ -6,39 +6,20 @@ a text for those who cannot see it. No pyplot, no window, no global style; same 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medray.drawing import COLOURS, FAINT, INK, Figure, blank, labelled, saved, shortened, unit_square, whole_ticks
 from medray.metrics import DIRECTIONS, MEANINGS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure as Canvas
-    from matplotlib.typing import LegendLocType
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""Okabe & Ito's palette: told apart by colour-blind readers; ordered for contrast on white."""
-INK, FAINT, GRID = "#222222", "#767676", "#DDDDDD"
 MANY = len(COLOURS)  # with more curves than colours, all are drawn grey and the best and worst are named
 BINS = 10
 _CURVES = {"train_loss": "train", "loss": "validation"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    title: str
-    caption: str
-    alt: str
-    data: bytes
-    format: Literal["svg", "png"] = "svg"
-    wide: bool = False
-    """Takes a whole row of the page."""
 
 
 def learning_curve(history: pa.Table | Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> bytes:
@@ -51,7 +32,7 @@ def learning_curve(history: pa.Table | Sequence[Mapping[str, Any]], best_epoch: 
     epochs = [row["epoch"] for row in rows]
     named = [name for name in DIRECTIONS if name != "loss" and any(row.get(name) is not None for row in rows)]
     curves = [name for name in ("auroc", "auprc", "balanced_accuracy", "accuracy", "f1") if name in named] or named
-    canvas, axes = _canvas(9, 3.4, columns=2)
+    canvas, axes = blank(9, 3.4, columns=2)
     for axis, names, title in ((axes[0], ["train_loss", "loss"], "Loss"), (axes[1], curves, "Validation metrics")):
         shown = [name for name in names if any(row.get(name) is not None for row in rows)]
         for name, colour in zip(shown, COLOURS, strict=False):
@@ -60,11 +41,11 @@ def learning_curve(history: pa.Table | Sequence[Mapping[str, Any]], best_epoch: 
             axis.plot(epochs, values, color=colour, label=label, marker="o", markersize=3)
         if best_epoch is not None:
             axis.axvline(best_epoch, color=FAINT, linestyle=":", linewidth=1, label=f"kept: epoch {best_epoch}")
-        _labelled(axis, "Epoch", title, legend=bool(shown))
+        labelled(axis, "Epoch", title, legend=bool(shown))
         if len(rows) == 1:
             axis.set_xticks(epochs)
-        _whole_ticks(axis.xaxis)
-    return _saved(canvas, "png")
+        whole_ticks(axis.xaxis)
+    return saved(canvas, "png")
 
 
 def figures(
@@ -131,8 +112,8 @@ def roc_and_precision(
     drawn = [(name, s, p, *_areas(s, p)) for name, s, p in pairs if p.any() and not p.all()]
     if not drawn:
         return []
-    roc, (roc_axis,) = _canvas(4.6, 4.3)
-    precision, (pr_axis,) = _canvas(4.6, 4.3)
+    roc, (roc_axis,) = blank(4.6, 4.3)
+    precision, (pr_axis,) = blank(4.6, 4.3)
     roc_axis.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1)
     named = _named_curves([auroc for *_, auroc, _ in drawn])
     for i, (name, scores, positive, auroc, auprc) in enumerate(drawn):
@@ -142,7 +123,7 @@ def roc_and_precision(
         style = {"color": COLOURS[i] if len(drawn) <= MANY else named.get(i, "#BBBBBB"), "linewidth": 1.6}
         style["zorder"] = 3 if len(drawn) <= MANY or i in named else 2
         keyed = len(drawn) <= MANY or i in named
-        short = _short(name)
+        short = shortened(name)
         x, y = _corners(np.append(0, alarm), np.append(0, recall))
         roc_axis.plot(x, y, label=f"{short}  {auroc:.3f}" if keyed else None, **style)
         rising = np.diff(recall, prepend=0) > 0  # the steps that average precision sums
@@ -158,9 +139,9 @@ def roc_and_precision(
             roc_axis.plot(alarm[at], recall[at], label=f"threshold {threshold:.3g}", **dot)
             pr_axis.plot(recall[at], exact[at], label=f"threshold {threshold:.3g}", **dot)
     for axis in (roc_axis, pr_axis):
-        _unit_square(axis)
-    _labelled(roc_axis, "1 - specificity (false alarms)", "Sensitivity", legend=True, place="lower right")
-    _labelled(pr_axis, "Recall (sensitivity)", "Precision", legend=True, place="lower left")
+        unit_square(axis)
+    labelled(roc_axis, "1 - specificity (false alarms)", "Sensitivity", legend=True, place="lower right")
+    labelled(pr_axis, "Recall (sensitivity)", "Precision", legend=True, place="lower left")
     tail = f", {note}" if note else ""
     rocs = ", ".join(f"{name} {auroc:.3f}" for name, *_, auroc, _ in drawn)
     prs = ", ".join(f"{name} {auprc:.3f}" for name, *_, auprc in drawn)
@@ -168,9 +149,9 @@ def roc_and_precision(
     dotted += " Named: the two best and the two worst by area." if named else ""
     return [
         Figure(f"ROC{tail}", f"Numbers: area under the curve. Dotted: chance.{dotted}",
-               f"ROC curve; area under the curve: {rocs}.", _saved(roc)),
+               f"ROC curve; area under the curve: {rocs}.", saved(roc)),
         Figure(f"Precision and recall{tail}", f"Numbers: average precision.{dotted}",
-               f"Precision-recall curve; average precision: {prs}.", _saved(precision)),
+               f"Precision-recall curve; average precision: {prs}.", saved(precision)),
     ]  # fmt: skip
 
 
@@ -182,7 +163,7 @@ def confusion(names: Sequence[str], truth: np.ndarray, called: np.ndarray) -> Fi
     rows = counts.sum(axis=1, keepdims=True)
     parts = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     side = min(9.0, max(4.3, 1.6 + 0.52 * width))
-    canvas, (axis,) = _canvas(side + 0.3, side)
+    canvas, (axis,) = blank(side + 0.3, side)
     axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
     size = 12 if width <= 3 else 9 if width <= 12 else 8 if width <= 20 else 5
@@ -193,14 +174,14 @@ def confusion(names: Sequence[str], truth: np.ndarray, called: np.ndarray) -> Fi
             label = f"{counts[i, j]}\n{parts[i, j]:.0%}" if width <= 12 else str(counts[i, j])
             axis.text(j, i, label, ha="center", va="center", fontsize=size,
                       color="white" if parts[i, j] > 0.55 else INK)  # fmt: skip
-    shown = [_short(name, 18) for name in names]
+    shown = [shortened(name, 18) for name in names]
     turned = max(map(len, shown)) * width > 40
     axis.set_xticks(range(width), shown, rotation=40 if turned else 0, ha="right" if turned else "center")
     axis.set_yticks(range(width), shown)
-    _labelled(axis, "Called", "True")
+    labelled(axis, "Called", "True")
     words = "; ".join(f"{names[i]}: {counts[i, i]} of {rows[i, 0]} right" for i in range(width))
     caption = "Rows: true class. Columns: what the model called. Per cent are of the row."
-    return Figure("Confusion matrix", caption, f"Confusion matrix; {words}.", _saved(canvas), wide=width > 6)
+    return Figure("Confusion matrix", caption, f"Confusion matrix; {words}.", saved(canvas), wide=width > 6)
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, x: str, y: str) -> Figure:
@@ -211,22 +192,22 @@ def reliability(confidence: np.ndarray, right: np.ndarray, x: str, y: str) -> Fi
     predicted = np.bincount(member, confidence, BINS)[kept] / count[kept]
     observed = np.bincount(member, right, BINS)[kept] / count[kept]
     low, high = wilson(observed, count[kept])
-    canvas, (axis, below) = _canvas(4.6, 4.3, rows=2, heights=(4, 1))
+    canvas, (axis, below) = blank(4.6, 4.3, rows=2, heights=(4, 1))
     axis.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1)
     reach = np.clip([observed - low, high - observed], 0, None)
     axis.errorbar(predicted, observed, yerr=reach, fmt="o-", color=COLOURS[0], markersize=5, capsize=2, linewidth=1.4,
                   elinewidth=1)  # fmt: skip
-    _unit_square(axis)
+    unit_square(axis)
     axis.set_xticklabels([])
-    _labelled(axis, "", y)
+    labelled(axis, "", y)
     below.bar((np.arange(BINS) + 0.5) / BINS, count, width=0.9 / BINS, color=FAINT)
     below.set_xlim(-0.02, 1.02)
-    _whole_ticks(below.yaxis, 2)
-    _labelled(below, x, "Samples")
+    whole_ticks(below.yaxis, 2)
+    labelled(below, x, "Samples")
     words = "; ".join(f"{p:.2f} predicted, {o:.2f} observed, {n} samples"
                       for p, o, n in zip(predicted, observed, count[kept], strict=True))  # fmt: skip
     caption = "On the dotted line, a score of 0.8 is right 8 times in 10. Bars: 95 % Wilson interval. Below: samples."
-    return Figure("Calibration", caption, f"Reliability diagram; {words}.", _saved(canvas))
+    return Figure("Calibration", caption, f"Reliability diagram; {words}.", saved(canvas))
 
 
 def wilson(part: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
@@ -238,24 +219,24 @@ def wilson(part: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.nda
 
 def histogram(scores: np.ndarray, groups: Mapping[str, np.ndarray], x: str, threshold: float | None) -> Figure:
     """Counts of scores (N,) in 50 bins, one outline for each group {name: (N,) bool}."""
-    canvas, (axis,) = _canvas(9.4, 3.2)
+    canvas, (axis,) = blank(9.4, 3.2)
     edges = np.linspace(0, 1, 51)
     for (name, member), colour in zip(groups.items(), COLOURS, strict=False):
         counts = np.histogram(scores[member], edges)[0]
         axis.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
-        axis.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{_short(name)}  ({int(member.sum())})")
+        axis.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{shortened(name)}  ({int(member.sum())})")
     if threshold is not None:
         axis.axvline(threshold, color=INK, linestyle="--", linewidth=1, label=f"threshold {threshold:.3g}")
     axis.set_xlim(0, 1)
-    _whole_ticks(axis.yaxis)
-    _labelled(axis, x, "Samples", legend=True)
+    whole_ticks(axis.yaxis)
+    labelled(axis, x, "Samples", legend=True)
     words = "; ".join(f"{name}: {int(member.sum())} samples, median score {np.median(scores[member]):.2f}"
                       for name, member in groups.items() if member.any())  # fmt: skip
     return Figure(
         "Scores",
         "How many samples have each score, by what is true.",
         f"Score histogram; {words}.",
-        _saved(canvas),
+        saved(canvas),
         wide=True,
     )
 
@@ -272,80 +253,30 @@ def values(name: str, predicted: np.ndarray, true: np.ndarray) -> list[Figure]:
     dot = {"marker": "o", "linestyle": "none", "markersize": 3, "alpha": 0.4, "markeredgewidth": 0}
     dot["rasterized"] = len(true) > 2000  # a picture of many dots stays small
     low, high = float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))
-    first, (axis,) = _canvas(4.6, 4.3)
+    first, (axis,) = blank(4.6, 4.3)
     axis.plot([low, high], [low, high], color=FAINT, linestyle=":", linewidth=1)
     axis.plot(true, predicted, color=COLOURS[0], **dot)
-    _labelled(axis, f"True {name}", f"Predicted {name}")
+    labelled(axis, f"True {name}", f"Predicted {name}")
     error = predicted - true
     bias, spread = float(error.mean()), 1.96 * float(error.std())
-    second, (axis,) = _canvas(4.6, 4.3)
+    second, (axis,) = blank(4.6, 4.3)
     axis.axhline(0, color=FAINT, linestyle=":", linewidth=1)
     axis.plot(predicted, error, color=COLOURS[0], **dot)
     axis.axhline(bias, color=INK, linewidth=1.2, label=f"mean  {bias:.3g}")
     for limit in (bias - spread, bias + spread):
         axis.axhline(limit, color=INK, linewidth=1, linestyle="--",
                      label=f"mean ± 1.96 sd  (± {spread:.3g})" if limit > bias else None)  # fmt: skip
-    _labelled(axis, f"Predicted {name}", "Predicted - true", legend=True, place="best")
+    labelled(axis, f"Predicted {name}", "Predicted - true", legend=True, place="best")
     facts = f"{len(true)} samples, mean difference {bias:.3g}, 95 % of differences within {spread:.3g} of it"
     return [
         Figure(f"{name}: predicted and true", "On the dotted line, the prediction is exact.",
-               f"Predicted against true {name}; {facts}.", _saved(first)),
+               f"Predicted against true {name}; {facts}.", saved(first)),
         Figure(f"{name}: residuals", "Difference of predicted and true value over the predicted one.",
-               f"Residuals of {name}; {facts}.", _saved(second)),
+               f"Residuals of {name}; {facts}.", saved(second)),
     ]  # fmt: skip
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------
-
-
-def _canvas(
-    width: float, height: float, *, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
-) -> tuple[Canvas, list[Axes]]:
-    """A figure of width × height inches and its axes, in the house style."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
-    FigureCanvasAgg(canvas)
-    axes = list(np.ravel(canvas.subplots(rows, columns, height_ratios=heights)))
-    for axis in axes:
-        axis.set_facecolor("white")
-        axis.set_axisbelow(True)
-        axis.grid(True, color=GRID, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(FAINT)
-        axis.tick_params(labelsize=9, colors=INK, color=FAINT)
-    return canvas, axes
-
-
-def _labelled(axis: Axes, x: str, y: str, *, legend: bool = False, place: LegendLocType = "best") -> None:
-    axis.set_xlabel(x, fontsize=10, color=INK)
-    axis.set_ylabel(y, fontsize=10, color=INK)
-    if legend:
-        axis.legend(loc=place, fontsize=9, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
-
-
-def _whole_ticks(axis: Axis, most: int = 8) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(nbins=most, integer=True))
-
-
-def _unit_square(axis: Axes) -> None:
-    axis.set_xlim(-0.02, 1.02)
-    axis.set_ylim(-0.02, 1.02)
-    ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    axis.set_xticks(ticks)
-    axis.set_yticks(ticks)
-
-
-def _saved(canvas: Canvas, kind: Literal["svg", "png"] = "svg") -> bytes:
-    from matplotlib import rc_context
-
-    stream = io.BytesIO()
-    with rc_context({"svg.hashsalt": "medray", "svg.fonttype": "path"}):  # ids in an SVG stay the same from run to run
-        canvas.savefig(stream, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return stream.getvalue()
+# --- curves ----------------------------------------------------------------------------------------------------
 
 
 def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
@@ -373,9 +304,3 @@ def _corners(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _thinned(x: np.ndarray, y: np.ndarray, most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     kept = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.int64))
     return x[kept], y[kept]
-
-
-def _short(name: str, most: int = 24) -> str:
-    """At most `most` characters: the middle is left out, since names of one kind often differ at their ends."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

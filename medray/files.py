@@ -10,6 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -17,7 +20,12 @@ from urllib.parse import unquote, urlsplit
 from medray.errors import ArchiveError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyarrow import NativeFile
+
+
+PIECE_FILES = 65_536
+"""A listing is taken in pieces of about so many files."""
 
 
 class File(NamedTuple):
@@ -78,39 +86,97 @@ def exists(uri: str) -> bool:
 
 
 def list_files(root: str) -> Iterator[File]:
-    """Every regular file below `root` (or `root` itself), in an order that does not depend on the machine.
+    """The files of `list_pieces`, one by one."""
+    for piece in list_pieces(root):
+        yield from map(File, *(column.to_pylist() for column in piece.columns))
 
-    Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run.
-    Raises ArchiveError when `root` does not exist or cannot be listed.
+
+def list_pieces(root: str) -> Iterator[pa.RecordBatch]:
+    """Every regular file below `root` (or `root` itself) as batches of uri (string), size and modified_ns (int64).
+
+    The order does not depend on the machine: the files of a folder by name, then its folders by name. Memory is bounded
+    by the largest folder. Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run.
+    Raises ArchiveError when `root` does not exist or cannot be listed, or a name in it is not UTF-8.
     """
-    if is_local(root):
-        yield from _list_local(root)
-        return
+    yield from _local_pieces(root) if is_local(root) else _remote_pieces(root)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Columns of files."""
+
+    paths: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+
+    def add(self, path: str, size: int, modified_ns: int) -> None:
+        self.paths.append(path)
+        self.sizes.append(size)
+        self.times.append(modified_ns)
+
+    def take(self) -> pa.RecordBatch:
+        """All of them; none are left."""
+        import pyarrow as pa
+
+        try:
+            uri = pa.array(self.paths, pa.string())
+        except UnicodeEncodeError as error:
+            raise ArchiveError(
+                "the name of a file is not UTF-8",
+                where=str(error.object).encode("utf-8", "backslashreplace").decode(),
+                do="rename it, or keep it out of the archive",
+            ) from None
+        columns = [uri, pa.array(self.sizes, pa.int64()), pa.array(self.times, pa.int64())]
+        self.paths, self.sizes, self.times = [], [], []
+        return pa.record_batch(columns, ["uri", "size", "modified_ns"])
+
+
+def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
+    """The files of `root`, then those below each of its folders: what storage lists at once is held in memory."""
     from pyarrow import fs
 
     system, path = _remote(root)
     info = system.get_file_info(path)
     if info.type == fs.FileType.NotFound:
         raise ArchiveError("the archive does not exist", where=root, do="check the `archive` key of the run file")
-    found = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path, recursive=True))
     prefix = root[: len(root) - len(path)] if root.endswith(path) else f"{urlsplit(root).scheme}://"
-    for each in sorted((f for f in found if f.type == fs.FileType.File), key=lambda f: f.path):
-        yield File(prefix + each.path, each.size, each.mtime_ns or 0)
+    top = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path))
+    folders = sorted(each.path for each in top if each.type == fs.FileType.Directory)
+    below = (system.get_file_info(fs.FileSelector(folder, recursive=True)) for folder in folders)
+    found = _Found()
+    for listed in chain([top], below):
+        for each in sorted((f for f in listed if f.type == fs.FileType.File), key=lambda f: f.path):
+            found.add(prefix + each.path, each.size, each.mtime_ns or 0)
+        if len(found.paths) >= PIECE_FILES:
+            yield found.take()
+    if found.paths:
+        yield found.take()
 
 
-def _list_local(root: str) -> Iterator[File]:
+def _local_pieces(root: str) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
     top = str(local_path(root))
+    found = _Found()
     if os.path.isfile(top):
         stat = os.stat(top)
-        yield File(top, stat.st_size, stat.st_mtime_ns)
-        return
-    folders = [top]
+        found.add(top, stat.st_size, stat.st_mtime_ns)
+    folders = [] if found.paths else [top]
     while folders:
         folder = folders.pop()
+        below: list[str] = []
+        large: list[pa.RecordBatch] = []
         try:
             with os.scandir(folder) as listing:
-                children = sorted(listing, key=lambda child: child.name)
+                while children := sorted(islice(listing, PIECE_FILES), key=attrgetter("name")):
+                    if len(children) == PIECE_FILES and found.paths and not large:
+                        yield found.take()  # the folder may be large: it is put into order by itself
+                    _add(children, found, below)
+                    if len(children) == PIECE_FILES:
+                        large.append(found.take())
         except FileNotFoundError:
+            if folder != top:  # went while the archive was listed, as its files may
+                continue
             raise ArchiveError(
                 "the archive does not exist", where=folder, do="check the `archive` key of the run file"
             ) from None
@@ -118,13 +184,28 @@ def _list_local(root: str) -> Iterator[File]:
             raise ArchiveError(
                 "the folder cannot be listed", where=folder, found=error.strerror or str(error)
             ) from None
-        for child in children:
-            if child.is_file():
+        if large:
+            yield from pa.Table.from_batches([*large, found.take()]).sort_by("uri").to_batches(PIECE_FILES)
+        elif len(found.paths) >= PIECE_FILES:
+            yield found.take()
+        folders.extend(sorted(below, reverse=True))
+    if found.paths:
+        yield found.take()
+
+
+def _add(children: list[os.DirEntry[str]], found: _Found, below: list[str]) -> None:
+    """Files to `found`, folders to `below`."""
+    for child in children:
+        if child.is_file():
+            try:
                 stat = child.stat()
-                yield File(child.path, stat.st_size, stat.st_mtime_ns)
-            elif child.is_symlink() and not os.path.exists(child.path):  # leads nowhere: a missing file, no gap
-                yield File(child.path, 0, 0)
-        folders.extend(child.path for child in reversed(children) if child.is_dir(follow_symlinks=False))
+            except FileNotFoundError:  # went while the archive was listed
+                continue
+            found.add(child.path, stat.st_size, stat.st_mtime_ns)
+        elif child.is_dir(follow_symlinks=False):
+            below.append(child.path)
+        elif child.is_symlink() and not os.path.exists(child.path):  # leads nowhere: a missing file, no gap
+            found.add(child.path, 0, 0)
 
 
 def read_bytes(uri: str) -> bytes:
@@ -212,6 +293,16 @@ def sync_folder(folder: Path) -> None:
 def make_folder(uri: str) -> None:
     if is_local(uri):
         local_path(uri).mkdir(parents=True, exist_ok=True)
+
+
+def remove_file(uri: str) -> None:
+    """Remove a file, if it is there."""
+    if is_local(uri):
+        local_path(uri).unlink(missing_ok=True)
+        return
+    if exists(uri):
+        system, path = _remote(uri)
+        system.delete_file(path)
 
 
 def remove_tree(uri: str) -> None:

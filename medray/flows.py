@@ -30,6 +30,8 @@ class Stage(NamedTuple):
     batch_size: int
     """Rows given to one call."""
     gpus: float = 0.0
+    name: str = "work"
+    """In words: its time is counted under this name."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Receipt:
     """Rows of work inside the entries: samples, or failed rows."""
     payload: dict[str, Any] = field(default_factory=dict)
     """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
+    left: int = 0
+    """Entries of the shard that were not begun because the flow's deadline came."""
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    """Of this worker's time, by stage and for "write"."""
+    slowest: list[dict[str, Any]] = field(default_factory=list, compare=False)
+    """The slowest batches of the first stage: {seconds (per entry), together (entries in it), entry_id (its first)}."""
 
 
 class Sink(Protocol):
@@ -75,30 +83,127 @@ class Flow:
     """Too little work to be worth starting workers: an engine may do it in the driver, with the same result."""
     commit_seconds: float | None = None
     """Commit what has come in at least this often; None: once, at the end."""
+    commit_receipts: int | None = None
+    """Commit as soon as so many shards have come in."""
+    until: float | None = None
+    """Deadline, seconds since the epoch: from then on no entry is begun; what was begun is finished and committed."""
+
+    @property
+    def over(self) -> bool:
+        """The deadline has come."""
+        return self.until is not None and time.time() >= self.until
+
+    def due(self, held: int, seconds: float) -> bool:
+        """So many receipts, held for so long, should be committed."""
+        return (self.commit_seconds is not None and seconds >= self.commit_seconds) or (
+            self.commit_receipts is not None and held >= self.commit_receipts
+        )
 
 
-def lane(stages: Sequence[Stage], sink: Sink) -> Callable[[pa.Table], Receipt]:
-    """A worker's work: one shard through all stages into the sink, in batches, in bounded memory."""
-    steps = [(stage.make(), stage.batch_size) for stage in stages]
+PIECE_SECONDS = 2.0
+"""Before a deadline a worker takes on so much at once, by the pace it has seen, and looks at the clock again."""
+
+SLOWEST = 5
+"""Batches that a receipt tells of."""
+
+
+def lane(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> Callable[[pa.Table], Receipt]:
+    """A worker's work: one shard through all stages into the sink, in batches, in bounded memory.
+
+    With a deadline (seconds since the epoch, by this machine's clock) the shard goes through in pieces, and a piece
+    is begun only before it: the receipt says how many entries are left. One entry is never cut.
+    """
+    steps = [(stage.name, stage.make(), stage.batch_size) for stage in stages]
+    pace = _Pace()
 
     def run(shard: pa.Table) -> Receipt:
-        tally = _Tally()
-        flow: Iterable[pa.RecordBatch] = shard.to_batches()
-        for apply, rows in steps:
-            flow = _applied(apply, rebatch(flow, rows))
-        payload = sink.write(tally.counted(flow))
-        return Receipt(len(shard), len(tally.lost), dict(tally.reasons), tally.samples, payload)
+        began = time.monotonic()
+        tally, watch, begun = _Tally(), _Watch(), 0
+
+        def work() -> Iterator[pa.RecordBatch]:
+            nonlocal begun
+            for piece in (shard,) if until is None else pace.pieces(shard, steps[0][2], until):
+                begun += len(piece)
+                flow: Iterable[pa.RecordBatch] = piece.to_batches()
+                for place, (name, apply, rows) in enumerate(steps):
+                    flow = watch.applied(name, apply, rebatch(flow, rows), noted=place == 0)
+                yield from flow
+
+        payload = sink.write(tally.counted(work()))
+        seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
+        return Receipt(
+            entries=begun,
+            failed=len(tally.lost),
+            reasons=dict(tally.reasons),
+            samples=tally.samples,
+            payload=payload,
+            left=len(shard) - begun,
+            seconds=seconds,
+            slowest=watch.slowest,
+        )
 
     return run
 
 
-def _applied(apply: Apply, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        made = apply(batch)
-        if isinstance(made, pa.RecordBatch):
-            yield made
-        else:
-            yield from made
+class _Pace:
+    """How many entries make about PIECE_SECONDS of work, from what this worker has seen so far."""
+
+    size = 1
+
+    def pieces(self, shard: pa.Table, most: int, until: float) -> Iterator[pa.Table]:
+        start = 0
+        while start < len(shard) and time.time() < until:
+            piece = shard.slice(start, self.size)
+            began = time.monotonic()
+            yield piece
+            spent = max(time.monotonic() - began, 1e-6)
+            start += len(piece)
+            self.size = max(1, min(most, 2 * self.size, int(len(piece) * PIECE_SECONDS / spent)))
+
+
+class _Watch:
+    """Applies stages, and counts their time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.slowest: list[dict[str, Any]] = []
+
+    def applied(
+        self, name: str, apply: Apply, batches: Iterable[pa.RecordBatch], *, noted: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """What `apply` makes of the batches; `noted`: the slowest of them are kept."""
+        for batch in batches:
+            began = time.monotonic()
+            made = apply(batch)
+            spent = time.monotonic() - began
+            for each in (made,) if isinstance(made, pa.RecordBatch) else _timed(made):
+                if isinstance(each, float):
+                    spent += each
+                else:
+                    yield each
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            if noted and "entry_id" in batch.schema.names:
+                self._note(spent, batch)
+
+    def _note(self, spent: float, batch: pa.RecordBatch) -> None:
+        each = spent / len(batch)
+        if len(self.slowest) == SLOWEST and each <= self.slowest[-1]["seconds"]:
+            return
+        row = {"seconds": each, "together": len(batch), "entry_id": batch.column("entry_id")[0].as_py()}
+        self.slowest = sorted([*self.slowest, row], key=lambda row: -row["seconds"])[:SLOWEST]
+
+
+def _timed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch | float]:
+    """Each batch, and after it the seconds that making it took."""
+    source = iter(batches)
+    while True:
+        began = time.monotonic()
+        batch = next(source, None)
+        spent = time.monotonic() - began
+        if batch is None:
+            return
+        yield batch
+        yield spent
 
 
 class _Tally:
@@ -140,14 +245,24 @@ class _Tally:
             self.good = entry[int(np.flatnonzero(~bad)[-1])].as_py()
 
 
-def collect(flow: Flow, receipts: Iterable[Receipt]) -> None:
-    """The driver's work: show progress and commit receipts as they come."""
+def in_turn(flow: Flow) -> Iterator[Receipt]:
+    """Receipts of the plan's shards, worked on one after the other in this process, until the deadline."""
+    work = lane(flow.stages, flow.sink, flow.until)
+    for shard in flow.plan:
+        if flow.over:
+            return
+        yield work(shard)
+
+
+def collect(flow: Flow, receipts: Iterable[Receipt | None]) -> None:
+    """The driver's work: show progress and commit receipts as they come. None: nothing has come for a while."""
     held: list[Receipt] = []
     last = time.monotonic()
     for receipt in receipts:
-        held.append(receipt)
-        flow.progress(receipt.entries, receipt.failed)
-        if flow.commit_seconds is not None and time.monotonic() - last >= flow.commit_seconds:
+        if receipt is not None:
+            held.append(receipt)
+            flow.progress(receipt.entries, receipt.failed)
+        if held and flow.due(len(held), time.monotonic() - last):
             flow.sink.commit(held)
             held, last = [], time.monotonic()
     if held:

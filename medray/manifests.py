@@ -305,6 +305,25 @@ def entries(table: pa.Table | pa.RecordBatch) -> Iterator[Entry]:
     yield from map(Entry, *first, parts, values("split"), targets, values("reason"), values("detail"))
 
 
+# --- keys -----------------------------------------------------------------------------------------------------
+
+
+def hashed(values: pa.Array) -> np.ndarray:
+    """(N, 2) int64: upper and lower half of xxh3_128 of each value (string or binary, no nulls), big-endian, signed."""
+    digests = b"".join(map(xxhash.xxh3_128_digest, values.cast(pa.binary()).to_pylist()))
+    return np.frombuffer(digests, ">i8").reshape(-1, 2).astype(np.int64)
+
+
+def entry_keys(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """(N, 2) int64, key_hi and key_lo of each row's (entry_id, fingerprint); a repeated pair is hashed once."""
+    found = [np.empty((0, 2), np.int64)]
+    for batch in pa.table(rows.select(["entry_id", "fingerprint"])).to_batches(max_chunksize=1 << 18):
+        entry, print_ = (batch.column(name).cast(pa.binary()) for name in ("entry_id", "fingerprint"))
+        pairs = pc.binary_join_element_wise(entry, print_, pa.scalar(b"\0")).dictionary_encode()
+        found.append(hashed(pairs.dictionary)[pairs.indices.to_numpy()])
+    return np.concatenate(found)
+
+
 # --- storage --------------------------------------------------------------------------------------------------
 
 

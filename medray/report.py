@@ -120,10 +120,6 @@ class Section:
 
 def write_report(facts: ReportFacts) -> str:
     """One self-contained HTML page: styles and pictures are in it, and it loads nothing. Same facts, same text."""
-    from jinja2 import Environment, StrictUndefined
-
-    page = package_files("medray").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(page)
     names = facts.objective.display(facts.classes)
     sections = (
         _metrics(facts),
@@ -134,7 +130,8 @@ def write_report(facts: ReportFacts) -> str:
         _data(facts, names),
         _archive(facts),
     )
-    return template.render(
+    return rendered(
+        "report.html.j2",
         f=facts,
         facts=_header(facts, names),
         heads=_heads(facts),
@@ -142,6 +139,15 @@ def write_report(facts: ReportFacts) -> str:
         sections=[section for section in sections if section is not None],
         versions=", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     )
+
+
+def rendered(name: str, **facts: Any) -> str:
+    """A page of medray's own templates; the look of all of them is in page.html.j2."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(lambda name: package_files("medray").joinpath(name).read_text(encoding="utf-8"))
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return pages.get_template(name).render(facts)
 
 
 def decision(facts: ReportFacts, names: Sequence[str]) -> str:
@@ -282,10 +288,10 @@ def _figures(facts: ReportFacts, names: Sequence[str]) -> Section | None:
     if facts.scores is None or facts.targets is None:
         return None
     drawn = figures(facts.objective.kind, names, facts.scores, facts.targets, facts.thresholds)
-    return Section("Figures", figures=[_embedded(each) for each in drawn]) if drawn else None
+    return Section("Figures", figures=[embedded(each) for each in drawn]) if drawn else None
 
 
-def _embedded(figure: Figure) -> dict[str, Any]:
+def embedded(figure: Figure) -> dict[str, Any]:
     return {"title": figure.title, "caption": figure.caption, "alt": figure.alt, "wide": figure.wide,
             "uri": data_uri(figure.data, figure.format)}  # fmt: skip
 
@@ -298,7 +304,7 @@ def _training(facts: ReportFacts) -> Section | None:
     caption = f"{epochs} epochs{kept}." if epochs > 1 else "1 epoch."
     alt = f"Training and validation loss and validation metrics over {caption}"
     curve = Figure("Learning curve", caption, alt, learning_curve(facts.history, facts.best_epoch), "png", wide=True)
-    return Section("Training", figures=[_embedded(curve)])
+    return Section("Training", figures=[embedded(curve)])
 
 
 def _mistakes(facts: ReportFacts) -> Section | None:

@@ -208,18 +208,18 @@ def batch_rows(modality: Modality) -> int:
 
 
 def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
-    return Stage(partial(Scan, spec, root, key), batch_size=256)
+    return Stage(partial(Scan, spec, root, key), batch_size=256, name="scan")
 
 
 def read(spec: ModalitySpec, batch_size: int = 32) -> Stage:
     """About `batch_size` samples are held in memory at once."""
-    return Stage(partial(Read, spec), max(1, batch_size // spec.open().samples_per_entry))
+    return Stage(partial(Read, spec), max(1, batch_size // spec.open().samples_per_entry), name="read")
 
 
 def load_shard() -> Stage:
-    return Stage(LoadShard, batch_size=1)
+    return Stage(LoadShard, batch_size=1, name="load")
 
 
 def score(uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None) -> Stage:
     """`spec`: the bundle's modality as it is at this site; none: as it was trained."""
-    return Stage(partial(Score, uri, bundle_id, spec), batch_size)
+    return Stage(partial(Score, uri, bundle_id, spec), batch_size, name="score")

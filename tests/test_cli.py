@@ -18,7 +18,21 @@ from typer.testing import CliRunner
 import medray
 from medray.cli import app
 
-VERBS = ("index", "prepare", "train", "evaluate", "score", "inspect", "status", "history", "demo", "ehr")
+VERBS = (
+    "index",
+    "prepare",
+    "train",
+    "evaluate",
+    "score",
+    "nightly",
+    "inspect",
+    "status",
+    "history",
+    "vacuum",
+    "forget",
+    "demo",
+    "ehr",
+)
 HEAVY = ("torch", "ray", "pyarrow", "pydicom", "numpy", "matplotlib", "monai", "deltalake")
 
 
@@ -296,7 +310,7 @@ def test_inspect_shows_a_bundle(trained):
 
 
 def test_inspect_shows_a_manifest(scored):
-    found = answer(medray_("inspect", scored / "work-score" / "manifest.parquet", "--json"))
+    found = answer(medray_("inspect", scored / "work-score" / "manifest", "--json"))
     assert (found["facts"]["entries"], found["facts"]["failed"]) == (4, 1)
     assert found["tables"]["failed"] == [{"reason": "unrecognised_format", "entries": 1}]
 
@@ -334,6 +348,34 @@ def test_history_has_one_row_per_run_newest_first(scored):
     assert [line[0] for line in lines if line and line[0].startswith("20")] == [run["run_id"] for run in found[:2]]
 
 
+def test_vacuum_merges_files_and_says_so(scored):
+    toy.write_image(scored / "archive" / "new.dcm", 9, 0)
+    assert medray_("score", scored / "score.toml", "--json").exit_code == 0
+    found = answer(medray_("vacuum", scored / "scores", "--older-than", "12h", "--json"))
+    assert (found["files_merged"], found["files_made"], found["files_removed"]) == (5, 1, 0)  # a shard each
+    assert answer(medray_("status", scored / "scores", "--json"))["bundles"].popitem()[1]["entries"] == 5
+    done = medray_("vacuum", scored / "scores", "--older-than", "soon")
+    assert done.exit_code == 2 and "12h, 7d, 2w" in done.stderr
+
+
+def test_forget_takes_the_archives_own_subject_and_never_prints_it(scored):
+    found = answer(medray_("forget", scored / "scores", "S0001", "--json"))
+    assert (found["rows"], found["files"]) == (1, 1) and "S0001" not in json.dumps(found)
+    assert answer(medray_("status", scored / "scores", "--json"))["bundles"].popitem()[1]["entries"] == 3
+    again = medray_("forget", scored / "scores", "S0001")
+    assert again.exit_code == 2 and "nothing was changed" in again.stderr and "S0001" not in again.stderr
+    told = CliRunner().invoke(app, ["forget", str(scored / "scores"), "-", "--json"], input="S0002\n")
+    assert answer(told)["rows"] == 1
+
+
+def test_forget_needs_the_key_that_it_is_told_of(scored, tmp_path):
+    done = medray_("forget", scored / "scores", "S0001", "--pseudonym-key", tmp_path / "no.key")
+    assert done.exit_code == 2 and "no such file" in done.stderr and not (tmp_path / "no.key").exists()
+    (tmp_path / "other.key").write_text("0" * 64)
+    done = medray_("forget", scored / "scores", "S0001", "--pseudonym-key", tmp_path / "other.key")
+    assert done.exit_code == 2 and "no row of this subject" in done.stderr
+
+
 def test_an_empty_store_has_a_status(tmp_path):
     from medray.scores import ScoreStore
 
@@ -342,7 +384,7 @@ def test_an_empty_store_has_a_status(tmp_path):
     assert answer(medray_("status", tmp_path / "s", "--json"))["bundles"] == {}
 
 
-@pytest.mark.parametrize("verb", ["status", "history"])
+@pytest.mark.parametrize("verb", ["status", "history", "vacuum"])
 def test_a_place_without_a_store_is_refused(tmp_path, verb):
     done = medray_(verb, tmp_path)
     assert (done.exit_code, done.stdout) == (2, "")

@@ -13,7 +13,7 @@ from medray.demos.health_records import HEALTH_RECORDS
 from medray.demos.imaging import IMAGING
 from medray.engines.local import LocalEngine
 from medray.errors import UserError
-from medray.manifests import read_manifest
+from medray.manifest_table import Manifest
 from medray.progress import Silent
 from medray.verbs import settings
 from medray.verbs.index import index
@@ -30,7 +30,7 @@ def indexed(demo: Demo, out: Path) -> dict[str, tuple[bytes, str | None]]:
     (out / "train.toml").write_text(demo.train.format(out=out))
     run = settings.load(out / "train.toml")
     assert isinstance(run, settings.TrainRun)
-    rows, _ = read_manifest(index(run, LocalEngine()).manifest)
+    rows = Manifest.open(index(run, LocalEngine()).manifest).table()
     return {row["entry_id"]: (row["fingerprint"], row["reason"]) for row in rows.to_pylist()}
 
 

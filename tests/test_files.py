@@ -49,6 +49,44 @@ def test_a_link_that_leads_nowhere_is_listed_so_that_its_entry_can_fail(archive:
     assert files.File(str(archive / "gone.png"), 0, 0) in list(files.list_files(str(archive)))
 
 
+def test_a_large_folder_is_listed_in_pieces_in_the_same_order(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    expected = names(str(archive))
+    monkeypatch.setattr(files, "PIECE_FILES", 2)
+    (archive / "a" / "empty").mkdir()
+    assert names(str(archive)) == expected
+    assert all(len(piece) <= 3 for piece in files.list_pieces(str(archive)))
+    for number in range(5):
+        (archive / "a" / "empty" / f"{number}.dcm").touch()
+    inside = [f"a/empty/{number}.dcm" for number in range(5)]
+    assert names(str(archive)) == ["a.png", "z.png", *inside, "a/x/deep.dcm", "b/10.dcm", "b/2.dcm"]
+
+
+def test_what_goes_while_the_archive_is_listed_is_not_listed(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    (archive / "b" / "2.dcm").unlink()
+    real = os.scandir
+
+    def scandir(folder: str):
+        listing = real(folder)
+        if folder == str(archive):
+            (archive / "a.png").unlink()  # known to the listing, which has not looked at it yet
+            (archive / "b" / "10.dcm").unlink()
+            (archive / "b").rmdir()
+        return listing
+
+    (archive / "b" / "10.dcm").touch()
+    with real(archive) as listing:
+        assert {child.name for child in listing} == {"a", "b", "a.png", "z.png"}
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert names(str(archive)) in (["z.png", "a/x/deep.dcm"], ["a.png", "z.png", "a/x/deep.dcm"])
+
+
+def test_a_name_that_is_not_utf_8_is_refused_with_the_name(archive: Path):
+    os.close(os.open(os.fsencode(archive) + b"/M\xfcller.dcm", os.O_CREAT))
+    with pytest.raises(ArchiveError, match="is not UTF-8") as caught:
+        names(str(archive))
+    assert str(caught.value).isascii()
+
+
 def test_a_missing_archive_is_refused(tmp_path: Path):
     with pytest.raises(ArchiveError) as caught:
         list(files.list_files(str(tmp_path / "none")))

@@ -13,7 +13,7 @@ from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError
-from medray.manifests import read_manifest
+from medray.manifest_table import Manifest
 from medray.verbs import index as verb
 from medray.verbs.index import index
 
@@ -26,8 +26,7 @@ def archive(tmp_path):
 
 
 def rows(result) -> list[dict]:
-    manifest, _ = read_manifest(result.manifest)
-    return manifest.to_pylist()
+    return Manifest.open(result.manifest).table().to_pylist()
 
 
 def paths(result) -> set[str]:

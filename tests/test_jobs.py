@@ -24,7 +24,9 @@ def job(verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_every_run_file_that_ships_loads(file):
     run = settings.load(file)
     assert isinstance(run, settings.ScoreRun) == file.stem.endswith("_score")
-    assert file.stem.removesuffix("_train").removesuffix("_score") == run.name.removesuffix("-score")
+    assert isinstance(run, settings.NightlyRun) == file.stem.endswith("_nightly")
+    plain = run.name.removesuffix("-score").removesuffix("-nightly")
+    assert file.stem.removesuffix("_train").removesuffix("_score").removesuffix("_nightly") == plain
 
 
 @pytest.mark.parametrize("file", sorted(JOBS.glob("*.py")), ids=lambda file: file.stem)

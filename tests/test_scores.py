@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +16,15 @@ import pytest
 import xxhash
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
+from store_rows import EPOCH, Hours, Receipt, content, ids, manifest, rows, score, seen
 
 from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import GIVEN, SCORES, ScoreSink, ScoreStore, entry_keys
-
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    payload: dict[str, Any]
-
-
-def content(version: int) -> bytes:
-    return version.to_bytes(16, "big")
-
-
-def manifest(entries: dict[str, int]) -> pa.Table:
-    """Entry id to content version."""
-    return pa.table(
-        {
-            "entry_id": pa.array(entries, pa.string()),
-            "fingerprint": pa.array([content(v) for v in entries.values()], pa.binary(16)),
-            "bytes": pa.array(range(len(entries)), pa.int64()),
-        }
-    )
-
-
-def rows(
-    entries: dict[str, int], *, outputs: Sequence[str] = ("malignant",), reason: str | None = None
-) -> pa.RecordBatch:
-    found = []
-    for entry_id, version in entries.items():
-        key = {"entry_id": entry_id, "subject_id": f"s-{entry_id}", "fingerprint": content(version)}
-        if reason:
-            found.append(key | {"sample_id": "", "reason": reason})
-        else:
-            found += [key | {"sample_id": "0", "output": name, "value": version / 8} for name in outputs]
-    return pa.RecordBatch.from_pylist(found, schema=GIVEN)
-
-
-class Hours:
-    """A clock that is one hour later each time it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self) -> datetime:
-        self.asked += 1
-        return EPOCH + timedelta(hours=self.asked, microseconds=1_500)
-
-
-def score(store: ScoreStore, bundle_id: str, *batches: pa.RecordBatch, clock: Any = None) -> ScoreSink:
-    """One run that writes one file and commits it."""
-    sink = store.sink(store.claim(bundle_id))
-    sink.clock = clock or sink.clock
-    sink.commit([Receipt(sink.write(iter(batches)))])
-    return sink
+from medray.scores import GIVEN, SCORES, ScoreStore, entry_keys
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ScoreStore:
     return ScoreStore.open(str(tmp_path / "scores"), create=True)
-
-
-def ids(table: pa.Table) -> list[str]:
-    return table.column("entry_id").to_pylist()
-
-
-def seen(store: ScoreStore) -> list[str]:
-    """Entry ids as a reader without medray sees them."""
-    return sorted(ids(DeltaTable(store.uri).to_pyarrow_table()))
 
 
 # --- opening --------------------------------------------------------------------------------------------------
@@ -119,7 +55,10 @@ def test_the_table_needs_no_unusual_reader_and_keeps_its_history(store: ScoreSto
     table = DeltaTable(store.uri)
     protocol = table.protocol()
     assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
-    assert table.metadata().configuration == {"delta.logRetentionDuration": "interval 3650 days"}
+    assert table.metadata().configuration == {
+        "delta.logRetentionDuration": "interval 3650 days",
+        "delta.dataSkippingStatsColumns": "key_hi,key_lo,output,value,run_id,scored_at,status,reason,detail",
+    }
     column = pa.schema(table.schema()).field("fingerprint")
     assert column.metadata[b"unit"] == b"16 bytes" and b"xxh3_128" in column.metadata[b"comment"]
 
@@ -357,6 +296,22 @@ def test_a_failed_entry_is_done_unless_a_retry_of_its_reason_is_asked_for(store:
     assert ids(store.pending(archive, "b1", retry_failed=True)) == ["cut"]
     with pytest.raises(ValueError, match="lost_in_space"):
         store.pending(archive, "b1", retry_failed={"lost_in_space"})
+
+
+def test_pyarrow_finds_rows_by_any_column(store: ScoreStore) -> None:
+    score(store, "b1", rows({"ok": 1}), rows({"cut": 1}, reason="truncated"))
+    score(store, "b1", rows({"gone": 1}, reason="missing_file"))
+    table = DeltaTable(store.uri).to_pyarrow_dataset()
+    for name, value, found in (
+        ("entry_id", "ok", ["ok"]),
+        ("entry_id", "gone", ["gone"]),
+        ("reason", "missing_file", ["gone"]),
+        ("reason", "truncated", ["cut"]),
+        ("status", "failed", ["cut", "gone"]),
+    ):
+        rows_found = table.to_table(filter=ds.field(name) == value)
+        assert sorted(rows_found.column("entry_id").to_pylist()) == found, (name, value)
+    assert table.count_rows(filter=ds.field("value") >= 0) == table.count_rows(filter=ds.field("value").is_valid()) > 0
 
 
 def test_an_entry_with_one_failed_sample_is_tried_again_whole(store: ScoreStore) -> None:

@@ -12,7 +12,7 @@ from medray import files
 from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
-from medray.flows import Flow, collect, lane
+from medray.flows import Flow, collect, in_turn
 from medray.training import FitPlan, fit
 
 
@@ -20,8 +20,7 @@ class LocalEngine:
     workers = 1
 
     def run(self, flow: Flow) -> None:
-        work = lane(flow.stages, flow.sink)
-        collect(flow, map(work, flow.plan))
+        collect(flow, in_turn(flow))
 
     def fit(self, plan: FitPlan, show: Live) -> Fitted:
         import torch

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -24,9 +25,10 @@ import pyarrow as pa
 from medray import files
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.checkpoints import cache_folder, fitted
+from medray.engines.deadline import Said, until_stopped
 from medray.engines.memory import keep_freed_memory
 from medray.errors import MachineError, MedrayError, UserError, from_json
-from medray.flows import Flow, Receipt, Sink, Stage, collect, lane
+from medray.flows import Flow, Receipt, Sink, Stage, collect, in_turn, lane
 from medray.training import FitPlan, fit
 
 LIVE, REFUSED = "live.json", "refused.json"
@@ -72,28 +74,32 @@ class RayEngine:
     def run(self, flow: Flow) -> None:
         import ray.data
 
-        if not flow.plan:
+        if not flow.plan or flow.over:
             return
         if flow.small:  # starting actors costs seconds
-            collect(flow, map(lane(flow.stages, flow.sink), flow.plan))
+            collect(flow, in_turn(flow))
             return
+        workers = min(self.workers, len(flow.plan))
         _quiet_ray_data()
         with warnings.catch_warnings():
             # Ray 2.60 announces named parameters for these two, and has none yet
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            receipts = ray.data.from_arrow(list(flow.plan)).map_batches(
+            dataset = ray.data.from_arrow(list(flow.plan)).map_batches(
                 Lane,
-                fn_constructor_args=(flow.stages, flow.sink),
+                fn_constructor_args=(flow.stages, flow.sink, flow.until),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(self.workers, len(flow.plan))),
+                compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=self.cpus,
                 num_gpus=self.gpus or None,
                 max_restarts=10,  # Ray's default is to restart and retry for ever
                 max_task_retries=2,
             )
         with _machine_errors():
-            collect(flow, _receipts(receipts))
+            if flow.until is None:
+                collect(flow, (said.receipt for said in _said(dataset)))
+            else:
+                collect(flow, until_stopped(_said(dataset), flow.until, workers))
 
     # -- training
 
@@ -193,34 +199,37 @@ def _held_stderr() -> Iterator[None]:
 class Lane:
     """One actor: decodes, computes and writes whole shards; only receipts leave it."""
 
-    def __init__(self, stages: tuple[Stage, ...], sink: Sink) -> None:
+    def __init__(self, stages: tuple[Stage, ...], sink: Sink, until: float | None) -> None:
         import ray
         import torch
 
         keep_freed_memory()
         torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-        self.stages, self.sink = stages, sink
+        self.stages, self.sink, self.until = stages, sink, until
+        self.name, self.turn = uuid.uuid4().hex, 0
 
     @cached_property
     def work(self) -> Callable[[pa.Table], Receipt]:
-        return lane(self.stages, self.sink)
+        return lane(self.stages, self.sink, self.until)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
+        self.turn += 1
+        said: dict[str, Any] = {"worker": self.name, "turn": self.turn}
         try:
-            said = {"receipt": dataclasses.asdict(self.work(shard))}
+            said["receipt"] = dataclasses.asdict(self.work(shard))
         except MedrayError as error:  # raised here, Ray would wrap it in its own and print it
-            said = {"refused": error.to_json()}
+            said["refused"] = error.to_json()
         return pa.table({"said": [json.dumps(said)]})
 
 
-def _receipts(dataset: Any) -> Iterator[Receipt]:
+def _said(dataset: Any) -> Iterator[Said]:
     """What the actors say, as it comes. Raises the medray error that an actor met."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for text in batch.column("said").to_pylist():
             said = json.loads(text)
             if "refused" in said:
                 raise from_json(said["refused"])
-            yield Receipt(**said["receipt"])
+            yield Said(Receipt(**said["receipt"]), said["worker"], said["turn"])
 
 
 def _quiet_ray_data() -> None:

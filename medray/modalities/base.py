@@ -57,6 +57,13 @@ class Spec(BaseModel, ABC):
         """
         return ()
 
+    def beside(self, uri: str) -> tuple[str, ...]:
+        """Files, there or not, whose parts depend on the file `uri` as well (the images of a labels file).
+
+        They are scanned again when it comes, goes or changes. Looks at the name alone: it is asked for many files.
+        """
+        return ()
+
     @staticmethod
     @abstractmethod
     def inspect(uri: str) -> Inspection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -15,12 +16,19 @@ import pyarrow.compute as pc
 
 from medray import files
 from medray.samples import rebatch
-from medray.scores.table import GIVEN, IN_FILE, Claim, entry_keys
+from medray.scores.delta import storing
+from medray.scores.table import GIVEN, IN_FILE, OF_SUBJECTS, Claim, entry_keys
 
 if TYPE_CHECKING:
+    from deltalake.transaction import AddAction
+
     from medray.scores.store import ScoreStore
 
 _FILE_ROWS = 65_536  # rows held and written at once
+_BOUNDED = ("key_hi", "key_lo", "output", "value", "run_id", "scored_at", "status", "reason")
+# Of a column without bounds delta-rs tells PyArrow "at least null", and a filter on it then finds nothing. Those of
+# texts that may point to a subject are therefore there, and say nothing: the empty text, and the last code point.
+_UNTOLD = {name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail") if IN_FILE.field(name).type == pa.string()}
 _REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail"]
 
 
@@ -54,30 +62,13 @@ class ScoreSink:
 
         Returns {path below the table, size in bytes, rows, modified_ms, stats: JSON text of the Delta protocol}.
         """
-        import pyarrow.parquet as pq
-
         pieces = rebatch((_given(batch) for batch in batches), _FILE_ROWS)
         first = next(pieces, None)
         if first is None:
             return {"rows": 0}
-        path = f"bundle_id={self.claim.bundle_id}/part-{uuid.uuid4()}.parquet"
         scored_at = self.clock()
-        statistics = _Statistics(self.claim.run_id, scored_at)
-        options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
-        with files.new_file(files.join(self.uri, path)) as stream:
-            with pq.ParquetWriter(stream, IN_FILE, **options) as writer:
-                for piece in chain([first], pieces):
-                    rows = self._complete(piece, scored_at)
-                    statistics.add(rows)
-                    writer.write_batch(rows)
-            size = stream.tell()
-        return {
-            "path": path,
-            "size": size,
-            "rows": statistics.rows,
-            "modified_ms": int(scored_at.timestamp() * 1000),
-            "stats": statistics.to_json(),
-        }
+        rows = (self._complete(piece, scored_at) for piece in chain([first], pieces))
+        return write_file(self.uri, self.claim.bundle_id, rows, modified=scored_at)
 
     def _complete(self, given: pa.RecordBatch, scored_at: datetime) -> pa.RecordBatch:
         """GIVEN rows to the columns of a file."""
@@ -112,16 +103,57 @@ def _given(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=GIVEN)
 
 
+def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, modified: datetime) -> dict[str, Any]:
+    """Rows of IN_FILE to one new Parquet file of a bundle, which no log names yet: its facts, as `commit` needs them.
+
+    No rows, no file. Raises MachineError where the storage cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    given = (batch for batch in batches if len(batch))
+    first = next(given, None)
+    if first is None:
+        return {"rows": 0}
+    path = f"bundle_id={bundle_id}/part-{uuid.uuid4()}.parquet"
+    place = files.join(uri, path)
+    statistics = _Statistics()
+    with ExitStack() as opened:
+        with storing(place):
+            stream = opened.enter_context(files.new_file(place))
+            options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
+            writer = opened.enter_context(pq.ParquetWriter(stream, IN_FILE, **options))
+        for rows in chain([first], given):
+            statistics.add(rows)
+            with storing(place):
+                writer.write_batch(rows)
+        with storing(place):
+            writer.close()
+            size = stream.tell()
+            opened.close()
+    return {
+        "path": path,
+        "size": size,
+        "rows": statistics.rows,
+        "modified_ms": int(modified.timestamp() * 1000),
+        "stats": statistics.to_json(),
+    }
+
+
+def added(written: dict[str, Any], bundle_id: str, *, new_rows: bool = True) -> AddAction:
+    """What a commit says of a written file."""
+    from deltalake.transaction import AddAction
+
+    partition = {"bundle_id": bundle_id}
+    return AddAction(written["path"], written["size"], partition, written["modified_ms"], new_rows, written["stats"])
+
+
 class _Statistics:
     """Row count, minima, maxima and null counts of a file, as the Delta protocol writes them; readers skip files by them."""
 
-    def __init__(self, run_id: str, scored_at: datetime) -> None:
+    def __init__(self) -> None:
         self.rows = 0
-        # The protocol has milliseconds here: rounded outwards, so no reader skips a file that it needs.
-        lower = scored_at.replace(microsecond=scored_at.microsecond // 1000 * 1000)
-        upper = lower if lower == scored_at else lower + timedelta(milliseconds=1)
-        self.minimum: dict[str, Any] = {"run_id": run_id, "scored_at": _protocol_time(lower)}
-        self.maximum: dict[str, Any] = {"run_id": run_id, "scored_at": _protocol_time(upper)}
+        self.minimum: dict[str, Any] = {name: low for name, (low, _) in _UNTOLD.items()}
+        self.maximum: dict[str, Any] = {name: high for name, (_, high) in _UNTOLD.items()}
         self.nulls = dict.fromkeys(IN_FILE.names, 0)
 
     def add(self, rows: pa.RecordBatch) -> None:
@@ -129,14 +161,27 @@ class _Statistics:
         for name in IN_FILE.names:
             # Of every column: delta-rs takes a missing count for "no nulls", and its readers then skip null rows.
             self.nulls[name] += rows.column(name).null_count
-        for name in ("key_hi", "key_lo", "status"):
+        for name in _BOUNDED:
             low, high = pc.min_max(rows.column(name)).as_py().values()
-            self.minimum[name] = min(low, self.minimum.get(name, low))
-            self.maximum[name] = max(high, self.maximum.get(name, high))
+            if low is not None:
+                self.minimum[name] = min(low, self.minimum.get(name, low))
+                self.maximum[name] = max(high, self.maximum.get(name, high))
 
     def to_json(self) -> str:
-        bounds = {"minValues": self.minimum, "maxValues": self.maximum, "nullCount": self.nulls}
+        # The protocol has milliseconds here: rounded outwards, so no reader skips a file that it needs.
+        low, high = self.minimum["scored_at"], self.maximum["scored_at"]
+        above = high if high == _whole(high) else _whole(high) + timedelta(milliseconds=1)
+        bounds = {
+            "minValues": self.minimum | {"scored_at": _protocol_time(low)},
+            "maxValues": self.maximum | {"scored_at": _protocol_time(above)},
+            "nullCount": self.nulls,
+        }
         return json.dumps({"numRecords": self.rows} | bounds)
+
+
+def _whole(moment: datetime) -> datetime:
+    """Rounded down to milliseconds."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def _protocol_time(moment: datetime) -> str:

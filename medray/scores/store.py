@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,10 @@ import pyarrow.dataset as ds
 
 from medray import files
 from medray.errors import REASONS, Fenced, MachineError, StoreError
-from medray.scores.sink import ScoreSink, now
-from medray.scores.table import SCORES, Claim, claim_app, entry_keys
+from medray.manifest_table import Manifest
+from medray.scores import delta, history, runs, upkeep
+from medray.scores.sink import ScoreSink, added, now
+from medray.scores.table import IN_FILE, OF_SUBJECTS, SCORES, UPKEEP, Claim, claim_app, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -44,18 +46,13 @@ class ScoreStore:
         from deltalake.exceptions import DeltaError
 
         uri = files.absolute(uri)
-        place = str(files.local_path(uri)) if files.is_local(uri) else uri
-        made = False
         try:
-            if not DeltaTable.is_deltatable(place):
+            if not delta.there(uri):
                 _refuse_other(uri, create)
-                _create(place)
-                made = True
-            store = cls(uri, DeltaTable(place))
+                delta.make(uri, SCORES, **_FACTS)
+            store = cls(uri, DeltaTable(delta.place(uri)))
         except (DeltaError, OSError) as error:
             raise StoreError("the score store cannot be opened", where=uri, found=str(error)) from error
-        if made:
-            store._sync_log(-1)
         store._check_columns()
         return store
 
@@ -81,78 +78,86 @@ class ScoreStore:
 
     def claim(self, bundle_id: str) -> Claim:
         """Take over the scoring of a bundle under a new run id: every earlier claim can commit no more."""
-        from deltalake.exceptions import CommitFailedError
-
         if not _SAFE.fullmatch(bundle_id):
             raise ValueError(f"bundle id {bundle_id!r}: expected letters, digits, '.', '_' and '-'")
-        run_id = f"{now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+        return self._claimed(bundle_id, {"medray.kind": "claim"})
+
+    def claim_upkeep(self) -> Claim:
+        """Take over the rewriting of files, of any bundle, under a new run id. Scoring goes on meanwhile."""
+        return self._claimed(UPKEEP, {"medray.kind": "upkeep"})
+
+    def fence_all(self, run_id: str) -> None:
+        """Void every claim on a bundle: runs that are scoring can commit no more."""
+        with delta.storing(self.uri):
+            found = {files.relative(file.uri, self.uri) for file in files.list_files(self.uri)}
+        folders = {path.partition("/")[0] for path in found if path.startswith("bundle_id=")}
+        for folder in sorted(folders):
+            self._claimed(folder.removeprefix("bundle_id="), {"medray.kind": "fence"}, run_id)
+
+    @staticmethod
+    def new_run_id() -> str:
+        return f"{now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+    def _claimed(self, bundle_id: str, facts: dict[str, Any], run_id: str | None = None) -> Claim:
+        """Raises MachineError where the storage cannot be written."""
+        from deltalake.exceptions import CommitFailedError
+
+        run_id = run_id or self.new_run_id()
         lost: CommitFailedError | None = None
         for _ in range(_ATTEMPTS):
-            self._table.update_incremental()
-            before = self.version
-            claim = Claim(bundle_id, run_id, self._count(claim_app(bundle_id)) + 1)
-            try:
-                self._transact(claim, [], {"medray.kind": "claim"}, {claim.app: claim.number})
-            except CommitFailedError as error:  # another run claimed at the same moment
-                lost = error
-                continue
-            self._table.update_incremental()
-            self._sync_log(before)
+            with delta.storing(self.uri, "the store could not be claimed"):
+                self._table.update_incremental()
+                before = self.version
+                claim = Claim(bundle_id, run_id, self._count(claim_app(bundle_id)) + 1)
+                try:
+                    self._transact(claim, [], facts, {claim.app: claim.number})
+                except CommitFailedError as error:  # another run claimed at the same moment
+                    lost = error
+                    continue
+                self._table.update_incremental()
+                delta.sync_log(self.uri, before, self.version)
             return claim
-        raise MachineError("the store could not be claimed", where=self.uri, found=str(lost), do="run again") from lost
+        raise delta.fault(self.uri, lost or RuntimeError(), "the store could not be claimed")
 
     def sink(self, claim: Claim) -> ScoreSink:
         """Where the flow of a claimed run writes."""
         if files.is_local(self.uri):
             folder = files.local_path(self.uri)
-            (folder / f"bundle_id={claim.bundle_id}").mkdir(exist_ok=True)
-            files.sync_folder(folder)
+            with delta.storing(self.uri):
+                (folder / f"bundle_id={claim.bundle_id}").mkdir(exist_ok=True)
+                files.sync_folder(folder)
         return ScoreSink(self.uri, claim, self)
 
     def append(self, claim: Claim, written: Sequence[dict[str, Any]]) -> None:
         """Add written files to the log in one commit, exactly once. Raises Fenced or MachineError."""
-        from deltalake.exceptions import DeltaError
-        from deltalake.transaction import AddAction
-
         self._refuse_absent(written)
-        partition = {"bundle_id": claim.bundle_id}
-        actions = [AddAction(w["path"], w["size"], partition, w["modified_ms"], True, w["stats"]) for w in written]
-        rows = sum(w["rows"] for w in written)
-        facts = {"medray.kind": "scores", "medray.rows": rows, "medray.files": len(written)}
-        self._table.update_incremental()
+        facts = {"medray.rows": sum(w["rows"] for w in written), "medray.files": len(written)}
+        self.commit(claim, [added(w, claim.bundle_id) for w in written], {"medray.kind": "scores"} | facts)
+
+    def commit(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any]) -> None:
+        """Add and remove files in one commit, exactly once. Raises Fenced or MachineError."""
+        from deltalake.exceptions import DeltaError
+
+        with delta.storing(self.uri):
+            self._table.update_incremental()
         before, turn = self.version, self._count(claim.run_app) + 1
-        problem: Exception | None = None
+        problem: Exception = RuntimeError("no attempt")
         for _ in range(_ATTEMPTS + 1):
             if self._count(claim.run_app) >= turn:  # read back: a commit may land and still raise
-                self._sync_log(before)
+                delta.sync_log(self.uri, before, self.version)
                 return
             self._refuse_overtaken(claim)
             try:
                 self._transact(claim, actions, facts, {claim.app: claim.number, claim.run_app: turn})
             except (DeltaError, OSError) as error:  # a race, or a fault of the storage
                 problem = error
-            self._table.update_incremental()
-        raise MachineError(
-            "scores could not be committed; what was committed before is safe",
-            where=self.uri,
-            found=str(problem),
-            do="check the storage, then run again: it goes on from the last commit",
-        ) from problem
+            with delta.storing(self.uri):
+                self._table.update_incremental()
+        raise delta.fault(self.uri, problem, "scores could not be committed") from problem
 
-    def _transact(self, claim: Claim, actions: list[Any], facts: dict[str, Any], counters: dict[str, int]) -> None:
-        """One commit against the log as last read; it fails when a counter of the same name has moved since."""
-        from deltalake import CommitProperties, Transaction
-
-        self._table.create_write_transaction(
-            actions,
-            "append",
-            self._table.schema(),
-            partition_by=["bundle_id"],
-            commit_properties=CommitProperties(
-                custom_metadata=facts | {"medray.bundle_id": claim.bundle_id, "medray.run_id": claim.run_id},
-                app_transactions=[Transaction(app, count) for app, count in counters.items()],
-            ),
-        )
+    def _transact(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], counters: dict[str, int]) -> None:
+        whose = {"medray.run_id": claim.run_id} | ({"medray.bundle_id": claim.bundle_id} if claim.bundle_id else {})
+        delta.transact(self._table, actions, SCORES, facts=facts | whose, counters=counters, partition_by=["bundle_id"])
 
     def _count(self, app: str) -> int:
         return self._table.transaction_version(app) or 0
@@ -161,11 +166,11 @@ class ScoreStore:
         newest = self._count(claim.app)
         if newest != claim.number:
             raise Fenced(
-                "a later run has claimed the scores of this bundle; this one stops",
+                "a later run has claimed what this one was writing; this one stops",
                 where=self.uri,
                 found=f"claim {newest}",
                 expected=f"claim {claim.number}, of run {claim.run_id}",
-                do="nothing: what this run has committed stays, the later run does the rest",
+                do="nothing is lost: what this run has committed stays. Run again where the later run was no scoring",
             )
 
     def _refuse_absent(self, written: Sequence[dict[str, Any]]) -> None:
@@ -184,60 +189,108 @@ class ScoreStore:
                     do="put the store on storage that the driver and all workers share",
                 )
 
-    def _sync_log(self, after: int) -> None:
-        """delta-rs does not fsync its log: make the versions after `after` survive a power cut, where local."""
-        if not files.is_local(self.uri):
-            return
-        folder = files.local_path(self.uri) / "_delta_log"
-        for version in range(after + 1, self.version + 1):
-            for log in (folder / f"{version:020d}.json", folder / f"{version:020d}.checkpoint.parquet"):
-                if log.exists():
-                    files.sync_file(log)
-        if (folder / "_last_checkpoint").exists():
-            files.sync_file(folder / "_last_checkpoint")
-        files.sync_folder(folder)
+    # -- audit and upkeep
+
+    def begin_run(self, what: str, run_id: str, bundle_id: str | None = None) -> runs.Record:
+        """Note who begins what, when and with which code. `end_run` completes it; a killed run stays "running"."""
+        return runs.begin(self.uri, what, run_id, bundle_id)
+
+    def end_run(self, record: runs.Record, state: str = "done", **counts: Any) -> None:
+        """Note how it ended: `state` "done", "stopped", "fenced" or "failed", and runs.Counts by name."""
+        runs.end(self.uri, record, state, runs.Counts(**counts))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The audit table, newest first, JSON-ready: one row per run, with the columns of runs.RUNS."""
+        return runs.read(self.uri)
+
+    def compact(self) -> dict[str, Any]:
+        """Merge small files of each bundle, and write a checkpoint of the log: {files_merged, files_made}.
+
+        Scores do not change, and a run that is scoring goes on. Raises Fenced where other upkeep began meanwhile.
+        """
+        return upkeep.compact(self)
+
+    def vacuum(self, older_than: timedelta = upkeep.KEPT) -> dict[str, Any]:
+        """Remove files that the newest version does not name: {files_removed, bytes_freed}.
+
+        Those that a commit replaced more than `older_than` ago, and those of killed runs, when they are older than
+        `older_than` and than an hour: a run that is scoring loses nothing. Earlier versions can then not be read.
+        """
+        return upkeep.vacuum(self, older_than)
+
+    def forget(self, subjects: Collection[str]) -> dict[str, Any]:
+        """Remove every row of these pseudonyms from every file below the store: {rows, files, entries}, 0 where none.
+
+        Runs that are scoring into the store are fenced: they could commit rows of the subject that they hold.
+        """
+        return upkeep.forget(self, subjects)
+
+    def live_files(self) -> list[upkeep.LiveFile]:
+        """What the newest version is made of, in the order of their paths."""
+        self._table.update_incremental()
+        found = pa.table(self._table.get_add_actions(flatten=True)).select(
+            ["path", "partition.bundle_id", "size_bytes"]
+        )
+        return sorted(upkeep.LiveFile(*row.values()) for row in found.to_pylist())
+
+    def unnamed_files(self, hours: int) -> Collection[str]:
+        """Paths that the newest version does not name, of files replaced or (where never named) written `hours` ago."""
+        self._table.update_incremental()
+        return self._table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    def checkpoint(self) -> None:
+        """Sum the log up in one file: what opening reads then does not grow with the number of commits."""
+        self._table.update_incremental()
+        self._table.create_checkpoint()
+        delta.sync_log(self.uri, self.version - 1, self.version)
 
     # -- reading
 
     def pending(
         self,
-        manifest: pa.Table,
+        manifest: pa.Table | Manifest,
         bundle_id: str,
         *,
         retry_failed: bool | Collection[str] = False,
+        attempts: int | None = None,
         memory: str = "2GB",
     ) -> pa.Table:
         """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
 
+        Of a Manifest, which lies on disk, only these rows come into memory.
+
         Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
-        latest attempt failed, for any reason or for one of those given (keys of errors.REASONS). Reads the key
-        columns of this bundle's files as a stream, and spills to disk beyond `memory`.
+        latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
+        tried less than `attempts` times. Reads the key columns of this bundle's files as a stream, and spills to disk
+        beyond `memory`.
         """
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
         if len(manifest) == 0:
-            return manifest
-        keys = entry_keys(manifest)
-        wanted = pa.table({"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]})
+            return manifest.table() if isinstance(manifest, Manifest) else manifest
         columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
         done = "done"
         if retry_failed:
             codes = None if retry_failed is True else pa.array(sorted(retry_failed), pa.string())
             reason = ds.field("reason")
             columns["again"] = reason.is_valid() if codes is None else reason.isin(codes)
-            columns["at"] = ds.field("scored_at").cast(pa.int64())
-            done = """(select key_hi, key_lo from done group by all
-                       having coalesce(max("at") filter (again) < max("at"), true))"""
+            columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
+            enough = "" if attempts is None else f'or count(distinct "at") >= {attempts:d}'
+            done = f"""(select key_hi, key_lo from done group by all
+                        having coalesce(max("at") filter (again) < max("at"), true) {enough})"""
         rows = self._query(
             f"select row from wanted anti join {done} using (key_hi, key_lo)",
             memory,
-            wanted=wanted,
+            wanted=manifest.keys("row") if isinstance(manifest, Manifest) else _keys(manifest),
             done=self._scan(columns, bundle_id),
         )
+        numbers = rows.column("row").to_numpy()
+        if isinstance(manifest, Manifest):
+            return manifest.take(numbers)
         mask = np.zeros(len(manifest), bool)
-        mask[rows.column("row").to_numpy()] = True
+        mask[numbers] = True
         return manifest.filter(pa.array(mask))
 
     def scores(self, bundle_id: str, manifest: pa.Table | None = None, *, memory: str = "2GB") -> pa.Table:
@@ -322,39 +375,33 @@ class ScoreStore:
         return {"store": self.uri, "version": self.version, "bundles": bundles}
 
     def history(self) -> list[dict[str, Any]]:
-        """Who wrote to the store and when, newest first, JSON-ready: one row per run, one per other commit.
-
-        {what, run_id, bundle_id, began, ended (UTC, ISO 8601), commits, files, rows}; `what` is "score" for a run,
-        else the log's word for it (OPTIMIZE, VACUUM END …). A run that has claimed and committed nothing has 0 rows.
-        """
+        """Who wrote to the store and when, newest first: see scores/history.py."""
         self._table.update_incremental()
-        found: dict[str | int, dict[str, Any]] = {}
-        for commit in sorted(self._table.history(), key=lambda commit: commit["version"]):
-            run_id = commit.get("medray.run_id")
-            at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC).isoformat(timespec="seconds")
-            row = found.setdefault(
-                run_id or commit["version"],
-                {
-                    "what": "score" if run_id else commit["operation"],
-                    "run_id": run_id,
-                    "bundle_id": commit.get("medray.bundle_id"),
-                    "began": at,
-                    "ended": at,
-                    "commits": 0,
-                    "files": 0,
-                    "rows": 0,
-                },
-            )
-            row["ended"] = at
-            row["commits"] += commit.get("medray.kind") != "claim"
-            row["files"] += commit.get("medray.files", 0)
-            row["rows"] += commit.get("medray.rows", 0)
-        return list(reversed(found.values()))
+        return history.history(self._table.history(), self.runs())
 
-    def _scan(self, columns: dict[str, Any], bundle_id: str | None = None) -> pa.RecordBatchReader:
+    def query(
+        self,
+        sql: str,
+        columns: dict[str, ds.Expression],
+        bundle_id: str,
+        *,
+        where: ds.Expression | None = None,
+        memory: str = "2GB",
+    ) -> pa.Table:
+        """Rows of a query in DuckDB over `found`: these columns of a bundle's rows, of every attempt.
+
+        `where` on scored_at or run_id spares reading files of other runs.
+        """
+        return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
+
+    def _scan(
+        self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
+    ) -> pa.RecordBatchReader:
         """A stream of these columns of the newest version, from the files of one bundle or of all."""
         self._table.update_incremental()
         chosen = None if bundle_id is None else ds.field("bundle_id") == bundle_id
+        if where is not None:
+            chosen = where if chosen is None else chosen & where
         return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
 
     def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
@@ -387,6 +434,23 @@ from latest group by bundle_id, reason order by bundle_id, reason
 """
 
 
+def _keys(manifest: pa.Table) -> pa.Table:
+    keys = entry_keys(manifest)
+    return pa.table({"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]})
+
+
+_FACTS: dict[str, Any] = {
+    "partition_by": ["bundle_id"],
+    "name": "medray scores",
+    "description": "One row per entry, sample, output and attempt; one per failed sample or entry.",
+    "configuration": {
+        "delta.logRetentionDuration": "interval 3650 days",  # the log is the audit trail
+        # Other writers put minima and maxima of all columns into the log, which is kept: none of a subject's then.
+        "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in OF_SUBJECTS),
+    },
+}
+
+
 def _refuse_other(uri: str, create: bool) -> None:
     """Raises StoreError when no store may be made at `uri`, where none is."""
     if not create:
@@ -400,17 +464,3 @@ def _refuse_other(uri: str, create: bool) -> None:
             expected="an empty or a new folder",
             do="give another folder for the store",
         )
-
-
-def _create(place: str) -> None:
-    from deltalake import DeltaTable
-
-    DeltaTable.create(
-        place,
-        schema=SCORES,
-        mode="ignore",  # another run may be making it too
-        partition_by=["bundle_id"],
-        name="medray scores",
-        description="One row per entry, sample, output and attempt; one per failed sample or entry.",
-        configuration={"delta.logRetentionDuration": "interval 3650 days"},  # the log is the audit trail
-    )

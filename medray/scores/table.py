@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
+
+from medray.manifests import entry_keys as entry_keys
 
 
 def _column(name: str, kind: pa.DataType, comment: str, *, unit: str = "", nullable: bool = False) -> pa.Field:
@@ -44,10 +43,16 @@ GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
 IN_FILE = pa.schema([f for f in SCORES if f.name != "bundle_id"])
 """Columns of a Parquet file: Delta keeps partition columns in the log."""
 
+OF_SUBJECTS = ("entry_id", "sample_id", "subject_id", "fingerprint")
+"""Columns that may point to a subject: no minimum or maximum of theirs stands in the log, which outlives their rows."""
+
+UPKEEP = ""
+"""In the place of a bundle id: the claim of who rewrites files."""
+
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to commit scores of one bundle, until a later claim is made."""
+    """The right to commit scores of one bundle, or to rewrite files (UPKEEP), until a later claim is made."""
 
     bundle_id: str
     run_id: str
@@ -63,15 +68,4 @@ class Claim:
 
 
 def claim_app(bundle_id: str) -> str:
-    return f"medray.score/{bundle_id}"
-
-
-def entry_keys(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """(N, 2) int64, key_hi and key_lo of each row's (entry_id, fingerprint); a repeated pair is hashed once."""
-    found = [np.empty((0, 2), np.int64)]
-    for batch in pa.table(rows.select(["entry_id", "fingerprint"])).to_batches(max_chunksize=1 << 18):
-        entry, print_ = (batch.column(name).cast(pa.binary()) for name in ("entry_id", "fingerprint"))
-        pairs = pc.binary_join_element_wise(entry, print_, pa.scalar(b"\0")).dictionary_encode()
-        digests = b"".join([xxhash.xxh3_128_digest(pair) for pair in pairs.dictionary.to_pylist()])
-        found.append(np.frombuffer(digests, ">i8").reshape(-1, 2)[pairs.indices.to_numpy()].astype(np.int64))
-    return np.concatenate(found)
+    return f"medray.score/{bundle_id}" if bundle_id != UPKEEP else "medray.upkeep"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,18 +17,37 @@ from medray import bundles, files, stages
 from medray.engines.base import Engine
 from medray.errors import ArchiveError
 from medray.flows import Flow, shards
-from medray.manifests import PARTS, group_parts, pseudonym_key, write_manifest
+from medray.manifest_table import (
+    IndexState,
+    Manifest,
+    changes_of,
+    counted,
+    listing_of,
+    parts_of,
+    read_state,
+    write_state,
+)
+from medray.manifests import PARTS, pseudonym_key
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
+from medray.queries import database, execute
+from medray.row_files import RowFiles, new_rows
+from medray.verbs.listing import FILES, compare, list_archive, named
+from medray.verbs.regroup import regroup
 from medray.verbs.results import IndexResult
 from medray.verbs.settings import ScoreRun, TrainRun
 from medray.verbs.tables import TableSink
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 SMALL_FILES, SMALL_BYTES = 2000, 2**28
 """Scanned in about a second, which is less than workers take to start."""
 
-PARTS_FILE, SEEN = "parts.parquet", "files.parquet"
+ROUND_FILES = 1_000_000
+"""Planned at once: their names are in memory."""
+
 NOT_KEPT = ("unreadable", "missing_file")
 """Reasons that may pass without the file changing: such a file is opened at every index."""
 
@@ -46,56 +69,155 @@ def modality_of(run: TrainRun | ScoreRun) -> ModalitySpec:
 
 def index_archive(
     run: TrainRun | ScoreRun, spec: ModalitySpec, engine: Engine, progress: Progress
-) -> tuple[pa.Table, IndexResult]:
+) -> tuple[Manifest, IndexResult]:
     """(manifest, result)"""
     started = time.monotonic()
     root, key = run.root, pseudonym_key(run.pseudonym_key)
-    listed = list(files.list_files(root))
-    if not listed:
-        raise ArchiveError("the archive holds no files", where=root, do="check the `archive` key of the run file")
-    lists = [file for uri in spec.lists(root) for file in files.list_files(uri)]
-    listed = list(dict.fromkeys(listed + lists))
+    folder = files.join(run.folder, "manifest")
     how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key + _companions(spec, root))
-    how = how.hexdigest()[:16]
-    before, kept = _read_before(run.folder, how) or (stages.FILES.empty_table(), PARTS.empty_table())
-    same = unchanged_files(before, kept, listed)
-    gone = set(before.column("uri").to_pylist()) - {file.uri for file in listed}
-    if gone or len(same) < len(listed):  # the data of what a list names may have come or gone
-        same -= {file.uri for file in lists}
-    changed = [file for file in listed if file.uri not in same]
-    parts, late = kept, changed or _neighbours(before, kept, [], listed)
-    scanned: list[files.File] = []
-    while late:  # at most twice: a neighbour's neighbours are in the same folder
-        scanned += late
-        parts = parts.filter(pc.invert(pc.is_in(parts.column("uri"), pa.array([f.uri for f in late], pa.string()))))
-        parts = pa.concat_tables([parts, _scan(run, spec, late, engine, progress)])
-        late = _neighbours(before, parts, scanned, listed)
-    parts = parts.filter(pc.is_in(parts.column("uri"), pa.array([f.uri for f in listed], pa.string())))
-    manifest = group_parts(parts)
-    if len(manifest) == 0:
-        raise ArchiveError(
-            "the archive holds no data that this modality reads",
-            where=root,
-            found=f"{len(listed)} files",
-            expected=f"files of the modality {spec.kind!r}",
-            do="look at one with: medray inspect FILE",
-        )
-    _write(parts, files.join(run.folder, PARTS_FILE), how)
-    _write(_files_table(listed), files.join(run.folder, SEEN), how)
-    uri = files.join(run.folder, "manifest.parquet")
-    write_manifest(manifest, uri, root)
+    before = read_state(folder)
+    with database() as db:
+        night = _Night(run, spec, engine, progress, db, before, how.hexdigest()[:16], folder)
+        state, kinds = night.index()
     result = IndexResult(
-        entries=len(manifest),
-        failed=len(manifest) - manifest.column("reason").null_count,
-        subjects=pc.count_distinct(manifest.column("subject_id")).as_py(),
-        bytes=pc.sum(manifest.column("bytes")).as_py(),
-        files=len(listed),
-        scanned=len(scanned),
-        by_reason=count_reasons(manifest.column("reason")),
-        manifest=uri,
+        entries=state.counts.entries,
+        failed=state.counts.failed,
+        subjects=state.counts.subjects,
+        bytes=state.counts.bytes,
+        files=night.listing.places,
+        scanned=int(night.opened.sum()),
+        new=kinds.get("new", 0),
+        changed=kinds.get("changed", 0),
+        vanished=kinds.get("vanished", 0),
+        by_reason=state.counts.by_reason,
+        manifest=folder,
         seconds=time.monotonic() - started,
     )
-    return manifest, result
+    return Manifest(folder, state), result
+
+
+class _Night:
+    """One index run. `index` leaves the state before it in force until the last step."""
+
+    def __init__(
+        self,
+        run: TrainRun | ScoreRun,
+        spec: ModalitySpec,
+        engine: Engine,
+        progress: Progress,
+        db: DuckDBPyConnection,
+        before: IndexState | None,
+        how: str,
+        folder: str,
+    ) -> None:
+        self.run, self.spec, self.engine, self.progress, self.db = run, spec, engine, progress, db
+        self.before, self.how, self.folder = before, how, folder
+        self.afresh = before is None or before.how != how
+        now = datetime.now(UTC)
+        self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
+        self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
+        lists = [file for uri in spec.lists(run.root) for file in files.list_files(uri)]
+        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)))
+        self.opened = np.zeros(self.listing.places, bool)
+        self.new_parts = RowFiles(folder, (), PARTS)
+
+    def index(self) -> tuple[IndexState, dict[str, int]]:
+        """(state, how many entries are new, changed, updated, vanished)"""
+        if self.listing.places == 0:
+            self._forget_listing()
+            raise ArchiveError(
+                "the archive holds no files", where=self.run.root, do="check the `archive` key of the run file"
+            )
+        self.opened, gone = self._todo()
+        if self.opened.any():
+            self._scan(self.opened)
+        if self.before is not None and not self.opened.any() and not gone.any():
+            self._forget_listing()
+            return self.before, {}
+        return self._regroup(gone)
+
+    def _forget_listing(self) -> None:
+        for name in self.listing.names:
+            files.remove_file(files.join(self.folder, name))
+
+    def _todo(self) -> tuple[np.ndarray, np.ndarray]:
+        """(files,) bool: to be opened; (files of the last listing,) bool: gone."""
+        fresh, gone = compare(self.db, self.old_listing, self.listing)
+        if self.afresh:
+            fresh[:] = True
+            return fresh, gone
+        unread = [pa.array([], pa.string())]
+        for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
+            unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
+        fresh |= named(self.listing, pa.concat_arrays(unread))
+        if fresh.any() or gone.any():  # the data of what a list names may have come or gone
+            fresh[self.first_list :] = True
+            fresh |= self._beside(fresh, gone)
+        return fresh, gone
+
+    def _beside(self, late: np.ndarray, gone: np.ndarray) -> np.ndarray:
+        """(files,) bool: those whose parts hang on a file that came, went or changed."""
+        beside: set[str] = set()
+        for listing, where in ((self.listing, late), (self.old_listing, gone)):
+            for batch in listing.scan(["uri"], where=where):
+                for uri in batch.column("uri").to_pylist():
+                    beside.update(self.spec.beside(uri))
+        return named(self.listing, pa.array(sorted(beside), pa.string()))
+
+    def _scan(self, late: np.ndarray) -> None:
+        """The parts of these files, through the engine."""
+        self.progress.begin("index", int(late.sum()))
+        stage = stages.scan(self.spec, self.run.root, pseudonym_key(self.run.pseudonym_key))
+        for listed in _rounds(self.listing.scan(FILES, where=late)):
+            small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
+            plan = shards(listed, workers=self.engine.workers)
+            with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
+                self.engine.run(Flow("index", plan, (stage,), sink, self.progress.advance, small=small))
+                for batch in sink.batches():
+                    writer.write(batch)
+            self.new_parts = self.new_parts.added(writer.file)
+
+    def _regroup(self, gone: np.ndarray) -> tuple[IndexState, dict[str, int]]:
+        if not self.afresh:
+            streams = {
+                "opened": self.listing.scan(["uri"], where=self.opened),
+                "gone": self.old_listing.scan(["uri"], where=gone),
+            }
+            execute(self.db, "create table stirred as select uri from opened union all select uri from gone", **streams)
+        old = changes_of(self.folder, self.before)
+        found = regroup(self.db, self.old_parts, self.new_parts, old, self.seen_at, afresh=self.afresh)
+        counts = self.before.counts if self.before and not found.kinds else counted(found.entries)
+        if counts.entries == 0:
+            raise ArchiveError(
+                "the archive holds no data that this modality reads",
+                where=self.run.root,
+                found=f"{self.listing.places} files",
+                expected=f"files of the modality {self.spec.kind!r}",
+                do="look at one with: medray inspect FILE",
+            )
+        state = IndexState(
+            how=self.how,
+            root=self.run.root,
+            seen_at=self.seen_at,
+            listing=self.listing.found,
+            parts=found.parts.compacted("parts").found,
+            entries=found.entries.compacted("entries").found,
+            counts=counts,
+        )
+        write_state(self.folder, state, self.before)
+        return state, found.kinds
+
+
+def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The files of a listing, at most about ROUND_FILES at once."""
+    held: list[pa.RecordBatch] = []
+    for batch in listed:
+        held.append(batch)
+        if sum(map(len, held)) >= ROUND_FILES:
+            yield pa.Table.from_batches(held).cast(stages.FILES)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held).cast(stages.FILES)
 
 
 def _companions(spec: ModalitySpec, root: str) -> bytes:
@@ -103,68 +225,6 @@ def _companions(spec: ModalitySpec, root: str) -> bytes:
     return repr([file for uri in spec.companions(root) for file in files.list_files(uri)] or "").encode()
 
 
-def _files_table(listed: list[files.File]) -> pa.Table:
-    return pa.Table.from_pylist([file._asdict() for file in listed], schema=stages.FILES)
-
-
 def count_reasons(column: pa.ChunkedArray | pa.Array) -> dict[str, int]:
     """How many rows failed for each reason, most frequent first."""
     return dict(Counter(reason for reason in column.to_pylist() if reason is not None).most_common())
-
-
-def _read_before(folder: str, how: str) -> tuple[pa.Table, pa.Table] | None:
-    """(files, parts) of an earlier index of this archive with these settings, if there is one."""
-    import pyarrow.parquet as pq
-
-    try:
-        found = [
-            pq.read_table(pa.BufferReader(files.read_bytes(files.join(folder, name)))) for name in (SEEN, PARTS_FILE)
-        ]
-    except FileNotFoundError:
-        return None
-    if any((table.schema.metadata or {}).get(b"how") != how.encode() for table in found):
-        return None
-    return found[0].replace_schema_metadata(None), found[1].replace_schema_metadata(None)
-
-
-def unchanged_files(before: pa.Table, parts: pa.Table, listed: list[files.File]) -> set[str]:
-    """URIs whose size and modification time are those of the earlier index, and which storage did not refuse."""
-    known = {row["uri"]: (row["size"], row["modified_ns"]) for row in before.to_pylist()}
-    reasons = zip(parts.column("uri").to_pylist(), parts.column("reason").to_pylist(), strict=True)
-    again = {uri for uri, reason in reasons if reason in NOT_KEPT}
-    return {file.uri for file in listed if known.get(file.uri) == (file.size, file.modified_ns)} - again
-
-
-def _neighbours(
-    before: pa.Table, parts: pa.Table, scanned: list[files.File], listed: list[files.File]
-) -> list[files.File]:
-    """Unopened files of folders in which a file that makes no part came, went or changed.
-
-    Such a file may belong to its neighbours, as the labels of an idx archive do.
-    """
-    with_parts = set(parts.column("uri").to_pylist())
-    present, opened = {file.uri for file in listed}, {file.uri for file in scanned}
-    gone = set(before.column("uri").to_pylist()) - present
-    stirred = {uri.rpartition("/")[0] for uri in (opened | gone) - with_parts}
-    return [file for file in listed if file.uri not in opened and file.uri.rpartition("/")[0] in stirred]
-
-
-def _scan(
-    run: TrainRun | ScoreRun, spec: ModalitySpec, changed: list[files.File], engine: Engine, progress: Progress
-) -> pa.Table:
-    """PARTS of the files, through the engine."""
-    progress.begin("index", len(changed))
-    stage = stages.scan(spec, run.root, pseudonym_key(run.pseudonym_key))
-    small = len(changed) <= SMALL_FILES and sum(file.size for file in changed) <= SMALL_BYTES
-    plan = shards(_files_table(changed), workers=engine.workers)
-    with TableSink(run.folder, PARTS) as sink:
-        engine.run(Flow("index", plan, (stage,), sink, progress.advance, small=small))
-        return sink.take()
-
-
-def _write(table: pa.Table, uri: str, how: str) -> None:
-    import pyarrow.parquet as pq
-
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({"how": how}), buffer, compression="zstd")
-    files.write_bytes(uri, buffer.getvalue().to_pybytes())

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from medray import bundles, files
 from medray.errors import REASONS, ArchiveError, SampleError
+from medray.manifest_table import STATE, Counts, Manifest
 from medray.manifests import read_manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Inspection
@@ -25,6 +26,8 @@ def inspect(path: str) -> Inspection:
     if files.exists(files.join(uri, bundles.SPEC)):
         return _bundle(uri)
     if uri.endswith("manifest.parquet"):
+        return _prepared_manifest(uri)
+    if files.exists(files.join(uri, STATE)):
         return _manifest(uri)
     refusals: list[str] = []
     for kind in modality_kinds():
@@ -69,9 +72,14 @@ def inspect_history(uri: str) -> Inspection:
     rows = [
         {
             "run": row["run_id"] or row["what"].lower(),
+            "what": row["what"].lower(),
+            "state": row["state"],
+            "who": row["who"],
             "bundle": row["bundle_id"],
-            "ended (UTC)": _minute(row["ended"]),
-            **{key: row[key] for key in ("commits", "files", "rows")},
+            "began (UTC)": _minute(row["began"]),
+            "seconds": row["seconds"],
+            "code": " ".join(part[:12] for part in (row["version"], row["code"]) if part) or None,
+            **{key: row[key] for key in ("scored", "failed", "commits", "files", "rows")},
         }
         for row in history
     ]
@@ -105,14 +113,28 @@ def _bundle(uri: str) -> Inspection:
 
 
 def _manifest(uri: str) -> Inspection:
+    """Raises ArchiveError where the folder holds no whole manifest."""
+    try:
+        manifest = Manifest.open(uri)
+    except FileNotFoundError:
+        raise ArchiveError("this manifest is not whole", where=uri, do="make it again: medray index RUN.toml") from None
+    return _entries(uri, manifest.root, manifest.counts)
+
+
+def _prepared_manifest(uri: str) -> Inspection:
     manifest, root = read_manifest(uri)
     reasons = Counter(r for r in manifest.column("reason").to_pylist() if r is not None)
-    facts = {
-        "root": root,
-        "entries": len(manifest),
-        "subjects": pc.count_distinct(manifest.column("subject_id")).as_py(),
-        "bytes": pc.sum(manifest.column("bytes")).as_py(),
-        "failed": sum(reasons.values()),
-    }
-    tables = {"failed": [{"reason": r, "entries": n} for r, n in reasons.most_common()]} if reasons else {}
-    return Inspection(title=f"manifest {uri}", facts=facts, tables=tables)
+    counts = Counts(
+        entries=len(manifest),
+        failed=reasons.total(),
+        subjects=pc.count_distinct(manifest.column("subject_id")).as_py(),
+        bytes=pc.sum(manifest.column("bytes")).as_py(),
+        by_reason=dict(reasons.most_common()),
+    )
+    return _entries(uri, root, counts)
+
+
+def _entries(uri: str, root: str, counts: Counts) -> Inspection:
+    facts = {"root": root, **{name: getattr(counts, name) for name in ("entries", "subjects", "bytes", "failed")}}
+    failed = [{"reason": reason, "entries": count} for reason, count in counts.by_reason.items()]
+    return Inspection(title=f"manifest {uri}", facts=facts, tables={"failed": failed} if failed else {})

@@ -49,8 +49,10 @@ def prepare(run: TrainRun, engine: Engine, progress: Progress | None = None) -> 
 def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepared:
     """Shards of the run's entries; those of an earlier call where nothing has changed."""
     started = time.monotonic()
-    manifest, indexed = index_archive(run, run.modality, engine, progress)
-    manifest, labels = apply_labels(manifest, run.labels, root=run.root, pseudonym_key=pseudonym_key(run.pseudonym_key))
+    archive, indexed = index_archive(run, run.modality, engine, progress)
+    manifest, labels = apply_labels(
+        archive.table(), run.labels, root=run.root, pseudonym_key=pseudonym_key(run.pseudonym_key)
+    )
     for line in labels.notes():
         progress.note(line)
     manifest = assign_splits(manifest, run.split)

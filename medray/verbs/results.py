@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,8 +25,15 @@ class IndexResult(Result):
     """Files in the archive; those that are no data by rule (DICOMDIR, ignored names) make no entry."""
     scanned: int
     """Files that were opened; the others have not changed since the last index."""
+    new: int
+    """Entries that the last index of this work folder did not know."""
+    changed: int
+    """Entries whose content is another; one that was only touched, moved or given another label is not among them."""
+    vanished: int
+    """Entries that are no more."""
     by_reason: dict[str, int]
     manifest: str
+    """Folder of the change table of entries."""
     seconds: float
 
 
@@ -75,12 +82,19 @@ class EvaluateResult(Result):
 
 
 class ScoreResult(Result):
-    """`failed` counts this run's failed entries; entries of earlier runs are in the store."""
+    """`failed` counts this run's failed entries; entries of earlier runs are in the store.
+
+    pending = scored + failed + left.
+    """
 
     run_id: str
     bundle_id: str
     pending: int
     scored: int
+    left: int
+    """Pending entries that the next run takes up."""
+    stopped: Literal["deadline", "limit"] | None
+    """Why entries are left."""
     samples: int
     """Of this run's entries; an entry that cannot be read counts as one."""
     failed_samples: int
@@ -88,12 +102,49 @@ class ScoreResult(Result):
     """Failed samples."""
     seconds: float
     entries_per_second: float
+    """Of those scored and failed, from the first to the last commit."""
+    stages: dict[str, float]
+    """Seconds of this run, one after the other: index, pending (what has no score yet), scoring."""
+    worker_seconds: dict[str, float]
+    """Seconds inside workers, all together: read, score, write."""
+    slowest: list[dict[str, Any]]
+    """The entries that took longest to read: {key_hi (as in the score table), seconds, together}. A batch is timed as
+    a whole: `together` says how many entries shared the time, and `key_hi` is of the first of them."""
     store: str
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the entries that were pending, or of their samples, failed."""
-        many = self.failed > max_failed * self.pending or self.failed_samples > max_failed * self.samples
+        """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed."""
+        many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * self.samples
         return 3 if many else 0
+
+
+class NightlyResult(Result):
+    """What a night came to; the summary file has all of it. `entries` and what follows are as in its keys."""
+
+    night: str
+    held_by: str | None = None
+    """Another nightly run works on this store: who, where, since when. Nothing was done then."""
+    new: int = 0
+    changed: int = 0
+    vanished: int = 0
+    pending: int = 0
+    scored: int = 0
+    left: int = 0
+    level: str = ""
+    """Of drift: alert, watch, none, too few; "" where nothing was scored."""
+    seconds: float
+    summary: str = ""
+    """The JSON file of this night."""
+    page: str = ""
+    """The HTML page of this night."""
+    bundles: dict[str, dict[str, Any]] = {}
+    """Per bundle folder: bundle_id, pending, scored, failed, left, drift, error."""
+    code: int = 0
+
+    def exit_code(self, max_failed: float) -> int:
+        """The highest need first: 1 or 2 where a bundle met a fault, 3 where too much of one failed, else 0. A run that
+        found the store in another's hands has nothing to complain of: 0."""
+        return self.code
 
 
 class ToMedsResult(Result):
@@ -140,4 +191,29 @@ class ExportResult(BaseModel):
     failed: int
     not_scored: int
     """Of which the store holds nothing: added since, or in a block that could not be read."""
+    seconds: float
+
+
+class VacuumResult(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    files_merged: int
+    files_made: int
+    """Of the merged ones."""
+    files_removed: int
+    bytes_freed: int
+    seconds: float
+
+
+class ForgetResult(BaseModel):
+    """Does not name the subject."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    rows: int
+    """Removed from the scores that readers saw."""
+    files: int
+    """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
     seconds: float

@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles, stages
 from medray.engines.base import Engine
-from medray.flows import Flow, Receipt, Sink, shards
-from medray.manifests import by_place
+from medray.flows import SLOWEST, Flow, Receipt, Sink, shards
+from medray.manifest_table import Manifest
+from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
-from medray.scores import ScoreStore
+from medray.scores import ScoreStore, entry_keys
+from medray.scores.runs import recorded
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
+from medray.verbs.schedule import deadline_at, in_order, placed
 from medray.verbs.settings import ScoreRun
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 4096, 2**25
@@ -25,12 +29,15 @@ SMALL_ENTRIES = 32
 
 
 class Tally:
-    """A sink that counts what passes through its commits; the writing is the inner sink's."""
+    """A sink that counts what passes through its commits, for the result and for the audit table (`counts`); the
+    writing is the inner sink's."""
 
-    def __init__(self, sink: Sink) -> None:
-        self.write, self.inner = sink.write, sink
+    def __init__(self, sink: Sink, counts: dict[str, Any]) -> None:
+        self.write, self.inner, self.counts = sink.write, sink, counts
         self.entries, self.failed, self.samples = 0, 0, 0
         self.by_reason: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.slowest: list[dict[str, Any]] = []
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         self.inner.commit(receipts)
@@ -39,53 +46,108 @@ class Tally:
             self.failed += receipt.failed
             self.samples += receipt.samples
             self.by_reason.update(receipt.reasons)
+            self.seconds.update(receipt.seconds)
+            self.slowest = sorted([*self.slowest, *receipt.slowest], key=lambda row: -row["seconds"])[:SLOWEST]
+        self.counts |= {"scored": self.entries - self.failed, "failed": self.failed, "reasons": self.by_reason}
 
 
 def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> ScoreResult:
-    """Index, find what is pending for this bundle, score it, commit.
+    """Index, find what is pending for this bundle, score it, commit; stop at the run's deadline or limit.
 
     Raises BundleError, StoreError, ArchiveError; Fenced when a newer run has claimed the store meanwhile.
     """
     progress = progress or Silent()
-    started = time.monotonic()
+    started, until = time.monotonic(), None if run.deadline is None else deadline_at(run.deadline, time.time())
     bundle = bundles.load(run.bundle_uri)
     spec = at_site(bundle.recipe.modality, run.modality)
     manifest, indexed = index_archive(run, spec, engine, progress)
+    found = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
+    seconds = {"index": indexed.seconds, **found.stages}
+    return found.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
+
+
+def score_manifest(
+    run: ScoreRun,
+    bundle: bundles.Bundle,
+    spec: ModalitySpec,
+    manifest: Manifest,
+    engine: Engine,
+    progress: Progress,
+    *,
+    until: float | None = None,
+) -> ScoreResult:
+    """Score what of the manifest is pending for the bundle. `until`: the deadline, seconds since the epoch.
+
+    Raises StoreError, MachineError; Fenced when a newer run has claimed the store meanwhile.
+    """
+    started = time.monotonic()
     store = ScoreStore.open(run.store_uri, create=True)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
-    pending = store.pending(manifest, bundle.id)
-    sink = Tally(store.sink(claim))
-    scoring = time.monotonic()
+    with recorded(store, "score", claim.run_id, bundle.id) as counts:
+        pending = store.pending(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
+        chosen = in_order(pending, run.order).slice(0, run.limit)
+        counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0}
+        sink = Tally(store.sink(claim), counts)
+        scoring = time.monotonic()
+        progress.begin("score", len(chosen))
+        engine.run(_flow(run, bundle, spec, chosen, sink, engine.workers, progress, until))
+    now = time.monotonic()
+    return ScoreResult(
+        run_id=claim.run_id,
+        bundle_id=bundle.id,
+        entries=len(manifest),
+        pending=len(pending),
+        scored=sink.entries - sink.failed,
+        failed=sink.failed,
+        left=len(pending) - sink.entries,
+        stopped="deadline" if sink.entries < len(chosen) else "limit" if len(chosen) < len(pending) else None,
+        samples=sink.samples,
+        failed_samples=sum(sink.by_reason.values()),
+        by_reason=dict(sink.by_reason.most_common()),
+        seconds=now - started,
+        entries_per_second=sink.entries / max(now - scoring, 1e-9),
+        stages={"pending": scoring - started, "scoring": now - scoring},
+        worker_seconds=dict(sink.seconds),
+        slowest=_slowest(sink.slowest, chosen),
+        store=run.store_uri,
+    )
+
+
+def _flow(
+    run: ScoreRun,
+    bundle: bundles.Bundle,
+    spec: ModalitySpec,
+    chosen: pa.Table,
+    sink: Sink,
+    workers: int,
+    progress: Progress,
+    until: float | None,
+) -> Flow:
     rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
-    progress.begin("score", len(pending))
-    flow = Flow(
+    return Flow(
         "score",
-        shards(by_place(pending), workers=engine.workers, rows_per_shard=_entries_per_shard(pending)),
+        placed(shards(chosen, workers=workers, rows_per_shard=_entries_per_shard(chosen))),
         (
             stages.read(spec, rows),
             stages.score(run.bundle_uri, bundle.id, rows, spec),
         ),
         sink,
         progress.advance,
-        small=len(pending) <= SMALL_ENTRIES,
-        commit_seconds=30.0,
+        small=len(chosen) <= SMALL_ENTRIES,
+        commit_seconds=run.commit_seconds,
+        commit_receipts=run.commit_files,
+        until=until,
     )
-    engine.run(flow)
-    now = time.monotonic()
-    return ScoreResult(
-        run_id=claim.run_id,
-        bundle_id=bundle.id,
-        entries=indexed.entries,
-        pending=len(pending),
-        scored=sink.entries - sink.failed,
-        failed=sink.failed,
-        samples=sink.samples,
-        failed_samples=sum(sink.by_reason.values()),
-        by_reason=dict(sink.by_reason.most_common()),
-        seconds=now - started,
-        entries_per_second=len(pending) / max(now - scoring, 1e-9),
-        store=run.store_uri,
-    )
+
+
+def _slowest(rows: list[dict[str, Any]], chosen: pa.Table) -> list[dict[str, Any]]:
+    """By key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
+    wanted = pa.array([row["entry_id"] for row in rows], pa.string())
+    keys = entry_keys(chosen.select(["entry_id", "fingerprint"]).take(pc.index_in(wanted, chosen.column("entry_id"))))
+    return [
+        {"key_hi": int(key), "seconds": row["seconds"], "together": row["together"]}
+        for row, key in zip(rows, keys[:, 0], strict=True)
+    ]
 
 
 def _entries_per_shard(pending: pa.Table) -> int:

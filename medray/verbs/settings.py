@@ -6,10 +6,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medray import files
 from medray.engines.base import EngineSpec, RaySpec
+from medray.errors import REASONS
 from medray.labels import LabelSettings
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
@@ -18,6 +19,7 @@ from medray.objectives import ObjectiveSpec
 from medray.optimizers import TrainingSettings
 from medray.runs import load_run
 from medray.splits import SplitSettings
+from medray.verbs.schedule import NEWEST, check_order, deadline_at
 
 
 class ArchiveRun(BaseModel):
@@ -46,17 +48,6 @@ class ArchiveRun(BaseModel):
         return files.absolute(self.work or f"work/{self.name}")
 
 
-class Run(ArchiveRun):
-    """What the run files of a model hold."""
-
-    bundle: str
-    """Folder of the trained model: written by train, read by evaluate and score."""
-
-    @property
-    def bundle_uri(self) -> str:
-        return files.absolute(self.bundle)
-
-
 class EvaluationSettings(BaseModel):
     """Confidence intervals of `medray evaluate`."""
 
@@ -67,9 +58,11 @@ class EvaluationSettings(BaseModel):
     seed: int = 0
 
 
-class TrainRun(Run):
+class TrainRun(ArchiveRun):
     """A run file for index, prepare, train and evaluate."""
 
+    bundle: str
+    """Folder of the trained model: written by train, read by evaluate and score."""
     modality: ModalitySpec
     labels: LabelSettings = LabelSettings()
     split: SplitSettings = SplitSettings()
@@ -80,9 +73,13 @@ class TrainRun(Run):
     """Train a logistic model on the same samples, too: reports show it beside the network, which has to beat it."""
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @property
+    def bundle_uri(self) -> str:
+        return files.absolute(self.bundle)
 
-class ScoreRun(Run):
-    """A run file for index and score. Preprocessing is the bundle's: there are no settings for it here."""
+
+class ScoringRun(ArchiveRun):
+    """How an archive is scored. Preprocessing is the bundle's: there are no settings for it here."""
 
     store: str
     """Folder of the score table (Delta Lake)."""
@@ -90,10 +87,99 @@ class ScoreRun(Run):
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Samples decoded and scored at once by one worker; does not change a score. auto: about 4 MB of them."""
+    commit_seconds: float = Field(default=30.0, gt=0)
+    """Readers see new scores at least this often; a killed run loses at most so much."""
+    commit_files: int = Field(default=1000, ge=1)
+    """Commit earlier when so many files of scores have been written."""
+    deadline: str | None = None
+    """Begin no entry after it: the next "06:00" by this machine's clock, or "4h" after the start. What has been scored
+    by then is committed, the next run does the rest. The index is not cut short."""
+    order: str = NEWEST
+    """What is scored first: "newest" or "oldest" by the time of an entry's newest file, or a column of the manifest
+    ("bytes", "bytes descending")."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take on at most so many entries."""
+    retry: tuple[str, ...] | Literal["all"] = ()
+    """Reason codes of failed entries that are tried again although their content is the same; "all": any reason."""
+    retry_attempts: int = Field(default=3, ge=1)
+    """An entry is not tried more often than this in all, at one content by one bundle."""
+
+    @field_validator("deadline")
+    @classmethod
+    def _check_deadline(cls, text: str | None) -> str | None:
+        if text is not None:
+            deadline_at(text, 0.0)
+        return text
+
+    @field_validator("order")
+    @classmethod
+    def _check_order(cls, text: str) -> str:
+        return check_order(text)
+
+    @field_validator("retry")
+    @classmethod
+    def _check_retry(cls, reasons: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        unknown = sorted(set(() if reasons == "all" else reasons) - REASONS.keys())
+        if unknown:
+            raise ValueError(
+                f"unknown reason codes {', '.join(unknown)}: expected some of {', '.join(sorted(REASONS))}"
+            )
+        return reasons
 
     @property
     def store_uri(self) -> str:
         return files.absolute(self.store)
+
+    @property
+    def retry_failed(self) -> bool | tuple[str, ...]:
+        """As `ScoreStore.pending` takes it."""
+        return True if self.retry == "all" else self.retry
+
+
+class ScoreRun(ScoringRun):
+    """A run file for index and score."""
+
+    bundle: str
+    """Folder of the trained model."""
+
+    @property
+    def bundle_uri(self) -> str:
+        return files.absolute(self.bundle)
+
+
+class Housekeeping(BaseModel):
+    """What a nightly run does to the store when all is scored, and time is left before the deadline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    compact: bool = True
+    """Join small files of scores: nights leave many."""
+    vacuum_days: float | None = Field(default=7.0, ge=1)
+    """Delete files that no version of the table has pointed to for so long; none: keep them. Longer than the longest
+    run, and than anyone reads an older version."""
+
+
+class NightlyRun(ScoringRun):
+    """A run file for nightly."""
+
+    bundles: tuple[str, ...] = Field(min_length=1)
+    """Folders of trained models: one, or several that are scored one after the other, the most important first."""
+    summary: str | None = None
+    """Folder of the summaries (JSON and HTML, one of each for every night, and latest.*); default <work>/nights."""
+    housekeeping: Housekeeping = Housekeeping()
+
+    @field_validator("bundles", mode="before")
+    @classmethod
+    def _one_bundle(cls, found: Any) -> Any:
+        return (found,) if isinstance(found, str) else found
+
+    @property
+    def summary_uri(self) -> str:
+        return files.absolute(self.summary) if self.summary else files.join(self.folder, "nights")
+
+    def of_bundle(self, bundle: str, work: str) -> ScoreRun:
+        """The scoring of one bundle, with its manifest in the folder `work`."""
+        kept = {name: getattr(self, name) for name in ScoringRun.model_fields}
+        return ScoreRun.model_validate(kept | {"bundle": bundle, "work": work})
 
 
 class ConvertRun(ArchiveRun):
@@ -112,8 +198,9 @@ class ConvertRun(ArchiveRun):
         return files.absolute(self.out)
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun | ConvertRun:
-    """The run file at `path`: a ScoreRun where it names a `store`, a ConvertRun where it has a [source], else a TrainRun.
+def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun | NightlyRun | ConvertRun:
+    """The run file at `path`: a NightlyRun where it names a `store` and `bundles`, a ScoreRun where a `store` alone, a
+    ConvertRun where it has a [source], else a TrainRun.
 
     Raises RunFileError.
     """
@@ -121,5 +208,6 @@ def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | Sco
         keys = tomllib.loads(Path(path).read_text(encoding="utf-8")).keys()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         keys = set()  # load_run says what is wrong with it
-    kind = ScoreRun if "store" in keys else ConvertRun if "source" in keys else TrainRun
+    scoring = NightlyRun if "bundles" in keys else ScoreRun
+    kind = scoring if "store" in keys else ConvertRun if "source" in keys else TrainRun
     return load_run(path, kind, overrides or [])

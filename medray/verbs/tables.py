@@ -37,10 +37,12 @@ class TableSink:
     def commit(self, receipts: Sequence[Receipt]) -> None:
         self.uris += [receipt.payload["uri"] for receipt in receipts]
 
-    def take(self) -> pa.Table:
-        """All rows, in no particular order."""
-        found = [self.schema.empty_table()]
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, in no particular order; one shard's are in memory at once."""
         for uri in self.uris:
             with pa.ipc.open_stream(files.read_bytes(uri)) as reader:
-                found.append(reader.read_all())
-        return pa.concat_tables(found)
+                yield from reader
+
+    def take(self) -> pa.Table:
+        """All rows, in no particular order."""
+        return pa.Table.from_batches(self.batches(), self.schema)

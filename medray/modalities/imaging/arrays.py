@@ -215,6 +215,14 @@ def idx_images_uri(uri: str) -> str | None:
     return None if partner == name else f"{folder}/{partner}" if folder else partner
 
 
+def idx_partners(uri: str) -> tuple[str, ...]:
+    """The labels of an idx images file; the images, of two or three dimensions, of a labels file; else nothing."""
+    labels, images = idx_labels_uri(uri), idx_images_uri(uri)
+    if images is not None:
+        return (images, re.sub(r"idx3(?=[^/]*$)", "idx4", images))
+    return () if labels is None else (labels,)
+
+
 def idx_split(uri: str) -> str | None:
     name = uri.rpartition("/")[2]
     if name.startswith("train"):

@@ -124,6 +124,14 @@ class ImagingSpec(Spec):
         """The window is applied before storing (8-bit samples), not on the device."""
         return self.window is not None and self.dtype == "uint8"
 
+    def beside(self, uri: str) -> tuple[str, ...]:
+        """Of an idx file the labels or the images that belong to it."""
+        if "idx" not in uri:
+            return ()
+        from medray.modalities.imaging.arrays import idx_partners
+
+        return idx_partners(uri)
+
     @staticmethod
     def inspect(uri: str) -> Inspection:
         """A file, or a folder with its series and formats: see `inspection.py`."""

@@ -13,6 +13,7 @@ from meds_data import at, physionet, write_events, write_labels, write_splits
 
 from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
+from medray.manifest_table import Manifest
 from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.models.rnn import RnnSpec
@@ -93,7 +94,7 @@ def test_every_row_of_the_label_table_is_an_entry_while_data_files_come_and_go(t
 
     def entries_without_data() -> int:
         assert index(run, LocalEngine()).entries == 3
-        parts = pq.read_table(tmp_path / "work" / "manifest.parquet")["parts"].to_pylist()
+        parts = Manifest.open(str(tmp_path / "work" / "manifest")).table()["parts"].to_pylist()
         return sum(all(part["locator"] == NOWHERE for part in each) for each in parts)
 
     assert entries_without_data() == 2

@@ -1,0 +1,166 @@
+"""A lock that names its holder: a small JSON file beside what it guards, taken over when its holder is gone.
+
+It spares a second run its work and tells a person why. It does not decide who may write: the store's claims do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medray import files
+from medray.errors import MachineError
+
+BEAT_SECONDS = 60.0
+STALE_SECONDS = 15 * 60.0
+"""A holder that has not said so for as long is taken for dead or stopped, wherever it ran."""
+SETTLE_SECONDS = 2.0
+"""On an object store, which has no rename: after writing, look again who has written last."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    host: str
+    pid: int
+    born: str
+    """When the process started, as the kernel counts it: a number of a process is used again."""
+    run_id: str
+    since: str
+    """UTC, ISO 8601."""
+    beat: float
+    """When the holder last said that it is there, seconds since the epoch."""
+
+    def __str__(self) -> str:
+        return f"run {self.run_id}, process {self.pid} on {self.host}, since {self.since}"
+
+    def is_gone(self) -> bool:
+        """Its process has ended, where that can be seen from here; else it has been silent for STALE_SECONDS."""
+        if time.time() - self.beat > STALE_SECONDS:
+            return True
+        return self.host == socket.gethostname() and _born(self.pid) != self.born
+
+
+def _born(pid: int) -> str:
+    """ "" where there is no such process; where the kernel does not tell (no /proc), a word for one that is there."""
+    if not Path("/proc/self/stat").exists():
+        with suppress(ProcessLookupError):
+            os.kill(pid, 0)
+            return "there"
+        return ""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@contextmanager
+def held(uri: str, run_id: str) -> Iterator[Holder | None]:
+    """Hold the lock file at `uri` for the block: yields None; or who else holds it, and then the block should leave.
+
+    The lock of a holder that is gone is taken over. Raises MachineError when the place cannot be written.
+    """
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    mine = Holder(socket.gethostname(), os.getpid(), _born(os.getpid()), run_id, since, time.time())
+    try:
+        other = _take_local(uri, mine) if files.is_local(uri) else _take_remote(uri, mine)
+    except OSError as error:
+        raise MachineError(
+            "the lock of this store cannot be written",
+            where=uri,
+            found=error.strerror or str(error),
+            do="check the storage: the store needs it too",
+        ) from error
+    if other is not None:
+        yield other
+        return
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(uri, mine, done), name="medray-lock", daemon=True)
+    beating.start()
+    try:
+        yield None
+    finally:
+        done.set()
+        beating.join()
+        found = _read(uri)
+        if found is not None and found.run_id == run_id:
+            files.remove_file(uri)
+
+
+def _take_local(uri: str, mine: Holder) -> Holder | None:
+    """A hard link to a finished file is made whole or not at all, on network file systems too."""
+    place = files.local_path(uri)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    draft.write_bytes(_text(mine))
+    try:
+        while True:
+            try:
+                os.link(draft, place)
+                return None
+            except FileExistsError:
+                found = _read(uri)
+            if found is None:  # its holder let go meanwhile
+                continue
+            if not found.is_gone():
+                return found
+            _bury(place, found)
+    finally:
+        draft.unlink()
+
+
+def _bury(place: Path, gone: Holder) -> None:
+    """Take away the lock of a dead holder; of two that try, one finds the other's fresh lock in its hand: it is put back."""
+    grave = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        place.rename(grave)
+        if (found := _parsed(grave.read_bytes())) is not None and found.run_id != gone.run_id:
+            with suppress(FileExistsError):  # a third has it by now
+                os.link(grave, place)
+        grave.unlink()
+
+
+def _take_remote(uri: str, mine: Holder) -> Holder | None:
+    found = _read(uri)
+    if found is not None and not found.is_gone():
+        return found
+    files.write_bytes(uri, _text(mine))
+    time.sleep(SETTLE_SECONDS)
+    last = _read(uri)
+    return None if last is None or last.run_id == mine.run_id else last
+
+
+def _beat(uri: str, mine: Holder, done: threading.Event) -> None:
+    while not done.wait(BEAT_SECONDS):
+        found = _read(uri)
+        if found is None or found.run_id != mine.run_id:  # taken over: the store's claim fences this run
+            return
+        with suppress(OSError):  # a passing fault of the storage costs one beat of many
+            files.write_bytes(uri, _text(replace(mine, beat=time.time())))
+
+
+def _text(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder)).encode()
+
+
+def _read(uri: str) -> Holder | None:
+    try:
+        return _parsed(files.read_bytes(uri))
+    except OSError:
+        return None
+
+
+def _parsed(text: bytes) -> Holder | None:
+    """None for a file that is no lock of this version: nobody can be asked about it."""
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,221 @@
+"""Manifest: an archive's entries as a change table on disk, and the state of its index.
+
+The folder holds `files-*` (the last listing), `parts-*` and `entries-*` (the changes), and `state.json`, which names
+those that are in force and is replaced last: a killed index leaves the state before it, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medray import files
+from medray.manifests import MANIFEST, PARTS
+from medray.queries import MEMORY, database, query
+from medray.row_files import AT, RowFile, RowFiles
+
+STATE, FORMAT = "state.json", 1
+
+KEPT = timedelta(days=1)
+"""How long a file outlives the state that named it: whoever opened the manifest before can read on."""
+
+
+def _column(field: pa.Field, comment: str) -> pa.Field:
+    return field.with_metadata({"comment": comment})
+
+
+CHANGES = pa.schema(
+    [
+        _column(MANIFEST.field("entry_id"), "entry of the archive"),
+        _column(MANIFEST.field("subject_id"), "keyed pseudonym of the subject, never a record number"),
+        _column(MANIFEST.field("fingerprint"), "xxh3_128 of the content, 16 bytes; of a vanished entry its last"),
+        _column(pa.field("key_hi", pa.int64(), False), "upper half of xxh3_128(entry_id, 0x00, fingerprint), signed"),
+        _column(pa.field("key_lo", pa.int64(), False), "lower half of the same"),
+        _column(MANIFEST.field("parts"), "where it lies: uri, locator, digest, size in bytes, modified_ns"),
+        _column(MANIFEST.field("bytes"), "of all parts"),
+        _column(pa.field("modified_ns", pa.int64(), False), "of the newest part, ns since 1970 UTC"),
+        _column(MANIFEST.field("label"), "as the archive has it"),
+        _column(MANIFEST.field("split"), "as the archive has it"),
+        _column(MANIFEST.field("reason"), "reason code of an entry that cannot be read; else null"),
+        _column(MANIFEST.field("detail"), "for a person; no patient data"),
+        _column(
+            pa.field("change", pa.string(), False),
+            "new | changed: other content | updated: equal content, anything else (place, time, label) | vanished",
+        ),
+        _column(pa.field("seen_at", pa.timestamp("us", "UTC"), False), "start of the index run that saw it"),
+    ]
+)
+"""One row per change of an entry. Current: the latest row of each entry_id, unless it is `vanished`."""
+
+LISTING = pa.schema(
+    [
+        pa.field("uri", pa.string(), False),
+        pa.field("size", pa.int64(), False),
+        pa.field("modified_ns", pa.int64(), False),
+        pa.field("key_hi", pa.int64(), False),  # of the uri
+        pa.field("key_lo", pa.int64(), False),
+    ]
+)
+
+
+class Counts(BaseModel):
+    """Of the current entries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    entries: int = 0
+    failed: int = 0
+    subjects: int = 0
+    bytes: int = 0
+    by_reason: dict[str, int] = {}
+    """Most frequent first."""
+
+
+class IndexState(BaseModel):
+    """What state.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = FORMAT
+    how: str
+    """Digest of everything that decides what is made of a file."""
+    root: str
+    seen_at: datetime
+    """Start of the last index that found a change."""
+    listing: tuple[RowFile, ...] = ()
+    parts: tuple[RowFile, ...] = ()
+    entries: tuple[RowFile, ...] = ()
+    counts: Counts = Counts()
+    retired: dict[str, datetime] = {}
+    """Files of earlier states, and since when nothing names them."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of all files that are in force."""
+        found = [*self.listing, *self.parts, *self.entries]
+        return {name for file in found for name in (file.name, file.dead) if name}
+
+
+class Manifest:
+    """The entries of an archive as the last index saw them. Rows stay on disk until they are asked for."""
+
+    def __init__(self, uri: str, state: IndexState) -> None:
+        self.uri, self.state, self.root, self.counts = uri, state, state.root, state.counts
+        self._rows = RowFiles(uri, state.entries, CHANGES)
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Raises FileNotFoundError where no index has been."""
+        state = read_state(uri)
+        if state is None:
+            raise FileNotFoundError(f"{uri}: no manifest")
+        return cls(uri, state)
+
+    def __len__(self) -> int:
+        return self.counts.entries
+
+    def table(self, columns: Sequence[str] = tuple(MANIFEST.names)) -> pa.Table:
+        """All current entries in memory, ordered by entry id; columns of CHANGES."""
+        return self._in_order(columns, None)
+
+    def stream(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+        """These columns (of CHANGES) of all current entries, in no order, in bounded memory."""
+        return self._current(columns, at=False)
+
+    def keys(self, number: str = "row") -> pa.RecordBatchReader:
+        """(`number`, key_hi, key_lo) of all current entries as a stream: what `take` wants, and what scores have."""
+        rows = self._current(["key_hi", "key_lo"], at=True)
+        schema = pa.schema([pa.field(number, pa.int64()), rows.schema.field("key_hi"), rows.schema.field("key_lo")])
+        return pa.RecordBatchReader.from_batches(
+            schema, (pa.RecordBatch.from_arrays([b.column(i) for i in (2, 0, 1)], schema=schema) for b in rows)
+        )
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        """The entries with these numbers, (N,) int64 in any order: MANIFEST, ordered by entry id."""
+        where = np.zeros(self._rows.places, bool)
+        where[numbers] = True
+        return self._in_order(MANIFEST.names, where)
+
+    def _current(self, columns: Sequence[str], *, at: bool, where: np.ndarray | None = None) -> pa.RecordBatchReader:
+        rows = self._rows.scan([*columns, *({"change"} - set(columns))], at=at, where=where)
+        schema = pa.schema([rows.schema.field(name) for name in [*columns, *([AT] if at else [])]])
+
+        def current() -> Iterator[pa.RecordBatch]:
+            for batch in rows:
+                here = batch.select(schema.names)
+                there = pc.not_equal(batch.column("change"), "vanished")
+                yield here if pc.all(there).as_py() else here.filter(there)
+
+        return pa.RecordBatchReader.from_batches(schema, current())
+
+    def _in_order(self, columns: Sequence[str], where: np.ndarray | None) -> pa.Table:
+        names = [*columns, *({"entry_id"} - set(columns))]
+        found = self._current(names, at=False, where=where).read_all()
+        found = found.take(pc.sort_indices(found.column("entry_id"))).select(list(columns))
+        return found.cast(pa.schema([f.remove_metadata() for f in found.schema]))
+
+
+# --- state ----------------------------------------------------------------------------------------------------
+
+
+def read_state(folder: str) -> IndexState | None:
+    """The state of an earlier index; None where there is none, or one of its files is gone: then all is read anew."""
+    try:
+        state = IndexState.model_validate_json(files.read_bytes(files.join(folder, STATE)))
+    except (FileNotFoundError, ValidationError):
+        return None
+    whole = state.format == FORMAT and all(files.exists(files.join(folder, name)) for name in state.names)
+    return state if whole else None
+
+
+def write_state(folder: str, state: IndexState, before: IndexState | None) -> None:
+    """Put the state in force, in one step. Then files that nothing has named for a day are removed."""
+    now = datetime.now(UTC)
+    retired = {} if before is None else before.retired | dict.fromkeys(before.names, now)
+    retired = {name: since for name, since in retired.items() if name not in state.names}
+    gone = {name for name, since in retired.items() if now - since > KEPT}
+    retired = {name: since for name, since in retired.items() if name not in gone}
+    state = state.model_copy(update={"retired": retired})
+    files.write_bytes(files.join(folder, STATE), (state.model_dump_json(indent=1) + "\n").encode())
+    before_now = (now - KEPT).timestamp() * 1e9
+    for file in files.list_files(folder):
+        name = file.uri.rsplit("/", 1)[-1]
+        left = file.modified_ns < before_now and name not in state.names | retired.keys() | {STATE}  # by a killed run
+        if name in gone or left:
+            files.remove_file(file.uri)
+
+
+def listing_of(folder: str, state: IndexState | None) -> RowFiles:
+    return RowFiles(folder, state.listing if state else (), LISTING)
+
+
+def parts_of(folder: str, state: IndexState | None) -> RowFiles:
+    return RowFiles(folder, state.parts if state else (), PARTS)
+
+
+def changes_of(folder: str, state: IndexState | None) -> RowFiles:
+    return RowFiles(folder, state.entries if state else (), CHANGES)
+
+
+def counted(entries: RowFiles, memory: str = MEMORY) -> Counts:
+    """One pass over the current entries."""
+    sql = """select reason, count(*)::bigint as entries, sum(bytes)::bigint as bytes from found
+             where change <> 'vanished' group by reason"""
+    with database(memory) as db:
+        with query(db, sql, found=entries.scan(["reason", "bytes", "change"])) as rows:
+            groups = rows.read_all().to_pylist()
+        sql = "select count(distinct subject_id)::bigint as n from found where change <> 'vanished'"
+        with query(db, sql, found=entries.scan(["subject_id", "change"])) as rows:
+            [subjects] = rows.read_all().column("n").to_pylist()
+    failed = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
+    return Counts(
+        entries=sum(row["entries"] for row in groups),
+        failed=sum(failed.values()),
+        subjects=subjects,
+        bytes=sum(row["bytes"] for row in groups),
+        by_reason=dict(sorted(failed.items(), key=lambda pair: (-pair[1], pair[0]))),
+    )

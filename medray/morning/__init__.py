@@ -1,0 +1,8 @@
+"""What a person reads in the morning: the summary of a night, and its page."""
+
+from __future__ import annotations
+
+from medray.morning.page import write_page
+from medray.morning.summary import BundleNight, Summary
+
+__all__ = ["BundleNight", "Summary", "write_page"]

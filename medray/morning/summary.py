@@ -1,0 +1,111 @@
+"""The summary of a night: the JSON file, and all that its page shows. No ids of entries, no patient data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+LEVELS = ("too few", "none", "watch", "alert")
+"""Of drift, in rising order."""
+
+
+class BundleNight(BaseModel):
+    """What one bundle did. With `error`, the facts that it did not come to are at their defaults."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle: str
+    """Folder of the bundle, as the run file has it."""
+    name: str = ""
+    """As the bundle was trained."""
+    bundle_id: str = ""
+    run_id: str = ""
+    """Of its rows in the score table."""
+    error: str | None = None
+    """Why it did not get to its end; what it had committed stays."""
+    entries: int = 0
+    """In the archive, as this bundle reads it."""
+    new: int = 0
+    """Entries that the index before did not have."""
+    changed: int = 0
+    """Entries whose content is another than at the index before."""
+    vanished: int = 0
+    """Entries of the index before that are no longer there."""
+    pending: int = 0
+    """Without a score at their present content: scored + failed + left."""
+    scored: int = 0
+    failed: int = 0
+    left: int = 0
+    stopped: Literal["deadline", "limit"] | None = None
+    """Why entries are left."""
+    samples: int = 0
+    failed_samples: int = 0
+    by_reason: dict[str, int] = {}
+    """Failed samples."""
+    seconds: float = 0.0
+    entries_per_second: float = 0.0
+    stages: dict[str, float] = {}
+    """Seconds, one after the other: index, pending, scoring."""
+    worker_seconds: dict[str, float] = {}
+    """Seconds inside workers, all together: read, score, write."""
+    slowest: list[dict[str, Any]] = []
+    """{key_hi (as in the score table), seconds, together}: as `medray score` tells them."""
+    outputs: list[dict[str, Any]] = []
+    """Tonight's scores against the reference, as medray.drift.compared tells them: n, psi, level, quantiles …"""
+    nights: list[dict[str, Any]] = []
+    """Runs before this one that scored anything, oldest first, at most 30: {run_id, began, entries, failed}. They are
+    the reference."""
+    made_with: dict[str, str] = {}
+    """Library versions that the bundle was trained with."""
+
+    @property
+    def level(self) -> str:
+        """The highest of its outputs; "" where nothing was scored."""
+        return max((each["level"] for each in self.outputs), key=LEVELS.index, default="")
+
+    @property
+    def failed_fraction(self) -> float | None:
+        done = self.scored + self.failed
+        return self.failed / done if done else None
+
+
+class Summary(BaseModel):
+    """A night, whole. `pending`, `scored`, `failed`, `left` and `by_reason` are sums over bundles; `entries`, `new`,
+    `changed` and `vanished` are those of the bundle that sees most, since all look at one archive."""
+
+    model_config = ConfigDict(frozen=True)
+
+    night: str
+    """Id of the nightly run: its start (UTC), and 8 hex digits."""
+    name: str
+    archive: str
+    store: str
+    host: str
+    began: str
+    """UTC, ISO 8601."""
+    ended: str
+    seconds: float
+    deadline: str | None
+    """Local time of the host, ISO 8601; none: no deadline was set."""
+    exit_code: int
+    level: str
+    """The highest level of drift of any output: alert, watch, none, too few; "" where nothing was scored."""
+    entries: int
+    new: int
+    changed: int
+    vanished: int
+    pending: int
+    scored: int
+    failed: int
+    left: int
+    by_reason: dict[str, int]
+    entries_per_second: float
+    """Scored and failed entries over the seconds of scoring."""
+    stages: dict[str, float]
+    """Seconds of the night, one after the other: index, pending, scoring, reading of earlier scores, housekeeping."""
+    housekeeping: dict[str, Any]
+    """What it did to the store, or {skipped: why}."""
+    bundles: list[BundleNight]
+    versions: dict[str, str]
+    """Of the libraries that scored tonight."""

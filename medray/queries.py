@@ -1,0 +1,53 @@
+"""DuckDB over Arrow streams, within a memory limit: the joins and sorts of tables that do not fit in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY = "2GB"
+
+Rows = pa.Table | pa.RecordBatchReader
+
+
+@contextmanager
+def database(memory: str = MEMORY) -> Iterator[DuckDBPyConnection]:
+    """A DuckDB that holds no more than `memory` and spills the rest below TMPDIR.
+
+    Of a join, the right side is the one that is built: an Arrow stream has no size by which DuckDB could choose.
+    """
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="medray-") as spill:
+        settings = {
+            "memory_limit": memory,
+            "temp_directory": spill,
+            "preserve_insertion_order": False,
+            "disabled_optimizers": "build_side_probe_side,join_order",
+        }
+        with duckdb.connect(config=settings) as connection:
+            yield connection
+
+
+@contextmanager
+def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Iterator[pa.RecordBatchReader]:
+    """The rows of a query as a stream; `tables` are seen by it alone. Queries may be open at the same time."""
+    with connection.cursor() as cursor:
+        for name, table in tables.items():
+            cursor.register(name, table)
+        yield cursor.sql(sql).to_arrow_reader(65_536)
+
+
+def execute(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> None:
+    """A statement without rows of its own; what it creates is seen by later queries."""
+    with connection.cursor() as cursor:
+        for name, table in tables.items():
+            cursor.register(name, table)
+        cursor.execute(sql)

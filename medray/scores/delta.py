@@ -1,0 +1,105 @@
+"""Delta tables of medray: made, opened, committed to, and made to survive a power cut. Knows Delta, not scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from medray import files
+from medray.errors import MachineError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+
+def place(uri: str) -> str:
+    """What delta-rs takes: a plain path where local."""
+    return str(files.local_path(uri)) if files.is_local(uri) else uri
+
+
+def there(uri: str) -> bool:
+    """Whether a Delta table is at `uri`."""
+    from deltalake import DeltaTable
+
+    return DeltaTable.is_deltatable(place(uri))
+
+
+def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
+    """A new table, unless another process has just made it. Raises DeltaError, OSError."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        DeltaTable.create(place(uri), schema=schema, mode="ignore", **facts)
+    except DeltaError:
+        if not there(uri):
+            raise
+    if files.is_local(uri):
+        files.sync_folder(files.local_path(uri).parent)
+    sync_log(uri, -1, 0)
+
+
+def transact(
+    table: DeltaTable,
+    actions: Sequence[Any],
+    schema: pa.Schema,
+    *,
+    facts: Mapping[str, Any],
+    counters: Mapping[str, int] | None = None,
+    partition_by: Sequence[str] = (),
+) -> None:
+    """One commit: files added and removed, facts for the log's readers, transaction counters. Raises DeltaError, OSError.
+
+    A commit that has set one of the same counters since the table was read makes this one fail.
+    """
+    from deltalake import CommitProperties
+    from deltalake.transaction import Transaction
+
+    table.create_write_transaction(
+        list(actions),
+        mode="append",
+        schema=schema,  # type: ignore[arg-type]
+        partition_by=list(partition_by),
+        commit_properties=CommitProperties(
+            custom_metadata=dict(facts),
+            app_transactions=[Transaction(app, count) for app, count in (counters or {}).items()],
+        ),
+    )
+
+
+def sync_log(uri: str, after: int, until: int) -> None:
+    """delta-rs does not fsync its log: make the versions after `after` survive a power cut, where local."""
+    if not files.is_local(uri):
+        return
+    folder = files.local_path(uri) / "_delta_log"
+    for version in range(after + 1, until + 1):
+        for log in (folder / f"{version:020d}.json", folder / f"{version:020d}.checkpoint.parquet"):
+            if log.exists():
+                files.sync_file(log)
+    if (folder / "_last_checkpoint").exists():
+        files.sync_file(folder / "_last_checkpoint")
+    files.sync_folder(folder)
+
+
+@contextmanager
+def storing(uri: str, what: str = "the score store cannot be written") -> Iterator[None]:
+    """A fault of the storage inside the block as a MachineError with its cause: a full disk, a store without leave to write."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        yield
+    except (OSError, DeltaError) as error:
+        raise fault(uri, error, what) from error
+
+
+def fault(uri: str, error: Exception, what: str = "the score store cannot be written") -> MachineError:
+    return MachineError(
+        f"{what}; what was committed before is safe",
+        where=uri,
+        found=str(error),
+        expected="storage with space left, that this user may write to",
+        do="free space or give leave, then run again: it goes on from the last commit",
+    )

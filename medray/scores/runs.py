@@ -1,0 +1,193 @@
+"""The audit table: who ran what on a score store, when, with which code, and how it ended.
+
+It is a Delta table of its own at `<store>/_medray/runs`, one row when a run begins and one when it ends: the folder
+moves with the store, and a leading underscore hides it from Delta's readers and from vacuum. Facts in the commits of
+the score table would be lost for a run that commits nothing, and reading them back costs one file per commit.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+import medray
+from medray import files
+from medray.errors import Fenced, MachineError
+from medray.scores import delta
+
+if TYPE_CHECKING:
+    from medray.scores.store import ScoreStore
+
+FOLDER = "_medray/runs"
+STATES = ("running", "done", "stopped", "fenced", "failed")
+
+RUNS = pa.schema(
+    [
+        pa.field("run_id", pa.string(), False, {"comment": "as in the score table"}),
+        pa.field("what", pa.string(), False, {"comment": "score, compact, vacuum, forget"}),
+        pa.field("state", pa.string(), False, {"comment": "running (or killed), done, stopped, fenced, failed"}),
+        pa.field("who", pa.string(), False, {"comment": "user@host of the operating system"}),
+        pa.field("began", pa.timestamp("us", "UTC"), False),
+        pa.field("ended", pa.timestamp("us", "UTC"), True, {"comment": "null while running, or killed"}),
+        pa.field("seconds", pa.float64()),
+        pa.field("bundle_id", pa.string()),
+        pa.field("version", pa.string(), False, {"comment": "of medray"}),
+        pa.field("code", pa.string(), True, {"comment": "commit of medray's sources where known, +changes"}),
+        pa.field("entries", pa.int64(), True, {"comment": "of the archive when the run began"}),
+        pa.field("pending", pa.int64()),
+        pa.field("scored", pa.int64()),
+        pa.field("failed", pa.int64()),
+        pa.field("reasons", pa.string(), True, {"comment": "JSON object: reason code to number of failed samples"}),
+        pa.field("rows", pa.int64(), True, {"comment": "rows removed, by forget"}),
+        pa.field("files", pa.int64(), True, {"comment": "files merged or removed, by upkeep"}),
+        pa.field("error", pa.string(), True, {"comment": "type of the error that ended it"}),
+    ]
+)
+
+AUDIT = (
+    "state", "who", "seconds", "version", "code", "entries", "pending", "scored", "failed", "reasons", "error",
+)  # fmt: skip
+"""What the audit table adds to the history that the log of scores has."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that has begun."""
+
+    run_id: str
+    what: str
+    bundle_id: str | None
+    who: str
+    began: datetime
+    version: str
+    code: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run did, as far as it applies to it."""
+
+    entries: int | None = None
+    pending: int | None = None
+    scored: int | None = None
+    failed: int | None = None
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    rows: int | None = None
+    files: int | None = None
+    error: str | None = None
+
+
+def begin(store: str, what: str, run_id: str, bundle_id: str | None) -> Record:
+    record = Record(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code())
+    _write(store, vars(record) | {"state": "running"})
+    return record
+
+
+def end(store: str, record: Record, state: str, counts: Counts) -> None:
+    if state not in STATES[1:]:
+        raise ValueError(f"state {state!r}: expected one of {STATES[1:]}")
+    ended = datetime.now(UTC)
+    facts = {"state": state, "ended": ended, "seconds": (ended - record.began).total_seconds()}
+    reasons = {"reasons": json.dumps(dict(counts.reasons)) if counts.reasons else None}
+    _write(store, vars(record) | vars(counts) | reasons | facts)
+
+
+@contextmanager
+def recorded(store: ScoreStore, what: str, run_id: str, bundle_id: str | None = None) -> Iterator[dict[str, Any]]:
+    """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
+    record, counts = store.begin_run(what, run_id, bundle_id), dict[str, Any]()
+    try:
+        yield counts
+    except BaseException as error:
+        with suppress(MachineError):  # on a full disk this cannot be noted either; the error itself tells more
+            store.end_run(record, state_of(error), **counts, error=type(error).__name__)
+        raise
+    store.end_run(record, **counts)
+
+
+def state_of(error: BaseException) -> str:
+    """What `end_run` says of a run that this ended."""
+    return "fenced" if isinstance(error, Fenced) else "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def read(store: str) -> list[dict[str, Any]]:
+    """Rows of RUNS, newest first, JSON-ready: times as ISO 8601 UTC, `reasons` as a dict; one per run, its latest."""
+    from deltalake import DeltaTable
+
+    uri = files.join(store, FOLDER)
+    if not delta.there(uri):
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    rows = DeltaTable(delta.place(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
+    for row in rows:
+        if row["run_id"] not in found or row["state"] != "running":
+            found[row["run_id"]] = row
+    for row in found.values():
+        row["reasons"] = json.loads(row["reasons"] or "{}")
+        for name in ("began", "ended"):
+            row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
+    return list(found.values())
+
+
+def _write(store: str, row: Mapping[str, Any]) -> None:
+    """One row in a file of its own. Raises MachineError where the storage cannot be written."""
+    import pyarrow.parquet as pq
+    from deltalake import DeltaTable
+    from deltalake.transaction import AddAction
+
+    uri, path = files.join(store, FOLDER), f"part-{uuid.uuid4()}.parquet"
+    table = pa.Table.from_pylist([dict(row)], schema=RUNS)
+    nulls = {name: table.column(name).null_count for name in RUNS.names}
+    with delta.storing(uri, "the run could not be noted in the audit table"):
+        if not delta.there(uri):
+            files.make_folder(uri)
+            delta.make(uri, RUNS, name="medray runs", description="One row when a run begins, one when it ends.")
+        with files.new_file(files.join(uri, path)) as stream:
+            pq.write_table(table, stream, store_schema=False)
+            size = stream.tell()
+        stats = json.dumps({"numRecords": 1, "minValues": {}, "maxValues": {}, "nullCount": nulls})
+        log = DeltaTable(delta.place(uri))
+        before = log.version()
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        delta.transact(log, [AddAction(path, size, {}, now, True, stats)], RUNS, facts={"medray.run_id": row["run_id"]})
+        log.update_incremental()
+        delta.sync_log(uri, before, log.version())
+
+
+def who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number without a name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
+
+
+@cache
+def code() -> str | None:
+    """The commit of the sources that run, with "+changes" where they differ from it; None where they are no checkout."""
+    root = Path(medray.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = [
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", "medray"])
+        ]
+    except (OSError, subprocess.CalledProcessError):  # no git here, or it does not trust the folder
+        return None
+    return found[0] + ("+changes" if found[1] else "")

@@ -1,0 +1,212 @@
+"""Upkeep of the score table: merge small files, remove those that nobody needs, forget a subject.
+
+Files are rewritten by one path for all: read, keep some rows, write a new file, and put it in the place of the old
+ones in one commit, under the claim of upkeep. delta-rs has commands for this, and they are not used: its compaction
+rounds the newest time of a file down to milliseconds, so that readers skip rows, and writes the least and the greatest
+subject of each file into the log; its delete writes the condition there, which would name the subject for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files
+from medray.errors import MachineError
+from medray.scores import delta
+from medray.scores.runs import recorded
+from medray.scores.sink import added, write_file
+from medray.scores.table import IN_FILE, Claim
+
+if TYPE_CHECKING:
+    from deltalake.transaction import RemoveAction
+
+    from medray.scores.store import ScoreStore
+
+KEPT = timedelta(days=7)
+"""How long a file stays that a commit has replaced: readers of an earlier version may still be at it."""
+LIVE = timedelta(hours=1)
+"""A file younger than this may belong to a run that has not committed it yet."""
+FILE_BYTES = 2**27
+_ROUNDS = 5
+
+
+class LiveFile(NamedTuple):
+    """A file that the newest version names."""
+
+    path: str
+    bundle_id: str
+    size: int
+
+
+# --- compact --------------------------------------------------------------------------------------------------
+
+
+def compact(store: ScoreStore) -> dict[str, Any]:
+    with delta.storing(store.uri):
+        groups = small_groups(store.live_files())
+    done = {"files_merged": 0, "files_made": 0}
+    if not groups:
+        return done
+    claim = store.claim_upkeep()
+    with recorded(store, "compact", claim.run_id) as counts:
+        for group in groups:
+            done["files_made"] += _replace(store, claim, group, "compact") is not None
+            done["files_merged"] += len(group)
+        with delta.storing(store.uri):
+            store.checkpoint()
+        counts["files"] = done["files_merged"]
+    return done
+
+
+def small_groups(found: Iterable[LiveFile]) -> list[list[LiveFile]]:
+    """Files of less than half the aim, of one bundle, as many as make the aim; in order. A file alone stays as it is."""
+    by_bundle: dict[str, list[list[LiveFile]]] = defaultdict(lambda: [[]])
+    for each in found:
+        if each.size < FILE_BYTES // 2:
+            groups = by_bundle[each.bundle_id]
+            if sum(file.size for file in groups[-1]) >= FILE_BYTES:
+                groups.append([])
+            groups[-1].append(each)
+    return [group for groups in by_bundle.values() for group in groups if len(group) > 1]
+
+
+def _replace(
+    store: ScoreStore, claim: Claim, old: list[LiveFile], what: str, without: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """Put one new file in the place of `old`, without the rows of these subjects, in one commit; None: no row is left."""
+    bundle_id = old[0].bundle_id
+    new = write_file(store.uri, bundle_id, _rows(store.uri, old, without), modified=datetime.now(UTC))
+    data_change = bool(without)
+    made = [added(new, bundle_id, new_rows=data_change)] if new["rows"] else []
+    actions = [*made, *(_removed(each, data_change) for each in old)]
+    store.commit(claim, actions, {"medray.kind": what})
+    return new if new["rows"] else None
+
+
+def _removed(each: LiveFile, data_change: bool) -> RemoveAction:
+    from deltalake.transaction import RemoveAction
+
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    return RemoveAction(each.path, data_change, now, each.size, {"bundle_id": each.bundle_id})
+
+
+def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of these files in their order, as IN_FILE, but those of these subjects."""
+    import pyarrow.parquet as pq
+
+    hidden = pa.array(sorted(without), pa.string())
+    for each in old:
+        with delta.storing(uri, "a file of scores cannot be read"):
+            source = files.open_input(files.join(uri, each.path))
+        with source:
+            for batch in pq.ParquetFile(source).iter_batches():
+                columns = [batch.column(f.name).cast(f.type) for f in IN_FILE]
+                rows = pa.RecordBatch.from_arrays(columns, schema=IN_FILE)
+                yield rows.filter(pc.invert(pc.is_in(rows.column("subject_id"), hidden))) if without else rows
+
+
+# --- vacuum ---------------------------------------------------------------------------------------------------
+
+
+def vacuum(store: ScoreStore, older_than: timedelta) -> dict[str, Any]:
+    with recorded(store, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
+        gone = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
+        until = (datetime.now(UTC) - LIVE).timestamp() * 1e9
+        old = [
+            f for f in parquet_files(store.uri) if f.modified_ns < until and files.relative(f.uri, store.uri) in gone
+        ]
+        _remove(f.uri for f in old)
+        counts["files"] = len(old)
+    return {"files_removed": len(old), "bytes_freed": sum(f.size for f in old)}
+
+
+def parquet_files(uri: str) -> list[files.File]:
+    """Every file of scores below the store, named by its log or not."""
+    found = ((file, files.relative(file.uri, uri)) for file in files.list_files(uri))
+    return [file for file, path in found if path.startswith("bundle_id=") and path.endswith(".parquet")]
+
+
+def _remove(uris: Iterable[str]) -> None:
+    """For good: the names do not come back after a power cut."""
+    folders = set()
+    for uri in uris:
+        files.remove_file(uri)
+        if files.is_local(uri):
+            folders.add(files.local_path(uri).parent)
+    for folder in folders:
+        files.sync_folder(folder)
+
+
+# --- forget ---------------------------------------------------------------------------------------------------
+
+
+def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
+    names = set(subjects)
+    done = {"rows": 0, "files": 0}
+    with delta.storing(store.uri):
+        if not any(_holds(file.uri, names) for file in parquet_files(store.uri)):
+            return done
+    claim = store.claim_upkeep()
+    with recorded(store, "forget", claim.run_id) as counts:
+        store.fence_all(claim.run_id)
+        for _ in range(_ROUNDS):
+            done["rows"] += _rewrite_without(store, claim, names)
+            if not (removed := _remove_dead(store, names)):
+                break
+            done["files"] += removed
+        else:
+            raise MachineError(
+                "files with this subject keep coming",
+                where=store.uri,
+                found="a scoring run at work",
+                do="stop it, then run this again",
+            )
+        counts |= done
+    return done
+
+
+def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) -> int:
+    """How many rows of these subjects were in files of the newest version: no longer there."""
+    rows = 0
+    for each in store.live_files():
+        if held := _holds(files.join(store.uri, each.path), names):
+            _replace(store, claim, [each], "forget", names)
+            rows += held
+    return rows
+
+
+def _remove_dead(store: ScoreStore, names: Collection[str]) -> int:
+    """Remove the files that hold these subjects, none of which the newest version names: replaced, or never committed.
+
+    One that cannot be read was cut short by a kill, and may hold anything. All earlier claims are void by now, so
+    nobody can commit it any more.
+    """
+    live = {each.path for each in store.live_files()}
+    dead = [f.uri for f in parquet_files(store.uri) if files.relative(f.uri, store.uri) not in live]
+    found = [uri for uri in dead if _holds(uri, names) != 0]
+    with delta.storing(store.uri):
+        _remove(found)
+    return len(found)
+
+
+def _holds(uri: str, names: Collection[str]) -> int | None:
+    """How many rows of a file are of these subjects; None where it cannot be read."""
+    import pyarrow.parquet as pq
+
+    rows, wanted = 0, pa.array(sorted(names), pa.string())
+    with suppress(FileNotFoundError):  # removed by a vacuum meanwhile
+        try:
+            with files.open_input(uri) as source:
+                for batch in pq.ParquetFile(source).iter_batches(columns=["subject_id"]):
+                    rows += pc.sum(pc.is_in(batch.column(0).cast(pa.string()), wanted)).as_py() or 0
+        except pa.ArrowInvalid:
+            return None
+    return rows

@@ -1,0 +1,69 @@
+"""The listing of an archive, against that of the last index: which files came, went or changed. Columns, no objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files
+from medray.manifest_table import LISTING
+from medray.manifests import hashed
+from medray.queries import query
+from medray.row_files import AT, RowFiles, new_rows
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+FILES = ["uri", "size", "modified_ns"]
+
+
+def list_archive(folder: str, root: str, lists: list[files.File]) -> tuple[RowFiles, int]:
+    """(files below `root`, then `lists`; how many come before `lists`), written to `folder`."""
+    apart = pa.array([file.uri for file in lists], pa.string())
+    with new_rows(folder, "files", LISTING) as writer:
+        for piece in files.list_pieces(root):
+            if lists:
+                piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
+            writer.write(_keyed(piece))
+        before = writer.rows
+        columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
+        writer.write(_keyed(pa.record_batch(columns, FILES)))
+    return RowFiles(folder, (), LISTING).added(writer.file), before
+
+
+def _keyed(piece: pa.RecordBatch) -> pa.RecordBatch:
+    keys = hashed(piece.column("uri"))
+    return pa.RecordBatch.from_arrays([*piece.columns, pa.array(keys[:, 0]), pa.array(keys[:, 1])], schema=LISTING)
+
+
+_DIFFERENT = f"""
+select now.{AT} as now, old.{AT} as old from now full join old using (key_hi, key_lo)
+where now.{AT} is null or old.{AT} is null or now.size <> old.size or now.modified_ns <> old.modified_ns
+"""
+
+
+def compare(db: DuckDBPyConnection, old: RowFiles, now: RowFiles) -> tuple[np.ndarray, np.ndarray]:
+    """(files of `now`,) bool: new, or of another size or time; (files of `old`,) bool: gone."""
+    fresh, gone = np.zeros(now.places, bool), np.zeros(old.places, bool)
+    if old.places == 0:
+        fresh[:] = True
+        return fresh, gone
+    columns = ["key_hi", "key_lo", "size", "modified_ns"]
+    with query(db, _DIFFERENT, now=now.scan(columns, at=True), old=old.scan(columns, at=True)) as rows:
+        for batch in rows:
+            here, there = batch.column("now"), batch.column("old")
+            fresh[here.drop_null().to_numpy()] = True
+            gone[there.filter(here.is_null()).to_numpy()] = True
+    return fresh, gone
+
+
+def named(listing: RowFiles, uris: pa.Array) -> np.ndarray:
+    """(files,) bool: those with one of these URIs."""
+    found = np.zeros(listing.places, bool)
+    if len(uris):
+        for batch in listing.scan(["uri"], at=True):
+            found[batch.column(AT).filter(pc.is_in(batch.column("uri"), uris)).to_numpy()] = True
+    return found

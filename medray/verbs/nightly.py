@@ -1,0 +1,218 @@
+"""nightly: index, score what is new with one or several bundles, tidy the store, and say in the morning how it went."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from medray import bundles, files, locks
+from medray.drift import compared
+from medray.engines.base import Engine
+from medray.errors import MedrayError
+from medray.manifest_table import Manifest
+from medray.modalities import ModalitySpec
+from medray.modalities.base import at_site
+from medray.morning import BundleNight, Summary, write_page
+from medray.morning.summary import LEVELS
+from medray.progress import Progress, Silent
+from medray.scores import ScoreStore
+from medray.scores.nights import NIGHTS, recent_runs, values
+from medray.verbs.index import index_archive
+from medray.verbs.results import IndexResult, NightlyResult
+from medray.verbs.schedule import deadline_at
+from medray.verbs.score import score_manifest
+from medray.verbs.settings import Housekeeping, NightlyRun, ScoreRun
+
+LOCK = "_medray/nightly.json"
+"""Below the store; readers and vacuum of Delta pass over names with an underscore in front."""
+
+
+def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -> NightlyResult:
+    """Every bundle of the run over the archive, one after the other; then housekeeping and the summary.
+
+    A bundle that meets a fault leaves it in the summary and in the exit code, and the others go on. Where another
+    nightly run works on the store, the result says who, and nothing is done. Raises StoreError, MachineError.
+    """
+    progress = progress or Silent()
+    night = _Night(run, engine, progress)
+    store = ScoreStore.open(run.store_uri, create=True)
+    with locks.held(files.join(run.store_uri, LOCK), night.id) as other:
+        if other is not None:
+            progress.note(f"another nightly run works on {run.store}: {other}. This one leaves; nothing is done.")
+            return NightlyResult(
+                entries=0, failed=0, night=night.id, held_by=str(other), seconds=time.monotonic() - night.started
+            )
+        for bundle in run.bundles:
+            night.work_on(bundle)
+        night.read_scores(store)
+        night.tidy(store)
+        return night.told()
+
+
+@dataclass
+class _Night:
+    run: NightlyRun
+    engine: Engine
+    progress: Progress
+    id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}")
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=time.monotonic)
+    until: float | None = None
+    indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict)
+    """By the modality's settings: bundles that read alike share an index."""
+    bundles: list[BundleNight] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("index", "pending", "scoring"), 0.0))
+    housekeeping: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.run.deadline is not None:
+            self.until = deadline_at(self.run.deadline, time.time())
+
+    def work_on(self, uri: str) -> None:
+        """Index and score with one bundle; a fault of it is kept."""
+        facts: dict[str, Any] = {"bundle": uri}
+        try:
+            self._score(uri, facts)
+        except MedrayError as error:
+            self.progress.note(str(error))
+            self.codes.append(error.exit_code)
+            facts["error"] = str(error)
+        self.bundles.append(BundleNight(**facts))
+
+    def _score(self, uri: str, facts: dict[str, Any]) -> None:
+        """Into `facts` as they become known."""
+        bundle = bundles.load(files.absolute(uri))
+        facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
+        spec = at_site(bundle.recipe.modality, self.run.modality)
+        work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
+        scoring = self.run.of_bundle(uri, work)
+        manifest, seen = self._index(scoring, spec)
+        facts |= {name: getattr(seen, name) for name in ("entries", "new", "changed", "vanished")}
+        found = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
+        told = found.model_dump(exclude={"entries", "store"})
+        facts |= told | {"stages": {"index": seen.seconds, **found.stages}}
+        for name, seconds in found.stages.items():
+            self.stages[name] += seconds
+        self.codes.append(found.exit_code(self.run.max_failed))
+
+    def _index(self, run: ScoreRun, spec: ModalitySpec) -> tuple[Manifest, IndexResult]:
+        key = spec.model_dump_json()
+        if key not in self.indexed:
+            self.indexed[key] = index_archive(run, spec, self.engine, self.progress)
+            self.stages["index"] += self.indexed[key][1].seconds
+        return self.indexed[key]
+
+    def read_scores(self, store: ScoreStore) -> None:
+        """Tonight's scores of each bundle, and those of the nights before, from the store."""
+        began = time.monotonic()
+        self.bundles = [_with_scores(store, night) for night in self.bundles]
+        self.stages["earlier scores"] = time.monotonic() - began
+
+    def tidy(self, store: ScoreStore) -> None:
+        began = time.monotonic()
+        if self.until is not None and time.time() >= self.until:
+            self.housekeeping = {"skipped": "the deadline had come"}
+            return
+        try:
+            self.housekeeping = housekeep(store, self.run.housekeeping)
+        except MedrayError as error:
+            self.codes.append(error.exit_code)
+            self.housekeeping = {"error": str(error)}
+        self.stages["housekeeping"] = time.monotonic() - began
+
+    def told(self) -> NightlyResult:
+        """Write the summary and the page; the result names them."""
+        summary = self._summary()
+        places = {}
+        for kind, text in (("json", summary.model_dump_json(indent=1) + "\n"), ("html", write_page(summary))):
+            places[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
+            for place in (places[kind], files.join(self.run.summary_uri, f"latest.{kind}")):
+                files.write_bytes(place, text.encode())
+        same = (
+            "entries",
+            "failed",
+            "night",
+            "new",
+            "changed",
+            "vanished",
+            "pending",
+            "scored",
+            "left",
+            "level",
+            "seconds",
+        )
+        return NightlyResult.model_validate(
+            {name: getattr(summary, name) for name in same}
+            | {
+                "summary": places["json"],
+                "page": places["html"],
+                "bundles": {each.bundle: _short(each) for each in summary.bundles},
+                "code": summary.exit_code,
+            }
+        )
+
+    def _summary(self) -> Summary:
+        most = {n: max(getattr(each, n) for each in self.bundles) for n in ("entries", "new", "changed", "vanished")}
+        total = {n: sum(getattr(each, n) for each in self.bundles) for n in ("pending", "scored", "failed", "left")}
+        reasons = sum((Counter(each.by_reason) for each in self.bundles), Counter())
+        deadline = None if self.until is None else datetime.fromtimestamp(self.until, UTC).astimezone().isoformat()
+        facts = {
+            "night": self.id,
+            "name": self.run.name,
+            "archive": self.run.archive,
+            "store": self.run.store,
+            "host": socket.gethostname(),
+            "began": self.began.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": time.monotonic() - self.started,
+            "deadline": deadline,
+            "exit_code": next((code for code in (1, 2, 3) if code in self.codes), 0),
+            "level": max((each.level for each in self.bundles), key=("", *LEVELS).index),
+            "by_reason": dict(reasons.most_common()),
+            "entries_per_second": (total["scored"] + total["failed"]) / max(self.stages["scoring"], 1e-9),
+            "stages": dict(self.stages),
+            "housekeeping": self.housekeeping,
+            "bundles": self.bundles,
+            "versions": bundles.versions(),
+        }
+        return Summary.model_validate(facts | most | total)
+
+
+def _short(each: BundleNight) -> dict[str, Any]:
+    names = ("bundle_id", "pending", "scored", "failed", "left")
+    return {name: getattr(each, name) for name in names} | {"drift": each.level, "error": each.error}
+
+
+def _digest(spec: ModalitySpec) -> str:
+    import hashlib
+
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+
+
+def _with_scores(store: ScoreStore, night: BundleNight) -> BundleNight:
+    if not night.run_id or not night.scored + night.failed:
+        return night
+    runs = recent_runs(store, night.bundle_id, datetime.now(UTC))
+    tonight = [run for run in runs if run["run_id"] == night.run_id]
+    before = [run for run in runs if run["run_id"] != night.run_id][-NIGHTS:]
+    now, then = values(store, night.bundle_id, tonight), values(store, night.bundle_id, before)
+    outputs = [compared(name, then.get(name, np.empty(0)), scores) for name, scores in now.items()]
+    return night.model_copy(update={"outputs": outputs, "nights": before})
+
+
+def housekeep(store: ScoreStore, settings: Housekeeping) -> dict[str, Any]:
+    """Compact and vacuum as the run file says; what was done."""
+    done: dict[str, Any] = {}
+    if settings.compact:
+        done |= store.compact()
+    if settings.vacuum_days is not None:
+        done |= store.vacuum(timedelta(days=settings.vacuum_days))
+    return done

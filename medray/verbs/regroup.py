@@ -1,0 +1,217 @@
+"""Parts to entries again, of those entries of which a part came, went or changed; and what that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray.manifest_table import CHANGES
+from medray.manifests import MANIFEST, PARTS, entry_keys, group_parts, one_chunk
+from medray.queries import execute, query
+from medray.row_files import AT, RowFiles, new_rows
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+PIECE_PARTS = 131_072
+"""Parts that are grouped at once."""
+
+COMPARED = [name for name in CHANGES.names if name not in ("key_hi", "key_lo", "change", "seen_at")]
+
+
+@dataclass
+class Regrouped:
+    """What an index found."""
+
+    parts: RowFiles
+    entries: RowFiles
+    kinds: dict[str, int]
+    """How many entries are new, changed, updated, vanished; a kind without any is left out."""
+
+
+def regroup(
+    db: DuckDBPyConnection, old: RowFiles, new: RowFiles, entries: RowFiles, seen_at: datetime, *, afresh: bool
+) -> Regrouped:
+    """`old` parts without those of the table `stirred` (uri) of `db`, with `new` ones; `entries` with what that changes.
+
+    `afresh`: every file was read, so `old` parts hold no more and every entry is looked at.
+    """
+    kept, among = RowFiles(old.folder, (), PARTS), ""
+    if not afresh:
+        sql = """create table affected as
+                 select entry_id from old semi join stirred using (uri) union select entry_id from new"""
+        execute(db, sql, old=old.scan(["uri", "entry_id"]), new=new.scan(["entry_id"]))
+        kept, among = without_stirred(db, old), "semi join affected using (entry_id)"
+    sql = f"select * from (select * from kept {among} union all by name select * from new) order by entry_id"
+    known = f"select * from entries {among} order by entry_id"
+    held = entries.scan([name for name in CHANGES.names if name != "seen_at"], at=True)
+    kinds: dict[str, int] = {}
+    superseded = np.zeros(entries.places, bool)
+    with (
+        query(db, sql, kept=kept.scan(PARTS.names), new=new.scan(PARTS.names)) as parts,
+        query(db, known, entries=held) as before,
+        new_rows(entries.folder, "entries", CHANGES) as writer,
+    ):
+        for change in _changes(grouped(parts), _Sorted(before, held.schema), seen_at):
+            superseded[change.superseded] = True
+            writer.write(change.rows)
+            for kind, count in _kinds(change.rows):
+                kinds[kind] = kinds.get(kind, 0) + count
+    after = entries.marked(superseded).added(writer.file)
+    return Regrouped(RowFiles(kept.folder, [*kept.found, *new.found], PARTS), after, kinds)
+
+
+def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
+    """A table with a `uri`, without the rows of files of the table `stirred` of `db`."""
+    where = np.zeros(old.places, bool)
+    sql = f"select {AT} from old semi join stirred using (uri)"
+    with query(db, sql, old=old.scan(["uri"], at=True)) as rows:
+        for batch in rows:
+            where[batch.column(0).to_numpy()] = True
+    return old.marked(where)
+
+
+def grouped(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
+    held: list[pa.RecordBatch] = []
+    for batch in parts:
+        held.append(batch)
+        if sum(map(len, held)) < PIECE_PARTS:
+            continue
+        piece = pa.Table.from_batches(held)
+        ids = piece.column("entry_id")
+        cut = pc.index(ids, ids[-1]).as_py()  # the last entry may go on
+        if cut:
+            yield _entries(piece.slice(0, cut))
+        held = piece.slice(cut).combine_chunks().to_batches()
+    if held:
+        yield _entries(pa.Table.from_batches(held))
+
+
+def _entries(parts: pa.Table) -> pa.Table:
+    """CHANGES without `change` and `seen_at`."""
+    made = group_parts(parts.select(PARTS.names).cast(PARTS))
+    places = one_chunk(made.column("parts"))
+    newest = np.maximum.reduceat(places.flatten().field("modified_ns").to_numpy(), places.offsets.to_numpy()[:-1])
+    keys = entry_keys(made)
+    columns = {name: made.column(name) for name in MANIFEST.names}
+    columns |= {"key_hi": pa.array(keys[:, 0]), "key_lo": pa.array(keys[:, 1]), "modified_ns": pa.array(newest)}
+    return pa.table({name: columns[name] for name in CHANGES.names if name in columns})
+
+
+@dataclass
+class _Change:
+    rows: pa.Table
+    """CHANGES."""
+    superseded: np.ndarray
+    """Places of rows that hold no more."""
+
+
+class _Sorted:
+    """A stream of earlier rows in the order of entry ids, taken as far as asked for."""
+
+    def __init__(self, rows: pa.RecordBatchReader, schema: pa.Schema) -> None:
+        self.rows, self.schema = rows, pa.schema([f.remove_metadata() for f in schema])
+        self.held: pa.Table = self.schema.empty_table()
+
+    def up_to(self, entry_id: str | None) -> pa.Table:
+        """The rows not taken yet, until this id; None: all."""
+        found = [self.held]
+        while entry_id is None or len(found[-1]) == 0 or found[-1].column("entry_id")[-1].as_py() <= entry_id:
+            batch = next(self.rows, None)
+            if batch is None:
+                break
+            found.append(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
+        rows = pa.concat_tables(found)
+        count = len(rows) if entry_id is None else pc.sum(pc.less_equal(rows.column("entry_id"), entry_id)).as_py() or 0
+        self.held = rows.slice(count)
+        return rows.slice(0, count).combine_chunks()
+
+
+def _changes(pieces: Iterable[pa.Table], before: _Sorted, seen_at: datetime) -> Iterator[_Change]:
+    for piece in pieces:
+        yield _compared(piece, before.up_to(piece.column("entry_id")[-1].as_py()), seen_at)
+    rest = before.up_to(None)
+    if len(rest):
+        yield _compared(rest.slice(0, 0).select([*COMPARED, "key_hi", "key_lo"]), rest, seen_at)
+
+
+def _compared(now: pa.Table, old: pa.Table, seen_at: datetime) -> _Change:
+    """Rows of CHANGES for what differs between entries of one range of ids as they are and as they were."""
+    was = pc.index_in(now.column("entry_id"), old.column("entry_id")) if len(now) else pa.chunked_array([], pa.int32())
+    known = was.is_valid().to_numpy()
+    place = was.fill_null(0).to_numpy()
+    there = pc.not_equal(old.column("change"), "vanished").to_numpy(zero_copy_only=False)
+    matched = np.flatnonzero(known & (there[place] if len(old) else False))
+    ours, theirs = now.take(pa.array(matched)), old.take(pa.array(place[matched]))
+    kinds = np.full(len(now), "new", object)
+    kinds[matched] = np.where(same(ours, theirs, ["fingerprint"]), "updated", "changed")
+    kinds[matched[same(ours, theirs, COMPARED)]] = None
+    told = np.flatnonzero(kinds != None)  # noqa: E711 - by element
+    left = np.flatnonzero(there & ~pc.is_in(old.column("entry_id"), now.column("entry_id").combine_chunks()).to_numpy())
+    rows = pa.concat_tables(
+        [
+            _told(now.take(pa.array(told)), pa.array(kinds[told], pa.string()), seen_at),
+            _told(_emptied(old.take(pa.array(left))), pa.repeat("vanished", len(left)), seen_at),
+        ]
+    )
+    gone = np.concatenate([place[told[known[told]]], left]).astype(np.int64)
+    return _Change(rows, old.column(AT).to_numpy()[gone])
+
+
+def _told(rows: pa.Table, kinds: pa.Array, seen_at: datetime) -> pa.Table:
+    when = pa.repeat(pa.scalar(seen_at, CHANGES.field("seen_at").type), len(rows))
+    columns = {name: rows.column(name) for name in rows.schema.names} | {"change": kinds, "seen_at": when}
+    return pa.table({name: columns[name] for name in CHANGES.names}).cast(CHANGES)
+
+
+def _emptied(rows: pa.Table) -> pa.Table:
+    """Of entries that are no more: who they were and their last content, no place and no label."""
+    for name in ("label", "split", "reason", "detail"):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.nulls(len(rows), CHANGES.field(name).type))
+    nowhere = pa.array([[]] * len(rows), CHANGES.field("parts").type)
+    rows = rows.set_column(rows.schema.get_field_index("parts"), "parts", nowhere)
+    return rows.set_column(
+        rows.schema.get_field_index("bytes"), "bytes", pa.repeat(pa.scalar(0, pa.int64()), len(rows))
+    )
+
+
+def _kinds(rows: pa.Table) -> Iterator[tuple[str, int]]:
+    for row in pc.value_counts(rows.column("change")).to_pylist():
+        yield row["values"], row["counts"]
+
+
+def same(one: pa.Table, two: pa.Table, columns: Iterable[str]) -> np.ndarray:
+    """(N,) bool: rows that are equal in all of these columns; null equals null."""
+    equal = np.ones(len(one), bool)
+    for name in columns:
+        equal &= _same(one_chunk_of(one, name), one_chunk_of(two, name))
+    return equal
+
+
+def one_chunk_of(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return one_chunk(column) if column.num_chunks else pa.array([], column.type)
+
+
+def _same(one: pa.Array, two: pa.Array) -> np.ndarray:
+    if pa.types.is_struct(one.type):
+        fields = [_same(a, b) for a, b in zip(one.flatten(), two.flatten(), strict=True)]
+        return np.logical_and.reduce(fields)
+    both = (one.is_null().to_numpy(zero_copy_only=False), two.is_null().to_numpy(zero_copy_only=False))
+    if not pa.types.is_list(one.type):
+        return pc.equal(one, two).fill_null(False).to_numpy(zero_copy_only=False) | (both[0] & both[1])
+    lengths = [pc.fill_null(a.value_lengths(), 0).to_numpy() for a in (one, two)]
+    equal = (both[0] == both[1]) & (lengths[0] == lengths[1])
+    rows = np.flatnonzero(equal & (lengths[0] > 0))
+    if len(rows):
+        values = _same(one.take(pa.array(rows)).flatten(), two.take(pa.array(rows)).flatten())
+        ends = np.cumsum(lengths[0][rows])
+        equal[rows] = np.logical_and.reduceat(values, ends - lengths[0][rows])
+    return equal

@@ -1,0 +1,88 @@
+"""When a scoring run ends and what it takes first: deadlines and orders, as a run file names them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray.manifests import MANIFEST, by_place, one_chunk
+
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)")
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+NEWEST, OLDEST = "newest", "oldest"
+COLUMNS = tuple(field.name for field in MANIFEST if not pa.types.is_nested(field.type))
+"""Columns of a manifest that a run may be ordered by."""
+
+
+def deadline_at(text: str, now: float) -> float:
+    """Seconds since the epoch of the next "06:00" by this machine's local clock after `now`, or of "4h" after it.
+
+    A duration is a number of s, min or h. On the nights when clocks are changed "06:00" is what the clock on the wall
+    shows. Raises ValueError for anything else.
+    """
+    if duration := _DURATION.fullmatch(text.strip()):
+        return now + float(duration[1]) * _SECONDS[duration[2]]
+    clock = _CLOCK.fullmatch(text.strip())
+    if clock is None:
+        raise ValueError('expected a local time such as "06:00", or a duration such as "30s", "90min" or "4h"')
+    today = time.localtime(now)
+    for days in (0, 1):
+        day = (today.tm_year, today.tm_mon, today.tm_mday + days, int(clock[1]), int(clock[2]), 0, 0, 0, -1)
+        at = time.mktime(day)  # -1: whether summer time holds is looked up for that day
+        if at > now:
+            break
+    return at
+
+
+def check_order(text: str) -> str:
+    """The order as it is. Raises ValueError for one that no manifest has."""
+    _order(text)
+    return text
+
+
+def _order(text: str) -> tuple[str, bool]:
+    """(column, descending); the column is "newest" for the time of an entry's newest part."""
+    name, _, way = text.partition(" ")
+    if text in (NEWEST, OLDEST):
+        return NEWEST, text == NEWEST
+    if name not in COLUMNS or way not in ("", "ascending", "descending"):
+        known = ", ".join(COLUMNS)
+        raise ValueError(f'expected "newest", "oldest", or one of {known}, alone or with " descending" behind it')
+    return name, way == "descending"
+
+
+def in_order(pending: pa.Table, order: str) -> pa.Table:
+    """The entries in the order that a run takes them; entries that are equal in it stand by their place in files.
+
+    So the windows of one sequence and the images of one array, which came together, are still read front to back.
+    """
+    name, descending = _order(order)
+    rows = by_place(pending)
+    by = pa.table({"by": newest_part(rows) if name == NEWEST else rows.column(name)})
+    return rows.take(pc.sort_indices(by, [("by", "descending" if descending else "ascending")]))  # a stable sort
+
+
+def newest_part(manifest: pa.Table) -> pa.Array:
+    """(N,) int64: when the newest file of each entry was modified, ns since the epoch (UTC); 0 where it has none."""
+    if len(manifest) == 0:
+        return pa.array([], pa.int64())
+    column = one_chunk(manifest.column("parts"))
+    counts = column.value_lengths().to_numpy()
+    newest = np.zeros(len(manifest), np.int64)
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
+        newest[filled] = np.maximum.reduceat(column.flatten().field("modified_ns").to_numpy(), starts)
+    return pa.array(newest)
+
+
+def placed(plan: Sequence[pa.Table]) -> list[pa.Table]:
+    """The shards of a plan, each in the order of files and places: order is kept between shards, locality within."""
+    return [by_place(shard) for shard in plan]

@@ -1,0 +1,66 @@
+"""vacuum and forget: upkeep of a score store, by hand. A nightly run does the first by itself."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from medray.errors import ArchiveError, StoreError, UserError
+from medray.manifests import own_subject, pseudonym, pseudonym_key
+from medray.scores import ScoreStore
+from medray.verbs.results import ForgetResult, VacuumResult
+
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+def vacuum(store: str, older_than: str = "7d") -> VacuumResult:
+    """Merge small files, then remove files that no reader needs: replaced longer ago than that, or left by killed runs.
+
+    Raises StoreError where no score store is; UserError for an age that is none.
+    """
+    started = time.monotonic()
+    age, scores = duration(older_than), ScoreStore.open(store)
+    done = scores.compact() | scores.vacuum(age)
+    return VacuumResult(store=scores.uri, **done, seconds=time.monotonic() - started)
+
+
+def duration(text: str) -> timedelta:
+    """ "12h", "7d", "2w". Raises UserError."""
+    found = re.fullmatch(r"(\d{1,5})([hdw])", text.strip())
+    if found is None:
+        raise UserError(
+            "this is no age", where="--older-than", found=text, expected="hours, days or weeks: 12h, 7d, 2w"
+        )
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResult:
+    """Remove a subject, given as in the archive or as its pseudonym, from every file of the store, for good.
+
+    Raises StoreError where no score store is, or the subject is not in it; ArchiveError where there is no key file.
+    """
+    started = time.monotonic()
+    scores = ScoreStore.open(store)
+    done = scores.forget(_pseudonyms(subject, key_file))
+    if not any(done.values()):
+        raise StoreError(
+            "no row of this subject is in the store; nothing was changed",
+            where=scores.uri,
+            expected="the subject as the archive names it, with the key its scores were made under, or its pseudonym",
+            do="check the spelling and --pseudonym-key; `subject_id` of the score table holds pseudonyms",
+        )
+    return ForgetResult(store=scores.uri, **done, seconds=time.monotonic() - started)
+
+
+def _pseudonyms(subject: str, key_file: str | None) -> set[str]:
+    """What the score table may call a subject: what was given, and what is made of it."""
+    place = Path(key_file).expanduser() if key_file else Path.home() / ".medray" / "pseudonym.key"
+    if place.exists():
+        keyed = {pseudonym(subject, pseudonym_key(str(place)))}
+    elif key_file is None:
+        keyed = set[str]()
+    else:
+        raise ArchiveError("there is no such file with a pseudonym key", where=key_file, do="check --pseudonym-key")
+    return keyed | {subject, own_subject(subject)}
