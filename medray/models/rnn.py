@@ -29,9 +29,11 @@ class RnnSpec(ModelBase):
     leaks nothing."""
     activation: Literal["tanh", "relu"] = "tanh"
     """f of the Elman cell; the others have their own."""
-    pooling: Literal["last", "mean", "attention", "flatten"] = "last"
-    """What the outputs see: what each direction ended with, the mean over valid events, a learned weighted mean, or
-    every step (for fixed lengths, where a position means something)."""
+    pooling: Literal["last", "mean", "summary", "attention", "flatten"] = "last"
+    """What the outputs see: what each direction ended with, the mean over valid events, both of these beside each unit's
+    greatest value, a learned weighted mean, or every step (for fixed lengths, where a position means something)."""
+    static_steps: bool = False
+    """Static facts stand beside every event, too, not beside the outputs alone: an age changes what a number means."""
     dense: int = Field(default=0, ge=0)
     """Width of a ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
@@ -44,21 +46,22 @@ class RnnSpec(ModelBase):
 
         Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
+        import torch
         from torch import nn
 
         from medray.models import sequences
 
         shape = sequences.sequence_shape(inputs, self.kind)
         if self.pooling == "flatten":
-            sequences.refuse_flattening(shape, inputs, "'last', 'mean' or 'attention'")
+            sequences.refuse_flattening(shape, inputs, "'last', 'mean', 'summary' or 'attention'")
 
         class Rnn(nn.Module):
             def __init__(self, spec: RnnSpec) -> None:
                 super().__init__()
-                self.pooling = spec.pooling
+                self.pooling, self.static_steps = spec.pooling, spec.static_steps
                 self.events = sequences.Events(shape, spec.embedding)
                 self.recurrent = sequences.Recurrent(
-                    shape.width(spec.embedding),
+                    shape.width(spec.embedding) + (shape.static if spec.static_steps else 0),
                     spec.hidden,
                     cell=spec.cell,
                     layers=spec.layers,
@@ -67,16 +70,21 @@ class RnnSpec(ModelBase):
                     activation=spec.activation,
                 )
                 self.attention = sequences.Attention(self.recurrent.out) if spec.pooling == "attention" else None
-                width = self.recurrent.out * ((shape.length or 1) if spec.pooling == "flatten" else 1)
+                pieces = {"flatten": shape.length or 1, "summary": 3}.get(spec.pooling, 1)
+                width = self.recurrent.out * pieces
                 self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
 
             def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
                 events_BTE, mask_BT = self.events(sequence, codes, mask)
+                if self.static_steps and static is not None:
+                    events_BTE = sequences.beside(events_BTE, static, mask_BT)
                 hidden_BTH, ends_BH = self.recurrent(events_BTE, mask_BT)
                 if self.attention is not None:
                     return self.head(self.attention(hidden_BTH, mask_BT), static)
                 if self.pooling == "flatten":
                     return self.head(hidden_BTH.flatten(1), static)
+                if self.pooling == "summary":
+                    return self.head(torch.cat([ends_BH, sequences.overall(hidden_BTH, mask_BT)], 1), static)
                 return self.head(sequences.mean(hidden_BTH, mask_BT) if self.pooling == "mean" else ends_BH, static)
 
         return Rnn(self)

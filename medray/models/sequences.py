@@ -144,6 +144,12 @@ def overall(values_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:
     return torch.cat([largest(values_BTH, mask_BT), mean(values_BTH, mask_BT)], 1)
 
 
+def beside(values_BTH: Tensor, static_BS: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """(B, T, H + S): the static facts beside every valid step."""
+    static_BTS = static_BS.float().unsqueeze(1).expand(-1, values_BTH.shape[1], -1)
+    return torch.cat([values_BTH, masked(static_BTS, mask_BT)], 2)
+
+
 class Attention(nn.Module):
     """A learned weighted mean: weights are the softmax over valid positions of v · tanh(W h) (Yang et al. 2016)."""
 

@@ -53,7 +53,7 @@ MODELS: dict[str, dict[str, list[str]]] = {
         "logistic": ["model={kind='logistic'}", "training.epochs=8", "training.learning_rate=0.01"],
     },
     "physionet": {
-        **{cell: [f"model={{kind='rnn', cell='{cell}', hidden=48}}"] for cell in ("gru", "lstm", "elman")},
+        **{cell: [f"model={{kind='rnn', cell='{cell}', hidden=96, dropout=0.5}}"] for cell in ("gru", "lstm", "elman")},
         "logistic": ["model={kind='logistic'}"],
     },
 }

@@ -26,6 +26,7 @@ SMALL = [
     RnnSpec(cell="elman", activation="relu", hidden=4, bidirectional=True, pooling="mean", embedding=3),
     RnnSpec(cell="gru", hidden=4, layers=2, bidirectional=True, dense=3, embedding=3),
     RnnSpec(cell="lstm", hidden=4, layers=2, bidirectional=True, pooling="attention", embedding=3),
+    RnnSpec(cell="gru", hidden=4, bidirectional=True, pooling="summary", static_steps=True, embedding=3),
     LogisticSpec(),
     LogisticSpec(codes="presence"),
 ]
