@@ -155,7 +155,10 @@ class Manifest:
     def _in_order(self, columns: Sequence[str], where: np.ndarray | None) -> pa.Table:
         names = [*columns, *({"entry_id"} - set(columns))]
         found = self._current(names, at=False, where=where).read_all()
-        found = found.take(pc.sort_indices(found.column("entry_id"))).select(list(columns))
+        ids = found.column("entry_id")
+        if len(found) > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():  # as after the first index
+            found = found.take(pc.sort_indices(ids))
+        found = found.select(list(columns))
         return found.cast(pa.schema([f.remove_metadata() for f in found.schema]))
 
 

@@ -251,6 +251,8 @@ def test_a_state_whose_files_are_gone_is_made_again(archive: Path):
     manifest, _ = night(archive)
     expected = manifest.table()
     next(Path(manifest.uri).glob("parts-*")).unlink()
+    with pytest.raises(FileNotFoundError):
+        Manifest.open(manifest.uri)
     manifest, result = night(archive)
     assert (result.scanned, kinds(result)) == (5, (5, 0, 0))
     assert manifest.table().equals(expected)
@@ -314,7 +316,7 @@ def change(archive: Path, rng: random.Random, step: int) -> None:
         os.utime(file, ns=(0, step * 1_000))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_after_any_sequence_of_changes_the_manifest_is_that_of_an_index_from_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ):

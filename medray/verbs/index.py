@@ -18,6 +18,7 @@ from medray.engines.base import Engine
 from medray.errors import ArchiveError
 from medray.flows import Flow, shards
 from medray.manifest_table import (
+    STATE,
     IndexState,
     Manifest,
     changes_of,
@@ -72,12 +73,8 @@ def index_archive(
 ) -> tuple[Manifest, IndexResult]:
     """(manifest, result)"""
     started = time.monotonic()
-    root, key = run.root, pseudonym_key(run.pseudonym_key)
-    folder = files.join(run.folder, "manifest")
-    how = hashlib.sha256(spec.model_dump_json().encode() + root.encode() + key + _companions(spec, root))
-    before = read_state(folder)
     with database() as db:
-        night = _Night(run, spec, engine, progress, db, before, how.hexdigest()[:16], folder)
+        night = _Night(run, spec, engine, progress, db)
         state, kinds = night.index()
     result = IndexResult(
         entries=state.counts.entries,
@@ -90,10 +87,10 @@ def index_archive(
         changed=kinds.get("changed", 0),
         vanished=kinds.get("vanished", 0),
         by_reason=state.counts.by_reason,
-        manifest=folder,
+        manifest=night.folder,
         seconds=time.monotonic() - started,
     )
-    return Manifest(folder, state), result
+    return Manifest(night.folder, state), result
 
 
 class _Night:
@@ -106,13 +103,17 @@ class _Night:
         engine: Engine,
         progress: Progress,
         db: DuckDBPyConnection,
-        before: IndexState | None,
-        how: str,
-        folder: str,
     ) -> None:
         self.run, self.spec, self.engine, self.progress, self.db = run, spec, engine, progress, db
-        self.before, self.how, self.folder = before, how, folder
-        self.afresh = before is None or before.how != how
+        self.folder = folder = files.join(run.folder, "manifest")
+        self.key = pseudonym_key(run.pseudonym_key)
+        how = hashlib.sha256(spec.model_dump_json().encode() + run.root.encode() + self.key)
+        how.update(_companions(spec, run.root))
+        self.how = how.hexdigest()[:16]
+        self.before = before = read_state(folder)
+        if before is None and files.exists(files.join(folder, STATE)):
+            progress.note("the last index is not whole: every file is read again")
+        self.afresh = before is None or before.how != self.how
         now = datetime.now(UTC)
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
@@ -167,7 +168,7 @@ class _Night:
     def _scan(self, late: np.ndarray) -> None:
         """The parts of these files, through the engine."""
         self.progress.begin("index", int(late.sum()))
-        stage = stages.scan(self.spec, self.run.root, pseudonym_key(self.run.pseudonym_key))
+        stage = stages.scan(self.spec, self.run.root, self.key)
         for listed in _rounds(self.listing.scan(FILES, where=late)):
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
             plan = shards(listed, workers=self.engine.workers)
