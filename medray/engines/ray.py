@@ -148,6 +148,8 @@ def start(address: str | None = None, **options: Any) -> None:
     # the core worker prints a warning at every start of a restartable actor (ray-project/ray#53727)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address is None and "RAY_ADDRESS" not in os.environ:  # a job of a cluster has it
+        address = "local"  # without it, Ray joins any cluster that was started on this machine
+    if address == "local":
         options["include_dashboard"] = False
     if address is not None and address not in ("auto", "local"):
         _knock(address)
