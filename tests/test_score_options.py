@@ -82,14 +82,17 @@ def test_a_deadline_that_is_none_is_refused_with_what_was_expected(tmp_path, tex
         toy.score_run(tmp_path, deadline=text)
 
 
+MANY = 640
+
+
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """160 images of 16 x 16 and a network that takes some 50 ms for each."""
+    """MANY images of 16 x 16 and a network that takes some 10 to 50 ms for each: all of them take far more than 2 s."""
     folder = tmp_path_factory.mktemp("slow")
     modality = toy.MODALITY.model_copy(update={"size": (96, 96)})
     of = toy.recipe(modality=modality, model=ResNetSpec(depth=18))
     bundles.save(bundles.make_bundle(of, toy.weights(of)), str(folder / "bundle"))
-    for number in range(160):
+    for number in range(MANY):
         toy.write_image(folder / "archive" / f"{number}.dcm", number, number % 2)
     return folder
 
@@ -100,8 +103,8 @@ def test_at_the_deadline_what_is_scored_is_committed_and_the_next_runs_do_the_re
     began = time.time()
     first = score(toy.score_run(slow, deadline="2s", batch_size=32), LocalEngine())
     assert time.time() - began < 2 + 10
-    assert (first.entries, first.pending, first.failed, first.stopped) == (160, 160, 0, "deadline")
-    assert 0 < first.scored < 160 and first.left == 160 - first.scored
+    assert (first.entries, first.pending, first.failed, first.stopped) == (MANY, MANY, 0, "deadline")
+    assert 0 < first.scored < MANY and first.left == MANY - first.scored
     assert len(entry_ids(slow)) == len(set(entry_ids(slow))) == first.scored
     assert first.exit_code(0.01) == 0
 
@@ -113,7 +116,7 @@ def test_at_the_deadline_what_is_scored_is_committed_and_the_next_runs_do_the_re
 
     third = score(toy.score_run(slow), LocalEngine())
     assert (third.pending, third.scored, third.left, third.stopped) == (second.left, second.left, 0, None)
-    assert len(entry_ids(slow)) == len(set(entry_ids(slow))) == 160
+    assert len(entry_ids(slow)) == len(set(entry_ids(slow))) == MANY
 
 
 # --- order and limit --------------------------------------------------------------------------------------------
