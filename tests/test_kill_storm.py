@@ -93,8 +93,11 @@ class Storm:
             told = self.driver.communicate()[0]
             self.exits[self.driver.returncode] += 1
             self.driver = None
-            if told.strip() and self.exits[0]:
-                self.result = json.loads(told.splitlines()[-1])
+            found = [
+                line for line in told.splitlines() if line.startswith("{")
+            ]  # Ray may print about lost nodes after it
+            if found and self.exits[0]:
+                self.result = json.loads(found[-1])
                 return True
         return False
 
