@@ -258,7 +258,7 @@ def new_file(uri: str) -> Iterator[NativeFile]:
         stream = system.open_output_stream(path)
         try:
             yield stream
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: half a file does not stay; it is raised again
             stream.close()
             system.delete_file(path)
             raise
@@ -270,7 +270,7 @@ def new_file(uri: str) -> Iterator[NativeFile]:
         with pa.OSFile(str(place), "wb") as stream:
             yield stream
         sync_file(place)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too: half a file does not stay; it is raised again
         place.unlink(missing_ok=True)
         raise
     sync_folder(place.parent)

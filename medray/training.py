@@ -273,7 +273,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for i, (arrays, targets) in enumerate(pieces):
             quiet = self.team.size > 1 and i + 1 < len(pieces)
-            with self.parallel.no_sync() if quiet else nullcontext():  # type: ignore[operator]
+            with self.parallel.no_sync() if quiet else nullcontext():  # type: ignore[operator]  # DDP has it
                 inputs = layout(self.modality.encode(to_device(arrays, self.device), augmentation))
                 with self.autocast:
                     logits = self.parallel(**inputs)

@@ -188,7 +188,7 @@ def _held_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: what was held back is shown, and it goes on
             os.dup2(real, 2)
             held.seek(0)
             os.write(2, held.read())

@@ -61,7 +61,7 @@ def transact(
     table.create_write_transaction(
         list(actions),
         mode="append",
-        schema=schema,  # type: ignore[arg-type]
+        schema=schema,  # type: ignore[arg-type]  # typed for its own Schema; takes Arrow's
         partition_by=list(partition_by),
         commit_properties=CommitProperties(
             custom_metadata=dict(facts),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +16,13 @@ import pyarrow.dataset as ds
 from medray import files
 from medray.errors import REASONS, Fenced, MachineError, StoreError
 from medray.manifest_table import Manifest
+from medray.queries import database, query
 from medray.scores import delta, history, runs, upkeep
 from medray.scores.sink import ScoreSink, added, now
 from medray.scores.table import IN_FILE, OF_SUBJECTS, SCORES, UPKEEP, Claim, claim_app, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-    from duckdb import DuckDBPyConnection
 
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
@@ -219,7 +217,7 @@ class ScoreStore:
         return upkeep.vacuum(self, older_than)
 
     def forget(self, subjects: Collection[str]) -> dict[str, Any]:
-        """Remove every row of these pseudonyms from every file below the store: {rows, files, entries}, 0 where none.
+        """Remove every row of these pseudonyms from every file below the store: {rows, files}, 0 where none.
 
         Runs that are scoring into the store are fenced: they could commit rows of the subject that they hold.
         """
@@ -344,8 +342,8 @@ class ScoreStore:
         found = self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select {", ".join(names)} from found qualify "at" = max("at") over (partition by entry_id)
                   order by entry_id"""
-        with self._connection(memory, found=found) as connection:
-            yield from connection.sql(sql).to_arrow_reader(1 << 16)
+        with database(memory) as db, query(db, sql, found=found) as rows:
+            yield from rows
 
     def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
         """What is in the store, JSON-ready, by each entry's latest attempt.
@@ -406,21 +404,8 @@ class ScoreStore:
 
     def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
         """Rows of a query in DuckDB."""
-        with self._connection(memory, **tables) as connection:
-            return connection.sql(sql).to_arrow_table()
-
-    @staticmethod
-    @contextmanager
-    def _connection(memory: str, **tables: pa.Table | pa.RecordBatchReader) -> Iterator[DuckDBPyConnection]:
-        """DuckDB over these tables; it holds no more than `memory` and spills the rest to disk."""
-        import duckdb
-
-        with tempfile.TemporaryDirectory(prefix="medray-") as spill:
-            settings = {"memory_limit": memory, "temp_directory": spill, "preserve_insertion_order": False}
-            with duckdb.connect(config=settings) as connection:
-                for name, table in tables.items():
-                    connection.register(name, table)
-                yield connection
+        with database(memory) as db, query(db, sql, **tables) as rows:
+            return rows.read_all()
 
 
 # 2 * at + 1 for a failed row: of the rows of one attempt, a failed one decides.

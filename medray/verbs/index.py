@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -224,8 +223,3 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 def _companions(spec: ModalitySpec, root: str) -> bytes:
     """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
     return repr([file for uri in spec.companions(root) for file in files.list_files(uri)] or "").encode()
-
-
-def count_reasons(column: pa.ChunkedArray | pa.Array) -> dict[str, int]:
-    """How many rows failed for each reason, most frequent first."""
-    return dict(Counter(reason for reason in column.to_pylist() if reason is not None).most_common())

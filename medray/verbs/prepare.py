@@ -22,7 +22,7 @@ from medray.progress import Progress, Silent
 from medray.samples import sample_schema
 from medray.shards import ShardSet, ShardSink
 from medray.splits import SPLITS, assign_splits
-from medray.verbs.index import count_reasons, index_archive
+from medray.verbs.index import index_archive
 from medray.verbs.results import PrepareResult
 from medray.verbs.settings import TrainRun
 
@@ -77,7 +77,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
             shard_set.failed().column("reason").combine_chunks().cast(pa.string()),
         ]
     )
-    reasons = count_reasons(broken)
+    reasons = _reasons(broken)
     result = PrepareResult(
         entries=indexed.entries,
         failed=len(broken),
@@ -151,3 +151,8 @@ def require_split(prepared: Prepared, name: str) -> None:
             found=", ".join(f"{split}: {facts['entries']}" for split, facts in prepared.result.splits.items()),
             do="check [labels] and [split] of the run file",
         )
+
+
+def _reasons(column: pa.ChunkedArray | pa.Array) -> dict[str, int]:
+    """How many rows failed for each reason, most frequent first."""
+    return dict(Counter(reason for reason in column.to_pylist() if reason is not None).most_common())

@@ -152,8 +152,9 @@ def _compared(now: pa.Table, old: pa.Table, seen_at: datetime) -> _Change:
     ours, theirs = now.take(pa.array(matched)), old.take(pa.array(place[matched]))
     kinds = np.full(len(now), "new", object)
     kinds[matched] = np.where(same(ours, theirs, ["fingerprint"]), "updated", "changed")
-    kinds[matched[same(ours, theirs, COMPARED)]] = None
-    told = np.flatnonzero(kinds != None)  # noqa: E711 - by element
+    as_before = np.zeros(len(now), bool)
+    as_before[matched] = same(ours, theirs, COMPARED)
+    told = np.flatnonzero(~as_before)
     left = np.flatnonzero(there & ~pc.is_in(old.column("entry_id"), now.column("entry_id").combine_chunks()).to_numpy())
     rows = pa.concat_tables(
         [

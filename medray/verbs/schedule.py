@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.durations import seconds_of
 from medray.manifests import MANIFEST, by_place, one_chunk
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h)")
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 NEWEST, OLDEST = "newest", "oldest"
 COLUMNS = tuple(field.name for field in MANIFEST if not pa.types.is_nested(field.type))
@@ -24,14 +23,16 @@ COLUMNS = tuple(field.name for field in MANIFEST if not pa.types.is_nested(field
 def deadline_at(text: str, now: float) -> float:
     """Seconds since the epoch of the next "06:00" by this machine's local clock after `now`, or of "4h" after it.
 
-    A duration is a number of s, min or h. On the nights when clocks are changed "06:00" is what the clock on the wall
+    A duration is as `durations.seconds_of` reads it. On the nights when clocks are changed "06:00" is what the clock on the wall
     shows. Raises ValueError for anything else.
     """
-    if duration := _DURATION.fullmatch(text.strip()):
-        return now + float(duration[1]) * _SECONDS[duration[2]]
     clock = _CLOCK.fullmatch(text.strip())
     if clock is None:
-        raise ValueError('expected a local time such as "06:00", or a duration such as "30s", "90min" or "4h"')
+        try:
+            return now + seconds_of(text)
+        except ValueError:
+            expected = 'expected a local time such as "06:00", or a duration such as "30s", "90min" or "4h"'
+            raise ValueError(expected) from None
     today = time.localtime(now)
     for days in (0, 1):
         day = (today.tm_year, today.tm_mon, today.tm_mday + days, int(clock[1]), int(clock[2]), 0, 0, 0, -1)

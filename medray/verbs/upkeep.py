@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import timedelta
 from pathlib import Path
 
+from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
 from medray.manifests import own_subject, pseudonym, pseudonym_key
 from medray.scores import ScoreStore
 from medray.verbs.results import ForgetResult, VacuumResult
-
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 def vacuum(store: str, older_than: str = "7d") -> VacuumResult:
@@ -21,19 +19,15 @@ def vacuum(store: str, older_than: str = "7d") -> VacuumResult:
     Raises StoreError where no score store is; UserError for an age that is none.
     """
     started = time.monotonic()
-    age, scores = duration(older_than), ScoreStore.open(store)
+    try:
+        age = timedelta(seconds=seconds_of(older_than))
+    except ValueError:
+        raise UserError(
+            "this is no age", where="--older-than", found=older_than, expected="such as 12h, 7d, 2w"
+        ) from None
+    scores = ScoreStore.open(store)
     done = scores.compact() | scores.vacuum(age)
     return VacuumResult(store=scores.uri, **done, seconds=time.monotonic() - started)
-
-
-def duration(text: str) -> timedelta:
-    """ "12h", "7d", "2w". Raises UserError."""
-    found = re.fullmatch(r"(\d{1,5})([hdw])", text.strip())
-    if found is None:
-        raise UserError(
-            "this is no age", where="--older-than", found=text, expected="hours, days or weeks: 12h, 7d, 2w"
-        )
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResult:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_DURATION = r"(\d+(?:\.\d+)?)\s*(s|min|h|d)"
-_RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\S)?))?(?:\s*\+\s*{_DURATION})?")
+from medray.durations import PATTERN, UNITS, seconds_of
+
+_RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\S)?))?(?:\s*\+\s*{PATTERN})?")
 
 
 class Rule(NamedTuple):
@@ -28,10 +28,10 @@ class Rule(NamedTuple):
 
 def duration_us(text: str) -> int:
     """Microseconds of "30min", "48h" or "365d". Raises ValueError."""
-    found = re.fullmatch(_DURATION, text.strip())
-    if found is None or float(found[1]) == 0:
-        raise ValueError(f"a duration is a number above 0 and a unit (s, min, h, d), such as 48h; found {text!r}")
-    return round(float(found[1]) * UNITS[found[2]] * 1_000_000)
+    seconds = seconds_of(text)
+    if seconds == 0:
+        raise ValueError(f"a duration is above 0 here; found {text!r}")
+    return round(seconds * 1_000_000)
 
 
 def parse_rule(text: str) -> Rule:

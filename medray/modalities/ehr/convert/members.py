@@ -88,8 +88,8 @@ def _zip(stream: BinaryIO) -> zipfile.ZipFile:
 def plain(stream: BinaryIO) -> BinaryIO:
     """The stream, unpacked where it is gz by its first bytes (RFC 1952), whatever it is called."""
     held = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]  # RawIOBase
-    if held.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]
-        return cast(BinaryIO, io.BufferedReader(_Gunzip(held), BUFFER))  # type: ignore[arg-type]
+    if held.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]  # asked for above
+        return cast(BinaryIO, io.BufferedReader(_Gunzip(held), BUFFER))  # type: ignore[arg-type]  # a BufferedIOBase reads as it does
     return cast(BinaryIO, held)
 
 
