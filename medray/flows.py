@@ -87,6 +87,9 @@ class Flow:
     """Commit as soon as so many shards have come in."""
     until: float | None = None
     """Deadline, seconds since the epoch: from then on no entry is begun; what was begun is finished and committed."""
+    failable: bool = False
+    """A row of the plan may be given with a `reason`: the first stage then makes a failed row of it, and does not touch
+    what it names. Such a flow outlives a row that kills its worker (`engines/careful.py`)."""
 
     @property
     def over(self) -> bool:
@@ -107,11 +110,17 @@ SLOWEST = 5
 """Batches that a receipt tells of."""
 
 
-def lane(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> Callable[[pa.Table], Receipt]:
+def lane(
+    stages: Sequence[Stage],
+    sink: Sink,
+    until: float | None = None,
+    begin: Callable[[int], None] = lambda rows: None,
+) -> Callable[[pa.Table], Receipt]:
     """A worker's work: one shard through all stages into the sink, in batches, in bounded memory.
 
     With a deadline (seconds since the epoch, by this machine's clock) the shard goes through in pieces, and a piece
-    is begun only before it: the receipt says how many entries are left. One entry is never cut.
+    is begun only before it: the receipt says how many entries are left. One entry is never cut. `begin` is told how
+    many rows the first stage is about to get, before each batch.
     """
     steps = [(stage.name, stage.make(), stage.batch_size) for stage in stages]
     pace = _Pace()
@@ -126,7 +135,10 @@ def lane(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> Cal
                 begun += len(piece)
                 flow: Iterable[pa.RecordBatch] = piece.to_batches()
                 for place, (name, apply, rows) in enumerate(steps):
-                    flow = watch.applied(name, apply, rebatch(flow, rows), noted=place == 0)
+                    batches = rebatch(flow, rows)
+                    if place == 0:
+                        batches = _announced(batches, begin)
+                    flow = watch.applied(name, apply, batches, noted=place == 0)
                 yield from flow
 
         payload = sink.write(tally.counted(work()))
@@ -143,6 +155,12 @@ def lane(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> Cal
         )
 
     return run
+
+
+def _announced(batches: Iterable[pa.RecordBatch], begin: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        begin(len(batch))
+        yield batch
 
 
 class _Pace:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,28 +47,30 @@ SCORE_ROWS = pa.schema(
 
 
 class Scan:
-    """Files (FILES) to parts (manifests.PARTS)."""
+    """Files (FILES) to parts (manifests.PARTS). A file given with a `reason` and a `detail` is not opened."""
 
     def __init__(self, spec: ModalitySpec, root: str, key: bytes) -> None:
         self.modality, self.root, self.key = spec.open(), root, key
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        parts = (part for row in batch.to_pylist() for part in self._scan(File(**row)))
+        parts = (part for row in batch.to_pylist() for part in self._scan(**row))
         while piece := list(islice(parts, PARTS_AT_ONCE)):
             yield from parts_table(piece, self.key).to_batches()
 
-    def _scan(self, file: File) -> Iterator[Part]:
-        facts = {"file_size": file.size, "modified_ns": file.modified_ns}
-        try:
-            for part in self.modality.scan(file, self.root):
-                yield replace(part, **facts)
-            return
-        except OSError as error:
-            reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
-            detail = error.strerror or type(error).__name__
+    def _scan(self, reason: str | None = None, detail: str | None = None, **facts: Any) -> Iterator[Part]:
+        file = File(**facts)
+        of_file = {"file_size": file.size, "modified_ns": file.modified_ns}
+        if reason is None:
+            try:
+                for part in self.modality.scan(file, self.root):
+                    yield replace(part, **of_file)
+                return
+            except OSError as error:
+                reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
+                detail = error.strerror or type(error).__name__
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
         known = Part(relative(file.uri, self.root), file.uri, digest=digest(unread), size=file.size)
-        yield replace(known, **facts, reason=reason, detail=detail)
+        yield replace(known, **of_file, reason=reason, detail=detail)
 
 
 class Read:

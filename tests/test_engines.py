@@ -22,7 +22,8 @@ class Collect:
     def write(self, batches):
         import os
 
-        return {"values": [v for batch in batches for v in batch.column("value").to_pylist()], "pid": os.getpid()}
+        values = [v for batch in batches for v in batch.column("value").to_pylist()]
+        return {"values": values, "pid": os.getpid(), "parent": os.getppid()}
 
     def commit(self, receipts):
         self.found += [receipt.payload for receipt in receipts]
@@ -65,14 +66,16 @@ def test_both_engines_do_the_same_work(ray_engine):
     assert outcomes[0] == outcomes[1] == [2 * n for n in range(20)]
 
 
-def test_small_work_stays_in_the_driver(ray_engine):
+def test_small_work_stays_beside_the_driver_in_one_process_of_its_own(ray_engine):
     import os
 
     small, large = Collect(), Collect()
     ray_engine.run(Flow("double", plan(), (Stage(Double, 3),), small, small=True))
     ray_engine.run(Flow("double", plan(), (Stage(Double, 3),), large))
-    assert {payload["pid"] for payload in small.found} == {os.getpid()}
-    assert os.getpid() not in {payload["pid"] for payload in large.found}
+    assert [payload["parent"] for payload in small.found] == 4 * [os.getpid()]
+    assert len({payload["pid"] for payload in small.found}) == 1
+    assert not {os.getpid(), *(payload["pid"] for payload in small.found)} & {p["pid"] for p in large.found}
+    assert os.getpid() not in {payload["parent"] for payload in large.found}
 
 
 def test_a_refusal_in_a_worker_comes_out_as_itself(ray_engine):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from medray.flows import Flow
 from medray.training import FitPlan
@@ -36,6 +36,9 @@ class RaySpec(BaseModel):
     """auto: one, or less where the machine has fewer CPUs than workers."""
     gpus_per_worker: float | Literal["auto"] = "auto"
     """auto: one where the cluster has GPUs for all workers, else none."""
+    memory_per_worker: ByteSize | None = None
+    """"4GB": what one scoring actor may take beside what it needs to stand; an entry that needs more is a failed row
+    (`worker_died`) instead of a trial for the whole machine. None: as much as there is."""
     max_failures: int = Field(default=3, ge=0)
     """How often training goes on from its last checkpoint after a worker or a node is lost."""
 

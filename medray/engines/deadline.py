@@ -25,6 +25,8 @@ class Said(NamedTuple):
     """A worker that was started again has another name."""
     turn: int
     """Which of the worker's shards it is of, from 1."""
+    number: int = 0
+    """Which shard of the plan."""
 
 
 class Stopped:

@@ -1,9 +1,12 @@
-"""How a process keeps freed memory: set once where networks run."""
+"""How a process keeps freed memory, and how much it may take: set once where networks run."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 # of <malloc.h>, glibc 2.x
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
@@ -33,3 +36,57 @@ def keep_freed_memory(*, heaps: bool = False) -> None:
         mallopt(_TRIM_THRESHOLD, _KEEP)
         if heaps:
             mallopt(_TOP_PAD, _HEAP)
+
+
+class Trim:
+    """Gives freed memory back after all, now and then: what batches of many shapes leave is holes, and they add up."""
+
+    SECONDS = 5.0
+    """Between two times; the next batch takes some of it again, which costs about 30 ms."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+        self.trim = getattr(library, "malloc_trim", None)  # glibc's alone
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if self.trim is not None and now - self.last >= self.SECONDS:
+            self.trim(0)
+            self.last = now
+
+
+def limit_memory(more: int) -> None:
+    """Let this process take so many bytes beside what it holds; a request beyond them fails with MemoryError.
+
+    Counts private writable memory (Linux: RLIMIT_DATA), not the shared object store, nor files that are mapped. Does
+    nothing where the system has no such count.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return
+    import resource
+
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmData:"))
+    held = 1024 * int(line.split()[1])
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = held + more if most == resource.RLIM_INFINITY else min(held + more, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused. Torch says so in words where its CPU allocator is refused."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+def free_memory() -> int | None:
+    """Bytes that this process's control group or the machine can still give; None where neither tells."""
+    found: list[int] = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+        found.append(1024 * int(line.split()[1]))
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no control group here, or one without a limit ("max")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found, default=None)

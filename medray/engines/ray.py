@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +25,12 @@ import pyarrow as pa
 
 from medray import files
 from medray.engines.base import Fitted, Live, RaySpec
+from medray.engines.careful import Careful, careful
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.deadline import Said, until_stopped
-from medray.engines.memory import keep_freed_memory
+from medray.engines.memory import Trim, free_memory, is_out_of_memory, keep_freed_memory, limit_memory
 from medray.errors import MachineError, MedrayError, UserError, from_json
-from medray.flows import Flow, Receipt, Sink, Stage, collect, in_turn, lane
+from medray.flows import Flow, Receipt, Sink, Stage, collect, lane
 from medray.training import FitPlan, fit
 
 LIVE, REFUSED = "live.json", "refused.json"
@@ -45,6 +47,7 @@ class RayEngine:
         if self.started:
             start(spec.address)
         self.workers, self.cpus, self.gpus = self._placement(ray.cluster_resources())
+        self.memory = spec.memory_per_worker
 
     def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
         """(workers, CPUs each, GPUs each). Raises UserError where the cluster cannot hold them: Ray would hang."""
@@ -72,34 +75,59 @@ class RayEngine:
     # -- flows
 
     def run(self, flow: Flow) -> None:
-        import ray.data
-
         if not flow.plan or flow.over:
             return
         if flow.small:  # starting actors costs seconds
-            collect(flow, in_turn(flow))
+            collect(flow, careful(flow, threads=1, memory=self.memory))
             return
-        workers = min(self.workers, len(flow.plan))
+        collect(flow, self._receipts(flow))
+
+    def _receipts(self, flow: Flow) -> Iterator[Receipt | None]:
+        """Of every shard, as they come; those that a worker died of, or was lost with, once more and with care."""
+        missing = dict(enumerate(flow.plan))
+
+        def heard(dataset: Any) -> Iterator[Said]:
+            for said in _said(dataset):
+                missing.pop(said.number, None)
+                yield said
+
+        for kind, retries in ((Lane, 0), (CarefulLane, 2)):
+            if not missing or flow.over:
+                return
+            workers = min(self.workers, len(missing))
+            said = heard(self._dataset(flow, kind, missing, workers, retries=retries))
+            with _machine_errors():
+                if flow.until is None:
+                    yield from (each.receipt for each in said)
+                else:
+                    yield from until_stopped(said, flow.until, workers)
+        if missing and not flow.over:
+            raise MachineError(
+                "workers were lost again and again",
+                found=f"{len(missing)} of {len(flow.plan)} shards of the flow {flow.name!r} not done",
+                do="look at the cluster with `ray status`; what was committed is safe, the same command goes on",
+            )
+
+    def _dataset(self, flow: Flow, kind: type, shards: Mapping[int, pa.Table], workers: int, *, retries: int) -> Any:
+        """What actors of this kind say of these shards, lazily."""
+        import ray.data
+
         _quiet_ray_data()
         with warnings.catch_warnings():
             # Ray 2.60 announces named parameters for these two, and has none yet
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            dataset = ray.data.from_arrow(list(flow.plan)).map_batches(
-                Lane,
-                fn_constructor_args=(flow.stages, flow.sink, flow.until),
+            return ray.data.from_arrow([_parcel(number, shard) for number, shard in shards.items()]).map_batches(
+                kind,
+                fn_constructor_args=(flow.stages, flow.sink, flow.until, flow.failable, self.memory),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=self.cpus,
                 num_gpus=self.gpus or None,
-                max_restarts=10,  # Ray's default is to restart and retry for ever
-                max_task_retries=2,
+                max_restarts=10
+                + len(shards),  # Ray's default is to restart for ever; a shard that ends one is set aside
+                max_task_retries=retries,
             )
-        with _machine_errors():
-            if flow.until is None:
-                collect(flow, (said.receipt for said in _said(dataset)))
-            else:
-                collect(flow, until_stopped(_said(dataset), flow.until, workers))
 
     # -- training
 
@@ -201,27 +229,79 @@ def _held_stderr() -> Iterator[None]:
 class Lane:
     """One actor: decodes, computes and writes whole shards; only receipts leave it."""
 
-    def __init__(self, stages: tuple[Stage, ...], sink: Sink, until: float | None) -> None:
+    def __init__(
+        self, stages: tuple[Stage, ...], sink: Sink, until: float | None, failable: bool, memory: int | None
+    ) -> None:
         import ray
+
+        self.name, self.turn = uuid.uuid4().hex, 0
+        self.stages, self.sink, self.until, self.failable, self.memory = stages, sink, until, failable, memory
+        self.threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+        self.begin()
+
+    def begin(self) -> None:
         import torch
 
         keep_freed_memory()
-        torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-        self.stages, self.sink, self.until = stages, sink, until
-        self.name, self.turn = uuid.uuid4().hex, 0
+        self.trim = Trim()
+        torch.set_num_threads(self.threads)
+        if self.memory is not None:
+            limit_memory(self.memory)
 
     @cached_property
     def work(self) -> Callable[[pa.Table], Receipt]:
         return lane(self.stages, self.sink, self.until)
 
-    def __call__(self, shard: pa.Table) -> pa.Table:
+    def __call__(self, parcel: pa.Table) -> pa.Table:
+        self.trim()
         self.turn += 1
-        said: dict[str, Any] = {"worker": self.name, "turn": self.turn}
+        said: dict[str, Any] = {"worker": self.name, "turn": self.turn, "number": parcel.column("number")[0].as_py()}
         try:
-            said["receipt"] = dataclasses.asdict(self.work(shard))
+            said["receipt"] = dataclasses.asdict(self.work(_unpacked(parcel)))
         except MedrayError as error:  # raised here, Ray would wrap it in its own and print it
             said["refused"] = error.to_json()
+        except Exception as error:
+            if not is_out_of_memory(error):  # the shard is worked on again, with care
+                fault = MachineError("the work failed on the cluster", found=traceback.format_exc()[-3000:])
+                said["refused"] = fault.to_json()
         return pa.table({"said": [json.dumps(said)]})
+
+
+class CarefulLane(Lane):
+    """An actor that has the work done in a process of its own, and finds the entry that ends it."""
+
+    def begin(self) -> None:
+        """Nothing heavy here: the memory is for the process."""
+        self.trim = Trim()
+
+    @cached_property
+    def work(self) -> Callable[[pa.Table], Receipt]:
+        return Careful(
+            self.stages,
+            self.sink,
+            self.until,
+            failable=self.failable,
+            threads=self.threads,
+            memory=self.memory or _share(free_memory(), self.threads),
+        )
+
+
+def _share(free: int | None, threads: int) -> int | None:
+    """Of free memory, what a worker may take: its CPUs' part, less a tenth."""
+    return None if free is None else int(0.9 * free * min(1.0, threads / (os.cpu_count() or 1)))
+
+
+def _parcel(number: int, shard: pa.Table) -> pa.Table:
+    """A shard as one row: its number in the plan, and its rows."""
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, shard.schema) as writer:
+        writer.write_table(shard)
+    return pa.table({"number": [number], "rows": pa.array([out.getvalue().to_pybytes()], pa.binary())})
+
+
+def _unpacked(parcel: pa.Table) -> pa.Table:
+    with pa.ipc.open_stream(parcel.column("rows")[0].as_buffer()) as reader:
+        return reader.read_all()
 
 
 def _said(dataset: Any) -> Iterator[Said]:
@@ -231,7 +311,8 @@ def _said(dataset: Any) -> Iterator[Said]:
             said = json.loads(text)
             if "refused" in said:
                 raise from_json(said["refused"])
-            yield Said(Receipt(**said["receipt"]), said["worker"], said["turn"])
+            if "receipt" in said:
+                yield Said(Receipt(**said["receipt"]), said["worker"], said["turn"], said["number"])
 
 
 def _quiet_ray_data() -> None:
@@ -240,7 +321,9 @@ def _quiet_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # a shard whose worker has died is missing among the receipts, and done again with care
+    context.max_errored_blocks = -1
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -172,7 +172,8 @@ class _Night:
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
             plan = shards(listed, workers=self.engine.workers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
-                self.engine.run(Flow("index", plan, (stage,), sink, self.progress.advance, small=small))
+                flow = Flow("index", plan, (stage,), sink, self.progress.advance, small=small, failable=True)
+                self.engine.run(flow)
                 for batch in sink.batches():
                     writer.write(batch)
             self.new_parts = self.new_parts.added(writer.file)

@@ -118,7 +118,7 @@ def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engi
     small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
     progress.begin("prepare", len(used))
     read = stages.read(run.modality, min(rows, stages.batch_rows(modality)))
-    engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small))
+    engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small, failable=True))
 
 
 def rows_per_shard(modality: Modality) -> int:

@@ -137,6 +137,7 @@ def _flow(
         commit_seconds=run.commit_seconds,
         commit_receipts=run.commit_files,
         until=until,
+        failable=True,
     )
 
 

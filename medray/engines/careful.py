@@ -1,0 +1,203 @@
+"""Work on shards that have killed a worker, or might kill the driver: in a process of its own, entry by entry where needed.
+
+A decoder in C may end its process (a segmentation fault), and so may the kernel (out of memory). The entry at fault
+becomes a failed row, `worker_died`; the rest of its shard is worked on as any other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from typing import Any
+
+import pyarrow as pa
+
+from medray.engines.child import OUT_OF_MEMORY
+from medray.errors import MachineError, from_json
+from medray.flows import Flow, Receipt, Sink, Stage
+
+ATTEMPTS = 2
+"""An entry that has ended so many processes in which it was alone is at fault."""
+UNEXPLAINED = 3
+"""A shard may end so many processes without an entry that does so alone; then the machine is at fault."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """How a process ended, and the rows of the shard that it had begun: the last batch is [since, until)."""
+
+    how: str
+    since: int
+    until: int
+
+
+class Careful:
+    """Does a flow's work in a child process, which is started with the first shard. `close` it after use."""
+
+    def __init__(
+        self,
+        stages: tuple[Stage, ...],
+        sink: Sink,
+        until: float | None = None,
+        *,
+        failable: bool,
+        threads: int = 1,
+        memory: int | None = None,
+    ) -> None:
+        self.work = ("work", stages, sink, until, memory)
+        self.until, self.failable, self.threads = until, failable, threads
+        self.child: _Child | None = None
+
+    def __call__(self, shard: pa.Table) -> Receipt:
+        """The shard's receipt. Rows that end every process they are alone in are failed rows of it.
+
+        Raises what a stage refused, and MachineError where processes end and no entry is at fault.
+        """
+        unexplained = 0
+        while True:
+            if self.until is not None and time.time() >= self.until:
+                return Receipt(entries=0, failed=0, left=len(shard))
+            found = self._ask("run", shard)
+            if not isinstance(found, Died):
+                return Receipt(**found)
+            guilty = self._guilty(shard, found)
+            if guilty and self.failable:
+                shard = _marked(shard, guilty)
+                continue
+            unexplained += 1
+            if guilty or unexplained == UNEXPLAINED:
+                raise MachineError(
+                    "the work ends its process each time",
+                    where=f"{len(shard)} rows of work, after {found.until} were begun",
+                    found=found.how,
+                    expected="a process that lives",
+                    do="look at the machine's memory and at its kernel log; give a worker more memory, or fewer workers",
+                )
+
+    def _guilty(self, shard: pa.Table, died: Died) -> dict[int, str]:
+        """Rows that end a process alone, and how: those of the batch at hand, else any that was begun."""
+        for rows in (range(died.since, died.until), range(died.since)):
+            found = {}
+            for row in rows:
+                if self.until is not None and time.time() >= self.until:
+                    return found
+                how = self._kills(shard.slice(row, 1))
+                if how is not None:
+                    found[row] = how
+            if found:
+                return found
+        return {}
+
+    def _kills(self, row: pa.Table) -> str | None:
+        how = None
+        for _ in range(ATTEMPTS):
+            found = self._ask("try", row)
+            if not isinstance(found, Died):
+                return None
+            how = found.how
+        return how
+
+    def _ask(self, what: str, shard: pa.Table) -> Died | Any:
+        if self.child is None:
+            self.child = _Child(self.threads)
+            ready = self.child.ask(*self.work)
+            if isinstance(ready, Died):
+                self.child = None
+                return ready
+        answer = self.child.ask(what, shard)
+        if isinstance(answer, Died):
+            self.child = None
+        return answer
+
+    def close(self) -> None:
+        if self.child is not None:
+            self.child.close()
+            self.child = None
+
+
+class _Child:
+    """A process of `engines/child.py`, with this process's module path."""
+
+    def __init__(self, threads: int) -> None:
+        self.connection, theirs = Pipe()
+        life, self.life = os.pipe()
+        given = (theirs.fileno(), life)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "medray.engines.child", *map(str, given)],
+            pass_fds=given,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)},
+        )
+        theirs.close()
+        os.close(life)
+
+    def ask(self, *request: Any) -> Died | Any:
+        """The answer's content, or how the process died of it. Raises what it refused."""
+        since = until = 0
+        try:
+            self.connection.send(request)
+            while True:
+                what, content = self.connection.recv()
+                if what == "begun":
+                    since, until = until, until + content
+                elif what == "refused":
+                    raise from_json(content)
+                elif what == "fault":
+                    raise MachineError("the work failed", found=content)
+                else:
+                    return content
+        except (EOFError, ConnectionError):
+            self.close()
+            return Died(_how(self.process.returncode), since, until)
+
+    def close(self) -> None:
+        self.connection.close()
+        with suppress(OSError):
+            os.close(self.life)
+        self.process.wait()
+
+
+def _how(code: int) -> str:
+    if code == OUT_OF_MEMORY:
+        return "needed more memory than a worker may take"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"ended by {name}{', out of memory most often' if name == 'SIGKILL' else ''}"
+    return f"ended with code {code}"
+
+
+def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
+    """The shard with a reason in these rows: the first stage makes failed rows of them."""
+    texts = {
+        "reason": dict.fromkeys(guilty, "worker_died"),
+        "detail": {i: f"{how}, {ATTEMPTS} times" for i, how in guilty.items()},
+    }
+    for name, new in texts.items():
+        there = name in shard.column_names
+        old = shard.column(name).to_pylist() if there else [None] * len(shard)
+        column = pa.array([new.get(i, text) for i, text in enumerate(old)], pa.string())
+        if there:
+            shard = shard.set_column(shard.schema.get_field_index(name), shard.schema.field(name), column)
+        else:
+            shard = shard.append_column(name, column)
+    return shard
+
+
+def careful(flow: Flow, *, threads: int, memory: int | None) -> Iterator[Receipt]:
+    """Receipts of the plan's shards, one after the other in one child process, until the deadline."""
+    work = Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, threads=threads, memory=memory)
+    try:
+        for shard in flow.plan:
+            if flow.over:
+                return
+            yield work(shard)
+    finally:
+        work.close()

@@ -1,0 +1,88 @@
+"""A process that works on shards for another one, and may die of it: `python -m medray.engines.child CONNECTION LIFE`.
+
+The parent (`engines/careful.py`) sends what to do and is told of every batch before it is begun, so that it knows what
+was at hand when the process died. When the parent is gone, so is the child.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+
+from medray.engines.memory import is_out_of_memory, keep_freed_memory, limit_memory
+from medray.errors import MedrayError
+from medray.flows import lane
+
+OUT_OF_MEMORY = 77
+"""Exit code of a process that was refused memory: it ends, for what it holds may be half done."""
+
+
+class Nothing:
+    """A sink for a trial: the work is done, and nothing is kept."""
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        for _ in batches:
+            pass
+        return {}
+
+    def commit(self, receipts: Any) -> None: ...
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the other side hangs up: ("work", …) sets the work, ("run" | "try", shard) does it."""
+
+    def begin(rows: int) -> None:
+        connection.send(("begun", rows))
+
+    run = probe = None
+    while True:
+        try:
+            what, *given = connection.recv()
+        except EOFError:
+            return
+        try:
+            if what == "work":
+                stages, sink, until, memory = given
+                keep_freed_memory()
+                if memory is not None:
+                    limit_memory(memory)
+                run, probe = lane(stages, sink, until, begin), lane(stages, Nothing())
+                answer: tuple[str, Any] = ("ready", None)
+            elif what == "run" and run is not None:
+                answer = ("receipt", dataclasses.asdict(run(given[0])))
+            elif what == "try" and probe is not None:
+                probe(given[0])
+                answer = ("tried", None)
+            else:
+                raise RuntimeError(f"request {what!r} before the work is known")
+        except MedrayError as error:
+            answer = ("refused", error.to_json())
+        except Exception as error:  # a bug in a stage: the parent says so
+            if is_out_of_memory(error):
+                os._exit(OUT_OF_MEMORY)
+            answer = ("fault", traceback.format_exc()[-3000:])
+        connection.send(answer)
+
+
+def _end_with(life: int) -> None:
+    """End when the other end of the pipe is closed: the parent has ended, however it did."""
+    os.read(life, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    connection, life = Connection(int(sys.argv[1])), int(sys.argv[2])
+    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
+    serve(connection)
+
+
+if __name__ == "__main__":
+    main()
