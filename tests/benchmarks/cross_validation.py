@@ -2,9 +2,11 @@
 
     python tests/benchmarks/cross_validation.py splice [--models cnn1d cnn_rnn …] [--folds 10] [--seed 0]
     python tests/benchmarks/cross_validation.py physionet [--folds 5]
+    python tests/benchmarks/cross_validation.py breast [--models run_file no_average …] [--folds 5]
 
 In each fold the epoch, the threshold and the calibration are chosen on a validation part of the other folds. The data
-are those of MEDRAY_TEST_DATA (default ../shared/data). A finished training is not repeated: the script can be run again.
+are those of MEDRAY_TEST_DATA (default ../shared/data). `breast` compares settings of one network on the official
+training and validation images alone: the official test images are not in the archive that it makes. A finished training is not repeated: the script can be run again.
 """
 
 from __future__ import annotations
@@ -56,6 +58,14 @@ MODELS: dict[str, dict[str, list[str]]] = {
         **{cell: [f"model.cell='{cell}'"] for cell in ("gru", "lstm", "elman")},
         "logistic": ["model={kind='logistic'}"],
     },
+    "breast": {
+        "run_file": [],
+        "no_average": [
+            "training={epochs=24, batch_size=64, learning_rate=0.001, weight_decay=0.05, warmup_epochs=2}",
+        ],
+        "slower": ["training.learning_rate=0.0005"],
+        "scale_contrast": ["modality.augment.scale=0.1", "modality.augment.contrast=0.1"],
+    },
 }
 
 
@@ -63,12 +73,22 @@ def archive_of(name: str, work: Path, engine: Engine) -> str:
     """Where the data lie; PhysioNet's are converted to MEDS first."""
     if name == "splice":
         return str(DATA / "genomics" / "splice" / "splice.data")
+    if name == "breast":
+        return str(without_test(PROJECT / "medray" / "demos" / "data" / "breastmnist.npz", work / "breastmnist.npz"))
     out = work / "meds"
     changes = [f'archive="{DATA / "ehr" / "physionet2012"}"', f'out="{out}"', f'work="{work}"', "source.keep_ids=true"]
     run = settings.load(PROJECT / "jobs" / "runs" / "physionet_to_meds.toml", changes)
     assert isinstance(run, settings.ConvertRun)
     print(f"to-meds: {to_meds(run, engine).events:,} events", flush=True)
     return str(out)
+
+
+def without_test(source: Path, out: Path) -> Path:
+    """The training and validation images of a MedMNIST file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with np.load(source) as arrays:
+        np.savez_compressed(out, **{name: arrays[name] for name in arrays.files if not name.startswith("test_")})
+    return out
 
 
 def one(
