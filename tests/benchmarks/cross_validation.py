@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cross_validation.py splice [--models cnn1d cnn_rnn …] [--folds 10] [--seed 0]
     python tests/benchmarks/cross_validation.py physionet [--folds 5]
-    python tests/benchmarks/cross_validation.py breast [--models run_file no_average …] [--folds 5]
+    python tests/benchmarks/cross_validation.py breast [--models run_file no_average …] [--folds 3]
 
 In each fold the epoch, the threshold and the calibration are chosen on a validation part of the other folds. The data
 are those of MEDRAY_TEST_DATA (default ../shared/data). `breast` compares settings of one network on the official
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("work/cross-validation"))
     arguments = parser.parse_args()
-    arguments.folds = arguments.folds or (10 if arguments.name == "splice" else 5)
+    arguments.folds = arguments.folds or {"splice": 10, "physionet": 5, "breast": 3}[arguments.name]
     engine = LocalEngine()
     archive = archive_of(arguments.name, arguments.work.resolve() / arguments.name, engine)
     for model in arguments.models or MODELS[arguments.name]:
