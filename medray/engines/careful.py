@@ -23,8 +23,10 @@ from medray.engines.child import OUT_OF_MEMORY
 from medray.errors import MachineError, from_json
 from medray.flows import Flow, Receipt, Sink, Stage
 
-ATTEMPTS = 2
-"""An entry that has ended so many processes in which it was alone is at fault."""
+ATTEMPTS, IF_KILLED = 2, 3
+"""An entry that has ended so many processes in which it was alone is at fault; more where something killed them: the
+kernel out of memory for its sake, or for another's."""
+KILLED = "SIGKILL"
 UNEXPLAINED = 3
 """A shard may end so many processes without an entry that does so alone; then the machine is at fault."""
 
@@ -96,13 +98,14 @@ class Careful:
         return {}
 
     def _kills(self, row: pa.Table) -> str | None:
-        how = None
-        for _ in range(ATTEMPTS):
+        times = 0
+        while True:
             found = self._ask("try", row)
             if not isinstance(found, Died):
                 return None
-            how = found.how
-        return how
+            times += 1
+            if times >= (IF_KILLED if KILLED in found.how else ATTEMPTS):
+                return f"{found.how}, {times} times"
 
     def _ask(self, what: str, shard: pa.Table) -> Died | Any:
         if self.child is None:
@@ -170,16 +173,13 @@ def _how(code: int) -> str:
         return "needed more memory than a worker may take"
     if code < 0:
         name = signal.Signals(-code).name
-        return f"ended by {name}{', out of memory most often' if name == 'SIGKILL' else ''}"
+        return f"ended by {name}{', out of memory most often' if name == KILLED else ''}"
     return f"ended with code {code}"
 
 
 def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
     """The shard with a reason in these rows: the first stage makes failed rows of them."""
-    texts = {
-        "reason": dict.fromkeys(guilty, "worker_died"),
-        "detail": {i: f"{how}, {ATTEMPTS} times" for i, how in guilty.items()},
-    }
+    texts: dict[str, dict[int, str]] = {"reason": dict.fromkeys(guilty, "worker_died"), "detail": guilty}
     for name, new in texts.items():
         there = name in shard.column_names
         old = shard.column(name).to_pylist() if there else [None] * len(shard)
