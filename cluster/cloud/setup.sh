@@ -10,7 +10,9 @@ if ! command -v python3.11 >/dev/null; then
     if command -v dnf >/dev/null; then # Amazon Linux 2023 has it as a package
         sudo dnf install --assumeyes --quiet python3.11
     else # Ubuntu 24.04 has 3.12 only
-        python3 -m venv "$HOME/.uv" 2>/dev/null || { sudo apt-get update -qq && sudo apt-get install -qq -y python3-venv && python3 -m venv "$HOME/.uv"; }
+        sudo apt-get update -qq
+        sudo apt-get install -qq --yes python3-venv
+        python3 -m venv "$HOME/.uv"
         "$HOME/.uv/bin/pip" install --quiet uv==0.13.9
         "$HOME/.uv/bin/uv" python install 3.11.15
     fi
