@@ -108,6 +108,58 @@ def test_pending_and_claims_hold_after_compaction_and_a_checkpoint(two_bundles: 
     assert again.claim("b1").number == 4
 
 
+# --- merge, while a run scores --------------------------------------------------------------------------------
+
+
+def test_small_files_are_merged_while_a_run_scores(store: ScoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "LIKE", 4)
+    monkeypatch.setattr("medray.scores.sink.MERGE_AFTER", 4)
+    sink, names = store.sink(store.claim("b1")), [f"e{number:02}" for number in range(30)]
+    for done, name in enumerate(names, 1):
+        sink.commit([Receipt(sink.write(iter([rows({name: 1})])))])
+        assert seen(store) == names[:done]  # none doubled, none lost, at any commit
+        assert len(store.live_files()) <= 10
+    assert len(store.pending(manifest(dict.fromkeys([*names, "new"], 1)), "b1")) == 1
+
+
+def test_files_that_another_has_merged_are_not_merged_again(store: ScoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a run that read its files, was stopped, and goes on after a compaction of the same files."""
+    monkeypatch.setattr(upkeep, "LIKE", 2)
+    claim, other = store.claim("b1"), ScoreStore.open(store.uri)
+    sink = store.sink(claim)
+    for name in "abc":
+        sink.commit([Receipt(sink.write(iter([rows({name: 1})])))])
+    real = upkeep.write_file
+
+    def slow(*given, **options):
+        monkeypatch.setattr(upkeep, "write_file", real)
+        other.compact()
+        return real(*given, **options)
+
+    monkeypatch.setattr(upkeep, "write_file", slow)
+    assert store.merge(claim) == 0
+    assert seen(store) == ["a", "b", "c"]
+
+
+def test_of_two_at_one_moment_that_replace_a_file_one_does(
+    two_bundles: ScoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the log and its commit, another replaces the file: the commit has to fail, not to double."""
+    before, late, other = whole(two_bundles), two_bundles, ScoreStore.open(two_bundles.uri)
+    claim, old = late.claim("b1"), [each for each in late.live_files() if each.bundle_id == "b1"][:2]
+    real = late._transact
+
+    def beaten(*given):
+        monkeypatch.setattr(late, "_transact", real)
+        upkeep._replace(other, other.claim_upkeep(), old, "compact")
+        return real(*given)
+
+    monkeypatch.setattr(late, "_transact", beaten)
+    with pytest.raises(upkeep.Replaced):
+        upkeep._replace(late, claim, old, "merge")
+    assert whole(two_bundles) == before
+
+
 # --- vacuum ---------------------------------------------------------------------------------------------------
 
 

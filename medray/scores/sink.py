@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from medray.scores.store import ScoreStore
 
+MERGE_AFTER = 32
+"""So many files committed, small ones are merged."""
 _FILE_ROWS = 65_536  # rows held and written at once
 _BOUNDED = ("key_hi", "key_lo", "output", "value", "run_id", "scored_at", "status", "reason")
 # Of a column without bounds delta-rs tells PyArrow "at least null", and a filter on it then finds nothing. Those of
@@ -53,6 +55,7 @@ class ScoreSink:
     """On the driver only: it stays behind when the sink is sent to a worker."""
     clock: Callable[[], datetime] = now
     _committed: set[str] = field(default_factory=set, repr=False)
+    _unmerged: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"store": None, "_committed": set()}
@@ -95,6 +98,10 @@ class ScoreSink:
         if written:
             self.store.append(self.claim, written)
             self._committed.update(payload["path"] for payload in written)
+            self._unmerged += len(written)
+            if self._unmerged >= MERGE_AFTER:
+                self.store.merge(self.claim)
+                self._unmerged = 0
 
 
 def _given(batch: pa.RecordBatch) -> pa.RecordBatch:

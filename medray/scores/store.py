@@ -19,7 +19,7 @@ from medray.manifest_table import Manifest
 from medray.queries import database, query
 from medray.scores import delta, history, runs, upkeep
 from medray.scores.sink import ScoreSink, added, now
-from medray.scores.table import IN_FILE, OF_SUBJECTS, SCORES, UPKEEP, Claim, claim_app, entry_keys
+from medray.scores.table import IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -132,8 +132,13 @@ class ScoreStore:
         facts = {"medray.rows": sum(w["rows"] for w in written), "medray.files": len(written)}
         self.commit(claim, [added(w, claim.bundle_id) for w in written], {"medray.kind": "scores"} | facts)
 
-    def commit(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any]) -> None:
-        """Add and remove files in one commit, exactly once. Raises Fenced or MachineError."""
+    def commit(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], gone: Collection[str] = ()) -> None:
+        """Add and remove files in one commit, exactly once. Raises Fenced or MachineError.
+
+        `gone`: paths that the commit removes. Raises Replaced where another commit has removed one of them before:
+        what was made of them would double its rows. Delta itself takes two removals of one file; of two that counted
+        REPLACED from the same number it refuses the later.
+        """
         from deltalake.exceptions import DeltaError
 
         with delta.storing(self.uri):
@@ -145,8 +150,13 @@ class ScoreStore:
                 delta.sync_log(self.uri, before, self.version)
                 return
             self._refuse_overtaken(claim)
+            if gone and not set(gone) <= {each.path for each in self.live_files()}:
+                raise upkeep.Replaced
             try:
-                self._transact(claim, actions, facts, {claim.app: claim.number, claim.run_app: turn})
+                counters = {claim.app: claim.number, claim.run_app: turn}
+                if gone:
+                    counters[REPLACED] = self._count(REPLACED) + 1
+                self._transact(claim, actions, facts, counters)
             except (DeltaError, OSError) as error:  # a race, or a fault of the storage
                 problem = error
             with delta.storing(self.uri):
@@ -200,6 +210,11 @@ class ScoreStore:
     def runs(self) -> list[dict[str, Any]]:
         """The audit table, newest first, JSON-ready: one row per run, with the columns of runs.RUNS."""
         return runs.read(self.uri)
+
+    def merge(self, claim: Claim) -> int:
+        """Merge files of the claim's bundle where many are of like size: a commit costs what the number of live files
+        is. Returns how many were merged. Raises Fenced or MachineError."""
+        return upkeep.merge(self, claim)
 
     def compact(self) -> dict[str, Any]:
         """Merge small files of each bundle, and write a checkpoint of the log: {files_merged, files_made}.
@@ -429,7 +444,8 @@ _FACTS: dict[str, Any] = {
     "name": "medray scores",
     "description": "One row per entry, sample, output and attempt; one per failed sample or entry.",
     "configuration": {
-        "delta.logRetentionDuration": "interval 3650 days",  # the log is the audit trail
+        "delta.logRetentionDuration": "interval 30 days",  # a commit lists the log; the table of runs is the audit trail
+        "delta.checkpointInterval": "20",  # what a commit reads of the log begins at the last one
         # Other writers put minima and maxima of all columns into the log, which is kept: none of a subject's then.
         "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in OF_SUBJECTS),
     },

@@ -48,6 +48,8 @@ OF_SUBJECTS = ("entry_id", "sample_id", "subject_id", "fingerprint")
 
 UPKEEP = ""
 """In the place of a bundle id: the claim of who rewrites files."""
+REPLACED = "medray.replaced"
+"""Transaction counter of every commit that removes files: two of one moment cannot both land."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,13 @@ KEPT = timedelta(days=7)
 LIVE = timedelta(hours=1)
 """A file younger than this may belong to a run that has not committed it yet."""
 FILE_BYTES = 2**27
+LIKE = 32
+"""So many files of like size are merged while a run scores; sizes are like within a factor of 8."""
 _ROUNDS = 5
+
+
+class Replaced(Exception):
+    """Files that a commit would replace are not live any more: another one has replaced them."""
 
 
 class LiveFile(NamedTuple):
@@ -58,12 +64,29 @@ def compact(store: ScoreStore) -> dict[str, Any]:
     claim = store.claim_upkeep()
     with recorded(store, "compact", claim.run_id) as counts:
         for group in groups:
-            done["files_made"] += _replace(store, claim, group, "compact") is not None
-            done["files_merged"] += len(group)
+            with suppress(Replaced):  # by a run that scores meanwhile, and merges its own
+                done["files_made"] += _replace(store, claim, group, "compact") is not None
+                done["files_merged"] += len(group)
         with delta.storing(store.uri):
             store.checkpoint()
         counts["files"] = done["files_merged"]
     return done
+
+
+def merge(store: ScoreStore, claim: Claim) -> int:
+    with delta.storing(store.uri):
+        found = [each for each in store.live_files() if each.bundle_id == claim.bundle_id]
+    tiers: dict[int, list[LiveFile]] = defaultdict(list)
+    for each in found:
+        if each.size < FILE_BYTES // 2:
+            tiers[each.size.bit_length() // 3].append(each)
+    merged = 0
+    for like in tiers.values():
+        if len(like) >= LIKE:
+            with suppress(Replaced):  # by a compaction at work
+                _replace(store, claim, like, "merge")
+                merged += len(like)
+    return merged
 
 
 def small_groups(found: Iterable[LiveFile]) -> list[list[LiveFile]]:
@@ -87,7 +110,7 @@ def _replace(
     data_change = bool(without)
     made = [added(new, bundle_id, new_rows=data_change)] if new["rows"] else []
     actions = [*made, *(_removed(each, data_change) for each in old)]
-    store.commit(claim, actions, {"medray.kind": what})
+    store.commit(claim, actions, {"medray.kind": what}, [each.path for each in old])
     return new if new["rows"] else None
 
 
@@ -178,8 +201,9 @@ def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) ->
     rows = 0
     for each in store.live_files():
         if held := _holds(files.join(store.uri, each.path), names):
-            _replace(store, claim, [each], "forget", names)
-            rows += held
+            with suppress(Replaced):  # then its rows are in another file: the next round finds them
+                _replace(store, claim, [each], "forget", names)
+                rows += held
     return rows
 
 
