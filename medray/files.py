@@ -22,6 +22,7 @@ from medray.errors import ArchiveError
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import NativeFile
+    from pyarrow.fs import FileSystem
 
 
 PIECE_FILES = 65_536
@@ -49,10 +50,11 @@ def local_path(uri: str) -> Path:
     return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
 
 
-def _remote(uri: str):
-    from pyarrow import fs
+def file_system(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a remote URI, which waits for passing faults, and the path in it."""
+    from medray import remote
 
-    return fs.FileSystem.from_uri(uri)
+    return remote.file_system(uri)
 
 
 def absolute(uri: str, base: Path | None = None) -> str:
@@ -81,7 +83,7 @@ def exists(uri: str) -> bool:
         return local_path(uri).exists()
     from pyarrow import fs
 
-    system, path = _remote(uri)
+    system, path = file_system(uri)
     return system.get_file_info(path).type != fs.FileType.NotFound
 
 
@@ -135,7 +137,7 @@ def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
     """The files of `root`, then those below each of its folders: what storage lists at once is held in memory."""
     from pyarrow import fs
 
-    system, path = _remote(root)
+    system, path = file_system(root)
     info = system.get_file_info(path)
     if info.type == fs.FileType.NotFound:
         raise ArchiveError("the archive does not exist", where=root, do="check the `archive` key of the run file")
@@ -212,7 +214,7 @@ def read_bytes(uri: str) -> bytes:
     """The whole file. Raises OSError (FileNotFoundError and its siblings)."""
     if is_local(uri):
         return local_path(uri).read_bytes()
-    system, path = _remote(uri)
+    system, path = file_system(uri)
     with system.open_input_stream(path) as stream:
         return stream.read()
 
@@ -223,16 +225,22 @@ def open_input(uri: str):
         import pyarrow as pa
 
         return pa.OSFile(str(local_path(uri)), "rb")
-    system, path = _remote(uri)
+    system, path = file_system(uri)
     return system.open_input_file(path)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced."""
     if not is_local(uri):
-        system, path = _remote(uri)
-        with system.open_output_stream(path) as stream:
-            stream.write(data)
+        from medray.remote import patiently
+
+        system, path = file_system(uri)
+
+        def write() -> None:
+            with system.open_output_stream(path) as stream:
+                stream.write(data)
+
+        patiently(write)  # the whole file once more: the same bytes
         return
     path = local_path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +262,7 @@ def new_file(uri: str) -> Iterator[NativeFile]:
     import pyarrow as pa
 
     if not is_local(uri):
-        system, path = _remote(uri)
+        system, path = file_system(uri)
         stream = system.open_output_stream(path)
         try:
             yield stream
@@ -301,7 +309,7 @@ def remove_file(uri: str) -> None:
         local_path(uri).unlink(missing_ok=True)
         return
     if exists(uri):
-        system, path = _remote(uri)
+        system, path = file_system(uri)
         system.delete_file(path)
 
 
@@ -313,5 +321,5 @@ def remove_tree(uri: str) -> None:
         if local_path(uri).exists():
             shutil.rmtree(local_path(uri))
         return
-    system, path = _remote(uri)
+    system, path = file_system(uri)
     system.delete_dir_contents(path, missing_dir_ok=True)

@@ -97,7 +97,7 @@ def test_a_missing_archive_is_refused(tmp_path: Path):
 
 def test_remote_storage_lists_the_same_files_under_its_scheme(archive: Path, monkeypatch: pytest.MonkeyPatch):
     bucket = fs.SubTreeFileSystem(str(archive.parent), fs.LocalFileSystem())
-    monkeypatch.setattr(files, "_remote", lambda uri: (bucket, uri.removeprefix("s3://").rstrip("/")))
+    monkeypatch.setattr(files, "file_system", lambda uri: (bucket, uri.removeprefix("s3://").rstrip("/")))
     root = f"s3://{archive.name}"
     for spelling in (root, root + "/"):
         assert sorted(names(spelling)) == ["a.png", "a/x/deep.dcm", "b/10.dcm", "b/2.dcm", "z.png"]

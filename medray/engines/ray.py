@@ -145,7 +145,7 @@ class RayEngine:
             ),
             run_config=RunConfig(
                 name=plan.name,
-                storage_path=plan.work,
+                **_storage(plan.work),
                 failure_config=FailureConfig(max_failures=self.spec.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
@@ -167,6 +167,14 @@ class RayEngine:
 
         if self.started:
             ray.shutdown()
+
+
+def _storage(uri: str) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints: a remote place through medray's own file system, which waits for faults."""
+    if files.is_local(uri):
+        return {"storage_path": uri}
+    system, path = files.file_system(uri)
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 def start(address: str | None = None, **options: Any) -> None:
