@@ -100,13 +100,17 @@ def submit(
 
         for note in made.notes:
             _say(f"note: {note}")
-        with packed(made.run_file) as folder:
-            new = server.submit(made.id, made.command, folder, env=made.env, pip=pip, facts=made.facts)
-        _say(f"job {made.id}" if new else f"job {made.id} was submitted before: it is not started again")
-        if no_wait:
-            typer.echo(json.dumps({"id": made.id, "submitted": new}) if json_ else made.id)
-            return
-        raise typer.Exit(_follow(server, made.id, json_))
+        try:
+            with packed(made.run_file) as folder:
+                new = server.submit(made.id, made.command, folder, env=made.env, pip=pip, facts=made.facts)
+        except KeyboardInterrupt:
+            _say(f"medray: whether the job was started is not known: medray jobs status {made.id}")
+            raise typer.Exit(130) from None
+        name = f"job {made.id}" if new else f"job {made.id} was submitted before: it is not started again"
+        if not no_wait:
+            raise typer.Exit(_follow(server, made.id, json_, name))
+        _say(name)
+        typer.echo(json.dumps({"id": made.id, "submitted": new}) if json_ else made.id)
 
 
 @jobs.command("list")
@@ -268,12 +272,14 @@ class _Shown:
             print_result(self.found)
 
 
-def _follow(server: JobServer, id: str, json_: bool) -> int:
-    """The log to stderr, the result to stdout; the exit code of the job."""
+def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
+    """The log to stderr, the result to stdout; the exit code of the job. `name` is told first."""
     from medray.engines.jobs import Following
 
     following, shown = Following(server, id, lambda text: _say(f"medray: {text}")), _Shown(_say)
     try:
+        if name:
+            _say(name)
         shown.all(following.lines())
     except KeyboardInterrupt:
         if not _is_to_stop(id):

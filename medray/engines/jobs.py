@@ -66,8 +66,7 @@ class JobServer:
 
         with _answered(address or "the cluster of this machine"):
             self.url = _url(address, insecure_http=insecure_http)
-        # Not True: Ray would then follow logs over a connection whose certificate nobody checks (aiohttp takes its None
-        # for that), and send the token over it.
+        # By name, not True: of Ray's client requests then go by certifi's list, and logs by that of the system.
         self.verify = ca or DEFAULT_CA_BUNDLE_PATH
         if not os.path.exists(self.verify):
             raise UserError("there is no such file of certificates", where="--ca", found=self.verify)
@@ -158,17 +157,17 @@ class Following:
     ) -> None:
         """`note` is told of lost connections; after `patience` seconds without one it gives up."""
         self.server, self.id, self.note, self.patience = server, id, note, patience
-        self.seen = 0
-        """Characters of the log that were given out; Ray sends a log from its beginning, whoever asks."""
+        self.seen, self.rest = 0, ""
+        """Characters of the log that were given out, as Ray sends it from its beginning to whoever asks; of them a line
+        without its end."""
 
     def lines(self) -> Iterator[str]:
         """Whole lines. Raises MachineError when the cluster stays out of reach; the job may go on then."""
-        rest = ""
         for text in self.pieces():
-            *whole, rest = (rest + text).split("\n")
+            *whole, self.rest = (self.rest + text).split("\n")
             yield from whole
-        if rest:
-            yield rest
+        if self.rest:
+            yield self.rest
 
     def pieces(self) -> Iterator[str]:
         heard, pause, lost = time.monotonic(), 0.5, False
