@@ -23,6 +23,7 @@ class FlakyServer:
     losses: int
     silent: bool = False
     streams: int = 0
+    stopped: bool = False
     url: str = ""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,6 +46,7 @@ class FlakyServer:
         app.router.add_get("/api/jobs/{id}", self.job)
         app.router.add_get("/api/jobs/{id}/logs", self.log)
         app.router.add_get("/api/jobs/{id}/logs/tail", self.tail)
+        app.router.add_post("/api/jobs/{id}/stop", self.stop)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -61,7 +63,12 @@ class FlakyServer:
         over = self.streams > self.losses
         facts = {"type": "SUBMISSION", "submission_id": request.match_info["id"], "entrypoint": "", "start_time": 1}
         status = {"status": "SUCCEEDED", "driver_exit_code": 0} if over else {"status": "RUNNING"}
+        status = {"status": "STOPPED"} if self.stopped else status
         return web.json_response(facts | status)
+
+    async def stop(self, request: web.Request) -> web.Response:
+        self.stopped = True
+        return web.json_response({"stopped": True})
 
     async def log(self, request: web.Request) -> web.Response:
         return web.json_response({"logs": self.text})

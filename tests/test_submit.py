@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import pty
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -303,3 +306,27 @@ def test_a_cluster_that_stays_away_is_given_up_with_the_way_back():
         list(following.lines())
     assert "medray jobs logs a-job --follow" in str(given_up.value)
     assert notes == ["the connection is lost (ConnectionError); the job goes on; trying again"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "stopped", "code"), [(b"y\n", True, 143), (b"\n", False, 130), (b"\x03", False, 130)]
+)
+def test_ctrl_c_on_a_terminal_asks_whether_to_stop_the_job(answer, stopped, code):
+    """A second Ctrl-C is no answer: the job goes on."""
+    near, far = pty.openpty()
+    with FlakyServer(LOG, 5, losses=1, silent=True) as server:
+        command = [sys.executable, "-m", "medray.cli", "jobs", "logs", "a-job", "--follow", "--address", server.url]
+        options = {"stdin": far, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), **options) as client:
+            assert client.stderr.readline() == "line 0 – ½\n"
+            os.write(near, b"\x03")
+            assert client.stderr.readline() in ("line 1 – ½\n", "\n")
+            said = ""
+            while "(no: it goes on)" not in said:
+                said += client.stderr.read(1)
+            os.write(near, answer)
+            said += client.stderr.read()
+        assert (client.returncode, server.stopped) == (code, stopped)
+    os.close(near)
+    os.close(far)
+    assert ("job a-job goes on: medray jobs logs a-job --follow" in said) is not stopped
