@@ -133,7 +133,7 @@ def _listens(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def _until(what: str, started: list[subprocess.Popen[bytes]], here: Cluster, true, seconds: float = 90) -> None:
+def _until(what: str, started: list[subprocess.Popen[bytes]], here: Cluster, true, seconds: float = 180) -> None:
     until = time.monotonic() + seconds
     while not true():
         dead = [each for each in started if each.poll() is not None]
