@@ -1,8 +1,6 @@
 """Cluster entry point: python jobs/evaluate.py RUN.toml [options]. The same verb as `medray evaluate`, same exit codes."""
 
-import sys
-
-from medray.cli import app
+from medray.job import run
 
 if __name__ == "__main__":
-    app(["evaluate", *sys.argv[1:]])
+    run("evaluate")

@@ -1,8 +1,6 @@
 """Cluster entry point: python jobs/nightly.py RUN.toml [options]. The same verb as `medray nightly`, same exit codes."""
 
-import sys
-
-from medray.cli import app
+from medray.job import run
 
 if __name__ == "__main__":
-    app(["nightly", *sys.argv[1:]])
+    run("nightly")

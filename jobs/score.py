@@ -1,8 +1,6 @@
 """Cluster entry point: python jobs/score.py RUN.toml [options]. The same verb as `medray score`, same exit codes."""
 
-import sys
-
-from medray.cli import app
+from medray.job import run
 
 if __name__ == "__main__":
-    app(["score", *sys.argv[1:]])
+    run("score")

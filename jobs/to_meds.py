@@ -1,8 +1,6 @@
 """Cluster entry point: python jobs/to_meds.py RUN.toml [options]. The same verb as `medray ehr to-meds`, same exit codes."""
 
-import sys
-
-from medray.cli import app
+from medray.job import run
 
 if __name__ == "__main__":
-    app(["ehr", "to-meds", *sys.argv[1:]])
+    run("ehr", "to-meds")

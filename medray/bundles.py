@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import medray
 from medray import files
 from medray.errors import BundleError
 from medray.modalities import ModalitySpec
@@ -184,9 +185,9 @@ def _refuse_pickles(uri: str) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what decides numbers: medray, python, torch and the readers."""
-    found = {"python": platform.python_version()}
+    # medray's own is not asked of what is installed: a submitted job brings its code along
+    found = {"python": platform.python_version(), "medray": medray.__version__}
     for name in (
-        "medray",
         "torch",
         "numpy",
         "pyarrow",

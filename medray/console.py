@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -96,6 +98,49 @@ class Terminal:
         if self.bars is not None:
             self.bars.stop()
             self.bars = None
+
+
+class Log(Terminal):
+    """Progress as plain lines: what begins, then how far it is every `every` seconds, and every epoch."""
+
+    def __init__(self, every: float = 10.0) -> None:
+        super().__init__()
+        self.live, self.every = False, every
+        self.console.width = LOG_WIDTH
+        self.name, self.total, self.done, self.began, self.told = "", 0, 0, 0.0, 0.0
+
+    def begin(self, name: str, total: int) -> None:
+        self._end()
+        self.failed, self.name, self.total, self.done = 0, name, total, 0
+        self.began = self.told = time.monotonic()
+        if total:
+            self.line(f"{name}: {number(total)} to do")
+
+    def advance(self, done: int, failed: int) -> None:
+        self.failed += failed
+        self.done += done
+        if self.done >= self.total or time.monotonic() - self.told >= self.every:
+            self._tell()
+
+    def training(self, live: dict[str, Any]) -> None:
+        history = live["history"]
+        self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
+        for row in history[self.shown_epochs :]:
+            self.line(f"{epoch_line(row)}  of {live['epochs']}")
+            self.told = time.monotonic()
+        self.shown_epochs = len(history)
+        if time.monotonic() - self.told >= self.every and not live["stopped"]:
+            self.told = time.monotonic()
+            self.line(f"epoch {live['epoch'] + 1:>3}  step {number(live['step'])} of {number(live['steps'])}")
+
+    def line(self, text: str) -> None:
+        self.console.print(f"{datetime.now(UTC):%H:%M:%SZ} {text}", markup=False)
+
+    def _tell(self) -> None:
+        self.told = time.monotonic()
+        speed = self.done / max(self.told - self.began, 1e-9)
+        failed = f", {number(self.failed)} failed" if self.failed else ""
+        self.line(f"{self.name}: {number(self.done)} of {number(self.total)}{failed}, {number(speed)} a second")
 
 
 def epoch_line(row: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.samples import rebatch
+from medray.stopping import held
 
 Apply = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
 """Batch to batch, or to several where the result may be much larger (the parts of one file)."""
@@ -273,18 +274,33 @@ def in_turn(flow: Flow) -> Iterator[Receipt]:
 
 
 def collect(flow: Flow, receipts: Iterable[Receipt | None]) -> None:
-    """The driver's work: show progress and commit receipts as they come. None: nothing has come for a while."""
-    held: list[Receipt] = []
+    """The driver's work: show progress and commit receipts as they come. None: nothing has come for a while.
+
+    A flow that commits as it goes also commits what has come when the run is stopped (SIGTERM, Ctrl-C).
+    """
+    waiting: list[Receipt] = []
     last = time.monotonic()
-    for receipt in receipts:
-        if receipt is not None:
-            held.append(receipt)
-            flow.progress(receipt.entries, receipt.failed)
-        if held and flow.due(len(held), time.monotonic() - last):
-            flow.sink.commit(held)
-            held, last = [], time.monotonic()
-    if held:
-        flow.sink.commit(held)
+
+    def commit() -> None:
+        nonlocal waiting, last
+        with held():
+            flow.sink.commit(waiting)
+            waiting = []
+        last = time.monotonic()
+
+    try:
+        for receipt in receipts:
+            if receipt is not None:
+                waiting.append(receipt)
+                flow.progress(receipt.entries, receipt.failed)
+            if waiting and flow.due(len(waiting), time.monotonic() - last):
+                commit()
+    except KeyboardInterrupt:
+        if waiting and flow.commit_seconds is not None:
+            commit()
+        raise
+    if waiting:
+        commit()
 
 
 def shards(rows: pa.Table, *, workers: int, rows_per_shard: int = 256) -> list[pa.Table]:

@@ -29,6 +29,19 @@ def load_run(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> 
     and the nearest valid name.
     """
     path = Path(path)
+    settings, lines = _settings(path, overrides)
+    try:
+        return TypeAdapter(kind).validate_python(settings)
+    except ValidationError as error:
+        raise _report(path, list(problems(error, kind)), lines) from None
+
+
+def as_written(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys of a run file as they stand there, overrides applied, unchecked. Raises RunFileError."""
+    return _settings(Path(path), overrides)[0]
+
+
+def _settings(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Lines]:
     text = _read(path)
     try:
         settings = tomllib.loads(text)
@@ -39,10 +52,7 @@ def load_run(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> 
         keys, value = parse_override(override)
         _put(settings, keys, value)
         lines[keys] = "--set " + ".".join(keys)
-    try:
-        return TypeAdapter(kind).validate_python(settings)
-    except ValidationError as error:
-        raise _report(path, list(problems(error, kind)), lines) from None
+    return settings, lines
 
 
 # --- reading --------------------------------------------------------------------------------------------------

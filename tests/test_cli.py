@@ -32,6 +32,8 @@ VERBS = (
     "forget",
     "demo",
     "ehr",
+    "submit",
+    "jobs",
 )
 HEAVY = ("torch", "ray", "pyarrow", "pydicom", "numpy", "matplotlib", "monai", "deltalake")
 

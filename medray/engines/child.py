@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -79,6 +80,8 @@ def _end_with(life: int) -> None:
 
 
 def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches every process of a terminal: the parent decides
+        signal.signal(number, signal.SIG_IGN)
     connection, life = Connection(int(sys.argv[1])), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
     serve(connection)

@@ -188,7 +188,7 @@ def start(address: str | None = None, **options: Any) -> None:
     if address == "local":
         options["include_dashboard"] = False
     if address is not None and address not in ("auto", "local"):
-        _knock(address)
+        knock(address)
     try:
         with _held_stderr():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
@@ -196,7 +196,7 @@ def start(address: str | None = None, **options: Any) -> None:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Ray itself waits minutes for a head that is not there. Raises MachineError."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:

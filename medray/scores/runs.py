@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from medray.scores.store import ScoreStore
 
 FOLDER = "_medray/runs"
+CODE = "medray.commit"
+"""File beside the package of a submitted job: `code` of the one who sent it."""
 STATES = ("running", "done", "stopped", "fenced", "failed")
 
 RUNS = pa.schema(
@@ -179,6 +181,8 @@ def who() -> str:
 def code() -> str | None:
     """The commit of the sources that run, with "+changes" where they differ from it; None where they are no checkout."""
     root = Path(medray.__file__).parents[1]
+    if (root / CODE).exists():
+        return (root / CODE).read_text()
     if not (root / ".git").exists():
         return None
     try:

@@ -1,0 +1,214 @@
+"""What all commands share: their options, what they print where, and their exit codes.
+
+Nothing heavy is imported until a command runs: `medray --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medray.errors import MedrayError, RunFileError
+from medray.stopping import Stopped, on_signals
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from medray.console import Terminal
+    from medray.engines.base import Engine
+    from medray.modalities.base import Inspection
+    from medray.progress import Progress
+    from medray.verbs.results import Result
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout, and no progress.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
+]
+LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """To whom a command speaks."""
+
+    log: bool = False
+    """To a log: progress as a plain line now and then, where stderr is no terminal."""
+    marked: bool = False
+    """To `medray submit`: the result is one line of JSON behind RESULT, among the lines of the log."""
+
+
+MANNER: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039  frozen
+RESULT = "medray-result "
+STOPPED = 143
+"""Exit code of a run that SIGTERM stopped, as the shell has it; Ctrl-C is 130."""
+
+
+def run(
+    run_file: Path,
+    kind: str,
+    verb: Callable[[Any, Engine, Progress], Result],
+    json_: bool,
+    set_: list[str] | None,
+    local: bool,
+) -> None:
+    """Load the run file, open its engine, call the verb, print its result, exit with its code."""
+    with errors(), terminal(json_) as shown:
+        from medray.engines.base import open_engine
+        from medray.verbs import settings
+
+        settled = settings.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])
+        refuse_kind(settled, kind, run_file)
+        engine = open_engine(settled.engine)
+        try:
+            with on_signals():  # after Ray has put its own handler
+                result = verb(settled, engine, shown)
+        finally:
+            engine.close()
+        shown.close()
+        found = result.model_dump(mode="json")
+        if MANNER.get().marked:
+            typer.echo(RESULT + json.dumps(found))
+        elif json_:
+            typer.echo(json.dumps(found))
+        else:
+            print_result(found)
+        raise typer.Exit(result.exit_code(settled.max_failed))
+
+
+def given(
+    *, deadline: str | None = None, order: str | None = None, limit: int | None = None, retry: Any = None
+) -> list[str]:
+    """Options that stand for keys of the run file, as `--set` has them."""
+    options = {"deadline": deadline, "order": order, "limit": limit, "retry": "all" if retry == ["all"] else retry}
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value]
+
+
+_COMMANDS = {"train": "train", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
+_KEYS = {
+    "any": "a `bundle` key",
+    "train": "[modality], [model] and [objective], and no `store` key",
+    "score": "`store` and `bundle` keys",
+    "nightly": "`store` and `bundles` keys",
+    "convert": "a [source] table",
+}
+
+
+def refuse_kind(run: Any, kind: str, run_file: Path) -> None:
+    scoring = "nightly" if hasattr(run, "bundles") else "score"
+    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
+    if found != kind and (kind != "any" or found in ("convert", "nightly")):
+        raise RunFileError(
+            f"this command needs a {kind} run file"
+            if kind != "any"
+            else "this command needs a train or score run file",
+            where=str(run_file),
+            found=f"a {found} run file",
+            expected=_KEYS[kind],
+            do=f"try: medray {_COMMANDS[found]} {run_file}",
+        )
+
+
+def print_result(found: dict[str, Any]) -> None:
+    """Facts, then what each holds: records as a table, metrics beside their confidence intervals."""
+    from medray.console import Paper
+
+    paper = Paper()
+    intervals = found.get("intervals", {})
+    found = {name: value for name, value in found.items() if name != "intervals"}
+    paper.facts((name, value) for name, value in found.items() if not isinstance(value, dict | list))
+    for title, value in found.items():
+        if isinstance(value, dict) and value:
+            _print_facts(paper, title, value, intervals if title == "metrics" else {})
+
+
+def print_model(result: BaseModel, json_: bool) -> None:
+    """A result that is single facts."""
+    from medray.console import Paper
+
+    found = result.model_dump(mode="json")
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        Paper().facts(found.items())
+
+
+def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[str, Any]) -> None:
+    """Records as one table; else the single facts, and a table of each fact that holds records."""
+    if all(isinstance(facts, dict) for facts in value.values()):
+        paper.title(title)
+        of = title.rpartition(", ")[2].removeprefix("per ")
+        head = of if of.endswith("ss") else of.removesuffix("s")
+        paper.table([{head: name, **facts} for name, facts in value.items()])
+        return
+    single = {name: fact for name, fact in value.items() if not _records(fact)}
+    if single:
+        paper.title(title)
+        if intervals:
+            paper.table([_metric(name, number, intervals.get(name)) for name, number in single.items()])
+        else:
+            paper.facts(single.items())
+    for name, facts in value.items():
+        if name not in single and isinstance(facts, dict):
+            _print_facts(paper, f"{title}, {name.replace('_', ' ')}", facts, {})
+
+
+def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    return {"metric": name, "value": value, "low": low, "high": high}
+
+
+def print_seen(seen: Inspection) -> None:
+    """Facts as a list, tables as tables; a fact that holds records is for `--json`, and one of the tables."""
+    from medray.console import Paper
+
+    paper = Paper()
+    paper.title(seen.title)
+    paper.facts((name, value) for name, value in seen.facts.items() if not _records(value))
+    for title, rows in seen.tables.items():
+        paper.title(title)
+        paper.table(rows)
+
+
+def _records(value: Any) -> bool:
+    held = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return any(isinstance(each, dict) for each in held)
+
+
+@contextmanager
+def terminal(json_: bool) -> Iterator[Terminal]:
+    from medray.console import Log, Terminal
+
+    manner = MANNER.get()
+    shown = Terminal(quiet=json_)
+    if manner.marked or (manner.log and not json_ and not shown.live):
+        shown = Log()
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """A fault that medray understands is a message and an exit code, never a traceback."""
+    try:
+        yield
+    except MedrayError as error:
+        from medray.console import print_error
+
+        print_error(f"medray: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt as stop:
+        from medray.console import print_error
+
+        print_error("medray: stopped; the same command goes on from the last checkpoint or commit")
+        raise typer.Exit(STOPPED if isinstance(stop, Stopped) else 130) from None

@@ -1,0 +1,63 @@
+"""Being told to stop: SIGTERM and Ctrl-C end a run between two commits, never within one.
+
+A job server, systemd and Kubernetes send SIGTERM and kill after some seconds. In those seconds what workers have
+finished is committed, so that the next run does not repeat it. `flows.collect` does that; `held` is how it says that a
+commit must not be cut.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM came. Like Ctrl-C it passes by everything that handles errors."""
+
+
+class _Signals:
+    def __init__(self) -> None:
+        self.holds = 0
+        self.waiting: int | None = None
+        """A signal that came while something was held."""
+
+    def came(self, number: int, frame: FrameType | None) -> None:
+        if self.holds:
+            self.waiting = number
+        else:
+            self.end(number)
+
+    def end(self, number: int) -> None:
+        self.waiting = None
+        raise Stopped if number == signal.SIGTERM else KeyboardInterrupt
+
+
+_signals = _Signals()
+
+
+@contextmanager
+def on_signals() -> Iterator[None]:
+    """In the block SIGTERM raises Stopped and Ctrl-C KeyboardInterrupt, after what is `held`. In the main thread only.
+
+    Ray has a handler of its own from `ray.init` on, which prints a stack and aborts the process after three seconds.
+    """
+    before = {number: signal.signal(number, _signals.came) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """What is in the block is not cut by a signal: it comes to an end, and the signal is raised then."""
+    _signals.holds += 1
+    try:
+        yield
+    finally:
+        _signals.holds -= 1
+    if not _signals.holds and _signals.waiting is not None:
+        _signals.end(_signals.waiting)
