@@ -140,6 +140,13 @@ class Manifest:
         where[numbers] = True
         return self._in_order(MANIFEST.names, where)
 
+    def batches(self, numbers: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """(numbers, these columns) of the entries with these numbers, as a stream, in the order of the numbers."""
+        where = np.zeros(self._rows.places, bool)
+        where[numbers] = True
+        for batch in self._current(columns, at=True, where=where):
+            yield batch.column(batch.num_columns - 1).to_numpy(), batch.select(list(columns))
+
     def _current(self, columns: Sequence[str], *, at: bool, where: np.ndarray | None = None) -> pa.RecordBatchReader:
         rows = self._rows.scan([*columns, *({"change"} - set(columns))], at=at, where=where)
         schema = pa.schema([rows.schema.field(name) for name in [*columns, *([AT] if at else [])]])

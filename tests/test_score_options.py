@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.manifest_table import Manifest
 from medray.models.resnet import ResNetSpec
 from medray.scores import ScoreStore
-from medray.verbs.schedule import deadline_at, in_order, newest_part
+from medray.verbs import schedule
+from medray.verbs.schedule import deadline_at, in_order, newest_part, rounds
 from medray.verbs.score import score
 
 DAY = 86_400
@@ -141,6 +143,30 @@ def test_a_run_takes_entries_in_the_order_asked_for(archive, order, expected):
     ids = ids_by_number()
     numbers = {"oldest": ids[:2], "newest": ids[-2:], "entry_id": sorted(ids)[:2]}
     assert sorted(entry_ids(archive)) == sorted(numbers.get(order, sorted(ids)[-2:]))
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "entry_id", "bytes descending"])
+@pytest.mark.parametrize("limit", [None, 7])
+def test_an_archive_that_is_taken_in_rounds_is_taken_in_the_same_order(archive, monkeypatch, order, limit):
+    score(toy.score_run(archive, limit=1), LocalEngine())  # the index, and one that is not pending
+    manifest = Manifest.open(str(archive / "work-score" / "manifest"))
+    pending = ScoreStore.open(str(archive / "scores")).pending_rows(manifest, toy.bundle().id)
+    [whole] = rounds(manifest, pending, order, limit)
+    monkeypatch.setattr(schedule, "ROUND_ENTRIES", 4)
+    some = list(rounds(manifest, pending, order, limit))
+    assert [len(each) for each in some] == ([4, 4, 3] if limit is None else [4, 3])
+    assert pa.concat_tables(some).equals(whole)
+
+
+def test_a_run_of_many_rounds_scores_each_entry_once_and_stops_at_its_limit(archive, monkeypatch):
+    monkeypatch.setattr(schedule, "ROUND_ENTRIES", 4)
+    first = score(toy.score_run(archive, limit=9), LocalEngine())
+    assert (first.pending, first.scored, first.left, first.stopped) == (12, 9, 3, "limit")
+    assert sorted(entry_ids(archive)) == sorted(ids_by_number()[3:])
+    assert len(first.slowest) == 5 and all("key_hi" in row for row in first.slowest)
+    rest = score(toy.score_run(archive), LocalEngine())
+    assert (rest.pending, rest.scored, rest.left, rest.stopped) == (3, 3, 0, None)
+    assert sorted(entry_ids(archive)) == sorted(ids_by_number())
 
 
 def test_an_order_that_no_manifest_has_is_refused(tmp_path):

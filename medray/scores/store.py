@@ -278,11 +278,28 @@ class ScoreStore:
         tried less than `attempts` times. Reads the key columns of this bundle's files as a stream, and spills to disk
         beyond `memory`.
         """
+        if len(manifest) == 0:
+            return manifest.table() if isinstance(manifest, Manifest) else manifest
+        numbers = self.pending_rows(manifest, bundle_id, retry_failed=retry_failed, attempts=attempts, memory=memory)
+        if isinstance(manifest, Manifest):
+            return manifest.take(numbers)
+        mask = np.zeros(len(manifest), bool)
+        mask[numbers] = True
+        return manifest.filter(pa.array(mask))
+
+    def pending_rows(
+        self,
+        manifest: pa.Table | Manifest,
+        bundle_id: str,
+        *,
+        retry_failed: bool | Collection[str] = False,
+        attempts: int | None = None,
+        memory: str = "2GB",
+    ) -> np.ndarray:
+        """As `pending`: the numbers of the rows alone, (N,) int64 in no order, as `Manifest.take` wants them."""
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
-        if len(manifest) == 0:
-            return manifest.table() if isinstance(manifest, Manifest) else manifest
         columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
         done = "done"
         if retry_failed:
@@ -299,12 +316,7 @@ class ScoreStore:
             wanted=manifest.keys("row") if isinstance(manifest, Manifest) else _keys(manifest),
             done=self._scan(columns, bundle_id),
         )
-        numbers = rows.column("row").to_numpy()
-        if isinstance(manifest, Manifest):
-            return manifest.take(numbers)
-        mask = np.zeros(len(manifest), bool)
-        mask[numbers] = True
-        return manifest.filter(pa.array(mask))
+        return rows.column("row").to_numpy()
 
     def scores(self, bundle_id: str, manifest: pa.Table | None = None, *, memory: str = "2GB") -> pa.Table:
         """Current rows (SCORES) of a bundle, ordered by entry, sample and output: each entry's latest attempt.

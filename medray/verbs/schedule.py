@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.durations import seconds_of
+from medray.manifest_table import Manifest
 from medray.manifests import MANIFEST, by_place, one_chunk
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+ROUND_ENTRIES = 2**20
+"""So many entries of a run are in memory at once. A round costs the start of its workers."""
 
 NEWEST, OLDEST = "newest", "oldest"
 COLUMNS = tuple(field.name for field in MANIFEST if not pa.types.is_nested(field.type))
@@ -68,6 +72,28 @@ def in_order(pending: pa.Table, order: str) -> pa.Table:
     rows = by_place(pending)
     by = pa.table({"by": newest_part(rows) if name == NEWEST else rows.column(name)})
     return rows.take(pc.sort_indices(by, [("by", "descending" if descending else "ascending")]))  # a stable sort
+
+
+def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | None) -> Iterator[pa.Table]:
+    """The entries with these numbers in the order that a run takes them, at most `limit`, ROUND_ENTRIES at once.
+
+    Beyond one round 24 bytes an entry are held in memory, and where a run is ordered by a column of texts, these.
+    """
+    if len(numbers) <= ROUND_ENTRIES:
+        yield in_order(manifest.take(numbers), order).slice(0, limit)
+        return
+    name, descending = _order(order)
+    rows: list[np.ndarray] = []
+    keys: list[pa.Array] = []
+    for some, batch in manifest.batches(numbers, ["parts" if name == NEWEST else name]):
+        rows.append(some)
+        keys.append(newest_part(pa.Table.from_batches([batch])) if name == NEWEST else batch.column(0))
+    by = pa.table({"by": pa.chunked_array(keys)})
+    place = pc.sort_indices(by, [("by", "descending" if descending else "ascending")]).to_numpy()
+    del by, keys
+    found = np.concatenate(rows)[place][:limit]
+    for start in range(0, len(found), ROUND_ENTRIES):
+        yield in_order(manifest.take(found[start : start + ROUND_ENTRIES]), order)
 
 
 def newest_part(manifest: pa.Table) -> pa.Array:

@@ -21,7 +21,7 @@ from medray.scores import ScoreStore, entry_keys
 from medray.scores.runs import recorded
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
-from medray.verbs.schedule import deadline_at, in_order, placed
+from medray.verbs.schedule import deadline_at, placed, rounds
 from medray.verbs.settings import ScoreRun
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 4096, 2**25
@@ -84,13 +84,17 @@ def score_manifest(
     store = ScoreStore.open(run.store_uri, create=True)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     with recorded(store, "score", claim.run_id, bundle.id) as counts:
-        pending = store.pending(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
-        chosen = in_order(pending, run.order).slice(0, run.limit)
+        pending = store.pending_rows(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
+        wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0}
         sink = Tally(store.sink(claim), counts)
         scoring = time.monotonic()
-        progress.begin("score", len(chosen))
-        engine.run(_flow(run, bundle, spec, chosen, sink, engine.workers, progress, until))
+        progress.begin("score", wanted)
+        for chosen in rounds(manifest, pending, run.order, run.limit) if wanted else ():
+            if until is not None and time.time() >= until:
+                break
+            engine.run(_flow(run, bundle, spec, chosen, sink, engine.workers, progress, until))
+            sink.slowest = _keyed(sink.slowest, chosen)
     now = time.monotonic()
     return ScoreResult(
         run_id=claim.run_id,
@@ -100,7 +104,7 @@ def score_manifest(
         scored=sink.entries - sink.failed,
         failed=sink.failed,
         left=len(pending) - sink.entries,
-        stopped="deadline" if sink.entries < len(chosen) else "limit" if len(chosen) < len(pending) else None,
+        stopped="deadline" if sink.entries < wanted else "limit" if wanted < len(pending) else None,
         samples=sink.samples,
         failed_samples=sum(sink.by_reason.values()),
         by_reason=dict(sink.by_reason.most_common()),
@@ -108,7 +112,7 @@ def score_manifest(
         entries_per_second=sink.entries / max(now - scoring, 1e-9),
         stages={"pending": scoring - started, "scoring": now - scoring},
         worker_seconds=dict(sink.seconds),
-        slowest=_slowest(sink.slowest, chosen),
+        slowest=sink.slowest,
         store=run.store_uri,
     )
 
@@ -141,13 +145,17 @@ def _flow(
     )
 
 
-def _slowest(rows: list[dict[str, Any]], chosen: pa.Table) -> list[dict[str, Any]]:
+def _keyed(rows: list[dict[str, Any]], chosen: pa.Table) -> list[dict[str, Any]]:
     """By key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
-    wanted = pa.array([row["entry_id"] for row in rows], pa.string())
+    late = [row for row in rows if "entry_id" in row]
+    wanted = pa.array([row["entry_id"] for row in late], pa.string())
     keys = entry_keys(chosen.select(["entry_id", "fingerprint"]).take(pc.index_in(wanted, chosen.column("entry_id"))))
+    found = {row["entry_id"]: int(key) for row, key in zip(late, keys[:, 0], strict=True)}
     return [
-        {"key_hi": int(key), "seconds": row["seconds"], "together": row["together"]}
-        for row, key in zip(rows, keys[:, 0], strict=True)
+        row
+        if "key_hi" in row
+        else {"key_hi": found[row["entry_id"]], "seconds": row["seconds"], "together": row["together"]}
+        for row in rows
     ]
 
 
