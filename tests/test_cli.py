@@ -255,9 +255,10 @@ def test_a_finished_training_is_repeated_only_when_asked(trained):
     assert not fresh["reused"]
 
 
-def test_a_terminal_shows_each_epoch_and_an_interrupted_training_says_how_it_goes_on(trained, tmp_path):
+@pytest.mark.parametrize("engine", ["kind='local'", "kind='ray', workers=1"])
+def test_a_terminal_shows_each_epoch_and_an_interrupted_training_says_how_it_goes_on(trained, tmp_path, engine):
     reader, terminal = pty.openpty()
-    settings = ["training.epochs=100000", f"work={tmp_path}/w", f"bundle={tmp_path}/b"]
+    settings = ["training.epochs=100000", f"work={tmp_path}/w", f"bundle={tmp_path}/b", f"engine={{{engine}}}"]
     command = [sys.executable, "-m", "medray.cli", "train", str(trained / "train.toml")]
     command += [word for each in settings for word in ("--set", each)]
     environment = os.environ | {"TERM": "xterm"}

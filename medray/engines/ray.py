@@ -135,7 +135,11 @@ class RayEngine:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        trainer = TorchTrainer(
+        class Trainer(TorchTrainer):
+            def _register_sigint_handler(self, controller: Any) -> None:
+                """Ray's would end a training that Ctrl-C has stopped with code 0 or 1; medray's stays in force."""
+
+        trainer = Trainer(
             _train_worker,
             train_loop_config={"plan": plan},
             scaling_config=ScalingConfig(
