@@ -37,8 +37,8 @@ class RnnSpec(ModelBase):
     """Static facts stand beside every event, too, not beside the outputs alone: an age changes what a number means."""
     wide: int = Field(default=0, ge=0)
     """Units of a ReLU layer on `summary` and `static` alone, whose answer is averaged with the recurrent one: wide and
-    deep (Cheng et al. 2016). Each is trained by its own loss, or the one that learns faster leaves the other nothing to
-    learn. 0: both inputs stand before the outputs."""
+    deep (Cheng et al. 2016). Each is trained by its own loss: through their mean, the one that learns faster leaves
+    the other little to learn. 0: both inputs stand before the outputs."""
     dense: int = Field(default=0, ge=0)
     """Width of a ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
