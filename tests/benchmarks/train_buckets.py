@@ -1,6 +1,6 @@
 """Training on records of very different lengths: like lengths together beside naive padding, in one run.
 
-    python tests/benchmarks/train_buckets.py [--patients 5000] [--sigma 1.0] [--epochs 2] [--rounds 3] [--archive MEDS]
+    python tests/benchmarks/train_buckets.py [--patients 2500] [--sigma 1.0] [--epochs 2] [--rounds 3] [--archive MEDS]
 
 buckets  medray's training as it is: a batch holds samples of like length (medray/batches.py)
 naive    the same loop on the same shards with random batches, each padded to its own longest
@@ -113,7 +113,7 @@ def fit(system: str, archive: Path, work: Path, epochs: int) -> dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patients", type=int, default=5000)
+    parser.add_argument("--patients", type=int, default=2500)
     parser.add_argument("--sigma", type=float, default=1.0)
     parser.add_argument("--epochs", type=int, default=2, help="measured ones, after one that warms up")
     parser.add_argument("--rounds", type=int, default=3, help="the two take turns; the best round of each counts")
