@@ -6,6 +6,7 @@ Images give `pixels` (B, C, [D,] H, W) float32. Whatever is sequential gives som
     codes    (B, T) int64        category of each event; 0 is padding or unknown
     mask     (B, T) bool         where there is a position or event: first all of them, then padding
     static   (B, S) float32      facts of the sample as a whole
+    summary  (B, M) float32      its events in a few numbers
 """
 
 from __future__ import annotations

@@ -278,10 +278,11 @@ class Trainer:
                 with self.autocast:
                     logits = self.parallel(**inputs)
                 target = torch.from_numpy(targets).to(self.device, non_blocking=True)
-                losses = self.objective.loss(logits.float(), target, self.weights)
+                answers = len(logits) // len(target)  # of a network whose parts each answer in training
+                loss = self.objective.loss(logits.float(), target.repeat(answers, 1), self.weights).sum() / answers
                 # DDP averages over workers; parts differ by a row, so each is weighted by what it holds
-                (losses.sum() * (self.team.size / batch_rows)).backward()
-                total += losses.detach().sum()
+                (loss * (self.team.size / batch_rows)).backward()
+                total += loss.detach()
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.optimizer.step()

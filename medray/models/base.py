@@ -1,8 +1,9 @@
 """What a model is to medray: a Spec that builds a plain nn.Module.
 
 The module's `forward` takes the modality's encoded inputs by name (`pixels`; `sequence` and `mask`) and returns
-logits (B, outputs). It knows nothing of Ray, of files or of the objective. Adding one: a file here with a Spec and
-an nn.Module, one line in the union `ModelSpec`.
+logits (B, outputs). In training, a module of several parts that answer alike may return the logits of each, part by
+part (parts x B, outputs): each is then trained by its own loss. It knows nothing of Ray, of files or of the objective.
+Adding one: a file here with a Spec and an nn.Module, one line in the union `ModelSpec`.
 """
 
 from __future__ import annotations

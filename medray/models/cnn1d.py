@@ -53,7 +53,7 @@ class Cnn1dSpec(ModelBase):
         return self
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
-        """`sequence`, `codes` or both, `mask` and `static` where given, to logits (B, outputs).
+        """`sequence`, `codes` or both, `mask`, `static` and `summary` where given, to logits (B, outputs).
 
         Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
@@ -80,9 +80,10 @@ class Cnn1dSpec(ModelBase):
                 steps = spec.dilations or (1,) * len(spec.channels)
                 self.convolutions = nn.ModuleList(map(sequences.Convolution, into, spec.channels, spec.widths, steps))
                 self.norms = nn.ModuleList(map(sequences.MaskedBatchNorm, spec.channels if spec.batch_norm else ()))
-                self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
+                self.head = sequences.Head(width, shape.facts, spec.dense, spec.dropout, outputs)
 
-            def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
+            def forward(self, sequence=None, codes=None, mask=None, static=None, summary=None):  # -> (B, K)
+                facts = sequences.facts(static, summary)
                 events_BTE, mask_BT = self.events(sequence, codes, mask)
                 values_BCT = events_BTE.transpose(1, 2)
                 for i, convolution in enumerate(self.convolutions):
@@ -94,8 +95,8 @@ class Cnn1dSpec(ModelBase):
                     values_BCT = torch.relu(values_BCT)
                     values_BCT = sequences.masked(values_BCT.transpose(1, 2), mask_BT).transpose(1, 2)
                 if flatten:
-                    return self.head(values_BCT.flatten(1), static)
-                return self.head(sequences.overall(values_BCT.transpose(1, 2), mask_BT), static)
+                    return self.head(values_BCT.flatten(1), facts)
+                return self.head(sequences.overall(values_BCT.transpose(1, 2), mask_BT), facts)
 
         return Cnn1d(self)
 

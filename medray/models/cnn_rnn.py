@@ -46,7 +46,7 @@ class CnnRnnSpec(ModelBase):
     """Numbers that an event's code becomes."""
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
-        """`sequence`, `codes` or both, `mask` and `static` where given, to logits (B, outputs).
+        """`sequence`, `codes` or both, `mask`, `static` and `summary` where given, to logits (B, outputs).
 
         Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
@@ -73,16 +73,17 @@ class CnnRnnSpec(ModelBase):
                 self.convolution = sequences.Convolution(shape.width(spec.embedding), spec.filters, spec.width)
                 self.dropout = nn.Dropout(spec.dropout)
                 self.recurrent = sequences.Recurrent(spec.filters, spec.hidden, cell=spec.cell, bidirectional=True)
-                self.head = sequences.Head(width, shape.static, spec.dense, spec.head_dropout, outputs)
+                self.head = sequences.Head(width, shape.facts, spec.dense, spec.head_dropout, outputs)
 
-            def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
+            def forward(self, sequence=None, codes=None, mask=None, static=None, summary=None):  # -> (B, K)
+                facts = sequences.facts(static, summary)
                 events_BTE, mask_BT = self.events(sequence, codes, mask)
                 motifs_BCT = torch.relu(self.convolution(events_BTE.transpose(1, 2)))
                 motifs_BCT = sequences.masked(motifs_BCT.transpose(1, 2), mask_BT).transpose(1, 2)
                 motifs_BCT, mask_BT = sequences.pooled(motifs_BCT, mask_BT, self.pool)
                 hidden_BTH, ends_BH = self.recurrent(self.dropout(motifs_BCT).transpose(1, 2), mask_BT)
                 if pooling == "flatten":
-                    return self.head(hidden_BTH.flatten(1), static)
-                return self.head(ends_BH if pooling == "last" else sequences.overall(hidden_BTH, mask_BT), static)
+                    return self.head(hidden_BTH.flatten(1), facts)
+                return self.head(ends_BH if pooling == "last" else sequences.overall(hidden_BTH, mask_BT), facts)
 
         return CnnRnn(self)

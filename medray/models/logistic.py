@@ -2,7 +2,7 @@
 
 It reads plain summaries, side by side in this order: pixels, averaged down to at most 32² or 16³; the sequence,
 every position where lengths are fixed, else the mean, last, smallest and largest valid value of each feature; how
-often each code occurs; static facts. Nothing is learned but one weight per number and output.
+often each code occurs; static facts; the summary. Nothing is learned but one weight per number and output.
 """
 
 # B batch, C channel, S the spatial axes ([D,] H, W) or static facts, T position or event, F feature, N code, K output
@@ -21,7 +21,7 @@ from medray.models.base import ModelBase
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-READS = ("pixels", "sequence", "codes", "mask", "static")
+READS = ("pixels", "sequence", "codes", "mask", "static", "summary")
 SIDE = {2: 32, 3: 16}
 """Longest side of the averaged image, by number of spatial axes."""
 
@@ -34,7 +34,7 @@ class LogisticSpec(ModelBase):
     """Numbers of a fixed-length sequence up to which every position has its own weights; above it, its summary."""
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
-        """Any of `pixels`, `sequence`, `codes`, `mask`, `static` to logits (B, outputs). Raises RunFileError."""
+        """Any of `pixels`, `sequence`, `codes`, `mask`, `static`, `summary` to logits (B, outputs). Raises RunFileError."""
         import torch
         from torch import nn
 
@@ -45,9 +45,9 @@ class LogisticSpec(ModelBase):
                 f"the model {self.kind!r} has no use for these inputs",
                 where="[model] kind",
                 found=f"inputs {sequences.described(inputs)}",
-                expected="pixels, sequence, codes, static or several of them, and mask",
+                expected="pixels, sequence, codes, static, summary or several of them, and mask",
             )
-        names = [name for name in ("pixels", "sequence", "codes", "static") if name in inputs]
+        names = [name for name in ("pixels", "sequence", "codes", "static", "summary") if name in inputs]
         widths = {name: self._width(name, inputs[name]) for name in names}
         flat = self._flat(inputs)
 
@@ -59,17 +59,17 @@ class LogisticSpec(ModelBase):
                 nn.init.zeros_(self.linear.weight)  # convex: what is never seen in training keeps weight 0
                 nn.init.zeros_(self.linear.bias)
 
-            def forward(self, pixels=None, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
+            def forward(self, pixels=None, sequence=None, codes=None, mask=None, static=None, summary=None):
                 parts = []
                 if pixels is not None:
                     parts.append(small(pixels).flatten(1))
                 if sequence is not None:
                     sequence = sequences.masked(sequence.float(), mask)
-                    parts.append(sequence.flatten(1) if flat else summary(sequence, mask))
+                    parts.append(sequence.flatten(1) if flat else overview(sequence, mask))
                 if codes is not None:
                     parts.append(bag(codes, mask, widths["codes"], self.counted))
-                if static is not None:
-                    parts.append(static.float())
+                if (facts := sequences.facts(static, summary)) is not None:
+                    parts.append(facts)
                 return self.linear(torch.cat(parts, 1))
 
         return Logistic(self)
@@ -95,6 +95,7 @@ class LogisticSpec(ModelBase):
             "sequence": prod(n or 0 for n in given.shape) if self._flat({"sequence": given}) else 4 * features,
             "codes": given.categories,
             "static": features,
+            "summary": features,
         }[name]
 
 
@@ -110,7 +111,7 @@ def small(pixels: Tensor) -> Tensor:
     return functional.adaptive_avg_pool3d(pixels.float(), (depth, height, width))
 
 
-def summary(sequence_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
+def overview(sequence_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
     """(B, 4F): mean, last, smallest and largest valid value of each feature; zeros for a row without any."""
     import torch
 

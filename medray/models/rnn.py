@@ -3,7 +3,7 @@
 Elman (1990): h_t = f(W_hh h_{t-1} + W_xh x_t + b), f tanh or ReLU.
 """
 
-# B batch, T position or event, F feature, S static fact, E width of an event, H hidden, K output
+# B batch, T position or event, E width of an event, H hidden, K output
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from medray.errors import RunFileError
 from medray.inputs import Inputs
 from medray.models.base import ModelBase
 
@@ -34,15 +35,21 @@ class RnnSpec(ModelBase):
     greatest value, a learned weighted mean, or every step (for fixed lengths, where a position means something)."""
     static_steps: bool = False
     """Static facts stand beside every event, too, not beside the outputs alone: an age changes what a number means."""
+    wide: int = Field(default=0, ge=0)
+    """Units of a ReLU layer on `summary` and `static` alone, whose answer is averaged with the recurrent one: wide and
+    deep (Cheng et al. 2016). Each is trained by its own loss: through their mean, the one that learns faster leaves
+    the other little to learn. 0: both inputs stand before the outputs."""
     dense: int = Field(default=0, ge=0)
     """Width of a ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Between recurrent layers, and before and after the dense layer."""
+    """Between recurrent layers, before and after the dense layer, before and after the wide one."""
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of the numbers of events: each is left out of all events of a sample or of none."""
     embedding: int = Field(default=32, gt=0)
     """Numbers that an event's code becomes."""
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
-        """`sequence`, `codes` or both, `mask` and `static` where given, to logits (B, outputs).
+        """`sequence`, `codes` or both, `mask`, `static` and `summary` where given, to logits (B, outputs).
 
         Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
@@ -55,11 +62,21 @@ class RnnSpec(ModelBase):
         if self.pooling == "flatten":
             sequences.refuse_flattening(shape, inputs, "'last', 'mean', 'summary' or 'attention'")
 
+        if self.wide and not shape.facts:
+            raise RunFileError(
+                "there is nothing for a wide layer to read",
+                where="[model] wide",
+                found=f"inputs {sequences.described(inputs)}",
+                expected="summary (M), static (S) or both",
+                do="set wide = 0; health records have summary by modality.summaries",
+            )
+
         class Rnn(nn.Module):
             def __init__(self, spec: RnnSpec) -> None:
                 super().__init__()
                 self.pooling, self.static_steps = spec.pooling, spec.static_steps
                 self.events = sequences.Events(shape, spec.embedding)
+                self.input_dropout = sequences.FeatureDropout(spec.input_dropout)
                 self.recurrent = sequences.Recurrent(
                     shape.width(spec.embedding) + (shape.static if spec.static_steps else 0),
                     spec.hidden,
@@ -72,19 +89,30 @@ class RnnSpec(ModelBase):
                 self.attention = sequences.Attention(self.recurrent.out) if spec.pooling == "attention" else None
                 pieces = {"flatten": shape.length or 1, "summary": 3}.get(spec.pooling, 1)
                 width = self.recurrent.out * pieces
-                self.head = sequences.Head(width, shape.static, spec.dense, spec.dropout, outputs)
+                beside = shape.static if spec.wide else shape.facts
+                self.head = sequences.Head(width, beside, spec.dense, spec.dropout, outputs)
+                wide = sequences.Head(shape.facts, 0, spec.wide, spec.dropout, outputs) if spec.wide else None
+                self.wide = wide
 
-            def forward(self, sequence=None, codes=None, mask=None, static=None):  # -> (B, K)
+            def forward(self, sequence=None, codes=None, mask=None, static=None, summary=None):
+                """(B, K); with a wide layer in training (2B, K)."""
+                facts = sequences.facts(static, summary)
+                pooled_BH = self.pooled(sequence, codes, mask, static)
+                if self.wide is None:
+                    return self.head(pooled_BH, facts)
+                return sequences.answers(self.training, self.head(pooled_BH, static), self.wide(facts, None))
+
+            def pooled(self, sequence, codes, mask, static):
                 events_BTE, mask_BT = self.events(sequence, codes, mask)
                 if self.static_steps and static is not None:
                     events_BTE = sequences.beside(events_BTE, static, mask_BT)
-                hidden_BTH, ends_BH = self.recurrent(events_BTE, mask_BT)
+                hidden_BTH, ends_BH = self.recurrent(self.input_dropout(events_BTE), mask_BT)
                 if self.attention is not None:
-                    return self.head(self.attention(hidden_BTH, mask_BT), static)
+                    return self.attention(hidden_BTH, mask_BT)
                 if self.pooling == "flatten":
-                    return self.head(hidden_BTH.flatten(1), static)
+                    return hidden_BTH.flatten(1)
                 if self.pooling == "summary":
-                    return self.head(torch.cat([ends_BH, sequences.overall(hidden_BTH, mask_BT)], 1), static)
-                return self.head(sequences.mean(hidden_BTH, mask_BT) if self.pooling == "mean" else ends_BH, static)
+                    return torch.cat([ends_BH, sequences.overall(hidden_BTH, mask_BT)], 1)
+                return sequences.mean(hidden_BTH, mask_BT) if self.pooling == "mean" else ends_BH
 
         return Rnn(self)

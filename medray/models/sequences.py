@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from medray.errors import RunFileError
 from medray.inputs import Inputs
 
-READS = ("sequence", "codes", "mask", "static")
+READS = ("sequence", "codes", "mask", "static", "summary")
 Cell = Literal["elman", "gru", "lstm"]
 
 
@@ -35,8 +35,15 @@ class SequenceShape:
     """Of `codes`; 0 without them."""
     static: int
     """S of `static`; 0 without it."""
+    summary: int
+    """M of `summary`; 0 without it."""
     length: int | None
     """T where every sample has the same, else None."""
+
+    @property
+    def facts(self) -> int:
+        """Numbers of a sample as a whole: `static` and `summary`."""
+        return self.static + self.summary
 
     def width(self, embedding: int) -> int:
         """E of an event whose code has `embedding` numbers."""
@@ -52,12 +59,12 @@ def sequence_shape(inputs: Inputs, model: str) -> SequenceShape:
             f"the model {model!r} needs sequences",
             where="[model] kind",
             found=f"inputs {described(inputs)}",
-            expected="sequence (T, F), codes (T) or both of one length, with mask (T) and static (S) where there are any",
+            expected="sequence (T, F), codes (T) or both of one length; mask (T), static (S), summary (M) where there are any",
         )
     features = inputs["sequence"].shape[1] if "sequence" in inputs else 0
-    static = inputs["static"].shape[0] if "static" in inputs else 0
+    static, summary = (inputs[name].shape[0] or 0 if name in inputs else 0 for name in ("static", "summary"))
     categories = inputs["codes"].categories if "codes" in inputs else 0
-    return SequenceShape(features or 0, categories, static or 0, lengths.pop())
+    return SequenceShape(features or 0, categories, static, summary, lengths.pop())
 
 
 def refuse_flattening(shape: SequenceShape, inputs: Inputs, expected: str) -> None:
@@ -148,6 +155,26 @@ def beside(values_BTH: Tensor, static_BS: Tensor, mask_BT: Tensor | None) -> Ten
     """(B, T, H + S): the static facts beside every valid step."""
     static_BTS = static_BS.float().unsqueeze(1).expand(-1, values_BTH.shape[1], -1)
     return torch.cat([values_BTH, masked(static_BTS, mask_BT)], 2)
+
+
+def facts(static_BS: Tensor | None, summary_BM: Tensor | None) -> Tensor | None:
+    """(B, S + M) float32: what is known of a sample as a whole; None where nothing is."""
+    known = [given.float() for given in (static_BS, summary_BM) if given is not None]
+    return torch.cat(known, 1) if known else None
+
+
+class FeatureDropout(nn.Module):
+    """Dropout of features: each is left out of all steps of a sample or of none (Gal & Ghahramani 2016)."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, events_BTE: Tensor) -> Tensor:
+        if not self.training or self.dropout == 0:
+            return events_BTE
+        ones_B1E = events_BTE.new_ones(events_BTE.shape[0], 1, events_BTE.shape[2])
+        return events_BTE * nn.functional.dropout(ones_B1E, self.dropout)
 
 
 class Attention(nn.Module):
@@ -299,6 +326,11 @@ def _cells(cell: Cell, width: int, hidden: int, activation: Literal["tanh", "rel
 
 
 # --- the last layers ------------------------------------------------------------------------------------------
+
+
+def answers(training: bool, *logits_BK: Tensor) -> Tensor:
+    """The mean of the parts' logits (B, K); in training all of them, part by part (parts x B, K): see `ModelBase`."""
+    return torch.cat(logits_BK) if training else torch.stack(logits_BK).mean(0)
 
 
 class Head(nn.Module):

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 from medray.inputs import Input, Inputs
 from medray.models import ModelSpec
 
-FEATURES, CODES, STATIC = 3, 7, 2
+FEATURES, CODES, STATIC, SUMMARY = 3, 7, 2, 4
+WHOLE = ("static", "summary")
+"""Inputs of a sample as a whole."""
 EVERYTHING: Inputs = {
     "sequence": Input((None, FEATURES)),
     "codes": Input((None,), CODES),
     "mask": Input((None,)),
     "static": Input((STATIC,)),
+    "summary": Input((SUMMARY,)),
 }
 LENGTHS = (5, 0, 1, 8, 3)
 """Valid events of each row; one row has none."""
@@ -25,7 +28,7 @@ def names(*chosen: str, length: int | None = None) -> Inputs:
     if length is None:
         return found
     return {
-        name: given if name == "static" else given._replace(shape=(length, *given.shape[1:]))
+        name: given if name in WHOLE else given._replace(shape=(length, *given.shape[1:]))
         for name, given in found.items()
     }
 
@@ -38,8 +41,9 @@ def batch(inputs: Inputs, lengths: tuple[int, ...] = LENGTHS, *, seed: int = 0) 
     sequence = torch.randn(rows, length, FEATURES, generator=draw)
     codes = torch.randint(0, CODES, (rows, length), generator=draw)
     static = torch.randn(rows, STATIC, generator=draw)
+    summary = torch.randn(rows, SUMMARY, generator=draw)
     sequence[~mask] = float("nan")
-    everything = {"sequence": sequence, "codes": codes, "mask": mask, "static": static}
+    everything = {"sequence": sequence, "codes": codes, "mask": mask, "static": static, "summary": summary}
     return {name: everything[name] for name in inputs}
 
 
@@ -58,7 +62,7 @@ def row(given: dict[str, Tensor], at: int) -> dict[str, Tensor]:
     """One row alone, without any padding."""
     alone = {name: value[at : at + 1] for name, value in given.items()}
     count = int(alone["mask"].sum())
-    return {name: value if name == "static" else value[:, :count] for name, value in alone.items()}
+    return {name: value if name in WHOLE else value[:, :count] for name, value in alone.items()}
 
 
 def network(spec: ModelSpec, inputs: Inputs, outputs: int = 2, *, seed: int = 0) -> nn.Module:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sequence_inputs import EVERYTHING, batch, names
+from sequence_inputs import EVERYTHING, WHOLE, batch, names
 
 from medray.errors import RunFileError
 from medray.inputs import Input
-from medray.models.logistic import LogisticSpec, bag, small, summary
+from medray.models.logistic import LogisticSpec, bag, overview, small
 
 
 def width(spec: LogisticSpec, inputs) -> int:
@@ -26,7 +26,7 @@ def width(spec: LogisticSpec, inputs) -> int:
         (names("sequence", "mask"), 4 * 3),
         (names("codes", "mask"), 7),
         ({"static": Input((5,))}, 5),
-        (EVERYTHING, 4 * 3 + 7 + 2),
+        (EVERYTHING, 4 * 3 + 7 + 2 + 4),
     ],
     ids=str,
 )
@@ -37,23 +37,25 @@ def test_how_many_weights_an_output_has(inputs, expected):
 
 
 def test_every_input_has_its_place_in_the_weights():
-    """Sequence of 2 features: mean, last, smallest, largest; then codes; then static facts."""
+    """Sequence of 2 features: mean, last, smallest, largest; then codes; then static facts and summary."""
     inputs = {
         "sequence": Input((None, 2)),
         "codes": Input((None,), 3),
         "mask": Input((None,)),
         "static": Input((1,)),
+        "summary": Input((2,)),
     }
-    built = LogisticSpec(codes="count").build(inputs, 12)
+    built = LogisticSpec(codes="count").build(inputs, 14)
     with torch.no_grad():
-        built.get_parameter("linear.weight").copy_(torch.eye(12))
+        built.get_parameter("linear.weight").copy_(torch.eye(14))
     found = built(
         sequence=torch.tensor([[[1.0, -2.0], [3.0, -6.0], [99.0, 99.0]]]),
         codes=torch.tensor([[2, 2, 1]]),
         mask=torch.tensor([[True, True, False]]),
         static=torch.tensor([[7.0]]),
+        summary=torch.tensor([[8.0, 9.0]]),
     )
-    assert found.tolist() == [[2.0, -4.0, 3.0, -6.0, 1.0, -6.0, 3.0, -2.0, 0.0, 0.0, 2.0, 7.0]]
+    assert found.tolist() == [[2.0, -4.0, 3.0, -6.0, 1.0, -6.0, 3.0, -2.0, 0.0, 0.0, 2.0, 7.0, 8.0, 9.0]]
 
 
 def test_codes_are_counted_in_any_order_and_padding_never():
@@ -68,8 +70,8 @@ def test_codes_are_counted_in_any_order_and_padding_never():
 
 def test_a_sample_without_events_is_summarised_as_zeros():
     nothing = torch.zeros(2, 3, dtype=torch.bool)
-    assert not summary(torch.ones(2, 3, 4), nothing).any()
-    assert summary(torch.ones(2, 0, 4), nothing[:, :0]).shape == (2, 16)
+    assert not overview(torch.ones(2, 3, 4), nothing).any()
+    assert overview(torch.ones(2, 0, 4), nothing[:, :0]).shape == (2, 16)
 
 
 def test_a_large_image_is_averaged():
@@ -92,7 +94,7 @@ def test_weights_start_at_zero_so_that_what_is_never_seen_adds_nothing():
     assert not built(**batch(EVERYTHING)).any()
     optimizer = torch.optim.AdamW(built.parameters(), lr=0.1)
     codes = torch.tensor([[1, 2, 2]])
-    built(codes=codes, **{name: value[:1, :3] if name != "static" else value[:1] for name, value in batch(EVERYTHING).items() if name != "codes"}).sum().backward()  # fmt: skip
+    built(codes=codes, **{name: value[:1, :3] if name not in WHOLE else value[:1] for name, value in batch(EVERYTHING).items() if name != "codes"}).sum().backward()  # fmt: skip
     optimizer.step()
     weight = built.get_parameter("linear.weight")[0, 12:19]
     assert (weight != 0).tolist() == [False, True, True, False, False, False, False]

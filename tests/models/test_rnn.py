@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sequence_inputs import FEATURES, batch, names, network, parameters
+from sequence_inputs import EVERYTHING, FEATURES, batch, names, network, parameters
 
+from medray.errors import RunFileError
 from medray.inputs import Input
 from medray.models.rnn import RnnSpec
-from medray.models.sequences import Cell, Recurrent, reverse
+from medray.models.sequences import Cell, FeatureDropout, Recurrent, reverse
 
 SEQUENCE = names("sequence", "mask")
 
@@ -115,6 +116,38 @@ def test_flattening_gives_every_step_its_own_weights():
     assert built.get_parameter("head.layers.1.weight").shape == (2, 8 * 2 * 4 + 2)
     with torch.inference_mode():
         assert torch.isfinite(built(**batch(inputs))).all()
+
+
+def test_a_wide_layer_answers_from_facts_alone_and_is_averaged_with_the_recurrence():
+    built = network(RnnSpec(hidden=4, wide=3, dropout=0.0), EVERYTHING)
+    given = batch(EVERYTHING)
+    with torch.no_grad():
+        deep, wide = built.train()(**given).split(5)
+        torch.testing.assert_close(built.eval()(**given), (deep + wide) / 2)
+        other = batch(EVERYTHING, seed=1) | {name: given[name] for name in ("static", "summary")}
+        deep_too, wide_too = built.train()(**other).split(5)
+    assert torch.equal(wide, wide_too) and not torch.allclose(deep, deep_too)
+    weight, bias = (built.get_parameter(f"wide.layers.1.{name}") for name in ("weight", "bias"))
+    out, last = (built.get_parameter(f"wide.layers.4.{name}") for name in ("weight", "bias"))
+    units = (torch.cat([given["static"], given["summary"]], 1) @ weight.T + bias).relu()
+    torch.testing.assert_close(wide, units @ out.T + last)
+    assert built.get_parameter("head.layers.1.weight").shape == (2, 4 + 2)  # static facts, and no summary
+
+
+def test_a_wide_layer_without_anything_to_read_is_refused():
+    with pytest.raises(RunFileError, match="nothing for a wide layer") as refused:
+        RnnSpec(wide=3).build(SEQUENCE, 2)
+    assert refused.value.found == "inputs sequence (?, 3), mask (?)"
+
+
+def test_dropped_features_are_left_out_of_all_steps_of_a_sample():
+    torch.manual_seed(0)
+    dropout = FeatureDropout(0.25).train()
+    found = dropout(torch.ones(400, 3, 5))
+    assert torch.equal(found, found[:, :1].expand_as(found))
+    torch.testing.assert_close(found.unique(), torch.tensor([0.0, 4 / 3]))
+    assert (found[:, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert dropout.eval()(found) is found
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.bins import bins, features
 from medray.modalities.ehr.events import FEATURES, events, facts
 from medray.modalities.ehr.spec import Code, EhrSpec
+from medray.modalities.ehr.summary import summary, width
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,8 @@ class Ehr(Modality):
     def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
         """bins: sequence (B, T, F) float32, mask (B, T); events: codes (B, T) int32, sequence (B, T, 4), mask (B, T).
 
-        With static facts also static (B, S) float32. Raises UserError where nothing is fitted yet.
+        With static facts also static (B, S) float32, with summaries summary (B, M) float32. Raises UserError where
+        nothing is fitted yet.
         """
         lookup, static = self._lookups
         rows = len(samples)
@@ -79,6 +81,8 @@ class Ehr(Modality):
             batch = {"sequence": sequence, "mask": np.ones(sequence.shape[:2], bool)}
         else:
             batch = events(lookup, sample, codes, before, values, lengths)
+        if self.spec.summaries:
+            batch["summary"] = summary(self.spec, lookup, sample, codes, before, values, rows)
         if self._fitted[1]:
             of_fact = np.repeat(np.arange(rows), samples.column("static_codes").value_lengths().to_numpy())
             codes, values = (samples.column(name).flatten().to_numpy() for name in ("static_codes", "static_values"))
@@ -102,6 +106,8 @@ class Ehr(Modality):
                 "sequence": Input((None, FEATURES)),
                 "mask": Input((None,)),
             }
+        if self.spec.summaries:
+            found["summary"] = Input((width(self.spec),))
         return found | ({"static": Input((2 * len(static),))} if static else {})
 
     def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:

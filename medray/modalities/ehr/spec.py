@@ -112,6 +112,9 @@ class EhrSpec(Spec):
     """bins: also log1p hours since the code was last seen in the window, at the bin's end."""
     max_events: int = Field(default=512, ge=1)
     """events: the most recent that are kept; what is left out is counted."""
+    summaries: tuple[str, ...] = ()
+    """Durations, such as ["48h", "24h"]: over each, up to the prediction time, least, greatest, mean, first, last, change
+    and so on of every code with numbers are one more input, `summary`: what few patients do not teach a sequence model."""
 
     vocabulary: tuple[Code, ...] | None = None
     """Fitted: codes 1 … V of timed events, most frequent first."""
@@ -127,6 +130,13 @@ class EhrSpec(Spec):
             duration_us(window)
         return window
 
+    @field_validator("summaries")
+    @classmethod
+    def _summaries_can_be_read(cls, summaries: tuple[str, ...]) -> tuple[str, ...]:
+        for each in summaries:
+            duration_us(each)
+        return summaries
+
     @model_validator(mode="after")
     def _fits_together(self) -> EhrSpec:
         if not self.codes or not all((*self.codes, *self.exclude, *self.label_codes)):
@@ -136,6 +146,8 @@ class EhrSpec(Spec):
                 raise ValueError('representation = "bins" needs a window, such as window = "48h"')
             if self.window_us % self.bin_us or self.bin_us == 0:
                 raise ValueError(f"bin_hours = {self.bin_hours:g} does not divide the window {self.window!r}")
+        if self.window_us is not None and any(duration_us(each) > self.window_us for each in self.summaries):
+            raise ValueError(f"summaries {list(self.summaries)} reach further back than the window {self.window!r}")
         if (self.vocabulary is None) != (self.static is None):
             raise ValueError("vocabulary and static are fitted together: give both or none")
         return self

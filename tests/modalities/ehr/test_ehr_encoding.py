@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from medray.errors import UserError
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec, TaskSpec
+from medray.modalities.ehr.summary import MOMENTS
 from medray.modalities.ehr.vocabulary import Lookup, _grid, _of_grid, exact_sum
 from medray.samples import good
 
@@ -186,6 +187,41 @@ def test_bins_give_the_mean_presence_and_hours_since_where_asked(wards, fit, rea
     assert sequence[0, :, 2].tolist() == [1, 0, 1, 0]  # HR measured
     np.testing.assert_allclose(np.expm1(sequence[0, :, 3]), [4, 4, 4, 0], atol=1e-6)
     np.testing.assert_allclose(np.expm1(sequence[0, :, 4]), [1, 2, 0.25, 1.25], atol=1e-6)
+
+
+# --- summaries ------------------------------------------------------------------------------------------------
+
+
+def test_a_summary_says_what_happened_to_each_number_over_so_long(wards, fit, read):
+    """Subject 1: HR -z at hour 0, 0 at 2.25, z at 2.75; the last two hours hold the last two of them."""
+    modality = fit(FOUR_HOURS.model_copy(update={"summaries": ("4h", "2h")}), wards)
+    found = modality.collate(read(modality.spec, wards))["summary"]
+    assert found.shape == (2, *modality.inputs()["summary"].shape) == (2, 2 * len(MOMENTS)) and not found[1].any()
+    z = 20 / math.sqrt(800 / 3)
+    times = np.array([0, 2.25, 2.75])
+    rise = np.polyfit(times, [-z, 0, z], 1)[0] * 2.75
+    whole = [1, math.log(4), -z, z, 0, -z, z, rise, z * math.sqrt(2 / 3)]
+    late = [1, math.log(3), 0, z, z / 2, 0, z, z, z / 2]
+    np.testing.assert_allclose(found[0], whole + late, rtol=1e-5, atol=1e-6)
+
+
+def test_a_summary_is_the_same_in_any_company_and_in_both_representations(tmp_path, shared_data, entries_of, fit):
+    physionet(shared_data / "ehr" / "physionet2012" / "set-a.tar.gz", tmp_path, 40)
+    update = {"window": "48h", "summaries": ("48h", "6h"), "min_samples": 3, "bin_codes": "all", "max_events": 5000}
+    modality = fit(FOUR_HOURS.model_copy(update=update), tmp_path)
+    samples = good(modality.read(entries_of(modality.spec, tmp_path)))
+    whole = modality.collate(samples)["summary"]
+    assert np.isfinite(whole).all() and (whole[:, :: len(MOMENTS)] == 1).any(0).sum() > 20
+    alone = [modality.collate(samples.slice(i, 1))["summary"][0] for i in range(len(samples))]
+    assert np.array_equal(np.stack(alone), whole)
+    events = modality.spec.model_copy(update={"representation": "events"}).open()
+    assert np.array_equal(events.collate(samples)["summary"], whole)
+
+
+@pytest.mark.parametrize(("summaries", "message"), [(["5h"], "further back"), (["4"], "a duration is")])
+def test_summaries_that_cannot_be_made_are_refused(summaries, message):
+    with pytest.raises(ValidationError, match=message):
+        EhrSpec(window="4h", summaries=summaries)
 
 
 def test_numbers_that_are_not_finite_are_missing_and_counted(wards, fit, read, tmp_path_factory):

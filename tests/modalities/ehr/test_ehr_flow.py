@@ -6,11 +6,15 @@ import json
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import torch
 from deltalake import DeltaTable
 from meds_data import at, physionet, write_events, write_labels, write_splits
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
+from medray import bundles
 from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
 from medray.manifest_table import Manifest
@@ -19,6 +23,7 @@ from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.models.rnn import RnnSpec
 from medray.objectives import BinaryObjective
 from medray.optimizers import TrainingSettings
+from medray.shards import ShardSet, read_samples
 from medray.verbs.index import index
 from medray.verbs.score import score
 from medray.verbs.settings import ScoreRun, TrainRun
@@ -70,6 +75,32 @@ def test_real_stays_are_trained_on_and_scored_and_only_changed_ones_again(tmp_pa
     rows = DeltaTable(settings.store_uri).to_pyarrow_table().to_pylist()
     changed = [row for row in rows if before[row["entry_id"]] != row["value"]]
     assert len(rows) == 61 and len(changed) == 1
+
+
+def test_a_wide_and_a_recurrent_part_are_trained_by_a_loss_of_their_own(tmp_path, shared_data):
+    """A step too small to change anything: the training loss is the mean of the parts' losses, not that of their mean."""
+    root = tmp_path / "meds"
+    stays = physionet(shared_data / "ehr" / "physionet2012" / "set-a.tar.gz", root, 60)
+    write_splits(root, {stay: ("train", "train", "tuning")[i // 2 % 3] for i, stay in enumerate(stays)})
+    run = run_of(root, summaries=("48h", "24h")).model_copy(
+        update={
+            "model": RnnSpec(hidden=4, wide=3, dropout=0.0),
+            "training": TrainingSettings(epochs=1, batch_size=16, learning_rate=1e-12),
+        }
+    )
+    result = train(run, LocalEngine())
+    bundle = bundles.load(run.bundle_uri)
+    modality = bundle.recipe.modality.open()
+    shards = ShardSet.open(str(next((tmp_path / "work" / "shards").iterdir())))
+    samples = pa.concat_batches([read_samples(shard.uri) for shard in shards.split("train")])
+    inputs = modality.encode(bundles.to_device(modality.collate(samples), torch.device("cpu")))
+    targets = torch.tensor(samples.column("target").to_pylist())
+    network = bundles.build_network(bundle.recipe, bundle.weights)
+    with torch.inference_mode():
+        together = bce(network(**inputs), targets).item()
+        each = bce(network.train()(**inputs), targets.repeat(2, 1)).item()
+    history = pyarrow.csv.read_csv(result.history)["train_loss"].to_pylist()
+    assert history == [pytest.approx(each, abs=1e-5)] and abs(each - together) > 1e-4
 
 
 def test_a_changed_label_table_is_seen_at_the_next_index(tmp_path):
