@@ -93,7 +93,10 @@ def score_manifest(
         for chosen in rounds(manifest, pending, run.order, run.limit) if wanted else ():
             if until is not None and time.time() >= until:
                 break
-            engine.run(_flow(run, bundle, spec, chosen, sink, engine.workers, progress, until))
+            flow = _flow(run, bundle, spec, chosen, sink, engine.workers, progress, until)
+            chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
+            pa.default_memory_pool().release_unused()
+            engine.run(flow)
             sink.slowest = _keyed(sink.slowest, chosen)
     now = time.monotonic()
     return ScoreResult(
@@ -149,7 +152,7 @@ def _keyed(rows: list[dict[str, Any]], chosen: pa.Table) -> list[dict[str, Any]]
     """By key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
     late = [row for row in rows if "entry_id" in row]
     wanted = pa.array([row["entry_id"] for row in late], pa.string())
-    keys = entry_keys(chosen.select(["entry_id", "fingerprint"]).take(pc.index_in(wanted, chosen.column("entry_id"))))
+    keys = entry_keys(chosen.take(pc.index_in(wanted, chosen.column("entry_id"))))
     found = {row["entry_id"]: int(key) for row, key in zip(late, keys[:, 0], strict=True)}
     return [
         row
