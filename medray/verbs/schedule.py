@@ -16,7 +16,7 @@ from medray.manifests import MANIFEST, by_place, one_chunk
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
-ROUND_ENTRIES = 2**20
+ROUND_ENTRIES = 2**19
 """So many entries of a run are in memory at once. A round costs the start of its workers."""
 
 NEWEST, OLDEST = "newest", "oldest"
@@ -90,8 +90,8 @@ def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | Non
         keys.append(newest_part(pa.Table.from_batches([batch])) if name == NEWEST else batch.column(0))
     by = pa.table({"by": pa.chunked_array(keys)})
     place = pc.sort_indices(by, [("by", "descending" if descending else "ascending")]).to_numpy()
-    del by, keys
     found = np.concatenate(rows)[place][:limit]
+    del by, keys, rows, place
     for start in range(0, len(found), ROUND_ENTRIES):
         yield in_order(manifest.take(found[start : start + ROUND_ENTRIES]), order)
 

@@ -97,6 +97,7 @@ def score_manifest(
             chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
             pa.default_memory_pool().release_unused()
             engine.run(flow)
+            del flow  # before the next round is read
             sink.slowest = _keyed(sink.slowest, chosen)
     now = time.monotonic()
     return ScoreResult(
