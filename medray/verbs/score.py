@@ -138,6 +138,7 @@ def _flow(
         commit_receipts=run.commit_files,
         until=until,
         failable=True,
+        apart=True,
     )
 
 
