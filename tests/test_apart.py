@@ -17,7 +17,7 @@ from test_engines import Broken, Collect, Double, Refuse, plan
 
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
-from medray.engines.placement import Apart, apart, check_fraction, cut
+from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut
 from medray.errors import ArchiveError, MachineError, UserError
 from medray.flows import Flow, Stage, closing, lane, opening
 from medray.verbs.score import score
@@ -139,7 +139,7 @@ def test_entries_that_end_the_worker_that_decodes_are_failed_rows(tmp_path, ray_
 
 def test_a_flow_of_two_kinds_of_workers_stops_at_its_deadline_with_all_that_it_did(engine):
     sink, done = Names(), []
-    until = time.time() + 15  # workers take seconds to start
+    until = time.time() + 30  # workers take seconds to start
     stages = (Stage(Slow, 16, name="read"), Stage(lambda: lambda batch: batch, 50, gpus=1.0, name="score"))
     flow = Flow("slow", shards(20, 1000), stages, sink, lambda n, _: done.append(n), until=until, apart=True)
     engine.run(flow)
@@ -201,6 +201,9 @@ def test_parts_of_a_gpu_have_to_fit_on_it():
     with pytest.raises(UserError, match="parts of a GPU") as caught:
         placed(RaySpec(workers=3, gpus_per_worker=0.6), 8, 2)
     assert caught.value.expected == "at most 1 workers on each GPU"
+    with pytest.raises(UserError, match="training workers cannot share a GPU"):
+        check_whole(2, 0.5)
+    check_whole(1, 0.5)
     with pytest.raises(ValueError, match="a part of one GPU"):
         RaySpec(gpus_per_worker=1.5)
     with pytest.raises(UserError, match="no CPU for workers that decode"):

@@ -96,6 +96,18 @@ def check_fraction(workers: int, each: float, gpus: float) -> None:
         )
 
 
+def check_whole(workers: int, each: float) -> None:
+    """Raises UserError where training workers would share a GPU: NCCL refuses two on one."""
+    if workers > 1 and 0 < each < 1:
+        raise UserError(
+            "training workers cannot share a GPU",
+            where="[engine] gpus_per_worker",
+            found=f"{each:g}, and {workers} workers",
+            expected="1, or one worker",
+            do="set gpus_per_worker = 1 for training; scoring may have less",
+        )
+
+
 def cut(flow: Flow, placed: Apart) -> Flow:
     """The flow with shards that are parcels when they are opened, several for each worker."""
     row_bytes = opened_bytes(flow)

@@ -26,7 +26,7 @@ from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.deadline import Said, until_stopped
 from medray.engines.lanes import CarefulLane, Closer, Lane, Opener, parcel
 from medray.engines.memory import keep_freed_memory
-from medray.engines.placement import Apart, apart, check_fraction, cut, opened_bytes
+from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows import Flow, Receipt, collect
 from medray.training import FitPlan, fit
@@ -158,6 +158,7 @@ class RayEngine:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        check_whole(self.workers, self.gpus)
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"plan": plan},
