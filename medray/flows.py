@@ -3,7 +3,8 @@
     plan ── shard ──> stage ──> stage ──> Sink.write ──> Receipt ──> Sink.commit
             (rows)    (in a worker, built once)          (on the driver)
 
-`lane` is what a worker does with one shard. Engines differ in where lanes run, in nothing else.
+`lane` is what a worker does with one shard; `opening` and `closing` are its halves, for two workers. Engines differ in
+where lanes run, in nothing else.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ class Stage(NamedTuple):
     batch_size: int
     """Rows given to one call."""
     gpus: float = 0.0
+    """More than none: it runs on a GPU where there is one. How much of one its worker has is the engine's affair."""
     name: str = "work"
     """In words: its time is counted under this name."""
+    row_bytes: int = 0
+    """About what one row given to it becomes; 0 where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,20 @@ class Flow:
     failable: bool = False
     """A row of the plan may be given with a `reason`: the first stage then makes a failed row of it, and does not touch
     what it names. Such a flow outlives a row that kills its worker (`engines/careful.py`)."""
+    apart: bool = False
+    """What comes before the GPU costs more than handing it on: an engine may do it in workers without a GPU, and may cut
+    the plan's shards for that. Its rows are entries."""
+
+    @property
+    def halves(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
+        """The stages before the first that wants a GPU, and the rest; nothing and all where none does."""
+        place = next((place for place, stage in enumerate(self.stages) if stage.gpus), 0)
+        return self.stages[:place], self.stages[place:]
+
+    @property
+    def on_gpu(self) -> bool:
+        """A stage wants a GPU."""
+        return any(stage.gpus for stage in self.stages)
 
     @property
     def over(self) -> bool:
@@ -123,8 +141,7 @@ def lane(
     is begun only before it: the receipt says how many entries are left. One entry is never cut. `begin` is told how
     many rows the first stage is about to get, before each batch.
     """
-    steps = [(stage.name, stage.make(), stage.batch_size) for stage in stages]
-    pace = _Pace()
+    steps, pace = _made(stages), _Pace()
 
     def run(shard: pa.Table) -> Receipt:
         began = time.monotonic()
@@ -132,30 +149,104 @@ def lane(
 
         def work() -> Iterator[pa.RecordBatch]:
             nonlocal begun
-            for piece in (shard,) if until is None else pace.pieces(shard, steps[0][2], until):
+            for piece in (shard,) if until is None else pace.pieces(shard, steps[0].batch_size, until):
                 begun += len(piece)
-                flow: Iterable[pa.RecordBatch] = piece.to_batches()
-                for place, (name, apply, rows) in enumerate(steps):
-                    batches = rebatch(flow, rows)
-                    if place == 0:
-                        batches = _announced(batches, begin)
-                    flow = watch.applied(name, apply, batches, noted=place == 0)
-                yield from flow
+                yield from _through(steps, piece.to_batches(), watch, begin)
 
         payload = sink.write(tally.counted(work()))
         seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
-        return Receipt(
-            entries=begun,
-            failed=len(tally.lost),
-            reasons=dict(tally.reasons),
-            samples=tally.samples,
-            payload=payload,
-            left=len(shard) - begun,
-            seconds=seconds,
-            slowest=watch.slowest,
-        )
+        return tally.receipt(begun, len(shard) - begun, payload, seconds, watch.slowest)
 
     return run
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the first stages of a flow made of one shard, for the worker that has the rest."""
+
+    pieces: list[tuple[int, list[pa.RecordBatch]]]
+    """(entries, what became of them), as they were begun."""
+    left: int
+    seconds: dict[str, float]
+    slowest: list[dict[str, Any]]
+
+
+def opening(stages: Sequence[Stage], until: float | None, most: int) -> Callable[[pa.Table], Opened | None]:
+    """The first half of a lane: one shard through these stages, held in memory. None where that is more than `most`
+    bytes. `until` is as in `lane`."""
+    steps, pace = _made(stages), _Pace()
+
+    def run(shard: pa.Table) -> Opened | None:
+        watch, held, begun = _Watch(), 0, 0
+        pieces: list[tuple[int, list[pa.RecordBatch]]] = []
+        for piece in (shard,) if until is None else pace.pieces(shard, steps[0].batch_size, until):
+            begun += len(piece)
+            pieces.append((len(piece), []))
+            for batch in _through(steps, piece.to_batches(), watch, lambda rows: None):
+                held += batch.nbytes
+                if held > most:
+                    return None
+                pieces[-1][1].append(batch)
+        return Opened(pieces, len(shard) - begun, watch.seconds, watch.slowest)
+
+    return run
+
+
+FINISH_SECONDS = 4.0
+"""After a deadline, what was opened before it is finished for so long; the rest is done again next time."""
+
+
+def closing(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> Callable[[Opened], Receipt]:
+    """The second half of a lane: what was opened through these stages into the sink. The receipt is of both halves."""
+    steps = _made(stages)
+
+    def run(opened: Opened) -> Receipt:
+        began = time.monotonic()
+        tally, watch, done = _Tally(), _Watch(), 0
+
+        def work() -> Iterator[pa.RecordBatch]:
+            nonlocal done
+            for entries, batches in opened.pieces:
+                if until is not None and time.time() >= until + FINISH_SECONDS:
+                    return
+                done += entries
+                yield from _through(steps, batches, watch)
+
+        payload = sink.write(tally.counted(work()))
+        seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
+        for name, spent in opened.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+        left = opened.left + sum(entries for entries, _ in opened.pieces) - done
+        return tally.receipt(done, left, payload, seconds, opened.slowest)
+
+    return run
+
+
+class _Step(NamedTuple):
+    """A stage, made."""
+
+    name: str
+    apply: Apply
+    batch_size: int
+
+
+def _made(stages: Sequence[Stage]) -> list[_Step]:
+    return [_Step(stage.name, stage.make(), stage.batch_size) for stage in stages]
+
+
+def _through(
+    steps: Sequence[_Step],
+    batches: Iterable[pa.RecordBatch],
+    watch: _Watch,
+    begin: Callable[[int], None] | None = None,
+) -> Iterable[pa.RecordBatch]:
+    """The batches through all steps. `begin`: these are entries, and it is told of the first step's rows."""
+    for place, step in enumerate(steps):
+        batches = rebatch(batches, step.batch_size)
+        if place == 0 and begin is not None:
+            batches = _announced(batches, begin)
+        batches = watch.applied(step.name, step.apply, batches, noted=place == 0 and begin is not None)
+    return batches
 
 
 def _announced(batches: Iterable[pa.RecordBatch], begin: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
@@ -262,6 +353,25 @@ class _Tally:
             if self.lost:
                 self.lost -= set(entry.filter(pa.array(~bad)).unique().to_pylist())
             self.good = entry[int(np.flatnonzero(~bad)[-1])].as_py()
+
+    def receipt(
+        self,
+        entries: int,
+        left: int,
+        payload: dict[str, Any],
+        seconds: dict[str, float],
+        slowest: list[dict[str, Any]],
+    ) -> Receipt:
+        return Receipt(
+            entries,
+            len(self.lost),
+            dict(self.reasons),
+            self.samples,
+            payload,
+            left=left,
+            seconds=seconds,
+            slowest=slowest,
+        )
 
 
 def in_turn(flow: Flow) -> Iterator[Receipt]:

@@ -216,7 +216,9 @@ def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
 
 def read(spec: ModalitySpec, batch_size: int = 32) -> Stage:
     """About `batch_size` samples are held in memory at once."""
-    return Stage(partial(Read, spec), max(1, batch_size // spec.open().samples_per_entry), name="read")
+    modality = spec.open()
+    many = modality.samples_per_entry
+    return Stage(partial(Read, spec), max(1, batch_size // many), name="read", row_bytes=many * sample_bytes(modality))
 
 
 def load_shard() -> Stage:
@@ -224,5 +226,5 @@ def load_shard() -> Stage:
 
 
 def score(uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None) -> Stage:
-    """`spec`: the bundle's modality as it is at this site; none: as it was trained."""
-    return Stage(partial(Score, uri, bundle_id, spec), batch_size, name="score")
+    """`spec`: the bundle's modality as it is at this site; none: as it was trained. The one stage for a GPU."""
+    return Stage(partial(Score, uri, bundle_id, spec), batch_size, gpus=1.0, name="score")

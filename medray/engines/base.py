@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 from medray.flows import Flow
 from medray.training import FitPlan
@@ -35,12 +35,25 @@ class RaySpec(BaseModel):
     cpus_per_worker: float | Literal["auto"] = "auto"
     """auto: one, or less where the machine has fewer CPUs than workers."""
     gpus_per_worker: float | Literal["auto"] = "auto"
-    """auto: one where the cluster has GPUs for all workers, else none."""
+    """auto: one where the cluster has GPUs for all workers, else none. Scoring workers may share one: 0.5."""
+    stages: Literal["auto", "fused", "apart"] = "auto"
+    """Of scoring: "fused": a worker decodes and scores. "apart": workers without a GPU decode, and hand samples to workers
+    that score. auto: apart where workers have GPUs and leave CPUs for others, else fused."""
+    decode_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Where stages are apart: workers that decode, and with GPUs also those that index and prepare; auto: one for each
+    CPU that the other workers leave."""
     memory_per_worker: ByteSize | None = None
     """"4GB": what one scoring actor may take beside what it needs to stand; an entry that needs more is a failed row
     (`worker_died`) instead of a trial for the whole machine. None: as much as there is."""
     max_failures: int = Field(default=3, ge=0)
     """How often training goes on from its last checkpoint after a worker or a node is lost."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _gpus(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and (value < 0 or (value > 1 and value != int(value))):
+            raise ValueError('expected a part of one GPU (0.5), a whole number of them, 0 or "auto"')
+        return value
 
 
 EngineSpec = Annotated[LocalSpec | RaySpec, Field(discriminator="kind")]
@@ -59,6 +72,11 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """How many lanes run side by side."""
+        ...
+
+    @property
+    def readers(self) -> int:
+        """How many of them where the work needs no GPU."""
         ...
 
     def run(self, flow: Flow) -> None:

@@ -17,7 +17,7 @@ from medray.training import FitPlan, fit
 
 
 class LocalEngine:
-    workers = 1
+    workers = readers = 1
 
     def run(self, flow: Flow) -> None:
         collect(flow, in_turn(flow))

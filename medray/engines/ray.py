@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -12,12 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +21,14 @@ import pyarrow as pa
 
 from medray import files
 from medray.engines.base import Fitted, Live, RaySpec
-from medray.engines.careful import Careful, careful
+from medray.engines.careful import careful
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.deadline import Said, until_stopped
-from medray.engines.memory import Trim, free_memory, is_out_of_memory, keep_freed_memory, limit_memory
+from medray.engines.lanes import CarefulLane, Closer, Lane, Opener, parcel
+from medray.engines.memory import keep_freed_memory
+from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
 from medray.errors import MachineError, MedrayError, UserError, from_json
-from medray.flows import Flow, Receipt, Sink, Stage, collect, lane
+from medray.flows import Flow, Receipt, collect
 from medray.training import FitPlan, fit
 
 LIVE, REFUSED = "live.json", "refused.json"
@@ -46,7 +44,18 @@ class RayEngine:
         self.started = not ray.is_initialized()
         if self.started:
             start(spec.address)
-        self.workers, self.cpus, self.gpus = self._placement(ray.cluster_resources())
+        resources = ray.cluster_resources()
+        self.workers, self.cpus, self.gpus = self._placement(resources)
+        check_fraction(self.workers, self.gpus, resources.get("GPU", 0.0))
+        self.apart = apart(
+            spec,
+            resources.get("CPU", 0.0),
+            _object_store(),
+            workers=self.workers,
+            each_cpu=self.cpus,
+            each_gpu=self.gpus,
+        )
+        self.readers = self.apart.openers if self.apart and self.gpus else self.workers
         self.memory = spec.memory_per_worker
 
     def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
@@ -54,7 +63,7 @@ class RayEngine:
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         workers = self.spec.workers
         if workers == "auto":
-            workers = max(1, int(gpus) or int(cpus))
+            workers = max(1, _fitting(gpus, self.spec.gpus_per_worker) or int(cpus))
         each_gpu = self.spec.gpus_per_worker
         if each_gpu == "auto":
             each_gpu = 1.0 if gpus >= workers else 0.0
@@ -84,6 +93,9 @@ class RayEngine:
 
     def _receipts(self, flow: Flow) -> Iterator[Receipt | None]:
         """Of every shard, as they come; those that a worker died of, or was lost with, once more and with care."""
+        halves = self._halves(flow)
+        if halves is not None:
+            flow = cut(flow, halves)
         missing = dict(enumerate(flow.plan))
 
         def heard(dataset: Any) -> Iterator[Said]:
@@ -94,8 +106,12 @@ class RayEngine:
         for kind, retries in ((Lane, 0), (CarefulLane, 2)):
             if not missing or flow.over:
                 return
-            workers = min(self.workers, len(missing))
-            said = heard(self._dataset(flow, kind, missing, workers, retries=retries))
+            if kind is Lane and halves is not None:
+                workers, dataset = min(halves.openers, len(missing)), self._in_halves(flow, halves, missing)
+            else:
+                workers = min(self.workers if self.gpus and flow.on_gpu else self.readers, len(missing))
+                dataset = self._whole(flow, kind, missing, workers, retries=retries)
+            said = heard(dataset)
             with _machine_errors():
                 if flow.until is None:
                     yield from (each.receipt for each in said)
@@ -108,26 +124,33 @@ class RayEngine:
                 do="look at the cluster with `ray status`; what was committed is safe, the same command goes on",
             )
 
-    def _dataset(self, flow: Flow, kind: type, shards: Mapping[int, pa.Table], workers: int, *, retries: int) -> Any:
-        """What actors of this kind say of these shards, lazily."""
-        import ray.data
+    def _halves(self, flow: Flow) -> Apart | None:
+        """How the flow is run by two kinds of workers; None: by one."""
+        fits = self.apart is not None and flow.apart and flow.halves[0] and self.apart.holds(opened_bytes(flow))
+        return self.apart if fits else None
 
-        _quiet_ray_data()
-        with warnings.catch_warnings():
-            # Ray 2.60 announces named parameters for these two, and has none yet
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            return ray.data.from_arrow([_parcel(number, shard) for number, shard in shards.items()]).map_batches(
-                kind,
-                fn_constructor_args=(flow.stages, flow.sink, flow.until, flow.failable, self.memory),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=workers),
-                num_cpus=self.cpus,
-                num_gpus=self.gpus or None,
-                max_restarts=10
-                + len(shards),  # Ray's default is to restart for ever; a shard that ends one is set aside
-                max_task_retries=retries,
-            )
+    def _whole(self, flow: Flow, kind: type, shards: Mapping[int, pa.Table], workers: int, *, retries: int) -> Any:
+        """What actors that do all of a shard's work say, lazily."""
+        arguments = (flow.stages, flow.sink, flow.until, flow.failable, self.memory)
+        gpus = self.gpus if flow.on_gpu else 0.0
+        cpus = self.cpus if flow.on_gpu or self.apart is None or not self.gpus else self.apart.opener_cpus
+        return _mapped(_parcels(shards), kind, arguments, workers, cpus, gpus, shards=len(shards), retries=retries)
+
+    def _in_halves(self, flow: Flow, halves: Apart, shards: Mapping[int, pa.Table]) -> Any:
+        """What the second of two kinds of actors say, lazily."""
+        opening, closing = flow.halves
+        count = len(shards)
+        arguments = (opening, flow.until, halves.most_bytes, self.memory)
+        openers, closers = min(halves.openers, count), min(halves.closers, count)
+        opened = _mapped(_parcels(shards), Opener, arguments, openers, halves.opener_cpus, 0.0, shards=count)
+        arguments = (closing, flow.sink, flow.until, self.memory)
+        said = _mapped(opened, Closer, arguments, closers, halves.closer_cpus, self.gpus, shards=count)
+        # the object store is for parcels on their way: an Opener waits while there are enough, and nothing spills
+        options = said.context.execution_options
+        options.resource_limits = options.resource_limits.copy(
+            object_store_memory=halves.store_bytes(opened_bytes(flow))
+        )
+        return said
 
     # -- training
 
@@ -139,6 +162,7 @@ class RayEngine:
             def _register_sigint_handler(self, controller: Any) -> None:
                 """Ray's would end a training that Ctrl-C has stopped with code 0 or 1; medray's stays in force."""
 
+        check_whole(self.workers, self.gpus)
         trainer = Trainer(
             _train_worker,
             train_loop_config={"plan": plan},
@@ -238,82 +262,55 @@ def _held_stderr() -> Iterator[None]:
             os.close(real)
 
 
-class Lane:
-    """One actor: decodes, computes and writes whole shards; only receipts leave it."""
+def _object_store() -> float:
+    """Bytes of object store of the cluster, as if every node with a CPU had what the smallest has."""
+    import ray
 
-    def __init__(
-        self, stages: tuple[Stage, ...], sink: Sink, until: float | None, failable: bool, memory: int | None
-    ) -> None:
-        import ray
-
-        self.name, self.turn = uuid.uuid4().hex, 0
-        self.stages, self.sink, self.until, self.failable, self.memory = stages, sink, until, failable, memory
-        self.threads = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-        self.begin()
-
-    def begin(self) -> None:
-        import torch
-
-        keep_freed_memory()
-        self.trim = Trim()
-        torch.set_num_threads(self.threads)
-        if self.memory is not None:
-            limit_memory(self.memory)
-
-    @cached_property
-    def work(self) -> Callable[[pa.Table], Receipt]:
-        return lane(self.stages, self.sink, self.until)
-
-    def __call__(self, parcel: pa.Table) -> pa.Table:
-        self.trim()
-        self.turn += 1
-        said: dict[str, Any] = {"worker": self.name, "turn": self.turn, "number": parcel.column("number")[0].as_py()}
-        try:
-            said["receipt"] = dataclasses.asdict(self.work(_unpacked(parcel)))
-        except MedrayError as error:  # raised here, Ray would wrap it in its own and print it
-            said["refused"] = error.to_json()
-        except Exception as error:
-            if not is_out_of_memory(error):  # the shard is worked on again, with care
-                fault = MachineError("the work failed on the cluster", found=traceback.format_exc()[-3000:])
-                said["refused"] = fault.to_json()
-        return pa.table({"said": [json.dumps(said)]})
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    stores = [node.get("object_store_memory", 0.0) for node in nodes if node.get("CPU")]
+    return len(stores) * min(stores, default=0.0)
 
 
-class CarefulLane(Lane):
-    """An actor that has the work done in a process of its own, and finds the entry that ends it."""
+def _fitting(gpus: float, each: float | str) -> int:
+    """Workers for that many GPUs: one each, or several that share one."""
+    return int(gpus) * int(1 / each + 1e-6) if isinstance(each, float) and 0 < each < 1 else int(gpus)
 
-    def begin(self) -> None:
-        """Nothing heavy here: the memory is for the process."""
-        self.trim = Trim()
 
-    @cached_property
-    def work(self) -> Callable[[pa.Table], Receipt]:
-        return Careful(
-            self.stages,
-            self.sink,
-            self.until,
-            failable=self.failable,
-            threads=self.threads,
-            memory=self.memory or _share(free_memory(), self.threads),
+def _parcels(shards: Mapping[int, pa.Table]) -> Any:
+    import ray.data
+
+    _quiet_ray_data()
+    return ray.data.from_arrow([parcel(number, shard) for number, shard in shards.items()])
+
+
+def _mapped(
+    dataset: Any,
+    kind: type,
+    arguments: tuple[Any, ...],
+    size: int,
+    cpus: float,
+    gpus: float,
+    *,
+    shards: int,
+    retries: int = 0,
+) -> Any:
+    """What actors of this kind make of the dataset's blocks, one at a time, lazily."""
+    import ray.data
+
+    with warnings.catch_warnings():
+        # Ray 2.60 announces named parameters for these two, and has none yet
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        return dataset.map_batches(
+            kind,
+            fn_constructor_args=arguments,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=size),
+            num_cpus=cpus,
+            num_gpus=gpus or None,
+            max_restarts=10 + shards,  # Ray's default is to restart for ever; a shard that ends one is set aside
+            max_task_retries=retries,
         )
-
-
-def _share(free: int | None, threads: int) -> int | None:
-    """Of free memory, what a worker may take: its CPUs' part, less a tenth."""
-    return None if free is None else int(0.9 * free * min(1.0, threads / (os.cpu_count() or 1)))
-
-
-def _parcel(number: int, shard: pa.Table) -> pa.Table:
-    """A shard as one row: its number in the plan, and its rows."""
-    out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(out, shard.schema) as writer:
-        writer.write_table(shard)
-    return pa.table({"number": [number], "rows": pa.array([out.getvalue().to_pybytes()], pa.binary())})
-
-
-def _unpacked(parcel: pa.Table) -> pa.Table:
-    with pa.ipc.open_stream(parcel.column("rows")[0].as_buffer()) as reader:
-        return reader.read_all()
 
 
 def _said(dataset: Any) -> Iterator[Said]:

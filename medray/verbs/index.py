@@ -170,7 +170,7 @@ class _Night:
         stage = stages.scan(self.spec, self.run.root, self.key)
         for listed in _rounds(self.listing.scan(FILES, where=late)):
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
-            plan = shards(listed, workers=self.engine.workers)
+            plan = shards(listed, workers=self.engine.readers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
                 flow = Flow("index", plan, (stage,), sink, self.progress.advance, small=small, failable=True)
                 self.engine.run(flow)

@@ -113,7 +113,7 @@ def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engi
     plan = []
     for name in SPLITS:
         of_split = by_place(used.filter(pc.equal(used.column("split"), name)))
-        plan += shards(of_split, workers=engine.workers, rows_per_shard=rows)
+        plan += shards(of_split, workers=engine.readers, rows_per_shard=rows)
     sink = ShardSink(folder, sample_schema(modality.payload), modality.summarise, planned=len(used))
     small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
     progress.begin("prepare", len(used))

@@ -146,6 +146,7 @@ def _flow(
         commit_receipts=run.commit_files,
         until=until,
         failable=True,
+        apart=True,
     )
 
 

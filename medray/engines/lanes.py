@@ -1,0 +1,194 @@
+"""What Ray's actors do with parcels: all of a shard's work, or one half of it. Only receipts reach the driver."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import traceback
+import uuid
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from medray.engines.careful import Careful
+from medray.engines.memory import Trim, free_memory, is_out_of_memory, keep_freed_memory, limit_memory
+from medray.errors import MachineError, MedrayError
+from medray.flows import Opened, Receipt, Sink, Stage, closing, lane, opening
+
+Made = TypeVar("Made")
+
+
+class Lane:
+    """One actor: decodes, computes and writes whole shards; only receipts leave it."""
+
+    def __init__(
+        self, stages: tuple[Stage, ...], sink: Sink, until: float | None, failable: bool, memory: int | None
+    ) -> None:
+        self.stages, self.sink, self.until, self.failable, self.memory = stages, sink, until, failable, memory
+        self.name, self.turn, self.threads = uuid.uuid4().hex, 0, _threads()
+        self.begin()
+
+    def begin(self) -> None:
+        _settle(self.threads, self.memory)
+        self.trim = Trim()
+
+    @cached_property
+    def work(self) -> Callable[[pa.Table], Receipt]:
+        return lane(self.stages, self.sink, self.until)
+
+    def __call__(self, parcel: pa.Table) -> pa.Table:
+        self.trim()
+        self.turn += 1
+        said: dict[str, Any] = {"worker": self.name, "turn": self.turn, "number": parcel.column("number")[0].as_py()}
+        receipt = _tried(said, lambda: self.work(unpacked(parcel)))
+        if receipt is not None:
+            said["receipt"] = dataclasses.asdict(receipt)
+        return pa.table({"said": [json.dumps(said)]})
+
+
+class CarefulLane(Lane):
+    """An actor that has the work done in a process of its own, and finds the entry that ends it."""
+
+    def begin(self) -> None:
+        """Nothing heavy here: the memory is for the process."""
+        self.trim = Trim()
+
+    @cached_property
+    def work(self) -> Callable[[pa.Table], Receipt]:
+        return Careful(
+            self.stages,
+            self.sink,
+            self.until,
+            failable=self.failable,
+            threads=self.threads,
+            memory=self.memory or _share(free_memory(), self.threads),
+        )
+
+
+class Opener:
+    """One actor: decodes shards, without a GPU, and hands the samples of each over as one row of the object store."""
+
+    def __init__(self, stages: tuple[Stage, ...], until: float | None, most: int, memory: int | None) -> None:
+        self.stages, self.until, self.most = stages, until, most
+        self.name, self.turn = uuid.uuid4().hex, 0
+        _settle(_threads(), memory)
+        self.trim = Trim()
+
+    @cached_property
+    def work(self) -> Callable[[pa.Table], Opened | None]:
+        return opening(self.stages, self.until, self.most)
+
+    def __call__(self, parcel: pa.Table) -> pa.Table:
+        self.trim()
+        self.turn += 1
+        said: dict[str, Any] = {"worker": self.name, "turn": self.turn, "number": parcel.column("number")[0].as_py()}
+        opened = _tried(said, lambda: self.work(unpacked(parcel)))
+        if opened is None:  # refused, or more than may be handed over: then it is done again, in one worker
+            return _handed(said, [])
+        batches = [batch for _, made in opened.pieces for batch in made]
+        said["opened"] = {
+            "pieces": [(entries, len(made)) for entries, made in opened.pieces],
+            "left": opened.left,
+            "seconds": opened.seconds,
+            "slowest": opened.slowest,
+        }
+        return _handed(said, batches)
+
+
+class Closer:
+    """One actor, with its part of a GPU where there is one: what an Opener handed over, to scores in files.
+
+    It says whose and which parcel it was: when every Opener has begun nothing more, and all that it had opened has come
+    back as a receipt, then all is done.
+    """
+
+    def __init__(self, stages: tuple[Stage, ...], sink: Sink, until: float | None, memory: int | None) -> None:
+        self.stages, self.sink, self.until = stages, sink, until
+        _settle(_threads(), memory)
+        self.trim = Trim()
+
+    @cached_property
+    def work(self) -> Callable[[Opened], Receipt]:
+        return closing(self.stages, self.sink, self.until)
+
+    def __call__(self, handed: pa.Table) -> pa.Table:
+        self.trim()
+        said: dict[str, Any] = json.loads(handed.column("said")[0].as_py())
+        facts = said.pop("opened", None)
+        if facts is not None:
+            receipt = _tried(said, lambda: self.work(_taken(facts, handed)))
+            if receipt is not None:
+                said["receipt"] = dataclasses.asdict(receipt)
+        return pa.table({"said": [json.dumps(said)]})
+
+
+def _tried(said: dict[str, Any], work: Callable[[], Made]) -> Made | None:
+    """What the work gives; None where it failed, with what is to come out of the run in `said`."""
+    try:
+        return work()
+    except MedrayError as error:  # raised here, Ray would wrap it in its own and print it
+        said["refused"] = error.to_json()
+    except Exception as error:
+        if not is_out_of_memory(error):  # the shard is worked on again, with care
+            fault = MachineError("the work failed on the cluster", found=traceback.format_exc()[-3000:])
+            said["refused"] = fault.to_json()
+    return None
+
+
+def _threads() -> int:
+    import ray
+
+    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+
+
+def _settle(threads: int, memory: int | None) -> None:
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    if memory is not None:
+        limit_memory(memory)
+
+
+def _share(free: int | None, threads: int) -> int | None:
+    """Of free memory, what a worker may take: its CPUs' part, less a tenth."""
+    return None if free is None else int(0.9 * free * min(1.0, threads / (os.cpu_count() or 1)))
+
+
+def parcel(number: int, shard: pa.Table) -> pa.Table:
+    """A shard as one row: its number in the plan, and its rows."""
+    return pa.table({"number": [number], "rows": _stream(shard.schema, shard.to_batches())})
+
+
+def unpacked(parcel: pa.Table) -> pa.Table:
+    with pa.ipc.open_stream(parcel.column("rows")[0].as_buffer()) as reader:
+        return reader.read_all()
+
+
+def _handed(said: dict[str, Any], batches: list[pa.RecordBatch]) -> pa.Table:
+    """One row, so that Ray Data never cuts it: what is said of a parcel, and its samples."""
+    samples = _stream(batches[0].schema, batches) if batches else pa.array([b""], pa.large_binary())
+    return pa.table({"said": [json.dumps(said)], "samples": samples})
+
+
+def _taken(facts: dict[str, Any], handed: pa.Table) -> Opened:
+    """What was handed over, in the memory of the object store: nothing is copied."""
+    stream = handed.column("samples")[0].as_buffer()
+    batches = list(pa.ipc.open_stream(stream)) if stream.size else []
+    rest = iter(batches)
+    pieces = [(entries, [next(rest) for _ in range(made)]) for entries, made in facts["pieces"]]
+    return Opened(pieces, facts["left"], facts["seconds"], facts["slowest"])
+
+
+def _stream(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.Array:
+    """The batches as one binary value, which may be larger than 2 GB."""
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    content = out.getvalue()
+    offsets = pa.array([0, content.size], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
