@@ -69,6 +69,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -80,7 +81,7 @@ def options(
     ] = LogFormat.text,
 ) -> None:
     if log_format is LogFormat.json:
-        MANNER.set(replace(MANNER.get(), json=True))
+        MANNER.set(replace(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
 
 
 @app.command()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click import get_current_context
 
 from medray.errors import MedrayError, RunFileError
 from medray.stopping import Stopped, on_signals
@@ -47,6 +46,7 @@ class Manner:
     """To `medray submit`: the result is one line of JSON behind RESULT, among the lines of the log."""
     json: bool = False
     """To what collects logs: JSON lines on stderr, in the place of progress and messages."""
+    verb: str = ""
 
 
 MANNER: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039  frozen
@@ -197,7 +197,7 @@ def terminal(json_: bool) -> Iterator[Terminal]:
     if manner.json:
         from medray.logs import JsonLog
 
-        shown = JsonLog(get_current_context().info_name or "")
+        shown = JsonLog(manner.verb)
     elif manner.marked or (manner.log and not json_ and not shown.live):
         shown = Log()
     try:
