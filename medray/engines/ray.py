@@ -193,7 +193,7 @@ def _range(workers: int | tuple[int, int]) -> tuple[int, int]:
     least, most = (workers, workers) if isinstance(workers, int) else workers
     if not 1 <= least <= most:
         raise UserError(
-            "these workers are no range" if least != most else "there has to be a worker",
+            "there has to be a worker" if isinstance(workers, int) else "these workers are no range",
             where="[engine] workers",
             found=str(workers if isinstance(workers, int) else list(workers)),
             expected="a number from 1 up, or [at least, at most]",
