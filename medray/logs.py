@@ -56,7 +56,10 @@ class JsonLog(Log):
         self.fact("done", "warning" if exit_code else "info", exit_code=exit_code, **counts(result))
 
     def failed_with(self, error: BaseException) -> None:
-        self.fact("failed", "error", **of_error(error))
+        if isinstance(error, KeyboardInterrupt):  # and SIGTERM
+            self.fact("stopped", "warning")
+        else:
+            self.fact("failed", "error", **of_error(error))
 
 
 def counts(result: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def test_prometheus_is_told_what_the_result_says(watched):
     of = ("toy-score", "score")
     assert result["entries"] == 41 and result["failed"] == 3
     assert samples(page, "ray_medray_entries_total")[of] == 41
+    assert samples(page, "ray_medray_entries_total")["toy-score", "index"] == 41  # small work, beside the driver
     assert samples(page, "ray_medray_entries_failed_total")[of] == 3
     assert samples(page, "ray_medray_samples_total")[of] == 41
     reasons = {
@@ -129,10 +130,27 @@ def test_the_log_is_json_lines_with_the_ids_of_the_run(watched):
 
 
 def test_nothing_of_a_patient_is_in_log_or_metrics(watched, archive):
-    result, page, lines, ray_logs = watched
+    _, page, lines, ray_logs = watched
     assert PLANTED in (archive / "archive" / "plantedward" / "plantedfile00.dcm").as_posix()
     for told in (page, json.dumps(lines), ray_logs):
         assert len(told) > 100 and PLANTED not in told.lower()
+
+
+def test_training_tells_its_epochs(tmp_path):
+    toy.write_archive(tmp_path)
+    rows = (tmp_path / "labels.csv").read_text()
+    (tmp_path / "labels.csv").write_text(rows + "plantedfile.dcm,train,upper\n")  # a person is told its name
+    file = toy.write_run_file(tmp_path / "run.toml", toy.train_run(tmp_path))
+    command = [sys.executable, "-m", "medray.cli", "train", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment(MEDRAY_LOG="json"))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.strip().splitlines()]
+    epochs = [line for line in lines if line["event"] == "epoch"]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3] and all(line["train_loss"] > 0 for line in epochs)
+    labels = next(line for line in lines if line["event"] == "labels")
+    assert (labels["unused_rows"], labels["unlabelled"]) == (1, 0)
+    assert lines[-1]["event"] == "done" and lines[-1]["metrics"]["auroc"] > 0
+    assert PLANTED not in done.stderr
 
 
 def test_an_error_is_a_line_without_what_was_found(archive, tmp_path):
