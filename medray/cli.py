@@ -6,6 +6,7 @@ Nothing heavy is imported until a command runs: `medray --help` answers at once.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,19 @@ import typer
 
 import medray
 from medray import cli_jobs
-from medray.cli_shared import Json, LocalEngine, RunFile, Set, errors, given, print_model, print_seen, run, terminal
+from medray.cli_shared import (
+    MANNER,
+    Json,
+    LocalEngine,
+    RunFile,
+    Set,
+    errors,
+    given,
+    print_model,
+    print_seen,
+    run,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from medray.engines.base import Engine
@@ -37,6 +50,11 @@ app.command("submit", context_settings=cli_jobs.FORWARDED)(cli_jobs.submit)
 app.add_typer(cli_jobs.jobs, name="jobs")
 
 
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
 class Split(StrEnum):
     train = "train"
     validation = "validation"
@@ -51,11 +69,19 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            "--log-format", envvar="MEDRAY_LOG", help="json: progress and errors as JSON lines on stderr, for logs."
+        ),
+    ] = LogFormat.text,
 ) -> None:
-    pass
+    if log_format is LogFormat.json:
+        MANNER.set(replace(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
 
 
 @app.command()

@@ -44,6 +44,9 @@ class Manner:
     """To a log: progress as a plain line now and then, where stderr is no terminal."""
     marked: bool = False
     """To `medray submit`: the result is one line of JSON behind RESULT, among the lines of the log."""
+    json: bool = False
+    """To what collects logs: JSON lines on stderr, in the place of progress and messages."""
+    verb: str = ""
 
 
 MANNER: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039  frozen
@@ -67,21 +70,23 @@ def run(
 
         settled = settings.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])
         refuse_kind(settled, kind, run_file)
-        engine = open_engine(settled.engine)
+        shown.about(run=settled.name)
+        engine = open_engine(settled.engine, settled.name)
         try:
             with on_signals():  # after Ray has put its own handler
                 result = verb(settled, engine, shown)
         finally:
             engine.close()
         shown.close()
-        found = result.model_dump(mode="json")
+        found, code = result.model_dump(mode="json"), result.exit_code(settled.max_failed)
+        shown.done(found, code)
         if MANNER.get().marked:
             typer.echo(RESULT + json.dumps(found))
         elif json_:
             typer.echo(json.dumps(found))
         else:
             print_result(found)
-        raise typer.Exit(result.exit_code(settled.max_failed))
+        raise typer.Exit(code)
 
 
 def given(
@@ -189,10 +194,19 @@ def terminal(json_: bool) -> Iterator[Terminal]:
 
     manner = MANNER.get()
     shown = Terminal(quiet=json_)
-    if manner.marked or (manner.log and not json_ and not shown.live):
+    if manner.json:
+        from medray.logs import JsonLog
+
+        shown = JsonLog(manner.verb)
+    elif manner.marked or (manner.log and not json_ and not shown.live):
         shown = Log()
     try:
         yield shown
+    except typer.Exit:
+        raise
+    except BaseException as error:
+        shown.failed_with(error)
+        raise
     finally:
         shown.close()
 
@@ -205,10 +219,12 @@ def errors() -> Iterator[None]:
     except MedrayError as error:
         from medray.console import print_error
 
-        print_error(f"medray: {error}")
+        if not MANNER.get().json:  # it may quote what was found; the log has the rest
+            print_error(f"medray: {error}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as stop:
         from medray.console import print_error
 
-        print_error("medray: stopped; the same command goes on from the last checkpoint or commit")
+        if not MANNER.get().json:
+            print_error("medray: stopped; the same command goes on from the last checkpoint or commit")
         raise typer.Exit(STOPPED if isinstance(stop, Stopped) else 130) from None

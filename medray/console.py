@@ -74,6 +74,18 @@ class Terminal:
     def note(self, text: str) -> None:
         self.line(text)
 
+    def about(self, **facts: str) -> None:
+        """For JSON lines; a person sees it at the end."""
+
+    def fact(self, event: str, level: str = "info", **facts: Any) -> None:
+        """As of `about`."""
+
+    def done(self, result: dict[str, Any], exit_code: int) -> None:
+        """The result is printed on stdout."""
+
+    def failed_with(self, error: BaseException) -> None:
+        """The message is printed by who catches it."""
+
     def line(self, text: str) -> None:
         self.console.print(text, markup=False)
 
@@ -107,40 +119,50 @@ class Log(Terminal):
         super().__init__()
         self.live, self.every = False, every
         self.console.width = LOG_WIDTH
-        self.name, self.total, self.done, self.began, self.told = "", 0, 0, 0.0, 0.0
+        self.name, self.total, self.finished, self.began, self.told = "", 0, 0, 0.0, 0.0
 
     def begin(self, name: str, total: int) -> None:
         self._end()
-        self.failed, self.name, self.total, self.done = 0, name, total, 0
+        self.failed, self.name, self.total, self.finished = 0, name, total, 0
         self.began = self.told = time.monotonic()
         if total:
-            self.line(f"{name}: {number(total)} to do")
+            self.tell(f"{name}: {number(total)} to do", "begin", work=name, total=total)
 
     def advance(self, done: int, failed: int) -> None:
         self.failed += failed
-        self.done += done
-        if self.done >= self.total or time.monotonic() - self.told >= self.every:
+        self.finished += done
+        if self.finished >= self.total or time.monotonic() - self.told >= self.every:
             self._tell()
 
     def training(self, live: dict[str, Any]) -> None:
         history = live["history"]
         self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
         for row in history[self.shown_epochs :]:
-            self.line(f"{epoch_line(row)}  of {live['epochs']}")
+            self.tell(f"{epoch_line(row)}  of {live['epochs']}", "epoch", epochs=live["epochs"], **row)
             self.told = time.monotonic()
         self.shown_epochs = len(history)
         if time.monotonic() - self.told >= self.every and not live["stopped"]:
             self.told = time.monotonic()
-            self.line(f"epoch {live['epoch'] + 1:>3}  step {number(live['step'])} of {number(live['steps'])}")
+            at = {name: live[name] for name in ("epoch", "epochs", "step", "steps")}
+            self.tell(
+                f"epoch {live['epoch'] + 1:>3}  step {number(live['step'])} of {number(live['steps'])}", "step", **at
+            )
+
+    def tell(self, text: str, event: str, **facts: Any) -> None:
+        """A line for a person; what it says in facts is for JSON lines."""
+        self.line(text)
 
     def line(self, text: str) -> None:
         self.console.print(f"{datetime.now(UTC):%H:%M:%SZ} {text}", markup=False)
 
     def _tell(self) -> None:
         self.told = time.monotonic()
-        speed = self.done / max(self.told - self.began, 1e-9)
+        speed = self.finished / max(self.told - self.began, 1e-9)
         failed = f", {number(self.failed)} failed" if self.failed else ""
-        self.line(f"{self.name}: {number(self.done)} of {number(self.total)}{failed}, {number(speed)} a second")
+        self.tell(
+            f"{self.name}: {number(self.finished)} of {number(self.total)}{failed}, {number(speed)} a second",
+            "progress", work=self.name, done=self.finished, total=self.total, failed=self.failed, per_second=speed,
+        )  # fmt: skip
 
 
 def epoch_line(row: dict[str, Any]) -> str:

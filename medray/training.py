@@ -155,6 +155,7 @@ class Trainer:
         self.train_rows = self.reader.rows("train")
         self.validation_rows = self.reader.rows("validation")
         self.samples = sum(self.train_rows)
+        self.first_row = np.array([[shard, 0] for shard, rows in enumerate(self.train_rows) if rows][:1])
         if sum(self.validation_rows) == 0:
             raise RunFileError(
                 "there is no validation split to choose the epoch and the threshold on",
@@ -246,6 +247,7 @@ class Trainer:
                 yield len(batch), pieces
 
     def _pieces(self, batch: np.ndarray) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Collated parts of this worker's part of the batch; none where the batch has fewer rows than workers."""
         mine = part(batch, self.team.rank, self.team.size)
         pieces = np.array_split(mine, self.settings.accumulate)
         return [self._collated("train", rows) for rows in pieces if len(rows)]
@@ -271,6 +273,9 @@ class Trainer:
         augmentation = torch.Generator(self.device).manual_seed(seed)
         self.parallel.train()
         total = torch.zeros((), device=self.device)
+        mine = 1.0 if pieces else 0.0
+        if not pieces:  # the others wait for this worker's gradients: those of a row, counted as nothing
+            pieces = [self._collated("train", self.first_row)]
         for i, (arrays, targets) in enumerate(pieces):
             quiet = self.team.size > 1 and i + 1 < len(pieces)
             with self.parallel.no_sync() if quiet else nullcontext():  # type: ignore[operator]  # DDP has it
@@ -281,8 +286,8 @@ class Trainer:
                 answers = len(logits) // len(target)  # of a network whose parts each answer in training
                 loss = self.objective.loss(logits.float(), target.repeat(answers, 1), self.weights).sum() / answers
                 # DDP averages over workers; parts differ by a row, so each is weighted by what it holds
-                (loss * (self.team.size / batch_rows)).backward()
-                total += loss.detach()
+                (loss * (mine * self.team.size / batch_rows)).backward()
+                total += mine * loss.detach()
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.optimizer.step()

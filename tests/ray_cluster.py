@@ -145,7 +145,7 @@ def _until(what: str, started: list[subprocess.Popen[bytes]], here: Cluster, tru
 
 def _end(started: list[subprocess.Popen[bytes]]) -> None:
     """Workers first; each with all that it has started."""
-    below = [pid for node in started for pid in _below(node.pid)]
+    below = [pid for node in started for pid in below(node.pid)]
     for node in reversed(started):
         node.send_signal(signal.SIGTERM)
     until = time.monotonic() + 5
@@ -158,7 +158,7 @@ def _end(started: list[subprocess.Popen[bytes]]) -> None:
         node.wait(timeout=20)
 
 
-def _below(pid: int) -> list[int]:
+def below(pid: int) -> list[int]:
     """Processes that this one has started, and those that they have."""
     parents = {int(name): _parent(int(name)) for name in os.listdir("/proc") if name.isdigit()}
     found = [pid]

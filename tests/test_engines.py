@@ -101,6 +101,7 @@ def test_an_empty_plan_is_no_work(ray_engine):
     [
         (RaySpec(workers=3, cpus_per_worker=1), "too few CPUs"),
         (RaySpec(workers=1, gpus_per_worker=1), "too few GPUs"),
+        (RaySpec(workers=(3, 4), cpus_per_worker=1), "too few CPUs"),
     ],
 )
 def test_more_than_the_cluster_has_is_refused_before_ray_hangs(ray_session, spec, what):
@@ -116,6 +117,30 @@ def test_more_workers_than_cpus_share_them_by_default(ray_session):
 
     engine = RayEngine(RaySpec(workers=4))
     assert (engine.workers, engine.cpus, engine.gpus) == (4, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "workers", "cpus"),
+    [
+        (RaySpec(workers=(1, 8)), 2, 1.0),
+        (RaySpec(workers=(1, 2), cpus_per_worker=2), 1, 2.0),
+        (RaySpec(workers=(4, 6)), 4, 0.5),
+    ],
+)
+def test_of_a_range_of_workers_as_many_are_taken_as_there_is_room_for(ray_session, spec, workers, cpus):
+    from medray.engines.ray import RayEngine
+
+    engine = RayEngine(spec)
+    assert (engine.workers, engine.cpus) == (workers, cpus)
+
+
+@pytest.mark.parametrize(("workers", "what"), [((3, 2), "no range"), ((0, 2), "no range"), (0, "has to be a worker")])
+def test_workers_that_are_no_range_are_refused(ray_session, workers, what):
+    from medray.engines.ray import RayEngine
+
+    with pytest.raises(UserError, match=what) as caught:
+        RayEngine(RaySpec(workers=workers))
+    assert caught.value.where == "[engine] workers" and "at least, at most" in caught.value.expected
 
 
 def test_the_local_engine_needs_no_ray():

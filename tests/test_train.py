@@ -156,6 +156,16 @@ def test_ray_with_any_number_of_workers_trains_as_the_local_engine(archive, tmp_
     assert many.metrics["auroc"] == pytest.approx(alone.metrics["auroc"], abs=0.02)
 
 
+def test_a_worker_without_a_row_of_the_batch_waits_for_nobody_and_changes_nothing(archive, tmp_path, ray_session):
+    from medray.engines.ray import RayEngine
+
+    settings = {"epochs": 2, "batch_size": 1}
+    alone = train(run_in(archive, tmp_path / "local", training=settings), LocalEngine())
+    many = train(run_in(archive, tmp_path / "ray", training=settings), RayEngine(RaySpec(workers=2)))
+    losses = [[row["train_loss"] for row in history(result)] for result in (alone, many)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_worker_refuses_settings_once_and_in_words(archive, tmp_path, ray_session):
     from medray.engines.ray import RayEngine
 
@@ -173,6 +183,8 @@ class KillAWorker:
     def begin(self, name, total): ...
     def advance(self, done, failed): ...
     def note(self, text): ...
+    def about(self, **facts): ...
+    def fact(self, event, level="info", **facts): ...
 
     def training(self, live):
         if self.killed is None and live["epoch"] == 1 and live["step"] > 0:

@@ -30,10 +30,12 @@ class RaySpec(BaseModel):
     kind: Literal["ray"] = "ray"
     address: str | None = None
     """`auto` or host:port of a running cluster; none: start Ray on this machine (or use RAY_ADDRESS)."""
-    workers: int | Literal["auto"] = Field(default="auto")
-    """Data-parallel training workers, and scoring actors; auto: one per GPU, or one per CPU where there is none."""
+    workers: int | Literal["auto"] | tuple[int, int] = Field(default="auto")
+    """Data-parallel training workers, and scoring actors; auto: one per GPU, or one per CPU where there is none.
+    [2, 8]: at least, at most. Training then goes on with fewer when a node is lost, and with more when one comes;
+    scoring takes as many as the cluster has room for when it starts."""
     cpus_per_worker: float | Literal["auto"] = "auto"
-    """auto: one, or less where the machine has fewer CPUs than workers."""
+    """auto: one, or less where the machine has fewer CPUs than workers (of a range: than it has at least)."""
     gpus_per_worker: float | Literal["auto"] = "auto"
     """auto: one where the cluster has GPUs for all workers, else none. Scoring workers may share one: 0.5."""
     stages: Literal["auto", "fused", "apart"] = "auto"
@@ -92,12 +94,12 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(spec: LocalSpec | RaySpec) -> Engine:
-    """The engine that a run file asks for; `close` it after use."""
+def open_engine(spec: LocalSpec | RaySpec, run: str = "") -> Engine:
+    """The engine that a run file asks for; `close` it after use. `run`: the run's name, for metrics."""
     if spec.kind == "local":
         from medray.engines.local import LocalEngine
 
         return LocalEngine()
     from medray.engines.ray import RayEngine
 
-    return RayEngine(spec)
+    return RayEngine(spec, run)

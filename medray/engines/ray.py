@@ -27,6 +27,7 @@ from medray.engines.deadline import Said, until_stopped
 from medray.engines.lanes import CarefulLane, Closer, Lane, Opener, parcel
 from medray.engines.memory import keep_freed_memory
 from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
+from medray.engines.prometheus import Meter
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows import Flow, Receipt, collect
 from medray.training import FitPlan, fit
@@ -37,10 +38,10 @@ LIVE_SECONDS = 2.0
 
 
 class RayEngine:
-    def __init__(self, spec: RaySpec) -> None:
+    def __init__(self, spec: RaySpec, run: str = "") -> None:
         import ray
 
-        self.spec = spec
+        self.spec, self.meter = spec, Meter(run)
         self.started = not ray.is_initialized()
         if self.started:
             start(spec.address)
@@ -61,25 +62,30 @@ class RayEngine:
     def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
         """(workers, CPUs each, GPUs each). Raises UserError where the cluster cannot hold them: Ray would hang."""
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        workers = self.spec.workers
-        if workers == "auto":
-            workers = max(1, _fitting(gpus, self.spec.gpus_per_worker) or int(cpus))
+        asked = self.spec.workers
+        if asked == "auto":
+            asked = max(1, _fitting(gpus, self.spec.gpus_per_worker) or int(cpus))
+        least, most = _range(asked)
         each_gpu = self.spec.gpus_per_worker
         if each_gpu == "auto":
-            each_gpu = 1.0 if gpus >= workers else 0.0
+            each_gpu = 1.0 if gpus >= least else 0.0
         each_cpu = self.spec.cpus_per_worker
         if each_cpu == "auto":
-            each_cpu = min(1.0, int(1000 * cpus / workers) / 1000)
+            each_cpu = min(1.0, int(1000 * cpus / least) / 1000)
+        room = most
         for what, each, there in (("CPU", each_cpu, cpus), ("GPU", each_gpu, gpus)):
-            if workers * each > there:
+            if least * each > there:
                 raise UserError(
                     f"the cluster has too few {what}s for the workers asked for",
                     where="[engine]",
-                    found=f"{workers} workers x {each:g} {what}s on a cluster with {there:g}",
+                    found=f"{'' if least == most else 'at least '}{least} workers x {each:g} {what}s on a cluster "
+                    f"with {there:g}",
                     expected=f"at most {there:g} {what}s in all",
                     do=f"lower [engine] workers or {what.lower()}s_per_worker",
                 )
-        return workers, each_cpu, each_gpu
+            if each:
+                room = min(room, int(there / each + 1e-6))
+        return room, each_cpu, each_gpu
 
     # -- flows
 
@@ -87,7 +93,7 @@ class RayEngine:
         if not flow.plan or flow.over:
             return
         if flow.small:  # starting actors costs seconds
-            collect(flow, careful(flow, threads=1, memory=self.memory))
+            collect(flow, self.meter.in_order(flow, careful(flow, threads=1, memory=self.memory)))
             return
         collect(flow, self._receipts(flow))
 
@@ -96,11 +102,14 @@ class RayEngine:
         halves = self._halves(flow)
         if halves is not None:
             flow = cut(flow, halves)
-        missing = dict(enumerate(flow.plan))
+        missing, meter = dict(enumerate(flow.plan)), self.meter.begin(flow)
 
         def heard(dataset: Any) -> Iterator[Said]:
             for said in _said(dataset):
-                missing.pop(said.number, None)
+                shard = missing.pop(said.number, None)
+                if shard is None:  # told a second time: its entries are committed, and must not be again
+                    continue
+                meter(shard, said.receipt)
                 yield said
 
         for kind, retries in ((Lane, 0), (CarefulLane, 2)):
@@ -163,11 +172,17 @@ class RayEngine:
                 """Ray's would end a training that Ctrl-C has stopped with code 0 or 1; medray's stays in force."""
 
         check_whole(self.workers, self.gpus)
+        workers = self.workers if isinstance(self.spec.workers, int | str) else self.spec.workers
+        if not isinstance(workers, int):
+            # Ray may take a lost node for a living one, for 20 seconds, and then waits a minute for its workers
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
         trainer = Trainer(
             _train_worker,
             train_loop_config={"plan": plan},
             scaling_config=ScalingConfig(
-                num_workers=self.workers,
+                # a range is Ray's own elastic training: what the cluster has room for at each start, and it looks again
+                # for more every minute
+                num_workers=workers,
                 use_gpu=self.gpus > 0,
                 resources_per_worker={"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {}),
             ),
@@ -179,7 +194,12 @@ class RayEngine:
             ),
         )
         folder = files.join(plan.work, plan.name)
-        with _watched(files.join(folder, LIVE), show), _machine_errors():
+
+        def shown(live: dict[str, Any]) -> None:
+            self.meter.training(live)
+            show(live)
+
+        with _watched(files.join(folder, LIVE), shown), _machine_errors():
             result = trainer.fit()
         if files.exists(files.join(folder, REFUSED)):
             error = from_json(json.loads(files.read_bytes(files.join(folder, REFUSED))))
@@ -188,13 +208,26 @@ class RayEngine:
         if result.checkpoint is None:
             raise MachineError("training ended without a checkpoint", where=str(result.path))
         with result.checkpoint.as_directory() as folder:
-            return fitted(Path(folder), self.workers)
+            return fitted(Path(folder), (result.metrics or {}).get("workers", self.workers))
 
     def close(self) -> None:
         import ray
 
         if self.started:
             ray.shutdown()
+
+
+def _range(workers: int | tuple[int, int]) -> tuple[int, int]:
+    """(at least, at most). Raises UserError."""
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    if not 1 <= least <= most:
+        raise UserError(
+            "there has to be a worker" if isinstance(workers, int) else "these workers are no range",
+            where="[engine] workers",
+            found=str(workers if isinstance(workers, int) else list(workers)),
+            expected="a number from 1 up, or [at least, at most]",
+        )
+    return least, most
 
 
 def _storage(uri: str) -> dict[str, Any]:
@@ -361,11 +394,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
         nonlocal shown
         if first and (save is not None or time.monotonic() - shown > LIVE_SECONDS):
-            files.write_bytes(place, json.dumps(live).encode())
+            files.write_bytes(place, json.dumps(live | {"workers": context.get_world_size()}).encode())
             shown = time.monotonic()
         if save is None:
             return
-        metrics = {"epoch": live["epoch"], "step": live["step"]}
+        metrics = {"epoch": live["epoch"], "step": live["step"], "workers": context.get_world_size()}
         if not first:
             ray.train.report(metrics)
             return

@@ -111,6 +111,7 @@ class _Night:
         self.how = how.hexdigest()[:16]
         self.before = before = read_state(folder)
         if before is None and files.exists(files.join(folder, STATE)):
+            progress.fact("index_not_whole", "warning")
             progress.note("the last index is not whole: every file is read again")
         self.afresh = before is None or before.how != self.how
         now = datetime.now(UTC)

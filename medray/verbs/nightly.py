@@ -44,6 +44,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
     store = ScoreStore.open(run.store_uri, create=True)
     with locks.held(files.join(run.store_uri, LOCK), night.id) as other:
         if other is not None:
+            progress.fact("held", "warning")
             progress.note(f"another nightly run works on {run.store}: {other}. This one leaves; nothing is done.")
             return NightlyResult(
                 entries=0, failed=0, night=night.id, held_by=str(other), seconds=time.monotonic() - night.started
@@ -82,6 +83,7 @@ class _Night:
             self._score(uri, facts)
         except MedrayError as error:
             self.progress.note(str(error))
+            self.progress.fact("bundle_failed", "error", error=type(error).__name__, message=error.what)
             self.codes.append(error.exit_code)
             facts["error"] = str(error)
         self.bundles.append(BundleNight(**facts))

@@ -55,6 +55,9 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     )
     for line in labels.notes():
         progress.note(line)
+    progress.fact(
+        "labels", unlabelled=labels.unlabelled, unused_rows=labels.unused_rows, duplicate_rows=labels.duplicate_rows
+    )
     manifest = assign_splits(manifest, run.split)
     manifest, classes = _with_targets(manifest, run)
     used = manifest.filter(_usable(manifest))

@@ -44,6 +44,7 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
         _train_floor(run, prepared, engine, progress)
     finished = None if fresh else _finished(run.bundle_uri, plan.name)
     if finished is not None:
+        progress.fact("reused")
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
@@ -72,6 +73,7 @@ def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Pr
         return
     plan = fit_plan(floor, prepared)
     files.make_folder(files.join(plan.work, plan.name))
+    progress.fact("floor")
     progress.note("first the logistic floor (floor = false leaves it out)")
     fitted = engine.fit(plan, progress.training)
     bundles.save(bundles.make_bundle(_recipe(floor, plan, prepared, fitted), fitted.weights), uri)

@@ -110,6 +110,10 @@ class _Watch:
 
     def note(self, text: str) -> None: ...
 
+    def about(self, **facts: str) -> None: ...
+
+    def fact(self, event: str, level: str = "info", **facts: Any) -> None: ...
+
 
 def score_with_medray(
     archive: Path, bundle: str, out: Path, processes: int, clock: Clock, each: int = 1, **settings: Any
