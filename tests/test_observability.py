@@ -32,12 +32,14 @@ try:
 except SystemExit as end:
     print("exit", end.code)
 until = time.monotonic() + 120
-text = ""
-while "medray_entries_total" not in text or 'reason="truncated"' not in text:
+text, before, now = "", None, []
+while 'reason="truncated"' not in text or now != before:  # all has been sent: nothing new in three intervals
     assert time.monotonic() < until, text[-3000:]
-    time.sleep(0.5)
+    time.sleep(3)
+    before = now
     with urllib.request.urlopen(f"http://127.0.0.1:{{port}}/metrics", timeout=10) as answer:
         text = answer.read().decode()
+    now = sorted(line for line in text.splitlines() if line.startswith("ray_medray_"))
 Path({out!r}).write_text(text)
 import ray
 
