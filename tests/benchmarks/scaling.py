@@ -68,6 +68,10 @@ class Clock:
 
     def note(self, text: str) -> None: ...
 
+    def about(self, **ids: str) -> None: ...
+
+    def fact(self, event: str, level: str = "info", **counts: Any) -> None: ...
+
 
 def write_manifest(folder: Path, count: int) -> None:
     """As `medray index` leaves it: one file an entry, in folders of a thousand."""
