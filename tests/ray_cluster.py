@@ -145,11 +145,11 @@ def _until(what: str, started: list[subprocess.Popen[bytes]], here: Cluster, tru
 
 def _end(started: list[subprocess.Popen[bytes]]) -> None:
     """Workers first; each with all that it has started."""
-    below = [pid for node in started for pid in below(node.pid)]
+    held = [pid for node in started for pid in below(node.pid)]
     for node in reversed(started):
         node.send_signal(signal.SIGTERM)
     until = time.monotonic() + 5
-    while (alive := [pid for pid in below if _parent(pid) is not None]) and time.monotonic() < until:
+    while (alive := [pid for pid in held if _parent(pid) is not None]) and time.monotonic() < until:
         time.sleep(0.1)
     for pid in alive:
         with suppress(ProcessLookupError):

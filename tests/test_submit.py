@@ -241,13 +241,13 @@ def test_a_log_tells_what_begins_how_far_it_is_and_every_epoch(capsys):
 
 
 def test_a_signal_in_a_commit_is_raised_after_it():
-    committed = []
+    committed, before = [], signal.getsignal(signal.SIGTERM)
     with pytest.raises(stopping.Stopped), stopping.on_signals(), stopping.held():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         committed.append("whole")
     assert committed == ["whole"]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(("commit_seconds", "committed"), [(3600.0, [[1, 2]]), (None, [])])
