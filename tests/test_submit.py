@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -306,6 +307,29 @@ def test_a_cluster_that_stays_away_is_given_up_with_the_way_back():
         list(following.lines())
     assert "medray jobs logs a-job --follow" in str(given_up.value)
     assert notes == ["the connection is lost (ConnectionError); the job goes on; trying again"]
+
+
+# Wherever it comes: also where Python itself cannot raise it, so it is pressed again.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("milliseconds", range(1, 41, 2))
+def test_ctrl_c_while_a_log_is_followed_is_nothing_but_that(milliseconds):
+    done = threading.Event()
+
+    def press() -> None:
+        seconds = milliseconds / 1000
+        while not done.wait(seconds):
+            os.kill(os.getpid(), signal.SIGINT)
+            seconds = 0.5
+
+    with FlakyServer(LOG, 1, losses=100, silent=True) as server:
+        following, pressing = Following(JobServer(server.url), "x"), threading.Thread(target=press)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                pressing.start()
+                list(following.lines())
+        finally:
+            done.set()
+            pressing.join()
 
 
 @pytest.mark.parametrize(

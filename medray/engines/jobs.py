@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -201,41 +203,57 @@ class Following:
 
     def _stream(self) -> Iterator[str]:
         """What of the log is new, as it comes, until Ray ends the stream. Raises Unreachable."""
-        import asyncio
-
-        loop = asyncio.new_event_loop()
-        stream = self.server.client.tail_job_logs(self.id)
         passed = 0
-        try:
+        with _heard(self.server.client.tail_job_logs(self.id)) as pieces:
             while True:
                 with _answered(self.server.url):
                     try:
-                        text = loop.run_until_complete(asyncio.wait_for(anext(stream), self.SILENCE))
-                    except StopAsyncIteration:
-                        return
+                        text = pieces.get(timeout=self.SILENCE)
+                    except Empty:
+                        raise TimeoutError from None
+                    if isinstance(text, Exception):
+                        raise text
+                if text is None:
+                    return
                 new = text[max(0, self.seen - passed) :]
                 passed += len(text)
                 self.seen = max(self.seen, passed)
                 if new:
                     yield new
-        finally:
-            _close(loop, stream)
 
 
-def _close(loop: Any, stream: Any) -> None:
-    """Also where Ctrl-C has left the wait for the next piece behind."""
+@contextmanager
+def _heard(stream: AsyncIterator[str]) -> Iterator[SimpleQueue[str | Exception | None]]:
+    """The pieces of a stream as they come, its error or None as the last. It is read in a thread: Ctrl-C cuts the wait
+    for a piece, and never aiohttp at work, which would lose the signal or fail by it."""
     import asyncio
 
-    async def end() -> None:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        await stream.aclose()
+    pieces: SimpleQueue[str | Exception | None] = SimpleQueue()
+    begun: SimpleQueue[Callable[[], object]] = SimpleQueue()
 
-    loop.run_until_complete(end())
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
+    async def read() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        begun.put(lambda: task and loop.call_soon_threadsafe(task.cancel))
+        try:
+            async for text in stream:
+                pieces.put(text)
+            pieces.put(None)
+        except Exception as error:  # raised where the pieces are waited for
+            pieces.put(error)
+
+    def run() -> None:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(read())
+
+    thread = Thread(target=run, name="medray-job-log", daemon=True)
+    thread.start()
+    cancel = begun.get()
+    try:
+        yield pieces
+    finally:
+        with suppress(RuntimeError):  # the stream has ended, and its loop is closed
+            cancel()
+        thread.join(timeout=5)
 
 
 def _given_up(id: str, error: MachineError) -> MachineError:
