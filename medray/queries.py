@@ -13,21 +13,25 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY = "2GB"
+COUNTED = 0.75
+"""Of the memory it takes, what DuckDB counts against its limit: at a join of 100 million rows it took 1.25 times that."""
 
 Rows = pa.Table | pa.RecordBatchReader
 
 
 @contextmanager
 def database(memory: str = MEMORY) -> Iterator[DuckDBPyConnection]:
-    """A DuckDB that holds no more than `memory` and spills the rest below TMPDIR.
+    """A DuckDB that holds no more than about `memory` (as "2GB") and spills the rest below TMPDIR.
 
     Of a join, the right side is the one that is built: an Arrow stream has no size by which DuckDB could choose.
     """
     import duckdb
+    from pydantic import ByteSize, TypeAdapter
 
+    limit = TypeAdapter(ByteSize).validate_python(memory)
     with tempfile.TemporaryDirectory(prefix="medray-") as spill:
         settings = {
-            "memory_limit": memory,
+            "memory_limit": f"{int(COUNTED * limit)}B",
             "temp_directory": spill,
             "preserve_insertion_order": False,
             "disabled_optimizers": "build_side_probe_side,join_order",

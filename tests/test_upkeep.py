@@ -160,6 +160,22 @@ def test_of_two_at_one_moment_that_replace_a_file_one_does(
     assert whole(two_bundles) == before
 
 
+def test_a_claim_clears_old_log_files_away_and_a_commit_looks_for_none(store: ScoreStore) -> None:
+    """Looking costs three calls for every version, each time."""
+    log = Path(store.uri) / "_delta_log"
+    for name in "abc":
+        score(store, "b1", rows({name: 1}))
+    sink = store.sink(store.claim("b1"))
+    store.checkpoint()
+    old = sorted(log.glob("*.json"))[:-1]
+    age(old, 40 * 24)
+    sink.commit([Receipt(sink.write([rows({"d": 1})]))])
+    assert all(path.exists() for path in old)
+    store.claim("b1")
+    assert not any(path.exists() for path in old)
+    assert [row["entry_id"] for row in whole(store)] == ["a", "b", "c", "d"]
+
+
 # --- vacuum ---------------------------------------------------------------------------------------------------
 
 

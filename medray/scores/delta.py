@@ -50,12 +50,14 @@ def transact(
     facts: Mapping[str, Any],
     counters: Mapping[str, int] | None = None,
     partition_by: Sequence[str] = (),
+    clean: bool = True,
 ) -> None:
     """One commit: files added and removed, facts for the log's readers, transaction counters. Raises DeltaError, OSError.
 
-    A commit that has set one of the same counters since the table was read makes this one fail.
+    A commit that has set one of the same counters since the table was read makes this one fail. `clean`: what of the log
+    is older than the table keeps it is looked for, which takes three calls a version, and removed.
     """
-    from deltalake import CommitProperties
+    from deltalake import CommitProperties, PostCommitHookProperties
     from deltalake.transaction import Transaction
 
     table.create_write_transaction(
@@ -67,6 +69,7 @@ def transact(
             custom_metadata=dict(facts),
             app_transactions=[Transaction(app, count) for app, count in (counters or {}).items()],
         ),
+        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=clean),
     )
 
 

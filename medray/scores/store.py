@@ -165,7 +165,15 @@ class ScoreStore:
 
     def _transact(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], counters: dict[str, int]) -> None:
         whose = {"medray.run_id": claim.run_id} | ({"medray.bundle_id": claim.bundle_id} if claim.bundle_id else {})
-        delta.transact(self._table, actions, SCORES, facts=facts | whose, counters=counters, partition_by=["bundle_id"])
+        delta.transact(
+            self._table,
+            actions,
+            SCORES,
+            facts=facts | whose,
+            counters=counters,
+            partition_by=["bundle_id"],
+            clean=not actions,  # at a claim: once a run
+        )
 
     def _count(self, app: str) -> int:
         return self._table.transaction_version(app) or 0

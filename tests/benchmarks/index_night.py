@@ -1,9 +1,11 @@
-"""How long a night's index takes beside a bare listing of the same files, and how much memory it holds.
+"""How long a night takes beside a bare listing of the same files, and how much memory its driver holds.
 
-    python tests/benchmarks/index_night.py [--entries 10000 100000] [--folder DIR] [--per-folder 200]
+    python tests/benchmarks/index_night.py [--entries 10000 100000] [--whole] [--folder DIR] [--per-folder 200]
 
 An archive of tiny pictures (one file, one entry) is made, then indexed in processes of their own: the first time; again
-with nothing new; and after one file was replaced, one added and one deleted. Bare: os.scandir and stat, one thread.
+with nothing new; and after one file was replaced, one added and one deleted. With --whole it is `medray score` each
+time, on a Ray of two workers that it starts: index, what is pending, scores, commits. Bare: os.scandir and stat, one
+thread.
 """
 
 from __future__ import annotations
@@ -52,41 +54,73 @@ def bare(archive: Path) -> tuple[float, int]:
     return time.perf_counter() - start, found
 
 
-def index(folder: Path) -> dict:
-    """The result of an index in a process of its own, with its peak memory in MB."""
-    done = subprocess.run([sys.executable, __file__, "--index", str(folder)], check=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout)
+def night(folder: Path, whole: bool) -> dict:
+    """The result of an index, or of a whole night, in a process of its own, with its peak memory in MB."""
+    words = [sys.executable, __file__, "--night", str(folder), *(["--whole"] if whole else [])]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def index_here(folder: Path) -> None:
+def night_here(folder: Path, whole: bool) -> None:
     import resource
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import toy
 
     from medray.engines.local import LocalEngine
-    from medray.verbs.index import index as verb
+    from medray.verbs.index import index
 
-    verb_run = toy.train_run(folder, modality=MODALITY, labels={})
-    result = verb(verb_run, LocalEngine())
+    if whole:
+        found = score_here(folder)
+    else:
+        found = index(toy.train_run(folder, modality=MODALITY, labels={}), LocalEngine()).model_dump()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**result.model_dump(), "peak_mb": round(peak)}))
+    print(json.dumps({**found, "peak_mb": round(peak)}))
 
 
-def measure(folder: Path, entries: int, per_folder: int) -> None:
+def score_here(folder: Path) -> dict:
+    import side_by_side
+    import toy
+
+    from medray.engines import ray as engine_module
+    from medray.modalities.imaging.spec import ImagingSpec
+    from medray.models.cnn import CnnSpec
+    from medray.verbs import score as verb
+
+    if not (folder / "bundle").exists():
+        spec = ImagingSpec.model_validate(MODALITY)
+        side_by_side.save_bundle(folder / "bundle", modality=spec, model=CnnSpec(channels=(4,), dense=4))
+    indexed: dict = {}
+    index_archive = verb.index_archive
+
+    def noted(*given: object) -> tuple:
+        manifest, result = index_archive(*given)  # type: ignore[arg-type]
+        indexed.update(result.model_dump())
+        return manifest, result
+
+    verb.index_archive = noted  # type: ignore[assignment]
+    run = toy.score_run(folder, engine={"kind": "ray", "workers": 2})
+    start = time.monotonic()
+    result = verb.score(run, engine_module.RayEngine(run.engine))
+    assert result.failed == 0, result.by_reason
+    told = {"scored": result.scored, "start_up": time.monotonic() - start - result.seconds, "stages": result.stages}
+    return indexed | told | {"seconds": result.seconds}
+
+
+def measure(folder: Path, entries: int, per_folder: int, whole: bool) -> None:
     archive = folder / "archive"
     make(archive, entries, per_folder)
     bare(archive)  # the cache of names is warm for all
     floor = min(bare(archive)[0] for _ in range(3))
     print(f"{entries:,} entries: bare listing {floor:.2f} s")
-    show("first", index(folder), floor)
-    show("nothing new", index(folder), floor)
+    show("first", night(folder, whole), floor)
+    show("nothing new", night(folder, whole), floor)
     files = sorted((archive / "0000" / "000000").iterdir())
     files[0].unlink()
     files[1].write_bytes(files[-1].read_bytes() + b"\0")
     shutil.copy(files[2], archive / "new.png")
-    show("one replaced, one new, one deleted", index(folder), floor)
-    show("nothing new", index(folder), floor)
+    show("one replaced, one new, one deleted", night(folder, whole), floor)
+    show("nothing new", night(folder, whole), floor)
 
 
 def show(name: str, found: dict, floor: float) -> None:
@@ -97,6 +131,9 @@ def show(name: str, found: dict, floor: float) -> None:
         f"peak {found['peak_mb']} MB",
         flush=True,
     )
+    if "stages" in found:
+        stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["stages"].items())
+        print(f"    {found['scored']:,} scored; {stages}; Ray started before in {found['start_up']:.1f} s", flush=True)
 
 
 def main() -> None:
@@ -104,14 +141,15 @@ def main() -> None:
     parser.add_argument("--entries", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--per-folder", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="where the archives are made; default: a temporary folder")
-    parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--whole", action="store_true", help="score, too")
+    parser.add_argument("--night", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.index:
-        index_here(chosen.index)
+    if chosen.night:
+        night_here(chosen.night, chosen.whole)
         return
     for entries in chosen.entries:
         with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-            measure(Path(folder), entries, chosen.per_folder)
+            measure(Path(folder), entries, chosen.per_folder, chosen.whole)
 
 
 if __name__ == "__main__":
