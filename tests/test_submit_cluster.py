@@ -21,6 +21,7 @@ from ray_cluster import Cluster, Proxy, cluster
 
 from medray import bundles
 from medray.models.resnet import ResNetSpec
+from medray.verbs.settings import NightlyRun
 
 PRINTED_HERE = ("note: ", "job ", "medray: ")
 """How lines begin that are the client's own."""
@@ -255,6 +256,21 @@ def test_an_id_is_started_once_and_means_one_command(here, archive, trained):
     assert (found["bundle_id"], found["scored"], found["left"]) == (json.loads(trained.stdout)["bundle_id"], 24, 72)
     other = here.medray("submit", "index", archive / "score.toml", "--id", "scores-of-today")
     assert other.returncode == 2 and "another job has this id" in other.stderr
+
+
+def test_a_night_is_submitted_as_any_verb_is(here, archive, trained):
+    shared = {"engine": {"kind": "ray", "workers": 2}, "pseudonym_key": str(archive / "pseudonym.key")}
+    places = {name: str(archive / name) for name in ("archive", "work-nightly", "nightly-scores")}
+    night = NightlyRun.model_validate(
+        {"name": "nightly", "archive": places["archive"], "work": places["work-nightly"], **shared}
+        | {"bundles": [str(archive / "bundle")], "store": places["nightly-scores"], "limit": 40}
+    )
+    toy.write_run_file(archive / "nightly.toml", night)
+    done = here.medray("submit", "nightly", archive / "nightly.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    [told] = json.loads(done.stdout)["bundles"].values()
+    assert (told["scored"], told["failed"], told["left"]) == (40, 0, 56)
+    assert (archive / "work-nightly" / "nights" / "latest.html").exists()
 
 
 def test_the_exit_code_is_that_of_the_job_and_ctrl_c_leaves_it_running(here, archive):

@@ -160,7 +160,7 @@ def _share(free: int | None, threads: int) -> int | None:
 
 def parcel(number: int, shard: pa.Table) -> pa.Table:
     """A shard as one row: its number in the plan, and its rows."""
-    return pa.table({"number": [number], "rows": _stream(shard.schema, shard.to_batches())})
+    return pa.table({"number": [number], "rows": _stream(shard.schema, shard.to_batches(), packed=True)})
 
 
 def unpacked(parcel: pa.Table) -> pa.Table:
@@ -183,10 +183,11 @@ def _taken(facts: dict[str, Any], handed: pa.Table) -> Opened:
     return Opened(pieces, facts["left"], facts["seconds"], facts["slowest"])
 
 
-def _stream(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.Array:
+def _stream(schema: pa.Schema, batches: list[pa.RecordBatch], *, packed: bool = False) -> pa.Array:
     """The batches as one binary value, which may be larger than 2 GB."""
     out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(out, schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if packed else None)
+    with pa.ipc.new_stream(out, schema, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch)
     content = out.getvalue()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,16 +40,30 @@ def keep_freed_memory(*, heaps: bool = False) -> None:
             mallopt(_TOP_PAD, _HEAP)
 
 
+def give_back() -> None:
+    """What nobody holds any more goes back to the system now: before workers need it."""
+    import pyarrow as pa
+
+    gc.collect()  # Ray Data leaves an execution to it
+    pa.default_memory_pool().release_unused()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+def _malloc_trim() -> Callable[[int], object] | None:
+    """glibc's alone."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+
+
 class Trim:
     """Gives freed memory back after all, now and then: what batches of many shapes leave is holes, and they add up."""
 
-    SECONDS = 5.0
+    SECONDS = 2.0
     """Between two times; the next batch takes some of it again, which costs about 30 ms."""
 
     def __init__(self) -> None:
-        self.last = time.monotonic()
-        library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-        self.trim = getattr(library, "malloc_trim", None)  # glibc's alone
+        self.last, self.trim = time.monotonic(), _malloc_trim()
 
     def __call__(self) -> None:
         now = time.monotonic()

@@ -25,7 +25,7 @@ from medray.engines.careful import careful
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.deadline import Said, until_stopped
 from medray.engines.lanes import CarefulLane, Closer, Lane, Opener, parcel
-from medray.engines.memory import keep_freed_memory
+from medray.engines.memory import give_back, keep_freed_memory
 from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
 from medray.engines.prometheus import Meter
 from medray.errors import MachineError, MedrayError, UserError, from_json
@@ -120,6 +120,7 @@ class RayEngine:
             else:
                 workers = min(self.workers if self.gpus and flow.on_gpu else self.readers, len(missing))
                 dataset = self._whole(flow, kind, missing, workers, retries=retries)
+            give_back()
             said = heard(dataset)
             with _machine_errors():
                 if flow.until is None:

@@ -114,7 +114,9 @@ class Events(nn.Module):
 
 def masked(values_BTH: Tensor, mask_BT: Tensor | None, fill: float = 0.0) -> Tensor:
     """The same shape with `fill` where the mask is False, even where NaN stood."""
-    return values_BTH if mask_BT is None else values_BTH.masked_fill(~mask_BT.unsqueeze(2), fill)
+    if mask_BT is None or (mask_BT.device.type == "cpu" and bool(mask_BT.all())):  # a GPU would have to be waited for
+        return values_BTH
+    return values_BTH.masked_fill(~mask_BT.unsqueeze(2), fill)
 
 
 def lengths(mask_BT: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from medray.durations import seconds_of
 from medray.manifest_table import Manifest
-from medray.manifests import MANIFEST, by_place, one_chunk
+from medray.manifests import MANIFEST, by_place, one_chunk, place_order
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
@@ -69,9 +69,11 @@ def in_order(pending: pa.Table, order: str) -> pa.Table:
     So the windows of one sequence and the images of one array, which came together, are still read front to back.
     """
     name, descending = _order(order)
-    rows = by_place(pending)
-    by = pa.table({"by": newest_part(rows) if name == NEWEST else rows.column(name)})
-    return rows.take(pc.sort_indices(by, [("by", "descending" if descending else "ascending")]))  # a stable sort
+    by, places = newest_part(pending) if name == NEWEST else pending.column(name), place_order(pending)
+    if places is not None:
+        by = by.take(places)
+    found = pc.sort_indices(pa.table({"by": by}), [("by", "descending" if descending else "ascending")])  # stable
+    return pending.take(found if places is None else places.take(found))
 
 
 def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | None) -> Iterator[pa.Table]:

@@ -96,7 +96,6 @@ def score_manifest(
                 break
             flow = _flow(run, bundle, spec, chosen, sink, engine.workers, progress, until)
             chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
-            pa.default_memory_pool().release_unused()
             engine.run(flow)
             del flow  # before the next round is read
             sink.slowest = _keyed(sink.slowest, chosen)

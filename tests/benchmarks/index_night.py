@@ -88,7 +88,7 @@ def score_here(folder: Path) -> dict:
     from medray.verbs import score as verb
 
     if not (folder / "bundle").exists():
-        spec = ImagingSpec.model_validate(MODALITY)
+        spec = ImagingSpec.model_validate({**MODALITY, "mean": [128.0], "std": [64.0]})
         side_by_side.save_bundle(folder / "bundle", modality=spec, model=CnnSpec(channels=(4,), dense=4))
     indexed: dict = {}
     index_archive = verb.index_archive
