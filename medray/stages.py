@@ -171,15 +171,15 @@ class Score:
 
 def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, ...]) -> pa.RecordBatch:
     """Samples (B rows) and their scores (B, O) to B x O rows of SCORE_ROWS, sample by sample."""
-    repeat = pa.array(np.repeat(np.arange(len(samples)), len(outputs)))
-    names = pa.DictionaryArray.from_arrays(
-        np.tile(np.arange(len(outputs), dtype=np.int32), len(samples)), list(outputs)
-    ).cast(pa.string())
-    columns = {name: samples.column(name).take(repeat) for name in ("entry_id", "sample_id", "subject_id")}
-    columns["fingerprint"] = samples.column("fingerprint").take(repeat)
-    columns |= {"output": names, "value": pa.array(scores.reshape(-1).astype(np.float32))}
-    empty = pa.nulls(len(repeat), pa.string())
-    columns |= {"reason": empty, "detail": empty}
+    many = len(outputs)
+    found = samples.select(["entry_id", "sample_id", "subject_id", "fingerprint"])
+    if many > 1:
+        found = found.take(pa.array(np.repeat(np.arange(len(samples)), many)))
+    names = pa.array(list(outputs)).take(pa.array(np.tile(np.arange(many), len(samples))))
+    empty = pa.nulls(len(found), pa.string())
+    columns = dict(zip(found.schema.names, found.columns, strict=True))
+    columns |= {"output": names, "value": pa.array(scores.reshape(-1).astype(np.float32)), "reason": empty}
+    columns["detail"] = empty
     return pa.RecordBatch.from_arrays([columns[f.name] for f in SCORE_ROWS], schema=SCORE_ROWS)
 
 

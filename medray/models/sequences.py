@@ -283,8 +283,8 @@ class Recurrent(nn.Module):
                     reversed_BTH = self._run(self.back[i], reverse(hidden_BTH, padded), padded)
                     ends.append(last(reversed_BTH, padded))
                     outputs.append(reverse(reversed_BTH, padded))
-                hidden_BTH = torch.cat(outputs, 2)
-            return hidden_BTH, torch.cat(ends, 1)
+                hidden_BTH = _beside(outputs, 2)
+            return hidden_BTH, _beside(ends, 1)
 
     def _run(self, layer: nn.Module, events_BTE: Tensor, mask_BT: Tensor | None) -> Tensor:
         if mask_BT is None or self.training:
@@ -293,6 +293,11 @@ class Recurrent(nn.Module):
         packed = pack_padded_sequence(events_BTE, steps, batch_first=True, enforce_sorted=False)
         hidden_BTH, _ = pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=events_BTE.shape[1])
         return masked(hidden_BTH, mask_BT)
+
+
+def _beside(parts: list[Tensor], dim: int) -> Tensor:
+    """torch.cat, which would copy a tensor that stands alone."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def reverse(values_BTH: Tensor, mask_BT: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
     python tests/benchmarks/score_patients.py [--patients 200000] [--quick] [--processes 2] [--only NAME …] [--memory]
 
 ideal    hand-written: one process per core; a file decoded once, hourly bins in numpy, forward, one Parquet a piece
-medray   the score flow: MEDS files indexed, read by row range, scored, committed
+medray   the score flow: MEDS files indexed, read by row range, scored, committed; batches as it chooses them
 
 Patients have about 100 timed events of 40 codes over 60 hours and 3 static facts, in MEDS files of 2,000 patients;
 the prediction is 48 hours after the first event. How it is measured: side_by_side.py.
@@ -152,7 +152,7 @@ def ideal(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> N
 
 def medray(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
     key = str(data / "key")
-    side_by_side.score_with_medray(data / "archive", bundle, out, processes, clock, batch_size=PIECE, pseudonym_key=key)
+    side_by_side.score_with_medray(data / "archive", bundle, out, processes, clock, pseudonym_key=key)
 
 
 def scores(system: str, out: Path, data: Path) -> np.ndarray:

@@ -127,15 +127,16 @@ def _order(
             key = (moment << np.uint64(40)) | (code >> np.uint64(24))  # one key: several times faster than lexsort
             if (key[1:] > key[:-1]).all():
                 return None, np.ones(len(entry), bool)
-            order = np.argsort(key)
+            order = np.arange(len(key))
+            rows = np.flatnonzero(_tied(moment[1:] == moment[:-1]))
+            order[rows] = rows[np.argsort(key[rows])]
             key = key[order]
             same = key[1:] == key[:-1]
-            if same.any():
-                tied = np.zeros(len(key), bool)
-                tied[1:] |= same
-                tied[:-1] |= same
-                rows = order[tied]
-                order[tied] = rows[np.lexsort((value[rows], code[rows], key[tied]))]
+            if not same.any():
+                return order, np.ones(len(entry), bool)
+            tied = _tied(same)
+            rows = order[tied]
+            order[tied] = rows[np.lexsort((value[rows], code[rows], key[tied]))]
     if order is None:
         order = np.lexsort((value, code, time, entry))
     new = np.ones(len(entry), bool)
@@ -146,3 +147,11 @@ def _order(
         same &= column[1:] == column[:-1]
     new[1:] = ~same
     return order, new
+
+
+def _tied(same: np.ndarray) -> np.ndarray:
+    """(N,) bool of N - 1 comparisons of neighbours: is equal to the row before or after."""
+    tied = np.zeros(len(same) + 1, bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    return tied
