@@ -178,8 +178,8 @@ def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, 
     names = pa.array(list(outputs)).take(pa.array(np.tile(np.arange(many), len(samples))))
     empty = pa.nulls(len(found), pa.string())
     columns = dict(zip(found.schema.names, found.columns, strict=True))
-    columns |= {"output": names, "value": pa.array(scores.reshape(-1).astype(np.float32)), "reason": empty}
-    columns["detail"] = empty
+    columns |= {"output": names, "value": pa.array(scores.reshape(-1).astype(np.float32))}
+    columns |= {"reason": empty, "detail": empty}
     return pa.RecordBatch.from_arrays([columns[f.name] for f in SCORE_ROWS], schema=SCORE_ROWS)
 
 

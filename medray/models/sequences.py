@@ -102,7 +102,7 @@ class Events(nn.Module):
         parts = [] if sequence is None else [sequence.float()]
         if self.embedding is not None and codes is not None:
             parts.append(self.embedding(codes))
-        events_BTE = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        events_BTE = _joined(parts, 2)
         if events_BTE.shape[1] == 0:  # a batch without any event: one that is masked, for the layers to run on
             events_BTE = events_BTE.new_zeros(events_BTE.shape[0], 1, events_BTE.shape[2])
             mask_BT = torch.zeros(events_BTE.shape[:2], dtype=torch.bool, device=events_BTE.device)
@@ -113,7 +113,7 @@ class Events(nn.Module):
 
 
 def masked(values_BTH: Tensor, mask_BT: Tensor | None, fill: float = 0.0) -> Tensor:
-    """The same shape with `fill` where the mask is False, even where NaN stood."""
+    """The same shape with `fill` where the mask is False, even where NaN stood; may be `values_BTH` itself."""
     if mask_BT is None or (mask_BT.device.type == "cpu" and bool(mask_BT.all())):  # a GPU would have to be waited for
         return values_BTH
     return values_BTH.masked_fill(~mask_BT.unsqueeze(2), fill)
@@ -283,8 +283,8 @@ class Recurrent(nn.Module):
                     reversed_BTH = self._run(self.back[i], reverse(hidden_BTH, padded), padded)
                     ends.append(last(reversed_BTH, padded))
                     outputs.append(reverse(reversed_BTH, padded))
-                hidden_BTH = _beside(outputs, 2)
-            return hidden_BTH, _beside(ends, 1)
+                hidden_BTH = _joined(outputs, 2)
+            return hidden_BTH, _joined(ends, 1)
 
     def _run(self, layer: nn.Module, events_BTE: Tensor, mask_BT: Tensor | None) -> Tensor:
         if mask_BT is None or self.training:
@@ -295,7 +295,7 @@ class Recurrent(nn.Module):
         return masked(hidden_BTH, mask_BT)
 
 
-def _beside(parts: list[Tensor], dim: int) -> Tensor:
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
     """torch.cat, which would copy a tensor that stands alone."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 

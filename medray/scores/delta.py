@@ -55,7 +55,7 @@ def transact(
     """One commit: files added and removed, facts for the log's readers, transaction counters. Raises DeltaError, OSError.
 
     A commit that has set one of the same counters since the table was read makes this one fail. `clean`: what of the log
-    is older than the table keeps it is looked for, which takes three calls a version, and removed.
+    is older than the table keeps it is looked for, which takes three calls a version, and removed, as the table says.
     """
     from deltalake import CommitProperties, PostCommitHookProperties
     from deltalake.transaction import Transaction
@@ -69,7 +69,7 @@ def transact(
             custom_metadata=dict(facts),
             app_transactions=[Transaction(app, count) for app, count in (counters or {}).items()],
         ),
-        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=clean),
+        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=None if clean else False),
     )
 
 

@@ -19,7 +19,7 @@ from medray.row_files import AT, RowFiles, new_rows
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-PIECE_PARTS = 32_768
+PIECE_PARTS = 131_072
 """Parts that are grouped at once."""
 
 COMPARED = [name for name in CHANGES.names if name not in ("key_hi", "key_lo", "change", "seen_at")]

@@ -160,10 +160,11 @@ def _known(entries: list[dict[str, Any]]) -> Known:
         kind, name = resource.get("resourceType"), text(resource.get("id"))
         if url and isinstance(kind, str):
             uuid = _UUID.fullmatch(url)
-            if name or uuid:
-                found[url] = Reference(kind, name or uuid[1])  # type: ignore[index]  # one of the two is there
+            known = name or (uuid and uuid[1])
+            if known:
+                found[url] = Reference(kind, known)
                 if name is None:
-                    resource["id"] = uuid[1]  # type: ignore[index]  # as above
+                    resource["id"] = known
     return found
 
 
