@@ -413,9 +413,22 @@ def collect(flow: Flow, receipts: Iterable[Receipt | None]) -> None:
         commit()
 
 
-def shards(rows: pa.Table, *, workers: int, rows_per_shard: int = 256) -> list[pa.Table]:
-    """`rows` in order, at most `rows_per_shard` in a shard, and several shards per worker where there are enough."""
-    if len(rows) == 0:
-        return []
+def shards(
+    rows: pa.Table, *, workers: int, rows_per_shard: int = 256, edges: np.ndarray | None = None
+) -> list[pa.Table]:
+    """`rows` in order, at most `rows_per_shard` in a shard, and several shards per worker where there are enough.
+
+    `edges`: ascending places where a cut costs least (a file ends there): the last one in the second half of what a shard
+    may hold is where it ends.
+    """
     size = max(1, min(rows_per_shard, -(-len(rows) // (4 * max(1, workers)))))
-    return [rows.slice(start, size) for start in range(0, len(rows), size)]
+    found, start = [], 0
+    while start < len(rows):
+        stop = start + size
+        if edges is not None and stop < len(rows):
+            last = int(np.searchsorted(edges, stop, side="right")) - 1
+            if last >= 0 and edges[last] - start > size // 2:
+                stop = int(edges[last])
+        found.append(rows.slice(start, stop - start))
+        start = stop
+    return found

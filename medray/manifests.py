@@ -10,12 +10,13 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -294,21 +295,66 @@ def place_order(manifest: pa.Table) -> pa.Array | None:
     return pc.sort_indices(keys, [("uri", "ascending"), ("locator", "ascending")])
 
 
-def entries(table: pa.Table | pa.RecordBatch) -> Iterator[Entry]:
-    """The rows of a manifest as Entry objects."""
+class Entries(Sequence[Entry]):
+    """Rows of a manifest for a reader: as Entry objects, or as columns where it takes many at a time."""
 
-    def values(name: str) -> list:
-        return table.column(name).to_pylist() if name in table.schema.names else [None] * len(table)
+    def __init__(self, rows: pa.Table | pa.RecordBatch) -> None:
+        self.rows = rows
 
-    column = table.column("parts")
-    column = one_chunk(column) if isinstance(column, pa.ChunkedArray) else column
-    flat = column.flatten()
-    refs = list(map(PartRef, flat.field("uri").to_pylist(), flat.field("locator").to_pylist()))
-    edges = np.cumsum([0, *column.value_lengths().to_pylist()]).tolist()
-    parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
-    targets = [None if target is None else tuple(target) for target in values("target")]
-    first = (values(name) for name in ("entry_id", "subject_id", "fingerprint"))
-    yield from map(Entry, *first, parts, values("split"), targets, values("reason"), values("detail"))
+    @staticmethod
+    def of(entries: Sequence[Entry]) -> Entries:
+        """The entries with columns, too; those that have them are not touched."""
+        if isinstance(entries, Entries):
+            return entries
+        fields = [MANIFEST.field(name) for name in MANIFEST.names if name in Entry.__dataclass_fields__]
+        rows = [
+            {field.name: getattr(entry, field.name) for field in fields}
+            | {"parts": [part._asdict() for part in entry.parts], "target": entry.target}
+            for entry in entries
+        ]
+        return Entries(pa.RecordBatch.from_pylist(rows, schema=pa.schema([*fields, TARGET])))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        return self._objects[index]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._objects)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """entry_id of each."""
+        return self.rows.column("entry_id").to_pylist()
+
+    def places(self) -> tuple[np.ndarray, pa.Array, pa.Array]:
+        """Of all P parts, entry by entry: (P,) int64 number of the entry, uri, locator."""
+        parts = self._parts
+        flat = parts.flatten()
+        return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), flat.field("locator")
+
+    @property
+    def _parts(self) -> pa.ListArray:
+        column = self.rows.column("parts")
+        return one_chunk(column) if isinstance(column, pa.ChunkedArray) else column
+
+    @cached_property
+    def _objects(self) -> list[Entry]:
+        def values(name: str) -> list:
+            return self.rows.column(name).to_pylist() if name in self.rows.schema.names else [None] * len(self)
+
+        _, uri, locator = self.places()
+        refs = list(map(PartRef, uri.to_pylist(), locator.to_pylist()))
+        edges = np.cumsum([0, *self._parts.value_lengths().to_pylist()]).tolist()
+        parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
+        targets = [None if target is None else tuple(target) for target in values("target")]
+        first = (values(name) for name in ("subject_id", "fingerprint"))
+        return list(map(Entry, self.ids, *first, parts, values("split"), targets, values("reason"), values("detail")))
 
 
 # --- keys -----------------------------------------------------------------------------------------------------

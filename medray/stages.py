@@ -19,7 +19,7 @@ from medray import bundles
 from medray.errors import BundleError
 from medray.files import File, relative
 from medray.flows import Stage
-from medray.manifests import Part, digest, entries, parts_table
+from medray.manifests import Entries, Part, digest, parts_table
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Modality
 from medray.samples import good, joined, null_column, sample_schema
@@ -93,7 +93,7 @@ class Read:
 
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""
-        found = self.modality.read(list(entries(rows)))
+        found = self.modality.read(Entries(rows))
         numbers = found.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
@@ -175,7 +175,9 @@ def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, 
     found = samples.select(["entry_id", "sample_id", "subject_id", "fingerprint"])
     if many > 1:
         found = found.take(pa.array(np.repeat(np.arange(len(samples)), many)))
-    names = pa.array(list(outputs)).take(pa.array(np.tile(np.arange(many), len(samples))))
+        names = pa.array(list(outputs)).take(pa.array(np.tile(np.arange(many), len(samples))))
+    else:
+        names = pa.repeat(outputs[0], len(samples))
     empty = pa.nulls(len(found), pa.string())
     columns = dict(zip(found.schema.names, found.columns, strict=True))
     columns |= {"output": names, "value": pa.array(scores.reshape(-1).astype(np.float32))}

@@ -14,9 +14,9 @@ import xxhash
 from medray.errors import ArchiveError
 from medray.manifests import (
     MANIFEST,
+    Entries,
     Part,
     digest,
-    entries,
     group_parts,
     manifest_digest,
     own_subject,
@@ -151,10 +151,10 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path):
 def test_rows_become_entries_with_their_parts():
     manifest = grouped(part("a", "1", b"x", split="test"), part("a", "2", b"y", split="test"))
     manifest = manifest.append_column("target", pa.array([[0.0, 1.0]], pa.list_(pa.float32())))
-    [entry] = entries(manifest)
+    [entry] = Entries(manifest)
     assert (entry.entry_id, entry.split, entry.target, entry.reason) == ("a", "test", (0.0, 1.0), None)
     assert [(p.uri, p.locator) for p in entry.parts] == [("/archive/a/1", "1"), ("/archive/a/2", "2")]
-    [bare] = entries(manifest.drop_columns("target"))
+    [bare] = Entries(manifest.drop_columns("target"))
     assert bare.target is None
 
 

@@ -112,6 +112,15 @@ def newest_part(manifest: pa.Table) -> pa.Array:
     return pa.array(newest)
 
 
+def file_edges(pending: pa.Table) -> np.ndarray:
+    """Ascending places (N,) int64 where another file begins than the one before was read from: a shard that ends there
+    leaves no file to be opened, and decoded, by two workers."""
+    if len(pending) < 2:
+        return np.empty(0, np.int64)
+    uri = pc.struct_field(pc.list_element(pending.column("parts"), 0), "uri")
+    return 1 + np.flatnonzero(pc.not_equal(uri[1:], uri[:-1]).to_numpy())
+
+
 def placed(plan: Sequence[pa.Table]) -> list[pa.Table]:
     """The shards of a plan, each in the order of files and places: order is kept between shards, locality within."""
     return [by_place(shard) for shard in plan]

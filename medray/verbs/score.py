@@ -21,7 +21,7 @@ from medray.scores import ScoreStore, entry_keys
 from medray.scores.runs import recorded
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
-from medray.verbs.schedule import deadline_at, placed, rounds
+from medray.verbs.schedule import deadline_at, file_edges, placed, rounds
 from medray.verbs.settings import ScoreRun
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 4096, 2**25
@@ -132,9 +132,11 @@ def _flow(
     until: float | None,
 ) -> Flow:
     rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
+    most = _entries_per_shard(chosen)
+    plan = shards(chosen, workers=workers, rows_per_shard=most, edges=file_edges(chosen))
     return Flow(
         "score",
-        placed(shards(chosen, workers=workers, rows_per_shard=_entries_per_shard(chosen))),
+        placed(plan),
         (
             stages.read(spec, rows),
             stages.score(run.bundle_uri, bundle.id, rows, spec),

@@ -33,44 +33,45 @@ def bins(
     T first, as recurrent layers take it.
     """
     vocabulary = spec.vocabulary or ()
-    steps, width, window_us = spec.bins, len(vocabulary), spec.window_us or 0
+    steps, width, channels = spec.bins, len(vocabulary), features(spec)
     numeric = np.array([code.std is not None for code in vocabulary], bool)
-    column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by place in the vocabulary, 0 unknown
     count = int(numeric.sum())
     place = lookup.places(codes)
     known = np.flatnonzero(place)
     sample, place, before = sample[known], place[known], before[known]
-    step = np.minimum((window_us - before) // spec.bin_us, steps - 1)
+    step = np.minimum(((spec.window_us or 0) - before) // spec.bin_us, steps - 1)
     score, is_number = lookup.scores(place, values[known])
-    grid = np.zeros((steps, rows, features(spec)), np.float32)
-    _numbers(grid[:, :, :count], spec.bin_value, step, sample, column[place], score, is_number)
-    present = grid[:, :, count : count + width]
+    cell = (step * rows + sample) * channels  # of the flat grid: several times faster than three indices
+    grid = np.zeros((steps, rows, channels), np.float32)
+    column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by place in the vocabulary, 0 unknown
+    _numbers(grid, count, spec.bin_value, (cell + column[place])[is_number], score[is_number])
     counted = is_number | ~numeric[place - 1]  # a numeric code whose number is missing was not measured
-    present[step[counted], sample[counted], place[counted] - 1] = 1
+    grid.reshape(-1)[(cell + (count + place - 1))[counted]] = 1
     if spec.since_last:
         grid[:, :, count + width :] = _hours_since(
-            spec, present.shape, step[counted], sample[counted], place[counted] - 1, before[counted]
+            spec, (steps, rows, width), step[counted], sample[counted], place[counted] - 1, before[counted]
         )
     return grid.transpose(1, 0, 2)
 
 
-def _numbers(
-    out: np.ndarray, how: str, step: np.ndarray, sample: np.ndarray, column: np.ndarray, score: np.ndarray,
-    is_number: np.ndarray,
-) -> None:  # fmt: skip
-    """Fill `out` (T, B, F), zeros, with each bin's number, or the last one before it."""
-    step, sample, column, score = (each[is_number] for each in (step, sample, column, score))
-    measured = np.zeros(out.shape, bool)
-    measured[step, sample, column] = True
+def _numbers(grid: np.ndarray, count: int, how: str, cell: np.ndarray, score: np.ndarray) -> None:
+    """Fill the first `count` channels of `grid` (T, B, features), zeros, with each bin's number, or the last one before
+    it. `cell` (N,): where in the flat grid each score belongs."""
+    flat = grid.reshape(-1)
     if how == "mean":
-        flat = np.ravel_multi_index((step, sample, column), out.shape)
-        cells, number = np.unique(flat, return_inverse=True)
-        means = np.bincount(number, score) / np.bincount(number)
-        out[np.unravel_index(cells, out.shape)] = means.astype(np.float32)
+        cells, number = np.unique(cell, return_inverse=True)
+        flat[cells] = (np.bincount(number, score) / np.bincount(number)).astype(np.float32)
     else:
-        out[step, sample, column] = score  # of one cell's events, numpy keeps the last
-    for t in range(1, len(out)):
-        np.copyto(out[t], out[t - 1], where=~measured[t])
+        flat[cell] = score  # of one cell's events, numpy keeps the last
+    carried = np.zeros(grid.shape, bool)
+    carried[:, :, :count] = True
+    carried.reshape(-1)[cell] = False
+    width = grid.shape[1] * grid.shape[2]
+    by_step, carried = grid.reshape(-1, width), carried.reshape(-1, width)
+    for t in range(
+        1, len(grid)
+    ):  # over whole rows, the other channels too: one long run is faster than many short ones
+        np.copyto(by_step[t], by_step[t - 1], where=carried[t])
 
 
 def _hours_since(

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from medray.errors import SampleError
 from medray.files import File, relative
@@ -117,7 +118,10 @@ def patient_rows(archive: Archive, place: str, piece: str) -> Rows:
     """All rows of a subject (its number) or of a locator, static ones first, then by time. Raises SampleError."""
     found: list[Rows] = []
     if piece.startswith("rows "):
-        start, stop = np.array(ranges_of(piece)).reshape(-1, 2).T
+        try:
+            _, start, stop = ranges_of(pa.array([piece]))
+        except ValueError:
+            raise SampleError("no_events", "no locator; expected one as a manifest has it") from None
         found.append(archive.open(place).rows(start, stop))
     elif piece.lstrip("-").isdecimal():
         for file in task.data_files(place, TaskSpec()):

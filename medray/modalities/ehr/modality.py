@@ -12,7 +12,7 @@ import pyarrow as pa
 from medray.errors import UserError
 from medray.files import File
 from medray.inputs import Input, Inputs
-from medray.manifests import Entry, Part
+from medray.manifests import Entries, Entry, Part
 from medray.modalities.base import Modality
 from medray.modalities.ehr import reading, vocabulary
 from medray.modalities.ehr.archive import Archive
@@ -51,7 +51,7 @@ class Ehr(Modality):
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample each, `sample_id` "0": see `reading.py`."""
-        return reading.read(self._archive, entries)
+        return reading.read(self._archive, Entries.of(entries))
 
     # --- statistics ---------------------------------------------------------------------------------------------
 

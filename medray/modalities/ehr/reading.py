@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.manifests import Entry
+from medray.manifests import Entries
 from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.codes import code_hash
 from medray.modalities.ehr.meds import STATIC, Rows
@@ -41,7 +40,7 @@ NaN or infinite, older than the most recent `max_events`, or of a code that defi
 COUNTS = ("non_finite", "truncated", "label_events")
 
 
-def read(archive: Archive, entries: Sequence[Entry]) -> pa.RecordBatch:
+def read(archive: Archive, entries: Entries) -> pa.RecordBatch:
     """One row per entry: `entry` (int32), `sample_id` "0", `reason`, `detail`, and PAYLOAD, null where it failed."""
     failures: dict[int, tuple[str, str | None]] = {}
     entry, rows = _rows(archive, entries, failures)
@@ -50,7 +49,7 @@ def read(archive: Archive, entries: Sequence[Entry]) -> pa.RecordBatch:
         failures[i] = ("changed", "its rows are of more than one subject now")
     spec, rule = archive.spec, archive.spec.task.rule
     if rule is None:
-        prediction = text_times([each.entry_id.rpartition("@")[2] for each in entries])
+        prediction = text_times([each.rpartition("@")[2] for each in entries.ids])
     else:
         prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
     found = usable(entry, rows, prediction, spec.window_us, archive.codes)
@@ -75,31 +74,25 @@ def read(archive: Archive, entries: Sequence[Entry]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns | _payload(found, good, most, archive))
 
 
-def _rows(
-    archive: Archive, entries: Sequence[Entry], failures: dict[int, tuple[str, str | None]]
-) -> tuple[np.ndarray, Rows]:
+def _rows(archive: Archive, entries: Entries, failures: dict[int, tuple[str, str | None]]) -> tuple[np.ndarray, Rows]:
     """(entry of each row, ascending, rows) of all parts; an entry whose file cannot be read joins `failures`."""
-    places: dict[str, tuple[list[int], list[int], list[int]]] = {}
-    for i, each in enumerate(entries):
-        for part in each.parts:
-            numbers, starts, stops = places.setdefault(part.uri, ([], [], []))
-            for start, stop in ranges_of(part.locator):
-                numbers.append(i)
-                starts.append(start)
-                stops.append(stop)
+    part_entry, uris, locators = entries.places()
+    part, start, stop = ranges_of(locators)
+    owner, files = part_entry[part], uris.dictionary_encode()
+    file = files.indices.to_numpy()[part]
     found: list[tuple[np.ndarray, Rows]] = []
-    for uri, (numbers, starts, stops) in places.items():
-        if not numbers:
+    for number, uri in enumerate(files.dictionary.to_pylist()):
+        rows = np.flatnonzero(file == number) if len(files.dictionary) > 1 else slice(None)
+        if not len(numbers := owner[rows]):
             continue
         try:
-            start, stop = np.array(starts), np.array(stops)
-            found.append((np.repeat(numbers, stop - start), archive.open(uri).rows(start, stop)))
+            found.append((np.repeat(numbers, (stop - start)[rows]), archive.open(uri).rows(start[rows], stop[rows])))
         except SampleError as error:
-            failures.update(dict.fromkeys(numbers, (error.reason, error.detail)))
+            failures.update(dict.fromkeys(numbers.tolist(), (error.reason, error.detail)))
         except FileNotFoundError as error:
-            failures.update(dict.fromkeys(numbers, ("missing_file", error.strerror)))
+            failures.update(dict.fromkeys(numbers.tolist(), ("missing_file", error.strerror)))
         except OSError as error:
-            failures.update(dict.fromkeys(numbers, ("unreadable", error.strerror or type(error).__name__)))
+            failures.update(dict.fromkeys(numbers.tolist(), ("unreadable", error.strerror or type(error).__name__)))
     if not found:
         kinds = (np.int64, np.int64, np.int32, np.float32)
         return np.empty(0, np.int64), Rows(*(np.empty(0, kind) for kind in kinds))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from medray.errors import SampleError
 from medray.files import File, relative
@@ -23,6 +24,7 @@ from medray.modalities.ehr.usable import NEVER, digests, rule_times, usable
 ROWS_AT_ONCE = 2**18
 NOWHERE = "rows none"
 """Locator of a prediction whose subject stands in no data file."""
+_SIMPLE, _TENS = len("rows 000000120-000000184 in "), 10 ** np.arange(8, -1, -1)
 
 
 class Runs(NamedTuple):
@@ -60,13 +62,28 @@ def runs(file: MedsFile) -> Runs:
     return Runs(owner[np.sort(first)], np.concatenate([[0], np.cumsum(counts)]), start[order], stop[order])
 
 
-def ranges_of(locator: str) -> list[tuple[int, int]]:
-    """[(start, stop)] of a locator; none for NOWHERE."""
+def ranges_of(locators: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All ranges of the locators, one locator's after the other's: ((R,) int64 number of the locator, start, stop);
+    none for NOWHERE."""
+    offsets = np.frombuffer(locators.buffers()[1], np.int32)[locators.offset : locators.offset + len(locators) + 1]
+    starts, text = offsets[:-1], np.frombuffer(locators.buffers()[2] or b"", np.uint8)
+    simple = np.flatnonzero(np.diff(offsets) >= _SIMPLE)
+    head = text[starts[simple, None] + np.arange(_SIMPLE)]
+    one = (head[:, 14] == ord("-")) & (head[:, 24:] == np.frombuffer(b" in ", np.uint8)).all(1)
+    simple, digits = simple[one], head[one].astype(np.int64) - ord("0")
+    number, start, stop = simple, digits[:, 5:14] @ _TENS, digits[:, 15:24] @ _TENS
+    if len(simple) == len(locators):
+        return number, start, stop
+    others = np.setdiff1d(np.arange(len(locators)), simple)
+    several = [(i, *pair) for i in others.tolist() for pair in _ranges(locators[i].as_py())]
+    found = np.concatenate([np.stack([number, start, stop], 1), np.array(several, np.int64).reshape(-1, 3)])
+    return tuple(found[np.argsort(found[:, 0], kind="stable")].T)
+
+
+def _ranges(locator: str) -> list[tuple[int, int]]:
     if locator == NOWHERE:
         return []
     text = locator[5 : locator.index(" in ")]
-    if len(text) == 19:
-        return [(int(text[:9]), int(text[10:]))]
     return [(int(start), int(stop)) for start, _, stop in (each.partition("-") for each in text.split(","))]
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from medray.files import list_files
-from medray.manifests import Entry, by_place, entries, group_parts, parts_table
+from medray.manifests import Entries, Entry, by_place, group_parts, parts_table
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec
 from medray.samples import good
@@ -29,7 +29,7 @@ def manifest() -> Callable[[EhrSpec, Path], pa.Table]:
 
 @pytest.fixture
 def entries_of(manifest) -> Callable[[EhrSpec, Path], list[Entry]]:
-    return lambda spec, root: list(entries(manifest(spec, root)))
+    return lambda spec, root: list(Entries(manifest(spec, root)))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from medray.files import list_files
-from medray.manifests import by_place, entries, group_parts, parts_table
+from medray.manifests import Entries, by_place, group_parts, parts_table
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.samples import tensor_view
@@ -37,7 +37,7 @@ def reasons(index: Index) -> Callable[[GenomicsSpec, Path], dict[str, str | None
     def make(spec: GenomicsSpec, root: Path) -> dict[str, str | None]:
         manifest = index(spec, root)
         found = dict(zip(manifest["entry_id"].to_pylist(), manifest["reason"].to_pylist(), strict=True))
-        usable = [entry for entry in entries(manifest) if entry.reason is None]
+        usable = [entry for entry in Entries(manifest) if entry.reason is None]
         read = spec.open().read(usable)
         names = [usable[i].entry_id for i in read["entry"].to_pylist()]
         return found | dict(zip(names, read["reason"].to_pylist(), strict=True))
@@ -50,7 +50,7 @@ def letters(index: Index) -> Callable[[GenomicsSpec, Path], dict[str, str]]:
     """Entry id → its bases as the model gets them, of the entries that can be read; padding is "-"."""
 
     def make(spec: GenomicsSpec, root: Path) -> dict[str, str]:
-        usable = [entry for entry in entries(index(spec, root)) if entry.reason is None]
+        usable = [entry for entry in Entries(index(spec, root)) if entry.reason is None]
         read = spec.open().read(usable)
         assert read["reason"].null_count == len(usable), read["reason"].to_pylist()
         rows = tensor_view(read["bases"])

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from medray.manifests import entries
+from medray.manifests import Entries
 from medray.modalities.base import at_site
 from medray.modalities.genomics.codes import PAD, reverse_complement, to_codes, to_text
 from medray.modalities.genomics.modality import Genomics
@@ -124,7 +124,7 @@ def test_sequences_that_belong_together_stay_together_through_views_and_fold():
 def test_a_modality_travels_to_workers_and_fits_nothing(tmp_path, index):
     (tmp_path / "x.fa").write_bytes(b">a\nACGT\n")
     modality = pickle.loads(pickle.dumps(GenomicsSpec(length=4).open()))
-    samples = modality.read(list(entries(index(modality.spec, tmp_path))))
+    samples = modality.read(list(Entries(index(modality.spec, tmp_path))))
     assert modality.fitted(modality.summarise(samples)) == modality.spec
     assert modality.pictures(samples) == [None]
     assert samples["bases"].to_pylist() == [[0, 1, 2, 3]]

@@ -74,9 +74,9 @@ def test_gzip_and_bgzip_give_the_samples_and_fingerprints_of_the_plain_file(tmp_
 
 
 def _entries(manifest: pa.Table):
-    from medray.manifests import entries
+    from medray.manifests import Entries
 
-    return entries(manifest)
+    return Entries(manifest)
 
 
 def test_entries_read_in_any_order_are_the_same(tmp_path, compressed, index):

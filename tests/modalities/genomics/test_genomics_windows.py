@@ -6,7 +6,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 from Bio.SeqFeature import BeforePosition, ExactPosition, SeqFeature, SimpleLocation
 
-from medray.manifests import entries
+from medray.manifests import Entries
 from medray.modalities.genomics.codes import to_codes
 from medray.modalities.genomics.features import Coverage, Features, cuts, groups
 from medray.modalities.genomics.genbank import translate
@@ -104,7 +104,7 @@ def test_the_chloroplast_gives_labelled_windows_whose_bases_are_biopythons(share
         if feature.type == "CDS":
             for part in feature.location.parts:
                 coding[int(part.start) : int(part.end)] = True
-    read = spec.open().read(list(entries(manifest)))
+    read = spec.open().read(list(Entries(manifest)))
     assert read["reason"].null_count == len(manifest)
     covered = np.zeros(len(record), int)
     for row, bases in zip(manifest.to_pylist(), read["bases"].to_pylist(), strict=True):
@@ -136,7 +136,7 @@ def test_no_gene_of_the_chloroplast_stands_in_two_subjects(shared_data, index):
 
 def test_a_sequence_in_lower_case_is_no_repeat_in_genbank(shared_data, index):
     spec = GenomicsSpec(length=349, soft_mask="n", ambiguous="spread")
-    rows = list(entries(index(spec, shared_data / "genomics" / "genbank" / "brca_FJ940752.gb")))
+    rows = list(Entries(index(spec, shared_data / "genomics" / "genbank" / "brca_FJ940752.gb")))
     (bases,) = spec.open().read(rows)["bases"].to_pylist()
     assert set(bases) == {0, 1, 2, 3}
 

@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from medray.files import list_files
-from medray.manifests import Entry, PartRef, entries, group_parts, parts_table
+from medray.manifests import Entries, Entry, PartRef, group_parts, parts_table
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.modalities.imaging.modality import Imaging
 
@@ -86,4 +86,4 @@ def entry_of() -> Callable[..., Entry]:
 @pytest.fixture
 def entries_of(index) -> Callable[[Imaging, Path], list[Entry]]:
     """The entries of a folder, in order of their ids."""
-    return lambda modality, root: list(entries(index(modality, root)))
+    return lambda modality, root: list(Entries(index(modality, root)))
