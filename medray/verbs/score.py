@@ -24,7 +24,7 @@ from medray.verbs.results import ScoreResult
 from medray.verbs.schedule import deadline_at, file_edges, placed, rounds
 from medray.verbs.settings import ScoreRun
 
-ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 4096, 2**25
+ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 8192, 2**25
 SMALL_ENTRIES = 32
 
 

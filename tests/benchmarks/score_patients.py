@@ -112,11 +112,14 @@ def grids(path: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         kept = np.flatnonzero(~fact & (when - start[owner] <= HOURS * HOUR_US))
         b, t, f = owner[kept], np.minimum(hour[kept], HOURS - 1), what[kept]
         z = np.clip((number_of[kept] - MEAN.astype(np.float32)[f]) / STD.astype(np.float32)[f], -CLIP, CLIP)
-        grid = np.zeros((HOURS, len(ends) - 1, 2 * CODES), np.float32)
-        grid[t, b, f], grid[t, b, CODES + f] = z, 1
-        measured = grid[:, :, CODES:] > 0
+        grid = np.zeros((HOURS, (len(ends) - 1) * 2 * CODES), np.float32)
+        carried = np.zeros((HOURS, len(ends) - 1, 2 * CODES), bool)
+        carried[:, :, :CODES] = True
+        cell = (t * (len(ends) - 1) + b) * 2 * CODES + f
+        grid.reshape(-1)[cell], grid.reshape(-1)[cell + CODES], carried.reshape(-1)[cell] = z, 1, False
         for step in range(1, HOURS):
-            np.copyto(grid[step, :, :CODES], grid[step - 1, :, :CODES], where=~measured[step])
+            np.copyto(grid[step], grid[step - 1], where=carried[step].reshape(-1))
+        grid = grid.reshape(carried.shape)
         facts = np.zeros((len(ends) - 1, len(STATICS), 2), np.float32)
         of_fact = what[fact] - CODES
         facts[owner[fact], of_fact, 0] = 1

@@ -1,7 +1,9 @@
 """What the scoring benchmarks share: each system in a fresh process, its rate and memory, and equal scores.
 
-    python tests/benchmarks/score_….py [--quick] [--only NAME …] [--processes 2] [--folder DIR] [--memory]
+    python tests/benchmarks/score_….py [--quick] [--rounds 1] [--only NAME …] [--processes 2] [--folder DIR] [--memory]
 
+The systems run in turn, as often as `--rounds` says; of several rounds the medians are shown, and the least and greatest
+ratio of a round: other work on the machine shows there.
 `steady` counts from when every process has finished a first piece of work until the last; `whole` includes start-up
 and, for medray, the index. `--memory` runs medray alone on a tenth of the archive and on all of it: private memory
 (resident less shared) of the driver and of every actor, added up ten times a second.
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -169,6 +172,7 @@ def main(benchmark: Benchmark, script: str, doc: str) -> None:
     parser.add_argument(f"--{benchmark.unit}", type=int, default=benchmark.count, dest="count")
     parser.add_argument("--quick", action="store_true", help=f"{benchmark.quick:,} {benchmark.unit}: does it run")
     parser.add_argument("--memory", action="store_true", help="of medray, on a tenth and on all")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=benchmark.systems, default=list(benchmark.systems))
     parser.add_argument("--folder", type=Path, help="where data are made and kept; default: a temporary folder")
@@ -196,24 +200,28 @@ def main(benchmark: Benchmark, script: str, doc: str) -> None:
         if arguments.memory:
             _show_memory({n: _peak(command("medray", n)[0]) for n in (count // 10, count)}, benchmark.unit)
             return
-        found, scores = {}, {}
-        for system in arguments.only:
+        found: dict[str, list[dict[str, float]]] = {system: [] for system in arguments.only}
+        scores = {}
+        for system in arguments.only * arguments.rounds:
             words, out, data = command(system, count)
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            found[system] = json.loads(done.stdout.strip().splitlines()[-1])
+            found[system].append(json.loads(done.stdout.strip().splitlines()[-1]))
             scores[system] = benchmark.scores(system, out, data)
     _show(found, scores, benchmark.unit)
 
 
-def _show(found: dict[str, dict[str, float]], scores: dict[str, np.ndarray], unit: str) -> None:
+def _show(found: dict[str, list[dict[str, float]]], scores: dict[str, np.ndarray], unit: str) -> None:
     reference = scores[next(iter(scores))]
-    print(f"{'system':<8} {unit:>9} {'steady/s':>9} {'whole/s':>9} {'medray ÷ it, steady':>20} {'difference':>11}")
-    for system, rates in found.items():
-        ratio = found["medray"]["steady"] / rates["steady"] if "medray" in found else float("nan")
+    heads = (f"{'system':<8}", f"{unit:>9}", f"{'steady/s':>9}", f"{'whole/s':>9}", f"{'medray ÷ it, steady':>20}")
+    print(*heads, f"{'of a round':>12}", f"{'difference':>11}")
+    for system, rounds in found.items():
+        units, steady, whole = (median(each[name] for each in rounds) for name in ("units", "steady", "whole"))
+        ours = [each["steady"] for each in found.get("medray", [])] or [float("nan")] * len(rounds)
+        ratios = [our / each["steady"] for our, each in zip(ours, rounds, strict=True)]
         difference = float(np.abs(scores[system] - reference).max())
         print(
-            f"{system:<8} {rates['units']:>9.0f} {rates['steady']:>9.1f} {rates['whole']:>9.1f} "
-            f"{ratio:>20.2f} {difference:>11.2g}"
+            f"{system:<8} {units:>9.0f} {steady:>9.1f} {whole:>9.1f} {median(ours) / steady:>20.2f}"
+            f" {f'{min(ratios):.2f}-{max(ratios):.2f}':>12} {difference:>11.2g}"
         )
 
 

@@ -37,10 +37,11 @@ def bins(
     numeric = np.array([code.std is not None for code in vocabulary], bool)
     count = int(numeric.sum())
     place = lookup.places(codes)
-    known = np.flatnonzero(place)
-    sample, place, before = sample[known], place[known], before[known]
+    if not place.all():
+        known = np.flatnonzero(place)
+        sample, place, before, values = sample[known], place[known], before[known], values[known]
     step = np.minimum(((spec.window_us or 0) - before) // spec.bin_us, steps - 1)
-    score, is_number = lookup.scores(place, values[known])
+    score, is_number = lookup.scores(place, values)
     cell = (step * rows + sample) * channels  # of the flat grid: several times faster than three indices
     grid = np.zeros((steps, rows, channels), np.float32)
     column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by place in the vocabulary, 0 unknown

@@ -57,14 +57,15 @@ def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int
     seen &= until < NEVER
     barred = seen & (role & Role.LABEL).astype(bool)
     inputs = seen & (role & Role.INPUT).astype(bool)
-    kept = slice(None) if inputs.all() else np.flatnonzero(inputs)
+    kept = np.flatnonzero(inputs)
     entry_kept, time, code = entry[kept], rows.time[kept], rows.code[kept]
     value, bad = _numbers(rows.value[kept])
-    order, new = _order(entry_kept, time, codes.hashes[code], value)
-    if order is not None:
-        entry_kept, time, code, value, bad = (each[order] for each in (entry_kept, time, code, value, bad))
-    if not new.all():
-        entry_kept, time, code, value, bad = (each[new] for each in (entry_kept, time, code, value, bad))
+    places, source, again = _order(entry_kept, time, codes.hashes, code, value)
+    if len(places):
+        for each in (entry_kept, time, code, value, bad):
+            each[places] = each[source]
+    if len(again):
+        entry_kept, time, code, value, bad = (np.delete(each, again) for each in (entry_kept, time, code, value, bad))
     non_finite, label_events = (
         np.bincount(each, minlength=entries).astype(np.int32) for each in (entry_kept[bad], entry[barred])
     )
@@ -113,40 +114,40 @@ def _numbers(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _order(
-    entry: np.ndarray, time: np.ndarray, code: np.ndarray, value: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """(order or None where it is right already, (M,) bool of the ordered rows: differs from the row before)."""
-    if len(entry) < 2:
-        return None, np.ones(len(entry), bool)
+    entry: np.ndarray, time: np.ndarray, hashes: np.ndarray, code: np.ndarray, value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(places (K,), source (K,), again (R,)): the row that belongs at each of `places` stands at `source`; all others
+    are in order already. Then the rows `again` are equal to the row before them.
+    """
     new_entry = entry[1:] != entry[:-1]
-    order = None
     if (new_entry | (time[1:] >= time[:-1])).all():  # as MEDS asks for: only events of one time are out of order
-        moment = np.zeros(len(entry), np.uint64)
-        np.cumsum(new_entry | (time[1:] != time[:-1]), dtype=np.uint64, out=moment[1:])
-        if moment[-1] < 2**24:
-            key = (moment << np.uint64(40)) | (code >> np.uint64(24))  # one key: several times faster than lexsort
-            if (key[1:] > key[:-1]).all():
-                return None, np.ones(len(entry), bool)
-            order = np.arange(len(key))
-            rows = np.flatnonzero(_tied(moment[1:] == moment[:-1]))
-            order[rows] = rows[np.argsort(key[rows])]
-            key = key[order]
-            same = key[1:] == key[:-1]
-            if not same.any():
-                return order, np.ones(len(entry), bool)
-            tied = _tied(same)
-            rows = order[tied]
-            order[tied] = rows[np.lexsort((value[rows], code[rows], key[tied]))]
-    if order is None:
-        order = np.lexsort((value, code, time, entry))
-    new = np.ones(len(entry), bool)
-    bits = value.view(np.uint32)
-    same = np.ones(len(entry) - 1, bool)
-    for column in (entry, time, code, bits):
-        column = column[order]
+        together = ~new_entry & (time[1:] == time[:-1])
+        places = np.flatnonzero(_tied(together))
+        moment = np.cumsum(~np.append(False, together)[places])
+        source = places[_by_moment(moment, hashes[code[places]], value[places])]
+    else:
+        places = np.arange(len(entry))
+        source = np.lexsort((value, hashes[code], time, entry))
+    same = np.ones(max(0, len(source) - 1), bool)
+    for column in (entry, time, code, value.view(np.uint32)):
+        column = column[source]
         same &= column[1:] == column[:-1]
-    new[1:] = ~same
-    return order, new
+    return places, source, places[1:][same]
+
+
+def _by_moment(moment: np.ndarray, code: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """(K,) order by moment (ascending already), hash of the code, value."""
+    if len(moment) == 0 or moment[-1] >= 2**24:
+        return np.lexsort((value, code, moment))
+    key = (moment.astype(np.uint64) << np.uint64(40)) | (code >> np.uint64(24))
+    order = np.argsort(key)  # one key: several times faster than lexsort
+    key = key[order]
+    same = key[1:] == key[:-1]
+    if same.any():
+        tied = np.flatnonzero(_tied(same))
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((value[rows], code[rows], key[tied]))]
+    return order
 
 
 def _tied(same: np.ndarray) -> np.ndarray:
