@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -87,6 +88,14 @@ def test_shards_hold_every_row_once_in_order_and_several_fall_to_each_worker():
     assert [len(shard) for shard in shards(rows(600), workers=1, rows_per_shard=100)] == [100] * 6
     assert [len(shard) for shard in shards(rows(3), workers=8)] == [1, 1, 1]
     assert shards(rows(0), workers=2) == []
+
+
+def test_shards_end_at_an_edge_where_one_lies_in_their_second_half():
+    edges = np.array([30, 90, 100, 240, 245, 260])
+    plan = shards(rows(600), workers=1, rows_per_shard=100, edges=edges)
+    assert [len(shard) for shard in plan] == [100, 100, 60, 100, 100, 100, 40]
+    assert pa.concat_tables(plan).equals(rows(600))
+    assert [len(shard) for shard in shards(rows(9), workers=1, edges=np.arange(1, 9))] == [3, 3, 3]
 
 
 def test_receipts_are_committed_once_each_and_shown_as_they_come():

@@ -158,6 +158,19 @@ def test_rows_become_entries_with_their_parts():
     assert bare.target is None
 
 
+def test_entries_as_columns_are_those_as_objects():
+    manifest = grouped(
+        part("a", "1", b"x"), part("b", "1", b"y"), part("b", "2", b"z"), part("c", "1", b"", reason="corrupt")
+    )
+    for found in (Entries(manifest), Entries(manifest.to_batches()[0]), Entries.of(list(Entries(manifest)))):
+        number, uri, locator = found.places()
+        assert number.tolist() == [0, 1, 1, 2] and found.ids == ["a", "b", "c"] and len(found) == 3
+        expected = [(i, *place) for i, entry in enumerate(found) for place in entry.parts]
+        assert list(zip(number.tolist(), uri.to_pylist(), locator.to_pylist(), strict=True)) == expected
+        assert list(found) == list(Entries(manifest)) and found[-1].reason == "corrupt" and len(found[1:]) == 2
+        assert Entries.of(found) is found
+
+
 def test_the_manifests_digest_follows_content_splits_and_targets_but_not_order():
     manifest = grouped(*(part(f"e{i}") for i in range(4)))
     same = manifest.take(pa.array([2, 0, 3, 1]))

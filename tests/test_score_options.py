@@ -18,7 +18,7 @@ from medray.manifest_table import Manifest
 from medray.models.resnet import ResNetSpec
 from medray.scores import ScoreStore
 from medray.verbs import schedule
-from medray.verbs.schedule import deadline_at, in_order, newest_part, rounds
+from medray.verbs.schedule import deadline_at, file_edges, in_order, newest_part, rounds
 from medray.verbs.score import score
 
 DAY = 86_400
@@ -187,6 +187,7 @@ def test_equal_entries_keep_the_order_of_their_places_in_a_file():
     assert in_order(table, "newest").column("entry_id").to_pylist() == ["x", "w", "z", "v", "y"]
     assert in_order(table, "oldest").column("entry_id").to_pylist() == ["v", "y", "x", "w", "z"]
     assert in_order(table, "bytes descending").column("entry_id").to_pylist() == ["x", "v", "y", "w", "z"]
+    assert file_edges(table).tolist() == [1, 3, 4] and file_edges(table.slice(0, 1)).tolist() == []
 
 
 # --- commits and attempts ---------------------------------------------------------------------------------------

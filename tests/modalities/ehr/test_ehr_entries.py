@@ -16,6 +16,7 @@ from medray.errors import LabelError, RunFileError
 from medray.modalities.base import at_site
 from medray.modalities.ehr.codes import code_hash
 from medray.modalities.ehr.rules import duration_us, parse_rule
+from medray.modalities.ehr.scan import NOWHERE, ranges_of
 from medray.modalities.ehr.spec import AGE, EhrSpec, TaskSpec
 
 HOUR = 3_600_000_000
@@ -164,6 +165,23 @@ def test_real_stays_cut_at_48_hours_give_the_samples_of_whole_ones(tmp_path, sha
     assert rows(whole) == rows(cut) and len(whole) == 40
     prints = [manifest(spec, tmp_path / name).column("fingerprint").to_pylist() for name in ("whole", "cut")]
     assert prints[0] == prints[1]
+
+
+def test_ranges_of_all_kinds_of_locators_are_read_together():
+    big = 12_345_678_901
+    locators = [
+        "rows 000000120-000000184 in data/a-b.parquet",
+        NOWHERE,
+        "rows 000000001-000000002,000000007-000000009 in data/ in .parquet",
+        f"rows {big}-{big + 2} in ü.parquet",
+        "rows 999999999-1000000003 in a",
+        "rows 000000000-000000005 in a",
+    ]
+    expected = [(0, 120, 184), (2, 1, 2), (2, 7, 9), (3, big, big + 2), (4, 999_999_999, 1_000_000_003), (5, 0, 5)]
+    column = pa.array(["", *locators, ""]).slice(1, len(locators))
+    assert list(zip(*(each.tolist() for each in ranges_of(column)), strict=True)) == expected
+    assert [each.tolist() for each in ranges_of(column.slice(1, 1))] == [[], [], []]
+    assert [each.tolist() for each in ranges_of(pa.array([], pa.string()))] == [[], [], []]
 
 
 def test_order_duplicates_and_scattered_rows_of_a_file_change_nothing(tmp_path, manifest, read):

@@ -53,6 +53,9 @@ def test_the_timeline_is_a_picture_with_the_same_bytes_every_time(stays):
 def test_what_is_no_record_is_said_with_a_reason(tmp_path, stays):
     with pytest.raises(SampleError, match="no such subject"):
         EhrSpec.inspect(f"{stays}#1")
+    for typed in ("rows 5-9", "rows five-nine in data/0.parquet", "rows 000000000-000000001"):
+        with pytest.raises(SampleError, match="no locator"):
+            EhrSpec.inspect(f"{stays / 'data' / '0.parquet'}#{typed}")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(SampleError) as caught:
         EhrSpec.inspect(str(tmp_path))
