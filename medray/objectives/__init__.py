@@ -1,0 +1,33 @@
+"""Objectives: what a model learns to say. binary, multiclass, multilabel, regression: loss, activation, metrics.
+
+    B row of a batch, N row, K logit, O output, T target.  `classes` are raw labels, `outputs` the names of scores.
+
+The four have the same methods, so the flow that uses them never asks which one it has:
+
+    classes = objective.fit_classes(train_labels)           # kept in the bundle
+    targets = objective.targets(labels, classes)            # list<float32>; null where there is no label
+    objective = objective.fitted(train_targets)             # (N, T) array; regression keeps mean and deviation
+    weights = objective.weights(train_targets, classes)
+    loss = objective.loss(logits, targets, weights).mean()
+    scores = objective.activate(logits)
+    objective = objective.calibrated(validation_scores, validation_targets)
+    thresholds = objective.choose_threshold(validation_scores, validation_targets)
+    metrics = objective.metrics(scores, targets, thresholds, objective.display(classes))
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from medray.objectives.binary import BinaryObjective, MultilabelObjective
+from medray.objectives.multiclass import MulticlassObjective
+from medray.objectives.regression import RegressionObjective
+
+ObjectiveSpec = Annotated[
+    BinaryObjective | MulticlassObjective | MultilabelObjective | RegressionObjective, Field(discriminator="kind")
+]
+"""The registry of objectives: what [objective] of a run file holds and a bundle keeps."""
+
+__all__ = ["BinaryObjective", "MulticlassObjective", "MultilabelObjective", "ObjectiveSpec", "RegressionObjective"]

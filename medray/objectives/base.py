@@ -1,0 +1,163 @@
+"""Objective: what the four have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from medray import bootstrap as boot
+from medray import calibration as cal
+from medray import classes as text
+from medray import metrics as measure
+from medray.losses import ClassWeights
+from medray.metrics import CLASSIFICATION, Direction
+
+if TYPE_CHECKING:
+    import torch
+
+Labels = pa.Array | pa.ChunkedArray  # of list<string>, one list per row
+
+
+class Objective(BaseModel, ABC):
+    """What the four share: a frozen type without unknown keys, and the names of its outputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] | None = None
+    """Display names of the classes, labels or outputs; of classes in natural order of the raw labels ("2" < "10")."""
+
+    calibration: Literal["none", "validation"] = "none"
+    """validation: scores are calibrated on the validation split: Platt's scale and offset for each binary output, one
+    temperature for classes. Their order stays; only what the numbers mean changes."""
+    calibrator: tuple[tuple[float, float], ...] | None = None
+    """Scale and offset of the logits of each output; fitted, not to be set in a run file."""
+
+    @field_validator("names")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (len(set(names)) != len(names) or not all(names)):
+            raise ValueError("names must be different from each other and not empty")
+        return names
+
+    @field_validator("class_weights", check_fields=False)
+    @classmethod
+    def _weights_positive(cls, weights: ClassWeights) -> ClassWeights:
+        if not isinstance(weights, str) and not (weights and all(0 < w < float("inf") for w in weights)):
+            raise ValueError("class_weights must be 'none', 'balanced' or positive finite numbers, one for each class")
+        return weights
+
+    def fitted(self, targets: np.ndarray) -> Self:
+        """This objective with its statistics of the train targets (N, T); only regression has any."""
+        return self
+
+    def calibrated(self, scores: np.ndarray, targets: np.ndarray) -> Self:
+        """This objective with its calibrator, of validation scores (N, O) and targets (N, T), where it asks for one."""
+        if self.calibration == "none" or self.calibrator is not None:
+            return self
+        return self.model_copy(update={"calibrator": self._fit_calibrator(*self._labelled(scores, targets))})
+
+    @abstractmethod
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, K) logits to (B, O) float32 scores."""
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...] | None:
+        """Of the labelled rows; None: this objective knows no calibration."""
+        return None
+
+    def recalibrated(self, scores: np.ndarray) -> np.ndarray:
+        """Scores (N, O) as `activate` gave them before there was a calibrator, to those it gives now; float32."""
+        if self.calibrator is None:
+            return scores
+        import torch
+
+        return self.activate(torch.from_numpy(self._logits(scores).astype(np.float32))).numpy()
+
+    def uncalibrated(self, scores: np.ndarray) -> np.ndarray:
+        """The opposite of `recalibrated`: what the network said itself."""
+        if self.calibrator is None:
+            return scores
+        import torch
+
+        scale, offset = np.array(self.calibrator).T
+        logits = (self._logits(scores) - offset) / scale
+        plain = self.model_copy(update={"calibrator": None})
+        return plain.activate(torch.from_numpy(logits.astype(np.float32))).numpy()
+
+    def _logits(self, scores: np.ndarray) -> np.ndarray:
+        """(N, O) float64 logits that `activate` makes these scores of."""
+        return cal.logit(scores)
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        """float32 logits, calibrated where there is a calibrator."""
+        import torch
+
+        logits = logits.float()
+        if self.calibrator is None:
+            return logits
+        scale, offset = torch.tensor(self.calibrator, dtype=torch.float32, device=logits.device).T
+        return logits * scale + offset
+
+    def display(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names for people of all classes, labels or outputs, in the order of `classes`."""
+        raw = sorted(classes, key=text.natural_key)
+        name = dict(zip(raw, text.displayed(self.names, raw), strict=True))
+        return tuple(name[each] for each in classes)
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of the scores, in the order of `activate`'s columns."""
+        return self.display(classes)
+
+    def width(self, classes: Sequence[str]) -> int:
+        """Number of logits."""
+        return len(classes)
+
+    def scalar_metrics(self) -> tuple[str, ...]:
+        """Names of the scalars in `metrics`; early stopping may watch these and "loss"."""
+        return CLASSIFICATION
+
+    @abstractmethod
+    def primary_metric(self) -> tuple[str, Direction]:
+        """What early stopping watches by default, and which way is better."""
+
+    @abstractmethod
+    def _scalars(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+    ) -> boot.Scalars:
+        """Each scalar metric (R,) under row weights (N, R)."""
+
+    def bootstrap(
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        subjects: np.ndarray,
+        thresholds: Sequence[float] = (),
+        *,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> dict[str, tuple[float, float]]:
+        """{scalar metric: (low, high)}: percentile bootstrap over whole subjects (N,) str, at fixed thresholds.
+
+        A metric that is not defined in most resamples has no interval.
+        """
+        subjects = np.asarray(subjects)[~np.isnan(targets).all(axis=1)]
+        scores, targets = self._labelled(scores, targets)
+
+        def scalars(weights: np.ndarray) -> boot.Scalars:
+            found = self._scalars(scores, targets, thresholds, weights)
+            return {name: found[name] for name in self.scalar_metrics()}
+
+        return boot.intervals(scalars, subjects, resamples=resamples, confidence=confidence, seed=seed)
+
+    def _checked(self, scores: np.ndarray) -> np.ndarray:
+        return measure.checked_scores(scores)
+
+    def _labelled(self, scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows with a target, scores (N, O) as float64. Raises MedrayError for scores that are not finite."""
+        known = ~np.isnan(targets).all(axis=1)
+        return self._checked(scores)[known], np.asarray(targets, np.float64)[known]

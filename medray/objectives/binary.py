@@ -1,0 +1,198 @@
+"""Binary and multilabel: each output is a probability of its own, with a threshold of its own."""
+
+# B row of a batch, N row, T label
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from medray import bootstrap as boot
+from medray import calibration as cal
+from medray import classes as text
+from medray import losses
+from medray import metrics as measure
+from medray.errors import LabelError
+from medray.losses import ClassWeights
+from medray.metrics import Direction
+from medray.objectives.base import Labels, Objective
+from medray.thresholds import Rule, choose
+
+if TYPE_CHECKING:
+    import torch
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Threshold = Rule | Fraction
+
+
+class BinaryObjective(Objective):
+    """Two classes, one score: the probability of the positive one. Targets (N, 1): 1 positive, 0 negative."""
+
+    kind: Literal["binary"] = "binary"
+    positive: str | None = None
+    """The positive class, by raw label or display name; default: the last in natural order."""
+    class_weights: ClassWeights = "none"
+    """Numbers: negative, positive."""
+    threshold: Threshold = "youden"
+    """How the decision threshold is chosen on the validation split; a number is taken as it is."""
+    sensitivity_target: Fraction = 0.95
+    """With threshold = "sensitivity": the highest threshold that reaches it."""
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.names is not None and len(self.names) != 2:
+            raise ValueError(f"binary has two names, found {len(self.names)}")
+        if not isinstance(self.class_weights, str) and len(self.class_weights) != 2:
+            raise ValueError(f"binary has two class_weights (negative, positive), found {len(self.class_weights)}")
+        return self
+
+    def fit_classes(self, labels: Labels) -> tuple[str, ...]:
+        """(negative, positive) raw labels seen in train. Raises LabelError where there are not two."""
+        raw = text.seen_classes(labels, self.kind)
+        if len(raw) != 2:
+            raise LabelError(
+                "objective 'binary' needs two classes in the train split",
+                found=f"{len(raw)}: {text.shown(raw)}",
+                expected="2",
+                do="set objective.kind = 'multiclass'" if len(raw) > 2 else "check the labels and the split",
+            )
+        shown = text.displayed(self.names, raw)
+        if self.positive is None:
+            return raw
+        if self.positive not in (*raw, *shown):
+            raise LabelError(
+                "objective.positive is none of the classes",
+                found=repr(self.positive),
+                expected=f"one of {text.shown({*raw, *shown})}",
+            )
+        positive = raw.index(self.positive) if self.positive in raw else shown.index(self.positive)
+        return raw[1 - positive], raw[positive]
+
+    def targets(self, labels: Labels, classes: Sequence[str]) -> pa.Array:
+        """list<float32> [1] positive, [0] negative, null without label. Raises LabelError for other labels."""
+        return text.class_targets(labels, classes, self.kind)
+
+    def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return self.display(classes)[1:]
+
+    def width(self, classes: Sequence[str]) -> int:
+        return 1
+
+    def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
+        """(1, 2) float32, negative and positive, of train targets (N, 1); mean over the rows is 1."""
+        return losses.label_weights(targets, self.class_weights, binary=True)
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+        """(B, 1) logits, (B, 1) targets to (B,) float32 cross-entropy; 0 for a row without target."""
+        return losses.sigmoid_loss(logits, targets, weights)
+
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, 1) logits to (B, 1) float32 probabilities of the positive class."""
+        return self._scaled(logits).sigmoid()
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return _platt_each(scores, targets)
+
+    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+        """One threshold from validation scores (N, 1) and targets (N, 1)."""
+        return _thresholds(scores, targets, self.threshold, self.sensitivity_target)
+
+    def metrics(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """JSON-ready scalars and `confusion_matrix` [[tn, fp], [fn, tp]]; rows without target are left out."""
+        scores, targets = self._labelled(scores, targets)
+        return measure.binary_report(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0])
+
+    def _scalars(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+    ) -> boot.Scalars:
+        return boot.binary_scalars(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], weights)
+
+    def primary_metric(self) -> tuple[str, Direction]:
+        return "auroc", "max"
+
+
+class MultilabelObjective(Objective):
+    """T findings that may be present together, T probabilities. Targets (N, T): 0 or 1, NaN where not known."""
+
+    kind: Literal["multilabel"] = "multilabel"
+    class_weights: ClassWeights = "none"
+    """Numbers: for each label, the weight of a present one against 1 for an absent one."""
+    threshold: Threshold = "youden"
+    """How each label's decision threshold is chosen on the validation split; a number is taken as it is."""
+    sensitivity_target: Fraction = 0.95
+    """With threshold = "sensitivity": the highest threshold that reaches it."""
+
+    def fit_classes(self, labels: Labels) -> tuple[str, ...]:
+        """Names of the labels: `names`, or label_0, label_1 … Raises LabelError where rows differ in length."""
+        classes = text.output_names(labels, self.names, "label")
+        if not isinstance(self.class_weights, str) and len(self.class_weights) != len(classes):
+            raise LabelError(
+                "objective.class_weights must have one number for each label",
+                found=f"{len(self.class_weights)} numbers",
+                expected=str(len(classes)),
+            )
+        return classes
+
+    def display(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(classes)
+
+    def targets(self, labels: Labels, classes: Sequence[str]) -> pa.Array:
+        """list<float32> of 0 and 1 per label, null elements where not known. Raises LabelError for other values."""
+        return text.number_targets(labels, classes, text.truth_value, "0 or 1 for each label, or nothing")
+
+    def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
+        """(T, 2) float32, absent and present, of train targets (N, T); mean over each label's known rows is 1."""
+        return losses.label_weights(targets, self.class_weights, binary=False)
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+        """(B, T) logits, (B, T) targets to (B,) float32: mean cross-entropy of the row's known labels."""
+        return losses.sigmoid_loss(logits, targets, weights)
+
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, T) logits to (B, T) float32 probabilities."""
+        return self._scaled(logits).sigmoid()
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return _platt_each(scores, targets)
+
+    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+        """A threshold for each label from validation scores (N, T) and targets (N, T)."""
+        return _thresholds(scores, targets, self.threshold, self.sensitivity_target)
+
+    def metrics(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """JSON-ready scalars (means over labels), `confusion_matrix` (T, 2, 2), `per_label` by name (or index)."""
+        scores, targets = self._labelled(scores, targets)
+        width = scores.shape[1]
+        return measure.multilabel_report(
+            scores, targets, list(thresholds) or [0.5] * width, measure.named(names, width)
+        )
+
+    def _scalars(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+    ) -> boot.Scalars:
+        return boot.multilabel_scalars(scores, targets, list(thresholds) or [0.5] * scores.shape[1], weights)
+
+    def primary_metric(self) -> tuple[str, Direction]:
+        return "auroc", "max"
+
+
+def _platt_each(scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Scale and offset for each column of validation scores (N, T) and targets (N, T); rows not known are left out."""
+    known = ~np.isnan(targets)
+    return tuple(cal.platt(scores[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(scores.shape[1]))
+
+
+def _thresholds(scores: np.ndarray, targets: np.ndarray, rule: Threshold, target: float) -> tuple[float, ...]:
+    """One threshold for each column of validation scores (N, T) and targets (N, T); rows not known are left out."""
+    scores = measure.checked_scores(scores)
+    known = ~np.isnan(targets)
+    columns = range(scores.shape[1])
+    return tuple(choose(scores[known[:, k], k], targets[known[:, k], k] > 0.5, rule, target) for k in columns)

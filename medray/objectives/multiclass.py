@@ -1,0 +1,93 @@
+"""Multiclass: one of K classes."""
+
+# B row of a batch, N row, K class
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from medray import bootstrap as boot
+from medray import calibration as cal
+from medray import classes as text
+from medray import losses
+from medray import metrics as measure
+from medray.errors import LabelError
+from medray.losses import ClassWeights
+from medray.metrics import Direction
+from medray.objectives.base import Labels, Objective
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MulticlassObjective(Objective):
+    """K classes that exclude each other, K probabilities. Targets (N, 1): the index of the class."""
+
+    kind: Literal["multiclass"] = "multiclass"
+    class_weights: ClassWeights = "none"
+    """Numbers: one for each class, in natural order of the raw labels."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def fit_classes(self, labels: Labels) -> tuple[str, ...]:
+        """Raw labels seen in train, in natural order. Raises LabelError where there are fewer than two."""
+        raw = text.seen_classes(labels, self.kind)
+        if len(raw) < 2:
+            raise LabelError(
+                "objective 'multiclass' needs two classes or more in the train split",
+                found=text.shown(raw),
+                do="check the label column and the split",
+            )
+        text.displayed(self.names, raw)
+        if not isinstance(self.class_weights, str) and len(self.class_weights) != len(raw):
+            raise LabelError(
+                "objective.class_weights must have one number for each class",
+                found=f"{len(self.class_weights)} numbers",
+                expected=f"{len(raw)}, for {text.shown(raw)}",
+            )
+        return raw
+
+    def targets(self, labels: Labels, classes: Sequence[str]) -> pa.Array:
+        """list<float32> [class index], null without label. Raises LabelError for labels not in `classes`."""
+        return text.class_targets(labels, classes, self.kind)
+
+    def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
+        """(K,) float32 of train targets (N, 1); mean over the rows is 1. A class without rows gets 1."""
+        return losses.class_weights(targets, self.class_weights, len(classes))
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+        """(B, K) logits, (B, 1) targets to (B,) float32 cross-entropy; 0 for a row without target."""
+        return losses.softmax_loss(logits, targets, weights, self.label_smoothing)
+
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, K) logits to (B, K) float32 probabilities, summing to 1."""
+        return self._scaled(logits).softmax(dim=1)
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return ((cal.temperature(scores, targets[:, 0].astype(np.int64)), 0.0),) * scores.shape[1]
+
+    def _logits(self, scores: np.ndarray) -> np.ndarray:
+        return np.log(np.clip(scores, cal.TINY, 1.0))
+
+    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+        """None: the class of the highest probability is called."""
+        return ()
+
+    def metrics(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """JSON-ready scalars (means over classes), `confusion_matrix` (K, K) and `per_class` by name (or index)."""
+        scores, targets = self._labelled(scores, targets)
+        return measure.multiclass_report(scores, targets[:, 0].astype(np.int64), measure.named(names, scores.shape[1]))
+
+    def _scalars(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+    ) -> boot.Scalars:
+        return boot.multiclass_scalars(scores, targets[:, 0].astype(np.int64), weights)
+
+    def primary_metric(self) -> tuple[str, Direction]:
+        return "accuracy", "max"

@@ -1,0 +1,103 @@
+"""Regression: numbers in the target's own unit."""
+
+# B row of a batch, N row, T output
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+
+from medray import bootstrap as boot
+from medray import classes as text
+from medray import losses
+from medray import metrics as measure
+from medray.errors import LabelError
+from medray.metrics import REGRESSION, Direction
+from medray.objectives.base import Labels, Objective
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RegressionObjective(Objective):
+    """T numbers. The network learns them standardised by the train split; scores are in the target's own unit."""
+
+    kind: Literal["regression"] = "regression"
+    loss_function: Literal["mse", "mae", "huber"] = "mse"
+    """On standardised values; huber turns linear at 1 deviation (Huber 1964)."""
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+    """Of the train targets, set by `fitted`; None: targets are learned as they are."""
+
+    def fit_classes(self, labels: Labels) -> tuple[str, ...]:
+        """Names of the outputs: `names`, or value (value_0, value_1 …). Raises LabelError where rows differ."""
+        return text.output_names(labels, self.names, "value")
+
+    def display(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(classes)
+
+    def targets(self, labels: Labels, classes: Sequence[str]) -> pa.Array:
+        """list<float32> of values, null elements where not known. Raises LabelError for what is no finite number."""
+        return text.number_targets(labels, classes, text.finite_number, "finite numbers, or nothing")
+
+    def fitted(self, targets: np.ndarray) -> Self:
+        """This objective with mean and deviation of train targets (N, T); a constant output gets deviation 1.
+
+        Raises LabelError where an output has no value at all.
+        """
+        known = np.asarray(targets, np.float64)
+        if np.isnan(known).all(axis=0).any() or not len(known):
+            raise LabelError("an output has no value in any training row", do="check the label columns and the split")
+        mean, deviation = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+        deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0)
+        return self.model_copy(update={"mean": tuple(mean.tolist()), "deviation": tuple(deviation.tolist())})
+
+    def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
+        """None: there are no classes to weigh."""
+        return None
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+        """(B, T) logits, (B, T) targets in their unit to (B,) float32: mean over the row's known outputs."""
+        mean, deviation = self._statistics(logits)
+        return losses.value_loss(logits, (targets.float() - mean) / deviation, self.loss_function)
+
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, T) logits to (B, T) float32 values in the target's unit."""
+        mean, deviation = self._statistics(logits)
+        return logits.float() * deviation + mean
+
+    def _statistics(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(T,) mean and deviation, float32, where the logits are."""
+        import torch
+
+        width = logits.shape[1]
+        mean = torch.tensor(self.mean or (0.0,) * width, dtype=torch.float32, device=logits.device)
+        return mean, torch.tensor(self.deviation or (1.0,) * width, dtype=torch.float32, device=logits.device)
+
+    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+        """None: a number is not called."""
+        return ()
+
+    def metrics(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """JSON-ready scalars (means over outputs) and `per_output` by name (or index)."""
+        scores, targets = self._labelled(scores, targets)
+        return measure.regression_report(scores, targets, measure.named(names, scores.shape[1]))
+
+    def _scalars(
+        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+    ) -> boot.Scalars:
+        return boot.regression_scalars(scores, targets, weights)
+
+    def _checked(self, scores: np.ndarray) -> np.ndarray:
+        return measure.checked_scores(scores, probabilities=False)
+
+    def scalar_metrics(self) -> tuple[str, ...]:
+        return REGRESSION
+
+    def primary_metric(self) -> tuple[str, Direction]:
+        return "mae", "min"

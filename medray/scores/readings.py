@@ -1,0 +1,218 @@
+"""Readings of the score table: what is pending, current scores, summaries. DuckDB over streams of columns, within a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from medray.errors import REASONS
+from medray.manifest_table import Manifest
+from medray.queries import database, query
+from medray.scores.table import SCORES, entry_keys
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+
+class Readings:
+    """The reading half of a ScoreStore. Every reading is of the newest version."""
+
+    def __init__(self, uri: str, table: DeltaTable) -> None:
+        self.uri, self._table = uri, table
+
+    @property
+    def version(self) -> int:
+        """Version of the log as last read."""
+        return self._table.version()
+
+    def pending(
+        self,
+        manifest: pa.Table | Manifest,
+        bundle_id: str,
+        *,
+        retry_failed: bool | Collection[str] = False,
+        attempts: int | None = None,
+        memory: str = "2GB",
+    ) -> pa.Table:
+        """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
+
+        Of a Manifest, which lies on disk, only these rows come into memory.
+
+        Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
+        A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
+        latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
+        tried less than `attempts` times. Reads the key columns of this bundle's files as a stream, and spills to disk
+        beyond `memory`.
+        """
+        if len(manifest) == 0:
+            return manifest.table() if isinstance(manifest, Manifest) else manifest
+        numbers = self.pending_rows(manifest, bundle_id, retry_failed=retry_failed, attempts=attempts, memory=memory)
+        if isinstance(manifest, Manifest):
+            return manifest.take(numbers)
+        mask = np.zeros(len(manifest), bool)
+        mask[numbers] = True
+        return manifest.filter(pa.array(mask))
+
+    def pending_rows(
+        self,
+        manifest: pa.Table | Manifest,
+        bundle_id: str,
+        *,
+        retry_failed: bool | Collection[str] = False,
+        attempts: int | None = None,
+        memory: str = "2GB",
+    ) -> np.ndarray:
+        """As `pending`: the numbers of the rows alone, (N,) int64 in no order, as `Manifest.take` wants them."""
+        unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
+        if unknown:
+            raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
+        columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
+        done = "done"
+        if retry_failed:
+            codes = None if retry_failed is True else pa.array(sorted(retry_failed), pa.string())
+            reason = ds.field("reason")
+            columns["again"] = reason.is_valid() if codes is None else reason.isin(codes)
+            columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
+            enough = "" if attempts is None else f'or count(distinct "at") >= {attempts:d}'
+            done = f"""(select key_hi, key_lo from done group by all
+                        having coalesce(max("at") filter (again) < max("at"), true) {enough})"""
+        rows = self._query(
+            f"select row from wanted anti join {done} using (key_hi, key_lo)",
+            memory,
+            wanted=manifest.keys("row") if isinstance(manifest, Manifest) else _keys(manifest),
+            done=self._scan(columns, bundle_id),
+        )
+        return rows.column("row").to_numpy()
+
+    def scores(self, bundle_id: str, manifest: pa.Table | None = None, *, memory: str = "2GB") -> pa.Table:
+        """Current rows (SCORES) of a bundle, ordered by entry, sample and output: each entry's latest attempt.
+
+        With a manifest: of its entries alone, at the content that they have there.
+        """
+        columns = {name: ds.field(name) for name in SCORES.names}
+        columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
+        tables: dict[str, Any] = {"found": self._scan(columns, bundle_id)}
+        where = ""
+        if manifest is not None:
+            keys = entry_keys(manifest)
+            tables["wanted"] = pa.table({"key_hi": keys[:, 0], "key_lo": keys[:, 1]})
+            where = "semi join wanted using (key_hi, key_lo)"
+        rows = self._query(
+            f"""select * from found {where}
+                qualify scored_at = max(scored_at) over (partition by entry_id)
+                order by entry_id, sample_id, output""",
+            memory,
+            **tables,
+        )
+        return rows.select(SCORES.names).cast(SCORES)
+
+    def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
+        """What the current rows of a bundle are of, by groups of entries: {group, outputs, run_ids}, each in order.
+
+        `group` is a regular expression for entry ids; its first group names the group. Other entries are left out.
+        """
+        columns = {name: ds.field(name) for name in ("entry_id", "output", "run_id")}
+        columns["at"] = ds.field("scored_at").cast(pa.int64())
+        names = "list_sort(list(distinct output)) as outputs, list_sort(list(distinct run_id)) as run_ids"
+        rows = self._query(
+            f"""with latest as (select * from found qualify "at" = max("at") over (partition by entry_id))
+                select regexp_extract(entry_id, '{group.replace("'", "''")}', 1) as "group", {names}
+                from latest where regexp_matches(entry_id, '{group.replace("'", "''")}') group by 1 order by 1""",
+            "2GB",
+            found=self._scan(columns, bundle_id),
+        )
+        return rows.to_pylist()
+
+    def stream(self, bundle_id: str, prefix: str, *, memory: str = "2GB") -> Iterator[pa.RecordBatch]:
+        """Current rows of the entries whose id begins with `prefix`, ordered by entry id, in bounded memory.
+
+        Columns entry_id, sample_id, fingerprint, output, value, reason.
+        """
+        names = ("entry_id", "sample_id", "fingerprint", "output", "value", "reason")
+        columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
+        self._table.update_incremental()
+        chosen = (ds.field("bundle_id") == bundle_id) & pc.starts_with(ds.field("entry_id"), prefix)
+        found = self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
+        sql = f"""select {", ".join(names)} from found qualify "at" = max("at") over (partition by entry_id)
+                  order by entry_id"""
+        with database(memory) as db, query(db, sql, found=found) as rows:
+            yield from rows
+
+    def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
+        """What is in the store, JSON-ready, by each entry's latest attempt.
+
+        {store, version, bundles: {bundle_id: {entries, scored, failed, reasons: {code: entries}, last_run_id,
+        last_scored_at, rows, files, bytes}}}; entries = scored + failed. Any failed sample makes an entry failed.
+        """
+        names = ("bundle_id", "entry_id", "reason", "run_id")
+        columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
+        bundles: dict[str, dict[str, Any]] = {}
+        for row in self._query(_SUMMARY, memory, found=self._scan(columns)).to_pylist():
+            bundle = bundles.setdefault(row["bundle_id"], {"entries": 0, "scored": 0, "failed": 0, "reasons": {}})
+            bundle["entries"] += row["entries"]
+            bundle["scored" if row["reason"] is None else "failed"] += row["entries"]
+            if row["reason"] is not None:
+                bundle["reasons"][row["reason"]] = row["entries"]
+            if row["at"] >= bundle.get("_at", row["at"]):
+                bundle |= {"_at": row["at"], "last_run_id": row["run_id"]}
+        for bundle in bundles.values():
+            last = datetime.fromtimestamp(bundle.pop("_at") / 1e6, UTC)
+            bundle |= {"last_scored_at": last.isoformat(timespec="seconds"), "rows": 0, "files": 0, "bytes": 0}
+        for action in pa.table(self._table.get_add_actions(flatten=True)).to_pylist():
+            bundle = bundles[action["partition.bundle_id"]]
+            bundle["rows"] += action["num_records"]
+            bundle["files"] += 1
+            bundle["bytes"] += action["size_bytes"]
+        return {"store": self.uri, "version": self.version, "bundles": bundles}
+
+    def query(
+        self,
+        sql: str,
+        columns: dict[str, ds.Expression],
+        bundle_id: str,
+        *,
+        where: ds.Expression | None = None,
+        memory: str = "2GB",
+    ) -> pa.Table:
+        """Rows of a query in DuckDB over `found`: these columns of a bundle's rows, of every attempt.
+
+        `where` on scored_at or run_id spares reading files of other runs.
+        """
+        return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
+
+    def _scan(
+        self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
+    ) -> pa.RecordBatchReader:
+        """A stream of these columns of the newest version, from the files of one bundle or of all."""
+        self._table.update_incremental()
+        chosen = None if bundle_id is None else ds.field("bundle_id") == bundle_id
+        if where is not None:
+            chosen = where if chosen is None else chosen & where
+        return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
+
+    def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
+        """Rows of a query in DuckDB."""
+        with database(memory) as db, query(db, sql, **tables) as rows:
+            return rows.read_all()
+
+
+# 2 * at + 1 for a failed row: of the rows of one attempt, a failed one decides.
+_SUMMARY = """
+with latest as (
+    select bundle_id, max("at") as "at", arg_max(run_id, "at") as run_id,
+           arg_max(struct_pack(code := reason), 2 * "at" + (reason is not null)::int).code as reason
+    from found group by bundle_id, entry_id)
+select bundle_id, reason, count(*) as entries, max("at") as "at", arg_max(run_id, "at") as run_id
+from latest group by bundle_id, reason order by bundle_id, reason
+"""
+
+
+def _keys(manifest: pa.Table) -> pa.Table:
+    keys = entry_keys(manifest)
+    return pa.table({"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]})
