@@ -69,9 +69,8 @@ def _numbers(grid: np.ndarray, count: int, how: str, cell: np.ndarray, score: np
     carried.reshape(-1)[cell] = False
     width = grid.shape[1] * grid.shape[2]
     by_step, carried = grid.reshape(-1, width), carried.reshape(-1, width)
-    for t in range(
-        1, len(grid)
-    ):  # over whole rows, the other channels too: one long run is faster than many short ones
+    # over whole rows, the other channels too: one long run is faster than many short ones
+    for t in range(1, len(grid)):
         np.copyto(by_step[t], by_step[t - 1], where=carried[t])
 
 

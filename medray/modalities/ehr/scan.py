@@ -65,6 +65,7 @@ def runs(file: MedsFile) -> Runs:
 def ranges_of(locators: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All ranges of the locators, one locator's after the other's: ((R,) int64 number of the locator, start, stop);
     none for NOWHERE."""
+    locators = locators.cast(pa.string())
     offsets = np.frombuffer(locators.buffers()[1], np.int32)[locators.offset : locators.offset + len(locators) + 1]
     starts, text = offsets[:-1], np.frombuffer(locators.buffers()[2] or b"", np.uint8)
     simple = np.flatnonzero(np.diff(offsets) >= _SIMPLE)
