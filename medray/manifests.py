@@ -6,7 +6,6 @@ series may lie in many files, an .npz holds many images) and lets a night re-sca
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -24,7 +23,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from medray.errors import ArchiveError
-from medray.files import read_bytes, write_bytes
+from medray.files import File, read_bytes, write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,7 @@ class Part:
     size: int = 0
     """Bytes of this part; for a part that is a whole file, the file's."""
     modified_ns: int = 0
-    """Of the file, with `file_size` how a later index sees that it need not be opened again."""
-    file_size: int = 0
+    """Of the file."""
     subject: str | None = None
     """As the file has it; `pseudonym` replaces it before it leaves the worker. None: the entry is its own subject."""
     person: bool = True
@@ -152,34 +150,39 @@ def pseudonym_key(path: str | None) -> bytes:
 
 def pseudonym(subject: str, key: bytes) -> str:
     """HMAC-SHA256 of a subject's own identifier, 16 hex digits (64 bits): stable under one key, not reversible."""
-    return hmac.new(key, subject.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.digest(key, subject.encode(), "sha256").hex()[:16]
 
 
 # --- parts to entries -----------------------------------------------------------------------------------------
 
 
-def parts_table(parts: Iterable[Part], key: bytes) -> pa.Table:
-    """Parts as a PARTS table, subjects replaced by their pseudonyms."""
+def parts_table(parts: Iterable[Part], key: bytes, files: Iterable[File] | None = None) -> pa.Table:
+    """Parts as a PARTS table, subjects replaced by their pseudonyms.
+
+    `files`: the file of each part, whose size and time stand in the row, whatever the part says: a later index sees by
+    them that the file need not be opened again.
+    """
     parts = list(parts)
-    keyed = [_hidden(part, key) for part in parts]
-    rows = [
-        {
-            "entry_id": p.entry_id.replace("{subject}", subject or "") if "{" in p.entry_id else p.entry_id,
-            "uri": p.uri,
-            "locator": p.locator,
-            "digest": p.digest or digest(b""),
-            "size": p.size,
-            "modified_ns": p.modified_ns,
-            "file_size": p.file_size,
-            "subject_id": subject,
-            "label": list(p.label) or None,
-            "split": p.split,
-            "reason": p.reason,
-            "detail": p.detail,
-        }
-        for p, subject in zip(parts, keyed, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=PARTS)
+    subjects = [_hidden(part, key) for part in parts]
+    held = None if files is None else list(files)
+    columns = {
+        "entry_id": [
+            p.entry_id.replace("{subject}", subject or "") if "{" in p.entry_id else p.entry_id
+            for p, subject in zip(parts, subjects, strict=True)
+        ],
+        "uri": [p.uri for p in parts],
+        "locator": [p.locator for p in parts],
+        "digest": [p.digest or digest(b"") for p in parts],
+        "size": [p.size for p in parts],
+        "modified_ns": [each.modified_ns for each in held or parts],
+        "file_size": [file.size for file in held] if held is not None else [None] * len(parts),
+        "subject_id": subjects,
+        "label": [list(p.label) or None for p in parts],
+        "split": [p.split for p in parts],
+        "reason": [p.reason for p in parts],
+        "detail": [p.detail for p in parts],
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in PARTS], schema=PARTS)
 
 
 def _hidden(part: Part, key: bytes) -> str | None:

@@ -6,7 +6,6 @@ Each is made once per worker from small picklable settings.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -53,24 +52,24 @@ class Scan:
         self.modality, self.root, self.key = spec.open(), root, key
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        parts = (part for row in batch.to_pylist() for part in self._scan(**row))
-        while piece := list(islice(parts, PARTS_AT_ONCE)):
-            yield from parts_table(piece, self.key).to_batches()
+        found = (pair for row in batch.to_pylist() for pair in self._scan(**row))
+        while piece := list(islice(found, PARTS_AT_ONCE)):
+            parts, of_file = zip(*piece, strict=True)
+            yield from parts_table(parts, self.key, of_file).to_batches()
 
-    def _scan(self, reason: str | None = None, detail: str | None = None, **facts: Any) -> Iterator[Part]:
+    def _scan(self, reason: str | None = None, detail: str | None = None, **facts: Any) -> Iterator[tuple[Part, File]]:
         file = File(**facts)
-        of_file = {"file_size": file.size, "modified_ns": file.modified_ns}
         if reason is None:
             try:
                 for part in self.modality.scan(file, self.root):
-                    yield replace(part, **of_file)
+                    yield part, file
                 return
             except OSError as error:
                 reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
                 detail = error.strerror or type(error).__name__
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
-        known = Part(relative(file.uri, self.root), file.uri, digest=digest(unread), size=file.size)
-        yield replace(known, **of_file, reason=reason, detail=detail)
+        path = relative(file.uri, self.root)
+        yield Part(path, file.uri, digest=digest(unread), size=file.size, reason=reason, detail=detail), file
 
 
 class Read:

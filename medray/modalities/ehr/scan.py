@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -119,6 +120,8 @@ def _parts(archive: Archive, file: File, root: str, path: str) -> Iterator[Part]
         times, labels = table.time[of_table], [table.label[i] for i in of_table.tolist()]
     splits = task.split_of(archive.splits(root), found.subject)
     size = np.add.reduceat(found.stop - found.start, found.offsets[:-1]) if len(found.subject) else np.empty(0, int)
+    locators, subjects = _locators(found, path), found.subject.tolist()
+    of_file = (file.size * size / max(1, len(meds))).astype(np.int64).tolist()
     for piece in _pieces(size[rows]):
         prints, when = _digests(archive, meds, found, rows[piece], None if times is None else times[piece])
         for i, row in enumerate(rows[piece].tolist()):
@@ -126,11 +129,11 @@ def _parts(archive: Archive, file: File, root: str, path: str) -> Iterator[Part]
             yield Part(
                 f"{{subject}}@{when[i]}",
                 file.uri,
-                _locator(found, row, path),
+                locators[row],
                 prints[i],
-                int(file.size * size[row] / max(1, len(meds))),
+                of_file[row],
                 file.modified_ns,
-                subject=str(found.subject[row]),
+                subject=str(subjects[row]),
                 label=() if label is None else (label,),
                 split=splits[row],
             )
@@ -142,12 +145,10 @@ def _pieces(sizes: np.ndarray) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _locator(found: Runs, subject: int, path: str) -> str:
-    first, last = int(found.offsets[subject]), int(found.offsets[subject + 1])
-    if last == first + 1:
-        return f"rows {found.start[first]:09d}-{found.stop[first]:09d} in {path}"
-    ranges = zip(found.start[first:last].tolist(), found.stop[first:last].tolist(), strict=True)
-    return f"rows {','.join(f'{start:09d}-{stop:09d}' for start, stop in ranges)} in {path}"
+def _locators(found: Runs, path: str) -> list[str]:
+    """Of each subject (S,)."""
+    ranges = [f"{start:09d}-{stop:09d}" for start, stop in zip(found.start.tolist(), found.stop.tolist(), strict=True)]
+    return [f"rows {','.join(ranges[first:last])} in {path}" for first, last in pairwise(found.offsets.tolist())]
 
 
 def _digests(

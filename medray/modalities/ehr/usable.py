@@ -6,6 +6,7 @@ entry, time (static first), hash of the code, value; NaN after numbers. Events e
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -97,10 +98,10 @@ def digests(found: Usable, codes: CodeTable) -> list[bytes]:
     content = memoryview(packed.tobytes())
     entries = len(found.prediction)
     ends = np.searchsorted(found.entry, np.arange(entries + 1)) * EVENT.itemsize
-    heads = np.stack([found.prediction, found.birth], axis=1).astype("<i8")
+    heads = np.stack([found.prediction, found.birth], axis=1).astype("<i8").tobytes()
     prints = []
-    for i, (start, stop) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)):
-        whole = xxhash.xxh3_128(heads[i].tobytes())
+    for i, (start, stop) in enumerate(pairwise(ends.tolist())):
+        whole = xxhash.xxh3_128(heads[16 * i : 16 * i + 16])
         whole.update(content[start:stop])
         prints.append(whole.digest())
     return prints
