@@ -1,4 +1,4 @@
-"""Engine `ray`: Ray Data runs flows, Ray Train fits networks. The only file of medray that imports ray."""
+"""Engine `ray`: Ray Data runs flows, Ray Train fits networks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import shutil
-import socket
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from medray import files
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.careful import careful
 from medray.engines.checkpoints import cache_folder, fitted
+from medray.engines.connection import start
 from medray.engines.deadline import Said, until_stopped
 from medray.engines.lanes import CarefulLane, Closer, Lane, Opener, parcel
 from medray.engines.memory import give_back, keep_freed_memory
@@ -237,63 +236,6 @@ def _storage(uri: str) -> dict[str, Any]:
         return {"storage_path": uri}
     system, path = files.file_system(uri)
     return {"storage_path": path, "storage_filesystem": system}
-
-
-def start(address: str | None = None, **options: Any) -> None:
-    """Connect to a cluster, or start Ray on this machine, without its noise on the terminal."""
-    import ray
-
-    # the core worker prints a warning at every start of a restartable actor (ray-project/ray#53727)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address is None and "RAY_ADDRESS" not in os.environ:  # a job of a cluster has it
-        address = "local"  # without it, Ray joins any cluster that was started on this machine
-    if address == "local":
-        options["include_dashboard"] = False
-    if address is not None and address not in ("auto", "local"):
-        knock(address)
-    try:
-        with _held_stderr():
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
-    except ConnectionError as error:
-        raise _no_cluster(address, str(error).splitlines()[0]) from None
-
-
-def knock(address: str) -> None:
-    """Ray itself waits minutes for a head that is not there. Raises MachineError."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from None
-
-
-def _no_cluster(address: str | None, found: str) -> MachineError:
-    return MachineError(
-        "there is no Ray cluster at this address",
-        where=f"[engine] address = {address!r}",
-        found=found,
-        expected="host:port of a running head, or auto",
-        do="check it with `ray status --address …`, or leave the key out to use this machine",
-    )
-
-
-@contextmanager
-def _held_stderr() -> Iterator[None]:
-    """Hold back what native code prints to stderr; show it where the work fails."""
-    sys.stderr.flush()
-    real = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:  # Ctrl-C, too: what was held back is shown, and it goes on
-            os.dup2(real, 2)
-            held.seek(0)
-            os.write(2, held.read())
-            raise
-        finally:
-            os.dup2(real, 2)
-            os.close(real)
 
 
 def _object_store() -> float:
