@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -29,7 +29,39 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Threshold = Rule | Fraction
 
 
-class BinaryObjective(Objective):
+class _YesOrNo(Objective):
+    """Each of T outputs is a probability of its own; T is 1 for two classes."""
+
+    threshold: Threshold = "youden"
+    """How the decision threshold is chosen on the validation split; a number is taken as it is."""
+    sensitivity_target: Fraction = 0.95
+    """With threshold = "sensitivity": the highest threshold that reaches it."""
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+        """(B, T) logits, (B, T) targets to (B,) float32: mean cross-entropy of what is known of the row; 0 for nothing."""
+        return losses.sigmoid_loss(logits, targets, weights)
+
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, T) logits to (B, T) float32 probabilities of the positive class, or of each label."""
+        return self._scaled(logits).sigmoid()
+
+    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
+        return tuple(cal.platt(score, truth) for score, truth in self._known(scores, targets))
+
+    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+        """A threshold for each output from validation scores (N, T) and targets (N, T)."""
+        known = self._known(measure.checked_scores(scores), targets)
+        return tuple(choose(score, truth, self.threshold, self.sensitivity_target) for score, truth in known)
+
+    @staticmethod
+    def _known(scores: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each output: scores and whether it is so (bool), of the rows where that is known."""
+        for score, target in zip(scores.T, targets.T, strict=True):
+            known = ~np.isnan(target)
+            yield score[known], target[known] > 0.5
+
+
+class BinaryObjective(_YesOrNo):
     """Two classes, one score: the probability of the positive one. Targets (N, 1): 1 positive, 0 negative."""
 
     kind: Literal["binary"] = "binary"
@@ -37,10 +69,6 @@ class BinaryObjective(Objective):
     """The positive class, by raw label or display name; default: the last in natural order."""
     class_weights: ClassWeights = "none"
     """Numbers: negative, positive."""
-    threshold: Threshold = "youden"
-    """How the decision threshold is chosen on the validation split; a number is taken as it is."""
-    sensitivity_target: Fraction = 0.95
-    """With threshold = "sensitivity": the highest threshold that reaches it."""
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -86,21 +114,6 @@ class BinaryObjective(Objective):
         """(1, 2) float32, negative and positive, of train targets (N, 1); mean over the rows is 1."""
         return losses.label_weights(targets, self.class_weights, binary=True)
 
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
-        """(B, 1) logits, (B, 1) targets to (B,) float32 cross-entropy; 0 for a row without target."""
-        return losses.sigmoid_loss(logits, targets, weights)
-
-    def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, 1) logits to (B, 1) float32 probabilities of the positive class."""
-        return self._scaled(logits).sigmoid()
-
-    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
-        return _platt_each(scores, targets)
-
-    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
-        """One threshold from validation scores (N, 1) and targets (N, 1)."""
-        return _thresholds(scores, targets, self.threshold, self.sensitivity_target)
-
     def metrics(
         self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str] = ()
     ) -> dict[str, Any]:
@@ -117,7 +130,7 @@ class BinaryObjective(Objective):
         return "auroc", "max"
 
 
-class MultilabelObjective(Objective):
+class MultilabelObjective(_YesOrNo):
     """T findings that may be present together, T probabilities. Targets (N, T): 0 or 1, NaN where not known."""
 
     kind: Literal["multilabel"] = "multilabel"
@@ -150,21 +163,6 @@ class MultilabelObjective(Objective):
         """(T, 2) float32, absent and present, of train targets (N, T); mean over each label's known rows is 1."""
         return losses.label_weights(targets, self.class_weights, binary=False)
 
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
-        """(B, T) logits, (B, T) targets to (B,) float32: mean cross-entropy of the row's known labels."""
-        return losses.sigmoid_loss(logits, targets, weights)
-
-    def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, T) logits to (B, T) float32 probabilities."""
-        return self._scaled(logits).sigmoid()
-
-    def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
-        return _platt_each(scores, targets)
-
-    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
-        """A threshold for each label from validation scores (N, T) and targets (N, T)."""
-        return _thresholds(scores, targets, self.threshold, self.sensitivity_target)
-
     def metrics(
         self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str] = ()
     ) -> dict[str, Any]:
@@ -182,17 +180,3 @@ class MultilabelObjective(Objective):
 
     def primary_metric(self) -> tuple[str, Direction]:
         return "auroc", "max"
-
-
-def _platt_each(scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """Scale and offset for each column of validation scores (N, T) and targets (N, T); rows not known are left out."""
-    known = ~np.isnan(targets)
-    return tuple(cal.platt(scores[known[:, k], k], targets[known[:, k], k] > 0.5) for k in range(scores.shape[1]))
-
-
-def _thresholds(scores: np.ndarray, targets: np.ndarray, rule: Threshold, target: float) -> tuple[float, ...]:
-    """One threshold for each column of validation scores (N, T) and targets (N, T); rows not known are left out."""
-    scores = measure.checked_scores(scores)
-    known = ~np.isnan(targets)
-    columns = range(scores.shape[1])
-    return tuple(choose(scores[known[:, k], k], targets[known[:, k], k] > 0.5, rule, target) for k in columns)

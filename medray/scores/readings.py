@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 
+class PendingOptions(TypedDict, total=False):
+    """See Readings.pending."""
+
+    retry_failed: bool | Collection[str]
+    attempts: int | None
+    memory: str
+
+
 class Readings:
     """The reading half of a ScoreStore. Every reading is of the newest version."""
 
@@ -31,15 +39,7 @@ class Readings:
         """Version of the log as last read."""
         return self._table.version()
 
-    def pending(
-        self,
-        manifest: pa.Table | Manifest,
-        bundle_id: str,
-        *,
-        retry_failed: bool | Collection[str] = False,
-        attempts: int | None = None,
-        memory: str = "2GB",
-    ) -> pa.Table:
+    def pending(self, manifest: pa.Table | Manifest, bundle_id: str, **options: Unpack[PendingOptions]) -> pa.Table:
         """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
 
         Of a Manifest, which lies on disk, only these rows come into memory.
@@ -52,7 +52,7 @@ class Readings:
         """
         if len(manifest) == 0:
             return manifest.table() if isinstance(manifest, Manifest) else manifest
-        numbers = self.pending_rows(manifest, bundle_id, retry_failed=retry_failed, attempts=attempts, memory=memory)
+        numbers = self.pending_rows(manifest, bundle_id, **options)
         if isinstance(manifest, Manifest):
             return manifest.take(numbers)
         mask = np.zeros(len(manifest), bool)
