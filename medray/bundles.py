@@ -121,7 +121,7 @@ def load(uri: str) -> Bundle:
         raise BundleError(
             "this is not a bundle",
             where=uri,
-            found=f"no {PurePosixPath(error.filename or SPEC).name}",
+            found=f"no {PurePosixPath(error.filename or SPEC).name}" if files.exists(uri) else "nothing there",
             expected=f"a folder with {WEIGHTS} and {SPEC}",
             do="train first (medray train RUN.toml), or check the `bundle` key",
         ) from None

@@ -97,6 +97,7 @@ def given(
     return [f"{key}={json.dumps(value)}" for key, value in options.items() if value]
 
 
+FAILED_SHOWN = 20
 _COMMANDS = {"train": "train", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
 _KEYS = {
     "any": "a `bundle` key",
@@ -133,6 +134,9 @@ def print_result(found: dict[str, Any]) -> None:
     for title, value in found.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
+    if failed := found.get("failed_files"):
+        paper.title("failed files, by their place in the order of names")
+        paper.table(failed[:FAILED_SHOWN])
 
 
 def print_model(result: BaseModel, json_: bool) -> None:

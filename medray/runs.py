@@ -204,6 +204,8 @@ def _problem(detail: ErrorDetails, kind: Any) -> Problem:
             known = [field for table in tables for field in fields(table)]
             elsewhere = [".".join(path) for path in key_paths(kind) if path[-1] == name]
             do = _did_you_mean(name, known) or (f"did you mean {elsewhere[0]}?" if elsewhere else "")
+            if ".".join((*keys, name)) in elsewhere:
+                do = "take it out: it belongs to another kind of this table"
             return Problem((*keys, name), "unknown key", expected=_listed(known), do=do)
         case "missing":
             return Problem(keys, "this key is missing", do="add it to the run file")
@@ -224,7 +226,16 @@ def _problem(detail: ErrorDetails, kind: Any) -> Problem:
             what = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             return Problem(keys, what, "" if isinstance(found, dict) else _shown(found))
         case _:
-            return Problem(keys, "not a valid value", _shown(found), detail["msg"].removeprefix("Input should be "))
+            expected = detail["msg"].removeprefix("Input should be ")
+            return Problem(keys, "not a valid value", _shown(found), _IN_TOML.get(expected, expected))
+
+
+_IN_TOML = {
+    "a valid tuple": 'a list, such as ["a", "b"] or [1, 2]',
+    "a valid list": 'a list, such as ["a", "b"] or [1, 2]',
+    "a valid dictionary": "a table, such as {key = value}",
+}
+"""What pydantic says in Python's words."""
 
 
 def _report(path: Path, found: list[Problem], lines: Lines) -> RunFileError:

@@ -12,7 +12,7 @@ import toy
 from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, UserError
 from medray.manifest_table import Manifest
 from medray.verbs import index as verb
 from medray.verbs.index import index
@@ -44,6 +44,17 @@ def test_files_that_have_not_changed_are_not_opened_again(archive):
     again = index(run, LocalEngine())
     assert (again.entries, again.scanned) == (6, 0)
     assert rows(again) == rows(first)
+
+
+@pytest.mark.parametrize("key", ["work", "bundle", "store"])
+def test_what_medray_writes_may_not_lie_in_the_archive(archive, key):
+    bundles.save(toy.bundle(), str(archive / "bundle"))
+    make = toy.train_run if key == "bundle" else toy.score_run
+    run = make(archive, **{"archive": str(archive / "archive"), key: str(archive / "archive" / "x")})
+    with pytest.raises(UserError, match=f"the {key} lies inside the archive"):
+        index(run, LocalEngine())
+    beside = toy.score_run(archive, archive=str(archive / "archive"), work=str(archive / "archive-work"))
+    assert index(beside, LocalEngine()).entries == 6
 
 
 def test_a_changed_file_and_a_new_one_are_opened(archive):

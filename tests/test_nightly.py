@@ -89,6 +89,18 @@ def test_the_files_of_a_night_are_a_summary_and_a_page_by_its_id_and_as_the_late
     assert write_page(summary) == Path(result.page).read_text()  # the page holds what the summary does
 
 
+def test_more_failures_than_the_run_file_allows_need_a_look(archive):
+    (archive / "archive" / "torn.dcm").write_bytes(b"\0" * 200)
+    night = nightly(nightly_run(archive), LocalEngine())
+    page = Path(night.page).read_text()
+    assert night.exit_code(0.01) == 3 and "Nothing needs a look." not in page
+    assert "toy: 11% of the entries failed; max_failed is 1.00%." in page
+    again = nightly(nightly_run(archive, max_failed=1.0, retry=["unrecognised_format"]), LocalEngine())
+    page = Path(again.page).read_text()
+    assert (again.failed, again.exit_code(1.0)) == (1, 0) and "max_failed is" not in page
+    assert "In the night before: 11% in the median" in page
+
+
 def test_several_bundles_are_scored_and_one_that_fails_does_not_stop_the_others(archive):
     other = toy.weights(toy.recipe(), seed=1)
     bundles.save(bundles.make_bundle(toy.recipe(), other), str(archive / "other"))

@@ -163,6 +163,13 @@ def test_an_unknown_key_of_a_chosen_model_is_refused_among_that_models_keys(run_
     )
 
 
+def test_a_key_of_another_kind_is_to_be_taken_out(run_file):
+    assert refusal(run_file(GOOD.replace('"resnet"', '"cnn"'))) == (
+        "run.toml:9: model.depth: unknown key\n  expected: kind, channels\n"
+        "  what to do: take it out: it belongs to another kind of this table"
+    )
+
+
 def test_an_unknown_model_is_refused_with_the_valid_kinds(run_file):
     assert refusal(run_file(GOOD.replace('"resnet"', '"resnett"'))) == (
         'run.toml:8: model.kind: unknown name\n  found: "resnett"\n  expected: cnn, resnet\n'
@@ -219,7 +226,7 @@ def test_an_item_of_an_array_is_named_by_its_index(run_file):
 
 def test_a_value_that_fits_no_member_of_a_union_is_one_error(run_file):
     assert refusal(run_file(GOOD.replace("size = [28, 28]", 'window = "automatic"'))) == (
-        'run.toml:5: modality.window: not a valid value\n  found: "automatic"\n  expected: a valid tuple, or auto\n'
+        'run.toml:5: modality.window: not a valid value\n  found: "automatic"\n  expected: a list, such as ["a", "b"] or [1, 2], or auto\n'
         "  what to do: did you mean auto?"
     )
 

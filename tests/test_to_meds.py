@@ -455,6 +455,7 @@ def test_a_failed_file_is_named_by_its_place_because_its_name_may_be_a_patients(
         assert done.exit_code == 3
         text = said_and_written(done, tmp_path / "out")
         assert not [word for word in ("Bob965", "Keeling57", "Jane", "Doe") if word in text]
+        assert "truncated" in done.stdout
     found = json.loads(done.stdout)
     assert found["failed_files"] == [
         {"file": 2, "of": 4, "member": None, "reason": "truncated", "detail": "the compressed data ends early"}

@@ -28,7 +28,7 @@ QUANTILE_HEADS = {"0.05": "5 %", "0.25": "25 %", "0.5": "median", "0.75": "75 %"
 def write_page(summary: Summary) -> str:
     """HTML text. Styles and pictures are in it, and it loads nothing."""
     order = sorted(summary.bundles, key=lambda bundle: bundle.error is None)  # faults first
-    alerts = [line for bundle in order for line in _alerts(bundle)]
+    alerts = [line for bundle in order for line in _alerts(bundle, summary.max_failed)]
     sections = [_overview(summary)]
     for bundle in summary.bundles:
         sections += _bundle(bundle, alone=len(summary.bundles) == 1)
@@ -73,7 +73,7 @@ def _heads(summary: Summary) -> list[tuple[str, str, str]]:
     ]
 
 
-def _alerts(bundle: BundleNight) -> list[str]:
+def _alerts(bundle: BundleNight, most: float) -> list[str]:
     """What a person should look at, a sentence each."""
     who = bundle.name or bundle.bundle
     found = []
@@ -88,6 +88,11 @@ def _alerts(bundle: BundleNight) -> list[str]:
                 f"median {was} before, {is_} tonight."
             )
     before = _failed_before(bundle)
+    of_samples = bundle.failed_samples / bundle.samples if bundle.samples else 0.0
+    if (bundle.failed_fraction or 0.0) > most:
+        found.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed; max_failed is {share(most)}.")
+    elif of_samples > most:
+        found.append(f"{who}: {share(of_samples)} of the samples failed; max_failed is {share(most)}.")
     if bundle.failed_fraction and before and _at_least(bundle) > max(before):
         than = f"in any of the {nights_said(len(before))}" if len(before) > 1 else "in the night"
         found.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed, more than {than} before.")
@@ -186,7 +191,7 @@ def _failures(bundle: BundleNight, title: str) -> Section | None:
         return None
     lines = [f"{share(bundle.failed_fraction)} of the entries failed tonight."]
     if before:
-        said = f"{share(before[len(before) // 2])} in the median, {share(before[-1])} at most"
+        said = f"{share(float(np.median(before)))} in the median, {share(before[-1])} at most"
         lines[0] += f" In the {nights_said(len(before))} before: {said}."
     rows = [
         {"Reason": reason, "Samples": f"{count:,}", "Meaning": REASONS.get(reason, "")}

@@ -89,6 +89,8 @@ class Summary(BaseModel):
     deadline: str | None
     """Local time of the host, ISO 8601; none: no deadline was set."""
     exit_code: int
+    max_failed: float
+    """Largest fraction of a bundle's entries, and of their samples, that may fail."""
     level: str
     """The highest level of drift of any output: alert, watch, none, too few; "" where nothing was scored."""
     entries: int

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from medray import bundles, files, stages
 from medray.engines.base import Engine
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, UserError
 from medray.flows import Flow, shards
 from medray.manifest_table import (
     STATE,
@@ -72,6 +72,7 @@ def index_archive(
 ) -> tuple[Manifest, IndexResult]:
     """(manifest, result)"""
     started = time.monotonic()
+    _refuse_own_places(run)
     with database() as db:
         night = _Night(run, spec, engine, progress, db)
         state, kinds = night.index()
@@ -90,6 +91,22 @@ def index_archive(
         seconds=time.monotonic() - started,
     )
     return Manifest(night.folder, state), result
+
+
+def _refuse_own_places(run: TrainRun | ScoreRun) -> None:
+    """What medray writes would be entries of the archive at the next index. Raises UserError."""
+    places = {"work": run.folder, "bundle": run.bundle_uri}
+    if isinstance(run, ScoreRun):
+        places["store"] = run.store_uri
+    for key, uri in places.items():
+        if f"{uri.rstrip('/')}/".startswith(f"{run.root.rstrip('/')}/"):
+            raise UserError(
+                f"the {key} lies inside the archive, and would be read as data at the next index",
+                where=f"{key} = {uri}",
+                found=f"archive = {run.root}",
+                expected="places of their own for what medray writes",
+                do=f"give another folder for {key}, or a narrower archive",
+            )
 
 
 class _Night:

@@ -176,6 +176,7 @@ class _Night:
             "seconds": time.monotonic() - self.started,
             "deadline": deadline,
             "exit_code": next((code for code in (1, 2, 3) if code in self.codes), 0),
+            "max_failed": self.run.max_failed,
             "level": max((each.level for each in self.bundles), key=("", *LEVELS).index),
             "by_reason": dict(reasons.most_common()),
             "entries_per_second": (total["scored"] + total["failed"]) / max(self.stages["scoring"], 1e-9),

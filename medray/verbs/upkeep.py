@@ -43,7 +43,8 @@ def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResul
             "no row of this subject is in the store; nothing was changed",
             where=scores.uri,
             expected="the subject as the archive names it, with the key its scores were made under, or its pseudonym",
-            do="check the spelling and --pseudonym-key; `subject_id` of the score table holds pseudonyms",
+            do="check the spelling and --pseudonym-key; `subject_id` of the score table holds pseudonyms. Where neither the "
+            "format nor modality.subject_pattern named subjects, each entry is its own subject, by its entry_id",
         )
     return ForgetResult(store=scores.uri, **done, seconds=time.monotonic() - started)
 
