@@ -190,7 +190,9 @@ def _failures(bundle: BundleNight, title: str) -> Section | None:
     if bundle.failed_fraction is None:
         return None
     lines = [f"{share(bundle.failed_fraction)} of the entries failed tonight."]
-    if before:
+    if len(before) == 1:
+        lines[0] += f" In the night before: {share(before[0])}."
+    elif before:
         said = f"{share(float(np.median(before)))} in the median, {share(before[-1])} at most"
         lines[0] += f" In the {nights_said(len(before))} before: {said}."
     rows = [
