@@ -17,6 +17,7 @@ from medray.engines import local as local_engine
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.errors import LabelError, MachineError, RunFileError
+from medray.progress import Silent
 from medray.verbs.evaluate import evaluate
 from medray.verbs.prepare import prepare
 from medray.verbs.train import train
@@ -89,6 +90,14 @@ def test_training_stopped_in_mid_epoch_goes_on_to_the_same_weights(archive, tmp_
     assert [row["train_loss"] for row in history(resumed)] == pytest.approx(expected, rel=1e-6)
 
 
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
 def test_a_finished_training_is_not_repeated_unless_asked(archive, tmp_path):
     run = run_in(archive, tmp_path)
     first = train(run, LocalEngine())
@@ -96,7 +105,9 @@ def test_a_finished_training_is_not_repeated_unless_asked(archive, tmp_path):
     assert train(run, LocalEngine()).reused
     fresh = train(run, LocalEngine(), fresh=True)
     assert not fresh.reused and fresh.bundle_id == first.bundle_id
-    other = train(run_in(archive, tmp_path, training={"seed": 5}), LocalEngine())
+    notes = Notes()
+    other = train(run_in(archive, tmp_path, training={"seed": 5}), LocalEngine(), notes)
+    assert [note for note in notes.said if f"{first.bundle_id[:12]}, will be replaced" in note]
     assert not other.reused and other.bundle_id != first.bundle_id
 
 

@@ -42,7 +42,11 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
         files.remove_tree(folder)
     if run.floor and run.model.kind != FLOOR.kind:
         _train_floor(run, prepared, engine, progress)
-    finished = None if fresh else _finished(run.bundle_uri, plan.name)
+    there = None if fresh else _there(run.bundle_uri)
+    finished = there if there and there.recipe.training.get("plan") == plan.name else None
+    if there is not None and finished is None:
+        progress.fact("replaces", bundle_id=there.id)
+        progress.note(f"the bundle of another training, {there.id[:12]}, will be replaced: {run.bundle}")
     if finished is not None:
         progress.fact("reused")
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
@@ -105,12 +109,12 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     )
 
 
-def _finished(uri: str, plan_name: str) -> bundles.Bundle | None:
-    """The bundle at `uri` if this very plan made it. A bundle of another plan is replaced, an altered one refused."""
+def _there(uri: str) -> bundles.Bundle | None:
+    """The bundle at `uri`, if one is. Raises BundleError for one that is altered, and must not be overwritten."""
     if not files.exists(files.join(uri, bundles.SPEC)):
         return None
     try:
-        bundle = bundles.load(uri)
+        return bundles.load(uri)
     except BundleError as error:
         raise BundleError(
             "the bundle's place holds something else, which would be overwritten",
@@ -118,7 +122,6 @@ def _finished(uri: str, plan_name: str) -> bundles.Bundle | None:
             found=str(error),
             do="move it away, or name another `bundle` in the run file",
         ) from None
-    return bundle if bundle.recipe.training.get("plan") == plan_name else None
 
 
 def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) -> bundles.Recipe:
