@@ -169,7 +169,7 @@ def _refuse_shared_subjects(manifest: pa.Table, codes: np.ndarray) -> None:
     more = [f"and {len(shared) - len(places)} more"] if len(shared) > len(places) else []
     raise SplitError(
         f"{len(shared)} {'subject stands' if len(shared) == 1 else 'subjects stand'} in more than one split",
-        found="\n    ".join(["one: " + ", ".join(where) for where in places.values()] + more),
+        found="\n    ".join(["one subject: " + ", ".join(where) for where in places.values()] + more),
         expected="all entries of a subject in one split",
         do='correct the split column, or set split.by = "hash"',
     )

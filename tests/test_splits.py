@@ -163,8 +163,8 @@ def test_a_subject_in_two_given_splits_is_refused_with_a_list():
         splits(manifest)
     assert str(caught.value) == (
         "2 subjects stand in more than one split\n"
-        "  found: one: train (e0000), test (e0001)\n"
-        "    one: train (e0004), validation (e0003)\n"
+        "  found: one subject: train (e0000), test (e0001)\n"
+        "    one subject: train (e0004), validation (e0003)\n"
         "  expected: all entries of a subject in one split\n"
         '  what to do: correct the split column, or set split.by = "hash"'
     )
@@ -174,7 +174,7 @@ def test_of_many_shared_subjects_the_first_twenty_are_listed():
     manifest = splittable(60, subject=[f"s{i // 2:02}" for i in range(60)], split=["train", "test"] * 30)
     with pytest.raises(SplitError) as caught:
         splits(manifest)
-    assert str(caught.value).count("one: train") == 20
+    assert str(caught.value).count("one subject: train") == 20
     assert "e0038" in str(caught.value) and "s19" not in str(caught.value)  # no pseudonym beside a path
     assert "and 10 more" in str(caught.value)
 

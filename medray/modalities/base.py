@@ -96,7 +96,8 @@ class Modality(Protocol):
         """Samples of entries, in their order: `entry` (int32, index into `entries`), `sample_id`, the payload columns.
 
         Optional: `target`, where a sample has its own; `reason` and `detail`, set for a sample that failed, whose
-        payload is null. An entry gives at least one row. `read_each` makes this of a function that reads one entry.
+        payload is null. An entry gives at least one row. `read_each` makes this of a function that reads one entry; a
+        reader that takes many at a time finds columns in what the flow gives (`manifests.Entries`).
         """
         ...
 

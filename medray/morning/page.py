@@ -88,11 +88,11 @@ def _alerts(bundle: BundleNight, most: float) -> list[str]:
                 f"median {was} before, {is_} tonight."
             )
     before = _failed_before(bundle)
-    of_samples = bundle.failed_samples / bundle.samples if bundle.samples else 0.0
-    if (bundle.failed_fraction or 0.0) > most:
-        found.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed; max_failed is {share(most)}.")
-    elif of_samples > most:
-        found.append(f"{who}: {share(of_samples)} of the samples failed; max_failed is {share(most)}.")
+    if bundle.too_many:
+        failed = (
+            f"{share(bundle.failed_fraction or 0.0)} of the entries, {share(bundle.failed_samples / bundle.samples)}"
+        )
+        found.append(f"{who}: more failed than max_failed = {share(most)} allows: {failed} of the samples.")
     if bundle.failed_fraction and before and _at_least(bundle) > max(before):
         than = f"in any of the {nights_said(len(before))}" if len(before) > 1 else "in the night"
         found.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed, more than {than} before.")

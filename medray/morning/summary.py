@@ -41,6 +41,8 @@ class BundleNight(BaseModel):
     """Why entries are left."""
     samples: int = 0
     failed_samples: int = 0
+    too_many: bool = False
+    """More failed than the run file's `max_failed` allows: the exit code is 3."""
     by_reason: dict[str, int] = {}
     """Failed samples."""
     seconds: float = 0.0

@@ -102,6 +102,11 @@ class Objective(BaseModel, ABC):
         scale, offset = torch.tensor(self.calibrator, dtype=torch.float32, device=logits.device).T
         return logits * scale + offset
 
+    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+        """Decision thresholds from validation scores (N, O) and targets (N, T). None: of classes the most probable is
+        called, and a number is not called at all."""
+        return ()
+
     def display(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names for people of all classes, labels or outputs, in the order of `classes`."""
         raw = sorted(classes, key=text.natural_key)

@@ -73,10 +73,6 @@ class MulticlassObjective(Objective):
     def _logits(self, scores: np.ndarray) -> np.ndarray:
         return np.log(np.clip(scores, cal.TINY, 1.0))
 
-    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
-        """None: the class of the highest probability is called."""
-        return ()
-
     def metrics(
         self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()
     ) -> dict[str, Any]:

@@ -77,10 +77,6 @@ class RegressionObjective(Objective):
         mean = torch.tensor(self.mean or (0.0,) * width, dtype=torch.float32, device=logits.device)
         return mean, torch.tensor(self.deviation or (1.0,) * width, dtype=torch.float32, device=logits.device)
 
-    def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
-        """None: a number is not called."""
-        return ()
-
     def metrics(
         self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()
     ) -> dict[str, Any]:

@@ -102,7 +102,9 @@ class _Night:
         facts |= told | {"stages": {"index": seen.seconds, **found.stages}}
         for name, seconds in found.stages.items():
             self.stages[name] += seconds
-        self.codes.append(found.exit_code(self.run.max_failed))
+        code = found.exit_code(self.run.max_failed)
+        facts["too_many"] = code != 0
+        self.codes.append(code)
 
     def _index(self, run: ScoreRun, spec: ModalitySpec) -> tuple[Manifest, IndexResult]:
         key = spec.model_dump_json()

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,8 +94,8 @@ def score_here(folder: Path) -> dict:
     indexed: dict = {}
     index_archive = verb.index_archive
 
-    def noted(*given: object) -> tuple:
-        manifest, result = index_archive(*given)  # type: ignore[arg-type]
+    def noted(*given: Any) -> tuple:
+        manifest, result = index_archive(*given)
         indexed.update(result.model_dump())
         return manifest, result
 
