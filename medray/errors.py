@@ -127,8 +127,23 @@ REASONS: dict[str, str] = {
     "past_the_end": "a position outside its contig",
     "ref_mismatch": "REF is not what the reference has there",
     "allele_too_long": "an allele longer than the model's window",
+    "not_eligible": "it does not pass a rule of [modality.select], or is of a kind that the training archive lacked",
+    "not_an_image": "a DICOM object that is no image of the patient, of another kind than those named below",
+    "segmentation": "a DICOM segmentation: which voxels are of which structure, no image of the patient",
+    "dose": "a radiotherapy dose: a computed grid, no image of the patient",
+    "report": "a DICOM structured report or an encapsulated document",
+    "presentation_state": "a DICOM presentation state: how to show another image",
+    "reference_block": "a gVCF block: as the reference, so nothing is there to score",
 }
-"""Reason codes of failed rows, with their meaning. A modality adds its own to this table, nowhere else."""
+"""Reason codes of rows without a score, with their meaning. A modality adds its own to this table, nowhere else."""
+
+NOT_ELIGIBLE = frozenset(
+    {
+        "not_eligible", "not_an_image", "no_pixels", "segmentation", "dose", "report", "presentation_state",
+        "no_variants", "no_alternate", "spanning_deletion", "reference_block",
+    }
+)  # fmt: skip
+"""Reasons of rows with status `not_eligible`: nothing went wrong, the model is not asked about it. All others: failed."""
 
 
 class SampleError(MedrayError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from medray.eligibility import Fact
 from medray.errors import ArchiveError
 from medray.files import File, read_bytes, write_bytes
 
@@ -52,6 +53,9 @@ class Part:
     reason: str | None = None
     """Set when the scan already knows that the part cannot be read: a key of errors.REASONS."""
     detail: str | None = None
+    facts: Mapping[str, Fact] | None = None
+    """What the header says that eligibility, reports and score rows need (`eligibility.py`), JSON-ready; never a name,
+    a birth date or a record number."""
 
 
 class PartRef(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medray.eligibility import Fact, Select, Trained
 from medray.errors import RunFileError, SampleError
 from medray.files import File
 from medray.inputs import Inputs
@@ -42,6 +43,20 @@ class Spec(BaseModel, ABC):
     site: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where things lie or which entries to make, not how they are read and encoded: a score run may
     replace these of the bundle's, and no others."""
+
+    select: Select = {}
+    """Which entries the model may be asked about: fact = value, list, { pattern = … } or { min = …, max = … }. Facts are
+    DICOM keywords of images (`Modality`, `BodyPartExamined`, `"ImageType[3]"`), and what the headers of sequences and
+    records say. A score run may add rules, never take one away. An entry that does not pass is `not_eligible`."""
+    trained: Trained = {}
+    """Fitted: what the training archive held of the facts that are learnt; an entry with anything else is not eligible."""
+
+    learnt: ClassVar[tuple[str, ...]] = ()
+    """Facts that `trained` is made of."""
+    where_stated: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that an entry may leave out."""
+    coded: ClassVar[frozenset[str]] = frozenset()
+    """Facts that are codes, no text about a person: messages may hold what was found."""
 
     def companions(self, root: str) -> tuple[str, ...]:
         """Files and folders that are there and decide which entries the archive's files make (labels, splits).
@@ -100,6 +115,13 @@ class Modality(Protocol):
         reader that takes many at a time finds columns in what the flow gives (`manifests.Entries`).
         """
         ...
+
+    def describe(self, parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
+        """Facts of an entry from those of its parts that state any, in the order of their locators: the first's.
+
+        A modality whose entries have several parts brings them together here (the geometry of a series).
+        """
+        return parts[0]
 
     @property
     def samples_per_entry(self) -> int:

@@ -1,0 +1,184 @@
+"""Eligibility: which entries a model may be asked about, by what their headers say.
+
+An entry's *facts* are a JSON object that `Modality.scan` gives with each part and `Modality.describe` brings together:
+names of the field (DICOM keywords, `contig`, `build`) to text, numbers or lists of them. Rules are of two kinds: those
+of the run file's [modality.select], and what the training archive held (`trained`), which refuses kinds it lacked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fact = str | float | int | bool | None | list
+"""One fact of an entry, as JSON has it; absent and None are the same: not stated."""
+
+INDEXED = re.compile(r"(.+)\[([1-9]\d*)\]")
+"""`ImageType[3]`: the third value of a fact that is a list."""
+
+
+class Rule(BaseModel):
+    """What one fact has to be. Of a fact with several values it is enough that one of them passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    any: tuple[str | float | bool, ...] = ()
+    """One of these, compared as text or as numbers."""
+    pattern: str | None = None
+    """A regular expression that is found in the text."""
+    min: float | None = None
+    """A number, at least this."""
+    max: float | None = None
+    """A number, at most this."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rule:
+        if not self.any and self.pattern is None and self.min is None and self.max is None:
+            raise ValueError("a rule is a value, a list of values, { pattern = … } or { min = …, max = … }")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+    def passes(self, value: Fact) -> bool:
+        """The value, or one of the values of a list, is as the rule says; what is not stated never passes."""
+        values = value if isinstance(value, list) else [value]
+        return any(self._one(each) for each in values if each is not None and each != "")
+
+    def _one(self, value: Any) -> bool:
+        if self.any and not any(_equal(value, wanted) for wanted in self.any):
+            return False
+        if self.pattern is not None and re.search(self.pattern, str(value)) is None:
+            return False
+        if self.min is None and self.max is None:
+            return True
+        number = _number(value)
+        return (
+            number is not None and (self.min is None or number >= self.min) and (self.max is None or number <= self.max)
+        )
+
+    def __str__(self) -> str:
+        told = []
+        if self.any:
+            told.append(" or ".join(map(str, self.any)))
+        if self.pattern is not None:
+            told.append(f"text like {self.pattern}")
+        if self.min is not None or self.max is not None:
+            told.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
+                        f"{'any' if self.max is None else f'{self.max:g}'}")  # fmt: skip
+        return ", ".join(told)
+
+
+def _as_rule(value: Any) -> Any:
+    """A bare value or list of a run file as the rule that it stands for."""
+    if isinstance(value, (str, int, float, bool)):
+        return {"any": [value]}
+    return {"any": value} if isinstance(value, (list, tuple)) else value
+
+
+Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule)]]
+"""[modality.select] of a run file: fact (`Modality`, `ImageType[3]`, `contig`) to rule; an entry has to pass all."""
+
+Trained = dict[str, tuple[str, ...]]
+"""What the training archive held of each fact that is learnt; "" stands for entries that did not state it."""
+
+
+class Refused(BaseModel):
+    """Why an entry is not eligible."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rule: str = Field(description="the fact that the rule is about")
+    detail: str = Field(description="for a person: rule and what it expects; a value only where it is a code, no text")
+
+
+def value_of(facts: Mapping[str, Fact], name: str) -> Fact:
+    """A fact by its name; `name[3]` is the third of its values. None where it is not stated."""
+    if name in facts:
+        return facts[name]
+    indexed = INDEXED.fullmatch(name)
+    if indexed is None:
+        return None
+    values, place = facts.get(indexed[1]), int(indexed[2])
+    return values[place - 1] if isinstance(values, list) and len(values) >= place else None
+
+
+def refused(
+    facts: Mapping[str, Fact],
+    select: Mapping[str, Rule],
+    trained: Mapping[str, Sequence[str]],
+    *,
+    where_stated: Iterable[str] = (),
+    shown: Iterable[str] = (),
+) -> Refused | None:
+    """The first rule that the facts do not pass; None: eligible.
+
+    `where_stated`: learnt facts that an entry may leave out. `shown`: facts that are codes, so that a message may hold
+    what was found; all others may be text about a person.
+    """
+    shown = {*shown}
+    for name, rule in select.items():
+        value = value_of(facts, name)
+        if not rule.passes(value):
+            return Refused(rule=name, detail=f"{name}: {_found(name, value, shown)}; [modality.select] asks for {rule}")
+    for name, known in trained.items():
+        values = categories(value_of(facts, name))
+        if values == ("",) and name in where_stated:
+            continue
+        if not set(values) <= set(known):
+            expected = " or ".join(each or "none" for each in known)
+            found = _found(name, value_of(facts, name), shown)
+            return Refused(rule=name, detail=f"{name}: {found}; the training archive held {expected}")
+    return None
+
+
+def categories(value: Fact) -> tuple[str, ...]:
+    """A fact as the texts that are learnt of it; ("",) where it is not stated."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(sorted({str(each).strip().upper() for each in values if each not in (None, "")})) or ("",)
+
+
+def learnt(facts: Iterable[Mapping[str, Fact]], names: Sequence[str], where_stated: Iterable[str] = ()) -> Trained:
+    """What entries of a training archive hold of each of these facts, sorted; a fact that none states is left out."""
+    optional = {*where_stated}
+    known: dict[str, set[str]] = {name: set() for name in names}
+    for entry in facts:
+        for name in names:
+            known[name].update(categories(value_of(entry, name)))
+    return {
+        name: tuple(sorted(values - {""} if name in optional else values))
+        for name, values in known.items()
+        if values - {""}
+    }
+
+
+def _found(name: str, value: Fact, shown: set[str]) -> str:
+    if value is None or value == "" or value == []:
+        return "not stated"
+    base = indexed[1] if (indexed := INDEXED.fullmatch(name)) else name
+    if base not in shown:
+        return "another value"
+    return "\\".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _equal(value: Any, wanted: str | float | bool) -> bool:
+    """Text without regard to case and outer blanks; numbers as numbers, also where the header has them as text."""
+    if isinstance(wanted, bool) or isinstance(value, bool):
+        return value is wanted
+    if isinstance(wanted, (int, float)):
+        return _number(value) == float(wanted)
+    return str(value).strip().upper() == wanted.strip().upper()
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
