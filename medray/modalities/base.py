@@ -56,10 +56,18 @@ class Spec(BaseModel, ABC):
 
     learnt: ClassVar[tuple[str, ...]] = ()
     """Facts that `trained` is made of."""
+    told_apart: ClassVar[tuple[str, ...] | None] = None
+    """Facts by which an archive is a mixture of kinds, which is said; None: those that are learnt. Not all are: that a
+    genome has several contigs is no news."""
     where_stated: ClassVar[frozenset[str]] = frozenset()
     """Those of them that an entry may leave out."""
     coded: ClassVar[frozenset[str]] = frozenset()
     """Facts that are codes, no text about a person: messages may hold what was found."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The facts by which an archive is a mixture of kinds."""
+        return self.learnt if self.told_apart is None else self.told_apart
 
     def refused(self, facts: str | None) -> Refused | None:
         """Which rule an entry with these facts (JSON object; None: none are known) does not pass; None: eligible."""

@@ -222,7 +222,7 @@ class _Night:
         found = regroup(
             self.db, self.old_parts, self.new_parts, old, self.seen_at, describer(self.spec.open()), afresh=self.afresh
         )
-        counts = self.before.counts if self.before and not found.kinds else counted(found.entries, self.spec.learnt)
+        counts = self.before.counts if self.before and not found.kinds else counted(found.entries, self.spec.kinds)
         if counts.entries == 0:
             raise ArchiveError(
                 "the archive holds no data that this modality reads",

@@ -89,7 +89,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     reasons = _reasons(broken)
     failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
     passed_over = {reason: count for reason, count in reasons.items() if reason in NOT_ELIGIBLE}
-    mixture = mixture_of(used.column("facts").to_pylist(), run.modality.learnt)
+    mixture = mixture_of(used.column("facts").to_pylist(), run.modality.kinds)
     if len(mixture) > 1:
         progress.note(f"the entries used are a mixture: {mixture_words(mixture)}")
     result = PrepareResult(
