@@ -37,6 +37,8 @@ class BundleNight(BaseModel):
     scored: int = 0
     failed: int = 0
     left: int = 0
+    retired: int = 0
+    """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
     stopped: Literal["deadline", "limit"] | None = None
     """Why entries are left."""
     samples: int = 0

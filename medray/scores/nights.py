@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from medray.scores.store import ScoreStore
+from medray.scores.table import RETIRED
 
 NIGHTS, DAYS = 30, 60
 """The reference: the last 30 runs of a bundle that scored anything, none older than 60 days."""
@@ -22,13 +23,13 @@ def recent_runs(store: ScoreStore, bundle_id: str, until: datetime) -> list[dict
     As many as NIGHTS and one (tonight's own). An entry failed when every row of it did. Reads only files of the last
     DAYS.
     """
-    columns = {name: ds.field(name) for name in ("run_id", "key_hi", "key_lo", "reason")}
+    columns = {name: ds.field(name) for name in ("run_id", "key_hi", "key_lo", "reason", "status")}
     columns["at"] = ds.field("scored_at").cast(pa.int64())
     oldest = until - timedelta(days=DAYS)
     rows = store.query(
         f"""with entry as (
                 select run_id, min("at") as "at", bool_and(reason is not null) as lost
-                from found group by run_id, key_hi, key_lo)
+                from found where status <> '{RETIRED}' group by run_id, key_hi, key_lo)
             select run_id, min("at") as "at", count(*) as entries, count(*) filter (lost) as failed
             from entry group by run_id order by "at" desc limit {NIGHTS + 1}""",
         columns,

@@ -29,7 +29,7 @@ SCORES = pa.schema(
         ),
         _column("run_id", pa.string(), "run that wrote the row"),
         _column("scored_at", pa.timestamp("us", "UTC"), "start of the attempt that wrote the row", unit="UTC"),
-        _column("status", pa.string(), "scored or failed"),
+        _column("status", pa.string(), "scored, failed, or retired: the entry's file holds it no more"),
         _column("reason", pa.string(), "reason code of a failed row; else null", nullable=True),
         _column("detail", pa.string(), "for a person; no patient data", nullable=True),
     ]
@@ -42,6 +42,9 @@ GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
 
 IN_FILE = pa.schema([f for f in SCORES if f.name != "bundle_id"])
 """Columns of a Parquet file: Delta keeps partition columns in the log."""
+
+RETIRED = "retired"
+"""Status of the one row by which the rows of an entry before it are current no more. Its fingerprint is zeros."""
 
 OF_SUBJECTS = ("entry_id", "sample_id", "subject_id", "fingerprint")
 """Columns that may point to a subject: no minimum or maximum of theirs stands in the log, which outlives their rows."""

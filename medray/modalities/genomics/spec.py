@@ -18,6 +18,11 @@ Column = Annotated[int, Field(ge=1)] | str
 """A column of a table: its name in the header, or its number, counted from 1 as `cut` and `awk` do."""
 
 
+_OF_VARIANTS = re.compile(
+    r"(.*)#(?:[^#]+:\d+:[^#:]+:[^#]+|line:[0-9a-f]{16}(?:~\d+)?|\d{8,})|(.*\.vcf(?:\.b?gz)?)", re.DOTALL
+)
+
+
 class GenomicsSpec(Spec):
     """How sequences become model inputs.
 
@@ -26,6 +31,7 @@ class GenomicsSpec(Spec):
     """
 
     kind: Literal["genomics"] = "genomics"
+    earlier_ids: ClassVar[str | None] = r".*#[0-9]{8,}"  # blocks of variants
     site: ClassVar[frozenset[str]] = frozenset(
         {
             "entries", "stride", "subject", "segment_bases", "label_pattern", "subject_pattern", "label_feature",
@@ -123,6 +129,13 @@ class GenomicsSpec(Spec):
     def step(self) -> int:
         """Bases between the starts of windows."""
         return self.stride or self.length
+
+    def file_of(self, entry_id: str) -> str | None:
+        """Of variants: the VCF, by ids of records, of its failure, and of blocks of records in earlier versions."""
+        if self.entries != "variants":
+            return None
+        found = _OF_VARIANTS.fullmatch(entry_id)
+        return found and (found[1] or found[2])
 
     def companions(self, root: str) -> tuple[str, ...]:
         """The reference of variants and its index: whose bases change is scored again (`variant_reader.Variants.scan`)."""

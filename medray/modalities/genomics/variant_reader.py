@@ -92,7 +92,9 @@ class Variants(Source):
         made = self._alleles(rows)
         prints = Entries.of(entries).rows.column("fingerprint").to_pylist()
         owner = np.repeat(owners, np.diff(made.edges))
-        late = [i for i, now in zip(owners.tolist(), _prints(map(record_key, rows), made), strict=True) if now != prints[i]]
+        late = [
+            i for i, now in zip(owners.tolist(), _prints(map(record_key, rows), made), strict=True) if now != prints[i]
+        ]
         lost |= dict.fromkeys(late, ("changed", "another record or reference stands there than when it was indexed"))
         self._refuse_ambiguous(made)
         kept = np.flatnonzero(~np.isin(owner, late))
@@ -158,14 +160,14 @@ class Variants(Source):
 def _prints(keys: Iterable[str], made: Alleles) -> list[bytes]:
     """xxh3_128 of each record's key and of what becomes of it: for each allele its id and both windows, or the reason why
     it has none. So it changes with what its scores and rows depend on, and with nothing else."""
-    windows = memoryview(made.bases.reshape(-1))
+    windows = made.bases.tobytes()
     width = made.bases[0].nbytes if len(made.bases) else 0
     found = []
     for key, first, last in zip(keys, made.edges[:-1].tolist(), made.edges[1:].tolist(), strict=True):
         told = [key.encode()]
         for i in range(first, last):
             if made.reason[i] is None:
-                told += made.sample_id[i].encode(), windows[i * width : (i + 1) * width]
+                told += [made.sample_id[i].encode(), windows[i * width : (i + 1) * width]]
             else:
                 told.append(f"{made.sample_id[i]}\0{made.reason[i]}".encode())
         found.append(xxhash.xxh3_128_digest(b"\0".join(told)))
