@@ -158,16 +158,17 @@ class Manifest:
 
     def _last_places(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """Vanished entries among these to the URIs of their last parts."""
-        wanted, found = pa.array(ids, pa.string()), {}
-        for batch in self._rows.scan(["entry_id", "change", "parts"]):
-            chosen = pc.and_(pc.equal(batch.column("change"), "vanished"), pc.is_in(batch.column("entry_id"), wanted))
-            rows = batch.filter(chosen)
-            places = rows.column("parts").to_pylist()
-            found |= {
-                each: [part["uri"] for part in parts]
-                for each, parts in zip(rows.column("entry_id").to_pylist(), places, strict=True)
-                if parts
-            }
+        if len(ids) == 0:
+            return {}
+        gone = np.zeros(self._rows.places, bool)
+        for batch in self._rows.scan(["change"], at=True):
+            gone[batch.column(AT).filter(pc.equal(batch.column("change"), "vanished")).to_numpy()] = True
+        wanted, found = pa.array(ids, pa.string()), dict[str, list[str]]()
+        for batch in self._rows.scan(["entry_id", "parts"], where=gone):
+            rows = batch.filter(pc.is_in(batch.column("entry_id"), wanted))
+            for each, parts in zip(rows.column("entry_id").to_pylist(), rows.column("parts").to_pylist(), strict=True):
+                if parts:  # earlier versions did not keep them
+                    found[each] = [part["uri"] for part in parts]
         return found
 
     def _read_whole(self, uris: Iterable[str]) -> set[str]:

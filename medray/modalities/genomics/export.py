@@ -2,7 +2,7 @@
 
     MEDRAY_<bundle>_<output>   Number=A, Type=Float: the score of each alternate allele, `.` where it has none
     MEDRAY_<bundle>_REASON     Number=A, Type=String: why an allele has no score, `.` where it has
-    ##medray=<ID=<bundle>,Bundle=…,Run=…,Version=…>   what the scores are of
+    ##medray_scores=<ID=<bundle>,Bundle=…,Run=…,Version=…>   what the scores are of
 
 <bundle> is how the bundle's id begins, so that the scores of two bundles stand side by side. Whatever else a header or a
 record has stays as it is. Records are found in the store by what they say, as an index names them.
@@ -146,7 +146,7 @@ class _Keys:
         end = b"\r" if columns.endswith(b"\r") else b""
         kept = [line for line in lines if not self._owns(line)]
         made = [
-            f"##medray=<ID={self.short},Bundle={_quoted(self.bundle_id)},Run={_quoted(','.join(run_ids))},"
+            f"##medray_scores=<ID={self.short},Bundle={_quoted(self.bundle_id)},Run={_quoted(','.join(run_ids))},"
             f"Version={_quoted(medray.__version__)}>"
         ]
         made += [
@@ -160,7 +160,7 @@ class _Keys:
         return b"\n".join([*kept, *(line.encode() + end for line in made), columns, rest])
 
     def _owns(self, line: bytes) -> bool:
-        if line.startswith(f"##medray=<ID={self.short},".encode()):
+        if line.startswith(f"##medray_scores=<ID={self.short},".encode()):
             return True
         if self._earlier and re.match(rb"##medray_(bundle|run|version)=", line):
             return True
@@ -178,7 +178,7 @@ def _of_earlier_version(header: bytes) -> set[bytes]:
     """The keys that they wrote."""
     told = rb'"(?:Score [^\r\n]* of medray, by alternate allele|Why an alternate allele has no score)">'
     keys = re.findall(rb"^##INFO=<ID=(MEDRAY_[^,>]+),Number=A,Type=(?:Float|String),Description=" + told, header, re.M)
-    bundles = re.findall(rb"^##medray=<ID=([^,>]+)", header, re.MULTILINE)
+    bundles = re.findall(rb"^##medray_scores=<ID=([^,>]+)", header, re.MULTILINE)
     return {key for key in keys if not any(key.startswith(b"MEDRAY_" + short + b"_") for short in bundles)}
 
 
