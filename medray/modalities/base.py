@@ -107,6 +107,18 @@ class Spec(BaseModel, ABC):
         """
         return ()
 
+    earlier_ids: ClassVar[str | None] = None
+    """Regular expression for ids that entries had in earlier versions of medray, and have no more."""
+
+    def file_of(self, entry_id: str) -> str | None:
+        """Path below the archive of the one file that can hold an entry of this id; None where the id does not tell.
+
+        By it an entry of the score store that no index remembers (a new work folder, ids of an earlier version) is known
+        to be held no more. Only of ids that these very settings make, or made in earlier versions: entries that other
+        settings make of the same files are none of theirs.
+        """
+        return None
+
     @staticmethod
     @abstractmethod
     def inspect(uri: str) -> Inspection:

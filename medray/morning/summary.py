@@ -39,6 +39,8 @@ class BundleNight(BaseModel):
     not_eligible: int = 0
     """The model is not asked about them: by a rule, or because nothing is there to score."""
     left: int = 0
+    retired: int = 0
+    """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
     stopped: Literal["deadline", "limit"] | None = None
     """Why entries are left."""
     samples: int = 0

@@ -33,8 +33,12 @@ SCORES = pa.schema(
         ),
         _column("run_id", pa.string(), "run that wrote the row"),
         _column("scored_at", pa.timestamp("us", "UTC"), "start of the attempt that wrote the row", unit="UTC"),
-        _column("status", pa.string(), "scored, failed, or not_eligible: the model is not asked about it"),
-        _column("reason", pa.string(), "reason code of a row without a score; else null", nullable=True),
+        _column(
+            "status",
+            pa.string(),
+            "scored, failed, not_eligible: not asked about, or retired: its file holds it no more",
+        ),
+        _column("reason", pa.string(), "reason code of a failed or not eligible row; else null", nullable=True),
         _column("detail", pa.string(), "for a person; no patient data", nullable=True),
         _column(
             "facts",
@@ -55,6 +59,9 @@ GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
 
 IN_FILE = pa.schema([f for f in SCORES if f.name != "bundle_id"])
 """Columns of a Parquet file: Delta keeps partition columns in the log."""
+
+RETIRED = "retired"
+"""Status of the one row by which the rows of an entry before it are current no more. Its fingerprint is zeros."""
 
 OF_SUBJECTS = ("entry_id", "sample_id", "subject_id", "fingerprint")
 """Columns that may point to a subject: no minimum or maximum of theirs stands in the log, which outlives their rows."""

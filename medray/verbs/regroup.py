@@ -181,11 +181,9 @@ def _told(rows: pa.Table, kinds: pa.Array, seen_at: datetime) -> pa.Table:
 
 
 def _emptied(rows: pa.Table) -> pa.Table:
-    """Of entries that are no more: who they were and their last content, no place and no label."""
+    """Of entries that are no more: who they were, their last content and where it lay; no label."""
     for name in ("label", "split", "reason", "detail", "facts"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.nulls(len(rows), CHANGES.field(name).type))
-    nowhere = pa.array([[]] * len(rows), CHANGES.field("parts").type)
-    rows = rows.set_column(rows.schema.get_field_index("parts"), "parts", nowhere)
     return rows.set_column(
         rows.schema.get_field_index("bytes"), "bytes", pa.repeat(pa.scalar(0, pa.int64()), len(rows))
     )

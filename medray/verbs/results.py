@@ -107,6 +107,8 @@ class ScoreResult(Result):
     """Entries that the model is not asked about: by a rule, or because nothing is there to score. No failure."""
     left: int
     """Pending entries that the next run takes up."""
+    retired: int = 0
+    """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
     stopped: Literal["deadline", "limit"] | None
     """Why entries are left."""
     samples: int
@@ -199,7 +201,7 @@ class ToMedsResult(Result):
 
 
 class ExportResult(BaseModel):
-    """Alleles = scored + failed + not_scored; records without an allele to score are copied."""
+    """Alleles = scored + failed + not_eligible + not_scored; records without an alternate allele are copied."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -209,8 +211,10 @@ class ExportResult(BaseModel):
     alleles: int
     scored: int
     failed: int
+    not_eligible: int
+    """There was nothing to score: a reference block, an allele that is deleted."""
     not_scored: int
-    """Of which the store holds nothing: added since, or in a block that could not be read."""
+    """Of which the store holds nothing: added or changed since, or in a part that could not be read."""
     seconds: float
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from medray.manifest_table import Manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
-from medray.scores import ScoreStore, entry_keys
+from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.runs import recorded
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
@@ -108,6 +109,7 @@ def score_manifest(
         pending = store.pending_rows(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
+        retired = retire(store, claim, spec, manifest, progress)
         sink = Tally(store.sink(claim), counts)
         scoring = time.monotonic()
         progress.begin("score", wanted)
@@ -129,6 +131,7 @@ def score_manifest(
         failed=sink.failed,
         not_eligible=sink.not_eligible,
         left=len(pending) - sink.entries,
+        retired=retired,
         stopped="deadline" if sink.entries < wanted else "limit" if wanted < len(pending) else None,
         samples=sink.samples,
         failed_samples=sink.by_reason.total(),
@@ -142,6 +145,21 @@ def score_manifest(
         slowest=sink.slowest,
         store=run.store_uri,
     )
+
+
+def retire(store: ScoreStore, claim: Claim, spec: ModalitySpec, manifest: Manifest, progress: Progress) -> int:
+    """Rows of entries whose files are there and hold them no more are current no longer. How many entries these are."""
+    gone = standing.absent(store, manifest, claim.bundle_id)
+    ids = gone.column("entry_id").to_pylist()
+    gone = gone.filter(pa.array(manifest.no_longer_held(ids, spec.file_of), pa.bool_()))
+    standing.retire(store, claim, gone)
+    if spec.earlier_ids and any(re.fullmatch(spec.earlier_ids, each) for each in gone.column("entry_id").to_pylist()):
+        progress.fact("ids_changed", "warning")
+        progress.note("entries have other ids in this version of medray: they are scored once more under the new ones")
+    if len(gone):
+        progress.fact("retired", entries=len(gone))
+        progress.note(f"{len(gone)} entries of the store are retired: their files hold them no more")
+    return len(gone)
 
 
 def _flow(

@@ -53,17 +53,24 @@ def decoding() -> Iterator[None]:
 def blocks(uri: str) -> Iterator[Chunk]:
     """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
 
-    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
+    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2). Of a
+    block that is cut, nothing is given: by range (`Ranges`) it could not be read.
     """
     with open_input(uri) as raw:
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
         stream = _Gzip(raw) if kind else raw  # reads bgzip too: members one after another
-        offset = 0
+        offset, held = 0, b""
         with decoding():
             while text := stream.read(BLOCK):
-                yield Chunk(offset, text)
-                offset += len(text)
+                text = held + text
+                if kind == "bgzip" and isinstance(stream, _Gzip):
+                    text, held = text[: stream.whole - offset], text[stream.whole - offset :]
+                if text:
+                    yield Chunk(offset, text)
+                    offset += len(text)
+            if held:
+                yield Chunk(offset, held)
             if kind == "bgzip":
                 raw.seek(max(0, raw.size() - 4))
                 if raw.read(4) != bytes(4):
@@ -143,7 +150,8 @@ class _Gzip:
     def _begin(self) -> None:
         self._raw.seek(0)
         self._member, self._packed = zlib.decompressobj(31), b""
-        self._at = 0
+        self._at = self.whole = 0
+        """Text given so far; and until where members are known to be whole."""
         self._damage: EOFError | zlib.error | None = None
 
     def seek(self, offset: int) -> None:
@@ -173,6 +181,7 @@ class _Gzip:
     def _some(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
+                self.whole = self._at
                 rest = self._member.unused_data.lstrip(b"\0")
                 while not rest:
                     more = self._raw.read(self.PACKED)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,9 @@ SCORES = ("ref", "alt", "delta", "log_odds")
 """What `derive` gives for each output, in this order."""
 CLIP = 1e-6
 """Probabilities are held this far from 0 and 1 before their logarithm is taken."""
-LONG_ALLELE = 32
-"""An allele of more letters is shortened in an id."""
+LONG_ALLELE, LONG_ALT = 32, 128
+"""An allele of more letters is shortened in an id, and a list of alleles in that of a record."""
+TAB = b"\t"
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
 _PLAIN = re.compile(rb"[A-Za-z0-9*.<>:\[\]_=+-]+")
 _SINGLE = np.zeros(256, bool)
@@ -138,10 +140,12 @@ class Alleles:
     detail: list[str | None]
     bases: np.ndarray
     """(N, 2, length) uint8 codes, the reference before the alternate allele; of a failed sample unspecified."""
+    edges: np.ndarray
+    """(R + 1,) int64: where the samples of each record begin, and N."""
 
 
-def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: int, length: int) -> Alleles:
-    """Records (columns as `vcf.records` gives them; `first` is the number of the first) to samples.
+def read_alleles(reference: Reference, records: Sequence[list[bytes]], length: int) -> Alleles:
+    """Records (columns as `vcf.columns` gives them) to samples.
 
     SNVs are cut together: a stretch of the reference is decoded once for all windows that lie in it.
     """
@@ -149,13 +153,13 @@ def read_alleles(reference: Reference, records: Sequence[list[bytes]], first: in
     counts = [row[4].count(b",") + 1 if len(row) == 8 else 1 for row in records]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     total = int(offsets[-1])
-    made = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8))
+    made = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8), offsets)
     rest = np.ones(len(records), bool)
     rows = np.flatnonzero(single)
     if len(rows):
-        rest[_read_snvs(reference, records, first, made, rows, offsets[rows])] = False
+        rest[_read_snvs(reference, records, made, rows, offsets[rows])] = False
     for row in np.flatnonzero(rest).tolist():
-        _read_record(reference, records[row], first + row, made, int(offsets[row]))
+        _read_record(reference, records[row], made, int(offsets[row]))
     _refuse_letters(made)
     return made
 
@@ -170,7 +174,6 @@ def _refuse_letters(made: Alleles) -> None:
 def _read_snvs(
     reference: Reference,
     records: Sequence[list[bytes]],
-    first: int,
     made: Alleles,
     rows: np.ndarray,
     places: np.ndarray,
@@ -183,9 +186,7 @@ def _read_snvs(
     usable = _SINGLE[np.frombuffer(refs, np.uint8)] & _SINGLE[np.frombuffer(alts, np.uint8)] & (ref_codes != alt_codes)
     positions = np.array([int(row[1]) for row in chosen], np.int64) - 1
     shown = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
-    ids = [
-        f":{at + 1}:{ref}:{alt}#{first + row + 1}.1" for row, (at, ref, alt) in zip(rows.tolist(), shown, strict=True)
-    ]
+    ids = [f":{at + 1}:{ref}:{alt}#1" for at, ref, alt in shown]
     left = (made.bases.shape[2] - 1) // 2
     for name, mine in _by_contig([row[0] for row in chosen]):
         contig = reference.contigs.get(name)
@@ -221,11 +222,11 @@ def _is_position(text: bytes) -> bool:
     return text.isdigit() and len(text) < 18
 
 
-def _read_record(reference: Reference, row: list[bytes], number: int, made: Alleles, place: int) -> None:
+def _read_record(reference: Reference, row: list[bytes], made: Alleles, place: int) -> None:
     """Fill in the alleles of one record, each good or with its reason."""
-    if len(row) < 8 or not _is_position(row[1]):
+    if not is_record(row):
         for i in range(row[4].count(b",") + 1 if len(row) == 8 else 1):
-            made.sample_id[place + i] = f"#{number + 1}.{i + 1}"
+            made.sample_id[place + i] = f"#{i + 1}"
             made.reason[place + i] = "bad_record"
             made.detail[place + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
         return
@@ -238,27 +239,57 @@ def _read_record(reference: Reference, row: list[bytes], number: int, made: Alle
             made.bases[place + i] = windows(reference, contig, allele, made.bases.shape[2])
         except SampleError as error:
             made.reason[place + i], made.detail[place + i] = error.reason, error.detail
-        made.sample_id[place + i] = sample_id(contig, allele, number, i)
+        made.sample_id[place + i] = sample_id(contig, allele, i)
 
 
-def sample_id(contig: str, allele: Allele, number: int, index: int) -> str:
-    """ "CONTIG:POS:REF:ALT#RECORD.ALLELE": the normalised allele, then where it stands in the file, both from 1.
+# --- ids --------------------------------------------------------------------------------------------------------
 
-    Two records of a file may give one normalised allele, so the allele alone would not be unique.
+
+def record_key(row: list[bytes]) -> str:
+    """ "CONTIG:POS:REF:ALT" of a record as its file has it: what of a line decides its score. Without #.
+
+    Of a line that is no record "line:DIGEST". Long and odd alleles are shortened.
     """
-    return f"{_name(contig)}:{allele.position + 1}:{_shown(allele.ref)}:{_shown(allele.alt)}#{number + 1}.{index + 1}"
+    if not is_record(row):
+        return f"line:{_digest(TAB.join([*row[:2], *row[3:5], b'%d' % len(row)]))}"
+    return f"{_contig_key(row[0])}:{int(row[1])}:{_shown(row[3])}:{_alt_key(row[4])}"
+
+
+@lru_cache
+def _contig_key(contig: bytes) -> str:
+    name = _name(contig.decode("utf-8", "replace"))
+    return name.replace("%", "%25").replace("#", "%23")  # names of pangenomes have it: SAMPLE#HAPLOTYPE#CONTIG
+
+
+@lru_cache(1024)
+def _alt_key(alt: bytes) -> str:
+    text = ",".join(map(_shown, alt.split(b",")))
+    return text if len(text) <= LONG_ALT else _digest(text.encode())
+
+
+def is_record(row: list[bytes]) -> bool:
+    """The line has the 8 columns that VCF fixes, and a number as POS."""
+    return len(row) == 8 and _is_position(row[1])
+
+
+def sample_id(contig: str, allele: Allele, index: int) -> str:
+    """ "CONTIG:POS:REF:ALT#ALLELE": the normalised allele, then which of the record's it is, from 1.
+
+    Two alleles of a record may be one when normalised, so the allele alone would not be unique.
+    """
+    return f"{_name(contig)}:{allele.position + 1}:{_shown(allele.ref)}:{_shown(allele.alt)}#{index + 1}"
 
 
 def _name(contig: str) -> str:
     return contig if len(contig) <= 64 and contig.isprintable() else _digest(contig.encode())
 
 
-def record_of(sample_id: str) -> tuple[int, int]:
-    """(record number, allele index), both from 0, of an id that `sample_id` made."""
-    record, _, allele = sample_id.rpartition("#")[2].partition(".")
-    return int(record) - 1, int(allele) - 1
+def allele_of(sample_id: str) -> int:
+    """The index of the allele, from 0, of an id that `sample_id` made."""
+    return int(sample_id.rpartition("#")[2]) - 1
 
 
+@lru_cache(1024)
 def _shown(allele: bytes) -> str:
     """An allele for an id or a message: a long one is its first letters, its length and a digest."""
     if not _PLAIN.fullmatch(allele):
