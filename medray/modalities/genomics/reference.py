@@ -15,7 +15,7 @@ import xxhash
 
 from medray.errors import SampleError, UserError
 from medray.files import exists, is_local, local_path, open_input, read_bytes
-from medray.modalities.genomics.codes import N, SoftMask, to_codes
+from medray.modalities.genomics.codes import MEANINGS, N, SoftMask, to_codes
 from medray.modalities.genomics.text import BGZF_HEADER, Ranges, blocks, compression
 
 CHUNK = 1 << 24
@@ -24,15 +24,16 @@ MEMORY_BYTES = 1 << 30
 LINE_ENDS = b"\r\n"
 
 
-def _upper() -> bytes:
+def _concrete() -> bytes:
     table = bytearray(b"N" * 256)
-    for letter, base in zip("ACGTU", b"ACGTT", strict=True):
-        table[ord(letter)] = table[ord(letter.lower())] = base
+    for letter, meaning in {**MEANINGS, "N": "N", "U": "T"}.items():
+        table[ord(letter)] = table[ord(letter.lower())] = ord(meaning[0])
     return bytes(table)
 
 
-UPPER = _upper()
-"""For bytes.translate: a letter to one of A C G T N, as `bcftools norm` reads a reference."""
+CONCRETE = _concrete()
+"""For bytes.translate: a letter to one of A C G T N; an ambiguity code to the base that is first in the alphabet (R is
+A), as VCF 4.3 section 1.6.1 has a REF and as `bcftools norm` reads a reference. N stays N."""
 
 
 class Contig(NamedTuple):
@@ -92,7 +93,7 @@ class Reference:
 
     def letters(self, name: str, start: int, end: int) -> bytes:
         """The bases of [start, end) inside the contig, of A C G T N. Raises KeyError for an unknown contig."""
-        return self._raw(self.contigs[name], start, end).translate(UPPER, LINE_ENDS)
+        return self._raw(self.contigs[name], start, end).translate(CONCRETE, LINE_ENDS)
 
     def codes(self, name: str, start: int, end: int) -> np.ndarray:
         """(end - start,) uint8 codes (codes.py), N past the ends. Raises KeyError for an unknown contig."""
