@@ -15,7 +15,8 @@ from medray.errors import SampleError
 from medray.files import File, relative
 from medray.manifests import Part, digest
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
-from medray.modalities.genomics.fasta import fasta, fastq
+from medray.modalities.genomics.fasta import fasta
+from medray.modalities.genomics.fastq import fastq
 from medray.modalities.genomics.features import Coverage, cuts, groups
 from medray.modalities.genomics.genbank import genbank
 from medray.modalities.genomics.records import Reader, Record
