@@ -8,14 +8,13 @@ another begins or the file ends.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BAD, to_codes
 from medray.modalities.genomics.fasta import named
 from medray.modalities.genomics.records import Record, first_word
-from medray.modalities.genomics.text import Chunk, lines
+from medray.modalities.genomics.text import Chunk, Lines
 
 
 def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
@@ -23,7 +22,7 @@ def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
 
     Raises SampleError where the text itself breaks off.
     """
-    feed = _Lines(lines(chunks))
+    feed = Lines(chunks)
     while (header := feed.next_written()) is not None:
         try:
             bases = _whole(feed, header)
@@ -36,48 +35,7 @@ def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
         raise feed.broken
 
 
-class _Lines:
-    """Lines, with the way back to a mark."""
-
-    def __init__(self, feed: Iterator[Chunk]) -> None:
-        self._feed = feed
-        self._ahead: deque[Chunk] = deque()
-        self._since: list[Chunk] = []
-        """Taken since the mark."""
-        self.broken: SampleError | None = None
-        """Why the stream ended, where it did not end as a file does."""
-
-    def next(self) -> Chunk | None:
-        if self._ahead:
-            line = self._ahead.popleft()
-        else:
-            try:
-                line = next(self._feed, None)
-            except SampleError as problem:
-                self.broken, line = problem, None
-        if line is not None:
-            self._since.append(line)
-        return line
-
-    def next_written(self) -> Chunk | None:
-        """The next line that is not blank, and a mark after it."""
-        while (line := self.next()) is not None and not line.text.strip():
-            pass
-        self._since = []
-        return line
-
-    def back(self) -> None:
-        """To the mark."""
-        self._ahead.extendleft(reversed(self._since))
-        self._since = []
-
-    def again(self, line: Chunk) -> None:
-        """`line`, the last that was taken, comes again."""
-        self._ahead.appendleft(line)
-        self._since = self._since[:-1]
-
-
-def _whole(feed: _Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
+def _whole(feed: Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
     """The sequence lines of the record that begins with `header`; `strict`: where it has to be certain that one does.
 
     Raises SampleError `corrupt` or `truncated` where no whole record stands there.
@@ -111,7 +69,7 @@ def _whole(feed: _Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
     return bases
 
 
-def _qualities(feed: _Lines, count: int) -> int:
+def _qualities(feed: Lines, count: int) -> int:
     """Qualities read: lines until there are `count`, whatever they begin with, for @ and + are qualities too."""
     found = 0
     while (line := feed.next()) is not None:
@@ -121,7 +79,7 @@ def _qualities(feed: _Lines, count: int) -> int:
     return found
 
 
-def _damaged(feed: _Lines, header: Chunk, problem: SampleError) -> Record:
+def _damaged(feed: Lines, header: Chunk, problem: SampleError) -> Record:
     """The record with its problem; the lines up to the next whole record are passed over."""
     feed.back()
     passed, ended = 0, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,61 +11,91 @@ from typing import TYPE_CHECKING
 from medray.errors import SampleError
 from medray.modalities.genomics.features import features
 from medray.modalities.genomics.records import Record, decode
-from medray.modalities.genomics.text import BLOCK, Chunk, lines
+from medray.modalities.genomics.text import BLOCK, Chunk, Lines
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
     from Bio.SeqFeature import SeqFeature
     from Bio.SeqRecord import SeqRecord
 
+NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
+"""What a line of bases begins with: the number of the first, from 1."""
 JOINED = BLOCK >> 4
 """Bytes of sequence lines that make one piece."""
 
 
 def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
-    """Records of a GenBank flat file. Raises SampleError `truncated` where the last record does not end with //."""
-    feed = lines(chunks)
+    """Records of a GenBank flat file. Lines that belong to none, but for a release's header above the first, are a
+    record with its problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
+    """
+    feed = Lines(chunks)
+    first = True
     while True:
+        stray = _stray(feed, first)
+        if stray is not None:
+            yield stray
         head, ended = _head(feed)
         if not head:
-            return
-        state = _Bases(feed, done=ended)
-        yield _record(head, state)
-        for _ in state:  # what nobody asked for
+            break
+        bases = _Bases(feed, head, done=ended)
+        yield _record(head, bases)
+        for _ in bases:  # what nobody asked for
             pass
-        if not state.done:
-            raise SampleError("truncated", "the last GenBank record does not end with //")
+        first = False
+    if feed.broken is not None:
+        raise feed.broken
+    if not first and not bases.done and not bases.cut_short:
+        raise SampleError("truncated", "the last GenBank record does not end with //")
 
 
-def _head(feed: Iterator[Chunk]) -> tuple[bytes, bool]:
-    """(everything from LOCUS to before ORIGIN or //, whether // was met); what stands before LOCUS is left out."""
+def _stray(feed: Lines, first: bool) -> Record | None:
+    """What stands before the next LOCUS line, as a record that cannot be read; None where nothing is lost."""
+    count, marks = 0, False
+    while (line := feed.next_written()) is not None and not line.text.startswith(b"LOCUS"):
+        count += 1
+        marks = marks or line.text.startswith((b"FEATURES", b"ORIGIN", b"//"))
+    if line is not None:
+        feed.again(line)
+    if not count or (first and not marks):
+        return None
+    return Record("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
+
+
+def _head(feed: Lines) -> tuple[bytes, bool]:
+    """(everything from LOCUS to before ORIGIN, // or the next LOCUS, whether there is no ORIGIN)"""
     head: list[bytes] = []
-    for _, line in feed:
-        if line.startswith(b"ORIGIN"):
+    while (line := feed.next()) is not None:
+        if line.text.startswith(b"ORIGIN"):
             return b"".join(head), False
-        if line.startswith(b"//"):
+        if line.text.startswith(b"//"):
             return b"".join(head), True
-        if head or line.startswith(b"LOCUS"):
-            head.append(line)
+        if head and line.text.startswith(b"LOCUS"):
+            feed.again(line)
+            return b"".join(head), True
+        head.append(line.text)
     return b"".join(head), False
 
 
 class _Bases:
-    """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat."""
+    """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat.
 
-    def __init__(self, feed: Iterator[Chunk], done: bool) -> None:
+    Each line says the number of its first base. Where that is not the one after the last, a line is lost or doubled:
+    what comes then is of an unknown place, and left out.
+    """
+
+    def __init__(self, feed: Lines, head: bytes, done: bool) -> None:
         self._feed, self.done = feed, done
+        self.cut_short = False
+        """The next record began before //."""
+        stated = re.match(rb"LOCUS +\S+ +(\d+) +(?:bp|aa)", head)
+        self._stated = int(stated[1]) if stated else None
+        self._count = 0
+        self._problem: SampleError | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         held: list[bytes] = []
         start = size = 0
-        while not self.done:
-            chunk = next(self._feed, None)
-            if chunk is None:
-                break
-            if chunk.text.startswith(b"//"):
-                self.done = True
-                break
+        while (chunk := self._line()) is not None:
             if not held:
                 start, size = chunk.offset, 0
             held.append(chunk.text)
@@ -75,18 +106,58 @@ class _Bases:
         if held:
             yield Chunk(start, b"".join(held).upper())
 
+    def _line(self) -> Chunk | None:
+        """The next line with blanks for its number; None after the last that has its place."""
+        while not self.done and not self.cut_short:
+            chunk = self._feed.next()
+            if chunk is None:
+                if self._feed.broken is not None:
+                    raise self._feed.broken
+                break
+            if chunk.text.startswith(b"//"):
+                self.done = True
+            elif chunk.text.startswith(b"LOCUS"):
+                self._feed.again(chunk)
+                self.cut_short = True
+            elif self._problem is None:
+                text = self._numbered(chunk.text)
+                if self._problem is None:
+                    return Chunk(chunk.offset, text)
+        return None
 
-def _record(head: bytes, pieces: _Bases) -> Record:
+    def _numbered(self, line: bytes) -> bytes:
+        number = NUMBER.match(line)
+        if number is not None and int(number[0]) != self._count + 1:
+            detail = f"the line of base {int(number[0])} comes after {self._count} bases"
+            self._problem = SampleError("corrupt", detail)
+            return b""
+        at = number.end() if number else 0
+        text = b" " * at + line[at:]
+        self._count += len(text) - sum(text.count(blank) for blank in (b" ", b"\t", b"\r", b"\n"))
+        return text
+
+    def lost(self) -> SampleError | None:
+        """What is known once all lines are read: a gap in the numbers, or fewer or more bases than LOCUS says."""
+        if self._problem is not None or self._count == self._stated:
+            return self._problem
+        if self._stated is not None and self._count:
+            reason = "truncated" if self._count < self._stated and not self.done else "corrupt"
+            return SampleError(reason, f"LOCUS says {self._stated} bases, {self._count} are there")
+        return SampleError("truncated", "the record has no // at its end") if self.cut_short else None
+
+
+def _record(head: bytes, bases: _Bases) -> Record:
     try:
         parsed = annotation(decode(head))
     except SampleError as problem:
-        return Record("", pieces, problem=problem)
+        return Record("", bases, problem=problem)
     return Record(
         (parsed.id if parsed.id not in ("", ".", "<unknown id>") else parsed.name) or "",
-        pieces,
+        bases,
         f"{parsed.id} {parsed.description}",
         features=features(parsed, len(parsed)),
-        problem=SampleError("empty_sequence", "a GenBank record without ORIGIN") if pieces.done else None,
+        problem=SampleError("empty_sequence", "a GenBank record without ORIGIN") if bases.done else None,
+        lost=bases.lost,
     )
 
 

@@ -26,6 +26,9 @@ class Record:
     features: Features = field(default_factory=Features)
     problem: SampleError | None = None
     """Why it cannot be read, where that is known."""
+    lost: Callable[[], SampleError | None] = lambda: None
+    """Why bases after those of `pieces` are lost, or where these cannot be taken for the record's; asked once they are
+    read."""
 
 
 Reader = Callable[[Iterator[Chunk]], Iterator[Record]]

@@ -6,6 +6,7 @@ An offset is always one of the decompressed text, so a file has the same offsets
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,6 +86,47 @@ def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             start += len(line) + 1
     if held:
         yield Chunk(start, held)
+
+
+class Lines:
+    """Lines, with the way back to a mark."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._feed = lines(chunks)
+        self._ahead: deque[Chunk] = deque()
+        self._since: list[Chunk] = []
+        """Taken since the mark."""
+        self.broken: SampleError | None = None
+        """Why the stream ended, where it did not end as a file does."""
+
+    def next(self) -> Chunk | None:
+        if self._ahead:
+            line = self._ahead.popleft()
+        else:
+            try:
+                line = next(self._feed, None)
+            except SampleError as problem:
+                self.broken, line = problem, None
+        if line is not None:
+            self._since.append(line)
+        return line
+
+    def next_written(self) -> Chunk | None:
+        """The next line that is not blank, and a mark after it."""
+        while (line := self.next()) is not None and not line.text.strip():
+            pass
+        self._since = []
+        return line
+
+    def back(self) -> None:
+        """To the mark."""
+        self._ahead.extendleft(reversed(self._since))
+        self._since = []
+
+    def again(self, line: Chunk) -> None:
+        """`line`, the last that was taken, comes again."""
+        self._ahead.appendleft(line)
+        self._since = self._since[:-1]
 
 
 class Ranges:
