@@ -9,17 +9,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from medray.errors import SampleError
+from medray.modalities.genomics.codes import BLANKS
 from medray.modalities.genomics.features import features
 from medray.modalities.genomics.records import Record, decode
 from medray.modalities.genomics.text import BLOCK, Chunk, Lines
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
-    from Bio.SeqFeature import SeqFeature
+    from Bio.SeqFeature import Location, SeqFeature
     from Bio.SeqRecord import SeqRecord
 
 NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
 """What a line of bases begins with: the number of the first, from 1."""
+EXCEPTION = re.compile(r"\(pos:(.+),aa:(\w+)\)")
 JOINED = BLOCK >> 4
 """Bytes of sequence lines that make one piece."""
 
@@ -169,29 +171,86 @@ def annotation(head: str) -> SeqRecord:
         warnings.simplefilter("ignore", BiopythonParserWarning)  # of odd LOCUS lines and locations: read as they are
         try:
             return SeqIO.read(io.StringIO(f"{head}\nORIGIN\n//\n"), "genbank")
-        except (ValueError, AssertionError, IndexError, KeyError) as error:  # what its parser raises for damage
+        except (ValueError, AssertionError, IndexError, KeyError, AttributeError, TypeError) as error:  # for damage
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
+
+
+def annotated(chunks: Iterator[Chunk]) -> Iterator[SeqRecord]:
+    """Whole Biopython records, bases included; what cannot be read is left out."""
+    from Bio.Seq import Seq
+
+    feed = Lines(chunks)
+    while True:
+        _stray(feed, first=False)
+        head, ended = _head(feed)
+        if not head:
+            return
+        pieces = _Bases(feed, head, done=ended)
+        try:
+            bases = b"".join(piece.text for piece in pieces).translate(None, BLANKS)
+            record = annotation(decode(head))
+        except SampleError:
+            continue
+        record.seq = Seq(bases)
+        yield record
 
 
 def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
     """Protein letters of a CDS, up to its first stop codon, from `codon_start`; bases past the last codon are left out.
 
     The genetic code is the feature's transl_table (default 1). A complete 5' end that begins with a start codon of
-    that code gives M (INSDC feature table, /codon_start, /transl_table); a fuzzy one is translated as it stands.
+    that code gives M; a fuzzy one is translated as it stands; codons of transl_except are what it says (INSDC feature
+    table, /codon_start, /transl_table, /transl_except). Raises SampleError for a CDS that cannot be translated.
     """
+    from Bio.Data.CodonTable import TranslationError
+
+    if feature.location is None:
+        raise SampleError("corrupt", "the location of the CDS cannot be read")
+    if any(part.ref for part in feature.location.parts):
+        raise SampleError("unsupported", "a part of the CDS lies in another record")
+    if not 0 < len(feature.location) or max(feature.location) >= len(sequence):  # Biopython cuts it off at the end
+        raise SampleError("corrupt", "the CDS reaches beyond the bases of its record")
+    try:
+        return _translated(feature, feature.location, sequence)
+    except TranslationError:
+        raise SampleError("not_dna", "a codon with letters that are no nucleotide codes") from None
+    except (ValueError, KeyError):
+        raise SampleError("corrupt", "codon_start, transl_table or transl_except of the CDS cannot be read") from None
+
+
+def _translated(feature: SeqFeature, location: Location, sequence: Seq | MutableSeq) -> str:
+    """Raises ValueError, KeyError and TranslationError."""
     from Bio.Data import CodonTable
     from Bio.SeqFeature import ExactPosition
 
-    location = feature.location
-    if location is None:
-        raise SampleError("corrupt", "a CDS without a location")
     skipped = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
     number = int(feature.qualifiers.get("transl_table", ["1"])[0])
+    if not 0 <= skipped <= 2:
+        raise ValueError("codon_start is 1, 2 or 3")
     coding = feature.extract(sequence)[skipped:]
     coding = coding[: len(coding) // 3 * 3]
-    protein = str(coding.translate(str(number), to_stop=True))
+    letters = list(str(coding.translate(number)))
     first = location.parts[0]
     begin = first.end if first.strand == -1 else first.start
-    complete = skipped == 0 and isinstance(begin, ExactPosition)
     starts = CodonTable.unambiguous_dna_by_id[number].start_codons
-    return "M" + protein[1:] if complete and str(coding[:3]).upper() in starts and protein else protein
+    if letters and skipped == 0 and isinstance(begin, ExactPosition) and str(coding[:3]).upper() in starts:
+        letters[0] = "M"
+    for codon, letter in _exceptions(feature, location, skipped):
+        if codon < len(letters):
+            letters[codon] = letter
+    return "".join(letters).partition("*")[0]
+
+
+def _exceptions(feature: SeqFeature, location: Location, skipped: int) -> Iterator[tuple[int, str]]:
+    """(number of the codon, letter) of each transl_except, such as (pos:complement(4..6),aa:Sec). Raises ValueError."""
+    from Bio.SeqUtils import seq1
+
+    own = {"TERM": "*", "OTHER": "X", "Sec": "U", "Pyl": "O"}
+    places = list(location)
+    for text in feature.qualifiers.get("transl_except", []):
+        found = EXCEPTION.fullmatch(text.replace(" ", ""))
+        if found is None:
+            raise ValueError("no transl_except")
+        bases = [int(number) - 1 for number in re.findall(r"\d+", found[1])]
+        codon = (min(places.index(base) for base in bases) - skipped) // 3
+        yield codon, own.get(found[2]) or seq1(found[2], undef_code="X")
