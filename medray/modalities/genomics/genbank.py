@@ -208,7 +208,7 @@ def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
         raise SampleError("corrupt", "the location of the CDS cannot be read")
     if any(part.ref for part in feature.location.parts):
         raise SampleError("unsupported", "a part of the CDS lies in another record")
-    if not 0 < len(feature.location) or max(feature.location) >= len(sequence):  # Biopython cuts it off at the end
+    if not len(feature.location) > 0 or max(feature.location) >= len(sequence):  # Biopython cuts it off at the end
         raise SampleError("corrupt", "the CDS reaches beyond the bases of its record")
     try:
         return _translated(feature, feature.location, sequence)

@@ -299,6 +299,43 @@ def test_bad_tables_and_rows_are_failed_rows_with_reasons(tmp_path, reasons):
     assert reasons(GenomicsSpec(sequence_column="dna"), tmp_path)["b.csv"] == "bad_columns"
 
 
+def test_a_quote_that_is_not_closed_loses_its_own_row_alone(tmp_path, reasons):
+    rows = [f'r{i},"yes, no",ACGTACGT\n' for i in range(30)]
+    rows[10] = 'r10,"yes, no,ACGTACGT\n'
+    rows[20] = 'r20,yes" no,ACGTACGT\n'  # a quote within a cell is a letter
+    (tmp_path / "x.csv").write_text("id,note,sequence\n" + "".join(rows))
+    found = reasons(SHORT, tmp_path)
+    assert found.pop("x.csv#row 12") == "corrupt"
+    assert found == {f"x.csv#r{i}": None for i in range(30) if i != 10}
+
+
+def test_a_row_of_more_or_fewer_columns_fails_and_empty_ones_at_its_end_are_none(tmp_path, reasons):
+    (tmp_path / "x.csv").write_bytes(b"id,note,seq,label\na,b,ACGT,p\nb,c,d,ACGT,p\nc,ACGT,p\nd,,ACGT,p,,\n")
+    found = reasons(SHORT, tmp_path)
+    assert found == {"x.csv#a": None, "x.csv#row 3": "corrupt", "x.csv#row 4": "corrupt", "x.csv#d": None}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, reasons):
+    (tmp_path / "x.csv").write_bytes(b"id,seq,label,label\na,ACGT,p,q\n")
+    assert reasons(SHORT, tmp_path) == {"x.csv": "bad_columns"}
+
+
+@pytest.mark.parametrize("entries", ["records", "windows"])
+@pytest.mark.parametrize("odd", "-.*1?xJ")
+def test_a_letter_that_is_no_base_keeps_its_place(tmp_path, index, odd, entries):
+    bases = "ACGTACGTAC" + odd + "GTTTTGGGGCCCCAAAATTTT"
+    (tmp_path / "x.fa").write_text(f">a\n{bases[:7]}\n{bases[7:]}\n")
+    (tmp_path / "x.csv").write_text(f"id,seq\na,{bases}\n")
+    found = {}
+    for row in index(GenomicsSpec(entries=entries, length=8), tmp_path).to_pylist():
+        found.setdefault(row["entry_id"].split("#")[0], {})[row["entry_id"].split("#")[1]] = row["reason"]
+    if entries == "records":
+        assert found == {"x.fa": {"a": "not_dna"}, "x.csv": {"a": "not_dna"}}
+    else:
+        windows = {"a:1-8": None, "a:9-16": "not_dna", "a:17-24": None, "a:25-32": None}
+        assert found == {"x.fa": windows, "x.csv": windows}
+
+
 @pytest.mark.parametrize("entries", ["records", "windows"])
 def test_parquet_csv_and_gzipped_csv_give_equal_samples(tmp_path, letters, entries):
     draw = random.Random(5)
