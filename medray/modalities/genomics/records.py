@@ -44,4 +44,4 @@ def decode(line: bytes) -> str:
 
 
 def first_word(header: str) -> str:
-    return header.split(None, 1)[0] if header else ""
+    return (header.split(None, 1) or [""])[0]
