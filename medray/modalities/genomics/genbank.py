@@ -158,6 +158,7 @@ def _record(head: bytes, bases: _Bases) -> Record:
         bases,
         f"{parsed.id} {parsed.description}",
         features=features(parsed, len(parsed)),
+        build=next((each.partition(":")[2] for each in parsed.dbxrefs if each.startswith("Assembly:")), None),
         problem=SampleError("empty_sequence", "a GenBank record without ORIGIN") if bases.done else None,
         lost=bases.lost,
     )

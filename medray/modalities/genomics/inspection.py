@@ -76,7 +76,7 @@ def _one_file(uri: str) -> Inspection:
     spec = GenomicsSpec() if kind != "table" else _guess(first.text)
     with open_input(uri) as stream:
         facts: dict[str, Any] = {"format": kind, "compression": compression(stream.read(BGZF_HEADER)) or "none"}
-    counted, tables = _count(open_records(spec, uri))
+    counted, tables = _count(open_records(spec, uri)[1])
     facts |= counted
     if kind == "table":
         facts["sequence_column"] = spec.sequence_column

@@ -24,6 +24,8 @@ class Record:
     subject: str | None = None
     split: str | None = None
     features: Features = field(default_factory=Features)
+    build: str | None = None
+    """The assembly it is of, where the file says it."""
     problem: SampleError | None = None
     """Why it cannot be read, where that is known."""
     lost: Callable[[], SampleError | None] = lambda: None

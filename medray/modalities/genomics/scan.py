@@ -15,6 +15,7 @@ from medray.errors import SampleError
 from medray.files import File, relative
 from medray.manifests import Part, digest
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
+from medray.modalities.genomics.facts import record_facts, window_facts
 from medray.modalities.genomics.fasta import fasta
 from medray.modalities.genomics.fastq import fastq
 from medray.modalities.genomics.features import Overlap, cuts, groups
@@ -81,15 +82,18 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)
     names = _Names(path)
     try:
-        for record in open_records(spec, file.uri):
+        kind, records = open_records(spec, file.uri)
+        for record in records:
             entry_id = names.of(record.name)
             failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
             if record.problem is not None:
                 yield _refused(failed, record.problem)
             elif spec.entries == "windows":
-                yield from _windows(spec, record, failed)
+                yield from _windows(
+                    spec, record, replace(failed, facts=window_facts(kind, record, bool(spec.subject_pattern)))
+                )
             else:
-                yield _whole_record(spec, record, failed)
+                yield _whole_record(spec, record, replace(failed, facts=record_facts(kind)))
     except SampleError as error:
         yield _refused(whole, error)
 
@@ -98,8 +102,8 @@ def _refused(part: Part, problem: SampleError) -> Part:
     return replace(part, reason=problem.reason, detail=problem.detail or None)
 
 
-def open_records(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
-    """The records of a file of any format. Raises SampleError and OSError."""
+def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[Record]]:
+    """(what `sniff` says, the records) of a file of any format. Raises SampleError and OSError, and so do the records."""
     feed = blocks(uri)
     first = next(feed, Chunk(0, b""))
     if not first.text:
@@ -107,13 +111,12 @@ def open_records(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
     kind = sniff(first.text)
     readers: dict[str, Reader] = {"fasta": fasta, "fastq": fastq, "genbank": genbank, "table": text_table(spec)}
     if kind == "parquet":
-        yield from parquet_rows(spec, uri)
-    elif kind in readers:
-        yield from readers[kind](chain([first], feed))
-    elif kind:
+        return kind, parquet_rows(spec, uri)
+    if kind in readers:
+        return kind, readers[kind](chain([first], feed))
+    if kind:
         raise SampleError("unsupported", f"{kind} holds no sequences to read as records or windows")
-    else:
-        raise SampleError("unrecognised_format", "binary content" if b"\0" in first.text else "text")
+    raise SampleError("unrecognised_format", "binary content" if b"\0" in first.text else "text")
 
 
 @dataclass
@@ -261,6 +264,7 @@ def _window(
         size=each.text_end - each.text_start,
         modified_ns=part.modified_ns,
         subject=record.subject,
+        facts=part.facts,
     )
     problem = Letters().add(each.codes).problem()
     if problem:

@@ -26,6 +26,10 @@ class GenomicsSpec(Spec):
     """
 
     kind: Literal["genomics"] = "genomics"
+    learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
+    where_stated: ClassVar[frozenset[str]] = frozenset({"build", "contig"})
+    coded: ClassVar[frozenset[str]] = frozenset({"format", "build", "contig", "contig_length"})
+    """See `facts.py`; records and tables state neither build nor contig, so a model trained on them learns none."""
     site: ClassVar[frozenset[str]] = frozenset(
         {
             "entries", "stride", "subject", "segment_bases", "label_pattern", "subject_pattern", "label_feature",
