@@ -114,9 +114,10 @@ def _bounds(position: Position) -> tuple[int, int]:
     from Bio.SeqFeature import BetweenPosition, OneOfPosition, WithinPosition
 
     if isinstance(position, (WithinPosition, BetweenPosition)):
-        return position._left, position._right  # Biopython has no public name for them
+        return position._left, position._right  # type: ignore[attr-defined]  # Biopython has no public name for them
     if isinstance(position, OneOfPosition):
-        return min(map(int, position.position_choices)), max(map(int, position.position_choices))
+        choices = [int(each) for each in position.position_choices]  # type: ignore[attr-defined]  # set in __new__
+        return min(choices), max(choices)
     return int(position), int(position)  # type: ignore[call-overload]  # UnknownPosition was told before
 
 

@@ -16,7 +16,7 @@ from medray.modalities.genomics.text import BLOCK, Chunk, Lines
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
-    from Bio.SeqFeature import Location, SeqFeature
+    from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
     from Bio.SeqRecord import SeqRecord
 
 NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
@@ -209,7 +209,7 @@ def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
         raise SampleError("corrupt", "the location of the CDS cannot be read")
     if any(part.ref for part in feature.location.parts):
         raise SampleError("unsupported", "a part of the CDS lies in another record")
-    if not len(feature.location) > 0 or max(feature.location) >= len(sequence):  # Biopython cuts it off at the end
+    if len(feature.location) == 0 or max(feature.location) >= len(sequence):  # Biopython cuts it off at the end
         raise SampleError("corrupt", "the CDS reaches beyond the bases of its record")
     try:
         return _translated(feature, feature.location, sequence)
@@ -219,7 +219,7 @@ def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
         raise SampleError("corrupt", "codon_start, transl_table or transl_except of the CDS cannot be read") from None
 
 
-def _translated(feature: SeqFeature, location: Location, sequence: Seq | MutableSeq) -> str:
+def _translated(feature: SeqFeature, location: SimpleLocation | CompoundLocation, sequence: Seq | MutableSeq) -> str:
     """Raises ValueError, KeyError and TranslationError."""
     from Bio.Data import CodonTable
     from Bio.SeqFeature import ExactPosition
@@ -230,7 +230,7 @@ def _translated(feature: SeqFeature, location: Location, sequence: Seq | Mutable
         raise ValueError("codon_start is 1, 2 or 3")
     coding = feature.extract(sequence)[skipped:]
     coding = coding[: len(coding) // 3 * 3]
-    letters = list(str(coding.translate(number)))
+    letters = list(str(coding.translate(str(number))))
     first = location.parts[0]
     begin = first.end if first.strand == -1 else first.start
     starts = CodonTable.unambiguous_dna_by_id[number].start_codons
@@ -242,7 +242,9 @@ def _translated(feature: SeqFeature, location: Location, sequence: Seq | Mutable
     return "".join(letters).partition("*")[0]
 
 
-def _exceptions(feature: SeqFeature, location: Location, skipped: int) -> Iterator[tuple[int, str]]:
+def _exceptions(
+    feature: SeqFeature, location: SimpleLocation | CompoundLocation, skipped: int
+) -> Iterator[tuple[int, str]]:
     """(number of the codon, letter) of each transl_except, such as (pos:complement(4..6),aa:Sec). Raises ValueError."""
     from Bio.SeqUtils import seq1
 

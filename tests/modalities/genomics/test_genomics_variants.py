@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from variant_files import opened, rows, table, untar, vcf_text, write
 
-from medray.errors import NOT_ELIGIBLE
 from medray.modalities.base import Exact
 from medray.modalities.genomics import variants
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.variant_reader import Variants
 from medray.modalities.genomics.variants import Allele, derive, normalise, record_of, sample_id, score_names
-from medray.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
-from medray.objectives.base import Objective
 
 
 @pytest.fixture(scope="module")
@@ -186,50 +181,6 @@ def test_every_allele_of_a_record_is_a_sample_good_or_with_a_reason(tmp_path: Pa
     assert [value for _, reason, value, _ in rows(samples) if reason] == [None] * 17
 
 
-def test_a_ref_with_an_ambiguity_code_that_the_reference_has_not_is_a_mismatch_as_for_bcftools(norm: Path):
-    # B is reduced to C (VCF 4.3 section 1.6.1), the reference has N; bcftools norm -c x leaves the record out
-    assert normalised(str(norm / "norm.iupac.fa"), norm / "norm.iupac.vcf", 15) == ([], [("8", "ref_mismatch")])
-
-
-def test_an_ambiguous_reference_base_is_the_base_that_is_first_in_the_alphabet(tmp_path: Path):
-    # VCF 4.3 section 1.6.1: "thus R as a reference base is converted to A in VCF". bcftools 1.24 norm takes and leaves
-    # the same records, but for those whose REF or ALT holds a code, which it refuses.
-    records = ["c 2 c T", "c 3 N T", "c 3 A T", "c 4 A T", "c 4 a G", "c 4 R T", "c 4 G T", "c 4 N T", "c 5 Nt N",
-               "c 4 AN A", "c 4 RN R", "c 1 R G", "c 1 G R", "c 6 T N"]  # fmt: skip
-    found = rows(table(reader(tmp_path, "AcNRNTTT", 3), write(tmp_path / "v.vcf", vcf_text(*records))))
-    assert found == [
-        ("c:2:C:T#1.1", None, "ACN", "ATN"),
-        ("c:3:N:T#2.1", None, "CNR", "CTR"),
-        ("c:3:A:T#3.1", "ref_mismatch", None, None),
-        ("c:4:A:T#4.1", None, "NRN", "NTN"),
-        ("c:4:A:G#5.1", None, "NRN", "NGN"),
-        ("c:4:A:T#6.1", None, "NRN", "NTN"),
-        ("c:4:G:T#7.1", "ref_mismatch", None, None),
-        ("c:4:N:T#8.1", "ref_mismatch", None, None),
-        ("c:5:NT:N#9.1", None, "NTT", "NTT"),
-        ("c:4:AN:A#10.1", None, "RNT", "RTT"),  # the base before the deletion stays as the reference has it
-        ("c:4:AN:A#11.1", None, "RNT", "RTT"),
-        ("c:1:A:G#12.1", None, "NAC", "NGC"),
-        ("c:1:G:R#13.1", "bad_allele", None, None),
-        ("c:6:T:N#14.1", None, "NTT", "NNT"),
-    ]
-
-
-def test_an_allele_of_equal_length_leaves_ambiguous_bases_between_its_ends_as_they_are(tmp_path: Path):
-    path = write(tmp_path / "v.vcf", vcf_text("c 3 TAC GAA"))
-    assert rows(table(reader(tmp_path, "AATRCTT", 5), path)) == [("c:3:TAC:GAA#1.1", None, "ATRCT", "AGRAT")]
-
-
-def test_what_says_that_no_other_allele_was_seen_is_nothing_to_score(tmp_path: Path):
-    records = ["c 8 C <NON_REF>", "c 8 C A,<NON_REF>", "c 8 C <*>", "c 8 C T,<*>", "c 8 C <X>", "c 8 C *", "c 8 C ."]
-    found = rows(table(reader(tmp_path), write(tmp_path / "v.vcf", vcf_text(*records))))
-    assert [reason for _, reason, _, _ in found] == [
-        "reference_block", None, "reference_block", "reference_block", None, "reference_block", "reference_block",
-        "spanning_deletion", "no_alternate",
-    ]  # fmt: skip
-    assert {reason for _, reason, _, _ in found if reason} <= NOT_ELIGIBLE
-
-
 def test_an_alternate_base_takes_the_mask_of_its_place(tmp_path: Path):
     path = write(tmp_path / "v.vcf", vcf_text("c 3 G T", "c 3 GT G"))
     assert [row[2:] for row in rows(table(reader(tmp_path, "ACgtACGT", 5, soft_mask="channel"), path))] == [
@@ -265,42 +216,6 @@ def test_scores_of_pairs_become_four_columns_for_each_output():
     expected = [[0.5, 0.8, 0.3, np.log(4), 0.01, 0.99, 0.98, 2 * np.log(99)], [0.2, 0.2, 0, 0, 0.3, 0.3, 0, 0]]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("logit_ref", "logit_alt"),
-    [(4, 3), (10, 9), (12, 11), (13, 12), (15, 13.9), (16, 14.5), (25, 15), (-25, -15), (40, 38), (700, -700)],
-)
-def test_the_change_of_log_odds_is_that_of_the_logits_however_sure_the_network_is(logit_ref: float, logit_alt: float):
-    """Of one logit, and of two classes, whose log-odds is the difference of their logits. Expected by decimal, 60 digits."""
-    binary = torch.tensor([[logit_ref], [logit_alt]])
-    classes = torch.tensor([[logit_ref, 0.0], [logit_alt, 0.0]])
-    change = logit_alt - logit_ref
-    with localcontext(prec=400):
-        ref, alt = (1 / (1 + (-Decimal(logit)).exp()) for logit in (logit_ref, logit_alt))
-        delta = float(alt - ref)
-    for objective, logits, expected in (
-        (BinaryObjective(), binary, [[delta, change]]),
-        (MultilabelObjective(), binary, [[delta, change]]),
-        (MulticlassObjective(), classes, [[delta, change, -delta, -change]]),
-    ):
-        scores, exact = activated(objective, logits)
-        found = derive(scores, exact)
-        kept = [column for column in range(found.shape[1]) if column % 4 > 1]
-        np.testing.assert_allclose(found[:, kept], expected, rtol=1e-6)  # of float32 logits
-
-
-def activated(objective: Objective, logits: torch.Tensor) -> tuple[np.ndarray, Exact]:
-    odds = objective.log_odds(logits.double())
-    whole = Exact(objective.activate(logits.double()).numpy(), None if odds is None else odds.numpy())
-    return objective.activate(logits).numpy(), whole
-
-
-def test_numbers_have_no_log_odds_and_their_difference_keeps_its_digits():
-    objective = RegressionObjective(mean=(1e6,), deviation=(2.0,))
-    found = derive(*activated(objective, torch.tensor([[0.5], [0.501]])))
-    assert score_names(("value",), objective.probabilities) == ("value_ref", "value_alt", "value_delta")
-    np.testing.assert_allclose(found, [[1000001, 1000001, 0.002]], rtol=1e-4)
 
 
 def test_windows_of_snvs_cut_together_are_those_cut_one_by_one(tmp_path: Path):
