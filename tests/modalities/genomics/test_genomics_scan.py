@@ -11,6 +11,8 @@ import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
+from medray.manifests import digest
+from medray.modalities.genomics.codes import to_codes
 from medray.modalities.genomics.fasta import fasta
 from medray.modalities.genomics.fastq import fastq
 from medray.modalities.genomics.spec import GenomicsSpec
@@ -233,6 +235,25 @@ def test_a_damaged_gzip_is_a_failed_row(tmp_path, reasons):
     packed[-6] ^= 255  # the checksum
     (tmp_path / "x.fa.gz").write_bytes(packed)
     assert reasons(SHORT, tmp_path)["x.fa.gz"] == "corrupt"
+
+
+@pytest.mark.parametrize("bgzipped", [False, True])
+def test_a_flipped_bit_in_a_compressed_file_never_gives_other_bases(tmp_path, index, bgzip, bgzipped):
+    draw = random.Random(1)
+    letters = {f"r{i}": "".join(draw.choices("ACGT", k=60)) for i in range(30_000)}
+    text = "".join(f">{name}\n{bases}\n" for name, bases in letters.items()).encode()
+    path = tmp_path / "x.fa.gz"
+    packed = bgzip(path, text).read_bytes() if bgzipped else gzip.compress(text, 1)
+    right = {f"x.fa.gz#{name}": digest(to_codes(bases.encode())) for name, bases in letters.items()}
+    for _ in range(3):
+        damaged = bytearray(packed)
+        damaged[draw.randrange(len(packed) // 2, len(packed) - 100)] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        rows = index(GenomicsSpec(length=60), tmp_path).to_pylist()
+        good = {row["entry_id"]: row["fingerprint"] for row in rows if row["reason"] is None}
+        assert good.items() <= right.items()
+        assert [row["reason"] for row in rows if row["reason"]] == ["corrupt"]
+        assert (len(good) > 10_000) if bgzipped else not good  # bgzip has a checksum for each block
 
 
 def test_a_file_that_changed_since_the_index_is_a_failed_row_not_a_wrong_score(tmp_path, index):
