@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BLANKS
-from medray.modalities.genomics.features import features
+from medray.modalities.genomics.features import ANYWHERE, Part, features
 from medray.modalities.genomics.records import Record, decode
 from medray.modalities.genomics.text import BLOCK, Chunk, Lines
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
 """What a line of bases begins with: the number of the first, from 1."""
+FEATURE = re.compile(rb" {5}(\S+) +(\S.*?)\s*$")
+REMOTE = re.compile(r"([A-Za-z_][\w.]*):([^,):]*\d[^,):]*)")
+"""A part of a location that lies in another record: its accession, and the place there."""
 EXCEPTION = re.compile(r"\(pos:(.+),aa:(\w+)\)")
 JOINED = BLOCK >> 4
 """Bytes of sequence lines that make one piece."""
@@ -174,6 +177,36 @@ def annotation(head: str) -> SeqRecord:
             return SeqIO.read(io.StringIO(f"{head}\nORIGIN\n//\n"), "genbank")
         except (ValueError, AssertionError, IndexError, KeyError, AttributeError, TypeError) as error:  # for damage
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
+
+
+def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[Part]]:
+    """Accession → parts of it that features of type `kind` in other records of the file claim: join(1..9,J00194.1:5..8).
+
+    So far as the text can be read: what breaks it off is told by whoever reads its records.
+    """
+    found: dict[str, list[Part]] = {}
+    location: list[bytes] | None = None
+    feed = Lines(chunks)
+    while (line := feed.next_written()) is not None:
+        key = FEATURE.match(line.text)
+        if key is not None:
+            location = [key[2]] if key[1] == kind.encode() else None
+        elif location is not None and line.text.startswith(b" " * 21) and line.text[21:22] != b"/":
+            location.append(line.text.strip())
+        elif location is not None:
+            _add_remote(found, b"".join(location).decode("ascii", "replace"))
+            location = None
+    return found
+
+
+def _add_remote(found: dict[str, list[Part]], location: str) -> None:
+    for accession, place in REMOTE.findall(location):
+        bases = [int(number) for number in re.findall(r"\d+", place)]
+        interval = (max(0, min(bases) - 1), max(bases))
+        exact = re.fullmatch(r"\d+(\.\.\d+)?", place) is not None
+        found.setdefault(accession, []).append(
+            Part(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
+        )
 
 
 def annotated(chunks: Iterator[Chunk]) -> Iterator[SeqRecord]:

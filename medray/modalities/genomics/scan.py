@@ -19,7 +19,8 @@ from medray.modalities.genomics.facts import record_facts, window_facts
 from medray.modalities.genomics.fasta import fasta
 from medray.modalities.genomics.fastq import fastq
 from medray.modalities.genomics.features import Overlap, cuts, groups
-from medray.modalities.genomics.genbank import genbank
+from medray.modalities.genomics.features import Part as FeaturePart
+from medray.modalities.genomics.genbank import elsewhere, genbank
 from medray.modalities.genomics.records import Reader, Record
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import delimiter, parquet_rows, text_table
@@ -83,7 +84,9 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     names = _Names(path)
     try:
         kind, records = open_records(spec, file.uri)
+        claimed = elsewhere(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
         for record in records:
+            record = _with_claims(record, spec.label_feature, claimed)
             entry_id = names.of(record.name)
             failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
             if record.problem is not None:
@@ -96,6 +99,16 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
                 yield _whole_record(spec, record, replace(failed, facts=record_facts(kind)))
     except SampleError as error:
         yield _refused(whole, error)
+
+
+def _with_claims(record: Record, kind: str | None, claimed: dict[str, list[FeaturePart]]) -> Record:
+    """The record with what features of other records of its file say of it."""
+    added = claimed.get(record.name, []) + claimed.get(record.name.partition(".")[0], [])
+    if not added or kind is None:
+        return record
+    parts = record.features.parts
+    parts = {**parts, kind: [*parts.get(kind, []), *added]}
+    return replace(record, features=replace(record.features, parts=parts))
 
 
 def _refused(part: Part, problem: SampleError) -> Part:

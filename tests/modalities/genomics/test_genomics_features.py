@@ -106,6 +106,25 @@ def test_a_window_whose_label_hangs_on_a_vague_place_fails(tmp_path: Path, index
     assert [row["reason"] for row in rows] == ["unclear_label" if label == "?" else None for label in labels]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(
+    ("place", "label"), [("B1.1:11..20", "coding"), ("B1:11..20", "coding"), ("B1.1:11..>20", None)]
+)
+def test_a_feature_that_reaches_into_another_record_of_the_file_labels_it(tmp_path, index, order, place, label):
+    records = [
+        record(
+            f'join(51..60,\n                     {place},C1.1:5..9)\n                     /db_xref="B1.1:21..30"',
+            name="A1",
+        ),
+        record(name="B1"),
+    ]
+    (tmp_path / "x.gb").write_text("".join(records[i] for i in order))
+    labels = {row["entry_id"]: row["label"] for row in index(WINDOWS, tmp_path).to_pylist()}
+    assert labels["x.gb#A1.1:51-60"] == ["coding"] and labels["x.gb#A1.1:1-10"] == ["noncoding"]
+    assert labels["x.gb#B1.1:11-20"] == ([label] if label else None)
+    assert labels["x.gb#B1.1:21-30"] == (["noncoding"] if label else None)
+
+
 def test_a_whole_record_fails_likewise_and_nothing_fails_without_a_label_feature(tmp_path: Path, reasons: Callable):
     (tmp_path / "x.gb").write_text(record("oops"))
     assert reasons(GenomicsSpec(label_feature="CDS", length=60), tmp_path) == {"x.gb#R1.1": "unclear_label"}
