@@ -78,7 +78,8 @@ class GenomicsSpec(Spec):
     """Likewise for the subject; wins over `subject`."""
     label_feature: str | None = None
     """A type of GenBank feature, such as CDS: an entry is "coding" when at least `label_fraction` of its bases lie in
-    one, on either strand, else "noncoding"."""
+    one, on either strand, else "noncoding". Where that hangs on a feature whose place the record does not say exactly, the
+    entry fails as `unclear_label`."""
     label_fraction: float = Field(default=0.5, gt=0, le=1)
     subject: Literal["record", "sequence", "segment"] = "record"
     """What a split never divides. record: a record with all its windows. sequence: entries of equal bases, on either
