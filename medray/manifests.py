@@ -188,7 +188,7 @@ def parts_table(parts: Iterable[Part], key: bytes, files: Iterable[File] | None 
         "split": [p.split for p in parts],
         "reason": [p.reason for p in parts],
         "detail": [p.detail for p in parts],
-        "facts": [None if p.facts is None else facts_text(p.facts) for p in parts],
+        "facts": _facts_texts(parts),
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in PARTS], schema=PARTS)
 
@@ -197,6 +197,15 @@ def _hidden(part: Part, key: bytes) -> str | None:
     if part.subject is None:
         return None
     return pseudonym(part.subject, key) if part.person else own_subject(part.subject)
+
+
+def _facts_texts(parts: Sequence[Part]) -> list[str | None]:
+    """`facts_text` of each part; parts of one file often share one object, whose text is made once."""
+    texts: dict[int, str] = {}
+    for part in parts:
+        if part.facts is not None and id(part.facts) not in texts:
+            texts[id(part.facts)] = facts_text(part.facts)
+    return [None if part.facts is None else texts[id(part.facts)] for part in parts]
 
 
 Describe = Callable[[Sequence[Mapping[str, Fact]]], Mapping[str, Fact]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +13,16 @@ import xxhash
 from medray.errors import SampleError
 from medray.files import File, relative
 from medray.manifests import Entries, Entry, Part, digest
+from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
+from medray.modalities.genomics.facts import VcfFacts, record_facts
 from medray.modalities.genomics.names import RecordNames
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variants import Alleles, read_alleles, record_key
+from medray.modalities.genomics.variants import Alleles, is_record, read_alleles, record_key
 from medray.samples import tensor_column, tensor_field
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
@@ -43,12 +45,12 @@ class Variants(Source):
         """Raises UserError where it cannot be used."""
         return Reference.open(self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel")
 
-    def derive(self, scores: np.ndarray) -> np.ndarray:
+    def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """See `variants.derive`."""
-        return variants.derive(scores)
+        return variants.derive(scores, exact)
 
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return variants.score_names(outputs)
+    def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
+        return variants.score_names(outputs, probabilities)
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
         """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.
@@ -65,7 +67,8 @@ class Variants(Source):
         try:
             if file.size == 0:
                 raise SampleError("empty_file")
-            _, pieces = vcf.split_header(text.blocks(file.uri))
+            header, pieces = vcf.split_header(text.blocks(file.uri))
+            stated, unstated = cache(VcfFacts(header.text).of), record_facts("vcf")
             for lines in vcf.batches(vcf.record_lines(pieces), self._at_once):
                 found = True
                 rows = [line.columns for line in lines]
@@ -73,7 +76,9 @@ class Variants(Source):
                 prints = _prints(keys, read_alleles(self.reference, rows, self.spec.length))
                 for line, key, print_ in zip(lines, keys, prints, strict=True):
                     name = f"{path}#{names.of(line.columns, key)}"
-                    yield Part(name, file.uri, line.locator, print_, line.end - line.start)
+                    known = is_record(line.columns)  # else the first column may hold anything
+                    facts_of_line = stated(line.columns[0].decode("utf-8", "replace")) if known else unstated
+                    yield Part(name, file.uri, line.locator, print_, line.end - line.start, facts=facts_of_line)
             if not found:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
