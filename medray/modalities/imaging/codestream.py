@@ -12,11 +12,11 @@ from medray.errors import SampleError
 
 Process = Literal["dct", "lossless", "jpeg-ls", "jpeg-2000"]
 
-DCT = {0xC0, 0xC1, 0xC2}
-"""Start of frame of baseline, extended and progressive JPEG."""
 LOSSLESS = 0xC3
 JPEG_LS = 0xF7
 START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
+JPEG_PROCESSES: dict[int, Process] = {LOSSLESS: "lossless", JPEG_LS: "jpeg-ls", 0xC0: "dct", 0xC1: "dct", 0xC2: "dct"}
+"""Start of frame to process: dct is baseline, extended and progressive JPEG."""
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 """How JPEG, JPEG 2000 and JP2 begin."""
 
@@ -74,7 +74,7 @@ def _jpeg(frame: bytes) -> Codestream:
         elif marker == 0xEE and frame[body : body + 5] == b"Adobe":
             rgb = frame[body + 11] == 0
         at = after
-    process: Process | None = {LOSSLESS: "lossless", JPEG_LS: "jpeg-ls", **dict.fromkeys(DCT, "dct")}.get(marker)
+    process = JPEG_PROCESSES.get(marker)
     if process is None:
         raise SampleError("unsupported", "an arithmetic, hierarchical or differential JPEG frame")
     if process != "jpeg-ls" and frame.rfind(b"\xff\xd9") < after:

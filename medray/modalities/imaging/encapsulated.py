@@ -7,6 +7,7 @@ another size or depth would pass for the one that the header describes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -173,7 +174,7 @@ def _run_lengths(header: Header, frame: bytes) -> Cells:
     bounds = [*(int(offset) for offset in heads[1 : 1 + planes]), len(frame)]
     values = np.empty((header.samples, size), f"u{width}")
     target = values.view(np.uint8).reshape(header.samples, size, width)
-    for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, end) in enumerate(pairwise(bounds)):
         with reading(uid_name(header.syntax)):
             plane = np.frombuffer(imagecodecs.packbits_decode(frame[start:end]), np.uint8)
         if len(plane) < size:

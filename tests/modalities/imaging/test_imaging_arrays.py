@@ -10,7 +10,8 @@ from PIL import Image
 
 from medray.errors import SampleError
 from medray.modalities.imaging import arrays
-from medray.modalities.imaging.arrays import ArrayCache, read_picture
+from medray.modalities.imaging.arrays import ArrayCache
+from medray.modalities.imaging.pictures import read_picture
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -40,7 +41,7 @@ def test_a_palette_becomes_colour_and_transparency_black():
     clear = Image.fromarray(np.array([[[200, 100, 50, 255], [200, 100, 50, 0]]], np.uint8), "RGBA")
     assert read_picture(encoded(clear)).values.tolist() == [[[200, 100, 50], [0, 0, 0]]]
     grey = Image.fromarray(np.array([[[200, 255], [200, 0]]], np.uint8), "LA")
-    assert read_picture(encoded(grey)).values.tolist() == [[[200, 200, 200], [0, 0, 0]]]
+    assert read_picture(encoded(grey)).values.tolist() == [[200, 0]]
 
 
 def test_exif_orientation_is_applied():
