@@ -124,11 +124,13 @@ def _decode(header: Header, frame: bytes) -> Cells:
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.shape != ((*size, 3) if color else size):
         raise SampleError("corrupt", f"a frame of shape {list(pixels.shape)}; the header says {list(size)}")
-    return Cells(_bits(pixels, found), found.precision, found.process, rgb)
+    return Cells(_bits(pixels, found, header), found.precision, found.process, rgb)
 
 
-def _bits(pixels: np.ndarray, found: Codestream) -> np.ndarray:
+def _bits(pixels: np.ndarray, found: Codestream, header: Header) -> np.ndarray:
     """Decoded samples as unsigned cells of the frame's own precision."""
+    if found.signed and not header.signed and int(pixels.min()) < 0:
+        raise SampleError("corrupt", "a signed frame with values below zero; the header says unsigned")
     cells = pixels.view(f"u{pixels.dtype.itemsize}")
     mask = (1 << found.precision) - 1
     if found.signed:
