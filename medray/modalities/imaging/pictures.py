@@ -136,6 +136,8 @@ def _tiff(raw: bytes) -> Image:
 
     tags = _tiff_tags(raw)
     photometric = tags.get(262)
+    if photometric is None:
+        raise SampleError("corrupt", "a TIFF without its photometric interpretation")
     samples = int(tags.get(277, 1))
     bits = {int(each) for each in _numbers(tags.get(258, 1))}
     if photometric == PALETTE:
@@ -196,8 +198,11 @@ def _tiff_tags(raw: bytes) -> Any:
     with decoding("picture"):
         stream = io.BytesIO(raw)
         tags = ImageFileDirectory_v2(raw[:16] if raw[2:4] in (b"+\0", b"\0+") else raw[:8])
-        stream.seek(tags.next)
+        first = tags.next
+        stream.seek(first)
         tags.load(stream)
+        if tags.next == first:
+            raise SampleError("truncated", "a TIFF that ends within its tags")
         if tags.next:
             raise SampleError("unsupported", f"{_pages(raw, tags.next)} pages in one file; expected one image")
         return dict(tags)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 NATIVE = frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN})
 """Transfer syntaxes of uncompressed pixels; a deflated file is inflated before."""
+COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
+"""How those of compressed pixels begin (PS3.6 annex A)."""
 REQUIRED = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -43,6 +45,8 @@ def check(header: Header) -> None:
         _bits(header)
     if header.number("NumberOfFrames", 1) < 0:
         raise SampleError("corrupt", "a negative number of frames")
+    if not header.encapsulated and header.syntax not in NATIVE and not header.syntax.startswith(COMPRESSED):
+        raise SampleError("unsupported", "pixels under a transfer syntax that is not DICOM's")
     if header.encapsulated == (header.syntax in NATIVE):
         which = "uncompressed" if header.syntax in NATIVE else "compressed"
         raise SampleError("corrupt", f"pixels that are not stored as their {which} transfer syntax has it")

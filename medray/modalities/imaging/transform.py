@@ -118,15 +118,27 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def _padding(pixels: np.ndarray, header: Header) -> np.ndarray | None:
-    value = _maybe_signed(header, "PixelPaddingValue")
-    if value is None or pixels.dtype.kind == "f":
+    if header.float_type:
+        value, limit = _float_padding(header)
+    else:
+        value, limit = _maybe_signed(header, "PixelPaddingValue"), _maybe_signed(header, "PixelPaddingRangeLimit")
+    if value is None:
         return None
-    limit = _maybe_signed(header, "PixelPaddingRangeLimit")
-    if limit is None or limit == value:
+    if math.isnan(value):
+        padding = np.isnan(pixels)
+    elif limit is None or limit == value:
         padding = pixels == value
     else:
         padding = (pixels >= min(value, limit)) & (pixels <= max(value, limit))
     return padding if padding.any() else None
+
+
+def _float_padding(header: Header) -> tuple[float | None, float | None]:
+    """(value, limit of the range) of float pixels; NaN pads pixels that are NaN."""
+    kind = "Float" if header.float_type == "f4" else "DoubleFloat"
+    with reading("pixel padding"):
+        value, limit = (header.dataset.get(f"{kind}PixelPadding{name}") for name in ("Value", "RangeLimit"))
+        return None if value is None else float(value), None if limit is None else float(limit)
 
 
 def _maybe_signed(header: Header, keyword: str) -> int | None:

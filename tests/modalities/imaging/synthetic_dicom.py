@@ -412,7 +412,9 @@ def _real(
 ) -> tuple[np.ndarray | None, tuple[float, float] | None]:
     if not recipe.photometric.startswith("MONOCHROME"):
         return None, None
-    low, high = (-(1 << recipe.stored - 1), (1 << recipe.stored - 1) - 1) if recipe.signed else (0, (1 << recipe.stored) - 1)
+    low, high = (
+        (-(1 << recipe.stored - 1), (1 << recipe.stored - 1) - 1) if recipe.signed else (0, (1 << recipe.stored) - 1)
+    )
     if lut is not None:
         values, ends = lut[stored - low].astype(np.float64), (0.0, 65535.0)
     elif isinstance(recipe.rescale, tuple):

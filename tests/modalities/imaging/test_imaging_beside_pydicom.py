@@ -80,4 +80,3 @@ def test_every_file_of_the_shared_sets_has_the_values_that_pydicom_reads(shared_
     paths = sorted(path for path in (shared_data / "imaging" / "dicom").rglob("*") if path.is_file())
     found = Counter(compare(path) for path in paths if is_dicom(path))
     assert found["equal"] > 700 and found.keys() <= {"equal", "pydicom cannot"}
-

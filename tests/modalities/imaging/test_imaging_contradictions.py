@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
-from collections.abc import Callable
-
 import imagecodecs
 import numpy as np
 import pydicom
@@ -302,7 +301,12 @@ def test_jpeg_2000_whose_component_transform_contradicts_the_header_is_corrupt()
                                      "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration"])  # fmt: skip
 def test_no_value_of_the_pixel_description_raises_anything_but_a_sample_error(keyword, tmp_path):
     """As a folder is scanned: every file is a part, with a reason or without."""
-    for recipe in (Recipe(stored=12), Recipe(J2K, stored=12), Recipe(RLE, "RGB", 8, 8), Recipe(EXPLICIT, "PALETTE COLOR", 8, 8)):
+    for recipe in (
+        Recipe(stored=12),
+        Recipe(J2K, stored=12),
+        Recipe(RLE, "RGB", 8, 8),
+        Recipe(EXPLICIT, "PALETTE COLOR", 8, 8),
+    ):
         dataset = pydicom.dcmread(io.BytesIO(synthetic_dicom.make(recipe).raw))
         for value in (0, 1, 2, 3, 7, 12, 13, 31, 33, 255, 65535):
             hurt = copy.deepcopy(dataset)
@@ -312,12 +316,5 @@ def test_no_value_of_the_pixel_description_raises_anything_but_a_sample_error(ke
             modality = ImagingSpec(size=(8, 8)).open()
             parts = list(modality.scan(File(str(path), path.stat().st_size, 0), str(tmp_path)))
             assert len(parts) == 1
-            outcome(lambda raw=path.read_bytes(): dicom.read_image(raw))
-
-
-def outcome(read: Callable[[], object]) -> str:
-    try:
-        read()
-    except SampleError as error:
-        return error.reason
-    return "read"
+            with contextlib.suppress(SampleError):
+                assert dicom.read_image(path.read_bytes()).values.size
