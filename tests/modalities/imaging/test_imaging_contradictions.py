@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+
 import imagecodecs
 import numpy as np
 import pydicom
