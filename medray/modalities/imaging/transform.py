@@ -36,8 +36,8 @@ def real_world(
     """
     padding = _padding(pixels, header)
     slope, intercept, unit = _rescale(header if scaling is None else scaling)
-    given = slope is not None
     a, b = (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
+    given = (a, b) != (1.0, 0.0)
     low, high = _stored_range(header, pixels)
     if scaling is None and _has_modality_lut(header):
         if (a, b) != (1.0, 0.0):

@@ -433,4 +433,5 @@ def _has_unit(recipe: Recipe) -> bool:
     unit = "US" if recipe.rescale == "lut" else recipe.rescale[2] if isinstance(recipe.rescale, tuple) else None
     if recipe.modality in ("CT", "PT", "NM") or unit not in (None, "US"):
         return True
-    return recipe.rescale is not None and unit is None and recipe.modality not in ("CR", "DX")
+    identity = recipe.rescale is None or recipe.rescale[:2] == (1.0, 0.0)
+    return not identity and unit is None and recipe.modality not in ("CR", "DX")

@@ -220,6 +220,14 @@ def test_analyze_and_pairs_are_told_by_name(order, magic):
     assert caught.value.reason == "unsupported"
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_file_that_ends_within_its_header_is_truncated(kind):
+    raw = nifti(kind=kind)
+    whole = kind.header_class.sizeof_hdr
+    assert {reason(raw[:length]) for length in (whole - 1, whole, whole + 4)} <= {"truncated", "unsupported"}
+    assert reason(raw[:whole]) == "truncated"
+
+
 def test_a_zipped_file_is_the_same_file():
     assert np.array_equal(read_nifti(gzip.compress(nifti())).values, read_nifti(nifti()).values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -206,3 +207,20 @@ def test_a_tiff_cut_short_is_refused():
     raw = tiff(DEEP[..., :3], 2)
     assert reason(raw[:-40]) in ("corrupt", "truncated")
     assert reason(raw[:60]) in ("corrupt", "truncated")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_pictures_are_read_or_refused_with_a_reason_and_raise_nothing_else(seed):
+    local = np.random.default_rng(seed)
+    whole = [
+        png(DEEP[..., :3], 2),
+        tiff(DEEP, 2, extra=(2,)),
+        tiff(DEEP[..., :1], 0, order=">"),
+        saved(Image.fromarray(DEEP[..., 0])),
+    ]
+    for raw in whole * 20:
+        hurt = bytearray(raw)
+        for at in local.integers(8, min(len(raw), 300), 3):
+            hurt[at] = local.integers(256)
+        with contextlib.suppress(SampleError):
+            assert read_picture(bytes(hurt)).values.ndim in (2, 3)
