@@ -98,6 +98,8 @@ def idx_array(raw: bytes) -> np.ndarray:
     need, have = int(np.prod(shape)) * dtype.itemsize, len(raw) - start
     if have < need:
         raise SampleError("truncated", f"{have} of {need} bytes of values")
+    if any(raw[start + need :]):
+        raise SampleError("corrupt", f"{have} bytes of values; the lengths make {need}")
     values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape)
     return values if dtype.isnative or dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
 

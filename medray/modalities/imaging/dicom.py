@@ -105,9 +105,9 @@ def stored_bits(frame: Cells, header: Header) -> np.ndarray:
         if (cells & cells.dtype.type((1 << below) - 1)).any() and _top(cells) < 1 << bits:
             raise SampleError("corrupt", f"HighBit {high} with BitsStored {bits}, but values in the lowest {bits} bits")
         cells = cells >> below
-    if not header.signed and _top(cells) < 1 << bits:
-        return cells
-    return _signed(cells & cells.dtype.type((1 << bits) - 1), bits, header)
+    if header.signed:
+        return _signed(cells, bits, header)
+    return cells if _top(cells) < 1 << bits else cells & cells.dtype.type((1 << bits) - 1)
 
 
 def _top(cells: np.ndarray) -> int:
@@ -119,9 +119,10 @@ def _signed(cells: np.ndarray, bits: int, header: Header) -> np.ndarray:
     if not header.signed:
         return cells
     container = cells.dtype.itemsize * 8
-    if bits == container:
-        return cells.view(f"i{cells.dtype.itemsize}")
-    return (cells << (container - bits)).view(f"i{cells.dtype.itemsize}") >> (container - bits)
+    values = cells.view(f"i{cells.dtype.itemsize}")
+    if bits == container or (-(1 << bits - 1) <= values.min() and values.max() < 1 << bits - 1):
+        return values
+    return (values << (container - bits)) >> (container - bits)
 
 
 def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:

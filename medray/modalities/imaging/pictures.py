@@ -12,6 +12,8 @@ import numpy as np
 from medray.errors import SampleError
 from medray.modalities.imaging.image import Image, decoding
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF begins; with + it is BigTIFF, of 64-bit offsets."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """PhotometricInterpretation (TIFF 6.0, section 8)."""
 ASSOCIATED, UNASSOCIATED = 1, 2
@@ -42,7 +44,7 @@ def read_picture(raw: bytes) -> Image:
     import PIL.Image
 
     try:
-        if raw[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if raw[:4] in TIFF:
             return _tiff(raw)
         if raw[:8] == b"\x89PNG\r\n\x1a\n" and raw[24:25] == b"\x10":
             return _deep_png(raw)
@@ -200,7 +202,7 @@ def _tiff_tags(raw: bytes) -> dict[int, tuple[int, ...]]:
 
     with decoding("picture"):
         stream = io.BytesIO(raw)
-        tags = ImageFileDirectory_v2(raw[:16] if raw[2:4] in (b"+\0", b"\0+") else raw[:8])
+        tags = ImageFileDirectory_v2(raw[:16] if raw[:4] in TIFF[2:] else raw[:8])
         first = tags.next
         stream.seek(first)
         tags.load(stream)
@@ -219,7 +221,7 @@ def _pages(raw: bytes, second: int) -> int:
     """How many pages a TIFF has whose second begins at `second`."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    head = raw[:16] if raw[2:4] in (b"+\0", b"\0+") else raw[:8]
+    head = raw[:16] if raw[:4] in TIFF[2:] else raw[:8]
     stream, seen, at = io.BytesIO(raw), {0}, second
     while at and at not in seen:
         seen.add(at)

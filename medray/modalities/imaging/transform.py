@@ -111,8 +111,10 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
     )
     values = pixels.astype(np.float32 if exact else np.float64)
-    values *= slope
-    values += intercept
+    if slope != 1:
+        values *= slope
+    if intercept != 0:
+        values += intercept
     with np.errstate(over="ignore"):  # infinite values are refused where the image takes its shape
         return values.astype(np.float32, copy=False)
 

@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from medray.errors import SampleError
 from medray.modalities.imaging.pictures import read_picture
+from medray.modalities.imaging.scan import sniff
 
 rng = np.random.default_rng(2)
 DEEP = rng.integers(0, 65536, (9, 8, 4)).astype(np.uint16)
@@ -192,6 +193,11 @@ def test_a_compressed_tiff_and_one_in_tiles_are_read():
         assert np.array_equal(values(raw), DEEP[..., 0])
     raw = imagecodecs.tiff_encode(DEEP[..., :3]) if hasattr(imagecodecs, "tiff_encode") else tiff(DEEP[..., :3], 2)
     assert np.array_equal(values(raw), DEEP[..., :3])
+
+
+def test_a_big_tiff_is_read():
+    raw = saved(Image.fromarray(DEEP[..., 0]), big_tiff=True)
+    assert raw[:4] == b"II+\0" and sniff(raw) == "picture" and np.array_equal(values(raw), DEEP[..., 0])
 
 
 def test_a_jpeg_in_a_tiff_and_a_palette_are_read_as_pillow_has_them():
