@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
 from medray.modalities.imaging.encapsulated import Cells, decoded_frames
-from medray.modalities.imaging.header import Header, check, native_bytes, parse
+from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.lookup import palette
 from medray.modalities.imaging.transform import cover, real_world
@@ -126,9 +127,15 @@ def _signed(cells: np.ndarray, bits: int, header: Header) -> np.ndarray:
 
 
 def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """YBR_FULL (…, 3) of so many bits to R G B of the same dtype, rounded (PS3.3 C.7.6.3.1.2, BT.601 full range)."""
+    """YBR_FULL (…, 3) of so many bits to R G B of the same dtype, rounded (PS3.3 C.7.6.3.1.2, BT.601 full range).
+
+    Of 8 bits by pydicom, of others, which it does not convert, by the same formula with chroma's middle at 2^(bits−1).
+    """
+    if bits == 8 and pixels.dtype == np.uint8:
+        with reading("colour conversion"):
+            return convert_color_space(pixels, "YBR_FULL", "RGB")
     middle, top = 1 << bits - 1, (1 << bits) - 1
-    values = pixels.astype(np.float32 if bits <= 8 else np.float64)
+    values = pixels.astype(np.float64)
     luma, blue, red = values[..., 0], values[..., 1] - middle, values[..., 2] - middle
     green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
     found = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1)
