@@ -14,6 +14,7 @@ from medray.modalities.imaging import arrays, dicom, series
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, Header, check, parse, uid_name
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.modality import decode
+from medray.modalities.imaging.objects import is_mosaic
 from medray.modalities.imaging.scan import sniff
 
 
@@ -109,7 +110,7 @@ def _dicom_file(header: Header) -> dict[str, Any]:
 
 
 def _flags(header: Header) -> list[str]:
-    flags = ["mosaic"] if series.is_mosaic(header) else []
+    flags = ["mosaic"] if is_mosaic(header) else []
     return [*flags, "multi_frame"] if header.frames > 1 else flags
 
 
@@ -154,7 +155,7 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
         "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
     }
     try:
-        _, stack = series.headers_and_stack(raws)
+        _, stack = series.volume(raws)
         image = series.read_series(raws)
     except SampleError as error:
         flags = _flags(first)
