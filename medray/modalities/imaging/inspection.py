@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from medray.errors import SampleError
+from medray.errors import REASONS, SampleError
 from medray.files import File, list_files, read_bytes, relative
 from medray.modalities.base import Inspection
 from medray.modalities.imaging import arrays, dicom, series
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, Header, check, parse, uid_name
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.modality import decode
-from medray.modalities.imaging.objects import is_mosaic
+from medray.modalities.imaging.objects import is_mosaic, kind
 from medray.modalities.imaging.scan import sniff
 
 
@@ -99,6 +99,10 @@ def _dicom_file(header: Header) -> dict[str, Any]:
         "frames": header.frames,
     }
     flags = _flags(header)
+    if reason := kind(header.sop_class):
+        facts |= {"reason": reason, "detail": REASONS[reason]}
+    if header.start < 0 and reason:
+        return facts | {"flags": flags}
     pixels = dicom.stored(header)
     facts["shape"] = list(pixels.shape[1:3] if header.frames == 1 else pixels.shape[:3])
     facts["dtype"] = str(pixels.dtype)
