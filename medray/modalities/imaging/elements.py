@@ -38,9 +38,11 @@ TAGS = {
     "PixelPaddingRangeLimit": (0x00280121, "short"),
     "RescaleIntercept": (0x00281052, "decimal"),
     "RescaleSlope": (0x00281053, "decimal"),
+    "RescaleType": (0x00281054, "text"),
     "ModalityLUTSequence": (0x00283000, "sequence"),
     "SharedFunctionalGroupsSequence": (0x52009229, "sequence"),
     "PerFrameFunctionalGroupsSequence": (0x52009230, "sequence"),
+    "ExtendedOffsetTable": (0x7FE00001, "bytes"),
 }
 """keyword: (tag, how its value is written). "short" is 2 bytes, unsigned; PixelPaddingValue takes the pixels' sign."""
 

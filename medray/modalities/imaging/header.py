@@ -17,11 +17,14 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
+from medray.modalities.imaging import pixel_description
 from medray.modalities.imaging.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
 from medray.modalities.imaging.image import decoding
+from medray.modalities.imaging.pixel_description import EXPLICIT, IMPLICIT
 
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+ELSEWHERE = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204"})
+"""Transfer syntaxes of pixels that a server has (JPIP)."""
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -62,17 +65,19 @@ class Header:
         return self._dataset
 
     def get(self, keyword: str) -> Any:
-        """A value of elements.TAGS: int, float, str or a list of them; None where absent or empty; True for a
+        """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
         tag, form = TAGS[keyword]
         value = self.values.get(tag)
         if form == "sequence":
             return None if value is None else True
-        if not value:
-            return None
+        if not value or form == "bytes":
+            return value or None
         try:
             if form == "short":
+                if len(value) != 2:
+                    raise SampleError("corrupt", f"{keyword} of {len(value)} bytes; expected 2")
                 return int.from_bytes(value[:2], "little" if self.little else "big")
             text = value.decode("ascii").strip(" \0")
             if form == "text":
@@ -83,6 +88,8 @@ class Header:
             numbers = [float(part) for part in parts]
             if not all(map(math.isfinite, numbers)):
                 raise ValueError
+            if form == "decimal" and len(numbers) > 1:
+                raise SampleError("corrupt", f"{keyword} of {len(numbers)} numbers; expected one")
             return numbers if form == "decimals" else numbers[0]
         except UnicodeDecodeError:
             if keyword != "PatientID":  # the one value here that may be in another character set
@@ -95,6 +102,12 @@ class Header:
     def number(self, keyword: str, default: int) -> int:
         value = self.get(keyword)
         return default if value is None else int(value)
+
+    @property
+    def encapsulated(self) -> bool:
+        """The pixels are a sequence of items, which some writers give a length though it shall be undefined."""
+        item = self.raw[self.start : self.start + 4] == b"\xfe\xff\x00\xe0"
+        return self.length == UNDEFINED or (self.syntax not in pixel_description.NATIVE and item)
 
     @property
     def rows(self) -> int:
@@ -178,28 +191,53 @@ def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Da
 
 
 def check(header: Header) -> None:
-    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there."""
+    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there,
+    `corrupt` when what describes them contradicts itself or them, `unsupported`.
+    """
     end = len(header.raw)
     if header.start < 0:
+        if header.syntax in ELSEWHERE:
+            raise SampleError("unsupported", f"transfer syntax {uid_name(header.syntax)}: the pixels lie elsewhere")
         image_class = "Image Storage" in uid_name(header.sop_class)
         if image_class or header.rows:
             raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
         raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
-    if header.length != UNDEFINED:
-        have, need = min(header.length, end - header.start), native_bytes(header)
-        if have < need:
-            raise SampleError("truncated", f"{have} of {need} bytes of pixels")
+    pixel_description.check(header)
+    if header.encapsulated:
+        fragments(header)
         return
-    at = header.start
-    while at + 8 <= end:  # items of the encapsulated stream, PS3.5 A.4
+    have, need = min(header.length, end - header.start), native_bytes(header)
+    if have < need:
+        raise SampleError("truncated", f"{have} of {need} bytes of pixels")
+    if any(header.raw[header.start + need + need % 2 : header.start + have]):
+        raise SampleError("corrupt", f"{have} bytes of pixels; rows, columns, frames and bits make {need}")
+
+
+def fragments(header: Header) -> list[tuple[int, int]]:
+    """(start, length) of each item of an encapsulated element, the table of offsets first (PS3.5 A.4).
+
+    Raises SampleError `truncated` or `corrupt`.
+    """
+    given = header.length != UNDEFINED
+    end, at = header.start + header.length if given else len(header.raw), header.start
+    found: list[tuple[int, int]] = []
+    while at + 8 <= min(end, len(header.raw)):
         item, length = header.raw[at : at + 4], int.from_bytes(header.raw[at + 4 : at + 8], "little")
         if item == b"\xfe\xff\xdd\xe0":
-            return
+            return _with_pixels(found)
         if item != b"\xfe\xff\x00\xe0" or length == UNDEFINED:
             raise SampleError("corrupt", "the encapsulated pixels are not a sequence of items")
+        found.append((at + 8, length))
         at += 8 + length
-    if at > end or end - at > 0:
-        raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
+    if given and at == end <= len(header.raw):
+        return _with_pixels(found)
+    raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
+
+
+def _with_pixels(items: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    if len(items) < 2:
+        raise SampleError("corrupt", "encapsulated pixels without a fragment")
+    return items
 
 
 def native_bytes(header: Header) -> int:

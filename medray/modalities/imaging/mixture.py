@@ -178,14 +178,11 @@ class Rescale(NamedTuple):
 
 
 def rescale(frame: Frame) -> Rescale:
-    """A frame's rescale. Raises SampleError `bad_rescale` for a slope of 0, which makes all values one."""
+    """A frame's rescale, as stated."""
     source = frame.scaling
     get = frame.header.get if source is None else source.get
     table = source is None and bool(frame.header.get("ModalityLUTSequence"))
-    slope, intercept = get("RescaleSlope"), get("RescaleIntercept")
-    if slope == 0 and not table:
-        raise SampleError("bad_rescale", "RescaleSlope 0: all pixels would have one value")
-    return Rescale(slope, intercept, table)
+    return Rescale(get("RescaleSlope"), get("RescaleIntercept"), table)
 
 
 def refuse_rescales(frames: Sequence[Frame]) -> None:
@@ -193,7 +190,10 @@ def refuse_rescales(frames: Sequence[Frame]) -> None:
     found = [rescale(frame) for frame in frames]
     without = sum(not each.stated for each in found)
     values = {each.effective for each in found}
-    if without and len(values) > 1:
+    mirrored = (
+        frames[0].header.photometric == "MONOCHROME1"
+    )  # which depends on whether there is a rescale, and its unit
+    if 0 < without < len(found) and (mirrored or len(values) > 1):
         raise SampleError("bad_rescale", f"{without} of {len(found)} slices without the rescale that the others have")
     if len({each.table for each in found}) > 1:
         raise SampleError("bad_rescale", "some slices have a modality LUT, others a slope and an intercept")
@@ -205,7 +205,7 @@ def refuse_rescales(frames: Sequence[Frame]) -> None:
         ]
         raise SampleError("bad_rescale", f"{len(found)} slices with more than one {' and '.join(wide)}")
     for keyword, macro in (("RescaleType", "PixelValueTransformationSequence"), ("Units", "")):
-        units = {frame.get(keyword, *filter(None, [macro])) for frame in frames} - {None}
+        units = {frame.get(keyword, *filter(None, [macro])) for frame in frames} - (set() if mirrored else {None})
         if len(units) > 1:
             raise SampleError("bad_rescale", f"{len(found)} slices with more than one {keyword}")
     mapped = {_real_world_map(frame) for frame, each in zip(frames, found, strict=True) if not each.stated}

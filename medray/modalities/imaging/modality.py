@@ -33,6 +33,8 @@ SUMMARY = pa.schema(
 )
 """One row per training sample: pixels per channel, their sum and sum of squares per channel."""
 
+EXACT = 1 << 24
+"""Whole numbers up to this are float32 numbers, each of them."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """R G B to luma, ITU-R BT.601."""
 
@@ -215,9 +217,13 @@ def decode(raws: list[bytes], volumes: bool) -> Image:
     if len(raws) > 1:
         raise SampleError("corrupt", f"{len(raws)} files that are no DICOM series")
     if kind == "picture":
-        return arrays.read_picture(raw)
+        from medray.modalities.imaging import pictures
+
+        return pictures.read_picture(raw)
     if kind == "nifti":
-        return arrays.read_nifti(raw)
+        from medray.modalities.imaging import nifti
+
+        return nifti.read_nifti(raw)
     raise SampleError("unrecognised_format")
 
 
@@ -233,9 +239,7 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
         )
     if 0 in image.shape:
         raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
-    if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
-        raise SampleError("bad_values", f"{int((~np.isfinite(values)).sum())} values are NaN or infinite")
-    values = values.astype(np.float32, copy=False)
+    values = as_float32(values)
     if not image.color:
         values = values[None]
     elif spec.channels == 1:
@@ -244,6 +248,24 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
         values = np.moveaxis(values, -1, 0)
     values = _to_size(values, image, spec)
     return values if len(values) == spec.channels else np.repeat(values, spec.channels, axis=0)
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Any real array as float32. Raises SampleError `bad_values` for NaN and infinite values, for numbers beyond the
+    range of float32, and for whole numbers that it cannot hold (beyond 2^24): nothing is rounded to another integer.
+    """
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32, copy=False)
+    if values.dtype.kind == "f":
+        if not np.isfinite(found.sum(dtype=np.float64)):
+            lost = int((~np.isfinite(found)).sum())
+            raise SampleError("bad_values", f"{lost} values are NaN, infinite or beyond the range of float32")
+    elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:
+        low, high = int(values.min()), int(values.max())
+        most = max(-low, high)
+        if most > EXACT and (most > 1 << 53 or (found.astype(np.float64) != values.astype(np.float64)).any()):
+            raise SampleError("bad_values", f"whole numbers from {low} to {high}: float32 holds them up to {EXACT}")
+    return found
 
 
 def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from medray.errors import SampleError
 from medray.files import File, exists, read_bytes, relative
 from medray.manifests import Part, digest
-from medray.modalities.imaging import arrays, facts
+from medray.modalities.imaging import arrays, facts, nifti
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name
 from medray.modalities.imaging.keywords import asked
@@ -42,7 +42,7 @@ def sniff(raw: bytes) -> str:
     if raw[:4] == b"PK\x03\x04" and b".npy" in raw[:256]:
         return "npz"
     head = arrays.unzipped_head(raw) if raw[:2] == b"\x1f\x8b" else raw[:512]
-    if arrays.is_nifti(head):
+    if nifti.is_nifti(head):
         return "nifti"
     if arrays.is_idx(head):
         return "idx"

@@ -96,7 +96,7 @@ def test_subsampled_ybr_doubles_its_colours_along_the_row(dicom_bytes):
     )
 
 
-def test_a_palette_becomes_rgb(dicom_bytes):
+def test_a_palette_of_16_bit_entries_becomes_16_bit_rgb(dicom_bytes):
     def change(dataset):
         dataset.PhotometricInterpretation = "PALETTE COLOR"
         for number, name in enumerate(("Red", "Green", "Blue")):
@@ -105,7 +105,8 @@ def test_a_palette_becomes_rgb(dicom_bytes):
             setattr(dataset, f"{name}PaletteColorLookupTableData", table.tobytes())
 
     image = dicom.read_image(dicom_bytes(np.array([[0, 1], [2, 3]], np.uint8), change=change))
-    assert image.values.tolist() == [[[0, 16, 32], [16, 32, 48]], [[32, 48, 64], [48, 64, 80]]]
+    assert (image.values // 256).tolist() == [[[0, 16, 32], [16, 32, 48]], [[32, 48, 64], [48, 64, 80]]]
+    assert image.values.dtype == np.uint16 and image.values.max() == 0x5000
 
 
 def test_hounsfield_units_come_from_slope_and_intercept(dicom_bytes):

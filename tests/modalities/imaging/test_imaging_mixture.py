@@ -264,6 +264,14 @@ def test_a_slice_without_a_rescale_beside_identities_is_the_same():
     assert read(scaled("MR", (1.0, 0.0), None, (1.0, 0.0))).tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_white_least_slices_have_all_a_rescale_or_none_and_one_unit():
+    """MONOCHROME1 without a unit is mirrored and with one it is not: a volume of both would be half mirrored."""
+    made = with_(scaled("MR", (1.0, 0.0), None, (1.0, 0.0)), "PhotometricInterpretation", "MONOCHROME1")
+    assert refusal(made).detail == "1 of 6 slices without the rescale that the others have"
+    made = with_(scaled("MR", (1.0, 0.0)), "PhotometricInterpretation", "MONOCHROME1")
+    assert "RescaleType" in refusal(with_(made, "RescaleType", "US", None, "US")).detail
+
+
 @pytest.mark.parametrize("other", [(1.0, 0.0), (2.0, -1024.0)])
 def test_two_rescales_in_a_ct_are_refused(other):
     error = refusal(scaled("CT", (1.0, -1024), other, (1.0, -1024)))
@@ -282,11 +290,11 @@ def test_a_slope_of_nothing_is_refused_in_2d_and_3d_classic_and_enhanced():
     classic = encoded(dataset(np.ones((4, 6), np.int16), RescaleSlope=0, RescaleIntercept=0))
     own = encoded(enhanced(np.ones((1, 4, 6), np.int16), [frame((0, 0, 0), (0.0, 5.0))]))
     for raw in (classic, own):
-        with pytest.raises(SampleError, match="RescaleSlope 0") as caught:
+        with pytest.raises(SampleError, match="slope 0") as caught:
             dicom.read_image(raw)
-        assert caught.value.reason == "bad_rescale"
-    assert refusal(scaled("PT", (1.0, 0), (0.0, 0), (1.0, 0))).reason == "bad_rescale"
-    with pytest.raises(SampleError, match="RescaleSlope 0"):
+        assert caught.value.reason == "bad_values"
+    assert refusal(scaled("PT", (1.0, 0), (0.0, 0), (1.0, 0))).reason == "bad_values"
+    with pytest.raises(SampleError, match="slope 0"):
         series.read_series([own])
 
 

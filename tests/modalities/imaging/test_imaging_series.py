@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medray.errors import SampleError
-from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging import dicom, nifti, series
 from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.inspection import inspect
 from medray.modalities.imaging.modality import conform, decode
@@ -80,7 +80,7 @@ def test_a_tilted_uneven_series_carries_its_flags_and_residual(dicoms):
 def test_a_series_equals_its_nifti_reference_voxel_for_voxel(dicoms):
     folder = dicoms / "ct_philips_head5mm"
     image = series.read_series(files(folder / "S2010"))
-    reference = arrays.read_nifti((folder / "ref.nii.gz").read_bytes())
+    reference = nifti.read_nifti((folder / "ref.nii.gz").read_bytes())
     assert np.array_equal(image.values, reference.values)
     assert image.spacing_mm == pytest.approx(reference.spacing_mm)
 
@@ -212,14 +212,14 @@ def test_nifti_scaling_orientation_and_refusals(tmp_path):
     voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # i to the right, j to the front, k to the head
     image = nibabel.Nifti1Image(voxels, np.diag([2.0, 3.0, 4.0, 1.0]))
     image.header.set_slope_inter(2.0, -1.0)
-    read = arrays.read_nifti(image.to_bytes())
+    read = nifti.read_nifti(image.to_bytes())
     assert read.values.shape == (4, 3, 2) and read.spacing_mm == (4.0, 3.0, 2.0)
     assert read.values[0, 0, 0] == 2.0 * voxels[1, 2, 0] - 1.0  # most left, most back, lowest
     assert read.values[3, 2, 1] == 2.0 * voxels[0, 0, 3] - 1.0
     for bad, reason in ((image.to_bytes()[:-1], "truncated"), (image.to_bytes()[:360], "truncated")):
         with pytest.raises(SampleError) as caught:
-            arrays.read_nifti(bad)
+            nifti.read_nifti(bad)
         assert caught.value.reason == reason
     film = nibabel.Nifti1Image(np.zeros((2, 2, 2, 5), np.int16), np.eye(4))
     with pytest.raises(SampleError, match="expected one volume"):
-        arrays.read_nifti(film.to_bytes())
+        nifti.read_nifti(film.to_bytes())
