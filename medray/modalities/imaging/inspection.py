@@ -11,6 +11,7 @@ from medray.errors import REASONS, SampleError
 from medray.files import File, list_files, read_bytes, relative
 from medray.modalities.base import Inspection
 from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging.facts import geometry
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, Header, check, parse, uid_name
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.modality import decode
@@ -159,7 +160,7 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
         "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
     }
     try:
-        _, stack = series.volume(raws)
+        slices, stack = series.volume(raws)
         image = series.read_series(raws)
     except SampleError as error:
         flags = _flags(first)
@@ -169,6 +170,8 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
     facts |= _image_facts(image)
     facts["affine_ras"] = stack.affine_ras.tolist()
     facts["residual_mm"] = stack.residual_mm
+    measured = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
+    facts |= {name: measured[name] for name in ("extent_mm", "largest_hole_mm")}
     if len(stack.gaps_mm):
         facts["gap_mm"] = {"min": float(stack.gaps_mm.min()), "max": float(stack.gaps_mm.max())}
     return facts | {"tilt_degrees": stack.tilt_degrees, "flags": [*_flags(first), *stack.flags]}

@@ -272,10 +272,11 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
     def background() -> float:
         return float(values.min()) if spec.background == "minimum" else spec.background
 
+    if spec.spacing_mm is not None or spec.max_gap_mm is not None:
+        _refuse_hole(image, spec.max_gap_mm)
     if spec.spacing_mm is not None:
         if image.spacing_mm is None:
             raise SampleError("bad_geometry", "spacing_mm is asked for, but the file does not say its spacing")
-        _refuse_hole(image, spec.max_gap_mm)
         return resample.resample(
             values, image.spacing_mm, image.slices_mm, to_mm=spec.spacing_mm, size=spec.size, background=background()
         )
@@ -292,7 +293,7 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
 
 
 def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:
-    """Raises SampleError `bad_geometry` where resampling would invent slices."""
+    """Raises SampleError `bad_geometry` for a volume with a gap between slices that is too wide to be filled."""
     if len(image.shape) != 3 or image.spacing_mm is None or image.shape[0] == 1:
         return
     gap = image.spacing_mm[0] if image.slices_mm is None else float(np.diff(image.slices_mm[:, 0]).max())
@@ -301,7 +302,7 @@ def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:
         limit = "1.5 times the median gap" if max_gap_mm is None else f"max_gap_mm = {max_gap_mm:g}"
         raise SampleError(
             "bad_geometry",
-            f"a hole of {hole:.2f} mm between two slices, more than {limit}: resampling would invent them",
+            f"a hole of {hole:.2f} mm between two slices, more than {limit}: what lies there is not known",
         )
 
 

@@ -101,18 +101,24 @@ def _whole(value: bytes, little: bool) -> int:
 
 
 def csa_number(csa: bytes, name: bytes) -> int:
-    """A whole number of a Siemens CSA header (SV10: name[64], vm, vr, syngo dt, n, then n of length and text); 0 if none."""
+    """A whole number of a Siemens CSA header; 0 if there is none. As SPM and nibabel read it:
+
+    tags of name[64], vm, vr[4], syngo dt, n, 77 or 205, then n items of four integers and text in steps of four bytes; its
+    length is the second integer after "SV10", else the first without the n of the first tag.
+    """
+    second = csa.startswith(b"SV10")
     at = csa.find(name + b"\0")
     if at < 0 or at + 84 > len(csa):
         return 0
+    too_much = 0 if second else struct.unpack_from("<i", csa, 8 + 76)[0]
     items = struct.unpack_from("<i", csa, at + 76)[0]
     at += 84
     for _ in range(min(items, 6)):
         if at + 16 > len(csa):
             return 0
-        length = struct.unpack_from("<i", csa, at + 4)[0]
-        text = csa[at + 16 : at + 16 + max(0, length)].strip(b" \0")
+        length = max(0, struct.unpack_from("<i", csa, at + (4 if second else 0))[0] - too_much)
+        text = csa[at + 16 : at + 16 + length].strip(b" \0")
         if text.isdigit():
             return int(text)
-        at += 16 + (max(0, length) + 3) // 4 * 4
+        at += 16 + (length + 3) // 4 * 4
     return 0

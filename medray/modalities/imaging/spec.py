@@ -60,9 +60,8 @@ class ImagingSpec(Spec):
     """Voxel size in the order of `size`: resample to it by the true positions, then crop or pad the centre to `size`.
     Without it every image is resized to `size`, whatever its physical extent."""
     max_gap_mm: Positive | None = None
-    """With spacing_mm: a volume with a wider gap between two slices is refused; slices are interpolated, not invented.
-    Without it a gap may be 1.5 times the median gap between slices of that thickness; a single gap 1.5 times the
-    distance or thickness that the slices state."""
+    """A volume with a wider gap between two slices is refused. Where it is not given, spacing_mm bridges gaps of up to 1.5
+    times the median gap (of slices of that thickness; a single gap: of the distance or thickness that they state)."""
     resize: Literal["stretch", "pad"] = "stretch"
     """Without spacing_mm: stretch each axis to `size`, or keep the proportions and pad with the background."""
     background: float | Literal["minimum"] = "minimum"

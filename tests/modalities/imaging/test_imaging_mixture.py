@@ -401,6 +401,8 @@ def test_gaps_that_all_differ_are_held_against_their_median():
 def test_even_gaps_are_held_against_the_run_s_own_limit_only():
     assert resampled(at([0, 9, 18, 27])).shape == (1, 40, 4, 6)
     assert hole(at([0, 9, 18, 27]), max_gap_mm=5.0).startswith("a hole of 9.00 mm")
+    with pytest.raises(SampleError, match=r"a hole of 9\.00 mm"):  # without spacing_mm, too
+        conform(series.read_series(at([0, 9, 18, 27])), ImagingSpec(size=(4, 4, 6), max_gap_mm=5.0))
 
 
 def test_a_tilted_scan_has_holes_along_its_normal():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from medray.files import File
 from medray.modalities.imaging import dicom, series
 from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.inspection import inspect
-from medray.modalities.imaging.objects import IMAGES, is_mosaic, kind
+from medray.modalities.imaging.objects import IMAGES, csa_number, is_mosaic, kind
 from medray.modalities.imaging.spec import ImagingSpec
 
 GREY = np.arange(64, dtype=np.uint16).reshape(8, 8)
@@ -154,15 +155,33 @@ def test_inspect_shows_what_a_segmentation_is(tmp_path):
 # --- mosaics --------------------------------------------------------------------------------------------------
 
 
-def csa(**numbers: int) -> bytes:
-    """A Siemens CSA header (SV10) of whole numbers, as dcm2niix and nibabel read it."""
-    out = b"SV10\4\3\2\1" + struct.pack("<II", len(numbers), 77)
+def csa(second: bool = True, **numbers: int) -> bytes:
+    """A Siemens CSA header of whole numbers: of version 2 ("SV10"), or 1."""
+    out = (b"SV10\4\3\2\1" if second else b"") + struct.pack("<II", len(numbers), 77)
     for name, number in numbers.items():
         text = str(number).encode() + b"\0"
-        out += struct.pack("<64siiiii", name.encode(), 1, int.from_bytes(b"IS\0\0", "little"), 6, 6, 77)
-        out += struct.pack("<4i", len(text), len(text), 77, len(text)) + text + b"\0" * (-len(text) % 4)
-        out += struct.pack("<4i", 0, 0, 77, 0) * 5
+        length = (len(text), len(text)) if second else (len(text) + 6, 0)
+        out += struct.pack("<64si4siii", name.encode(), 1, b"IS\0\0", 6, 6, 77)
+        out += struct.pack("<4i", *length, 77, len(text)) + text + b"\0" * (-len(text) % 4)
+        out += struct.pack("<4i", *((0, 0) if second else (6, 0)), 77, 0) * 5
     return out
+
+
+def test_a_csa_header_is_read_as_nibabel_reads_it():
+    raw = csa(UsedChannelMask=1, NumberOfImagesInMosaic=36, ProtocolSliceNumber=4)
+    with warnings.catch_warnings(action="ignore"):  # that its DICOM readers are experimental
+        from nibabel.nicom import csareader
+    truth = csareader.read(raw)
+    for name in ("UsedChannelMask", "NumberOfImagesInMosaic", "ProtocolSliceNumber"):
+        assert [csa_number(raw, name.encode())] == truth["tags"][name]["items"]
+    assert csa_number(raw, b"Absent") == 0
+    assert all(csa_number(raw[:end], b"ProtocolSliceNumber") in (0, 4) for end in range(len(raw)))
+
+
+def test_an_old_csa_header_is_read_as_spm_reads_it():
+    """spm_dicom_headers: the length of an item is its first integer without the number of items of the first tag."""
+    raw = csa(False, UsedChannelMask=1, NumberOfImagesInMosaic=36)
+    assert (csa_number(raw, b"UsedChannelMask"), csa_number(raw, b"NumberOfImagesInMosaic")) == (1, 36)
 
 
 def tagged(made, block: int, creator: str, element: int, vr: str, value):
@@ -176,6 +195,8 @@ def mosaics():
     yield "by the number of its tiles", tagged(dataset(GREY, **plain), 0x19, "SIEMENS MR HEADER", 0x0A, "US", 36)
     header = csa(UsedChannelMask=1, NumberOfImagesInMosaic=36)
     yield "by its CSA header", tagged(dataset(GREY, **plain), 0x29, "SIEMENS CSA HEADER", 0x10, "OB", header)
+    old = csa(False, UsedChannelMask=1, NumberOfImagesInMosaic=36)
+    yield "by an old CSA header", tagged(dataset(GREY, **plain), 0x29, "SIEMENS CSA HEADER", 0x10, "OB", old)
     yield "of UIH", tagged(dataset(GREY, **plain), 0x65, "Image Private Header", 0x50, "DS", "24")
     kinds = item(FrameType=["ORIGINAL", "PRIMARY", "FMRI", "MOSAIC"])
     own = frame((0, 0, 0), (1.0, 0.0), MRImageFrameTypeSequence=kinds)

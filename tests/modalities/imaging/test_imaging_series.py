@@ -195,6 +195,7 @@ def test_inspect_shows_geometry_and_no_patient(dicoms, facts):
     assert shown["shape"] == [28, 512, 512] and shown["flags"] == ["gantry_tilt", "irregular_gaps"]
     assert shown["gap_mm"]["min"] == pytest.approx(1.081, abs=1e-3)
     assert shown["residual_mm"] == pytest.approx(22.784, abs=1e-3)
+    assert shown["largest_hole_mm"] == 0 and shown["extent_mm"] == [148.09, 250.0, 250.0]
     assert np.allclose(shown["affine_ras"], facts["ct_ge_tilt/GE"]["affine_ras"], atol=1e-5)
     text = json.dumps(shown)
     header = parse(next((dicoms / "ct_ge_tilt/GE").iterdir()).read_bytes())
