@@ -9,6 +9,8 @@ import numpy as np
 
 from medray.eligibility import Fact
 from medray.errors import SampleError
+from medray.modalities.imaging import nifti
+from medray.modalities.imaging.arrays import unzipped_head
 from medray.modalities.imaging.dicom import frame_spacing
 from medray.modalities.imaging.frames import Frame, described, frame_types, frames, has_groups, items, stated
 from medray.modalities.imaging.header import Header
@@ -169,6 +171,24 @@ def _positions(starts: np.ndarray) -> dict[str, Fact]:
     return {POSITIONS: [round(float(number), 4) for number in starts.reshape(-1)]}
 
 
+def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
+    """Facts of a NIfTI file by its header: its grid, and how far its slices are sheared."""
+    facts: dict[str, Fact] = {"format": "nifti"}
+    try:
+        shape, spacing, starts = nifti.grid(unzipped_head(raw, 1024) if raw[:2] == b"\x1f\x8b" else raw[:1024])
+    except SampleError:  # its reading says why
+        return facts
+    if not volumes and shape[0] > 1:
+        return facts
+    axes = slice(None) if volumes else slice(1, None)
+    facts |= {"rows": shape[1], "columns": shape[2], "spacing_mm": _lengths(spacing[axes])}
+    facts["extent_mm"] = _lengths(n * step for n, step in zip(shape[axes], spacing[axes], strict=True))
+    if volumes:
+        shift = 0.0 if starts is None or len(starts) < 2 else float(np.linalg.norm(starts[1, 1:]))
+        facts |= {"slices": shape[0], "tilt_degrees": round(float(np.degrees(np.arctan2(shift, spacing[0]))), 2)}
+    return facts
+
+
 # --- of an entry ----------------------------------------------------------------------------------------------
 
 
@@ -178,6 +198,8 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
     inner = {POSITIONS, LINE, DIRECTIONS, BETWEEN, *(("spacing_mm", "rows", "columns") if volumes else ())}
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
     first = parts[0]
+    if first.get("format") != "dicom":
+        return dict(first)
     if not volumes:
         return facts | _extent(first)
     if not all(DIRECTIONS in part and "spacing_mm" in part for part in parts):

@@ -116,7 +116,7 @@ def _parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     if kind == "dicom":
         yield from _dicom_parts(spec, whole, raw)
         return
-    whole = replace(whole, facts={"format": kind})
+    whole = replace(whole, facts=facts.of_nifti(raw, spec.volumes) if kind == "nifti" else {"format": kind})
     if kind == "npz":
         yield from _npz_parts(spec, whole, raw)
     elif kind == "idx":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.keywords import CODED, DICOM_FACTS, FACTS
+from medray.modalities.imaging.modality import decode
 from medray.modalities.imaging.series import volume
 from medray.modalities.imaging.spec import ImagingSpec
 
@@ -165,6 +167,26 @@ def test_pictures_and_arrays_state_their_format(tmp_path):
     (tmp_path / "c.nii").write_bytes(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4)).to_bytes())
     found = {entry: facts for entry, (facts, _) in described_entries(FLAT, tmp_path).items()}
     assert found == {"a.png": {"format": "picture"}, "b.npz#train/0": {"format": "npz"}, "c.nii": {"format": "nifti"}}
+
+
+def test_the_grid_of_a_nifti_file_is_a_fact_and_that_of_its_reading(tmp_path):
+    """Axes in any order and direction, sheared by arctan(1 / 2.5), in a compressed file."""
+    affine = np.array([[0, -2.0, 0, 5], [0, 0, 2.5, 6], [1.5, 0, 1.0, 7], [0, 0, 0, 1]])
+    for name, matrix in (("a.nii.gz", affine), ("b.nii.gz", np.diag([2.0, 3.0, 4.0, 1.0]))):
+        image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), matrix)
+        image.header.set_xyzt_units("mm")
+        (tmp_path / name).write_bytes(gzip.compress(image.to_bytes()))
+    found = {entry: facts for entry, (facts, _) in described_entries(DEEP, tmp_path).items()}
+    assert found["b.nii.gz"] == {
+        "format": "nifti", "slices": 5, "rows": 4, "columns": 3, "spacing_mm": [4.0, 3.0, 2.0],
+        "extent_mm": [20.0, 12.0, 6.0], "tilt_degrees": 0.0,
+    }  # fmt: skip
+    for entry, facts in found.items():
+        read = decode([(tmp_path / entry).read_bytes()], volumes=True)
+        assert (facts["slices"], facts["rows"], facts["columns"]) == read.shape
+        assert facts["spacing_mm"] == pytest.approx(read.spacing_mm, abs=1e-3)
+    assert found["a.nii.gz"]["tilt_degrees"] == pytest.approx(np.degrees(np.arctan2(1.0, 2.5)), abs=0.01)
+    assert described_entries(FLAT, tmp_path)["a.nii.gz"][0] == {"format": "nifti"}
 
 
 def test_an_enhanced_file_states_what_its_frames_do(tmp_path):
