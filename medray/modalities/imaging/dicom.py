@@ -6,14 +6,15 @@ parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ─
 from __future__ import annotations
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
 from medray.modalities.imaging.encapsulated import Cells, decoded_frames
+from medray.modalities.imaging.frames import Frame, Group, frames
 from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.lookup import palette
+from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
 from medray.modalities.imaging.transform import cover, real_world
 
 MASKED = frozenset({"native", "rle", "lossless"})
@@ -143,18 +144,36 @@ def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def read_image(raw: bytes) -> Image:
-    """One single-frame file as an image. Raises SampleError."""
+    """One single-frame file as an image. Raises SampleError.
+
+    Rescale and spacing of an enhanced file stand in its functional groups (PS3.3 C.7.6.16).
+    """
     header = parse(raw)
+    refuse_other_objects(header)
+    refuse_mosaic(header)
     if header.frames > 1:
         raise SampleError("unsupported", f"{header.frames} frames in one file; expected one image")
+    frame = frames(header)[0]
     pixels = stored(header)[0]
     if pixels.ndim == 3:
-        return Image(pixels, color=True, spacing_mm=plane_spacing(header))
-    values, padding = real_world(pixels, header)
-    return Image(cover(values, padding), spacing_mm=plane_spacing(header))
+        return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
+    values, padding = real_world(pixels, header, frame.scaling)
+    return Image(cover(values, padding), spacing_mm=frame_spacing(frame))
 
 
-def plane_spacing(source: Header | Dataset) -> tuple[float, float] | None:
+def frame_spacing(frame: Frame) -> tuple[float, float] | None:
+    """(between rows, between columns) in mm of a frame: in the patient (PS3.3 C.7.6.16.2.1), else at the detector
+    (C.8.19.6.4), else by the file.
+    """
+    for macro in ("PixelMeasuresSequence", "FramePixelDataPropertiesSequence"):
+        group = frame.group(macro)
+        spacing = plane_spacing(group) if group else None
+        if spacing is not None:
+            return spacing
+    return plane_spacing(frame.header)
+
+
+def plane_spacing(source: Header | Group) -> tuple[float, float] | None:
     """(between rows, between columns) in mm, in the patient, else at the detector; None where the file does not say."""
     for keyword in ("PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"):
         value = source.get(keyword)

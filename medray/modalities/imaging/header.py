@@ -13,6 +13,7 @@ import pydicom
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
@@ -51,6 +52,10 @@ class Header:
     words: bool
     """The element's VR is OW, which big endian swaps by 2 bytes."""
     _dataset: Dataset | None = field(default=None, repr=False)
+    walked: bool = True
+    """`values` come from the quick walk: of a sequence they are the bytes of its items. Else pydicom read the file."""
+    parsed: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Items of sequences that `frames.items` has taken apart, by keyword."""
 
     @property
     def dataset(self) -> Dataset:
@@ -132,26 +137,27 @@ class Header:
         return self.get("PhotometricInterpretation") or "MONOCHROME2"
 
 
-def parse(raw: bytes) -> Header:
+def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
     """The header of a DICOM file, with or without its preamble; pixels stay in `raw`, uncopied.
 
-    Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
+    `also`: further tags to keep the bytes of. Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
     """
-    found = walk(raw)
+    found = walk(raw, also)
     dataset: Dataset | None = None
     if found is None:
-        dataset, found, raw = parse_by_pydicom(raw)
+        dataset, found, raw = parse_by_pydicom(raw, also)
+    walked = dataset is None
     sop_class = found.values.get(0x00080016, b"").decode("ascii", "replace").strip(" \0") or found.media_class
     order = "little" if found.little else "big"
     head = raw[found.at : found.at + 12]
     tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
     if tag not in PIXEL_TAGS or len(head) < 12:
-        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset)
+        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset, walked)
     start = found.at + (8 if found.implicit else 12)
     length = int.from_bytes(raw[start - 4 : start], order)
     words = head[4:6] == b"OW" or found.implicit
     return Header(
-        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset
+        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset, walked
     )
 
 
@@ -162,7 +168,7 @@ def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
         return pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM"), stream.tell()
 
 
-def parse_by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
+def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Dataset, Elements, bytes]:
     """What `walk` could not read: no preamble, deflated, irregular. Returns the bytes that positions refer to."""
     dataset, at = _parse_whole(raw)
     with reading("DICOM header"):
@@ -174,12 +180,14 @@ def parse_by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
             whole.file_meta.TransferSyntaxUID = UID(EXPLICIT)
             plain = io.BytesIO()
             whole.save_as(plain, implicit_vr=False, little_endian=True)
-            return parse_by_pydicom(plain.getvalue())
+            return parse_by_pydicom(plain.getvalue(), also)
         if len(dataset) == 0:
             raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
         values: dict[int, bytes] = {}
-        for tag in WANTED & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
+        for tag in (WANTED | also) & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
             held = dataset.get_item(tag).value
+            held = "\\".join(held) if isinstance(held, MultiValue) and all(isinstance(v, str) for v in held) else held
+            held = held.encode("ascii", "replace") if isinstance(held, str) else held  # read early: character sets
             values[tag] = held if isinstance(held, bytes) else b""
         media_class = str(meta.get("MediaStorageSOPClassUID") or "")
         return dataset, Elements(values, syntax, media_class, bool(implicit), bool(little), at), raw

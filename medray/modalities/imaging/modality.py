@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from medray.eligibility import Fact
 from medray.errors import SampleError, UserError
 from medray.files import File, read_bytes
 from medray.inputs import Input, Inputs
@@ -72,6 +73,12 @@ class Imaging(Modality):
         from medray.modalities.imaging.scan import scan
 
         return scan(self.spec, file, root)
+
+    def describe(self, parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
+        """Facts of an image, or of the slices of a series with their geometry: see `facts.py`."""
+        from medray.modalities.imaging.facts import of_entry
+
+        return of_entry(parts, self.spec.volumes)
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample per entry, `sample_id` "0"."""
@@ -266,6 +273,8 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
     def background() -> float:
         return float(values.min()) if spec.background == "minimum" else spec.background
 
+    if spec.spacing_mm is not None or spec.max_gap_mm is not None:
+        _refuse_hole(image, spec.max_gap_mm)
     if spec.spacing_mm is not None:
         if image.spacing_mm is None:
             raise SampleError("bad_geometry", "spacing_mm is asked for, but the file does not say its spacing")
@@ -282,6 +291,20 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
     if spec.resize == "pad":
         return resample.resize_and_pad(values, spec.size, background())
     return resample.resize(values, spec.size)
+
+
+def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:
+    """Raises SampleError `bad_geometry` for a volume with a gap between slices that is too wide to be filled."""
+    if len(image.shape) != 3 or image.spacing_mm is None or image.shape[0] == 1:
+        return
+    gap = image.spacing_mm[0] if image.slices_mm is None else float(np.diff(image.slices_mm[:, 0]).max())
+    hole = image.hole_mm if max_gap_mm is None else gap if gap > max_gap_mm + 1e-3 else 0.0
+    if hole:
+        limit = "1.5 times the median gap" if max_gap_mm is None else f"max_gap_mm = {max_gap_mm:g}"
+        raise SampleError(
+            "bad_geometry",
+            f"a hole of {hole:.2f} mm between two slices, more than {limit}: what lies there is not known",
+        )
 
 
 def divisor(spec: ImagingSpec) -> float:

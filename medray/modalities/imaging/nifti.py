@@ -70,6 +70,21 @@ def read_nifti(raw: bytes) -> Image:
     return Image(_scaled(values, header), spacing_mm=spacing, slices_mm=slices_mm)
 
 
+def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarray | None]:
+    """((D, H, W), spacing in mm, starts of the slices where they are sheared) that `read_nifti` gives, by the header of
+    an uncompressed file alone. Raises SampleError.
+    """
+    header, shape, _, _ = _described(head)
+    affine = _affine(header)
+    with _reading():
+        from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+        turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
+        affine = affine @ inv_ornt_aff(turn, shape)
+    turned = dict(zip(turn[:, 0].astype(int).tolist(), shape, strict=True))
+    return (turned[2], turned[1], turned[0]), *_spacing(affine, turned[2], header)
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     """`decoding` with nibabel's own exceptions, and without what it logs of a header that it mends."""

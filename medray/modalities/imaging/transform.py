@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
+from medray.modalities.imaging.frames import Group
 from medray.modalities.imaging.header import Header, reading
 from medray.modalities.imaging.lookup import modality_lut, modality_lut_top
 
@@ -25,7 +25,7 @@ UNSPECIFIED = "US"
 
 
 def real_world(
-    pixels: np.ndarray, header: Header, scaling: Dataset | None = None
+    pixels: np.ndarray, header: Header, scaling: Group | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """One frame (H, W) of stored values to (values, padding).
 
@@ -61,7 +61,7 @@ def quantity(header: Header, unit: str | None, transformed: bool) -> bool:
     return transformed and unit is None and modality not in PROJECTIONS
 
 
-def _rescale(source: Header | Dataset) -> tuple[float | None, float | None, str | None]:
+def _rescale(source: Header | Group) -> tuple[float | None, float | None, str | None]:
     """(slope, intercept, type), all None where there is no rescale. Raises SampleError."""
     with reading("rescale"):
         slope, intercept = (

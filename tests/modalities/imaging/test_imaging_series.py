@@ -51,8 +51,8 @@ def slices(dicom_bytes, positions, **settings) -> list[bytes]:
 @pytest.mark.parametrize("name", ALL)
 def test_stored_volumes_and_affines_equal_the_reference(dicoms, facts, name):
     want = facts[name]
-    headers, stack = series.headers_and_stack(files(dicoms / name))
-    stored = np.stack([dicom.stored(headers[i])[0] for i in stack.order])
+    slices, stack = series.volume(files(dicoms / name))
+    stored = np.stack([dicom.stored(slices[i].header)[0] for i in stack.order])
     assert list(stored.shape) == want["shape_zyx"]
     assert int(stored.sum(dtype=np.int64)) == want["stored_sum"]
     assert hashlib.sha256(stored.astype("<i4").tobytes()).hexdigest() == want["sha256_stored_int32_le_zyx"]
@@ -63,7 +63,7 @@ def test_stored_volumes_and_affines_equal_the_reference(dicoms, facts, name):
 
 @pytest.mark.parametrize("name", REGULAR)
 def test_the_affine_of_a_regular_series_meets_every_slice(dicoms, facts, name):
-    _, stack = series.headers_and_stack(files(dicoms / name))
+    _, stack = series.volume(files(dicoms / name))
     assert stack.residual_mm < 0.01 and stack.flags == [] and not stack.irregular
     image = series.read_series(files(dicoms / name))
     assert float(image.values.min()) == pytest.approx(facts[name]["rescaled_min"])
@@ -71,7 +71,7 @@ def test_the_affine_of_a_regular_series_meets_every_slice(dicoms, facts, name):
 
 
 def test_a_tilted_uneven_series_carries_its_flags_and_residual(dicoms):
-    _, stack = series.headers_and_stack(files(dicoms / "ct_ge_tilt/GE"))
+    _, stack = series.volume(files(dicoms / "ct_ge_tilt/GE"))
     assert stack.flags == ["gantry_tilt", "irregular_gaps"]
     assert stack.tilt_degrees == pytest.approx(18.5, abs=0.01)
     assert stack.residual_mm == pytest.approx(22.784, abs=0.001)
@@ -116,7 +116,12 @@ def test_slices_are_sorted_along_their_normal_and_rescaled_each(dicom_bytes):
     assert image.spacing_mm == (3.0, 2.0, 1.0) and image.slices_mm is None
     mixed = [
         dicom_bytes(
-            np.full((4, 6), 10, np.uint16), instance=k, position_mm=(0, 0, k), spacing_mm=(1, 1), rescale=(k + 1.0, 0)
+            np.full((4, 6), 10, np.uint16),
+            modality="MR",
+            instance=k,
+            position_mm=(0, 0, k),
+            spacing_mm=(1, 1),
+            rescale=(k + 1.0, 0),
         )
         for k in range(3)
     ]
@@ -190,6 +195,7 @@ def test_inspect_shows_geometry_and_no_patient(dicoms, facts):
     assert shown["shape"] == [28, 512, 512] and shown["flags"] == ["gantry_tilt", "irregular_gaps"]
     assert shown["gap_mm"]["min"] == pytest.approx(1.081, abs=1e-3)
     assert shown["residual_mm"] == pytest.approx(22.784, abs=1e-3)
+    assert shown["largest_hole_mm"] == 0 and shown["extent_mm"] == [148.09, 250.0, 250.0]
     assert np.allclose(shown["affine_ras"], facts["ct_ge_tilt/GE"]["affine_ras"], atol=1e-5)
     text = json.dumps(shown)
     header = parse(next((dicoms / "ct_ge_tilt/GE").iterdir()).read_bytes())
