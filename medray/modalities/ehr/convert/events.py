@@ -44,7 +44,7 @@ ROWS = pa.schema(
         pa.field("key_check", pa.int64()),  # 64 other bits of it
         pa.field("key_server", pa.int64()),  # of `key`, or of `ref`
         pa.field("version", pa.int64()),  # meta.versionId, where it is a number; `time` is meta.lastUpdated
-        pa.field("digest", pa.int64()),  # of the content without meta
+        pa.field("digest", pa.int64()),  # of what is made of it
     ]
 )
 KEPT = pa.schema(

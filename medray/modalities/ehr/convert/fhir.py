@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
@@ -188,82 +189,64 @@ class FhirParser:
         self.resources += 1
         return self.resources
 
-    def _mapped(self, source: str, found: dict[str, Any], writer: Writer, where: Around, own: Reference | None) -> None:
-        source_ = self.source
-        reading = Reading(source_.dates, self.zone, source_.untimed == "static", source_.text, source_.time)
-        origin, subject, outcome = Origin(self._next()), None, None
+    def _mapped(self, kind: str, found: dict[str, Any], writer: Writer, where: Around, own: Reference | None) -> None:
+        source = self.source
+        reading = Reading(source.dates, self.zone, source.untimed == "static", source.text, source.time)
+        each = _Resource(kind, found, where, own, reading, Origin(self._next()))
+        subject, outcome = None, None
         try:
-            who = self._whose(source, found, writer, where, own, reading, origin)
-            subject, origin = self.subjects(who.id), origin._replace(server=self.keys.server(who.server))
-            self._write(source, found, writer, where, reading, subject, origin)
+            who = self._whose(each, writer)
+            subject = self.subjects(who.id)
+            self._write(each, writer, subject, each.origin._replace(server=self.keys.server(who.server)))
         except Drop as drop:
             outcome = drop.reason
         if own is None:
-            outcomes = [outcome] if outcome else [NOTE + note for note in reading.notes]
-            for each in outcomes:
-                writer.count(source, each)
+            for name in [outcome] if outcome else [NOTE + note for note in reading.notes]:
+                writer.count(kind, name)
             return
         key, check = self.keys.resource(own)
         meta = table(found.get("meta"))
-        content = {name: value for name, value in found.items() if name not in ("meta", "id")}
         writer.version(
-            source, outcome, [] if outcome else reading.notes, subject_id=subject and subject[0],
-            key=key, key_check=check, server=self.keys.server(own.server), resource=origin.resource,
+            kind, outcome, [] if outcome else reading.notes, subject_id=subject and subject[0], key=key,
+            key_check=check, server=self.keys.server(own.server), resource=each.origin.resource,
             time=_instant(text(meta.get("lastUpdated"))), version=_number(meta.get("versionId")),
-            digest=xxhash.xxh3_64_intdigest(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)) - 2**63,
+            digest=xxhash.xxh3_64_intdigest(repr((outcome, subject, each.made)).encode()) - 2**63,
         )  # fmt: skip
 
-    def _whose(
-        self, source: str, found: dict[str, Any], writer: Writer, where: Around, own: Reference | None,
-        reading: Reading, origin: Origin,
-    ) -> Reference:  # fmt: skip
+    def _whose(self, each: _Resource, writer: Writer) -> Reference:
         """The patient of a resource that is understood and valid. Raises Drop: it gives no events."""
-        if where.refused:
-            raise Drop(where.refused)
-        if fhir_json.names_twice(found):
+        if each.where.refused:
+            raise Drop(each.where.refused)
+        if fhir_json.names_twice(each.found):
             raise Drop("duplicate_keys")
-        fhir_status.refuse_modifiers(source, found)
-        reading.suffix = fhir_status.meaning(source, found, reading.notes)
-        if source == "Medication":
-            self._look_up(found, own, writer, origin)
+        fhir_status.refuse_modifiers(each.kind, each.found)
+        each.reading.suffix = fhir_status.meaning(each.kind, each.found, each.reading.notes)
+        if each.kind == "Medication":
+            self._look_up(each, writer)
             raise Drop("looked_up")
-        who = _subject(found, MAPPERS[source][1], where, own)
-        if source == "Observation" and is_of_another(found, who, where):
+        who = _subject(each.found, MAPPERS[each.kind][1], each.where, each.own)
+        if each.kind == "Observation" and is_of_another(each.found, who, each.where):
             raise Drop("of_another")
         return who
 
-    def _write(
-        self, source: str, found: dict[str, Any], writer: Writer, where: Around, reading: Reading,
-        subject: tuple[int, int], origin: Origin,
-    ) -> None:  # fmt: skip
+    def _write(self, each: _Resource, writer: Writer, subject: tuple[int, int], origin: Origin) -> None:
         """The rows of a resource; a patient of whom nothing is known is still one. Raises Drop: there are no events."""
-        if source == "MedicationRequest":
-            found = self._with_medication(found, where)
-        if source == "Patient":
-            links = self._links(found, where, reading)
+        found = self._with_medication(each) if each.kind == "MedicationRequest" else each.found
+        if each.kind == "Patient":
+            links = _links(each)
+            each.made += links
             writer.patient(subject, origin)
             for kind, other in links:
                 writer.link(subject, origin, kind, self.subjects(other.id), self.keys.server(other.server))
-        events = MAPPERS[source][0](found, reading)
-        if any(each.get("resourceType") in MAPPERS for each in rows(found.get("contained"))):
-            reading.notes.append("contained_left_out")
-        writer.events(source, subject, events, origin)
+        events = MAPPERS[each.kind][0](found, each.reading)
+        each.made += [event._replace(ref_server=0) for event in events]
+        if any(inside.get("resourceType") in MAPPERS for inside in rows(found.get("contained"))):
+            each.reading.notes.append("contained_left_out")
+        writer.events(each.kind, subject, events, origin)
 
-    def _links(self, found: dict[str, Any], where: Around, reading: Reading) -> list[tuple[str, Reference]]:
-        """(type, other patient). Raises Drop: a type that is not of FHIR R4."""
-        links = []
-        for each in rows(found.get("link")):
-            if (kind := each.get("type")) not in LINKS:
-                raise Drop("unknown_status")
-            other = resolve(each.get("other"), where)
-            if other is None:
-                reading.notes.append("link_unresolved")
-            elif other.type in ("Patient", ""):
-                links.append((kind, other))
-        return links
-
-    def _with_medication(self, found: dict[str, Any], where: Around) -> dict[str, Any]:
+    def _with_medication(self, each: _Resource) -> dict[str, Any]:
         """A request whose medication is a reference: the contained one's code, or the reference for the later look-up."""
+        found = each.found
         if table(found.get("medicationCodeableConcept")) or "medicationReference" not in found:
             return found
         given = text(table(found["medicationReference"]).get("reference")) or ""
@@ -272,16 +255,46 @@ class FhirParser:
             if inside:
                 fhir_status.meaning("Medication", inside[0], [])
             return found | {"medicationCodeableConcept": inside[0].get("code") if inside else None}
-        reference = resolve(found["medicationReference"], where)
+        reference = resolve(found["medicationReference"], each.where)
         if reference is None or reference.type not in ("Medication", ""):
             raise Drop("unknown_medication")
         return found | {"medication_ref": (f"Medication/{reference.id}", self.keys.server(reference.server))}
 
-    def _look_up(self, found: dict[str, Any], own: Reference | None, writer: Writer, origin: Origin) -> None:
-        code = coding(found.get("code"))
-        if own and code:
-            origin = origin._replace(server=self.keys.server(own.server))
-            writer.lookup(f"Medication/{own.id}", code.code, code.display, origin)
+    def _look_up(self, each: _Resource, writer: Writer) -> None:
+        code = coding(each.found.get("code"))
+        each.made.append(code)
+        if each.own and code:
+            origin = each.origin._replace(server=self.keys.server(each.own.server))
+            writer.lookup(f"Medication/{each.own.id}", code.code, code.display, origin)
+
+
+@dataclass
+class _Resource:
+    """One resource of a mapped type, and what is made of it."""
+
+    kind: str
+    found: dict[str, Any]
+    where: Around
+    own: Reference | None
+    """What it is: its type, id and server."""
+    reading: Reading
+    origin: Origin
+    made: list[Any] = field(default_factory=list)
+    """Versions of which the same is made need no order."""
+
+
+def _links(each: _Resource) -> list[tuple[str, Reference]]:
+    """(type, other patient). Raises Drop: a type that is not of FHIR R4."""
+    links = []
+    for link in rows(each.found.get("link")):
+        if (kind := link.get("type")) not in LINKS:
+            raise Drop("unknown_status")
+        other = resolve(link.get("other"), each.where)
+        if other is None:
+            each.reading.notes.append("link_unresolved")
+        elif other.type in ("Patient", ""):
+            links.append((kind, other))
+    return links
 
 
 def _subject(found: dict[str, Any], whose: str, where: Around, own: Reference | None) -> Reference:

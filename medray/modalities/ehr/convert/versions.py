@@ -4,7 +4,7 @@
 
 Meta.versionId names a version and Meta.lastUpdated says when it came to be (FHIR R4 Meta); ids of versions have no
 order unless they are numbers. So the newest has the latest lastUpdated, of equals (or where one has none) the greatest
-number. Versions of equal content are one. Where versions differ and nothing says which is the newest, all are dropped.
+number. Versions of which the same is made are one. Where they differ and nothing says which is the newest, all are dropped.
 A deletion takes all versions that are not newer; one that says neither time nor version takes all.
 """
 
