@@ -202,25 +202,48 @@ class Subjects:
         return number, 0
 
 
+class _Row(NamedTuple):
+    """One row of ROWS, field by field."""
+
+    kind: int
+    subject_id: int | None = None
+    check: int | None = None
+    time: int | None = None
+    code: str | None = None
+    numeric_value: float | None = None
+    text_value: str | None = None
+    unit: int = 0
+    seq: int = 0
+    source: str | None = None
+    head: bool = False
+    ref: str | None = None
+    description: str | None = None
+    count: int | None = None
+    server: int | None = None
+    resource: int | None = None
+    day: int | None = None
+    days: int | None = None
+    why: str | None = None
+    key: int | None = None
+    key_check: int | None = None
+    key_server: int | None = None
+    version: int | None = None
+    digest: int | None = None
+
+
 class Writer:
     """Rows of one unit, event by event; `take` gives what has come in as a batch."""
 
     def __init__(self, unit: int) -> None:
         self.unit, self.seq = unit, 0
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.columns: dict[str, list] = {}
-        self._clear()
-
-    def _clear(self) -> None:
-        self.columns = {field.name: [] for field in ROWS}
+        self.rows: list[_Row] = []
 
     def __len__(self) -> int:
-        return len(self.columns["kind"])
+        return len(self.rows)
 
     def _row(self, kind: int, **values: Any) -> None:
-        facts = {"kind": kind, "unit": self.unit, "seq": self.seq, "head": False} | values
-        for name, column in self.columns.items():
-            column.append(facts.get(name))
+        self.rows.append(_Row(kind, unit=self.unit, **values))
 
     def events(self, source: str, subject: tuple[int, int], events: list[Event], origin: Origin = NOWHERE) -> None:
         head = True
@@ -228,7 +251,7 @@ class Writer:
             self._row(
                 EVENT, subject_id=subject[0], check=subject[1], time=e.time, code=e.code or None, numeric_value=e.value,
                 text_value=e.text, source=source, head=head, ref=e.ref, key_server=e.ref_server, day=e.day, days=e.days,
-                description=e.description, resource=origin.resource, server=origin.server,
+                description=e.description, resource=origin.resource, server=origin.server, seq=self.seq,
             )  # fmt: skip
             self.seq += 1
             head = False
@@ -237,9 +260,7 @@ class Writer:
         self._row(PATIENT, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server)
 
     def lookup(self, ref: str, code: str, description: str | None, origin: Origin = NOWHERE) -> None:
-        self._row(
-            LOOKUP, seq=0, code=code, ref=ref, description=description, resource=origin.resource, server=origin.server
-        )
+        self._row(LOOKUP, code=code, ref=ref, description=description, resource=origin.resource, server=origin.server)
 
     def version(self, source: str, outcome: str | None, notes: list[str], **values: Any) -> None:
         """A resource with an id and what became of it: a key of DROPS, or None: it gave events, with these notes."""
@@ -265,12 +286,13 @@ class Writer:
 
     def finish(self) -> None:
         for (source, outcome), number in self.counts.items():
-            self._row(COUNT, seq=0, code=outcome, source=source, count=number)
+            self._row(COUNT, code=outcome, source=source, count=number)
         self.counts.clear()
 
     def take(self) -> Iterator[pa.RecordBatch]:
         """What has come in since the last call, if anything."""
-        if len(self):
-            arrays = [pa.array(self.columns[field.name], field.type) for field in ROWS]
+        if self.rows:
+            columns = zip(*self.rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=ROWS)
-            self._clear()
+            self.rows = []

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import orjson
+
 from medray.modalities.ehr.convert.codes import rows, table
 from medray.modalities.ehr.convert.events import Drop
 
@@ -173,9 +175,10 @@ def refuse_modifiers(kind: str, found: dict[str, Any]) -> None:
     """Raise Drop for what may change a meaning and is not understood."""
     if found.get("implicitRules"):
         raise Drop("implicit_rules")
-    read = {name: value for name, value in found.items() if name not in NOT_READ.get(kind, ())}
-    if _holds(read, "modifierExtension"):
-        raise Drop("modifier_extension")
+    if b'"modifierExtension":' in orjson.dumps(found):
+        read = {name: value for name, value in found.items() if name not in NOT_READ.get(kind, ())}
+        if _holds(read, "modifierExtension"):
+            raise Drop("modifier_extension")
     labels = rows(table(found.get("meta")).get("security"))
     if any((each.get("system"), each.get("code")) == TEST_LABEL for each in labels):
         raise Drop("test_data")
