@@ -196,7 +196,9 @@ class ToMedsResult(Result):
     seconds: float
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the files, or of what they hold, failed."""
+        """3 where more than `max_failed` of the files, or of what they hold, failed; or where nothing gave an event."""
+        if self.events == 0:
+            return 3
         return 3 if self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values()) else 0
 
 
