@@ -174,8 +174,11 @@ class ToMedsResult(Result):
     seconds: float
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the files, or of what they hold, failed."""
-        return 3 if self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values()) else 0
+        """3 where more than `max_failed` of the files, or of what they hold, failed; and where nothing came of them, or no
+        label where a table of labels was asked for."""
+        nothing = self.events == 0 or (bool(self.labels) and self.labels["labels"] == 0)
+        many = self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values())
+        return 3 if many or nothing else 0
 
 
 class ExportResult(BaseModel):

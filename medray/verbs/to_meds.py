@@ -20,7 +20,7 @@ from medray.manifests import pseudonym_key
 from medray.modalities.ehr.convert import dataset
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
 from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
-from medray.modalities.ehr.convert.labels import write_labels
+from medray.modalities.ehr.convert.labels import WARNINGS, write_labels
 from medray.modalities.ehr.convert.members import Unit, units
 from medray.progress import Progress, Silent
 from medray.verbs.results import ToMedsResult
@@ -102,6 +102,9 @@ def _convert(
     labels: dict[str, Any] = {}
     if run.labels is not None:
         labels = write_labels(draft, run.labels, listed, subjects, Subjects(key, keep=run.source.keep_ids))
+        for name, count in labels["warnings"].items():
+            progress.fact("labels", warning=name, rows=count)
+            progress.note(f"labels, {name}: {count:,} rows: {WARNINGS[name]}")
     counts = dataset.Counts(read, written)
     counts.check()
     failed = _failed_files(read, pieces, listed)

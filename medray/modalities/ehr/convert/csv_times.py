@@ -174,7 +174,8 @@ def _one(word: str, form: str, zone: ZoneInfo) -> tuple[int, bool]:
     """(microseconds since 1970 in UTC, beyond all times for none; unsure) of one cell."""
     none = _LAST_US + 1, False
     try:
-        time = datetime.strptime(_LONG_FRACTION.sub(r"\1", word) if "%f" in form else word, form)
+        text = _LONG_FRACTION.sub(r"\1", word) if "%f" in form else word
+        time = datetime.strptime(text, form)  # noqa: DTZ007 - of the zone of the run file, where it names none
         if time.tzinfo is not None:
             far = abs(time.utcoffset() or timedelta()) > timedelta(minutes=_LARGEST_OFFSET)
             return none if far else ((time - _EPOCH) // _MICROSECOND, False)

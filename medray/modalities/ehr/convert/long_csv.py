@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv as rows_of_text
-import io
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import SampleError
+from medray.modalities.ehr.convert.csv_head import HEAD, Rest, check_names
 from medray.modalities.ehr.convert.csv_times import times
 from medray.modalities.ehr.convert.csv_values import NOTHING_AS_CODE, NOTHING_OF_TOOLS, values
 from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, NOTE, READ, ROWS, Drop, Subjects, Writer
@@ -23,8 +22,6 @@ from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
 BLOCK = 2**22
 ROWS_AT_ONCE = 65_536
 """Small files are mapped together."""
-HEAD = 2**16
-"""Bytes in which the first row, with the names of the columns, has to end."""
 SUBJECT = "\0subject"
 
 
@@ -155,9 +152,7 @@ class CsvParser:
         return pc.if_else(pa.array(static & at_origin), pa.scalar(None, pa.timestamp("us")), found), unsure
 
     @staticmethod
-    def _values(
-        table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops
-    ) -> tuple[pa.Array, pa.Array, pa.Array]:
+    def _values(table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> tuple[pa.Array, pa.Array, pa.Array]:
         """(code with prefix, value and unit; float32 numbers; large_string texts), each (N,)."""
         number, text = pa.nulls(len(block), pa.float32()), pa.nulls(len(block), pa.large_string())
         full = pc.binary_join_element_wise(table.code_prefix, code, "")
@@ -180,7 +175,7 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
     from pyarrow import csv
 
     head = stream.read(HEAD)
-    _check_names(head, table)
+    check_names(head, table.columns, table.delimiter, table.encoding)
 
     def wrong(row: csv.InvalidRow) -> str:
         writer.count(table.name, READ)
@@ -189,7 +184,7 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
 
     try:
         reader = csv.open_csv(
-            _Rest(head, stream),  # type: ignore[arg-type]  # any binary file object
+            Rest(head, stream),  # type: ignore[arg-type]  # any binary file object
             read_options=csv.ReadOptions(block_size=BLOCK, encoding=table.encoding, use_threads=False),
             parse_options=csv.ParseOptions(
                 delimiter=table.delimiter, newlines_in_values=True, invalid_row_handler=wrong
@@ -208,32 +203,6 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
     except pa.ArrowInvalid as error:  # its message may quote the file
         empty = "Empty CSV" in str(error)
         raise SampleError("empty_file" if empty else "corrupt", "" if empty else "no CSV of this encoding") from None
-
-
-def _check_names(head: bytes, table: CsvTable) -> None:
-    """Raises SampleError where a column that the run names is there twice: Arrow would take the first of them."""
-    text = io.TextIOWrapper(io.BytesIO(head), table.encoding, errors="replace", newline="")
-    names = next(rows_of_text.reader(text, delimiter=table.delimiter), [])
-    twice = [name for name in table.columns if names.count(name) + names.count(f"\ufeff{name}") > 1]
-    if twice:
-        raise SampleError("bad_columns", f"expected one column {twice[0]}, found several of that name")
-
-
-class _Rest(io.RawIOBase):
-    """What was read of a stream already, and then the rest of it."""
-
-    def __init__(self, head: bytes, stream: BinaryIO) -> None:
-        self.head, self.stream = head, stream
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self.head:
-            found = self.head if size < 0 else self.head[:size]
-            self.head = self.head[len(found) :]
-            return found if size >= 0 else found + self.stream.read()
-        return self.stream.read(size)
 
 
 def _subject_of_name(name: str, table: CsvTable) -> str | None:

@@ -245,4 +245,11 @@ class MedsLabels(BaseModel):
     hours: float = Field(default=0.0, ge=0)
     """Prediction time: so long after `after`."""
     after: Literal["first", "last"] | datetime = "first"
-    """The subject's first or last event that has a time, or one nominal date for all (a CSV's `origin`), in UTC."""
+    """The subject's first or last event that has a time and is neither birth nor death, or one nominal date for all (a
+    CSV's `origin`), in UTC. `last` is said: what comes last may be so because of the outcome."""
+
+    @model_validator(mode="after")
+    def _in_utc(self) -> MedsLabels:
+        if isinstance(self.after, datetime) and self.after.tzinfo is not None:
+            raise ValueError("after is in UTC: leave its zone out")
+        return self
