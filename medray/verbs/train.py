@@ -37,6 +37,9 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     require_split(prepared, "train")
     require_split(prepared, "validation")
     plan = fit_plan(run, prepared)
+    for line in plan.modality.open().cautions(ShardSet.open(prepared.folder).summaries("train")):
+        progress.fact("caution", level="warning")
+        progress.note(f"caution: {line}")
     folder = files.join(plan.work, plan.name)
     if fresh:
         files.remove_tree(folder)
