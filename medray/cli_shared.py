@@ -98,10 +98,11 @@ def given(
 
 
 FAILED_SHOWN = 20
-_COMMANDS = {"train": "train", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
+_COMMANDS = {"train": "train", "evaluate": "evaluate", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
 _KEYS = {
     "any": "a `bundle` key",
     "train": "[modality], [model] and [objective], and no `store` key",
+    "evaluate": "a `bundle` key, and no `store` key",
     "score": "`store` and `bundle` keys",
     "nightly": "`store` and `bundles` keys",
     "convert": "a [source] table",
@@ -110,7 +111,10 @@ _KEYS = {
 
 def refuse_kind(run: Any, kind: str, run_file: Path) -> None:
     scoring = "nightly" if hasattr(run, "bundles") else "score"
-    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
+    learning = "train" if hasattr(run, "objective") else "evaluate"
+    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else learning
+    if (found, kind) == ("train", "evaluate"):
+        return
     if found != kind and (kind != "any" or found in ("convert", "nightly")):
         raise RunFileError(
             f"this command needs a {kind} run file"

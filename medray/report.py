@@ -10,8 +10,9 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files as package_files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -59,6 +60,21 @@ class ScoringRun:
     seconds: float | None = None
 
 
+class ArchiveFigures(Protocol):
+    """One archive of an evaluation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def subjects(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts:
     """What a report is made of. Only the first five are needed."""
@@ -78,6 +94,10 @@ class ReportFacts:
     """More for the header: {"Trained": "12 epochs, 2 workers"}."""
     splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """{split: {"entries": n, "subjects": n, "classes": {raw label: n}}}"""
+    external: bool = False
+    """On other archives than the one trained on: `splits` then has the archives by name."""
+    archives: Sequence[ArchiveFigures] = ()
+    """Metrics of each archive by itself."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """As `objective.metrics` gives them."""
     intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
@@ -123,6 +143,7 @@ def write_report(facts: ReportFacts) -> str:
     names = facts.objective.display(facts.classes)
     sections = (
         _metrics(facts),
+        _by_archive(facts),
         _per_class(facts),
         _figures(facts, names),
         _mistakes(facts),
@@ -159,7 +180,8 @@ def decision(facts: ReportFacts, names: Sequence[str]) -> str:
     rule = facts.objective.threshold
     if isinstance(rule, str):
         wanted = f" of {facts.objective.sensitivity_target:.0%}" if rule == "sensitivity" else ""
-        how = f"It is {WORDS[rule]}{wanted} on the validation split; the {facts.split} split had no part in the choice."
+        data = "the data here" if facts.external else f"the {facts.split} split"
+        how = f"It is {WORDS[rule]}{wanted} on the validation split; {data} had no part in the choice."
     else:
         how = "It was set in the run file."
     if facts.objective.kind == "binary":
@@ -198,6 +220,9 @@ def thumbnail(image: np.ndarray) -> bytes:
 
 def _header(facts: ReportFacts, names: Sequence[str]) -> list[tuple[str, str]]:
     evaluated = facts.splits.get(facts.split, {})
+    if facts.external:
+        counts = ("entries", "subjects")
+        evaluated = {name: sum(each[name] for each in facts.splits.values()) for name in counts}
     rows = [
         ("Bundle", facts.bundle_id),
         ("Model", facts.model),
@@ -262,6 +287,30 @@ def _metrics(facts: ReportFacts) -> Section | None:
         lines.append(f"{NONE} is not defined on these samples, for example because a class has none.")
     columns += [*facts.beside, "Meaning"]
     return Section("Metrics", lines, [Table(columns, rows, frozenset([*numbers, *facts.beside]))])
+
+
+def _by_archive(facts: ReportFacts) -> Section | None:
+    """A row for each archive: its metrics with their intervals below each other would be too wide, so a column each."""
+    if not facts.archives:
+        return None
+    names = [name for name in facts.objective.scalar_metrics() if name in facts.archives[0].metrics]
+    rows = [
+        {"Metric": title, **{each.name: value(each) for each in facts.archives}}
+        for title, value in (
+            ("Samples", lambda each: f"{each.n:,}"),
+            ("Subjects", lambda each: f"{each.subjects:,}"),
+            *((MEANINGS[name][0], partial(_with_interval, name)) for name in names),
+        )
+    ]
+    columns = ["Metric", *(each.name for each in facts.archives)]
+    lines = [f"Values with their {facts.confidence:.0%} intervals." if facts.intervals else "Values."]
+    return Section("By archive", lines, [Table(columns, rows, frozenset(columns[1:]))])
+
+
+def _with_interval(name: str, archive: ArchiveFigures) -> str:
+    pair = archive.intervals.get(name)
+    value = number(archive.metrics.get(name))
+    return value if pair is None else f"{value} ({number(pair[0])} to {number(pair[1])})"
 
 
 def _per_class(facts: ReportFacts) -> Section | None:
@@ -333,22 +382,27 @@ def _data(facts: ReportFacts, names: Sequence[str]) -> Section | None:
     if not facts.splits:
         return None
     shown = dict(zip(facts.classes, names, strict=True))
-    rows, columns = [], ["Split", "Entries", "Subjects"]
+    what = "Archive" if facts.external else "Split"
+    rows, columns = [], [what, "Entries", "Subjects"]
     for split, counted in facts.splits.items():
         row: dict[str, Any] = {
-            "Split": split,
+            what: split,
             "Entries": f"{counted['entries']:,}",
             "Subjects": f"{counted['subjects']:,}",
         }
         for raw, count in counted.get("classes", {}).items():
             part = f" ({count / counted['entries']:.0%})" if counted["entries"] else ""
             name = shown.get(raw, str(raw))
-            row[f"{name} (class)" if name in ("Split", "Entries", "Subjects") else name] = f"{count:,}{part}"
+            row[f"{name} (class)" if name in columns[:3] else name] = f"{count:,}{part}"
         columns += [name for name in row if name not in columns]
         rows.append(row)
     many = len(columns) > 12  # then a row for each class and a column for each split
     table = Table(columns, rows, frozenset(columns[1:]))
     line = "Split by subject: all entries of one subject are in one split."
+    if facts.external:
+        line = (
+            "None of it was trained on. Nothing was fitted: threshold, calibration and preprocessing are the bundle's."
+        )
     return Section("Data", [line], [_turned(table) if many else table])
 
 

@@ -69,12 +69,23 @@ class TrainResult(Result):
 class EvaluateResult(Result):
     bundle_id: str
     split: str
+    """"all" where another archive was not split."""
+    external: bool = False
+    """Of other archives than the one trained on."""
     n: int
     subjects: int
     metrics: dict[str, Any]
     floor: dict[str, Any] | None = None
     """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
+    by_archive: dict[str, dict[str, Any]] = {}
+    """Of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
+    absent_classes: tuple[str, ...] = ()
+    """Classes of the bundle that no entry evaluated has; what needs them is null."""
+    not_eligible: dict[str, int] = {}
+    """Entries of other archives that the bundle is not asked about, by reason."""
+    shared_subjects: int | None = None
+    """Subjects of other archives whom the bundle was trained or validated on; null: not known, or its own archive."""
     thresholds: tuple[float, ...]
     predictions: str
     report: str

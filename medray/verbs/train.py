@@ -14,10 +14,12 @@ import pyarrow as pa
 from medray import bundles, files
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError
+from medray.manifests import pseudonym_key
 from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
 from medray.shards import ShardSet, read_samples
 from medray.training import FitPlan, stacked
+from medray.verbs.overlap import write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult
 from medray.verbs.settings import TrainRun
@@ -57,6 +59,8 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     files.make_folder(folder)
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
+    if run.remember_subjects:
+        write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
     bundles.save(bundle, run.bundle_uri)
     _write_history(fitted.state["history"], fitted.state["best_epoch"], folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
