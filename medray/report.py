@@ -18,7 +18,7 @@ import numpy as np
 
 from medray.errors import REASONS
 from medray.figures import Figure, figures, learning_curve
-from medray.metrics import MEANINGS
+from medray.metrics import MEANINGS, PLAIN, Figures
 from medray.objectives import ObjectiveSpec
 from medray.thresholds import WORDS
 
@@ -105,7 +105,11 @@ class ReportFacts:
     resamples: int | None = None
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Metrics of other models on the same rows, by their name: a baseline beside the network."""
+    figures: Figures = PLAIN
+    """What some of the metrics were told."""
     thresholds: Sequence[float] = ()
+    threshold_choice: Sequence[Mapping[str, Any]] = ()
+    """As `Objective.threshold_choice` gives it; empty: not known, or not chosen."""
     scores: np.ndarray | None = None
     """(N, O)"""
     targets: np.ndarray | None = None
@@ -182,11 +186,24 @@ def decision(facts: ReportFacts, names: Sequence[str]) -> str:
         wanted = f" of {facts.objective.sensitivity_target:.0%}" if rule == "sensitivity" else ""
         data = "the data here" if facts.external else f"the {facts.split} split"
         how = f"It is {WORDS[rule]}{wanted} on the validation split; {data} had no part in the choice."
+        how += _sureness(facts)
     else:
         how = "It was set in the run file."
     if facts.objective.kind == "binary":
         return f"A sample is called “{names[1]}” when its score is at least {number(facts.thresholds[0])}. {how}"
     return f"A label is called present when its score is at least its threshold (below). {how.replace('It', 'Each', 1)}"
+
+
+def _sureness(facts: ReportFacts) -> str:
+    """The interval of a threshold that was chosen on few rows; of several outputs it stands in their table."""
+    if len(facts.threshold_choice) != 1 or not facts.threshold_choice[0]["few"]:
+        return ""
+    choice = facts.threshold_choice[0]
+    pair = choice["interval"]
+    told = "most resamples of them have one class only" if pair is None else (
+        f"on 95% of the resamples of these subjects it lies between {number(pair[0])} and {number(pair[1])}"
+    )  # fmt: skip
+    return f" It was chosen on few rows, {choice['positives']:,} positive and {choice['negatives']:,} negative ones: {told}."
 
 
 def number(value: Any) -> str:
@@ -283,8 +300,16 @@ def _metrics(facts: ReportFacts) -> Section | None:
     if before := facts.metrics.get("before_calibration"):
         said = " and ".join(f"{MEANINGS[name][0]} {number(value)}" for name, value in before.items())
         lines.append(f"Scores are calibrated on the validation split; the network's own had {said}.")
+    if "f_beta" in shown:
+        lines.append(f"F-beta is with beta = {facts.figures.beta:g}.")
+    if "ppv_at_prevalence" in shown:
+        lines.append(
+            f"PPV and NPV are also for a prevalence of {facts.figures.prevalence:.3g}, by Bayes from sensitivity and specificity."
+        )
     if any(facts.metrics[name] is None for name in shown):
-        lines.append(f"{NONE} is not defined on these samples, for example because a class has none.")
+        lines.append(
+            f"{NONE} is not defined on these samples: a class has none, or a ratio would be divided by nothing."
+        )
     columns += [*facts.beside, "Meaning"]
     return Section("Metrics", lines, [Table(columns, rows, frozenset([*numbers, *facts.beside]))])
 
@@ -328,6 +353,8 @@ def _per_class(facts: ReportFacts) -> Section | None:
         row = {one: name} | {t: f"{v:,}" if isinstance(v, int) else number(v) for t, v in shown.items()}
         if key == "per_label" and facts.thresholds:
             row["Threshold"] = number(facts.thresholds[k])
+            if k < len(facts.threshold_choice) and (pair := facts.threshold_choice[k]["interval"]):
+                row["Threshold"] += f" ({number(pair[0])} to {number(pair[1])})"
         columns = list(row)
         rows.append(row)
     return Section(f"By {one.lower()}", (), [Table(columns, rows, frozenset(columns[1:]))])

@@ -76,7 +76,10 @@ def test_every_labelled_entry_of_another_archive_is_evaluated_and_nothing_is_fit
     recipe = bundles.load(str(home / "bundle")).recipe
     assert (result.bundle_id, result.thresholds) == (recipe.id, recipe.thresholds)
     assert {path.name: path.read_bytes() for path in (home / "bundle").iterdir()} == before
-    score(toy.score_run(home, archive=str(site / "archive"), store=str(site / "scores"), work=str(site / "w")), LocalEngine())
+    score(
+        toy.score_run(home, archive=str(site / "archive"), store=str(site / "scores"), work=str(site / "w")),
+        LocalEngine(),
+    )
     stored = toy.scores(site / "scores")
     rows = pq.read_table(result.predictions).to_pylist()
     assert [row["lower"] for row in rows] == pytest.approx([stored[row["entry_id"], "lower"] for row in rows], abs=1e-6)
@@ -125,7 +128,9 @@ def test_subjects_that_the_bundle_was_trained_on_are_refused_or_left_out_or_coun
     with pytest.raises(LabelError, match="trained or validated on subjects of this archive") as refused:
         evaluate(elsewhere(home, tmp_path), LocalEngine())
     assert refused.value.found == "16 subjects with 16 of 20 entries"
-    rest = evaluate(elsewhere(home, tmp_path, evaluation={"resamples": 0, "shared_subjects": "leave_out"}), LocalEngine())
+    rest = evaluate(
+        elsewhere(home, tmp_path, evaluation={"resamples": 0, "shared_subjects": "leave_out"}), LocalEngine()
+    )
     assert (rest.n, rest.shared_subjects) == (4, 16)
     kept = evaluate(elsewhere(home, tmp_path, evaluation={"resamples": 0, "shared_subjects": "keep"}), LocalEngine())
     assert (kept.n, kept.shared_subjects) == (20, 16)
@@ -179,7 +184,11 @@ def test_several_archives_and_the_own_test_split_stand_beside_each_other(home, s
     run = elsewhere(home, site, also=[also], own_test=str(own), work=str(tmp_path / "work"))
     result = evaluate(run, LocalEngine())
     assert (result.n, result.entries) == (40, 40)
-    assert {name: row["n"] for name, row in result.by_archive.items()} == {"site": 30, "third": 10, "own test split": 18}
+    assert {name: row["n"] for name, row in result.by_archive.items()} == {
+        "site": 30,
+        "third": 10,
+        "own test split": 18,
+    }
     alone = evaluate(elsewhere(home, site), LocalEngine())
     assert result.by_archive["site"]["metrics"]["auroc"] == alone.metrics["auroc"]
     assert tuple(result.by_archive["site"]["intervals"]["auroc"]) == alone.intervals["auroc"]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from medray import bundles, files, stages
 from medray.engines.base import Engine
-from medray.errors import ArchiveError, BundleError, LabelError
+from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows import Flow
 from medray.manifests import own_subject, pseudonym_key
 from medray.progress import Progress, Silent
@@ -53,6 +53,14 @@ def evaluate_bundle(
     """(result, what its report was made of)"""
     started = time.monotonic()
     bundle = bundles.load(run.bundle_uri)
+    if run.evaluation.prevalence is not None and bundle.recipe.objective.kind != "binary":
+        raise RunFileError(
+            "PPV and NPV at a prevalence are of two classes",
+            where="[evaluation] prevalence",
+            found=f"a bundle that is {bundle.recipe.objective.kind}",
+            expected="a binary bundle",
+            do="leave the key out",
+        )
     if isinstance(run, TrainRun):
         changes = _site_changes(run, bundle.recipe)
         if _trained_here(run, bundle.recipe):
@@ -110,6 +118,8 @@ def _own_split(
         floor=floor,
         intervals=intervals,
         thresholds=recipe.thresholds,
+        beta=run.evaluation.beta,
+        prevalence=run.evaluation.prevalence,
         predictions=files.join(folder, "predictions.parquet"),
         report=files.join(folder, "report.html"),
         seconds=time.monotonic() - started,
@@ -202,6 +212,8 @@ def _elsewhere(
         intervals=intervals,
         by_archive={each.name: each.as_json() for each in by_archive},
         thresholds=recipe.thresholds,
+        beta=run.evaluation.beta,
+        prevalence=run.evaluation.prevalence,
         predictions=files.join(folder, "predictions.parquet"),
         report=files.join(folder, "report.html"),
         seconds=time.monotonic() - started,

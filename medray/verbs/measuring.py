@@ -20,7 +20,7 @@ def measured(
     """(metrics, intervals) of predictions at the bundle's thresholds."""
     scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
     names, objective = recipe.objective.display(recipe.classes), recipe.objective
-    metrics = objective.metrics(scores, targets, recipe.thresholds, names)
+    metrics = objective.metrics(scores, targets, recipe.thresholds, names, settings.figures)
     if objective.calibrator is not None:
         plain = objective.metrics(objective.uncalibrated(scores), targets, recipe.thresholds, names)
         metrics["before_calibration"] = {name: plain[name] for name in ("ece", "brier") if name in plain}
@@ -32,6 +32,7 @@ def measured(
         resamples=settings.resamples,
         confidence=settings.confidence,
         seed=settings.seed,
+        figures=settings.figures,
     )
     return metrics, intervals
 

@@ -87,6 +87,10 @@ class EvaluateResult(Result):
     shared_subjects: int | None = None
     """Subjects of other archives whom the bundle was trained or validated on; null: not known, or its own archive."""
     thresholds: tuple[float, ...]
+    beta: float = 2.0
+    """Of `f_beta`."""
+    prevalence: float | None = None
+    """Of `ppv_at_prevalence` and `npv_at_prevalence`."""
     predictions: str
     report: str
     seconds: float

@@ -12,6 +12,7 @@ from medray import files
 from medray.engines.base import EngineSpec, RaySpec
 from medray.errors import REASONS
 from medray.labels import LabelSettings
+from medray.metrics import Figures
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
 from medray.models import ModelSpec
@@ -56,9 +57,17 @@ class EvaluationSettings(BaseModel):
     """Bootstrap resamples of whole subjects; 0: no intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     seed: int = 0
+    beta: float = Field(default=2.0, gt=0)
+    """Of F-beta: sensitivity counts so many times as much as precision."""
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+    """Share of positives where a binary model is to be used: PPV and NPV there, by Bayes from sensitivity and specificity."""
     shared_subjects: Literal["refuse", "leave_out", "keep"] = "refuse"
     """Subjects of an evaluated archive whom the bundle was trained or validated on: refused, left out of the metrics, or
     kept and counted. Known where both were indexed under one `pseudonym_key`."""
+
+    @property
+    def figures(self) -> Figures:
+        return Figures(self.beta, self.prevalence)
 
 
 class TrainRun(ArchiveRun):

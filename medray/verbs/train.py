@@ -152,6 +152,7 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
             "epochs": len(state["history"]),
             "best_epoch": state["best_epoch"],
             "stopped": state["stopped"],
+            "threshold_choice": list(state.get("threshold_choice", ())),
             "samples_per_second": rate,
         },
         metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},
