@@ -182,6 +182,17 @@ def test_subjects_of_a_label_table_that_are_no_integers_are_refused(tmp_path, ma
         manifest(EVENTS, tmp_path)
 
 
+@pytest.mark.parametrize("ids", [["7"], [7.0]])
+def test_subjects_of_the_splits_that_are_no_integers_are_refused(tmp_path, manifest, ids):
+    write_events(tmp_path / "data" / "0.parquet", [(7, at(0), "HR", 80.0)])
+    write_labels(tmp_path / "labels.parquet", [(7, at(1), True)])
+    (tmp_path / "metadata").mkdir()
+    table = pa.table({"subject_id": ids, "split": ["train"]})
+    pq.write_table(table, tmp_path / "metadata" / "subject_splits.parquet")
+    with pytest.raises(LabelError, match="splits are not MEDS"):
+        manifest(EVENTS, tmp_path)
+
+
 def test_predictions_before_any_event_and_at_birth_fail_with_a_reason(tmp_path, read):
     write_events(tmp_path / "data" / "0.parquet", [(1, BORN, "MEDS_BIRTH", None), (1, at(5), "HR", 80.0)])
     write_labels(tmp_path / "labels.parquet", [(1, at(4), True), (1, BORN, False), (1, at(5), True)])

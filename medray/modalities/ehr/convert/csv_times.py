@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _CLOCK = r"^(?P<hours>\d{1,6}):(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d))?$"
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 _FIRST_US, _LAST_US = -62135596800_000000, 253402300799_999999  # 0001-01-01 to 9999-12-31
+_NONE = _LAST_US + 1
 _HOUR_US, _MINUTE_US = 3_600_000_000, 60_000_000
 _LARGEST_OFFSET = 14 * 60  # minutes; hl7.org/fhir/R4/datatypes.html#dateTime, after ISO 8601
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -158,31 +158,26 @@ def _formatted(cells: pa.Array, form: str, zone: str) -> tuple[pa.Array, np.ndar
     else:
         read = pc.strptime(cells, form, "s", error_is_null=True)
         sure = pc.equal(pc.strftime(read, form, locale="C"), cells).fill_null(False)
-    local, unsure = _utc(pc.if_else(sure, read, None).cast(_STAMP), zone)
     words = pc.if_else(sure, None, cells).dictionary_encode()
-    if not len(words.dictionary):
-        return local, unsure
-    each = [_one(word, form, ZoneInfo(zone)) for word in words.dictionary.to_pylist()]
-    us, doubt = (np.array(column) for column in zip(*each, strict=True))
-    place = words.indices.fill_null(0).to_numpy()
-    slow = words.indices.is_valid().to_numpy(zero_copy_only=False)
-    other = _stamps(us[place], slow)
-    return pc.if_else(pa.array(slow), other, local), unsure | (slow & doubt[place])
+    each = np.array([_one(word, form) for word in words.dictionary.to_pylist()], np.int64).reshape(-1, 2)
+    us, zoned = np.append(each, [[_NONE, 0]], axis=0)[words.indices.fill_null(len(each)).to_numpy()].T
+    fixed = _stamps(us, zoned == 1)
+    local = pc.coalesce(pc.if_else(sure, read, None).cast(_STAMP), _stamps(us, zoned == 0))
+    local, unsure = _utc(local, zone)
+    return pc.if_else(pa.array(zoned == 1), fixed, local), unsure
 
 
-def _one(word: str, form: str, zone: ZoneInfo) -> tuple[int, bool]:
-    """(microseconds since 1970 in UTC, beyond all times for none; unsure) of one cell."""
-    none = _LAST_US + 1, False
+def _one(word: str, form: str) -> tuple[int, bool]:
+    """(microseconds since 1970, _NONE for no time; they are in UTC, not in the zone of the run file) of one cell."""
+    text = _LONG_FRACTION.sub(r"\1", word) if "%f" in form else word
     try:
-        text = _LONG_FRACTION.sub(r"\1", word) if "%f" in form else word
         time = datetime.strptime(text, form)  # noqa: DTZ007 - of the zone of the run file, where it names none
-        if time.tzinfo is not None:
-            far = abs(time.utcoffset() or timedelta()) > timedelta(minutes=_LARGEST_OFFSET)
-            return none if far else ((time - _EPOCH) // _MICROSECOND, False)
+        if time.tzinfo is None:
+            return (time.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND, False
+        far = abs(time.utcoffset() or timedelta()) > timedelta(minutes=_LARGEST_OFFSET)
+        return (_NONE if far else (time - _EPOCH) // _MICROSECOND), True
     except (ValueError, OverflowError):
-        return none
-    local, unsure = _utc(pa.array([time], _STAMP), zone.key)
-    return (local[0].value, bool(unsure[0])) if local[0].is_valid else none
+        return _NONE, False
 
 
 def _utc(local: pa.Array, zone: str) -> tuple[pa.Array, np.ndarray]:
