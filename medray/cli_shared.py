@@ -133,11 +133,15 @@ def print_result(found: dict[str, Any]) -> None:
 
     paper = Paper()
     intervals = found.get("intervals", {})
-    found = {name: value for name, value in found.items() if name != "intervals"}
+    archives = found.get("by_archive", {})
+    found = {name: value for name, value in found.items() if name not in ("intervals", "by_archive")}
     paper.facts((name, value) for name, value in found.items() if not isinstance(value, dict | list))
     for title, value in found.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
+    if archives:
+        paper.title("by archive, with intervals")
+        paper.table(_by_archive(archives))
     if failed := found.get("failed_files"):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])
@@ -172,6 +176,21 @@ def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[
     for name, facts in value.items():
         if name not in single and isinstance(facts, dict):
             _print_facts(paper, f"{title}, {name.replace('_', ' ')}", facts, {})
+
+
+def _by_archive(archives: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each figure, a column for each archive."""
+    from medray.console import number
+
+    rows = [{"": name} | {each: found[name] for each, found in archives.items()} for name in ("n", "subjects")]
+    for metric in next(iter(archives.values()))["metrics"]:
+        row = {"": metric}
+        for each, found in archives.items():
+            low, high = found["intervals"].get(metric) or (None, None)
+            between = "" if low is None else f" ({number(low)}, {number(high)})"
+            row[each] = number(found["metrics"][metric]) + between
+        rows.append(row)
+    return rows
 
 
 def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, Any]:

@@ -296,7 +296,10 @@ def _metrics(facts: ReportFacts) -> Section | None:
     if facts.intervals:
         kept = ", at the same threshold" if facts.thresholds else ""
         times = f" ({facts.resamples:,} times)" if facts.resamples else ""
-        lines.append(f"Intervals: whole subjects drawn again with replacement{times}{kept}.")
+        lines.append(
+            f"Intervals: whole subjects drawn again with replacement{times}{kept}; draws in which a figure is not defined "
+            "are left out of it."
+        )
     if before := facts.metrics.get("before_calibration"):
         said = " and ".join(f"{MEANINGS[name][0]} {number(value)}" for name, value in before.items())
         lines.append(f"Scores are calibrated on the validation split; the network's own had {said}.")
