@@ -96,6 +96,8 @@ class ReportFacts:
     """{split: {"entries": n, "subjects": n, "classes": {raw label: n}}}"""
     external: bool = False
     """On other archives than the one trained on: `splits` then has the archives by name."""
+    seen: str = ""
+    """Whether the model was trained on some of their subjects, as a sentence."""
     archives: Sequence[ArchiveFigures] = ()
     """Metrics of each archive by itself."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -430,9 +432,7 @@ def _data(facts: ReportFacts, names: Sequence[str]) -> Section | None:
     table = Table(columns, rows, frozenset(columns[1:]))
     line = "Split by subject: all entries of one subject are in one split."
     if facts.external:
-        line = (
-            "None of it was trained on. Nothing was fitted: threshold, calibration and preprocessing are the bundle's."
-        )
+        line = f"{facts.seen} Nothing was fitted: threshold, calibration and preprocessing are the bundle's.".strip()
     return Section("Data", [line], [_turned(table) if many else table])
 
 

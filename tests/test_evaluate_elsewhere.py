@@ -134,6 +134,14 @@ def test_subjects_that_the_bundle_was_trained_on_are_refused_or_left_out_or_coun
     assert (rest.n, rest.shared_subjects) == (4, 16)
     kept = evaluate(elsewhere(home, tmp_path, evaluation={"resamples": 0, "shared_subjects": "keep"}), LocalEngine())
     assert (kept.n, kept.shared_subjects) == (20, 16)
+    assert "trained on 16 of these subjects, who are counted in" in Path(kept.report).read_text(encoding="utf-8")
+
+
+def test_a_bundle_from_before_gets_its_hashes_when_it_is_trained_again(home):
+    held = (home / "bundle" / SEEN).read_bytes()
+    (home / "bundle" / SEEN).unlink()
+    assert train(toy.train_run(home), LocalEngine()).reused
+    assert (home / "bundle" / SEEN).read_bytes() == held
 
 
 def test_under_another_key_and_for_an_old_bundle_it_is_said_not_to_be_known(home, tmp_path):
@@ -141,6 +149,7 @@ def test_under_another_key_and_for_an_old_bundle_it_is_said_not_to_be_known(home
     (tmp_path / "key").write_text("k" * 64)
     result = evaluate(elsewhere(home, tmp_path, pseudonym_key=str(tmp_path / "key")), LocalEngine())
     assert (result.n, result.shared_subjects) == (20, None)
+    assert "not known whether the model was trained" in Path(result.report).read_text(encoding="utf-8")
     shutil.copytree(home / "bundle", tmp_path / "old", ignore=shutil.ignore_patterns(SEEN))
     result = evaluate(elsewhere(home, tmp_path, bundle=str(tmp_path / "old")), LocalEngine())
     assert (result.n, result.shared_subjects) == (20, None)
@@ -199,7 +208,7 @@ def test_several_archives_and_the_own_test_split_stand_beside_each_other(home, s
     resources = Resources()
     resources.feed(page)
     assert [each[:40] for each in resources.found if not each.startswith(("data:", "#"))] == []
-    assert "By archive" in page and "own test split" in page and "None of it was trained on" in page
+    assert "By archive" in page and "own test split" in page and "trained on none of these subjects" in page
 
 
 def test_predictions_of_another_bundle_are_not_taken_for_the_own_test_split(home, site, tmp_path):

@@ -194,7 +194,9 @@ def _elsewhere(
         splits={name: external.facts for name, external, _ in found},
         archives=by_archive,
     )  # fmt: skip
-    shared = [external.shared for _, external, _ in found]
+    counts = [external.shared for _, external, _ in found]
+    shared = None if None in counts else sum(each or 0 for each in counts)
+    facts = replace(facts, seen=_seen(shared, run.evaluation.shared_subjects))
     result = EvaluateResult(
         entries=sum(external.entries for _, external, _ in found),
         failed=sum(external.failed for _, external, _ in found),
@@ -204,7 +206,7 @@ def _elsewhere(
         n=len(together),
         subjects=_subjects(together),
         not_eligible=dict(sum((Counter(external.not_eligible) for _, external, _ in found), Counter())),
-        shared_subjects=None if None in shared else sum(each or 0 for each in shared),
+        shared_subjects=shared,
         absent_classes=tuple(
             name for name in recipe.classes if all(name in external.absent for _, external, _ in found)
         ),
@@ -220,6 +222,14 @@ def _elsewhere(
     )
     _write(result, facts, together, folder)
     return result, facts
+
+
+def _seen(shared: int | None, rule: str) -> str:
+    if shared is None:
+        return "It is not known whether the model was trained on some of these subjects."
+    if not shared:
+        return "The model was trained on none of these subjects."
+    return f"The model was trained on {shared:,} of these subjects, who are {'left out' if rule == 'leave_out' else 'counted in'}."
 
 
 def _together(predictions: Mapping[str, pa.Table]) -> pa.Table:

@@ -71,7 +71,7 @@ class EvaluateResult(Result):
     split: str
     """"all" where another archive was not split."""
     external: bool = False
-    """Of other archives than the one trained on."""
+    """Read as another archive than the one trained on: not from the shards of its training."""
     n: int
     subjects: int
     metrics: dict[str, Any]

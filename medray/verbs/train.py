@@ -19,7 +19,7 @@ from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
 from medray.shards import ShardSet, read_samples
 from medray.training import FitPlan, stacked
-from medray.verbs.overlap import write_seen
+from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult
 from medray.verbs.settings import TrainRun
@@ -53,6 +53,8 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
         progress.fact("replaces", bundle_id=there.id)
         progress.note(f"the bundle of another training, {there.id[:12]}, will be replaced: {run.bundle}")
     if finished is not None:
+        if run.remember_subjects and not files.exists(files.join(run.bundle_uri, SEEN)):  # from before it was kept
+            write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
         progress.fact("reused")
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
