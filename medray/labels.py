@@ -180,6 +180,14 @@ def read_table(settings: LabelSettings) -> pa.Table:
                 do=f"did you mean {near[0]}?" if near else "name the columns in [labels]",
             )
     _refuse_rounded_keys(table.column(settings.key), settings)
+    for name in names:
+        kind = table.column(name).type
+        if pa.types.is_string(kind) and pc.any(pc.match_substring_regex(table.column(name), r"[\r\n]")).as_py():
+            raise LabelError(
+                f"cells of the column {name!r} hold line breaks",
+                where=uri,
+                do="look for a quote that is not closed: the rows behind it would be lost",
+            )
     table = pa.table({name: _without_points(table.column(name)) for name in names})
     table = table.cast(pa.schema([(name, pa.string()) for name in names]))
     for name in _value_columns(settings):

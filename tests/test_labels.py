@@ -260,6 +260,12 @@ def test_identifiers_that_a_float_has_rounded_are_refused(tmp_path: Path, kind: 
     assert labelled(manifest("1"), LabelSettings(table=str(tmp_path / "l.parquet"))) == {"1": ["a"]}
 
 
+def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path):
+    uri = table(tmp_path / "labels.csv", 'path,label\na,"1\nb,0\nc,1\n')
+    message = refusal(manifest("a", "b", "c"), LabelSettings(table=uri))
+    assert "line breaks" in message and "b,0" not in message
+
+
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
     uri = table(tmp_path / "labels.csv", "path,label,label\na,1,0\n")
     assert "must have one column 'label'" in refusal(manifest("a"), LabelSettings(table=uri))

@@ -258,6 +258,28 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, encoding):
     assert [(row[0], row[2]) for row in made] == [(7, "Größe")] and failed == []
 
 
+@pytest.mark.parametrize(
+    ("rows", "kept", "lost"),
+    [
+        ('7,2020-01-01,HR,"72\n7,2020-01-02,HR,73\n7,2020-01-03,HR,74\n', [], 3),
+        ('7,2020-01-01,HR,"72\n7,2020-01-02,HR,73\n7,2020-01-03,HR,"74"\n7,2020-01-04,HR,75\n', [75.0], 3),
+        ('7,2020-01-01,"HR,72\n7,2020-01-02,HR,73\n8,2020-01-03,"HR,74\n8,2020-01-04,HR,75\n', [75.0], 3),
+        ('7,2020-01-01,HR,"72\nsaid: a, b, c and d, e"\n7,2020-01-02,HR,73\n', [73.0], 0),
+    ],
+)
+def test_rows_behind_a_quote_that_is_not_closed_are_counted_and_become_no_code(tmp_path, rows, kept, lost):
+    made, outcomes, _ = convert(tmp_path, "id,when,what,value\n" + rows)
+    assert [row[3] for row in made] == kept and all("\n" not in row[2] for row in made)
+    assert outcomes.get("unclosed_quote", 0) == lost
+    assert outcomes[READ] == len(kept) + sum(count for reason, count in outcomes.items() if reason != READ)
+
+
+def test_a_quote_of_a_column_that_is_not_read_swallows_no_row_unseen(tmp_path):
+    text = 'id,note,when,what,value\n7,"fell,2020-01-01,HR,72\n7,,2020-01-02,HR,73\n7,",2020-01-03,HR,74\n'
+    made, outcomes, _ = convert(tmp_path, text)
+    assert made == [] and outcomes == {READ: 3, "unclosed_quote": 3}
+
+
 def test_a_file_longer_than_its_first_row_is_read_to_its_end(tmp_path):
     rows = "".join(f"{i},2020-01-01,HR,{i}\n" for i in range(20_000))
     made, outcomes, _ = convert(tmp_path, "id,when,what,value\n" + rows)

@@ -106,6 +106,11 @@ def test_a_quoted_line_break_and_a_byte_order_mark_are_read(tmp_path):
     assert [(row[0], row[2]) for row in made] == [(1, True), (2, False)]
 
 
+def test_a_quote_that_is_not_closed_is_refused(tmp_path):
+    with pytest.raises(LabelError, match="line breaks"):
+        labelled(tmp_path, 'id,y\n1,"1\n2,0\n')
+
+
 @pytest.mark.parametrize("table", ["id,id,y\n1,2,1\n", "id,y,y\n1,0,1\n", "id\n1\n", "id,y\n1\n"])
 def test_columns_of_one_name_or_none_are_refused(tmp_path, table):
     with pytest.raises(LabelError):

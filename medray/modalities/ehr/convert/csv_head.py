@@ -13,10 +13,16 @@ HEAD = 2**16
 """Bytes in which the first row has to end."""
 
 
-def check_names(head: bytes, columns: Sequence[str], delimiter: str, encoding: str) -> None:
-    """Raises SampleError where one of `columns` is there twice: Arrow would take the first without a word."""
+def column_names(head: bytes, delimiter: str, encoding: str) -> list[str]:
+    """Of the first row, without a byte order mark."""
     text = io.TextIOWrapper(io.BytesIO(head), encoding, errors="replace", newline="")
-    names = [name.removeprefix("\ufeff") for name in next(csv.reader(text, delimiter=delimiter), [])]
+    return [name.removeprefix("\ufeff") for name in next(csv.reader(text, delimiter=delimiter), [])]
+
+
+def check_names(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises SampleError where one of `columns` is not there, or twice: Arrow would take the first without a word."""
+    if names and not set(columns) <= set(names):
+        raise SampleError("bad_columns", f"expected the columns {', '.join(columns)}")
     twice = [name for name in columns if names.count(name) > 1]
     if twice:
         raise SampleError("bad_columns", f"expected one column {twice[0]}, found several of that name")

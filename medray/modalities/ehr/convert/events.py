@@ -60,6 +60,7 @@ DROPS: dict[str, tuple[str, bool]] = {
     "value_with_unit": ("a number with a unit or other text behind it", True),
     "not_json": ("a line that is not JSON", True),
     "bad_row": ("a row with another number of cells", True),
+    "unclosed_quote": ("a cell that holds whole rows, behind a quote that is not closed; and those rows", True),
     "bad_time": ("no time that there is", True),
     "no_time_zone": ("a time that names no zone", True),
     "bad_value": ("NaN, infinite, or too large for 32 bits", True),

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from medray import files
 from medray.errors import LabelError, SampleError
-from medray.modalities.ehr.convert.csv_head import HEAD, check_names
+from medray.modalities.ehr.convert.csv_head import HEAD, check_names, column_names
 from medray.modalities.ehr.convert.events import Drop, Subjects
 from medray.modalities.ehr.convert.members import TARS, members
 from medray.modalities.ehr.convert.settings import MedsLabels
@@ -118,7 +118,7 @@ def _rows(settings: MedsLabels, listed: list[files.File]) -> list[tuple[str, str
     where = f"[labels] file = {settings.file!r}"
     content = _content(settings, listed)
     try:
-        check_names(content[:HEAD], columns, settings.delimiter, "utf-8")
+        check_names(column_names(content[:HEAD], settings.delimiter, "utf-8"), columns)
         table = csv.read_csv(
             io.BytesIO(content),
             parse_options=csv.ParseOptions(delimiter=settings.delimiter, newlines_in_values=True),
@@ -132,6 +132,11 @@ def _rows(settings: MedsLabels, listed: list[files.File]) -> list[tuple[str, str
         raise LabelError("the label file has columns of one name", where=where, found=error.detail) from None
     except pa.ArrowInvalid:  # its message may quote the file
         raise LabelError("the label file cannot be read as CSV", where=where) from None
+    if any(pc.any(pc.match_substring_regex(table[name], r"[\r\n]")).as_py() for name in columns):
+        raise LabelError(
+            "cells of the label file hold line breaks", where=where, expected="an identifier, and yes or no",
+            do="look for a quote that is not closed: the rows behind it would be lost",
+        )  # fmt: skip
     cells = [pc.utf8_trim_whitespace(table[name]).to_pylist() for name in columns]
     return list(zip(cells[0], map(str.lower, cells[1]), strict=True))
 

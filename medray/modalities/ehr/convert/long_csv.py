@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import SampleError
-from medray.modalities.ehr.convert.csv_head import HEAD, Rest, check_names
+from medray.modalities.ehr.convert.csv_head import HEAD, Rest, check_names, column_names
 from medray.modalities.ehr.convert.csv_times import times
 from medray.modalities.ehr.convert.csv_values import NOTHING_AS_CODE, NOTHING_OF_TOOLS, values
 from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, NOTE, READ, ROWS, Drop, Subjects, Writer
@@ -175,7 +175,8 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
     from pyarrow import csv
 
     head = stream.read(HEAD)
-    check_names(head, table.columns, table.delimiter, table.encoding)
+    names = column_names(head, table.delimiter, table.encoding)
+    check_names(names, table.columns)
 
     def wrong(row: csv.InvalidRow) -> str:
         writer.count(table.name, READ)
@@ -190,19 +191,48 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
                 delimiter=table.delimiter, newlines_in_values=True, invalid_row_handler=wrong
             ),
             convert_options=csv.ConvertOptions(
-                include_columns=list(table.columns),
-                column_types=dict.fromkeys(table.columns, pa.string()),
-                strings_can_be_null=False,
+                column_types=dict.fromkeys((*names, *table.columns), pa.string()), strings_can_be_null=False
             ),
         )
         for batch in reader:
-            if len(batch):
-                yield pa.Table.from_batches([batch])
-    except KeyError:
+            if len(whole := _whole_rows(batch, table, writer)):
+                yield whole.select(list(table.columns))
+    except KeyError:  # names that Arrow reads in another way
         raise SampleError("bad_columns", f"expected the columns {', '.join(table.columns)}") from None
     except pa.ArrowInvalid as error:  # its message may quote the file
         empty = "Empty CSV" in str(error)
         raise SampleError("empty_file" if empty else "corrupt", "" if empty else "no CSV of this encoding") from None
+
+
+def _whole_rows(batch: pa.RecordBatch, table: CsvTable, writer: Writer) -> pa.Table:
+    """The rows without those of which a cell holds other rows, because a quote before them is not closed."""
+    lost = np.zeros(len(batch), bool)
+    for place, kind in enumerate(batch.schema.types):
+        if not pa.types.is_string(kind):
+            continue
+        for row in np.flatnonzero(_true(pc.match_substring(batch.column(place), "\n"))).tolist():
+            held = _rows_within(batch.column(place)[row].as_py(), batch.schema.names, table)
+            if held and not lost[row]:
+                lost[row] = True
+                writer.count(table.name, READ, held)
+                writer.count(table.name, "unclosed_quote", held)
+    return pa.Table.from_batches([batch]).filter(pa.array(~lost)) if lost.any() else pa.Table.from_batches([batch])
+
+
+def _rows_within(cell: str, names: list[str], table: CsvTable) -> int:
+    """How many rows of the source a cell has swallowed, its own included; 0 for a text of several lines. A line that is a
+    row has as many cells, with a subject, a code and a time that is one."""
+    lines = cell.splitlines()
+    return len(lines) if any(_is_row(line, names, table) for line in lines[1:]) else 0
+
+
+def _is_row(line: str, names: list[str], table: CsvTable) -> bool:
+    if line.count(table.delimiter) != len(names) - 1:
+        return False
+    cells = dict(zip(names, line.split(table.delimiter), strict=True))
+    told = [cells[name].strip() for name in (table.subject_column, table.code_column) if name]
+    when = cells[table.time_column].strip() if table.time_column else None
+    return bool(told) and all(told) and (when is None or not times(pa.array([when]), table).wrong[0])
 
 
 def _subject_of_name(name: str, table: CsvTable) -> str | None:
