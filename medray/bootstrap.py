@@ -13,13 +13,16 @@ import numpy as np
 
 from medray.metrics import (
     ECE_BINS,
+    PLAIN,
     REGRESSION,
+    Figures,
     binary_rates,
     macro_rates,
     mean_known,
     multiclass_rates,
     ratio,
 )
+from medray.thresholds import Rule, choose
 
 Scalars = dict[str, np.ndarray]
 CELLS = 500_000  # weights held at once: 4 MB, so that sums stay in the processor's cache
@@ -61,6 +64,31 @@ def resampled_weights(subjects: np.ndarray, resamples: int, seed: int) -> Iterat
         columns = min(step, resamples - start)
         drawn = [np.bincount(random.integers(0, len(names), len(names)), minlength=len(names)) for _ in range(columns)]
         yield np.stack(drawn, axis=1).astype(np.float64)[row_subject]
+
+
+def threshold_interval(
+    scores: np.ndarray,
+    positive: np.ndarray,
+    subjects: np.ndarray,
+    rule: Rule,
+    sensitivity_target: float,
+    *,
+    resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """(low, high) of what `rule` chooses on resamples of whole subjects; None where most of them have one class only."""
+    chosen: list[float] = []
+    for weights in resampled_weights(subjects, resamples, seed):
+        for column in weights.T.astype(np.int64):
+            drawn = np.repeat(np.arange(len(scores)), column)
+            if 0 < positive[drawn].sum() < len(drawn):
+                chosen.append(choose(scores[drawn], positive[drawn], rule, sensitivity_target))
+    if 2 * len(chosen) <= resamples:
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(chosen, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 # --- weighted metrics -------------------------------------------------------------------------------------------
@@ -108,11 +136,13 @@ def weighted_confusion(called: np.ndarray, truth: np.ndarray, width: int, weight
     return counts.T.reshape(-1, width, width)
 
 
-def binary_scalars(scores: np.ndarray, positive: np.ndarray, threshold: float, weights: np.ndarray) -> Scalars:
+def binary_scalars(
+    scores: np.ndarray, positive: np.ndarray, threshold: float, weights: np.ndarray, figures: Figures = PLAIN
+) -> Scalars:
     """Every scalar binary metric, each (R,), and `confusion` (R, 2, 2)."""
     confusion = weighted_confusion((scores >= threshold).astype(np.int64), positive, 2, weights)
     auroc, auprc = ranked_areas(scores, positive, weights)
-    return binary_rates(confusion) | {
+    return binary_rates(confusion, figures) | {
         "auroc": auroc,
         "auprc": auprc,
         "ece": calibration_error(scores, positive, weights),
@@ -121,13 +151,13 @@ def binary_scalars(scores: np.ndarray, positive: np.ndarray, threshold: float, w
     }
 
 
-def multiclass_scalars(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> Scalars:
+def multiclass_scalars(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray, figures: Figures = PLAIN) -> Scalars:
     """Every scalar multiclass metric, each (R,), of (N, K) probabilities and (N,) class indices."""
     width = scores.shape[1]
     called = scores.argmax(axis=1)
     curves = [ranked_areas(scores[:, k], truth == k, weights) for k in range(width)]
     brier = ((scores - np.eye(width)[truth]) ** 2).sum(axis=1)
-    return multiclass_rates(weighted_confusion(called, truth, width, weights)) | {
+    return multiclass_rates(weighted_confusion(called, truth, width, weights), figures) | {
         "auroc": mean_known(np.stack([roc for roc, _ in curves], -1)),
         "auprc": mean_known(np.stack([pr for _, pr in curves], -1)),
         "ece": calibration_error(scores.max(axis=1), called == truth, weights),
@@ -136,14 +166,18 @@ def multiclass_scalars(scores: np.ndarray, truth: np.ndarray, weights: np.ndarra
 
 
 def multilabel_scalars(
-    scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+    scores: np.ndarray,
+    targets: np.ndarray,
+    thresholds: Sequence[float],
+    weights: np.ndarray,
+    figures: Figures = PLAIN,
 ) -> Scalars:
     """Every scalar multilabel metric, each (R,): means over labels; targets (N, T) hold NaN where not known."""
     each = []
     for k, threshold in enumerate(thresholds):
         known = ~np.isnan(targets[:, k])
-        each.append(binary_scalars(scores[known, k], targets[known, k] > 0.5, threshold, weights[known]))
-    found = macro_rates(np.stack([one["confusion"] for one in each], axis=1))
+        each.append(binary_scalars(scores[known, k], targets[known, k] > 0.5, threshold, weights[known], figures))
+    found = macro_rates(np.stack([one["confusion"] for one in each], axis=1), figures)
     for name in ("auroc", "auprc", "ece", "brier"):
         found[name] = mean_known(np.stack([one[name] for one in each], -1))
     return found

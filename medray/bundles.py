@@ -323,6 +323,7 @@ def model_card(recipe: Recipe) -> str:
             f"- Input: {recipe.modality.kind}; model: {recipe.model.kind}; objective: {recipe.objective.kind}",
             f"- Scores: {', '.join(recipe.outputs)}",
             f"- Decision threshold (chosen on the validation split): {thresholds}",
+            *_few(recipe),
             f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
             *_made_for(recipe),
             "",
@@ -357,6 +358,22 @@ def _made_for(recipe: Recipe) -> list[str]:
     lines = [f"- {title} {'; '.join(facts)}" for title, facts in told if facts]
     if known:
         lines.append("- Entries of any other kind are not eligible, and get no score")
+    return lines
+
+
+def _few(recipe: Recipe) -> list[str]:
+    """How sure a threshold is that was chosen on few rows; nothing of a bundle from before this was kept."""
+    lines = []
+    for name, choice in zip(recipe.outputs, recipe.training.get("threshold_choice", ()), strict=False):
+        if choice["few"]:
+            pair = choice["interval"]
+            told = (
+                "most resamples have one class only" if pair is None else f"95% interval {pair[0]:.4g} to {pair[1]:.4g}"
+            )
+            lines.append(
+                f"- The threshold of {name} was chosen on few rows ({choice['positives']} positive, "
+                f"{choice['negatives']} negative): {told}"
+            )
     return lines
 
 

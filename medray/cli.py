@@ -125,13 +125,13 @@ def evaluate(
     set_: Set = None,
     local: LocalEngine = False,
 ) -> None:
-    """Metrics of the bundle on one split, with confidence intervals and an HTML report."""
+    """Metrics of the bundle on one split, or on another archive, with confidence intervals and an HTML report."""
     from medray.verbs.evaluate import evaluate as verb
 
     def start(settled: Any, engine: Engine, progress: Progress) -> Result:
         return verb(settled, engine, progress, split=split.value)
 
-    run(run_file, "train", start, json_, set_, local)
+    run(run_file, "evaluate", start, json_, set_, local)
 
 
 Deadline = Annotated[

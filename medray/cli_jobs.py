@@ -24,7 +24,7 @@ VERBS = {
     ("index",): "any",
     ("prepare",): "train",
     ("train",): "train",
-    ("evaluate",): "train",
+    ("evaluate",): "evaluate",
     ("score",): "score",
     ("nightly",): "nightly",
     ("ehr", "to-meds"): "convert",

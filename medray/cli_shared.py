@@ -98,10 +98,11 @@ def given(
 
 
 FAILED_SHOWN = 20
-_COMMANDS = {"train": "train", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
+_COMMANDS = {"train": "train", "evaluate": "evaluate", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
 _KEYS = {
     "any": "a `bundle` key",
     "train": "[modality], [model] and [objective], and no `store` key",
+    "evaluate": "a `bundle` key, and no `store` key",
     "score": "`store` and `bundle` keys",
     "nightly": "`store` and `bundles` keys",
     "convert": "a [source] table",
@@ -110,7 +111,10 @@ _KEYS = {
 
 def refuse_kind(run: Any, kind: str, run_file: Path) -> None:
     scoring = "nightly" if hasattr(run, "bundles") else "score"
-    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else "train"
+    learning = "train" if hasattr(run, "objective") else "evaluate"
+    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else learning
+    if (found, kind) == ("train", "evaluate"):
+        return
     if found != kind and (kind != "any" or found in ("convert", "nightly")):
         raise RunFileError(
             f"this command needs a {kind} run file"
@@ -129,7 +133,8 @@ def print_result(found: dict[str, Any]) -> None:
 
     paper = Paper()
     intervals = found.get("intervals", {})
-    found = {name: value for name, value in found.items() if name != "intervals"}
+    archives = found.get("by_archive", {})
+    found = {name: value for name, value in found.items() if name not in ("intervals", "by_archive")}
     paper.facts((name, value) for name, value in found.items() if not isinstance(value, dict | list))
     for title, value in found.items():
         if isinstance(value, dict) and value:
@@ -137,6 +142,9 @@ def print_result(found: dict[str, Any]) -> None:
     if len(mixture := found.get("mixture") or []) > 1:
         paper.title("what the entries are")
         paper.table(mixture)
+    if archives:
+        paper.title("by archive, with intervals")
+        paper.table(_by_archive(archives))
     if failed := found.get("failed_files"):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])
@@ -171,6 +179,21 @@ def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[
     for name, facts in value.items():
         if name not in single and isinstance(facts, dict):
             _print_facts(paper, f"{title}, {name.replace('_', ' ')}", facts, {})
+
+
+def _by_archive(archives: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each figure, a column for each archive."""
+    from medray.console import number
+
+    rows = [{"": name} | {each: found[name] for each, found in archives.items()} for name in ("n", "subjects")]
+    for metric in next(iter(archives.values()))["metrics"]:
+        row = {"": metric}
+        for each, found in archives.items():
+            low, high = found["intervals"].get(metric) or (None, None)
+            between = "" if low is None else f" ({number(low)}, {number(high)})"
+            row[each] = number(found["metrics"][metric]) + between
+        rows.append(row)
+    return rows
 
 
 def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, Any]:

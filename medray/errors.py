@@ -117,6 +117,7 @@ REASONS: dict[str, str] = {
     "bad_columns": "a table whose columns are not those of its format, or lack one that the run names",
     "no_events": "the subject has no event before the prediction time, within the window",
     "no_prediction_time": "the subject has no event that the prediction time could be counted from",
+    "after_death": "the prediction time is at or after the subject's death",
     "unreadable": "the storage refused to give the file",
     "no_variants": "a VCF file or block without a record",
     "bad_record": "a line of a VCF without its 8 columns, or without a number as POS",
@@ -142,7 +143,7 @@ REASONS: dict[str, str] = {
 NOT_ELIGIBLE = frozenset(
     {
         "not_eligible", "not_an_image", "no_pixels", "segmentation", "dose", "report", "presentation_state",
-        "no_variants", "no_alternate", "spanning_deletion", "reference_block",
+        "after_death", "no_variants", "no_alternate", "spanning_deletion", "reference_block",
     }
 )  # fmt: skip
 """Reasons of rows with status `not_eligible`: nothing went wrong, the model is not asked about it. All others: failed."""

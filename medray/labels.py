@@ -20,7 +20,7 @@ from medray.manifests import MANIFEST, pseudonym
 from medray.splits import class_balance, split_name
 
 SHOWN = 20  # so many examples stand in a report or an error
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
+EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
 """Cells of a CSV that hold nothing."""
 
 
@@ -96,7 +96,7 @@ def apply_labels(
         return manifest, _report(manifest, rows=0, matched=0)
     table = read_table(settings)
     keys = _keys(table.column(settings.key), settings, root, pseudonym_key)
-    keys, values, repeats = _distinct(keys, table.select(_value_columns(settings)), settings)
+    keys, values, rows, repeats = _distinct(keys, table.select(_value_columns(settings)), settings)
     entry, row = _pairs(manifest, keys, settings, root)
     if not len(entry) and len(manifest):
         raise LabelError(
@@ -106,7 +106,7 @@ def apply_labels(
             expected=_example(manifest, settings, root),
             do="set labels.key and labels.match",
         )
-    row_of = _one_row_each(manifest, entry, row, values, settings)
+    row_of = _one_row_each(manifest, entry, row, values, rows, settings)
     picks = pa.array(row_of, mask=row_of < 0)
     if settings.columns:
         manifest = _with(
@@ -152,8 +152,8 @@ def _with(manifest: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> 
 def read_table(settings: LabelSettings) -> pa.Table:
     """The key and value columns of the label table, all as text; an empty cell, NA, NaN or null is null.
 
-    A CSV keeps its text as it is ("007"); whole numbers of a Parquet file have no decimal point.
-    Raises LabelError.
+    A CSV keeps its text as it is ("007"), but for blanks around values; whole numbers of a Parquet file have no decimal
+    point. Raises LabelError, also for keys in floating point that are too large to tell neighbours apart.
     """
     uri = settings.table or ""
     try:
@@ -179,7 +179,36 @@ def read_table(settings: LabelSettings) -> pa.Table:
                 found=", ".join(table.column_names),
                 do=f"did you mean {near[0]}?" if near else "name the columns in [labels]",
             )
-    return table.select(names).cast(pa.schema([(name, pa.string()) for name in names]))
+    _refuse_rounded_keys(table.column(settings.key), settings)
+    for name in names:
+        kind = table.column(name).type
+        if pa.types.is_string(kind) and pc.any(pc.match_substring_regex(table.column(name), r"[\r\n]")).as_py():
+            raise LabelError(
+                f"cells of the column {name!r} hold line breaks",
+                where=uri,
+                do="look for a quote that is not closed: the rows behind it would be lost",
+            )
+    table = pa.table({name: _without_points(table.column(name)) for name in names})
+    table = table.cast(pa.schema([(name, pa.string()) for name in names]))
+    for name in _value_columns(settings):
+        trimmed = pc.utf8_trim_whitespace(table.column(name))
+        held = pc.invert(pc.is_in(trimmed, value_set=pa.array(EMPTY)))
+        table = table.set_column(table.column_names.index(name), name, pc.if_else(held, trimmed, None))
+    return table
+
+
+def _refuse_rounded_keys(column: pa.ChunkedArray, settings: LabelSettings) -> None:
+    """Of two identifiers above 2^53 that differ by one, a 64-bit float makes one."""
+    if pa.types.is_floating(column.type):
+        largest = 2**24 if column.type == pa.float32() else 2**53
+        if pc.any(pc.greater_equal(pc.abs(column), float(largest))).as_py():
+            raise LabelError(
+                "the keys of the label table were rounded: they are floating-point numbers that are too large",
+                where=settings.table or "",
+                found=f"{settings.key} of type {column.type}, with numbers of {largest} and more",
+                expected="whole numbers or text",
+                do="write the table again with the keys as text",
+            )
 
 
 def _value_columns(settings: LabelSettings) -> list[str]:
@@ -206,15 +235,16 @@ def _read_csv(data: pa.BufferReader, *, packed: bool) -> pa.Table:
 def _read_parquet(data: pa.BufferReader) -> pa.Table:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(data)
-    for place, field in enumerate(table.schema):
-        column = table.column(place)
-        if pa.types.is_floating(field.type):
-            column = pc.if_else(pc.is_nan(column), None, column)
-            if pc.all(pc.equal(column, pc.round(column))).as_py():  # integers that were stored beside a missing value
-                column = column.cast(pa.int64())
-        table = table.set_column(place, field.name, column)
-    return table
+    return pq.read_table(data)
+
+
+def _without_points(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole numbers that were stored as floats, beside a missing one, as integers; NaN is null."""
+    if not pa.types.is_floating(column.type):
+        return column
+    column = pc.if_else(pc.is_nan(column), None, column)
+    whole = pc.and_(pc.equal(column, pc.round(column)), pc.less(pc.abs(column), 2.0**53))
+    return column.cast(pa.int64()) if pc.all(whole).as_py() else column
 
 
 # --- from rows to entries -------------------------------------------------------------------------------------
@@ -236,17 +266,19 @@ def _pseudonyms(column: pa.ChunkedArray, key: bytes) -> pa.ChunkedArray:
     return pa.chunked_array([words.take(coded.indices)])
 
 
-def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, int]:
-    """Keys and values without rows that have no key or repeat one, and how many repeat."""
+def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, np.ndarray, int]:
+    """Keys and values without rows that have no key or repeat one, their rows from 0 in the table, and how many repeat."""
     held = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
     codes = keys.drop_null().dictionary_encode().indices.to_numpy()
     first = np.unique(codes, return_index=True)[1]  # dictionary codes count up by first appearance
     alike = _alike(values.take(held))
     wrong = np.flatnonzero(alike != alike[first[codes]])
     if len(wrong):
-        _refuse(keys.take(pa.array(held[wrong])), "the label table gives one key different values", settings)
-    rows = pa.array(held[first])
-    return keys.take(rows), values.take(rows), len(held) - len(rows)
+        names = None if settings.match == "subject" else keys.take(pa.array(held[wrong]))
+        pairs = np.stack([held[first[codes[wrong]]], held[wrong]], axis=1)
+        _refuse("the label table gives one key different values", pairs, names, settings)
+    rows = held[first]
+    return keys.take(pa.array(rows)), values.take(pa.array(rows)), rows, len(held) - len(rows)
 
 
 def _alike(table: pa.Table) -> np.ndarray:
@@ -289,16 +321,22 @@ def _below(uris: pa.Array, root: str) -> pa.Array:
 
 
 def _one_row_each(
-    manifest: pa.Table, entry: np.ndarray, row: np.ndarray, values: pa.Table, settings: LabelSettings
+    manifest: pa.Table,
+    entry: np.ndarray,
+    row: np.ndarray,
+    values: pa.Table,
+    rows: np.ndarray,
+    settings: LabelSettings,
 ) -> np.ndarray:
-    """(entries,) int: the row that names each, -1 for none."""
+    """(entries,) int: the row of `values` that names each, -1 for none; `rows` is where those stand in the table."""
     row_of = np.full(len(manifest), -1)
     row_of[entry[::-1]] = row[::-1]  # the first pair of an entry is written last
     alike = _alike(values)
     wrong = alike[row] != alike[row_of[entry]]
     if wrong.any():
         ids = manifest.column("entry_id").take(pa.array(np.unique(entry[wrong])))
-        _refuse(ids, "rows of the label table give one entry different values", settings)
+        pairs = np.stack([rows[row_of[entry[wrong]]], rows[row[wrong]]], axis=1)
+        _refuse("rows of the label table give one entry different values", pairs, ids, settings)
     return row_of
 
 
@@ -330,14 +368,23 @@ def _splits(column: pa.ChunkedArray, settings: LabelSettings) -> pa.ChunkedArray
     return pa.chunked_array([names.take(coded.indices)])
 
 
-def _refuse(names: pa.Array | pa.ChunkedArray, what: str, settings: LabelSettings) -> NoReturn:
-    names = names.unique()
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+def _refuse(
+    what: str, pairs: np.ndarray, names: pa.Array | pa.ChunkedArray | None, settings: LabelSettings
+) -> NoReturn:
+    """`pairs` (P, 2): rows from 0 that contradict each other. `names`: what they name, where no patient is named by it."""
+    header = 1 if (settings.table or "").endswith((".parquet", ".pq")) else 2  # a spreadsheet counts the header as 1
+    shown = [f"{a} and {b}" for a, b in (np.sort(pairs, axis=1)[:SHOWN] + header).tolist()]
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    of = ""
+    if names is not None:
+        distinct = names.unique().to_pylist()
+        of = f" ({', '.join(distinct[:SHOWN])})"
     raise LabelError(
         what,
         where=settings.table or "",
-        found=f"{len(names)}: {', '.join(names[:SHOWN].to_pylist())}{more}",
+        found=f"rows {'; '.join(shown)}{more}{of}",
         expected="one value for each of " + ", ".join(_value_columns(settings)),
+        do="correct one of the rows" + ("" if header == 1 else "; the row of the header is 1"),
     )
 
 

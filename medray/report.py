@@ -10,14 +10,15 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files as package_files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from medray.errors import REASONS
 from medray.figures import Figure, figures, learning_curve
-from medray.metrics import MEANINGS
+from medray.metrics import MEANINGS, PLAIN, Figures
 from medray.objectives import ObjectiveSpec
 from medray.thresholds import WORDS
 
@@ -61,6 +62,21 @@ class ScoringRun:
     not_eligible: int = 0
 
 
+class ArchiveFigures(Protocol):
+    """One archive of an evaluation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def subjects(self) -> int: ...
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts:
     """What a report is made of. Only the first five are needed."""
@@ -80,6 +96,12 @@ class ReportFacts:
     """More for the header: {"Trained": "12 epochs, 2 workers"}."""
     splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """{split: {"entries": n, "subjects": n, "classes": {raw label: n}}}"""
+    external: bool = False
+    """On other archives than the one trained on: `splits` then has the archives by name."""
+    seen: str = ""
+    """Whether the model was trained on some of their subjects, as a sentence."""
+    archives: Sequence[ArchiveFigures] = ()
+    """Metrics of each archive by itself."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """As `objective.metrics` gives them."""
     intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
@@ -87,7 +109,11 @@ class ReportFacts:
     resamples: int | None = None
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Metrics of other models on the same rows, by their name: a baseline beside the network."""
+    figures: Figures = PLAIN
+    """What some of the metrics were told."""
     thresholds: Sequence[float] = ()
+    threshold_choice: Sequence[Mapping[str, Any]] = ()
+    """As `Objective.threshold_choice` gives it; empty: not known, or not chosen."""
     scores: np.ndarray | None = None
     """(N, O)"""
     targets: np.ndarray | None = None
@@ -125,6 +151,7 @@ def write_report(facts: ReportFacts) -> str:
     names = facts.objective.display(facts.classes)
     sections = (
         _metrics(facts),
+        _by_archive(facts),
         _per_class(facts),
         _figures(facts, names),
         _mistakes(facts),
@@ -161,12 +188,26 @@ def decision(facts: ReportFacts, names: Sequence[str]) -> str:
     rule = facts.objective.threshold
     if isinstance(rule, str):
         wanted = f" of {facts.objective.sensitivity_target:.0%}" if rule == "sensitivity" else ""
-        how = f"It is {WORDS[rule]}{wanted} on the validation split; the {facts.split} split had no part in the choice."
+        data = "the data here" if facts.external else f"the {facts.split} split"
+        how = f"It is {WORDS[rule]}{wanted} on the validation split; {data} had no part in the choice."
+        how += _sureness(facts)
     else:
         how = "It was set in the run file."
     if facts.objective.kind == "binary":
         return f"A sample is called “{names[1]}” when its score is at least {number(facts.thresholds[0])}. {how}"
     return f"A label is called present when its score is at least its threshold (below). {how.replace('It', 'Each', 1)}"
+
+
+def _sureness(facts: ReportFacts) -> str:
+    """The interval of a threshold that was chosen on few rows; of several outputs it stands in their table."""
+    if len(facts.threshold_choice) != 1 or not facts.threshold_choice[0]["few"]:
+        return ""
+    choice = facts.threshold_choice[0]
+    pair = choice["interval"]
+    told = "most resamples of them have one class only" if pair is None else (
+        f"on 95% of the resamples of these subjects it lies between {number(pair[0])} and {number(pair[1])}"
+    )  # fmt: skip
+    return f" It was chosen on few rows, {choice['positives']:,} positive and {choice['negatives']:,} negative ones: {told}."
 
 
 def number(value: Any) -> str:
@@ -200,6 +241,9 @@ def thumbnail(image: np.ndarray) -> bytes:
 
 def _header(facts: ReportFacts, names: Sequence[str]) -> list[tuple[str, str]]:
     evaluated = facts.splits.get(facts.split, {})
+    if facts.external:
+        counts = ("entries", "subjects")
+        evaluated = {name: sum(each[name] for each in facts.splits.values()) for name in counts}
     rows = [
         ("Bundle", facts.bundle_id),
         ("Model", facts.model),
@@ -256,14 +300,49 @@ def _metrics(facts: ReportFacts) -> Section | None:
     if facts.intervals:
         kept = ", at the same threshold" if facts.thresholds else ""
         times = f" ({facts.resamples:,} times)" if facts.resamples else ""
-        lines.append(f"Intervals: whole subjects drawn again with replacement{times}{kept}.")
+        lines.append(
+            f"Intervals: whole subjects drawn again with replacement{times}{kept}; draws in which a figure is not defined "
+            "are left out of it."
+        )
     if before := facts.metrics.get("before_calibration"):
         said = " and ".join(f"{MEANINGS[name][0]} {number(value)}" for name, value in before.items())
         lines.append(f"Scores are calibrated on the validation split; the network's own had {said}.")
+    if "f_beta" in shown:
+        lines.append(f"F-beta is with beta = {facts.figures.beta:g}.")
+    if "ppv_at_prevalence" in shown:
+        lines.append(
+            f"PPV and NPV are also for a prevalence of {facts.figures.prevalence:.3g}, by Bayes from sensitivity and specificity."
+        )
     if any(facts.metrics[name] is None for name in shown):
-        lines.append(f"{NONE} is not defined on these samples, for example because a class has none.")
+        lines.append(
+            f"{NONE} is not defined on these samples: a class has none, or a ratio would be divided by nothing."
+        )
     columns += [*facts.beside, "Meaning"]
     return Section("Metrics", lines, [Table(columns, rows, frozenset([*numbers, *facts.beside]))])
+
+
+def _by_archive(facts: ReportFacts) -> Section | None:
+    """A row for each archive: its metrics with their intervals below each other would be too wide, so a column each."""
+    if not facts.archives:
+        return None
+    names = [name for name in facts.objective.scalar_metrics() if name in facts.archives[0].metrics]
+    rows = [
+        {"Metric": title, **{each.name: value(each) for each in facts.archives}}
+        for title, value in (
+            ("Samples", lambda each: f"{each.n:,}"),
+            ("Subjects", lambda each: f"{each.subjects:,}"),
+            *((MEANINGS[name][0], partial(_with_interval, name)) for name in names),
+        )
+    ]
+    columns = ["Metric", *(each.name for each in facts.archives)]
+    lines = [f"Values with their {facts.confidence:.0%} intervals." if facts.intervals else "Values."]
+    return Section("By archive", lines, [Table(columns, rows, frozenset(columns[1:]))])
+
+
+def _with_interval(name: str, archive: ArchiveFigures) -> str:
+    pair = archive.intervals.get(name)
+    value = number(archive.metrics.get(name))
+    return value if pair is None else f"{value} ({number(pair[0])} to {number(pair[1])})"
 
 
 def _per_class(facts: ReportFacts) -> Section | None:
@@ -281,6 +360,8 @@ def _per_class(facts: ReportFacts) -> Section | None:
         row = {one: name} | {t: f"{v:,}" if isinstance(v, int) else number(v) for t, v in shown.items()}
         if key == "per_label" and facts.thresholds:
             row["Threshold"] = number(facts.thresholds[k])
+            if k < len(facts.threshold_choice) and (pair := facts.threshold_choice[k]["interval"]):
+                row["Threshold"] += f" ({number(pair[0])} to {number(pair[1])})"
         columns = list(row)
         rows.append(row)
     return Section(f"By {one.lower()}", (), [Table(columns, rows, frozenset(columns[1:]))])
@@ -335,22 +416,25 @@ def _data(facts: ReportFacts, names: Sequence[str]) -> Section | None:
     if not facts.splits:
         return None
     shown = dict(zip(facts.classes, names, strict=True))
-    rows, columns = [], ["Split", "Entries", "Subjects"]
+    what = "Archive" if facts.external else "Split"
+    rows, columns = [], [what, "Entries", "Subjects"]
     for split, counted in facts.splits.items():
         row: dict[str, Any] = {
-            "Split": split,
+            what: split,
             "Entries": f"{counted['entries']:,}",
             "Subjects": f"{counted['subjects']:,}",
         }
         for raw, count in counted.get("classes", {}).items():
             part = f" ({count / counted['entries']:.0%})" if counted["entries"] else ""
             name = shown.get(raw, str(raw))
-            row[f"{name} (class)" if name in ("Split", "Entries", "Subjects") else name] = f"{count:,}{part}"
+            row[f"{name} (class)" if name in columns[:3] else name] = f"{count:,}{part}"
         columns += [name for name in row if name not in columns]
         rows.append(row)
     many = len(columns) > 12  # then a row for each class and a column for each split
     table = Table(columns, rows, frozenset(columns[1:]))
     line = "Split by subject: all entries of one subject are in one split."
+    if facts.external:
+        line = f"{facts.seen} Nothing was fitted: threshold, calibration and preprocessing are the bundle's.".strip()
     return Section("Data", [line], [_turned(table) if many else table])
 
 

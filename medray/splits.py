@@ -22,8 +22,9 @@ class SplitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: Literal["auto", "given", "hash"] = "auto"
-    """`given`: what the archive or the label table says; `hash`: seeded, by subject; `auto`: given where it is."""
+    by: Literal["auto", "given", "hash", "all"] = "auto"
+    """`given`: what the archive or the label table says; `hash`: seeded, by subject; `auto`: given where it is; `all`:
+    nothing is split, for `medray evaluate` on another archive than the one trained on."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """train, validation, test"""
     seed: int = 0
@@ -38,7 +39,7 @@ class SplitSettings(BaseModel):
     def _fractions_add_up(self) -> SplitSettings:
         if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
             raise ValueError(f"fractions must be three numbers ≥ 0 that add up to 1, found {list(self.fractions)}")
-        if self.folds is not None and (self.by == "given" or self.fold >= self.folds):
+        if self.folds is not None and (self.by in ("given", "all") or self.fold >= self.folds):
             raise ValueError(
                 f"folds = {self.folds} needs by = 'hash' and a fold below it, found {self.by}, {self.fold}"
             )
@@ -57,7 +58,7 @@ def split_name(text: str) -> str | None:
     return _SPLIT_NAMES.get(text.strip().lower())
 
 
-def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
+def assign_splits(manifest: pa.Table, settings: SplitSettings, *, only: str | None = None) -> pa.Table:
     """A MANIFEST table with `split` filled: train, validation, test, or null for an entry that takes no part.
 
     Entries take part that can be read and are labelled; where no entry at all is labelled (samples may carry their
@@ -68,6 +69,8 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
     xxh3_64("seed/subject") and cuts there by `fractions`, so entries added later move nobody. `stratify` cuts within
     each class instead, at exact counts: balanced, but added subjects may move the ones next to a cut.
 
+    `only`: the one split that is wanted, for evaluation: then train may be empty, and with `all` everything is in it.
+
     Raises SplitError: a subject in two given splits (with a list), an unknown split name, none given, an empty train.
     """
     takes_part = _takes_part(manifest)
@@ -76,7 +79,17 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
     by = "hash" if settings.folds else settings.by
     if by == "auto":
         by = "given" if (given[takes_part] >= 0).any() else "hash"
-    if by == "given":
+    if by == "all":
+        if only is None:
+            raise SplitError(
+                "nothing can be learned without splits",
+                where="[split] by",
+                found="all",
+                expected="auto, given or hash",
+                do="`all` is for medray evaluate on another archive",
+            )
+        codes[takes_part] = SPLITS.index(only)
+    elif by == "given":
         codes[takes_part] = given[takes_part]
         if not (codes >= 0).any():
             raise SplitError("the archive and the label table give no splits", do='set split.by = "hash"')
@@ -84,7 +97,8 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
         train, validation, _ = settings.fractions
         if not (codes == 1).any() and validation > 0:
             rows = np.flatnonzero(codes == 0)
-            codes[rows] = _cut_subjects(manifest.take(rows), settings, (train, validation))
+            if len(rows):
+                codes[rows] = _cut_subjects(manifest.take(rows), settings, (train, validation))
     elif settings.folds:
         rows = np.flatnonzero(takes_part)
         part = _cut_subjects(manifest.take(rows), settings, (1.0,) * settings.folds)
@@ -94,7 +108,7 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings) -> pa.Table:
     else:
         rows = np.flatnonzero(takes_part)
         codes[rows] = _cut_subjects(manifest.take(rows), settings, settings.fractions)
-    if not (codes == 0).any():
+    if only is None and not (codes == 0).any():
         raise SplitError(
             "the train split is empty",
             found=f"{int(takes_part.sum())} of {len(manifest)} entries can be read and are labelled",

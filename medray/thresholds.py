@@ -7,6 +7,9 @@ from typing import Literal
 import numpy as np
 
 Rule = Literal["youden", "f1", "accuracy", "sensitivity"]
+FEW = 100
+"""Validation rows of the rarer kind: with fewer, a chosen threshold says its interval. As many events, and as many
+non-events, are asked for where a model is validated (Vergouwe et al. 2005; Collins, Ogundimu, Altman 2016)."""
 FALLBACK = 0.5  # where the rows have one class only, no rule can choose
 
 WORDS: dict[str, str] = {

@@ -82,6 +82,8 @@ class State:
     best: float | None = None
     best_epoch: int = -1
     thresholds: tuple[float, ...] = ()
+    threshold_choice: tuple[dict[str, Any], ...] = ()
+    """Of the best epoch, as `Objective.threshold_choice` has it."""
     objective: dict[str, Any] | None = None
     """As calibrated at the best epoch; JSON-ready."""
     stopped: str = ""
@@ -310,18 +312,13 @@ class Trainer:
         found = self.team.from_first(found)
         if isinstance(found, MedrayError):
             raise found
-        row, thresholds, objective = found
+        row, thresholds, choice, objective = found
         state = self.state
         assert state.history is not None
         state.history.append(row)
-        value = self._selected(row)
-        delta = self.settings.early_stopping.min_delta if self.settings.early_stopping else 0.0
-        if value is not None and (
-            state.best is None
-            or (value > state.best + delta if self.direction == "max" else value < state.best - delta)
-        ):
+        if self._better(value := self._selected(row)):
             state.best, state.best_epoch, state.thresholds = value, row["epoch"], thresholds
-            state.objective = objective
+            state.objective, state.threshold_choice = objective, tuple(choice)
             self.best_weights = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
         state.epoch, state.step, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
         early = self.settings.early_stopping
@@ -336,10 +333,18 @@ class Trainer:
                 do="give the validation split samples of every class, or set select_by = 'loss'",
             )
 
+    def _better(self, value: float | None) -> bool:
+        """Than the best epoch so far."""
+        best, delta = self.state.best, self.settings.early_stopping.min_delta if self.settings.early_stopping else 0.0
+        if value is None or best is None:
+            return value is not None
+        return value > best + delta if self.direction == "max" else value < best - delta
+
     def _measured(
         self, scores: np.ndarray, targets: np.ndarray, validation_loss: float, seconds: float
-    ) -> tuple[dict[str, Any], tuple[float, ...], dict[str, Any]] | MedrayError:
-        """(row of the history, thresholds, calibrated objective) of the epoch that ends."""
+    ) -> tuple[dict[str, Any], tuple[float, ...], tuple[dict[str, Any], ...], dict[str, Any]] | MedrayError:
+        """(row of the history, thresholds, how sure they are where the epoch is the best, calibrated objective) of the
+        epoch that ends."""
         epoch, train_loss = self.state.epoch + 1, self.state.loss_sum / self.samples
         if not (np.isfinite(train_loss) and np.isfinite(scores).all()):
             return MachineError(
@@ -365,7 +370,15 @@ class Trainer:
             "seconds": seconds,
             "samples_per_second": self.samples / max(seconds, 1e-9),
         }
-        return row, thresholds, objective.model_dump(mode="json")
+        choice = ()
+        if self._better(row.get(self.metric)):
+            choice = objective.threshold_choice(scores, targets, self._validation_subjects())
+        return row, thresholds, choice, objective.model_dump(mode="json")
+
+    def _validation_subjects(self) -> np.ndarray:
+        """(rows,) str, in the order of `validate`."""
+        columns = [batch.column("subject_id").to_pylist() for batch in self.reader.batches("validation")]
+        return np.array([subject for column in columns for subject in column])
 
     def _selected(self, row: dict[str, Any]) -> float | None:
         if self.metric not in row:
@@ -442,7 +455,8 @@ class Trainer:
                 found=found,
                 expected=self.plan.name,
             )
-        self.state = State(**{**raw, "thresholds": tuple(raw["thresholds"])})
+        choice = tuple(raw.get("threshold_choice", ()))  # of a checkpoint from before: not known
+        self.state = State(**{**raw, "thresholds": tuple(raw["thresholds"]), "threshold_choice": choice})
         if self.team.rank > 0:
             self.state.loss_sum = 0.0  # worker 0 holds the sum of all
         self.network.load_state_dict(safetensors.torch.load_file(folder / "last.safetensors"))

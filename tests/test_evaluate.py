@@ -122,11 +122,17 @@ def test_other_preprocessing_than_the_bundles_is_refused_before_anything_is_deco
 def test_other_classes_than_the_bundles_are_refused(trained, tmp_path):
     table = (trained / "labels.csv").read_text().replace("lower", "left").replace("upper", "right")
     (tmp_path / "labels.csv").write_text(table)
-    run = toy.train_run(trained, objective={"kind": "binary", "positive": "left"}, work=str(tmp_path / "work"))
+    run = toy.train_run(trained, objective={"kind": "binary"}, work=str(tmp_path / "work"))
     labels = run.labels.model_copy(update={"table": str(tmp_path / "labels.csv")})
     with pytest.raises(BundleError, match="other classes") as refused:
         evaluate(run.model_copy(update={"labels": labels}), LocalEngine())
-    assert (refused.value.found, refused.value.expected) == ("right, left", "upper, lower")
+    assert (refused.value.found, refused.value.expected) == ("left, right", "upper, lower")
+
+
+def test_another_positive_class_than_the_bundles_is_refused(trained):
+    with pytest.raises(BundleError, match="another objective") as refused:
+        evaluate(toy.train_run(trained, objective={"kind": "binary", "positive": "upper"}), LocalEngine())
+    assert refused.value.where == "[objective] positive"
 
 
 def test_a_split_without_entries_is_refused_with_the_counts(trained, tmp_path):

@@ -25,8 +25,10 @@ def test_every_run_file_that_ships_loads(file):
     run = settings.load(file)
     assert isinstance(run, settings.ScoreRun) == file.stem.endswith("_score")
     assert isinstance(run, settings.NightlyRun) == file.stem.endswith("_nightly")
-    plain = run.name.removesuffix("-score").removesuffix("-nightly")
-    assert file.stem.removesuffix("_train").removesuffix("_score").removesuffix("_nightly") == plain
+    assert isinstance(run, settings.EvaluateRun) == file.stem.endswith("_evaluate")
+    plain = run.name.removesuffix("-score").removesuffix("-nightly").removesuffix("-evaluate")
+    named = file.stem.removesuffix("_train").removesuffix("_score").removesuffix("_nightly").removesuffix("_evaluate")
+    assert named == plain
 
 
 @pytest.mark.parametrize("file", sorted(JOBS.glob("*.py")), ids=lambda file: file.stem)

@@ -187,6 +187,11 @@ class Modality(Protocol):
         """The spec with its statistics (mean and deviation, vocabulary) filled in from `summaries`."""
         ...
 
+    def cautions(self, summaries: pa.Table) -> list[str]:
+        """What a person should know of a training set before trusting a model of it, one line each; from the same
+        summaries. No patient data."""
+        return []
+
     def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
         """Good samples to compact arrays, batch axis first: small dtypes, what travels to the device."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from medray import calibration as cal
 from medray import classes as text
 from medray import metrics as measure
 from medray.losses import ClassWeights
-from medray.metrics import CLASSIFICATION, Direction
+from medray.metrics import CLASSIFICATION, PLAIN, Direction, Figures
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +125,14 @@ class Objective(BaseModel, ABC):
         called, and a number is not called at all."""
         return ()
 
+    def threshold_choice(
+        self, scores: np.ndarray, targets: np.ndarray, subjects: np.ndarray
+    ) -> tuple[dict[str, Any], ...]:
+        """How sure each chosen threshold is, JSON-ready: {positives, negatives, few, interval} of the validation rows that
+        it was chosen on; `interval` over resamples of whole subjects where they are few (thresholds.FEW). Empty where
+        none is chosen."""
+        return ()
+
     def display(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names for people of all classes, labels or outputs, in the order of `classes`."""
         raw = sorted(classes, key=text.natural_key)
@@ -140,7 +148,8 @@ class Objective(BaseModel, ABC):
         return len(classes)
 
     def scalar_metrics(self) -> tuple[str, ...]:
-        """Names of the scalars in `metrics`; early stopping may watch these and "loss"."""
+        """Names of the scalars in `metrics`; early stopping may watch these and "loss". Those at a stated prevalence are
+        there only where it is stated."""
         return CLASSIFICATION
 
     @abstractmethod
@@ -149,7 +158,12 @@ class Objective(BaseModel, ABC):
 
     @abstractmethod
     def _scalars(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        weights: np.ndarray,
+        figures: Figures = PLAIN,
     ) -> boot.Scalars:
         """Each scalar metric (R,) under row weights (N, R)."""
 
@@ -163,6 +177,7 @@ class Objective(BaseModel, ABC):
         resamples: int = 1000,
         confidence: float = 0.95,
         seed: int = 0,
+        figures: Figures = PLAIN,
     ) -> dict[str, tuple[float, float]]:
         """{scalar metric: (low, high)}: percentile bootstrap over whole subjects (N,) str, at fixed thresholds.
 
@@ -172,8 +187,8 @@ class Objective(BaseModel, ABC):
         scores, targets = self._labelled(scores, targets)
 
         def scalars(weights: np.ndarray) -> boot.Scalars:
-            found = self._scalars(scores, targets, thresholds, weights)
-            return {name: found[name] for name in self.scalar_metrics()}
+            found = self._scalars(scores, targets, thresholds, weights, figures)
+            return {name: found[name] for name in self.scalar_metrics() if name in found}
 
         return boot.intervals(scalars, subjects, resamples=resamples, confidence=confidence, seed=seed)
 

@@ -18,9 +18,9 @@ from medray import losses
 from medray import metrics as measure
 from medray.errors import LabelError
 from medray.losses import ClassWeights
-from medray.metrics import Direction
+from medray.metrics import BINARY, CLASSIFICATION, PLAIN, Direction, Figures
 from medray.objectives.base import Labels, Objective
-from medray.thresholds import Rule, choose
+from medray.thresholds import FEW, Rule, choose
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,21 @@ class _YesOrNo(Objective):
         """A threshold for each output from validation scores (N, T) and targets (N, T)."""
         known = self._known(measure.checked_scores(scores), targets)
         return tuple(choose(score, truth, self.threshold, self.sensitivity_target) for score, truth in known)
+
+    def threshold_choice(
+        self, scores: np.ndarray, targets: np.ndarray, subjects: np.ndarray
+    ) -> tuple[dict[str, Any], ...]:
+        found = []
+        subjects = np.asarray(subjects)
+        for column, (score, truth) in enumerate(self._known(measure.checked_scores(scores), targets)):
+            positives, negatives = int(truth.sum()), int((~truth).sum())
+            few = min(positives, negatives) < FEW
+            pair = None
+            if few and isinstance(self.threshold, str):
+                of_row = subjects[~np.isnan(targets[:, column])]
+                pair = boot.threshold_interval(score, truth, of_row, self.threshold, self.sensitivity_target)
+            found.append({"positives": positives, "negatives": negatives, "few": few, "interval": pair and list(pair)})
+        return tuple(found) if isinstance(self.threshold, str) else ()
 
     @staticmethod
     def _known(scores: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -111,6 +126,9 @@ class BinaryObjective(_YesOrNo):
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         return self.display(classes)[1:]
 
+    def scalar_metrics(self) -> tuple[str, ...]:
+        return (*CLASSIFICATION, *BINARY)
+
     def width(self, classes: Sequence[str]) -> int:
         return 1
 
@@ -119,16 +137,26 @@ class BinaryObjective(_YesOrNo):
         return losses.label_weights(targets, self.class_weights, binary=True)
 
     def metrics(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str] = ()
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        names: Sequence[str] = (),
+        figures: Figures = PLAIN,
     ) -> dict[str, Any]:
         """JSON-ready scalars and `confusion_matrix` [[tn, fp], [fn, tp]]; rows without target are left out."""
         scores, targets = self._labelled(scores, targets)
-        return measure.binary_report(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0])
+        return measure.binary_report(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], figures)
 
     def _scalars(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        weights: np.ndarray,
+        figures: Figures = PLAIN,
     ) -> boot.Scalars:
-        return boot.binary_scalars(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], weights)
+        return boot.binary_scalars(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], weights, figures)
 
     def primary_metric(self) -> tuple[str, Direction]:
         return "auroc", "max"
@@ -168,19 +196,29 @@ class MultilabelObjective(_YesOrNo):
         return losses.label_weights(targets, self.class_weights, binary=False)
 
     def metrics(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], names: Sequence[str] = ()
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        names: Sequence[str] = (),
+        figures: Figures = PLAIN,
     ) -> dict[str, Any]:
         """JSON-ready scalars (means over labels), `confusion_matrix` (T, 2, 2), `per_label` by name (or index)."""
         scores, targets = self._labelled(scores, targets)
         width = scores.shape[1]
         return measure.multilabel_report(
-            scores, targets, list(thresholds) or [0.5] * width, measure.named(names, width)
+            scores, targets, list(thresholds) or [0.5] * width, measure.named(names, width), figures
         )
 
     def _scalars(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        weights: np.ndarray,
+        figures: Figures = PLAIN,
     ) -> boot.Scalars:
-        return boot.multilabel_scalars(scores, targets, list(thresholds) or [0.5] * scores.shape[1], weights)
+        return boot.multilabel_scalars(scores, targets, list(thresholds) or [0.5] * scores.shape[1], weights, figures)
 
     def primary_metric(self) -> tuple[str, Direction]:
         return "auroc", "max"

@@ -18,7 +18,7 @@ from medray import losses
 from medray import metrics as measure
 from medray.errors import LabelError
 from medray.losses import ClassWeights
-from medray.metrics import Direction
+from medray.metrics import PLAIN, Direction, Figures
 from medray.objectives.base import Labels, Objective
 
 if TYPE_CHECKING:
@@ -85,16 +85,28 @@ class MulticlassObjective(Objective):
         return np.log(np.clip(scores, cal.TINY, 1.0))
 
     def metrics(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float] = (),
+        names: Sequence[str] = (),
+        figures: Figures = PLAIN,
     ) -> dict[str, Any]:
         """JSON-ready scalars (means over classes), `confusion_matrix` (K, K) and `per_class` by name (or index)."""
         scores, targets = self._labelled(scores, targets)
-        return measure.multiclass_report(scores, targets[:, 0].astype(np.int64), measure.named(names, scores.shape[1]))
+        return measure.multiclass_report(
+            scores, targets[:, 0].astype(np.int64), measure.named(names, scores.shape[1]), figures
+        )
 
     def _scalars(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        weights: np.ndarray,
+        figures: Figures = PLAIN,
     ) -> boot.Scalars:
-        return boot.multiclass_scalars(scores, targets[:, 0].astype(np.int64), weights)
+        return boot.multiclass_scalars(scores, targets[:, 0].astype(np.int64), weights, figures)
 
     def primary_metric(self) -> tuple[str, Direction]:
         return "accuracy", "max"

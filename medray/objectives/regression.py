@@ -15,7 +15,7 @@ from medray import classes as text
 from medray import losses
 from medray import metrics as measure
 from medray.errors import LabelError
-from medray.metrics import REGRESSION, Direction
+from medray.metrics import PLAIN, REGRESSION, Direction, Figures
 from medray.objectives.base import Labels, Objective, precise
 
 if TYPE_CHECKING:
@@ -81,14 +81,24 @@ class RegressionObjective(Objective):
         return mean, torch.tensor(self.deviation or (1.0,) * width, dtype=dtype, device=logits.device)
 
     def metrics(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float] = (),
+        names: Sequence[str] = (),
+        figures: Figures = PLAIN,
     ) -> dict[str, Any]:
         """JSON-ready scalars (means over outputs) and `per_output` by name (or index)."""
         scores, targets = self._labelled(scores, targets)
         return measure.regression_report(scores, targets, measure.named(names, scores.shape[1]))
 
     def _scalars(
-        self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float], weights: np.ndarray
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        weights: np.ndarray,
+        figures: Figures = PLAIN,
     ) -> boot.Scalars:
         return boot.regression_scalars(scores, targets, weights)
 

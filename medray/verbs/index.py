@@ -36,7 +36,7 @@ from medray.row_files import RowFiles, new_rows
 from medray.verbs.listing import FILES, compare, list_archive, named
 from medray.verbs.regroup import regroup
 from medray.verbs.results import IndexResult
-from medray.verbs.settings import ScoreRun, TrainRun
+from medray.verbs.settings import EvaluateRun, ScoreRun, TrainRun
 from medray.verbs.tables import TableSink
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ NOT_KEPT = ("unreadable", "missing_file")
 """Reasons that may pass without the file changing: such a file is opened at every index."""
 
 
-def index(run: TrainRun | ScoreRun, engine: Engine, progress: Progress | None = None) -> IndexResult:
+def index(run: TrainRun | EvaluateRun | ScoreRun, engine: Engine, progress: Progress | None = None) -> IndexResult:
     """List the archive, scan what is new or changed, and write the manifest.
 
     Raises ArchiveError when the archive is missing or empty.
@@ -60,7 +60,7 @@ def index(run: TrainRun | ScoreRun, engine: Engine, progress: Progress | None = 
     return index_archive(run, modality_of(run), engine, progress or Silent())[1]
 
 
-def modality_of(run: TrainRun | ScoreRun) -> ModalitySpec:
+def modality_of(run: TrainRun | EvaluateRun | ScoreRun) -> ModalitySpec:
     """A score run reads as its bundle does, from where things lie at its site."""
     if isinstance(run, TrainRun):
         return run.modality
@@ -68,7 +68,7 @@ def modality_of(run: TrainRun | ScoreRun) -> ModalitySpec:
 
 
 def index_archive(
-    run: TrainRun | ScoreRun, spec: ModalitySpec, engine: Engine, progress: Progress
+    run: TrainRun | EvaluateRun | ScoreRun, spec: ModalitySpec, engine: Engine, progress: Progress
 ) -> tuple[Manifest, IndexResult]:
     """(manifest, result)"""
     started = time.monotonic()
@@ -108,7 +108,7 @@ def mixture_words(mixture: Sequence[Mapping[str, str | int]]) -> str:
     return "; ".join(told)
 
 
-def _refuse_own_places(run: TrainRun | ScoreRun) -> None:
+def _refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
     """What medray writes would be entries of the archive at the next index. Raises UserError."""
     places = {"work": run.folder, "bundle": run.bundle_uri}
     if isinstance(run, ScoreRun):
@@ -129,7 +129,7 @@ class _Night:
 
     def __init__(
         self,
-        run: TrainRun | ScoreRun,
+        run: TrainRun | EvaluateRun | ScoreRun,
         spec: ModalitySpec,
         engine: Engine,
         progress: Progress,

@@ -79,7 +79,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
         write_manifest(manifest, files.join(folder, "manifest.parquet"), run.root)
         _decode(run, used, modality, folder, engine, progress)
     shard_set = ShardSet.open(folder)
-    splits = {name: _split_facts(used, name, classes, run.objective.kind) for name in SPLITS}
+    splits = {name: split_facts(used, name, classes, run.objective.kind) for name in SPLITS}
     broken = pa.concat_arrays(
         [
             manifest.column("reason").drop_null().combine_chunks(),
@@ -113,8 +113,8 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
 
 
 def _judged(manifest: pa.Table, spec: ModalitySpec) -> pa.Table:
-    """The manifest, with reason `not_eligible` and the rule for entries that [modality.select] leaves out."""
-    if not spec.select:
+    """The manifest, with reason `not_eligible` and the rule for entries that a rule leaves out."""
+    if not spec.select and not spec.trained:
         return manifest
     reasons, details = manifest.column("reason").to_pylist(), manifest.column("detail").to_pylist()
     for row, facts in enumerate(manifest.column("facts").to_pylist()):
@@ -172,7 +172,7 @@ def rows_per_shard(modality: Modality) -> int:
     return max(1, min(4096, SHARD_BYTES // max(1, stages.sample_bytes(modality))))
 
 
-def _split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, Any]:
+def split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, Any]:
     """entries, subjects and how many entries each class has, for one split."""
     rows = used.filter(pc.equal(used.column("split"), name))
     facts: dict[str, Any] = {

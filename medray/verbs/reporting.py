@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,33 @@ from medray import bundles, files
 from medray.report import Mistake, ReportFacts
 from medray.shards import ShardSet, read_samples
 from medray.training import stacked
-from medray.verbs.prepare import Prepared
-from medray.verbs.settings import TrainRun
+from medray.verbs.measuring import Archive, score_matrix
+from medray.verbs.settings import EvaluateRun, TrainRun
 
 SHOWN = 12
 """Mistakes in a report."""
 
 
+Folder = tuple[str, str]
+"""Of shards, and the split in them."""
+
+
 def report_facts(
-    run: TrainRun,
+    run: TrainRun | EvaluateRun,
     bundle: bundles.Bundle,
-    prepared: Prepared,
     predictions: pa.Table,
     measured: dict[str, Any],
     intervals: dict[str, Any],
+    *,
     split: str,
+    folders: Sequence[Folder],
+    splits: Mapping[str, Mapping[str, Any]],
+    archives: Sequence[Archive] = (),
 ) -> ReportFacts:
+    """`splits`: entries, subjects and classes by split, or by archive where the bundle is on others than its own."""
     recipe = bundle.recipe
     training = recipe.training
-    scores = np.stack([predictions.column(name).to_numpy() for name in recipe.outputs], axis=1)
+    scores = score_matrix(predictions, recipe.outputs)
     return ReportFacts(
         name=recipe.name,
         bundle_id=recipe.id,
@@ -45,17 +54,21 @@ def report_facts(
             f"seed {training['settings']['seed']}",
             "Data": f"manifest digest {recipe.data['manifest_digest']}",
         },
-        splits=prepared.result.splits,
+        splits=splits,
+        external=isinstance(run, EvaluateRun),
+        archives=archives,
         metrics=measured,
         intervals=intervals,
         confidence=run.evaluation.confidence,
         resamples=run.evaluation.resamples,
+        figures=run.evaluation.figures,
         thresholds=recipe.thresholds,
+        threshold_choice=training.get("threshold_choice", ()),
         scores=scores,
         targets=stacked(predictions.column("target").combine_chunks()),
         history=_history(run, training["plan"]),
         best_epoch=training["best_epoch"],
-        mistakes=mistakes(recipe, prepared.folder, predictions, scores, split),
+        mistakes=mistakes(recipe, folders, predictions, scores),
         versions=recipe.versions,
     )
 
@@ -70,7 +83,7 @@ def _shown(value: Any) -> str:
     return " × ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _history(run: TrainRun, plan: str) -> list[dict[str, Any]] | None:
+def _history(run: TrainRun | EvaluateRun, plan: str) -> list[dict[str, Any]] | None:
     """Of the training that made the bundle, where it was trained in this work folder."""
     import pyarrow.parquet as pq
 
@@ -82,7 +95,7 @@ def _history(run: TrainRun, plan: str) -> list[dict[str, Any]] | None:
 
 
 def mistakes(
-    recipe: bundles.Recipe, folder: str, predictions: pa.Table, scores: np.ndarray, split: str
+    recipe: bundles.Recipe, folders: Sequence[Folder], predictions: pa.Table, scores: np.ndarray
 ) -> list[Mistake]:
     """The most confident wrong calls of a binary or multiclass bundle, the most confident first."""
     if recipe.objective.kind not in ("binary", "multiclass"):
@@ -97,7 +110,7 @@ def mistakes(
     wrong = np.flatnonzero(called != truth)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
     keys = predictions.select(["entry_id", "sample_id"]).take(pa.array(chosen)).to_pylist()
-    pictures = _pictures(recipe, folder, split, {row["entry_id"] for row in keys})
+    pictures = _pictures(recipe, folders, {row["entry_id"] for row in keys})
     return [
         Mistake(
             entry_id=key["entry_id"],
@@ -111,12 +124,13 @@ def mistakes(
 
 
 def _pictures(
-    recipe: bundles.Recipe, folder: str, split: str, wanted: set[str]
+    recipe: bundles.Recipe, folders: Sequence[Folder], wanted: set[str]
 ) -> dict[tuple[str, str], np.ndarray | None]:
     """(entry id, sample id) to a picture, of the entries wanted."""
     modality = recipe.modality.open()
     found: dict[tuple[str, str], np.ndarray | None] = {}
-    for shard in ShardSet.open(folder).split(split) if wanted else ():
+    shards = [shard for folder, split in folders for shard in ShardSet.open(folder).split(split)]
+    for shard in shards if wanted else ():
         samples = read_samples(shard.uri)
         mine = samples.filter(pc.is_in(samples.column("entry_id"), pa.array(sorted(wanted))))
         if len(mine):

@@ -81,13 +81,28 @@ class TrainResult(Result):
 class EvaluateResult(Result):
     bundle_id: str
     split: str
+    """"all" where another archive was not split."""
+    external: bool = False
+    """Read as another archive than the one trained on: not from the shards of its training."""
     n: int
     subjects: int
     metrics: dict[str, Any]
     floor: dict[str, Any] | None = None
     """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
+    by_archive: dict[str, dict[str, Any]] = {}
+    """Of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
+    absent_classes: tuple[str, ...] = ()
+    """Classes of the bundle that no entry evaluated has; what needs them is null."""
+    not_eligible: dict[str, int] = {}
+    """Entries of other archives that the bundle is not asked about, by reason."""
+    shared_subjects: int | None = None
+    """Subjects of other archives whom the bundle was trained or validated on; null: not known, or its own archive."""
     thresholds: tuple[float, ...]
+    beta: float = 2.0
+    """Of `f_beta`."""
+    prevalence: float | None = None
+    """Of `ppv_at_prevalence` and `npv_at_prevalence`."""
     predictions: str
     report: str
     seconds: float
@@ -196,10 +211,11 @@ class ToMedsResult(Result):
     seconds: float
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the files, or of what they hold, failed; or where nothing gave an event."""
-        if self.events == 0:
-            return 3
-        return 3 if self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values()) else 0
+        """3 where more than `max_failed` of the files, or of what they hold, failed; and where nothing came of them, or no
+        label where a table of labels was asked for."""
+        nothing = self.events == 0 or (bool(self.labels) and self.labels["labels"] == 0)
+        many = self.failed > max_failed * self.entries or self.faults > max_failed * sum(self.read.values())
+        return 3 if many or nothing else 0
 
 
 class ExportResult(BaseModel):

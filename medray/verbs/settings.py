@@ -6,12 +6,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medray import files
 from medray.engines.base import EngineSpec, RaySpec
 from medray.errors import REASONS
 from medray.labels import LabelSettings
+from medray.metrics import Figures
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
 from medray.models import ModelSpec
@@ -49,13 +50,24 @@ class ArchiveRun(BaseModel):
 
 
 class EvaluationSettings(BaseModel):
-    """Confidence intervals of `medray evaluate`."""
+    """Confidence intervals of `medray evaluate`, and settings of its figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     resamples: int = Field(default=1000, ge=0)
     """Bootstrap resamples of whole subjects; 0: no intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     seed: int = 0
+    beta: float = Field(default=2.0, gt=0)
+    """Of F-beta: sensitivity counts so many times as much as precision."""
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+    """Share of positives where a binary model is to be used: PPV and NPV there, by Bayes from sensitivity and specificity."""
+    shared_subjects: Literal["refuse", "leave_out", "keep"] = "refuse"
+    """Subjects of an evaluated archive whom the bundle was trained or validated on: refused, left out of the metrics, or
+    kept and counted. Known where both were indexed under one `pseudonym_key`."""
+
+    @property
+    def figures(self) -> Figures:
+        return Figures(self.beta, self.prevalence)
 
 
 class TrainRun(ArchiveRun):
@@ -72,10 +84,70 @@ class TrainRun(ArchiveRun):
     floor: bool = True
     """Train a logistic model on the same samples, too: reports show it beside the network, which has to beat it."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    remember_subjects: bool = True
+    """Leave hashes of the pseudonyms of train and validation beside the bundle, so that an evaluation on another archive
+    can tell whom the model has seen. Who has the key can tell it of a patient."""
 
     @property
     def bundle_uri(self) -> str:
         return files.absolute(self.bundle)
+
+
+class ExternalArchive(BaseModel):
+    """One more archive that an evaluate run looks at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
+    archive: str
+    modality: dict[str, Any] = {}
+    labels: LabelSettings = LabelSettings()
+    split: SplitSettings = SplitSettings(by="all")
+
+
+class EvaluateRun(ArchiveRun):
+    """A run file for evaluate: a bundle on another archive than the one it was trained on. Nothing is fitted there:
+    vocabulary, statistics, calibration and threshold are the bundle's, and so is how data are read."""
+
+    bundle: str
+    """Folder of the trained model."""
+    modality: dict[str, Any] = {}
+    """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
+    labels: LabelSettings = LabelSettings()
+    split: SplitSettings = SplitSettings(by="all")
+    """`all`: every entry with a label. With `given` or `hash` the split that `--split` names."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    also: tuple[ExternalArchive, ...] = ()
+    """Further archives: the report has a row of metrics for each, and the metrics are those of all of them together."""
+    own_test: str | None = None
+    """predictions.parquet of the bundle's own test split, to stand beside these archives; default: where `medray
+    evaluate` of its training left it, work/<name of the bundle>."""
+
+    @model_validator(mode="after")
+    def _archives_differ_in_name(self) -> EvaluateRun:
+        names = [self.name, *(each.name for each in self.also)]
+        if len(set(names)) < len(names):
+            raise ValueError("each archive needs a name of its own")
+        return self
+
+    @property
+    def bundle_uri(self) -> str:
+        return files.absolute(self.bundle)
+
+    def archives(self) -> tuple[EvaluateRun, ...]:
+        """A run for each archive, with a work folder of its own."""
+        alone = self.model_copy(update={"also": ()})
+        names = ("name", "archive", "modality", "labels", "split")
+        return (
+            alone,
+            *(
+                alone.model_copy(
+                    update={name: getattr(each, name) for name in names}
+                    | {"work": files.join(self.folder, "archives", each.name)}
+                )
+                for each in self.also
+            ),
+        )
 
 
 class ScoringRun(ArchiveRun):
@@ -198,9 +270,13 @@ class ConvertRun(ArchiveRun):
         return files.absolute(self.out)
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | ScoreRun | NightlyRun | ConvertRun:
+Run = TrainRun | EvaluateRun | ScoreRun | NightlyRun | ConvertRun
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     """The run file at `path`: a NightlyRun where it names a `store` and `bundles`, a ScoreRun where a `store` alone, a
-    ConvertRun where it has a [source], else a TrainRun.
+    ConvertRun where it has a [source], an EvaluateRun where it has a `bundle` and neither [model] nor [objective], else
+    a TrainRun.
 
     Raises RunFileError.
     """
@@ -209,5 +285,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> TrainRun | Sco
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         keys = set()  # load_run says what is wrong with it
     scoring = NightlyRun if "bundles" in keys else ScoreRun
-    kind = scoring if "store" in keys else ConvertRun if "source" in keys else TrainRun
+    alone = "bundle" in keys and not keys & {"model", "objective", "training"}
+    other = ConvertRun if "source" in keys else EvaluateRun if alone else TrainRun
+    kind = scoring if "store" in keys else other
     return load_run(path, kind, overrides or [])

@@ -27,11 +27,11 @@ from medray import files
 from medray.errors import MachineError, RunFileError, UserError
 from medray.runs import as_written
 from medray.scores.runs import CODE, code
-from medray.verbs.settings import ConvertRun, NightlyRun, ScoreRun, TrainRun
+from medray.verbs.settings import Run
 
 PATHS = (
     "archive", "work", "bundle", "bundles", "store", "summary", "out", "pseudonym_key", "labels.table",
-    "modality.reference",
+    "modality.reference", "own_test", "also.archive", "also.labels.table", "also.modality.reference",
 )  # fmt: skip
 """Keys of run files that hold paths from the working directory. `labels.file` and `modality.task.labels` are not among
 them: they are looked for in the archive."""
@@ -43,8 +43,6 @@ STOP_SECONDS = 30
 """So long a job that is stopped may take to commit what it has; Ray's own 3 seconds are too few for object stores."""
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-Run = TrainRun | ScoreRun | NightlyRun | ConvertRun
 
 
 @dataclass(frozen=True)
@@ -146,12 +144,11 @@ def _refuse_paths(run_file: Path, settings: Mapping[str, Any], root: str | None)
 
 def _paths(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for dotted in PATHS:
-        found: Any = settings
+        found: list[Any] = [settings]
         for key in dotted.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        for path in found if isinstance(found, list) else [found]:
-            if isinstance(path, str):
-                yield dotted, path
+            held = [each[key] for each in found if isinstance(each, Mapping) and key in each]
+            found = [each for value in held for each in (value if isinstance(value, list) else [value])]
+        yield from ((dotted, path) for path in found if isinstance(path, str))
 
 
 def _is_relative(uri: str) -> bool:

@@ -20,7 +20,7 @@ from medray.manifests import pseudonym_key
 from medray.modalities.ehr.convert import dataset
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
 from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
-from medray.modalities.ehr.convert.labels import write_labels
+from medray.modalities.ehr.convert.labels import WARNINGS, write_labels
 from medray.modalities.ehr.convert.links import LINKS, NAMES, LinkedSubjects, Same, move, same_subjects
 from medray.modalities.ehr.convert.members import Unit, units
 from medray.modalities.ehr.convert.versions import VersionSink, newest, read_all
@@ -108,6 +108,9 @@ def _convert(
     if run.labels is not None:
         keyed = LinkedSubjects(key, same) if run.source.kind == "fhir" else Subjects(key, keep=run.source.keep_ids)
         labels = write_labels(draft, run.labels, listed, subjects, keyed)
+        for name, count in labels["warnings"].items():
+            progress.fact("labels", warning=name, rows=count)
+            progress.note(f"labels, {name}: {count:,} rows: {WARNINGS[name]}")
     counts = dataset.Counts(read, decided, written)
     counts.check()
     failed = _failed_files(read, pieces, listed)

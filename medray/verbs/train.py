@@ -14,10 +14,12 @@ import pyarrow as pa
 from medray import bundles, files
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError
+from medray.manifests import pseudonym_key
 from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
 from medray.shards import ShardSet, read_samples
 from medray.training import FitPlan, stacked
+from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult
 from medray.verbs.settings import TrainRun
@@ -37,6 +39,9 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     require_split(prepared, "train")
     require_split(prepared, "validation")
     plan = fit_plan(run, prepared)
+    for line in plan.modality.open().cautions(ShardSet.open(prepared.folder).summaries("train")):
+        progress.fact("caution", level="warning")
+        progress.note(f"caution: {line}")
     folder = files.join(plan.work, plan.name)
     if fresh:
         files.remove_tree(folder)
@@ -48,12 +53,16 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
         progress.fact("replaces", bundle_id=there.id)
         progress.note(f"the bundle of another training, {there.id[:12]}, will be replaced: {run.bundle}")
     if finished is not None:
+        if run.remember_subjects and not files.exists(files.join(run.bundle_uri, SEEN)):  # from before it was kept
+            write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
         progress.fact("reused")
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
+    if run.remember_subjects:
+        write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
     bundles.save(bundle, run.bundle_uri)
     _write_history(fitted.state["history"], fitted.state["best_epoch"], folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
@@ -150,6 +159,7 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
             "epochs": len(state["history"]),
             "best_epoch": state["best_epoch"],
             "stopped": state["stopped"],
+            "threshold_choice": list(state.get("threshold_choice", ())),
             "samples_per_second": rate,
         },
         metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},

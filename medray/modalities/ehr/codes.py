@@ -22,6 +22,7 @@ class Role(IntFlag):
     BIRTH = 4
     """MEDS_BIRTH: gives the age and is no event of its own."""
     DEATH = 8
+    """MEDS_DEATH: nothing is predicted from then on, so it is never an input; without a time it would tell of the future."""
     ANCHOR = 16
     """The task's rule counts from it."""
 
@@ -72,5 +73,7 @@ class CodeTable:
             role |= Role.BIRTH
         if code == death_code:
             role |= Role.DEATH
-        barred = role & (Role.LABEL | Role.BIRTH) or (self._excluded is not None and self._excluded.match(code))
+        barred = role & (Role.LABEL | Role.BIRTH | Role.DEATH) or (
+            self._excluded is not None and self._excluded.match(code)
+        )
         return role & ~Role.INPUT if barred else role

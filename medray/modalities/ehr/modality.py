@@ -63,6 +63,16 @@ class Ehr(Modality):
         """The spec with vocabulary, static codes and totals. Raises UserError, also for label codes among inputs."""
         return vocabulary.fitted(self.spec, summaries)
 
+    def cautions(self, summaries: pa.Table) -> list[str]:
+        """What tells the label at the prediction time, and predictions that stand at the end of what is known."""
+        rule = self.spec.task.rule
+        ends = rule is not None and rule.which == "last" and rule.code is None
+        at_end = (
+            f'[modality.task] at = "{rule}": predictions stand at each subject\'s last event, which may be the last '
+        )
+        at_end += "because of the outcome; count from the first, or from an event that does not depend on it"
+        return [*([at_end] if ends else []), *vocabulary.cautions(summaries)]
+
     # --- samples to model inputs --------------------------------------------------------------------------------
 
     def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:

@@ -9,16 +9,16 @@ import pyarrow as pa
 
 from medray.errors import SampleError
 from medray.manifests import Entries
+from medray.modalities.ehr import selection
 from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.codes import code_hash
 from medray.modalities.ehr.meds import STATIC, Rows
 from medray.modalities.ehr.scan import ranges_of
 from medray.modalities.ehr.spec import AGE
 from medray.modalities.ehr.task import text_times
-from medray.modalities.ehr.usable import DAY_US, NEVER, Usable, rule_times, usable
+from medray.modalities.ehr.usable import NEVER, Usable, rule_times, usable
 
 AGE_HASH = np.uint64(code_hash(AGE))
-YEAR_DAYS = 365.25
 
 PAYLOAD = pa.schema(
     [
@@ -54,9 +54,14 @@ def read(archive: Archive, entries: Entries) -> pa.RecordBatch:
         prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
     found = usable(entry, rows, prediction, spec.window_us, archive.codes)
     timed = np.bincount(found.entry[found.time != STATIC], minlength=len(entries))
-    for i in np.flatnonzero((timed == 0) | (prediction == NEVER)).tolist():
-        unknown = prediction[i] == NEVER
-        failures.setdefault(i, ("no_prediction_time" if unknown else "no_events", None))
+    for i in np.flatnonzero(prediction == NEVER).tolist():
+        failures.setdefault(i, ("no_prediction_time", None))
+    for i in np.flatnonzero(found.death <= prediction).tolist():  # NEVER is later than all times
+        failures.setdefault(i, ("after_death", None))
+    for i in np.flatnonzero(timed == 0).tolist():
+        failures.setdefault(i, ("no_events", None))
+    for i, why in selection.refused(spec, found, archive.codes).items():
+        failures.setdefault(i, ("not_eligible", why))
     good = np.ones(len(entries), bool)
     good[list(failures)] = False
     most = spec.max_events if spec.representation == "events" else None
@@ -141,7 +146,7 @@ def _facts(
     """(lengths (E,), code hashes, values) of static facts, with the age as the last where birth is known."""
     lengths = np.bincount(found.entry[facts], minlength=len(good))
     aged = np.flatnonzero(good & (found.birth != NEVER))
-    years = (found.prediction[aged] - found.birth[aged]) / (DAY_US * YEAR_DAYS)
+    years = found.years()[aged]
     place = np.cumsum(lengths)[aged]
     codes = np.insert(hashes[found.code[facts]], place, AGE_HASH)
     values = np.insert(found.value[facts], place, years.astype(np.float32))

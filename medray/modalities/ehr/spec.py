@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medray.eligibility import Refused, Select
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.ehr.rules import Rule, duration_us, parse_rule
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from medray.modalities.ehr.modality import Ehr
 
 QUANTILES = 65
+SELECTABLE = {
+    "codes": "codes of events and static facts that an entry may see; it is enough that one passes",
+    "age_years": "at the prediction time, years of 365.25 days; does not pass where birth is not known",
+    "events": "how many events with a time an entry may see",
+}
+"""What [modality.select] may ask of records: { codes = "LOINC//718-7", age_years = { min = 18 }, events = { min = 3 } }.
+Rules are held against what stands within the window, when an entry is read; no such fact is kept beside its score."""
 AGE = "MEDRAY//AGE"
 """Name of the static fact that medray makes: years from MEDS_BIRTH to the prediction time."""
 
@@ -123,6 +131,13 @@ class EhrSpec(Spec):
     fitted_on: dict[str, int] | None = None
     """Fitted: samples, events, and how many events were truncated, non_finite or of a label code."""
 
+    @field_validator("select")
+    @classmethod
+    def _select_of_records(cls, select: Select) -> Select:
+        if unknown := sorted(select.keys() - SELECTABLE.keys()):
+            raise ValueError(f"records have no fact {', '.join(unknown)}; expected {', '.join(SELECTABLE)}")
+        return select
+
     @field_validator("window")
     @classmethod
     def _window_can_be_read(cls, window: str | None) -> str | None:
@@ -151,6 +166,10 @@ class EhrSpec(Spec):
         if (self.vocabulary is None) != (self.static is None):
             raise ValueError("vocabulary and static are fitted together: give both or none")
         return self
+
+    def refused(self, facts: str | None) -> Refused | None:
+        """None: records are judged by what an entry may see, when it is read (`selection.py`)."""
+        return None
 
     @property
     def window_us(self) -> int | None:

@@ -119,6 +119,7 @@ def _read_labels(uri: str, task: TaskSpec) -> tuple[np.ndarray, np.ndarray, np.n
     table = _table(uri, ("subject_id", "prediction_time"), VALUES)
     try:
         check_times(table.schema.field("prediction_time").type, "prediction_time")
+        _check_subjects(table.schema.field("subject_id").type)
         subject = table.column("subject_id").cast(pa.int64())
         time = table.column("prediction_time").cast(pa.timestamp("us")).cast(pa.int64())
     except SampleError as error:
@@ -144,6 +145,12 @@ def _read_labels(uri: str, task: TaskSpec) -> tuple[np.ndarray, np.ndarray, np.n
     return subject.to_numpy(), time.to_numpy(), label
 
 
+def _check_subjects(kind: pa.DataType) -> None:
+    """Raises SampleError `bad_columns`: of text, 007 and 7 would be one subject; of floats, any two above 2^53."""
+    if not pa.types.is_integer(kind):
+        raise SampleError("bad_columns", f"subject_id is {kind}; MEDS has int64")
+
+
 def _as_text(column: pa.ChunkedArray) -> list[str | None]:
     """Values as label text; a null and a NaN are no label."""
     if pa.types.is_floating(column.type):
@@ -157,6 +164,10 @@ def read_splits(root: str) -> tuple[np.ndarray, list[str]] | None:
     if not exists(uri):
         return None
     table = _table(uri, ("subject_id", "split"), ())
+    try:
+        _check_subjects(table.schema.field("subject_id").type)
+    except SampleError as error:
+        raise LabelError("the subject splits are not MEDS", where=uri, found=error.detail) from None
     if table.column("subject_id").null_count or table.column("split").null_count:
         raise LabelError("rows of the subject splits are empty", where=uri, expected="a subject_id and a split each")
     table = table.group_by(["subject_id", "split"]).aggregate([]).sort_by("subject_id")

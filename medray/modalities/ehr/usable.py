@@ -16,6 +16,7 @@ from medray.modalities.ehr.codes import CodeTable, Role
 from medray.modalities.ehr.meds import ABSENT, STATIC, Rows
 from medray.modalities.ehr.rules import Rule
 
+YEAR_DAYS = 365.25
 NEVER = np.iinfo(np.int64).max
 """A prediction time or a time of birth that is not known."""
 DAY_US = 86_400_000_000
@@ -37,10 +38,18 @@ class Usable(NamedTuple):
     """(E,) int64 microseconds; NEVER: the rule found none"""
     birth: np.ndarray
     """(E,) int64 microseconds; NEVER where not known at the prediction time"""
+    death: np.ndarray
+    """(E,) int64 microseconds; NEVER where none with a time is known, then or later"""
     non_finite: np.ndarray
     """(E,) int32: usable events whose number is NaN or infinite"""
     label_events: np.ndarray
     """(E,) int32: label codes among the usable events; they are left out"""
+
+    def years(self) -> np.ndarray:
+        """(E,) float64 age at the prediction time; NaN where birth or prediction time is not known."""
+        known = (self.birth != NEVER) & (self.prediction != NEVER)
+        lived = np.where(known, self.prediction, 0) - np.where(known, self.birth, 0)
+        return np.where(known, lived / (DAY_US * YEAR_DAYS), np.nan)
 
 
 def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int | None, codes: CodeTable) -> Usable:
@@ -53,6 +62,9 @@ def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int
     birth = np.full(entries, NEVER)
     born = np.flatnonzero((role & Role.BIRTH).astype(bool) & seen & ~static)
     np.minimum.at(birth, entry[born], rows.time[born])
+    death = np.full(entries, NEVER)
+    died = np.flatnonzero((role & Role.DEATH).astype(bool) & ~static)
+    np.minimum.at(death, entry[died], rows.time[died])
     if window_us is not None:
         seen &= static | (rows.time >= until - window_us)
     seen &= until < NEVER
@@ -70,7 +82,7 @@ def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int
     non_finite, label_events = (
         np.bincount(each, minlength=entries).astype(np.int32) for each in (entry_kept[bad], entry[barred])
     )
-    return Usable(entry_kept, time, code, value, prediction, birth, non_finite, label_events)
+    return Usable(entry_kept, time, code, value, prediction, birth, death, non_finite, label_events)
 
 
 def rule_times(rule: Rule, entry: np.ndarray, rows: Rows, entries: int, codes: CodeTable) -> np.ndarray:
@@ -99,9 +111,12 @@ def digests(found: Usable, codes: CodeTable) -> list[bytes]:
     entries = len(found.prediction)
     ends = np.searchsorted(found.entry, np.arange(entries + 1)) * EVENT.itemsize
     heads = np.stack([found.prediction, found.birth], axis=1).astype("<i8").tobytes()
+    dead = ((found.death <= found.prediction) & (found.prediction != NEVER)).tolist()
     prints = []
     for i, (start, stop) in enumerate(pairwise(ends.tolist())):
         whole = xxhash.xxh3_128(heads[16 * i : 16 * i + 16])
+        if dead[i]:  # a death that is recorded later changes the entry
+            whole.update(b"dead")
         whole.update(content[start:stop])
         prints.append(whole.digest())
     return prints

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from statistics import NormalDist
@@ -24,7 +25,9 @@ from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec
 
 SUMMARY = pa.schema(
     [
-        pa.field("kind", pa.string(), nullable=False),  # event, static; or name, with the text; or count, of `text`
+        # event, static; or name, with the text; or count, of `text`; or target, with its text; or now: an event of the
+        # code stands at the prediction time itself, of samples with that target
+        pa.field("kind", pa.string(), nullable=False),
         pa.field("code", pa.uint64()),
         pa.field("text", pa.string()),
         pa.field("samples", pa.int64(), nullable=False),
@@ -37,6 +40,11 @@ SUMMARY = pa.schema(
 )
 GRID_BITS = 14
 """Bits of a float32 that quantiles do without: 9 bits of the fraction stay, 0.2 %."""
+MOST_CLASSES = 64
+"""Targets from 0 to below this are classes; others are numbers to be predicted."""
+FEW, MOSTLY, HARDLY = 5, 0.25, 0.02
+"""A code tells one class from the others where it stands at the prediction times of at least FEW samples and MOSTLY of
+that class, and of at most HARDLY of the others."""
 LEAST = 0.005
 """Normal scores are those of ranks from here to 1 - LEAST: no number is infinitely rare."""
 
@@ -52,7 +60,45 @@ def summarise(samples: pa.RecordBatch, *, ranked: bool = False) -> pa.Table:
     totals = {name: sum(samples.column(name).to_pylist()) for name in COUNTS}
     totals |= {"samples": len(samples), "events": len(samples.column("codes").flatten())}
     rows += [_row("count", text=name, samples=count) for name, count in totals.items()]
+    rows += _by_target(samples)
     return pa.Table.from_pylist(rows, schema=SUMMARY)
+
+
+def _by_target(samples: pa.RecordBatch) -> list[dict]:
+    """How many samples have each target, and of those how many each code at the prediction time; targets are classes."""
+    if "target" not in samples.schema.names:
+        return []
+    targets = [None if each is None or len(each) != 1 else each[0] for each in samples.column("target").to_pylist()]
+    known = [f"{each:g}" if each is not None and each in range(MOST_CLASSES) else None for each in targets]
+    rows = [_row("target", text=name, samples=count) for name, count in Counter(known).items() if name is not None]
+    sample, code, _ = _flat(samples, "codes", "values")
+    now = samples.column("before").flatten().to_numpy() == 0
+    pairs = {(int(s), int(c)) for s, c in zip(sample[now].tolist(), code[now].tolist(), strict=True)}
+    counts = Counter((c, known[s]) for s, c in pairs if known[s] is not None)
+    return rows + [_row("now", code=c, text=name, samples=count) for (c, name), count in counts.items()]
+
+
+def cautions(summaries: pa.Table) -> list[str]:
+    """Codes that stand at the prediction time of one class and hardly of the others: they may be what the label is
+    made of. One line each, for a person."""
+    names = {row["code"]: row["text"] for row in summaries.filter(pc.equal(summaries["kind"], "name")).to_pylist()}
+    of_target: Counter[str] = Counter()
+    of_code: dict[int, Counter[str]] = {}
+    for row in summaries.filter(pc.is_in(summaries["kind"], pa.array(["target", "now"]))).to_pylist():
+        counts = of_target if row["kind"] == "target" else of_code.setdefault(row["code"], Counter())
+        counts[row["text"]] += row["samples"]
+    found = []
+    for code, counts in of_code.items():
+        for target, total in of_target.items():
+            others = sum(of_target.values()) - total
+            with_it, elsewhere = counts[target], sum(counts.values()) - counts[target]
+            if with_it >= max(FEW, MOSTLY * total) and others and elsewhere <= HARDLY * others:
+                found.append((names.get(code, str(code)), with_it, total, elsewhere, others))
+    return [
+        f"{name} stands at the prediction time itself of {with_it} of {total} training samples of one class, and of "
+        f"{elsewhere} of {others} others: if the label is made of it, name it in label_codes"
+        for name, with_it, total, elsewhere, others in sorted(found)
+    ]
 
 
 def _row(kind: str, **facts) -> dict:

@@ -28,6 +28,8 @@ NAMES = {
 LONGEST_ROW = 1 << 20
 """Bytes of a row whose quoted cells go over several lines."""
 UNCLOSED = re.compile(rb'[ ]*"(?:[^"]|"")*$')
+NOTHING = frozenset(["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"])
+"""Cells of labels, splits and subjects that hold nothing, as in a label table: rows without a subject are not one patient."""
 ROWS = 4096
 """Of Parquet read at once."""
 CELL_BITS = 31
@@ -79,13 +81,13 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
     for role, column in wanted(spec).items():
         if column is None:
             known = [name for name in NAMES[role] if has_header(spec) and name in lower]
-            found[role] = _only(lower, known[0]) if known else None
+            found[role] = _only(lower, known[0], role) if known else None
         elif isinstance(column, int):
             if column > len(names):
                 raise SampleError("bad_columns", f"{len(names)} columns; {role}_column is {column}")
             found[role] = column - 1
         elif column.lower() in lower:
-            found[role] = _only(lower, column.lower())
+            found[role] = _only(lower, column.lower(), role)
         else:
             raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
     if found["sequence"] is None:
@@ -93,9 +95,10 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
     return Columns(**found)  # type: ignore[arg-type]  # sequence is no None
 
 
-def _only(names: Sequence[str], name: str) -> int:
+def _only(names: Sequence[str], name: str, role: str) -> int:
+    """Where the one column of that name is. Raises SampleError where there are several: which is meant is not known."""
     if names.count(name) > 1:
-        raise SampleError("bad_columns", f"{names.count(name)} columns are called {name}")
+        raise SampleError("bad_columns", f"{names.count(name)} columns {name}: which is the {role}?")
     return names.index(name)
 
 
@@ -138,7 +141,7 @@ def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
         if where is None:
             between = delimiter(line.text) or b","
             row = _whole_row(feed, line, between, None) or cells(line.text, between)
-            where, width = columns(spec, _texts(row) if has_header(spec) else [""] * len(row)), len(row)
+            where, width = columns(spec, _cell_texts(row) if has_header(spec) else [""] * len(row)), len(row)
             if has_header(spec):
                 continue
         else:
@@ -153,7 +156,7 @@ def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
         raise feed.broken
 
 
-def _texts(row: list[Cell]) -> list[str]:
+def _cell_texts(row: list[Cell]) -> list[str]:
     return [decode(cell.text) for cell in row]
 
 
@@ -186,9 +189,14 @@ def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) 
         texts = [None if place is None else decode(row[place].text) for place in where[1:]]
     except SampleError as problem:
         return Record(name, problem=SampleError(problem.reason, f"row {number}"))
-    given, label, split, subject = (text or None for text in texts)
+    given, label, split, subject = texts[0] or None, *map(_said, texts[1:])
     cell = row[where.sequence]
     return Record(given or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
+
+
+def _said(text: str | None) -> str | None:
+    """None for a cell that holds nothing."""
+    return None if text is None or text in NOTHING else text
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------
@@ -206,19 +214,26 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
         number = 0
         try:
             for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
-                table = {role: batch.column(name).cast(pa.string()).to_pylist() for role, name in roles.items()}
+                table = {role: _texts(batch.column(name)) for role, name in roles.items()}
                 for i, sequence in enumerate(table["sequence"]):
                     rest = {role: values[i] for role, values in table.items()}
                     yield Record(
                         rest.get("id") or f"row {number + 1}",
                         [Chunk(number << CELL_BITS, (sequence or "").encode())],
-                        label=rest.get("label"),
-                        subject=rest.get("subject"),
-                        split=rest.get("split"),
+                        label=_said(rest.get("label")),
+                        subject=_said(rest.get("subject")),
+                        split=_said(rest.get("split")),
                     )
                     number += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise SampleError("corrupt", f"Parquet: {type(error).__name__} after row {number}") from None
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    """Cells as text; whole numbers that were stored as floats, beside a missing one, have no decimal point."""
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string()).to_pylist()
+    return [None if each is None or each != each else f"{each:.17g}" for each in column.to_pylist()]
 
 
 def open_parquet(uri: str):

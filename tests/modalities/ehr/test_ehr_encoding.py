@@ -88,7 +88,7 @@ def test_quantiles_are_numbers_of_the_training_split_and_give_normal_scores(ward
     assert len(knots) == QUANTILES and set(knots) == {80.0, 100.0, 120.0} and sex.quantiles is None
     assert (knots[0], knots[32], knots[-1]) == (80.0, 100.0, 120.0) == (knots[21], knots[42], knots[43])
     assert set(height.quantiles or ()) == {160.0, 180.0}
-    batch = modality.collate(read(modality.spec, wards))
+    batch = modality.collate(read(FOUR_HOURS, wards))
     low = NormalDist().inv_cdf(10.5 / 64)  # 80 has the levels 0 to 21 of 64
     assert batch["sequence"][0, :, 0].tolist() == pytest.approx([low, low, -low, -low], abs=1e-6)
     tall = [NormalDist().inv_cdf(level / 64) for level in (16, 48.5)]  # 160 has the levels 0 to 32, 180 the others
@@ -195,7 +195,7 @@ def test_bins_give_the_mean_presence_and_hours_since_where_asked(wards, fit, rea
 def test_a_summary_says_what_happened_to_each_number_over_so_long(wards, fit, read):
     """Subject 1: HR -z at hour 0, 0 at 2.25, z at 2.75; the last two hours hold the last two of them."""
     modality = fit(FOUR_HOURS.model_copy(update={"summaries": ("4h", "2h")}), wards)
-    found = modality.collate(read(modality.spec, wards))["summary"]
+    found = modality.collate(read(FOUR_HOURS, wards))["summary"]
     assert found.shape == (2, *modality.inputs()["summary"].shape) == (2, 2 * len(MOMENTS)) and not found[1].any()
     z = 20 / math.sqrt(800 / 3)
     times = np.array([0, 2.25, 2.75])
@@ -275,7 +275,7 @@ def test_encoded_inputs_are_what_the_modality_says_they_are(wards, fit, read):
 
     for representation in ("bins", "events"):
         modality = fit(FOUR_HOURS.model_copy(update={"representation": representation}), wards)
-        batch = modality.collate(read(modality.spec, wards))
+        batch = modality.collate(read(FOUR_HOURS, wards))
         encoded = modality.encode({name: torch.from_numpy(array) for name, array in batch.items()})
         assert encoded.keys() == modality.inputs().keys()
         for name, wanted in modality.inputs().items():

@@ -336,11 +336,6 @@ def test_a_row_of_more_or_fewer_columns_fails_and_empty_ones_at_its_end_are_none
     assert found == {"x.csv#a": None, "x.csv#row 3": "corrupt", "x.csv#row 4": "corrupt", "x.csv#d": None}
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path, reasons):
-    (tmp_path / "x.csv").write_bytes(b"id,seq,label,label\na,ACGT,p,q\n")
-    assert reasons(SHORT, tmp_path) == {"x.csv": "bad_columns"}
-
-
 @pytest.mark.parametrize("entries", ["records", "windows"])
 @pytest.mark.parametrize("odd", "-.*1?xJ")
 def test_a_letter_that_is_no_base_keeps_its_place(tmp_path, index, odd, entries):
@@ -397,3 +392,24 @@ def test_the_whole_text_of_a_file_comes_in_blocks(tmp_path):
     assert [(offset, len(text)) for offset, text in blocks(str(tmp_path / "x"))] == [
         (0, 1 << 20), (1 << 20, 1 << 20), (2 << 20, 2_500_000 - (2 << 20)),
     ]  # fmt: skip
+
+
+def test_rows_without_a_subject_or_label_are_not_one_patient_and_not_a_class(index, tmp_path):
+    (tmp_path / "a.csv").write_text("id,seq,subject,label\na,ACGT,NULL,nan\nb,ACGA,,NA\nc,ACGC,NULL,x\nd,ACGG,7,y\n")
+    spec = GenomicsSpec(length=4, subject_column="subject")
+    rows = {row["entry_id"]: row for row in index(spec, tmp_path).to_pylist()}
+    assert len({row["subject_id"] for row in rows.values()}) == 4
+    assert {name[-1]: row["label"] for name, row in rows.items()} == {"a": None, "b": None, "c": ["x"], "d": ["y"]}
+
+
+def test_a_missing_number_in_parquet_is_no_class_and_the_others_are_whole(index, tmp_path):
+    numbers = pa.array([0.0, 1.0, float("nan"), None])
+    pq.write_table(pa.table({"id": list("abcd"), "seq": ["ACGT"] * 4, "label": numbers}), tmp_path / "a.parquet")
+    rows = index(GenomicsSpec(length=4), tmp_path).to_pylist()
+    assert {row["entry_id"][-1]: row["label"] for row in rows} == {"a": ["0"], "b": ["1"], "c": None, "d": None}
+
+
+@pytest.mark.parametrize("head", ["id,seq,seq", "id,SEQ,seq", "id,seq,label,Label"])
+def test_two_columns_of_one_name_are_refused(index, tmp_path, head):
+    (tmp_path / "a.csv").write_text(f"{head}\na,ACGT,ACGA,x\n")
+    assert index(GenomicsSpec(length=4), tmp_path)["reason"].to_pylist() == ["bad_columns"]

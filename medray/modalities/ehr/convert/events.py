@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -80,8 +81,12 @@ DROPS: dict[str, tuple[str, bool]] = {
     "by_rule": ("a code that the run file drops", False),
     "missing_value": ("no value, or the number for an unknown one", False),
     "text_value": ("a value that is no number", False),
+    "number_mark": ("a number with other decimal or thousands marks than the run file names", True),
+    "bounded_value": ("a number with < or >, of which only a bound is known", True),
+    "value_with_unit": ("a number with a unit or other text behind it", True),
     "not_json": ("a line that is not JSON", True),
     "bad_row": ("a row with another number of cells", True),
+    "unclosed_quote": ("a cell that holds whole rows, behind a quote that is not closed; and those rows", True),
     "bad_time": ("no time that there is", True),
     "no_time_zone": ("a time that names no zone", True),
     "bad_value": ("NaN, infinite, or too large for 32 bits", True),
@@ -95,7 +100,7 @@ DROPS: dict[str, tuple[str, bool]] = {
     "identifier_only": ("names its patient by a business identifier alone", True),
     "no_id": ("a resource without an id", True),
     "no_subject": ("nothing says whose it is", True),
-    "bad_subject": ("an identifier that is no 64-bit integer", True),
+    "bad_subject": ("an identifier that is not written as a 64-bit integer is", True),
     "unresolved_subject": ("a reference that names no resource", True),
     "unknown_patient": ("of a patient who is not in the archive", True),
     "unknown_medication": ("refers to a Medication that is not in the archive", True),
@@ -131,9 +136,15 @@ NOTES: dict[str, str] = {
     "death_without_time": "a death at an unknown time, left out",
     "component_without_code": "a component that nothing says what it is, left out",
     "conclusion_left_out": "a report's conclusion or document, left out",
+    "clock_change": "a time that clocks showed twice, or never: the first of two, the end of the gap",
+    "two_digit_year": "a year of two digits, read as 1969 to 2068",
+    "blanks_at_identifier": "an identifier with blanks at its ends, read without them",
     "repeated_events": "an event that is there twice, kept",
 }
 """What else a person should know of resources that were converted; counted per type."""
+
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 class Drop(Exception):
@@ -193,13 +204,10 @@ class Subjects:
         return subject, int.from_bytes(other, "big", signed=True)
 
     def _kept(self, identifier: str) -> tuple[int, int]:
-        try:
-            number = int(identifier)
-        except ValueError:
-            raise Drop("bad_subject") from None
-        if not -(2**63) <= number < 2**63:
+        """One identifier, one number: Python's int() would take 1_23, 007 and digits of other scripts as well."""
+        if not _INTEGER.fullmatch(identifier) or not -(2**63) <= int(identifier) < 2**63:
             raise Drop("bad_subject")
-        return number, 0
+        return int(identifier), 0
 
 
 class _Row(NamedTuple):

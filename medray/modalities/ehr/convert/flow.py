@@ -41,7 +41,13 @@ VERSION_BUCKETS = 8
 UNITS = pa.schema([("unit", pa.int32()), ("uri", pa.string()), *((n, pa.int64()) for n in ("size", "start", "end"))])
 CODES = pa.schema([("code", pa.string()), ("description", pa.string()), ("count", pa.int64())])
 SUBJECTS = pa.schema(
-    [("subject_id", pa.int64()), ("first", pa.timestamp("us")), ("last", pa.timestamp("us")), ("events", pa.int64())]
+    [
+        pa.field("subject_id", pa.int64()),
+        pa.field("first", pa.timestamp("us")),  # of the events that have a time, birth and death left out
+        pa.field("last", pa.timestamp("us")),
+        pa.field("death", pa.timestamp("us")),
+        pa.field("events", pa.int64()),
+    ]
 )
 
 
@@ -326,9 +332,7 @@ class DatasetSink:
         words = kept.group_by("code").aggregate([([], "count_all")])
         none = pa.nulls(len(words), pa.string())
         said["codes"] = _write(pa.table([words["code"], none, words["count_all"]], schema=CODES), self.folder)
-        told = kept.group_by("subject_id").aggregate([("time", "min"), ("time", "max"), ([], "count_all")])
-        names = ["subject_id", "time_min", "time_max", "count_all"]
-        said["subjects"] = _write(told.select(names).rename_columns(SUBJECTS.names), self.folder)
+        said["subjects"] = _write(_told(kept), self.folder)
         ids = kept.column("subject_id").to_numpy()
         of_split, bucket = split_of(ids, self.split), int(ids[0] % self.buckets)
         for name in np.unique(of_split):
@@ -355,6 +359,21 @@ class DatasetSink:
             self.subjects += [said["subjects"]] if said["subjects"] else []
             for source, outcome, count in said["sources"]:
                 self.sources[source][outcome] += count
+
+
+def _told(events: pa.Table) -> pa.Table:
+    """SUBJECTS: birth is decades before the first event, and death is what may be predicted."""
+    from meds import birth_code, death_code
+
+    time, code, never = events["time"], events["code"], pa.scalar(None, pa.timestamp("us"))
+    observed = pc.if_else(pc.is_in(code, pa.array([birth_code, death_code])), never, time)
+    died = pc.if_else(pc.equal(code, death_code), time, never)
+    table = pa.table({"subject_id": events["subject_id"], "observed": observed, "died": died})
+    told = table.group_by("subject_id").aggregate(
+        [("observed", "min"), ("observed", "max"), ("died", "min"), ([], "count_all")]
+    )
+    names = ["subject_id", "observed_min", "observed_max", "died_min", "count_all"]
+    return told.select(names).rename_columns(SUBJECTS.names).cast(SUBJECTS)
 
 
 def _counts(rows: pa.Table) -> list[list[Any]]:

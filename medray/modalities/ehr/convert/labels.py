@@ -16,27 +16,37 @@ import pyarrow.parquet as pq
 
 from medray import files
 from medray.errors import LabelError, SampleError
+from medray.modalities.ehr.convert.csv_head import HEAD, check_names, column_names
 from medray.modalities.ehr.convert.events import Drop, Subjects
 from medray.modalities.ehr.convert.members import TARS, members
 from medray.modalities.ehr.convert.settings import MedsLabels
 
+WARNINGS = {
+    "ends_at_last_event": "predictions stand at (or after) each subject's last event, which may be the last because of the "
+    "outcome: count from the first, or from an event that does not depend on it",
+    "contradictions": "subjects with different values are left out",
+    "after_death": "predictions that would stand at or after the subject's death are left out",
+    "before_any_event": "predictions that would stand before the subject's first event are left out",
+}
+"""What a person should know of a label table, by name."""
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
 def write_labels(
     draft: Path, settings: MedsLabels, listed: list[files.File], subjects: pa.Table, keyed: Subjects
 ) -> dict[str, Any]:
-    """labels/<name>.parquet of the draft. Returns {table, labels, positive, dropped: {reason: n}}.
+    """labels/<name>.parquet of the draft. Returns {table, labels, positive, dropped: {reason: n}, warnings: {name: n}}.
 
-    Raises LabelError: no such file or column.
+    A subject with different values has none. No label stands at or after a death, nor before the first event.
+    Raises LabelError: no such file or column, or one of two columns of a name.
     """
     import meds
 
     times = _prediction_times(settings, subjects)
+    first, death = (subjects[name].to_numpy().astype("datetime64[us]") for name in ("first", "death"))
     place = {subject: i for i, subject in enumerate(subjects["subject_id"].to_pylist())}
     dropped: Counter[str] = Counter()
-    found: dict[int, tuple[int, bool]] = {}
-    twice: set[int] = set()
+    given: dict[int, list[bool]] = {}
     for name, value in _rows(settings, listed):
         answer = True if value in YES else False if value in NO else None
         try:
@@ -50,11 +60,21 @@ def write_labels(
             dropped["unknown_subject"] += 1
         elif np.isnat(times[place[subject]]):
             dropped["no_event_in_time"] += 1
-        elif subject in found:
-            twice.add(subject)
-            dropped["repeated" if found[subject][1] == answer else "contradicts_another"] += 1
         else:
-            found[subject] = (place[subject], answer)
+            given.setdefault(subject, []).append(answer)
+    found: dict[int, tuple[int, bool]] = {}
+    for subject, answers in given.items():
+        i = place[subject]
+        if len(set(answers)) > 1:
+            dropped["contradicts_another"] += len(answers)
+            continue
+        dropped["repeated"] += len(answers) - 1
+        if death[i] <= times[i]:  # NaT is neither
+            dropped["after_death"] += 1
+        elif first[i] > times[i]:
+            dropped["before_any_event"] += 1
+        else:
+            found[subject] = (i, answers[0])
     rows = sorted(found.items())
     table = pa.table(
         {
@@ -67,11 +87,22 @@ def write_labels(
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(meds.LabelSchema.align(table), target)
     positive = sum(answer for _, (_, answer) in rows)
-    return {"table": f"labels/{target.name}", "labels": len(rows), "positive": positive, "dropped": dict(dropped)}
+    warnings = {"contradictions": dropped["contradicts_another"]} | {
+        name: dropped[name] for name in ("after_death", "before_any_event")
+    }
+    if settings.after == "last":
+        warnings["ends_at_last_event"] = len(rows)
+    return {
+        "table": f"labels/{target.name}",
+        "labels": len(rows),
+        "positive": positive,
+        "dropped": {reason: count for reason, count in dropped.items() if count},
+        "warnings": {name: count for name, count in warnings.items() if count},
+    }
 
 
 def _prediction_times(settings: MedsLabels, subjects: pa.Table) -> np.ndarray:
-    """(N,) datetime64[us], NaT where a subject has no event with a time."""
+    """(N,) datetime64[us], NaT where a subject has no event with a time but birth and death."""
     after = settings.after
     if isinstance(after, datetime):
         times = np.full(len(subjects), np.datetime64(after, "us"))
@@ -85,18 +116,27 @@ def _rows(settings: MedsLabels, listed: list[files.File]) -> list[tuple[str, str
 
     columns = [settings.subject_column, settings.value_column]
     where = f"[labels] file = {settings.file!r}"
+    content = _content(settings, listed)
     try:
+        check_names(column_names(content[:HEAD], settings.delimiter, "utf-8"), columns)
         table = csv.read_csv(
-            io.BytesIO(_content(settings, listed)),
-            parse_options=csv.ParseOptions(delimiter=settings.delimiter),
+            io.BytesIO(content),
+            parse_options=csv.ParseOptions(delimiter=settings.delimiter, newlines_in_values=True),
             convert_options=csv.ConvertOptions(
-                include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
+                include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
             ),
         )
     except KeyError:
         raise LabelError("the label file has no such column", where=where, expected=" and ".join(columns)) from None
-    except (pa.ArrowInvalid, SampleError):  # the message may quote the file
+    except SampleError as error:
+        raise LabelError("the label file has columns of one name", where=where, found=error.detail) from None
+    except pa.ArrowInvalid:  # its message may quote the file
         raise LabelError("the label file cannot be read as CSV", where=where) from None
+    if any(pc.any(pc.match_substring_regex(table[name], r"[\r\n]")).as_py() for name in columns):
+        raise LabelError(
+            "cells of the label file hold line breaks", where=where, expected="an identifier, and yes or no",
+            do="look for a quote that is not closed: the rows behind it would be lost",
+        )  # fmt: skip
     cells = [pc.utf8_trim_whitespace(table[name]).to_pylist() for name in columns]
     return list(zip(cells[0], map(str.lower, cells[1]), strict=True))
 
@@ -107,9 +147,15 @@ def _content(settings: MedsLabels, listed: list[files.File]) -> bytes:
         packed = file.uri.lower().endswith((*TARS, ".zip"))
         if not packed and not fnmatchcase(file.uri.rsplit("/", 1)[-1], settings.file):
             continue
-        for member in members(file.uri):
-            if not packed or fnmatchcase(member.name.rsplit("/", 1)[-1], settings.file):
-                return member.stream.read()
+        try:
+            for member in members(file.uri):
+                if not packed or fnmatchcase(member.name.rsplit("/", 1)[-1], settings.file):
+                    return member.stream.read()
+        except SampleError as error:
+            if not packed:
+                raise LabelError(
+                    "the label file cannot be read", where=f"[labels] file = {settings.file!r}", found=error.reason
+                ) from None
     try:
         return files.read_bytes(files.absolute(settings.file))
     except OSError:

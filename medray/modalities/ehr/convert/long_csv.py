@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import SampleError
+from medray.modalities.ehr.convert.csv_head import HEAD, Rest, check_names, column_names
 from medray.modalities.ehr.convert.csv_times import times
-from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, READ, ROWS, Drop, Subjects, Writer
+from medray.modalities.ehr.convert.csv_values import NOTHING_AS_CODE, NOTHING_OF_TOOLS, values
+from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, NOTE, READ, ROWS, Drop, Subjects, Writer
 from medray.modalities.ehr.convert.members import Member, Unit, broken_files, members
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
 
 BLOCK = 2**22
 ROWS_AT_ONCE = 65_536
 """Small files are mapped together."""
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_NO_NUMBER = r"(?i)^[+-]?(nan|inf|infinity)$"
 SUBJECT = "\0subject"
 
 
@@ -86,12 +86,19 @@ class CsvParser:
         """Text columns of one table to EVENT rows; what is dropped is counted."""
         block = block.combine_chunks()
         drop = _Drops(len(block))
-        subject, check = self._subjects(_cells(block, table.subject_column or SUBJECT), drop)
+        identifier = _cells(block, table.subject_column or SUBJECT)
+        subject, check = self._subjects(identifier, table, drop)
         code = pa.repeat(table.code, len(block)) if table.code_column is None else _cells(block, table.code_column)
-        drop(_true(pc.equal(code, "")), "no_code")
+        drop(_true(pc.is_in(code, pa.array(NOTHING_AS_CODE, pa.string()))), "no_code")
         drop(_true(pc.is_in(code, pa.array(table.drop_codes, pa.string()))), "by_rule")
-        time = self._times(table, block, code, drop)
-        code, number, words = _values(table, block, code, drop)
+        time, unsure = self._times(table, block, code, drop)
+        code, number, words = self._values(table, block, code, drop)
+        notes = {"clock_change": unsure, "two_digit_year": np.full(len(block), "%y" in table.time_format)}
+        if table.subject_column is not None:
+            notes["blanks_at_identifier"] = _true(pc.not_equal(_raw(block, table.subject_column), identifier))
+        for note, where in notes.items():
+            if count := int((where & (drop.why == 0)).sum()):
+                writer.count(table.name, NOTE + note, count)
         writer.count(table.name, READ, len(block))
         for reason, count in drop.counts():
             writer.count(table.name, reason, count)
@@ -115,7 +122,7 @@ class CsvParser:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=ROWS).filter(pa.array(drop.why == 0))
 
-    def _subjects(self, cells: pa.Array, drop: _Drops) -> tuple[np.ndarray, np.ndarray]:
+    def _subjects(self, cells: pa.Array, table: CsvTable, drop: _Drops) -> tuple[np.ndarray, np.ndarray]:
         """(N,) int64 ids and their checks; each identifier is keyed once per block."""
         words = cells.dictionary_encode()
         ids, bad = np.zeros((len(words.dictionary), 2), np.int64), np.zeros(len(words.dictionary), bool)
@@ -126,63 +133,50 @@ class CsvParser:
                 except Drop:
                     bad[place] = True
         indices = words.indices.to_numpy()
-        drop(_true(pc.equal(cells, "")), "no_subject")
+        drop(_nothing(cells, table), "no_subject")
         drop(bad[indices], "bad_subject")
         return ids[indices, 0], ids[indices, 1]
 
-    def _times(self, table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> pa.Array:
-        """(N,) timestamps in UTC, null = static."""
+    def _times(self, table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> tuple[pa.Array, np.ndarray]:
+        """(N,) timestamps in UTC, null = static, and (N,) bool: of an hour that clocks show twice or never."""
         static = _true(pc.is_in(code, pa.array(table.static_codes, pa.string())))
         if table.time_column is None:
-            return pa.nulls(len(block), pa.timestamp("us"))
+            return pa.nulls(len(block), pa.timestamp("us")), np.zeros(len(block), bool)
         cells = _cells(block, table.time_column)
-        found, wrong = times(cells, table)
-        empty = _true(pc.equal(cells, ""))
+        found, wrong, unsure = times(cells, table)
+        empty = _nothing(cells, table)
         if self.source.untimed == "drop":
             drop(empty & ~static, "no_time")
         drop(wrong & ~empty, "bad_time")
         at_origin = _true(pc.equal(found, pa.scalar(table.origin, pa.timestamp("us")))) | empty
-        return pc.if_else(pa.array(static & at_origin), pa.scalar(None, pa.timestamp("us")), found)
+        return pc.if_else(pa.array(static & at_origin), pa.scalar(None, pa.timestamp("us")), found), unsure
 
-
-def _values(table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """(code with prefix, value and unit; float32 numbers; large_string texts), each (N,)."""
-    nothing, no_text = pa.scalar(None, pa.float32()), pa.nulls(len(block), pa.large_string())
-    number = pa.nulls(len(block), pa.float32())
-    full = pc.binary_join_element_wise(table.code_prefix, code, "")
-    if table.value_column is not None:
-        cells = _cells(block, table.value_column)
-        empty = _true(pc.is_in(cells, pa.array(table.empty, pa.string())))
-        numeric = _true(pc.match_substring_regex(cells, _NUMBER))
-        # out of float32's range is infinite
-        number = pc.if_else(pa.array(numeric), cells, None).cast(pa.float64())
-        number = pa.array(number.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
-        unknown = np.zeros(len(block), bool)
-        for name, values in table.unknown.items():
-            same = pc.and_(pc.equal(code, name), pc.is_in(number, pa.array(values, pa.float64())))
-            unknown |= _true(same.fill_null(False))
-        drop(empty | unknown, "missing_value")
-        large = _true(pc.greater(pc.abs(number), 3.4028234e38).fill_null(False))
-        drop(large | _true(pc.match_substring_regex(cells, _NO_NUMBER)), "bad_value")
-        number = pc.if_else(pa.array(large), None, number).cast(pa.float32())
-        in_code = _true(pc.is_in(code, pa.array(table.value_in_code, pa.string())))
-        if table.text_values == "drop":
-            drop(~numeric & ~in_code, "text_value")
-        elif table.text_values == "code":
-            in_code = in_code | ~numeric
-        else:
-            no_text = pc.if_else(pa.array(~numeric & ~in_code), cells.cast(pa.large_string()), None)
-        full = pc.if_else(pa.array(in_code), pc.binary_join_element_wise(full, cells, "//"), full)
-        number = pc.if_else(pa.array(in_code), nothing, number)
-    if table.unit_column is not None:
-        units = _cells(block, table.unit_column)
-        full = pc.if_else(pc.equal(units, ""), full, pc.binary_join_element_wise(full, units, "//"))
-    return full, number, no_text
+    @staticmethod
+    def _values(table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """(code with prefix, value and unit; float32 numbers; large_string texts), each (N,)."""
+        number, text = pa.nulls(len(block), pa.float32()), pa.nulls(len(block), pa.large_string())
+        full = pc.binary_join_element_wise(table.code_prefix, code, "")
+        if table.value_column is not None:
+            cells = _cells(block, table.value_column)
+            found = values(cells, code, table)
+            for reason, where in found.dropped.items():
+                drop(where, reason)
+            full = pc.if_else(pa.array(found.in_code), pc.binary_join_element_wise(full, cells, "//"), full)
+            number, text = found.number, found.text
+        if table.unit_column is not None:
+            units = _cells(block, table.unit_column)
+            without = pa.array(_nothing(units, table))
+            full = pc.if_else(without, full, pc.binary_join_element_wise(full, units, "//"))
+        return full, number, text
 
 
 def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Table]:
-    """Blocks of text columns. Rows with another number of cells are counted and left out."""
+    """Blocks of text columns. Rows with another number of cells are counted and left out. Raises SampleError."""
     from pyarrow import csv
+
+    head = stream.read(HEAD)
+    names = column_names(head, table.delimiter, table.encoding)
+    check_names(names, table.columns)
 
     def wrong(row: csv.InvalidRow) -> str:
         writer.count(table.name, READ)
@@ -191,25 +185,54 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
 
     try:
         reader = csv.open_csv(
-            stream,  # type: ignore[arg-type]  # any binary file object
+            Rest(head, stream),  # type: ignore[arg-type]  # any binary file object
             read_options=csv.ReadOptions(block_size=BLOCK, encoding=table.encoding, use_threads=False),
             parse_options=csv.ParseOptions(
                 delimiter=table.delimiter, newlines_in_values=True, invalid_row_handler=wrong
             ),
             convert_options=csv.ConvertOptions(
-                include_columns=list(table.columns),
-                column_types=dict.fromkeys(table.columns, pa.string()),
-                strings_can_be_null=False,
+                column_types=dict.fromkeys((*names, *table.columns), pa.string()), strings_can_be_null=False
             ),
         )
         for batch in reader:
-            if len(batch):
-                yield pa.Table.from_batches([batch])
-    except KeyError:
+            if len(whole := _whole_rows(batch, table, writer)):
+                yield whole.select(list(table.columns))
+    except KeyError:  # names that Arrow reads in another way
         raise SampleError("bad_columns", f"expected the columns {', '.join(table.columns)}") from None
     except pa.ArrowInvalid as error:  # its message may quote the file
         empty = "Empty CSV" in str(error)
         raise SampleError("empty_file" if empty else "corrupt", "" if empty else "no CSV of this encoding") from None
+
+
+def _whole_rows(batch: pa.RecordBatch, table: CsvTable, writer: Writer) -> pa.Table:
+    """The rows without those of which a cell holds other rows, because a quote before them is not closed."""
+    lost = np.zeros(len(batch), bool)
+    for place, kind in enumerate(batch.schema.types):
+        if not pa.types.is_string(kind):
+            continue
+        for row in np.flatnonzero(_true(pc.match_substring(batch.column(place), "\n"))).tolist():
+            held = _rows_within(batch.column(place)[row].as_py(), batch.schema.names, table)
+            if held and not lost[row]:
+                lost[row] = True
+                writer.count(table.name, READ, held)
+                writer.count(table.name, "unclosed_quote", held)
+    return pa.Table.from_batches([batch]).filter(pa.array(~lost)) if lost.any() else pa.Table.from_batches([batch])
+
+
+def _rows_within(cell: str, names: list[str], table: CsvTable) -> int:
+    """How many rows of the source a cell has swallowed, its own included; 0 for a text of several lines. A line that is a
+    row has as many cells, with a subject, a code and a time that is one."""
+    lines = cell.splitlines()
+    return len(lines) if any(_is_row(line, names, table) for line in lines[1:]) else 0
+
+
+def _is_row(line: str, names: list[str], table: CsvTable) -> bool:
+    if line.count(table.delimiter) != len(names) - 1:
+        return False
+    cells = dict(zip(names, line.split(table.delimiter), strict=True))
+    told = [cells[name].strip() for name in (table.subject_column, table.code_column) if name]
+    when = cells[table.time_column].strip() if table.time_column else None
+    return bool(told) and all(told) and (when is None or not times(pa.array([when]), table).wrong[0])
 
 
 def _subject_of_name(name: str, table: CsvTable) -> str | None:
@@ -222,8 +245,17 @@ def _subject_of_name(name: str, table: CsvTable) -> str | None:
 
 def _cells(block: pa.Table, column: str) -> pa.Array:
     """A text column as one array, without spaces at its ends."""
+    return pc.utf8_trim_whitespace(_raw(block, column))
+
+
+def _raw(block: pa.Table, column: str) -> pa.Array:
     chunks = block.column(column).chunks
-    return pc.utf8_trim_whitespace(chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks))
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+
+
+def _nothing(cells: pa.Array, table: CsvTable) -> np.ndarray:
+    """(N,) bool: the cell stands for nothing."""
+    return _true(pc.is_in(cells, pa.array([*table.empty, *NOTHING_OF_TOOLS], pa.string())))
 
 
 def _true(column: pa.Array) -> np.ndarray:

@@ -35,6 +35,28 @@ def _pattern_with_a_group(pattern: str) -> str:
     return pattern
 
 
+_COUNTED = ("hh:mm", "seconds", "minutes", "hours", "days")
+_DIRECTIVE = re.compile(r"%([%aAbBdfHIjmMpSUwWyYzGuV])")
+
+
+def _time_format(text: str) -> str:
+    """`text` where it tells day and time without doubt. Raises ValueError."""
+    if text in ("iso", *_COUNTED):
+        return text
+    found = set(_DIRECTIVE.findall(text))
+    if not found or "%" in _DIRECTIVE.sub("", text):
+        names = " Names of zones (%Z) are ambiguous: take %z for offsets, or time_zone." if "%Z" in text else ""
+        raise ValueError(f"expected iso, {', '.join(_COUNTED)} or a strptime format such as %d.%m.%Y %H:%M.{names}")
+    month = "m" in found or found & {"b", "B"}
+    weekday = found & {"a", "A", "u", "w"}
+    day = (month and "d" in found) or "j" in found or (found & {"U", "W"} and weekday)
+    if not (found & {"Y", "y"} and day) and not ({"G", "V"} <= found and weekday):
+        raise ValueError("expected a whole date: year (%Y), month (%m or %b) and day (%d), or %Y and %j")
+    if ("I" in found) != ("p" in found):
+        raise ValueError("hours of twelve need both %I and %p; of twenty-four %H alone")
+    return text
+
+
 Zone = Annotated[str, AfterValidator(_known_zone)]
 Untimed = Literal["drop", "static"]
 
@@ -105,10 +127,12 @@ class CsvTable(BaseModel):
 
     time_column: str | None = None
     """None: every row is static."""
-    time_format: str = "iso"
-    """`iso`, a strptime format with %, or counted from `origin`: seconds, minutes, hours, days, or `hh:mm`."""
+    time_format: Annotated[str, AfterValidator(_time_format)] = "iso"
+    """`iso`, a strptime format with %, or counted from `origin`: seconds, minutes, hours, days, or `hh:mm`. %y is read as
+    1969 to 2068, and said. %f takes up to nine digits; times are cut to a microsecond."""
     time_zone: Zone = "UTC"
-    """Of times that name no zone. Where clocks go back, the first of two equal times; where they skip, the end."""
+    """Of times that name no zone. Where clocks go back, the first of two equal times; where they skip, the end; the
+    report says how many of both there are."""
     origin: datetime = datetime(2000, 1, 1)  # noqa: DTZ001 - UTC, as everything in MEDS
     """Where offsets count from, in UTC: one nominal date for all, when the source tells none."""
     static_codes: tuple[str, ...] = ()
@@ -126,8 +150,13 @@ class CsvTable(BaseModel):
     """Becomes part of the code: CODE//UNIT."""
     value_in_code: tuple[str, ...] = ()
     """Codes whose value is a category: CODE//VALUE."""
-    empty: tuple[str, ...] = ("", "NA", "N/A", "NULL", "null", "None")
-    """Cells that hold nothing."""
+    empty: tuple[str, ...] = ("", "NA", "N/A", "NULL", "null", "None", "\\N", "<NA>", "NaT")
+    """Cells that hold nothing: of subjects, times, values and units. Of codes only "" and what stands for null in every
+    language are: NA is sodium."""
+    decimal: Literal[".", ","] = "."
+    """The decimal mark of numbers. A number written with another one is a fault, never dropped by rule."""
+    thousands: Literal["", ",", ".", " ", "'"] = ""
+    """The mark between groups of three digits, where there is one."""
     unknown: dict[str, tuple[float, ...]] = {}
     """Numbers that mean "not known", per code: {Height = [-1]}."""
     text_values: Literal["drop", "code", "text"] = "drop"
@@ -137,9 +166,8 @@ class CsvTable(BaseModel):
     def _has_a_code(self) -> CsvTable:
         if (self.code is None) == (self.code_column is None):
             raise ValueError("a table needs either code_column or code")
-        known = ("iso", "hh:mm", "seconds", "minutes", "hours", "days")
-        if self.time_format not in known and "%" not in self.time_format:
-            raise ValueError(f"time_format: expected {', '.join(known)} or a strptime format such as %d.%m.%Y %H:%M")
+        if self.decimal == self.thousands:
+            raise ValueError("decimal and thousands are two different marks")
         if self.origin.tzinfo is not None:
             raise ValueError("origin is in UTC: leave its zone out")
         return self
@@ -151,7 +179,7 @@ class CsvTable(BaseModel):
 
     @property
     def relative(self) -> bool:
-        return self.time_format in ("hh:mm", "seconds", "minutes", "hours", "days")
+        return self.time_format in _COUNTED
 
 
 class CsvSource(_Source):
@@ -168,7 +196,8 @@ class CsvSource(_Source):
         return self
 
     keep_ids: bool = False
-    """Subject identifiers are integers that may be known: they become subject_id as they are."""
+    """Subject identifiers are integers that may be known: they become subject_id as they are. What is not written as a
+    64-bit integer is (1_23, 007, 7.0) is dropped as `bad_subject`, so that no two identifiers become one."""
 
     @property
     def known_only(self) -> bool:
@@ -219,4 +248,11 @@ class MedsLabels(BaseModel):
     hours: float = Field(default=0.0, ge=0)
     """Prediction time: so long after `after`."""
     after: Literal["first", "last"] | datetime = "first"
-    """The subject's first or last event that has a time, or one nominal date for all (a CSV's `origin`), in UTC."""
+    """The subject's first or last event that has a time and is neither birth nor death, or one nominal date for all (a
+    CSV's `origin`), in UTC. `last` is said: what comes last may be so because of the outcome."""
+
+    @model_validator(mode="after")
+    def _in_utc(self) -> MedsLabels:
+        if isinstance(self.after, datetime) and self.after.tzinfo is not None:
+            raise ValueError("after is in UTC: leave its zone out")
+        return self

@@ -1,0 +1,50 @@
+"""Which records a model may be asked about, by what an entry may see: [modality.select], and the bundle's vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medray.eligibility import Rule
+from medray.modalities.ehr.codes import CodeTable, code_hash
+from medray.modalities.ehr.meds import STATIC
+from medray.modalities.ehr.spec import EhrSpec
+from medray.modalities.ehr.usable import Usable
+
+UNKNOWN_CODES = "no event within the window has a code of the model's vocabulary"
+
+
+def refused(spec: EhrSpec, found: Usable, codes: CodeTable) -> dict[int, str]:
+    """Entry to why it is not eligible, for a person; holds the rule and nothing of the record."""
+    entries = len(found.prediction)
+    timed = found.time != STATIC
+    why: dict[int, str] = {}
+    for name, rule in spec.select.items():
+        if name == "codes":
+            good = _any(found.entry, _passing(rule, codes)[found.code], entries)
+        elif name == "events":
+            good = _each(rule, np.bincount(found.entry[timed], minlength=entries))
+        else:
+            good = _each(rule, found.years())
+        for i in np.flatnonzero(~good).tolist():
+            why.setdefault(i, f"{name}: [modality.select] asks for {rule}")
+    if spec.vocabulary is not None:
+        known = np.isin(codes.hashes, np.array([code_hash(each.code) for each in spec.vocabulary], np.uint64))
+        good = _any(found.entry, known[found.code] & timed, entries)
+        for i in np.flatnonzero(~good).tolist():
+            why.setdefault(i, UNKNOWN_CODES)
+    return why
+
+
+def _passing(rule: Rule, codes: CodeTable) -> np.ndarray:
+    """(codes,) bool"""
+    return np.array([rule.passes(name) for name in codes.names], bool)
+
+
+def _any(entry: np.ndarray, passes: np.ndarray, entries: int) -> np.ndarray:
+    """(E,) bool: one of the events of the entry passes."""
+    return np.bincount(entry[passes], minlength=entries) > 0
+
+
+def _each(rule: Rule, numbers: np.ndarray) -> np.ndarray:
+    """(E,) bool of (E,) numbers; NaN is not stated."""
+    return np.array([rule.passes(None if number != number else number) for number in numbers.tolist()], bool)

@@ -1,0 +1,59 @@
+"""Whom a bundle has seen: hashes of the pseudonyms of its train and validation subjects, in a file beside its weights.
+
+subjects.u64: little-endian uint64. First the hash of a fixed text under the `pseudonym_key` of the training, which tells
+whether two archives can be compared, then those of the subjects, ascending.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray import files
+from medray.manifests import own_subject, pseudonym
+from medray.shards import ShardSet, read_samples
+
+SEEN = "subjects.u64"
+_SPLITS = ("train", "validation")
+_KEY_CHECK = "medray: which key"
+
+
+def write_seen(uri: str, folder: str, key: bytes) -> None:
+    """The subjects of the train and validation shards in `folder`, to the bundle at `uri`."""
+    subjects: set[str] = set()
+    for split in _SPLITS:
+        for shard in ShardSet.open(folder).split(split):
+            subjects.update(_known(pa.Table.from_batches([read_samples(shard.uri, ["subject_id", "entry_id"])])))
+    numbers = [_number(pseudonym(_KEY_CHECK, key)), *sorted(map(_number, subjects))]
+    files.write_bytes(files.join(uri, SEEN), np.array(numbers, "<u8").tobytes())
+
+
+def seen(uri: str, rows: pa.Table, key: bytes) -> np.ndarray | None:
+    """(N,) bool: rows of entries (subject_id, entry_id) whose subject the bundle at `uri` was trained or validated on.
+
+    None: not known, because the bundle is from before this was kept, or its subjects were hashed under another key.
+    """
+    try:
+        held = np.frombuffer(files.read_bytes(files.join(uri, SEEN)), "<u8")
+    except FileNotFoundError:
+        return None
+    if not len(held) or held[0] != _number(pseudonym(_KEY_CHECK, key)):
+        return None
+    words = rows.column("subject_id").combine_chunks().dictionary_encode()
+    known = _known(rows)
+    hits = np.array([word in known and _number(word) in held[1:] for word in words.dictionary.to_pylist()], bool)
+    return hits[words.indices.to_numpy()]
+
+
+def _known(rows: pa.Table) -> set[str]:
+    """Subjects of the rows but those that are their entry itself: an equal path elsewhere is another patient."""
+    own = pa.array([own_subject(name) for name in rows.column("entry_id").to_pylist()])
+    named = pc.not_equal(rows.column("subject_id").combine_chunks(), own)
+    return set(rows.column("subject_id").filter(named).to_pylist())
+
+
+def _number(subject: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"medray seen\0{subject}".encode()).digest()[:8], "little")
