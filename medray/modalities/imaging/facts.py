@@ -21,6 +21,8 @@ from medray.modalities.imaging.series import Plane, Stack, placed, plane, stack
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
 """Of a part only, as the geometry of the entry is made of them: where its frames start, x y z of each (LPS, mm), or the
 first, the step and how many where they lie on a line; along and down of a frame; SpacingBetweenSlices."""
+LONGEST = 64
+"""Characters of a text (PS3.5 6.2: LO), values of a list."""
 PRECISION_MM = 3
 """Digits of lengths."""
 
@@ -135,8 +137,11 @@ def years(age: Any) -> float | None:
 
 
 def _rounded(value: Any) -> Fact:
+    """As a table holds it: floats to six digits, texts and lists no longer than any that the standard allows."""
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
+        return [_rounded(each) for each in value[:LONGEST]]
+    if isinstance(value, str):
+        return value[:LONGEST]
     return round(value, 6) if isinstance(value, float) else value
 
 
@@ -147,7 +152,7 @@ def _place(held: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
     spacing = frame_spacing(held[0])
     if spacing is not None:
         facts["spacing_mm"] = [round(each, 6) for each in spacing]
-    if not volumes:
+    if not volumes or (header.frames > 1 and not has_groups(header)):
         return facts
     turned = [plane(frame) for frame in held]
     first = turned[0]

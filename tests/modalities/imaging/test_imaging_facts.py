@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydicom.sr.codedict import codes
 
 from medray.eligibility import Refused, learnt, refused
-from medray.files import list_files
+from medray.files import File, list_files
 from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import parse
@@ -231,6 +231,38 @@ def test_what_is_malformed_is_not_stated(tmp_path):
     raw = encoded(heads(1, KVP="120")[0]).replace(b"120 ", b"many")
     found = facts_of(FLAT, tmp_path, raw)
     assert "KVP" not in found and found["Modality"] == "CT"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_headers_give_facts_that_a_table_can_hold(tmp_path, seed):
+    """Bytes changed at random in headers of four kinds: nothing is raised, and no fact is NaN or endless."""
+    rng = np.random.default_rng(seed)
+    own = [frame((0, 0, 2.0 * k), (1.0, 0.0), CTXRayDetailsSequence=item(KVP=100.0)) for k in range(4)]
+    made = [
+        encoded(enhanced(np.zeros((4, 4, 6), np.int16), own, SpiralPitchFactor=1.5)),
+        encoded(heads(1, SpiralPitchFactor=1.5)[0], "implicit"),
+        encoded(heads(1, SpiralPitchFactor=1.5)[0], "big"),
+        encoded(heads(1, SpiralPitchFactor=1.5)[0], "bare"),
+    ]
+    spec = ImagingSpec(size=(2, 4, 6), select={"SpiralPitchFactor": {"min": 0}, "SeriesDescription": "x"}).open()
+    path = tmp_path / "x.dcm"
+    for _ in range(150):
+        raw = bytearray(made[rng.integers(len(made))])
+        for at in rng.integers(132 if raw[128:132] == b"DICM" else 0, len(raw) - 200, 4):
+            raw[at] = rng.integers(256)
+        path.write_bytes(raw)
+        for part in spec.scan(File(str(path), len(raw), 1), str(tmp_path)):
+            if part.facts is not None:
+                assert len(json.dumps(part.facts, allow_nan=False)) < 3000
+                json.dumps(spec.describe([part.facts]), allow_nan=False)
+
+
+def test_numbers_that_are_none_and_frames_that_cannot_be_are_not_stated(tmp_path):
+    spec = ImagingSpec(size=(4, 6), select={"SpiralPitchFactor": {"min": 0}})
+    assert "SpiralPitchFactor" not in facts_of(spec, tmp_path, heads(1, SpiralPitchFactor=float("nan"))[0])
+    made = enhanced(np.zeros((1, 4, 6), np.int16), [frame((0, 0, 0), (1.0, 0.0))], NumberOfFrames=2_000_000_000)
+    del made.PerFrameFunctionalGroupsSequence
+    assert "slices" not in imaging_facts.of_file(parse(encoded(made)), (), volumes=True)
 
 
 def test_an_age_is_in_years_and_names_nobody(tmp_path):
