@@ -15,7 +15,7 @@ from medray.modalities.imaging.dicom import frame_spacing
 from medray.modalities.imaging.frames import Frame, described, frame_types, frames, has_groups, items, stated
 from medray.modalities.imaging.header import Header
 from medray.modalities.imaging.keywords import DICOM_FACTS, asked
-from medray.modalities.imaging.objects import kind
+from medray.modalities.imaging.objects import is_mosaic, kind
 from medray.modalities.imaging.series import Plane, Stack, placed, plane, stack
 
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
@@ -71,9 +71,9 @@ def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, F
         value = _quiet(header, keyword)
         if value is not None:
             facts[keyword] = value
-    if kind(header.sop_class) or (header.frames > 1 and not volumes):
-        return facts
     try:
+        if kind(header.sop_class) or is_mosaic(header) or (header.frames > 1 and not volumes):
+            return facts
         return facts | _place(frames(header), volumes)
     except SampleError:
         return facts

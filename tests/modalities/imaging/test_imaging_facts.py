@@ -452,7 +452,6 @@ def test_of_a_mixed_archive_a_ct_head_model_is_asked_about_ct_heads_and_nothing_
     assert reasons == {
         "segmentation": counts["segmentation"],
         "report": counts["structured report"],
-        "unsupported": counts["MR mosaic"],
     }
 
 
