@@ -98,6 +98,8 @@ def idx_array(raw: bytes) -> np.ndarray:
     need, have = int(np.prod(shape)) * dtype.itemsize, len(raw) - start
     if have < need:
         raise SampleError("truncated", f"{have} of {need} bytes of values")
+    if any(raw[start + need :]):
+        raise SampleError("corrupt", f"{have} bytes of values; the lengths make {need}")
     values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape)
     return values if dtype.isnative or dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
 
@@ -106,8 +108,10 @@ def is_idx(head: bytes) -> bool:
     """The first bytes are an idx header of 1 to 5 axes of plausible lengths."""
     if len(head) < 8 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or not 1 <= head[3] <= 5:
         return False
-    lengths = np.frombuffer(head[4 : 4 + 4 * head[3]], ">u4")
-    return len(lengths) == head[3] and bool((lengths > 0).all()) and float(np.prod(lengths.astype(float))) < 2**40
+    if len(head) < 4 + 4 * head[3]:
+        return False
+    lengths = np.frombuffer(head, ">u4", head[3], 4)
+    return bool((lengths > 0).all()) and float(np.prod(lengths.astype(float))) < 2**40
 
 
 def idx_labels_uri(uri: str) -> str | None:

@@ -6,11 +6,12 @@ parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ─
 from __future__ import annotations
 
 import numpy as np
+from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
 from medray.modalities.imaging.encapsulated import Cells, decoded_frames
 from medray.modalities.imaging.frames import Frame, Group, frames
-from medray.modalities.imaging.header import Header, check, native_bytes, parse
+from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.lookup import palette
 from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
@@ -106,9 +107,9 @@ def stored_bits(frame: Cells, header: Header) -> np.ndarray:
         if (cells & cells.dtype.type((1 << below) - 1)).any() and _top(cells) < 1 << bits:
             raise SampleError("corrupt", f"HighBit {high} with BitsStored {bits}, but values in the lowest {bits} bits")
         cells = cells >> below
-    if not header.signed and _top(cells) < 1 << bits:
-        return cells
-    return _signed(cells & cells.dtype.type((1 << bits) - 1), bits, header)
+    if header.signed:
+        return _signed(cells, bits, header)
+    return cells if _top(cells) < 1 << bits else cells & cells.dtype.type((1 << bits) - 1)
 
 
 def _top(cells: np.ndarray) -> int:
@@ -120,15 +121,22 @@ def _signed(cells: np.ndarray, bits: int, header: Header) -> np.ndarray:
     if not header.signed:
         return cells
     container = cells.dtype.itemsize * 8
-    if bits == container:
-        return cells.view(f"i{cells.dtype.itemsize}")
-    return (cells << (container - bits)).view(f"i{cells.dtype.itemsize}") >> (container - bits)
+    values = cells.view(f"i{cells.dtype.itemsize}")
+    if bits == container or (-(1 << bits - 1) <= values.min() and values.max() < 1 << bits - 1):
+        return values
+    return (values << (container - bits)) >> (container - bits)
 
 
 def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """YBR_FULL (…, 3) of so many bits to R G B of the same dtype, rounded (PS3.3 C.7.6.3.1.2, BT.601 full range)."""
+    """YBR_FULL (…, 3) of so many bits to R G B of the same dtype, rounded (PS3.3 C.7.6.3.1.2, BT.601 full range).
+
+    Of 8 bits by pydicom, of others, which it does not convert, by the same formula with chroma's middle at 2^(bits−1).
+    """
+    if bits == 8 and pixels.dtype == np.uint8:
+        with reading("colour conversion"):
+            return convert_color_space(pixels, "YBR_FULL", "RGB")
     middle, top = 1 << bits - 1, (1 << bits) - 1
-    values = pixels.astype(np.float32 if bits <= 8 else np.float64)
+    values = pixels.astype(np.float64)
     luma, blue, red = values[..., 0], values[..., 1] - middle, values[..., 2] - middle
     green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
     found = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1)

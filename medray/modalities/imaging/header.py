@@ -100,7 +100,10 @@ class Header:
             raise SampleError("corrupt", f"{keyword} is not a number") from None
 
     def number(self, keyword: str, default: int) -> int:
+        """A whole number. Raises SampleError `corrupt` for another one."""
         value = self.get(keyword)
+        if value is not None and value != int(value):
+            raise SampleError("corrupt", f"{keyword} is no whole number")
         return default if value is None else int(value)
 
     @property

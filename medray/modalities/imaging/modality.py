@@ -254,10 +254,11 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     """Any real array as float32. Raises SampleError `bad_values` for NaN and infinite values, for numbers beyond the
     range of float32, and for whole numbers that it cannot hold (beyond 2^24): nothing is rounded to another integer.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         found = values.astype(np.float32, copy=False)
+        total = found.sum(dtype=np.float64)
     if values.dtype.kind == "f":
-        if not np.isfinite(found.sum(dtype=np.float64)):
+        if not np.isfinite(total):
             lost = int((~np.isfinite(found)).sum())
             raise SampleError("bad_values", f"{lost} values are NaN, infinite or beyond the range of float32")
     elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:

@@ -91,11 +91,12 @@ def _reading() -> Iterator[None]:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.orientations import OrientationError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     log = logging.getLogger("nibabel.global")
     silent, log.disabled = log.disabled, True
     try:
-        with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError):
+        with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError, WrapStructError):
             yield
     finally:
         log.disabled = silent
@@ -115,6 +116,8 @@ def _described(raw: bytes) -> tuple[Any, tuple[int, int, int], np.dtype, int]:
         from nibabel.nifti2 import Nifti2Image
 
         kind = Nifti2Image if raw[4:8] == b"n+2\0" else Nifti1Image
+        if len(raw) < kind.header_class.sizeof_hdr:
+            raise SampleError("truncated", f"a NIfTI file of {len(raw)} bytes, which ends within its header")
         header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=True)
         shape = [int(n) for n in header.get_data_shape()]
         start = int(header.get_data_offset())
@@ -146,8 +149,9 @@ def _affine(header: Any) -> np.ndarray:
     if sform is None and qform is None:
         raise SampleError("bad_geometry", "neither qform nor sform: which side is left is not said")
     affine = np.asarray(qform if sform is None else sform, float)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or min(lengths) == 0:
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite([*affine.ravel(), *lengths]).all() or min(lengths) == 0:
         raise SampleError("bad_geometry", "an affine that is no place of voxels")
     sizes = np.asarray(header["pixdim"][1:4], float)
     stated = np.isfinite(sizes) & (sizes != 0)

@@ -12,12 +12,16 @@ import numpy as np
 from medray.errors import SampleError
 from medray.modalities.imaging.image import Image, decoding
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF begins; with + it is BigTIFF, of 64-bit offsets."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """PhotometricInterpretation (TIFF 6.0, section 8)."""
 ASSOCIATED, UNASSOCIATED = 1, 2
 """ExtraSamples: alpha that is multiplied into the colours already, or not."""
 SAMPLE_FORMATS = {1: "u", 2: "i", 3: "f"}
 JPEG_IN_TIFF = 7
+TIFF_TAGS = (256, 257, 258, 259, 262, 274, 277, 284, 320, 338, 339)
+"""Width, length, bits, compression, photometric interpretation, orientation, samples, planes, colours, extra, formats."""
 TURNS = {
     1: lambda values: values,
     2: lambda values: values[:, ::-1],
@@ -40,7 +44,7 @@ def read_picture(raw: bytes) -> Image:
     import PIL.Image
 
     try:
-        if raw[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if raw[:4] in TIFF:
             return _tiff(raw)
         if raw[:8] == b"\x89PNG\r\n\x1a\n" and raw[24:25] == b"\x10":
             return _deep_png(raw)
@@ -135,42 +139,43 @@ def _tiff(raw: bytes) -> Image:
     import PIL.Image
 
     tags = _tiff_tags(raw)
-    photometric = tags.get(262)
-    if photometric is None:
-        raise SampleError("corrupt", "a TIFF without its photometric interpretation")
-    samples = int(tags.get(277, 1))
-    bits = {int(each) for each in _numbers(tags.get(258, 1))}
-    if photometric == PALETTE:
-        colors = np.asarray(_numbers(tags.get(320, ())))
-        if ((colors & 0xFF != 0) & (colors & 0xFF != colors >> 8)).any():
-            raise SampleError("unsupported", "a TIFF palette with entries of more than 8 bits")
-        return _by_pillow(raw)
-    if (bits == {1} and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)) or (
-        photometric == YCBCR and tags.get(259) == JPEG_IN_TIFF and bits == {8}
-    ):
+    bits, photometric = set(tags.get(258, (1,))), tags[262][0]
+    if _for_pillow(tags, bits, photometric):
         return _by_pillow(raw)
     if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or not bits <= {8, 16, 32, 64} or len(bits) != 1:
         raise SampleError("unsupported", f"a TIFF of photometric interpretation {photometric}, {sorted(bits)} bits")
-    formats = {int(each) for each in _numbers(tags.get(339, 1))}
+    samples, extra, formats = tags.get(277, (1,))[0], tags.get(338, ()), set(tags.get(339, (1,)))
+    if len(formats) != 1 or not formats <= SAMPLE_FORMATS.keys():
+        raise SampleError("unsupported", f"a TIFF with samples of formats {sorted(formats)}")
     colors = 3 if photometric == RGB else 1
-    extra = _numbers(tags.get(338, ()))
-    if len(formats) != 1 or not formats <= SAMPLE_FORMATS.keys() or samples != colors + len(extra):
-        raise SampleError("unsupported", f"a TIFF of {samples} samples a pixel, formats {sorted(formats)}")
-    if len(extra) > 1 or (extra and extra[0] not in (ASSOCIATED, UNASSOCIATED)):
-        raise SampleError("unsupported", "a TIFF with samples that are neither colour nor alpha")
-    size = (int(tags.get(257, 0)), int(tags.get(256, 0)))
+    if samples != colors + len(extra) or len(extra) > 1 or not {*extra} <= {ASSOCIATED, UNASSOCIATED}:
+        raise SampleError("unsupported", f"a TIFF of {samples} samples a pixel that are not only colour and alpha")
+    size = (tags[257][0], tags[256][0])
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and size[0] * size[1] > 2 * limit:
         raise SampleError("unsupported", "a picture of more pixels than Pillow's limit against bombs")
     with decoding("picture"):
         values = imagecodecs.tiff_decode(raw)
-    if tags.get(284) == 2 and samples > 1:  # each sample is a plane of its own
+    if samples == 1:
+        values = values[..., None]
+    elif tags.get(284) == (2,):  # each sample is a plane of its own
         values = np.moveaxis(values, 0, -1)
-    values = values.reshape(*values.shape, 1) if samples == 1 else values
     kind = f"{SAMPLE_FORMATS[formats.pop()]}{bits.pop() // 8}"
     if values.shape != (*size, samples) or values.dtype != np.dtype(kind):
         raise SampleError("corrupt", f"a TIFF read as {values.dtype} {list(values.shape)}; its tags say {kind} {size}")
-    return _image(_turned(_tiff_colors(values, photometric, extra), int(tags.get(274, 1))))
+    return _image(_turned(_tiff_colors(values, photometric, extra), tags.get(274, (1,))[0]))
+
+
+def _for_pillow(tags: dict[int, tuple[int, ...]], bits: set[int], photometric: int) -> bool:
+    """What Pillow reads right. Raises SampleError `unsupported` for a palette that it would cut."""
+    if photometric == PALETTE:
+        colors = np.asarray(tags.get(320, ()), np.int64)
+        if ((colors & 0xFF != 0) & (colors & 0xFF != colors >> 8)).any():
+            raise SampleError("unsupported", "a TIFF palette with entries of more than 8 bits")
+        return True
+    if bits == {1}:
+        return photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+    return photometric == YCBCR and tags.get(259) == (JPEG_IN_TIFF,) and bits == {8}
 
 
 def _tiff_colors(values: np.ndarray, photometric: int, extra: tuple[int, ...]) -> np.ndarray:
@@ -191,13 +196,13 @@ def _tiff_colors(values: np.ndarray, photometric: int, extra: tuple[int, ...]) -
     return over_black(values[..., :-1], values[..., -1:])
 
 
-def _tiff_tags(raw: bytes) -> Any:
-    """The tags of the one page. Raises SampleError."""
+def _tiff_tags(raw: bytes) -> dict[int, tuple[int, ...]]:
+    """Those of TIFF_TAGS that the one page has: whole numbers. Raises SampleError."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     with decoding("picture"):
         stream = io.BytesIO(raw)
-        tags = ImageFileDirectory_v2(raw[:16] if raw[2:4] in (b"+\0", b"\0+") else raw[:8])
+        tags = ImageFileDirectory_v2(raw[:16] if raw[:4] in TIFF[2:] else raw[:8])
         first = tags.next
         stream.seek(first)
         tags.load(stream)
@@ -205,14 +210,18 @@ def _tiff_tags(raw: bytes) -> Any:
             raise SampleError("truncated", "a TIFF that ends within its tags")
         if tags.next:
             raise SampleError("unsupported", f"{_pages(raw, tags.next)} pages in one file; expected one image")
-        return dict(tags)
+        found = {tag: _numbers(tags[tag]) for tag in TIFF_TAGS if tag in tags}
+    missing = {256, 257, 262} - {tag for tag, numbers in found.items() if numbers}
+    if missing:
+        raise SampleError("corrupt", f"a TIFF without its tags {sorted(missing)}")
+    return found
 
 
 def _pages(raw: bytes, second: int) -> int:
     """How many pages a TIFF has whose second begins at `second`."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    head = raw[:16] if raw[2:4] in (b"+\0", b"\0+") else raw[:8]
+    head = raw[:16] if raw[:4] in TIFF[2:] else raw[:8]
     stream, seen, at = io.BytesIO(raw), {0}, second
     while at and at not in seen:
         seen.add(at)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from medray.errors import SampleError
 from medray.files import File, exists, read_bytes, relative
 from medray.manifests import Part, digest
-from medray.modalities.imaging import arrays, facts, nifti
+from medray.modalities.imaging import arrays, facts, nifti, pictures
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name
 from medray.modalities.imaging.keywords import asked
@@ -35,7 +35,7 @@ def sniff(raw: bytes) -> str:
     """ "dicom", "picture", "nifti", "npz", "idx" or "" by the first bytes."""
     if raw[128:132] == b"DICM":
         return "dicom"
-    if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")):
+    if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *pictures.TIFF)):
         return "picture"
     if raw[:2] == b"BM" and int.from_bytes(raw[2:6], "little") == len(raw):
         return "picture"

@@ -36,8 +36,8 @@ def real_world(
     """
     padding = _padding(pixels, header)
     slope, intercept, unit = _rescale(header if scaling is None else scaling)
-    given = slope is not None
     a, b = (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
+    given = (a, b) != (1.0, 0.0)
     low, high = _stored_range(header, pixels)
     if scaling is None and _has_modality_lut(header):
         if (a, b) != (1.0, 0.0):
@@ -111,8 +111,10 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
     )
     values = pixels.astype(np.float32 if exact else np.float64)
-    values *= slope
-    values += intercept
+    if slope != 1:
+        values *= slope
+    if intercept != 0:
+        values += intercept
     with np.errstate(over="ignore"):  # infinite values are refused where the image takes its shape
         return values.astype(np.float32, copy=False)
 

@@ -92,7 +92,7 @@ class Synthetic:
     mirrored: tuple[float, float] | None
     """MONOCHROME1 without a unit: the least and the greatest value that the transform can give."""
     tolerance: int
-    """0, or how far a lossy frame may be from what was written."""
+    """0, or how far a lossy frame may be from what was written; 1 for YBR, whose conversion may be in float32."""
 
 
 def recipes() -> Iterator[Recipe]:
@@ -217,7 +217,9 @@ def make(recipe: Recipe) -> Synthetic:
         _shown(stored, recipe, colors),
         real,
         mirrored,
-        {BASELINE: 8, EXTENDED: 8 if recipe.stored == 8 else 16}.get(recipe.syntax, 0),
+        {BASELINE: 8, EXTENDED: 8 if recipe.stored == 8 else 16}.get(
+            recipe.syntax, int(recipe.photometric == "YBR_FULL")
+        ),
     )
 
 
@@ -403,7 +405,9 @@ def _shown(stored: np.ndarray, recipe: Recipe, colors: np.ndarray | None) -> np.
         return stored
     y, cb, cr = (stored[..., k].astype(np.float64) for k in range(3))  # ITU-R BT.601, full range
     cb, cr = cb - (1 << recipe.stored - 1), cr - (1 << recipe.stored - 1)
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136286 * cb - 0.714136286 * cr, y + 1.772 * cb], axis=-1)
+    rgb = np.stack(
+        [y + 1.402 * cr, y - 0.114 * 1.772 / 0.587 * cb - 0.299 * 1.402 / 0.587 * cr, y + 1.772 * cb], axis=-1
+    )
     return np.clip(np.floor(rgb + 0.5), 0, (1 << recipe.stored) - 1).astype(np.int64)
 
 
@@ -433,4 +437,5 @@ def _has_unit(recipe: Recipe) -> bool:
     unit = "US" if recipe.rescale == "lut" else recipe.rescale[2] if isinstance(recipe.rescale, tuple) else None
     if recipe.modality in ("CT", "PT", "NM") or unit not in (None, "US"):
         return True
-    return recipe.rescale is not None and unit is None and recipe.modality not in ("CR", "DX")
+    identity = recipe.rescale is None or recipe.rescale[:2] == (1.0, 0.0)
+    return not identity and unit is None and recipe.modality not in ("CR", "DX")

@@ -13,6 +13,7 @@ from medray.modalities.imaging import arrays
 from medray.modalities.imaging.arrays import ArrayCache
 from medray.modalities.imaging.modality import conform
 from medray.modalities.imaging.pictures import read_picture
+from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -153,3 +154,17 @@ def test_a_number_that_float32_cannot_hold_is_refused_and_never_rounded(tmp_path
     with pytest.raises(SampleError) as caught:
         row_of(tmp_path / "a.npz", values, volumes=False)
     assert caught.value.reason == "bad_values"
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_a_file_that_ends_within_an_idx_header_is_of_no_known_format(length):
+    whole = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 4])
+    assert sniff(whole) == "idx" and sniff(whole[: 7 + length]) == ""
+
+
+def test_values_beyond_the_lengths_of_an_idx_file_are_a_contradiction():
+    whole = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 4])
+    assert arrays.idx_array(whole + bytes(20)).shape == (1, 4, 4)
+    with pytest.raises(SampleError) as caught:
+        arrays.idx_array(whole + bytes(range(20)))
+    assert caught.value.reason == "corrupt"

@@ -319,3 +319,17 @@ def test_no_value_of_the_pixel_description_raises_anything_but_a_sample_error(ke
             assert len(parts) == 1
             with contextlib.suppress(SampleError):
                 assert dicom.read_image(path.read_bytes()).values.size
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_files_are_read_or_refused_with_a_reason_and_raise_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    recipes = list(synthetic_dicom.recipes())[seed::40]
+    for raw in (synthetic_dicom.make(recipe).raw for recipe in recipes):
+        start = parse(raw).start
+        for first, last in ((132, start), (start - 100, start + 90), (start, len(raw))):
+            hurt = bytearray(raw)
+            for at in rng.integers(max(132, first), min(last, len(raw)), 3):
+                hurt[at] = rng.integers(256)
+            with contextlib.suppress(SampleError):
+                assert dicom.read_image(bytes(hurt)).values.size

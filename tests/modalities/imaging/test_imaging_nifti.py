@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import struct
 
 import nibabel
@@ -220,6 +221,14 @@ def test_analyze_and_pairs_are_told_by_name(order, magic):
     assert caught.value.reason == "unsupported"
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_file_that_ends_within_its_header_is_truncated(kind):
+    raw = nifti(kind=kind)
+    whole = kind.header_class.sizeof_hdr
+    assert {reason(raw[:length]) for length in (whole - 1, whole, whole + 4)} <= {"truncated", "unsupported"}
+    assert reason(raw[:whole]) == "truncated"
+
+
 def test_a_zipped_file_is_the_same_file():
     assert np.array_equal(read_nifti(gzip.compress(nifti())).values, read_nifti(nifti()).values)
 
@@ -236,3 +245,18 @@ def test_damaged_headers_are_refused_or_read_and_nothing_is_printed(seed, capfd,
         except SampleError as error:
             assert error.reason in ("corrupt", "unsupported", "truncated", "bad_geometry")
     assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+def test_all_48_ways_that_axes_can_run_give_the_volume_that_nibabel_gives(axes):
+    """nibabel's closest canonical volume runs to the right, the front and the head; ours to the left, the back, the head."""
+    for signs in itertools.product((-1, 1), repeat=3):
+        affine = np.zeros((4, 4))
+        for column, (row, sign) in enumerate(zip(axes, signs, strict=True)):
+            affine[row, column] = sign * (2 + column)
+        affine[:, 3] = 5, -6, 7, 1
+        raw = nifti(affine=affine, scl_slope=0.5, scl_inter=-3)
+        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image.from_bytes(raw))
+        read = read_nifti(raw)
+        assert np.array_equal(read.values, canonical.get_fdata()[::-1, ::-1].transpose(2, 1, 0))
+        assert read.spacing_mm == canonical.header.get_zooms()[::-1]

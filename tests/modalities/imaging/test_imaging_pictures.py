@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -13,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from medray.errors import SampleError
 from medray.modalities.imaging.pictures import read_picture
+from medray.modalities.imaging.scan import sniff
 
 rng = np.random.default_rng(2)
 DEEP = rng.integers(0, 65536, (9, 8, 4)).astype(np.uint16)
@@ -193,6 +195,11 @@ def test_a_compressed_tiff_and_one_in_tiles_are_read():
     assert np.array_equal(values(raw), DEEP[..., :3])
 
 
+def test_a_big_tiff_is_read():
+    raw = saved(Image.fromarray(DEEP[..., 0]), big_tiff=True)
+    assert raw[:4] == b"II+\0" and sniff(raw) == "picture" and np.array_equal(values(raw), DEEP[..., 0])
+
+
 def test_a_jpeg_in_a_tiff_and_a_palette_are_read_as_pillow_has_them():
     smooth = np.stack([np.tile(np.linspace(0, 250, 32), (32, 1)).astype(np.uint8)] * 3, -1)
     raw = saved(Image.fromarray(smooth), compression="jpeg", quality=95)
@@ -206,3 +213,20 @@ def test_a_tiff_cut_short_is_refused():
     raw = tiff(DEEP[..., :3], 2)
     assert reason(raw[:-40]) in ("corrupt", "truncated")
     assert reason(raw[:60]) in ("corrupt", "truncated")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_pictures_are_read_or_refused_with_a_reason_and_raise_nothing_else(seed):
+    local = np.random.default_rng(seed)
+    whole = [
+        png(DEEP[..., :3], 2),
+        tiff(DEEP, 2, extra=(2,)),
+        tiff(DEEP[..., :1], 0, order=">"),
+        saved(Image.fromarray(DEEP[..., 0])),
+    ]
+    for raw in whole * 20:
+        hurt = bytearray(raw)
+        for at in local.integers(8, min(len(raw), 300), 3):
+            hurt[at] = local.integers(256)
+        with contextlib.suppress(SampleError):
+            assert read_picture(bytes(hurt)).values.ndim in (2, 3)

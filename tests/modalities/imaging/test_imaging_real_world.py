@@ -43,7 +43,7 @@ def test_hounsfield_units_of_a_monochrome1_ct_are_those_that_pydicom_gives(dicom
     ("CT", {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}, False),
     ("PT", {}, False),
     ("NM", {}, False),
-    ("MR", {"RescaleSlope": 1, "RescaleIntercept": 0}, False),
+    ("MR", {"RescaleSlope": 1, "RescaleIntercept": 0}, True),
     ("MR", {}, True),
     ("US", {}, True),
     ("OT", {}, True),
@@ -58,6 +58,11 @@ def test_only_a_picture_without_a_unit_is_mirrored(dicom_bytes, modality, rescal
     found = values(dicom_bytes, modality=modality, **rescale)
     assert found == ([[4095, 4094], [612, 0]] if mirrored else STORED.tolist())
     assert values(dicom_bytes, modality=modality, photometric="MONOCHROME2", **rescale) == STORED.tolist()
+
+
+@pytest.mark.parametrize("modality, found", [("MR", [[3, 5], [6969, 8193]]), ("CR", [[8193, 8191], [1227, 3]])])
+def test_a_rescale_of_no_stated_type_is_a_quantity_except_of_a_radiograph(dicom_bytes, modality, found):
+    assert values(dicom_bytes, modality=modality, RescaleSlope=2, RescaleIntercept=3) == found
 
 
 def test_a_radiograph_is_mirrored_after_its_rescale(dicom_bytes):
