@@ -67,7 +67,7 @@ def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, F
     What is malformed is not stated: a reader finds out where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
-    for keyword in (*DICOM_FACTS, *asked(select)):
+    for keyword in (*DICOM_FACTS, *asked(tuple(select))):
         value = _quiet(header, keyword)
         if value is not None:
             facts[keyword] = value
