@@ -131,7 +131,7 @@ def walk(raw: bytes, also: frozenset[int] = frozenset()) -> Elements | None:
             return None
         implicit, little = _ENCODINGS.get(syntax, (False, True))
         values: dict[int, bytes] = {}
-        at = _walk(raw, at, implicit, little, values, WANTED | also, last=0x7FE00007)
+        at = _walk(raw, at, implicit, little, values, WANTED | also if also else WANTED, last=0x7FE00007)
     except (_Odd, struct.error, UnicodeDecodeError, RecursionError):
         return None
     media_class = meta.get(0x00020002, b"").rstrip(b"\0 ").decode("ascii", "replace")

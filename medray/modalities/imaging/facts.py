@@ -15,12 +15,14 @@ from medray.modalities.imaging.dicom import frame_spacing
 from medray.modalities.imaging.frames import Frame, described, frame_types, frames, has_groups, items, stated
 from medray.modalities.imaging.header import Header
 from medray.modalities.imaging.keywords import DICOM_FACTS, asked
-from medray.modalities.imaging.objects import kind
+from medray.modalities.imaging.objects import is_mosaic, kind
 from medray.modalities.imaging.series import Plane, Stack, placed, plane, stack
 
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
 """Of a part only, as the geometry of the entry is made of them: where its frames start, x y z of each (LPS, mm), or the
 first, the step and how many where they lie on a line; along and down of a frame; SpacingBetweenSlices."""
+LONGEST = 64
+"""Characters of a text (PS3.5 6.2: LO), values of a list."""
 PRECISION_MM = 3
 """Digits of lengths."""
 
@@ -65,13 +67,13 @@ def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, F
     What is malformed is not stated: a reader finds out where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
-    for keyword in (*DICOM_FACTS, *asked(select)):
+    for keyword in (*DICOM_FACTS, *asked(tuple(select))):
         value = _quiet(header, keyword)
         if value is not None:
             facts[keyword] = value
-    if kind(header.sop_class) or (header.frames > 1 and not volumes):
-        return facts
     try:
+        if kind(header.sop_class) or is_mosaic(header) or (header.frames > 1 and not volumes):
+            return facts
         return facts | _place(frames(header), volumes)
     except SampleError:
         return facts
@@ -135,8 +137,11 @@ def years(age: Any) -> float | None:
 
 
 def _rounded(value: Any) -> Fact:
+    """As a table holds it: floats to six digits, texts and lists no longer than any that the standard allows."""
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
+        return [_rounded(each) for each in value[:LONGEST]]
+    if isinstance(value, str):
+        return value[:LONGEST]
     return round(value, 6) if isinstance(value, float) else value
 
 
@@ -147,7 +152,7 @@ def _place(held: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
     spacing = frame_spacing(held[0])
     if spacing is not None:
         facts["spacing_mm"] = [round(each, 6) for each in spacing]
-    if not volumes:
+    if not volumes or (header.frames > 1 and not has_groups(header)):
         return facts
     turned = [plane(frame) for frame in held]
     first = turned[0]

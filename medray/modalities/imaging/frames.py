@@ -6,6 +6,7 @@ and groups of each frame's own; what is in neither is looked up at the top level
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def decoded(value: bytes, vr: str, one: bool, little: bool, character_set: bytes
         if len(value) < size:
             raise ValueError(f"{vr} of {len(value)} bytes")
         numbers = struct.unpack(f"{'<' if little else '>'}{count}{_BINARY[vr]}", value[: count * size])
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("not a finite number")
         return numbers[0] if one else list(numbers)
     parts = [part.strip(" \0") for part in _text(value, character_set).split("\\")]
     if not any(parts):
@@ -67,7 +70,7 @@ def decoded(value: bytes, vr: str, one: bool, little: bool, character_set: bytes
 
 def _number(text: str) -> float:
     number = float(text)
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise ValueError("not a finite number")
     return number
 
@@ -193,7 +196,10 @@ def frames(header: Header) -> list[Frame]:
     own = items(header, "PerFrameFunctionalGroupsSequence")
     if own and len(own) != header.frames:
         raise SampleError("corrupt", f"{header.frames} frames, but {len(own)} frame descriptions")
-    return [Frame(header, each, shared[0] if shared else {}) for each in own or [{}] * header.frames]
+    if header.frames > len(header.raw):
+        raise SampleError("corrupt", f"{header.frames} frames in {len(header.raw)} bytes")
+    common = shared[0] if shared else {}
+    return [Frame(header, each, common) for each in own] or [Frame(header, {}, common)] * header.frames
 
 
 def frame_types(header: Header) -> Iterable[list[str]]:

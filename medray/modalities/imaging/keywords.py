@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from medray.eligibility import INDEXED
 
@@ -94,7 +95,8 @@ def _nearest(keyword: str) -> str:
     return f"; did you mean {known[near[0]]}?" if near else ""
 
 
-def asked(names: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=64)
+def asked(names: tuple[str, ...]) -> tuple[str, ...]:
     """The DICOM keywords among names of rules that are not kept of every file anyway, sorted."""
     bases = {indexed[1] if (indexed := INDEXED.fullmatch(name)) else name for name in names}
     return tuple(sorted(bases - {*FACTS}))

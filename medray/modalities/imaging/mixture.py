@@ -22,13 +22,16 @@ class Attribute(NamedTuple):
     of: Callable[[Frame], Any]
     """The value of a frame, hashable; None where it is not stated, which is a value of its own."""
 
+    def value(self, frame: Frame) -> Any:
+        try:
+            return self.of(frame)
+        except SampleError:  # a malformed value is no reason of its own here: no pixel depends on it
+            return "malformed"
+
 
 def _plain(keyword: str, *macros: str) -> Attribute:
     def value(frame: Frame) -> Any:
-        try:
-            found = frame.get(keyword, *macros)
-        except SampleError:  # a malformed value is no reason of its own here: no pixel depends on it
-            return "malformed"
+        found = frame.get(keyword, *macros)
         return tuple(found) if isinstance(found, list) else found
 
     return Attribute(keyword, value)
@@ -125,14 +128,14 @@ harder), but not to and fro: then two scans lie between each other."""
 
 def differing(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[str]:
     """Names of the attributes that have more than one value, in order."""
-    return list(dict.fromkeys(each.name for each in attributes if len({each.of(frame) for frame in frames}) > 1))
+    return list(dict.fromkeys(each.name for each in attributes if len({each.value(frame) for frame in frames}) > 1))
 
 
 def interleaved(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[str]:
     """Names of the attributes of which a value comes back after another one, along `frames` in spatial order."""
     found = []
     for each in attributes:
-        values = [value for value in map(each.of, frames) if value is not None]
+        values = [value for value in map(each.value, frames) if value is not None]
         if sum(1 for _ in groupby(values)) > len(set(values)):
             found.append(each.name)
     return list(dict.fromkeys(found))

@@ -15,7 +15,7 @@ from medray.modalities.imaging import arrays, facts, nifti, pictures
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name
 from medray.modalities.imaging.keywords import asked
-from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.objects import refuse_other_objects
 from medray.modalities.imaging.spec import ImagingSpec
 
 SUFFIXES = {
@@ -166,12 +166,9 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         return
     try:
         check(header)
-        refuse_mosaic(header)
     except SampleError as error:
-        whole_image = error.reason == "unsupported" and instance
-        place = {"entry_id": instance} if whole_image and not spec.volumes else {}
-        if spec.volumes and series and error.reason != "no_pixels":
-            place = {"entry_id": series, "locator": instance}
+        slice_of = spec.volumes and series and error.reason != "no_pixels"
+        place = {"entry_id": series, "locator": instance} if slice_of else {}
         yield replace(part, reason=error.reason, detail=error.detail, **place)
         return
     if spec.volumes and series:

@@ -80,9 +80,8 @@ def _stack(
 def _ct(part: str | None, image_type: tuple[str, ...] = HEAD, **settings):
     def make(rng: random.Random, name: str, patient: str) -> Iterator[Dataset]:
         told = {} if part is None else {"BodyPartExamined": part}
-        for made in _stack(rng, name, patient, image_type=image_type, **told, **settings):
-            made.Manufacturer, made.KVP = rng.choice(["SIEMENS", "GE MEDICAL SYSTEMS", "Philips"]), 120
-            yield made
+        told["Manufacturer"] = rng.choice(["SIEMENS", "GE MEDICAL SYSTEMS", "Philips"])
+        yield from _stack(rng, name, patient, image_type=image_type, KVP=120, **told, **settings)
 
     return make
 

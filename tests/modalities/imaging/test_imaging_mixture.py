@@ -132,6 +132,15 @@ def test_slices_at_equal_places_are_told_apart_by_name():
     assert "they differ in EchoTime" in error.detail
 
 
+def test_a_malformed_number_that_no_pixel_depends_on_is_a_value_like_another():
+    made = [encoded(each) for each in with_(slices(modality="MR"), "EchoTime", 4.6)]
+    at = made[0].index(b"\x18\x00\x81\x00DS") + 8
+    broken = [raw[:at] + b"four" + raw[at + 4 :] for raw in made]
+    assert len(series.read_series(broken).values) == 6
+    with pytest.raises(SampleError, match="differ in EchoTime"):
+        series.read_series([*made[:5], broken[5]])
+
+
 def test_an_echo_time_that_is_rounded_is_one_echo():
     assert len(read(with_(slices(modality="MR"), "EchoTime", 4.603, 4.6, 4.601))) == 6
 
