@@ -78,7 +78,7 @@ def _rescale(source: Header | Group) -> tuple[float | None, float | None, str | 
         raise SampleError("corrupt", f"a rescale without its {missing}")
     if not math.isfinite(slope) or not math.isfinite(intercept):
         raise SampleError("corrupt", "a rescale that is not finite")
-    if abs(slope) < np.finfo(np.float32).tiny:
+    if abs(slope) < float(np.finfo(np.float32).tiny):
         raise SampleError("bad_values", f"a rescale with slope {slope:g}: every pixel has the same value")
     return slope, intercept, unit
 
