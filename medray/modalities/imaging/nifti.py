@@ -193,5 +193,5 @@ def _scaled(values: np.ndarray, header: Any) -> np.ndarray:
         raise SampleError("corrupt", "scl_slope or scl_inter is not finite")
     if (slope, intercept) == (1.0, 0.0):
         return values
-    with np.errstate(over="ignore"):  # infinite values are refused where the image takes its shape
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values are refused where the image takes its shape
         return (values.astype(np.float64) * slope + intercept).astype(np.float32)

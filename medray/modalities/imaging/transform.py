@@ -78,7 +78,7 @@ def _rescale(source: Header | Group) -> tuple[float | None, float | None, str | 
         raise SampleError("corrupt", f"a rescale without its {missing}")
     if not math.isfinite(slope) or not math.isfinite(intercept):
         raise SampleError("corrupt", "a rescale that is not finite")
-    if np.float32(slope) == 0:
+    if abs(slope) < float(np.finfo(np.float32).tiny):
         raise SampleError("bad_values", f"a rescale with slope {slope:g}: every pixel has the same value")
     return slope, intercept, unit
 
@@ -111,11 +111,11 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
     )
     values = pixels.astype(np.float32 if exact else np.float64)
-    if slope != 1:
-        values *= slope
-    if intercept != 0:
-        values += intercept
     with np.errstate(over="ignore"):  # infinite values are refused where the image takes its shape
+        if slope != 1:
+            values *= slope
+        if intercept != 0:
+            values += intercept
         return values.astype(np.float32, copy=False)
 
 

@@ -100,6 +100,15 @@ def test_grey_with_alpha_of_8_bits_stays_grey():
     assert not image.color and image.values.tolist() == [[200, 100, 0]]
 
 
+@pytest.mark.parametrize("depth, packed, found", [
+    (1, b"\x80", [255, 0]), (2, b"\x60", [85, 170]), (4, b"\x1f", [17, 255]),
+])  # fmt: skip
+def test_grey_png_of_few_bits_is_spread_over_0_to_255(depth, packed, found):
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"\0" + packed)) + chunk(b"IEND", b"")
+    assert values(b"\x89PNG\r\n\x1a\n" + head + body).tolist() == [found]
+
+
 @pytest.mark.parametrize("depth, color_type, key, shape", [
     (8, 0, b"\0\x07", 1), (8, 2, b"\0\x07\0\x07\0\x07", 3), (16, 2, b"\0\x07\0\x07\0\x07", 3), (16, 0, b"\0\x07", 1),
 ])  # fmt: skip

@@ -12,6 +12,8 @@ from pydicom.pixels.processing import apply_modality_lut
 
 from medray.errors import SampleError
 from medray.modalities.imaging import dicom
+from medray.modalities.imaging.modality import conform
+from medray.modalities.imaging.spec import ImagingSpec
 
 STORED = np.array([[0, 1], [3483, 4095]], np.uint16)
 
@@ -170,3 +172,11 @@ def test_a_transfer_syntax_that_is_not_of_dicom_is_unsupported(dicom_bytes):
     with pytest.raises(SampleError) as caught:
         dicom.read_image(raw)
     assert caught.value.reason == "unsupported"
+
+
+def test_a_rescale_beyond_the_range_of_float32_is_refused(dicom_bytes):
+    for slope in ("1e39", "1e308"):
+        raw = dicom_bytes(STORED, bits_stored=12, modality="CT", rescale=(float(slope), 0))
+        with pytest.raises(SampleError) as caught:
+            conform(dicom.read_image(raw), ImagingSpec(size=(2, 2), normalise="none"))
+        assert caught.value.reason == "bad_values"
