@@ -24,6 +24,7 @@ import medray
 from medray import files
 from medray.errors import BundleError
 from medray.modalities import ModalitySpec
+from medray.modalities.base import Exact
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
 
@@ -249,7 +250,7 @@ class Predictor:
         self.recipe = bundle.recipe
         self.modality = (spec or bundle.recipe.modality).open()
         self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
-        self.score_names = self.modality.score_names(bundle.recipe.outputs)
+        self.score_names = self.modality.score_names(bundle.recipe.outputs, bundle.recipe.objective.probabilities)
 
     def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
         """Samples (B rows) to scores (B, S) float32: probabilities, or values in the target's unit, or what the
@@ -273,7 +274,13 @@ class Predictor:
             inputs = layout(self.modality.encode(batch))
             logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
             scores = self.recipe.objective.activate(self.modality.fold(logits.float()))
-            return self.modality.derive(scores.cpu().numpy())
+            return self.modality.derive(scores.cpu().numpy(), self._exact(logits))
+
+    def _exact(self, logits: torch.Tensor) -> Exact:
+        """The scores of logits (B x views, K) once more, in float64."""
+        folded = self.modality.fold(logits.cpu().double())  # not on the device: not every kind of device has float64
+        odds = self.recipe.objective.log_odds(folded)
+        return Exact(self.recipe.objective.activate(folded).numpy(), None if odds is None else odds.numpy())
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -318,6 +325,7 @@ def model_card(recipe: Recipe) -> str:
             f"- Decision threshold (chosen on the validation split): {thresholds}",
             *_few(recipe),
             f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
+            *_made_for(recipe),
             "",
             "| split | entries | subjects | classes |",
             "|---|---|---|---|",
@@ -351,6 +359,21 @@ def _few(recipe: Recipe) -> list[str]:
                 f"- The threshold of {name} was chosen on few rows ({choice['positives']} positive, "
                 f"{choice['negatives']} negative): {told}"
             )
+    return lines
+
+
+def _made_for(recipe: Recipe) -> list[str]:
+    """Lines on which entries it may be asked about."""
+    spec = recipe.modality
+    rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
+    known = [
+        f"`{name}`: {' or '.join(value or 'not stated' for value in held)}"
+        for name, held in (spec.trained or {}).items()
+    ]
+    told = [("Asked only about entries with", rules), ("Trained on entries with", known)]
+    lines = [f"- {title} {'; '.join(facts)}" for title, facts in told if facts]
+    if known:
+        lines.append("- Entries of any other kind are not eligible, and get no score")
     return lines
 
 

@@ -142,6 +142,9 @@ def print_result(found: dict[str, Any]) -> None:
     if archives:
         paper.title("by archive, with intervals")
         paper.table(_by_archive(archives))
+    if len(mixture := found.get("mixture") or []) > 1:
+        paper.title("what the entries are")
+        paper.table(mixture)
     if failed := found.get("failed_files"):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])

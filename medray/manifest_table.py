@@ -6,9 +6,9 @@ those that are in force and is replaced last: a killed index leaves the state be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,22 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medray import files
+from medray.eligibility import INDEXED
+from medray.errors import NOT_ELIGIBLE
 from medray.manifests import MANIFEST, PARTS
 from medray.queries import MEMORY, database, query
 from medray.row_files import AT, RowFile, RowFiles
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 STATE, FORMAT = "state.json", 1
+
+UNREAD = (
+    "bad_columns", "corrupt", "empty_file", "format_mismatch", "missing_file", "not_text", "truncated", "unreadable",
+    "unrecognised_format", "unsupported", "worker_died",
+)  # fmt: skip
+"""Reasons of parts of files that may hold more than could be read."""
 
 KEPT = timedelta(days=1)
 """How long a file outlives the state that named it: whoever opened the manifest before can read on."""
@@ -37,13 +48,14 @@ CHANGES = pa.schema(
         _column(MANIFEST.field("fingerprint"), "xxh3_128 of the content, 16 bytes; of a vanished entry its last"),
         _column(pa.field("key_hi", pa.int64(), False), "upper half of xxh3_128(entry_id, 0x00, fingerprint), signed"),
         _column(pa.field("key_lo", pa.int64(), False), "lower half of the same"),
-        _column(MANIFEST.field("parts"), "where it lies: uri, locator, digest, size in bytes, modified_ns"),
+        _column(MANIFEST.field("parts"), "where it lies, or lay: uri, locator, digest, size in bytes, modified_ns"),
         _column(MANIFEST.field("bytes"), "of all parts"),
         _column(pa.field("modified_ns", pa.int64(), False), "of the newest part, ns since 1970 UTC"),
         _column(MANIFEST.field("label"), "as the archive has it"),
         _column(MANIFEST.field("split"), "as the archive has it"),
         _column(MANIFEST.field("reason"), "reason code of an entry that cannot be read; else null"),
         _column(MANIFEST.field("detail"), "for a person; no patient data"),
+        _column(MANIFEST.field("facts"), "JSON object: what the headers say of it, and its geometry in mm and degrees"),
         _column(
             pa.field("change", pa.string(), False),
             "new | changed: other content | updated: equal content, anything else (place, time, label) | vanished",
@@ -73,7 +85,13 @@ class Counts(BaseModel):
     subjects: int = 0
     bytes: int = 0
     by_reason: dict[str, int] = {}
-    """Most frequent first."""
+    """Failed entries, most frequent first."""
+    not_eligible: int = 0
+    """Entries that hold nothing for a model, known from the scan alone: segmentations, reports, reference blocks."""
+    not_eligible_by_reason: dict[str, int] = {}
+    mixture: tuple[dict[str, str | int], ...] = ()
+    """What the entries without a reason are, by the facts that the modality learns: one row a kind, {fact: value …,
+    "entries": n}, the most frequent first, at most KINDS; empty where none states any."""
 
 
 class IndexState(BaseModel):
@@ -126,13 +144,54 @@ class Manifest:
         """These columns (of CHANGES) of all current entries, in no order, in bounded memory."""
         return self._current(columns, at=False)
 
-    def keys(self, number: str = "row") -> pa.RecordBatchReader:
-        """(`number`, key_hi, key_lo) of all current entries as a stream: what `take` wants, and what scores have."""
-        rows = self._current(["key_hi", "key_lo"], at=True)
-        schema = pa.schema([pa.field(number, pa.int64()), rows.schema.field("key_hi"), rows.schema.field("key_lo")])
+    def keys(self, number: str = "row", *also: str) -> pa.RecordBatchReader:
+        """(`number`, key_hi, key_lo, columns `also`) of all current entries as a stream: what `take` wants, and what
+        scores have."""
+        names = ["key_hi", "key_lo", *also]
+        rows = self._current(names, at=True)
+        schema = pa.schema([pa.field(number, pa.int64()), *(rows.schema.field(name) for name in names)])
+        order = [len(names), *range(len(names))]
         return pa.RecordBatchReader.from_batches(
-            schema, (pa.RecordBatch.from_arrays([b.column(i) for i in (2, 0, 1)], schema=schema) for b in rows)
+            schema, (pa.RecordBatch.from_arrays([b.column(i) for i in order], schema=schema) for b in rows)
         )
+
+    def no_longer_held(self, ids: Sequence[str], file_of: Callable[[str], str | None]) -> list[bool]:
+        """Of entries that are not current: whether all files that held them are there, were read, and hold them no more.
+
+        Where an entry lay is what the change table has of it; of one that it never had, the file below the root that
+        `file_of` makes of its id. False where the file is gone, or more may be in it than could be read.
+        """
+        places = self._last_places(ids)
+        for each in ids:
+            if each not in places and (path := file_of(each)) is not None:
+                places[each] = [files.join(self.root, path)]
+        whole = self._read_whole({uri for uris in places.values() for uri in uris})
+        return [bool(places.get(each)) and whole.issuperset(places[each]) for each in ids]
+
+    def _last_places(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Vanished entries among these to the URIs of their last parts."""
+        if len(ids) == 0:
+            return {}
+        gone = np.zeros(self._rows.places, bool)
+        for batch in self._rows.scan(["change"], at=True):
+            gone[batch.column(AT).filter(pc.equal(batch.column("change"), "vanished")).to_numpy()] = True
+        wanted, found = pa.array(ids, pa.string()), dict[str, list[str]]()
+        for batch in self._rows.scan(["entry_id", "parts"], where=gone):
+            rows = batch.filter(pc.is_in(batch.column("entry_id"), wanted))
+            for each, parts in zip(rows.column("entry_id").to_pylist(), rows.column("parts").to_pylist(), strict=True):
+                if parts:  # earlier versions did not keep them
+                    found[each] = [part["uri"] for part in parts]
+        return found
+
+    def _read_whole(self, uris: Iterable[str]) -> set[str]:
+        """Those of these files that gave parts at the last index, and were read to their end."""
+        wanted, there, broken = pa.array(sorted(uris), pa.string()), set[str](), set[str]()
+        for batch in parts_of(self.uri, self.state).scan(["uri", "reason"]) if len(wanted) else ():
+            rows = batch.filter(pc.is_in(batch.column("uri"), wanted))
+            there.update(rows.column("uri").unique().to_pylist())
+            bad = rows.filter(pc.is_in(rows.column("reason"), pa.array(UNREAD)))
+            broken.update(bad.column("uri").to_pylist())
+        return there - broken
 
     def take(self, numbers: np.ndarray) -> pa.Table:
         """The entries with these numbers, (N,) int64 in any order: MANIFEST, ordered by entry id."""
@@ -211,8 +270,8 @@ def changes_of(folder: str, state: IndexState | None) -> RowFiles:
     return RowFiles(folder, state.entries if state else (), CHANGES)
 
 
-def counted(entries: RowFiles, memory: str = MEMORY) -> Counts:
-    """One pass over the current entries."""
+def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) -> Counts:
+    """Two passes over the current entries, three where the mixture by these facts is asked for."""
     sql = """select reason, count(*)::bigint as entries, sum(bytes)::bigint as bytes from found
              where change <> 'vanished' group by reason"""
     with database(memory) as db:
@@ -221,11 +280,44 @@ def counted(entries: RowFiles, memory: str = MEMORY) -> Counts:
         sql = "select count(distinct subject_id)::bigint as n from found where change <> 'vanished'"
         with query(db, sql, found=entries.scan(["subject_id", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
-    failed = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
+        mixture = _mixture(db, entries, facts) if facts else ()
+    groups.sort(key=lambda row: (-row["entries"], row["reason"] or ""))
+    reasons = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
+    failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
+    passed_over = {reason: count for reason, count in reasons.items() if reason in NOT_ELIGIBLE}
     return Counts(
         entries=sum(row["entries"] for row in groups),
         failed=sum(failed.values()),
         subjects=subjects,
         bytes=sum(row["bytes"] for row in groups),
-        by_reason=dict(sorted(failed.items(), key=lambda pair: (-pair[1], pair[0]))),
+        by_reason=failed,
+        not_eligible=sum(passed_over.values()),
+        not_eligible_by_reason=passed_over,
+        mixture=mixture,
     )
+
+
+KINDS = 12
+"""Kinds of entries that a mixture tells of."""
+
+
+def _mixture(db: DuckDBPyConnection, entries: RowFiles, facts: Sequence[str]) -> tuple[dict[str, str | int], ...]:
+    """Current entries without a reason by these facts, as `Counts.mixture`."""
+    names = [f'"{name}"' for name in facts]
+    values = [
+        f"json_extract_string(facts, '{_json_path(name)}') as {column}"
+        for name, column in zip(facts, names, strict=True)
+    ]
+    sql = f"""select {", ".join(values)}, count(*)::bigint as entries from found
+              where change <> 'vanished' and reason is null and facts is not null
+              group by all order by entries desc, {", ".join(names)} limit {KINDS}"""
+    with query(db, sql, found=entries.scan(["facts", "reason", "change"])) as rows:
+        found = rows.read_all().to_pylist()
+    told = [{name: value for name, value in row.items() if value not in (None, "")} for row in found]
+    return tuple(row for row in told if len(row) > 1)
+
+
+def _json_path(name: str) -> str:
+    """`ImageType[3]`, counted from 1, as a path of JSON, counted from 0."""
+    indexed = INDEXED.fullmatch(name)
+    return f'$."{indexed[1]}"[{int(indexed[2]) - 1}]' if indexed else f'$."{name}"'

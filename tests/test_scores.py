@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 import xxhash
@@ -19,7 +20,7 @@ from deltalake.exceptions import CommitFailedError
 from store_rows import EPOCH, Hours, Receipt, content, ids, manifest, rows, score, seen
 
 from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import GIVEN, SCORES, ScoreStore, entry_keys
+from medray.scores import GIVEN, SCORES, ScoreStore, entry_keys, standing
 
 
 @pytest.fixture
@@ -354,6 +355,7 @@ def test_the_summary_counts_each_entry_once_by_its_latest_attempt(store: ScoreSt
         "entries": 4,
         "scored": 3,
         "failed": 1,
+        "not_eligible": 0,
         "reasons": {"truncated": 1},
         "last_run_id": last.claim.run_id,
         "last_scored_at": "2026-01-01T03:00:00+00:00",
@@ -387,6 +389,9 @@ def three_nights(store: ScoreStore) -> ScoreStore:
     score(store, "b1", rows({"a": 1, "b": 1}, outputs=("x", "y")), rows({"c": 1}, reason="truncated"), clock=clock)
     score(store, "b1", rows({"a": 2}, outputs=("x", "y")), rows({"c": 1}), clock=clock)
     score(store, "b2", rows({"a": 2}), rows({"d": 1}, reason="corrupt"), clock=clock)
+    score(store, "b1", rows({"e": 1}, outputs=("x", "y")), clock=clock)
+    gone = [{"entry_id": "e", "subject_id": "s-e", "at": 0, "status": "scored"}]
+    standing.retire(store, store.claim("b1"), pa.Table.from_pylist(gone, schema=standing.OTHER))
     return store
 
 
@@ -415,41 +420,43 @@ def test_medray_reads_the_current_scores(three_nights: ScoreStore) -> None:
 def test_polars_reads_the_current_scores(three_nights: ScoreStore) -> None:
     pl = pytest.importorskip("polars")
     scores = pl.scan_delta(three_nights.uri)
-    latest = scores.filter(pl.col("scored_at") == pl.col("scored_at").max().over("bundle_id", "entry_id")).collect()
-    assert plain(latest.to_dicts()) == CURRENT
+    latest = scores.filter(pl.col("scored_at") == pl.col("scored_at").max().over("bundle_id", "entry_id"))
+    assert plain(latest.filter(pl.col("status") != "retired").collect().to_dicts()) == CURRENT
 
 
 def test_duckdb_reads_the_current_scores(three_nights: ScoreStore) -> None:
     scores = DeltaTable(three_nights.uri).to_pyarrow_dataset()
     latest = "from scores qualify scored_at = max(scored_at) over (partition by bundle_id, entry_id)"
-    assert scores.count_rows() == 10
+    assert scores.count_rows() == 13
     columns = "select bundle_id, entry_id, output, value, reason"
-    assert sorted(duckdb.execute(f"{columns} {latest}").fetchall(), key=str) == CURRENT
+    found = duckdb.execute(f"{columns} from ({latest}) where status <> 'retired'").fetchall()
+    assert sorted(found, key=str) == CURRENT
 
 
 def test_pandas_reads_the_current_scores(three_nights: ScoreStore) -> None:
     pytest.importorskip("pandas")
     scores = DeltaTable(three_nights.uri).to_pandas()
     latest = scores[scores.scored_at == scores.groupby(["bundle_id", "entry_id"]).scored_at.transform("max")]
-    assert plain(latest.to_dict(orient="records")) == CURRENT  # type: ignore[call-overload]
+    assert plain(latest[latest.status != "retired"].to_dict(orient="records")) == CURRENT  # type: ignore[call-overload]
 
 
 def test_pyarrow_reads_the_current_scores(three_nights: ScoreStore) -> None:
     scores, by = DeltaTable(three_nights.uri).to_pyarrow_table(), ["bundle_id", "entry_id"]
     latest = scores.group_by(by).aggregate([("scored_at", "max")]).rename_columns([*by, "scored_at"])
-    assert plain(scores.join(latest, [*by, "scored_at"], join_type="inner").to_pylist()) == CURRENT
+    found = scores.join(latest, [*by, "scored_at"], join_type="inner").filter(pc.field("status") != "retired")
+    assert plain(found.to_pylist()) == CURRENT
 
 
 def test_readers_that_skip_files_by_statistics_skip_no_row(three_nights: ScoreStore) -> None:
     pl = pytest.importorskip("polars")
     found = DeltaTable(three_nights.uri).to_pyarrow_dataset()
-    assert found.count_rows(filter=ds.field("reason").is_null()) == 8
+    assert found.count_rows(filter=ds.field("reason").is_null()) == 11
     assert found.count_rows(filter=ds.field("reason").is_valid()) == 2
-    assert duckdb.execute("select count(*) from found where value is null").fetchall() == [(2,)]
+    assert duckdb.execute("select count(*) from found where value is null").fetchall() == [(3,)]
     scan = pl.scan_delta(three_nights.uri)
-    assert scan.filter(pl.col("value").is_null()).collect().height == 2
+    assert scan.filter(pl.col("value").is_null()).collect().height == 3
     assert scan.filter(pl.col("status") == "failed").collect().height == 2
-    for hour, expected in ((1, 10), (2, 5), (3, 2)):
+    for hour, expected in ((1, 13), (2, 8), (3, 5)):
         moment = EPOCH + timedelta(hours=hour, microseconds=1_500)
         assert scan.filter(pl.col("scored_at") >= moment).collect().height == expected
         assert found.count_rows(filter=ds.field("scored_at") >= moment) == expected
@@ -457,5 +464,10 @@ def test_readers_that_skip_files_by_statistics_skip_no_row(three_nights: ScoreSt
 
 def test_the_log_names_the_run_and_bundle_of_each_commit(three_nights: ScoreStore) -> None:
     kinds = [(h.get("medray.kind"), h.get("medray.bundle_id")) for h in DeltaTable(three_nights.uri).history()]
-    assert kinds == [("scores", "b2"), ("claim", "b2"), *[("scores", "b1"), ("claim", "b1")] * 2, (None, None)]
-    assert DeltaTable(three_nights.uri).history(1)[0]["medray.rows"] == 2
+    assert kinds == [
+        *[("scores", "b1"), ("claim", "b1")] * 2,
+        *[("scores", "b2"), ("claim", "b2")],
+        *[("scores", "b1"), ("claim", "b1")] * 2,
+        (None, None),
+    ]
+    assert DeltaTable(three_nights.uri).history(1)[0]["medray.rows"] == 1

@@ -3,7 +3,7 @@
     claim ── pending ── [worker] ScoreSink.write: one Parquet file nobody sees ── [driver] ScoreSink.commit
 
 1. `claim` commits an empty transaction that counts the claims of a bundle: the newest claim alone may commit.
-2. `pending` is what the manifest has and the store has not, by two int64 keys, in bounded memory.
+2. `pending` is what the manifest has and the current rows have not, by two int64 keys, in bounded memory.
 3. A worker writes one Parquet file per shard under a name never used before and returns path, size and statistics.
 4. `commit` adds such files to the log, together with two transaction counters: the claim's and the run's own.
    The log refuses it when another claim has landed in between; after an unclear error the run's counter tells
@@ -18,17 +18,21 @@ An entry that was replaced in the archive, or tried again after a failure, has t
 one attempt on one entry share one `scored_at`, so the current scores are the rows with the entry's latest:
 
     polars   scores = pl.scan_delta(uri)
-             scores.filter(pl.col("scored_at") == pl.col("scored_at").max().over("bundle_id", "entry_id")).collect()
+             latest = scores.filter(pl.col("scored_at") == pl.col("scored_at").max().over("bundle_id", "entry_id"))
+             latest.filter(pl.col("status") != "retired").collect()
     DuckDB   scores = DeltaTable(uri).to_pyarrow_dataset()  # or delta_scan('uri'), with the extension `delta`
-             duckdb.sql("from scores qualify scored_at = max(scored_at) over (partition by bundle_id, entry_id)")
+             latest = "from scores qualify scored_at = max(scored_at) over (partition by bundle_id, entry_id)"
+             duckdb.sql(f"from ({latest}) where status <> 'retired'")
     pandas   scores = DeltaTable(uri).to_pandas()
-             scores[scores.scored_at == scores.groupby(["bundle_id", "entry_id"]).scored_at.transform("max")]
+             latest = scores[scores.scored_at == scores.groupby(["bundle_id", "entry_id"]).scored_at.transform("max")]
+             latest[latest.status != "retired"]
     PyArrow  scores, by = DeltaTable(uri).to_pyarrow_table(), ["bundle_id", "entry_id"]
              latest = scores.group_by(by).aggregate([("scored_at", "max")]).rename_columns([*by, "scored_at"])
-             scores.join(latest, [*by, "scored_at"], join_type="inner")
+             scores.join(latest, [*by, "scored_at"], join_type="inner").filter(pc.field("status") != "retired")
 
-To be exact about entries that have left the archive, or gone back to an earlier content, join with the manifest on
-(entry_id, fingerprint): `ScoreStore.scores(bundle_id, manifest)`.
+An entry whose file is there and holds it no more is `retired` by a row of its own (`standing.py`). To be exact about
+entries whose files have left the archive, join with the manifest on (entry_id, fingerprint):
+`ScoreStore.scores(bundle_id, manifest)`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ import pyarrow.dataset as ds
 from medray.errors import REASONS
 from medray.manifest_table import Manifest
 from medray.queries import database, query
-from medray.scores.table import SCORES, entry_keys
+from medray.scores import standing
+from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -40,7 +41,7 @@ class Readings:
         return self._table.version()
 
     def pending(self, manifest: pa.Table | Manifest, bundle_id: str, **options: Unpack[PendingOptions]) -> pa.Table:
-        """Rows of the manifest, in its order, without a score at this (entry_id, fingerprint, bundle_id).
+        """Rows of the manifest, in its order, whose current rows are not of this (entry_id, fingerprint, bundle_id).
 
         Of a Manifest, which lies on disk, only these rows come into memory.
 
@@ -88,14 +89,17 @@ class Readings:
             wanted=manifest.keys("row") if isinstance(manifest, Manifest) else _keys(manifest),
             done=self._scan(columns, bundle_id),
         )
-        return rows.column("row").to_numpy()
+        again = standing.overtaken(self, manifest, bundle_id, memory)
+        return np.union1d(rows.column("row").to_numpy(), again)
 
     def scores(self, bundle_id: str, manifest: pa.Table | None = None, *, memory: str = "2GB") -> pa.Table:
-        """Current rows (SCORES) of a bundle, ordered by entry, sample and output: each entry's latest attempt.
+        """Current rows (SCORES) of a bundle, ordered by entry, sample and output: each entry's latest attempt, without
+        entries that are retired.
 
         With a manifest: of its entries alone, at the content that they have there.
         """
-        columns = {name: ds.field(name) for name in SCORES.names}
+        there = pa.schema(self._table.schema()).names
+        columns = {name: ds.field(name) for name in SCORES.names if name in there}
         columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
         tables: dict[str, Any] = {"found": self._scan(columns, bundle_id)}
         where = ""
@@ -104,12 +108,15 @@ class Readings:
             tables["wanted"] = pa.table({"key_hi": keys[:, 0], "key_lo": keys[:, 1]})
             where = "semi join wanted using (key_hi, key_lo)"
         rows = self._query(
-            f"""select * from found {where}
-                qualify scored_at = max(scored_at) over (partition by entry_id)
-                order by entry_id, sample_id, output""",
+            f"""select * from (select * from found {where}
+                               qualify scored_at = max(scored_at) over (partition by entry_id))
+                where status <> '{RETIRED}' order by entry_id, sample_id, output""",
             memory,
             **tables,
         )
+        for name in ADDED:
+            if name not in there:
+                rows = rows.append_column(name, pa.nulls(len(rows), SCORES.field(name).type))
         return rows.select(SCORES.names).cast(SCORES)
 
     def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
@@ -117,46 +124,52 @@ class Readings:
 
         `group` is a regular expression for entry ids; its first group names the group. Other entries are left out.
         """
-        columns = {name: ds.field(name) for name in ("entry_id", "output", "run_id")}
+        columns = {name: ds.field(name) for name in ("entry_id", "output", "run_id", "status")}
         columns["at"] = ds.field("scored_at").cast(pa.int64())
         names = "list_sort(list(distinct output)) as outputs, list_sort(list(distinct run_id)) as run_ids"
         rows = self._query(
             f"""with latest as (select * from found qualify "at" = max("at") over (partition by entry_id))
                 select regexp_extract(entry_id, '{group.replace("'", "''")}', 1) as "group", {names}
-                from latest where regexp_matches(entry_id, '{group.replace("'", "''")}') group by 1 order by 1""",
+                from latest where status <> '{RETIRED}' and regexp_matches(entry_id, '{group.replace("'", "''")}')
+                group by 1 order by 1""",
             "2GB",
             found=self._scan(columns, bundle_id),
         )
         return rows.to_pylist()
 
-    def stream(self, bundle_id: str, prefix: str, *, memory: str = "2GB") -> Iterator[pa.RecordBatch]:
-        """Current rows of the entries whose id begins with `prefix`, ordered by entry id, in bounded memory.
+    def stream(
+        self, bundle_id: str, prefix: str, order: pa.RecordBatchReader, *, memory: str = "2GB"
+    ) -> Iterator[pa.RecordBatch]:
+        """Current rows of the entries in `order` (number int64, entry_id), ordered by number, in bounded memory.
 
-        Columns entry_id, sample_id, fingerprint, output, value, reason.
+        `prefix` is how their ids begin. Columns number, sample_id, output, value, reason.
         """
-        names = ("entry_id", "sample_id", "fingerprint", "output", "value", "reason")
+        names = ("entry_id", "sample_id", "output", "value", "reason", "status")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         self._table.update_incremental()
         chosen = (ds.field("bundle_id") == bundle_id) & pc.starts_with(ds.field("entry_id"), prefix)
         found = self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
-        sql = f"""select {", ".join(names)} from found qualify "at" = max("at") over (partition by entry_id)
-                  order by entry_id"""
-        with database(memory) as db, query(db, sql, found=found) as rows:
+        sql = f"""select number, sample_id, output, value, reason
+                  from (from found qualify "at" = max("at") over (partition by entry_id))
+                  join wanted using (entry_id) where status <> '{RETIRED}' order by number"""
+        with database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
             yield from rows
 
     def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
         """What is in the store, JSON-ready, by each entry's latest attempt.
 
-        {store, version, bundles: {bundle_id: {entries, scored, failed, reasons: {code: entries}, last_run_id,
-        last_scored_at, rows, files, bytes}}}; entries = scored + failed. Any failed sample makes an entry failed.
+        {store, version, bundles: {bundle_id: {entries, scored, failed, not_eligible, reasons: {code: entries},
+        last_run_id, last_scored_at, rows, files, bytes}}}; entries = scored + failed + not_eligible. Any failed sample
+        makes an entry failed; one is not eligible when no sample of it is anything else.
         """
-        names = ("bundle_id", "entry_id", "reason", "run_id")
+        names = ("bundle_id", "entry_id", "status", "reason", "run_id")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         bundles: dict[str, dict[str, Any]] = {}
         for row in self._query(_SUMMARY, memory, found=self._scan(columns)).to_pylist():
-            bundle = bundles.setdefault(row["bundle_id"], {"entries": 0, "scored": 0, "failed": 0, "reasons": {}})
+            none = dict.fromkeys(("entries", "scored", "failed", "not_eligible"), 0)
+            bundle = bundles.setdefault(row["bundle_id"], {**none, "reasons": {}})
             bundle["entries"] += row["entries"]
-            bundle["scored" if row["reason"] is None else "failed"] += row["entries"]
+            bundle[row["status"]] += row["entries"]
             if row["reason"] is not None:
                 bundle["reasons"][row["reason"]] = row["entries"]
             if row["at"] >= bundle.get("_at", row["at"]):
@@ -165,7 +178,9 @@ class Readings:
             last = datetime.fromtimestamp(bundle.pop("_at") / 1e6, UTC)
             bundle |= {"last_scored_at": last.isoformat(timespec="seconds"), "rows": 0, "files": 0, "bytes": 0}
         for action in pa.table(self._table.get_add_actions(flatten=True)).to_pylist():
-            bundle = bundles[action["partition.bundle_id"]]
+            bundle = bundles.get(action["partition.bundle_id"])
+            if bundle is None:  # all of its entries are retired
+                continue
             bundle["rows"] += action["num_records"]
             bundle["files"] += 1
             bundle["bytes"] += action["size_bytes"]
@@ -186,6 +201,20 @@ class Readings:
         """
         return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
 
+    def ask(
+        self,
+        sql: str,
+        columns: dict[str, ds.Expression] | None = None,
+        bundle_id: str = "",
+        *,
+        memory: str = "2GB",
+        **tables: pa.Table | pa.RecordBatchReader,
+    ) -> pa.Table:
+        """As `query`, with further tables; `found` is there where columns of it are asked for."""
+        if columns is not None:
+            tables["found"] = self._scan(columns, bundle_id)
+        return self._query(sql, memory, **tables)
+
     def _scan(
         self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
@@ -202,14 +231,17 @@ class Readings:
             return rows.read_all()
 
 
-# 2 * at + 1 for a failed row: of the rows of one attempt, a failed one decides.
+# Of the rows of one attempt a failed one decides, then a scored one.
 _SUMMARY = """
 with latest as (
     select bundle_id, max("at") as "at", arg_max(run_id, "at") as run_id,
-           arg_max(struct_pack(code := reason), 2 * "at" + (reason is not null)::int).code as reason
+           arg_max(struct_pack(status := status, code := reason),
+                   3 * "at" + case status when 'failed' then 2 when 'scored' then 1 else 0 end) as outcome
     from found group by bundle_id, entry_id)
-select bundle_id, reason, count(*) as entries, max("at") as "at", arg_max(run_id, "at") as run_id
-from latest group by bundle_id, reason order by bundle_id, reason
+select bundle_id, outcome.status as status, outcome.code as reason, count(*) as entries, max("at") as "at",
+       arg_max(run_id, "at") as run_id
+from latest where outcome.status <> 'retired' group by bundle_id, status, reason
+order by bundle_id, status desc, reason
 """
 
 

@@ -4,7 +4,7 @@
 
 ideal    hand-written: one process per core with the reference in memory, its part of the lines, one Parquet file
          per 2,000 variants; it knows that the alleles are valid and left-aligned, and checks nothing
-medray   the score flow on engine ray: index, REF check, normalisation, blocks of 2,000, one fused actor per core,
+medray   the score flow on engine ray: index, REF check, normalisation, a record an entry, one fused actor per core,
          scores committed to the store
 
 Variants lie ten bases apart on average: 500,000 of them over 5 Mb. How it is measured: side_by_side.py.
@@ -114,8 +114,8 @@ def ideal(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> N
 
 
 def medray(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    modality = {"entries": "variants", "reference": str(data / "reference.fa"), "variants_per_block": BLOCK}
-    side_by_side.score_with_medray(data / "archive", bundle, out, processes, clock, each=BLOCK, modality=modality)
+    modality = {"entries": "variants", "reference": str(data / "reference.fa")}
+    side_by_side.score_with_medray(data / "archive", bundle, out, processes, clock, modality=modality)
 
 
 def scores(system: str, out: Path, data: Path) -> np.ndarray:
@@ -128,10 +128,16 @@ def scores(system: str, out: Path, data: Path) -> np.ndarray:
         return np.stack([table[name].to_numpy() for name in names], 1)
     from deltalake import DeltaTable
 
-    from medray.modalities.genomics.variants import record_of
-
-    table = DeltaTable(str(out / "store")).to_pyarrow_table(columns=["sample_id", "output", "value"])
-    records = np.array([record_of(name)[0] for name in table["sample_id"].to_pylist()])
+    table = DeltaTable(str(out / "store")).to_pyarrow_table(columns=["entry_id", "output", "value"])
+    lines = (data / "archive/variants.vcf").read_text().splitlines()[3:]
+    number: dict[str, int] = {}
+    for i, line in enumerate(lines):
+        contig, position, _, ref, alt, _ = line.split("\t", 5)
+        key, times = f"variants.vcf#{contig}:{position}:{ref}:{alt}", 1
+        while (name := key if times == 1 else f"{key}~{times}") in number:
+            times += 1
+        number[name] = i
+    records = np.array([number[name] for name in table["entry_id"].to_pylist()])
     outputs = np.array([names.index(name.removeprefix("b_")) for name in table["output"].to_pylist()])
     found = np.empty((records.max() + 1, 4), np.float32)
     found[records, outputs] = table["value"].to_numpy()

@@ -1,11 +1,11 @@
-"""Scores of variants back into their VCF: the same lines, with INFO fields and header lines of medray's own.
+"""Scores of variants back into their VCF: the same lines, with INFO fields and header lines of one bundle's own.
 
-    MEDRAY_<output>   Number=A, Type=Float: the score of each alternate allele, `.` where it has none
-    MEDRAY_REASON     Number=A, Type=String: why an allele has no score, `.` where it has
-    ##medray_bundle, ##medray_run, ##medray_version   what the scores are of
+    MEDRAY_<bundle>_<output>   Number=A, Type=Float: the score of each alternate allele, `.` where it has none
+    MEDRAY_<bundle>_REASON     Number=A, Type=String: why an allele has no score, `.` where it has
+    ##medray_scores=<ID=<bundle>,Bundle=…,Run=…,Version=…>   what the scores are of
 
-Records are found again by their number in the file, which is in the sample ids; the fingerprints of the entries tell
-whether the records are still those that were scored.
+<bundle> is how the bundle's id begins, so that the scores of two bundles stand side by side. Whatever else a header or a
+record has stays as it is. Records are found in the store by what they say, as an index names them.
 """
 
 from __future__ import annotations
@@ -14,58 +14,77 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
-import xxhash
 
 import medray
-from medray.errors import SampleError, UserError
+from medray.errors import NOT_ELIGIBLE, SampleError, UserError
 from medray.files import absolute, new_file
 from medray.modalities.genomics import text, vcf
-from medray.modalities.genomics.variants import record_of
+from medray.modalities.genomics.names import RecordNames
+from medray.modalities.genomics.variants import allele_of, record_key
 from medray.scores import ScoreStore
 
+RECORD_ID = r"^(.*)#[^#]+:[0-9]+:[^#:]+:[^#]+$"
+"""Entry ids of variants: the path in the archive, then what the record says."""
 BLOCK_ID = r"^(.*)#[0-9]{8,}$"
-"""Entry ids of blocks of variants: the path in the archive, then the number of the block."""
+"""Those of earlier versions, of blocks of records."""
 PREFIX = "MEDRAY_"
-REASON = PREFIX + "REASON"
+BUNDLE_LETTERS = 8
 NOT_SCORED = "not_scored"
 """The reason of an allele of which the store holds nothing."""
+NAMES_AT_ONCE = 65_536
+
+Found = dict[int, dict[str, float] | str]
+"""Of a record: index of the allele to scores by output, or to the reason why there are none. -1: of the whole record."""
 
 
 def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> dict[str, Any]:
     """Write the VCF `source` to `out`, bgzip where that ends with .gz or .bgz, with this bundle's scores of it.
 
-    Streams: one block of records is in memory. Raises UserError where the store has no scores of the file, where its
-    records have changed since, and where it cannot be read; then nothing is left at `out`.
+    In bounded memory. Raises UserError where the store has no scores of the file or of its records, and where it cannot
+    be read; then nothing is left at `out`.
     """
     source, out = absolute(source), absolute(out)
     if source == out or not re.search(r"\.vcf(\.b?gz)?$", out):
         raise UserError("this cannot be the new file", where=out, expected="a new name that ends with .vcf or .vcf.gz")
     path, scored = _match(store, bundle_id, source)
-    names = {output: _info_id(output) for output in scored["outputs"] if output is not None}
-    facts = {"bundle": bundle_id, "run": ",".join(scored["run_ids"]), "version": medray.__version__}
+    outputs = [output for output in scored["outputs"] if output is not None]
     counts: Counter[str] = Counter()
     try:
         header, pieces = vcf.split_header(text.blocks(source))
+        keys = _Keys(bundle_id, outputs, header.text)
         lines = (line for _, line in text.lines(pieces))
+        found = _by_record(store.stream(bundle_id, f"{path}#", _names(source, path)))
         with _written(out) as write:
-            write(_header(header.text, names, facts))
-            for line in _annotated(lines, _blocks(store.stream(bundle_id, f"{path}#")), names, counts, source):
+            write(keys.header(header.text, scored["run_ids"]))
+            for line in _annotated(lines, found, keys, counts):
                 write(line)
+            if counts["alleles"] and counts["alleles"] == counts[NOT_SCORED]:
+                raise UserError(
+                    "the store has no scores of any record of this file",
+                    where=source,
+                    found=f"scores of other records under {path}",
+                    do="score it first (medray score)",
+                )
     except SampleError as error:
         raise UserError("the VCF cannot be read", where=source, found=str(error)) from None
-    return {"out": out, **{name: counts[name] for name in ("records", "alleles", "scored", "failed", NOT_SCORED)}}
+    told = ("records", "alleles", "scored", "failed", "not_eligible", NOT_SCORED)
+    return {"out": out, **{name: counts[name] for name in told}}
 
 
 def _match(store: ScoreStore, bundle_id: str, source: str) -> tuple[str, dict[str, Any]]:
     """The path in the archive, as entry ids have it, of the scored file that `source` is, and what is scored of it."""
-    known = {row["group"]: row for row in store.outline(bundle_id, BLOCK_ID)}
-    found = [path for path in known if source == path or source.endswith("/" + path)]
-    found = sorted(found, key=len)[-1:] or [p for p in known if p.rsplit("/", 1)[-1] == source.rsplit("/", 1)[-1]]
+    known = {row["group"]: row for row in store.outline(bundle_id, RECORD_ID)}
+    found = _alike(source, known)
+    if not found and _alike(source, {row["group"]: row for row in store.outline(bundle_id, BLOCK_ID)}):
+        raise UserError(
+            "the scores of this file are of an earlier version of medray, under other ids",
+            where=source,
+            do="score it once more (medray score), then export",
+        )
     if len(found) != 1:
         raise UserError(
             "the store has no scores of this file" if not found else "several scored files have this name",
@@ -75,6 +94,12 @@ def _match(store: ScoreStore, bundle_id: str, source: str) -> tuple[str, dict[st
             do="score it first (medray score), or name the bundle (--bundle)",
         )
     return found[0], known[found[0]]
+
+
+def _alike(source: str, known: dict[str, Any]) -> list[str]:
+    """The longest path that `source` ends with, or else the paths of its name."""
+    found = [path for path in known if source == path or source.endswith("/" + path)]
+    return sorted(found, key=len)[-1:] or [p for p in known if p.rsplit("/", 1)[-1] == source.rsplit("/", 1)[-1]]
 
 
 @contextmanager
@@ -95,134 +120,168 @@ def _written(out: str) -> Iterator[Callable[[bytes], object]]:
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
-# --- the header -------------------------------------------------------------------------------------------------
+# --- keys and the header ----------------------------------------------------------------------------------------
 
 
-def _info_id(output: str) -> str:
-    """A key of the INFO column: letters, digits, _ and . (VCF 4.3, 1.6.1)."""
-    return PREFIX + re.sub(r"[^0-9A-Za-z_.]", "_", output)
+class _Keys:
+    """INFO keys of one bundle: letters, digits, _ and . (VCF 4.3, section 1.4.2), and which of a file are its own."""
+
+    def __init__(self, bundle_id: str, outputs: list[str], header: bytes) -> None:
+        self.bundle_id = bundle_id
+        self.short = _letters(bundle_id[:BUNDLE_LETTERS])
+        prefix = f"{PREFIX}{self.short}_"
+        self.of = {output: prefix + _letters(output) for output in outputs}
+        self.reason = f"{prefix}REASON"
+        if len({*self.of.values(), self.reason}) <= len(self.of):
+            raise UserError("two outputs have one name in VCF", found=", ".join(self.of))
+        self._prefix = prefix.encode()
+        self._earlier = _of_earlier_version(header) if _earlier_bundle(header) == bundle_id else set[bytes]()
+
+    def own(self, key: bytes) -> bool:
+        return key.startswith(self._prefix) or key in self._earlier
+
+    def header(self, text: bytes, run_ids: list[str]) -> bytes:
+        """The header with this bundle's lines before #CHROM; those of an earlier export of its scores are replaced."""
+        *lines, columns, rest = text.split(b"\n") if text.endswith(b"\n") else [*text.split(b"\n"), b""]
+        end = b"\r" if columns.endswith(b"\r") else b""
+        kept = [line for line in lines if not self._owns(line)]
+        made = [
+            f"##medray_scores=<ID={self.short},Bundle={_quoted(self.bundle_id)},Run={_quoted(','.join(run_ids))},"
+            f"Version={_quoted(medray.__version__)}>"
+        ]
+        made += [
+            f"##INFO=<ID={key},Number=A,Type=Float,Description="
+            f"{_quoted(f'Score {output} of medray, by alternate allele')}>"
+            for output, key in self.of.items()
+        ]
+        made.append(
+            f'##INFO=<ID={self.reason},Number=A,Type=String,Description="Why an alternate allele has no score">'
+        )
+        return b"\n".join([*kept, *(line.encode() + end for line in made), columns, rest])
+
+    def _owns(self, line: bytes) -> bool:
+        if line.startswith(f"##medray_scores=<ID={self.short},".encode()):
+            return True
+        if self._earlier and re.match(rb"##medray_(bundle|run|version)=", line):
+            return True
+        declared = re.match(rb"##INFO=<ID=([^,>]+)", line)
+        return declared is not None and self.own(declared[1])
 
 
-def _header(text: bytes, names: dict[str, str], facts: dict[str, str]) -> bytes:
-    """The header with medray's lines before #CHROM; those of an earlier export are replaced."""
-    if len(set(names.values())) < len(names):
-        raise UserError("two outputs have one name in VCF", found=", ".join(names))
-    *lines, columns = text.decode().splitlines(keepends=True)
-    end = "\r\n" if columns.endswith("\r\n") else "\n"
-    kept = [line for line in lines if not re.match(rf"##medray_|##INFO=<ID={PREFIX}", line)]
-    own = [f"##medray_{name}={value}" for name, value in facts.items()]
-    own += [
-        f'##INFO=<ID={key},Number=A,Type=Float,Description="Score {_quoted(output)} of medray, by alternate allele">'
-        for output, key in names.items()
-    ]
-    own.append(f'##INFO=<ID={REASON},Number=A,Type=String,Description="Why an alternate allele has no score">')
-    columns = columns if columns.endswith("\n") else columns + end
-    return "".join([*kept, *(line + end for line in own), columns]).encode()
+def _earlier_bundle(header: bytes) -> str | None:
+    """The bundle of which versions before wrote scores, under keys without it."""
+    found = re.search(rb"^##medray_bundle=([^<\r\n]+)", header, re.MULTILINE)
+    return found and found[1].decode()
+
+
+def _of_earlier_version(header: bytes) -> set[bytes]:
+    """The keys that they wrote."""
+    told = rb'"(?:Score [^\r\n]* of medray, by alternate allele|Why an alternate allele has no score)">'
+    keys = re.findall(rb"^##INFO=<ID=(MEDRAY_[^,>]+),Number=A,Type=(?:Float|String),Description=" + told, header, re.M)
+    bundles = re.findall(rb"^##medray_scores=<ID=([^,>]+)", header, re.MULTILINE)
+    return {key for key in keys if not any(key.startswith(b"MEDRAY_" + short + b"_") for short in bundles)}
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z_.]", "_", text)
 
 
 def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 # --- the records ------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Block:
-    """What the store holds of one entry."""
+def _names(source: str, path: str) -> pa.RecordBatchReader:
+    """(number, entry_id) of the records of the file, in order. What cannot be read is met again where lines are copied."""
+    schema = pa.schema([("number", pa.int64()), ("entry_id", pa.string())])
 
-    fingerprint: bytes
-    alleles: dict[int, dict[int, dict[str, float] | str]] = field(default_factory=dict)
-    """Record number to allele index to scores by output, or the reason of a failure."""
+    def batches() -> Iterator[pa.RecordBatch]:
+        names, number = RecordNames(), 0
+        _, pieces = vcf.split_header(text.blocks(source))
+        try:
+            for lines in vcf.batches(vcf.record_lines(pieces), NAMES_AT_ONCE):
+                ids = [f"{path}#{names.of(line.columns, record_key(line.columns))}" for line in lines if _full(line)]
+                yield pa.record_batch([pa.array(range(number, number + len(ids)), pa.int64()), ids], schema=schema)
+                number += len(ids)
+        except SampleError:
+            return
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _blocks(batches: Iterator[pa.RecordBatch]) -> Iterator[_Block]:
-    """Rows of the store, ordered by entry, to entries with at least one record."""
-    entry_id, block = None, _Block(b"")
-    for batch in batches:
-        for entry, sample_id, fingerprint, output, value, reason in zip(
-            *(column.to_pylist() for column in batch.columns), strict=True
-        ):
-            if entry != entry_id:
-                if block.alleles:
-                    yield block
-                entry_id, block = entry, _Block(fingerprint)
-            if not sample_id:
-                continue  # the whole entry failed: which records it has, the store does not know
-            record, allele = record_of(sample_id)
-            alleles = block.alleles.setdefault(record, {})
+def _full(line: vcf.Line) -> bool:
+    return len(line.columns) == 8
+
+
+def _by_record(rows: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Found]]:
+    """Rows of the store, ordered by the number of their record, to what is found of each record that has any."""
+    values = (row for batch in rows for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    for number, group in groupby(values, key=lambda row: row[0]):
+        found: Found = {}
+        for _, sample_id, output, value, reason in group:
+            allele = allele_of(sample_id) if sample_id else -1
             if reason is not None:
-                alleles[allele] = reason
+                found[allele] = reason
             else:
-                scores = alleles.setdefault(allele, {})
+                scores = found.setdefault(allele, {})
                 if isinstance(scores, dict):
                     scores[output] = value
-    if block.alleles:
-        yield block
+        yield number, found
 
 
 def _annotated(
-    lines: Iterator[bytes], blocks: Iterator[_Block], names: dict[str, str], counts: Counter[str], source: str
+    lines: Iterator[bytes], found: Iterator[tuple[int, Found]], keys: _Keys, counts: Counter[str]
 ) -> Iterator[bytes]:
-    """Every record line with its INFO fields, in order. Raises UserError where a block's records have changed."""
+    """Every line, in order, records with their INFO fields."""
+    at, of_record = next(found, (-1, {}))
     number = 0
-    for block in blocks:
-        first, last = min(block.alleles), max(block.alleles)
-        if first < number:
-            continue  # left from an index with other blocks; these records have newer scores
-        content, ahead = xxhash.xxh3_64(), b""
-        for ahead in lines:
-            if number >= first:
-                content.update(ahead)
-            yield _with_info(ahead, block.alleles.get(number, {}), names, counts)
-            number += 1
-            if number > last:
-                break
-        blank = []
-        for ahead in lines:  # blank lines at the end of a file belong to its last block
-            if ahead.strip():
-                lines = chain([ahead], lines)
-                break
-            blank.append(ahead)
-            content.update(ahead)
-        if content.digest() != block.fingerprint[:8]:
-            raise UserError(
-                "the records are not those that were scored",
-                where=source,
-                found=f"other content in records {first + 1} to {last + 1}",
-                do="score the file again (medray score), then export",
-            )
-        yield from blank
-        number += len(blank)
     for line in lines:
-        yield _with_info(line, {}, names, counts) if line.strip() else line
+        columns = line.split(b"\t", 8)
+        if not line.strip():
+            yield line
+            continue
+        counts["records"] += 1
+        if len(columns) < 8:  # no record
+            yield line
+            continue
+        mine: Found = {}
+        if at == number:
+            mine, (at, of_record) = of_record, next(found, (-1, {}))
+        number += 1
+        yield _with_info(columns, mine, keys, counts)
 
 
-def _with_info(
-    line: bytes, alleles: dict[int, dict[str, float] | str], names: dict[str, str], counts: Counter[str]
-) -> bytes:
-    """One record line with its scores; a line without 8 columns, or without alternate alleles, stays as it is."""
-    columns = line.split(b"\t", 8)
-    counts["records"] += 1
-    if len(columns) < 8:
-        return line
+def _with_info(columns: list[bytes], alleles: Found, keys: _Keys, counts: Counter[str]) -> bytes:
+    """A record line with its scores; one without alternate alleles stays as it is."""
     alts = columns[4].split(b",")
     if alts == [b"."]:
-        return line
-    found = [alleles.get(i, NOT_SCORED) for i in range(len(alts))]
+        return b"\t".join(columns)
+    found = [alleles.get(i, alleles.get(-1, NOT_SCORED)) for i in range(len(alts))]
     counts["alleles"] += len(found)
-    counts.update("scored" if isinstance(f, dict) else NOT_SCORED if f == NOT_SCORED else "failed" for f in found)
+    counts.update(map(_kind, found))
     own: list[str] = []
     if any(isinstance(each, dict) for each in found):
-        for output, key in names.items():
+        for output, key in keys.of.items():
             own.append(f"{key}=" + ",".join(_number(f[output]) if isinstance(f, dict) else "." for f in found))
     if any(isinstance(each, str) for each in found):
-        own.append(f"{REASON}=" + ",".join(each if isinstance(each, str) else "." for each in found))
+        own.append(f"{keys.reason}=" + ",".join(each if isinstance(each, str) else "." for each in found))
     info = columns[7].rstrip(b"\r\n")
     end = columns[7][len(info) :]
-    kept = [each for each in info.split(b";") if each not in (b".", b"") and not each.startswith(PREFIX.encode())]
-    columns[7] = b";".join([*kept, *(each.encode() for each in own)]) + end
+    fields = info.split(b";")
+    kept = [each for each in fields if not keys.own(each.partition(b"=")[0])]
+    if len(kept) < len(fields):
+        info = b";".join(kept)
+    before = b"" if info in (b"", b".") else info if info.endswith(b";") else info + b";"
+    columns[7] = before + ";".join(own).encode() + end
     return b"\t".join(columns)
+
+
+def _kind(found: dict[str, float] | str) -> str:
+    if isinstance(found, dict):
+        return "scored"
+    return NOT_SCORED if found == NOT_SCORED else "not_eligible" if found in NOT_ELIGIBLE else "failed"
 
 
 def _number(value: float) -> str:

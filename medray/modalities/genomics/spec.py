@@ -18,6 +18,11 @@ Column = Annotated[int, Field(ge=1)] | str
 """A column of a table: its name in the header, or its number, counted from 1 as `cut` and `awk` do."""
 
 
+_OF_VARIANTS = re.compile(
+    r"(.*)#(?:[^#]+:\d+:[^#:]+:[^#]+|line:[0-9a-f]{16}(?:~\d+)?|\d{8,})|(.*\.vcf(?:\.b?gz)?)", re.DOTALL
+)
+
+
 class GenomicsSpec(Spec):
     """How sequences become model inputs.
 
@@ -26,6 +31,12 @@ class GenomicsSpec(Spec):
     """
 
     kind: Literal["genomics"] = "genomics"
+    earlier_ids: ClassVar[str | None] = r".*#[0-9]{8,}"  # blocks of variants
+    learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
+    told_apart: ClassVar[tuple[str, ...] | None] = ("build",)
+    where_stated: ClassVar[frozenset[str]] = frozenset({"build", "contig"})
+    coded: ClassVar[frozenset[str]] = frozenset({"format", "build", "contig", "contig_length"})
+    """See `facts.py`; records and tables state neither build nor contig, so a model trained on them learns none."""
     site: ClassVar[frozenset[str]] = frozenset(
         {
             "entries", "stride", "subject", "segment_bases", "label_pattern", "subject_pattern", "label_feature",
@@ -37,11 +48,11 @@ class GenomicsSpec(Spec):
 
     entries: Literal["records", "windows", "variants"] = "records"
     """records: every FASTA, FASTQ or GenBank record and every table row is an entry; windows: every record is tiled;
-    variants: blocks of records of a VCF over `reference`, to score with a model that was trained on sequences."""
+    variants: the records of a VCF over `reference`, to score with a model that was trained on sequences."""
     reference: str | None = None
     """FASTA file, plain or bgzip, that the positions of variants mean."""
     variants_per_block: int = Field(default=2000, ge=1)
-    """Records of a VCF that are one entry: read, committed and scored again together."""
+    """Of no effect: a record of a VCF is an entry of its own. Run files and bundles of earlier versions have it."""
     length: int = Field(default=1000, ge=1)
     """Bases the model sees. A longer record loses both ends equally; a shorter one is padded at the right, masked."""
     stride: int | None = Field(default=None, ge=1)
@@ -74,7 +85,8 @@ class GenomicsSpec(Spec):
     """Likewise for the subject; wins over `subject`."""
     label_feature: str | None = None
     """A type of GenBank feature, such as CDS: an entry is "coding" when at least `label_fraction` of its bases lie in
-    one, on either strand, else "noncoding"."""
+    one, on either strand, else "noncoding". Where that hangs on a feature whose place the record does not say exactly, the
+    entry fails as `unclear_label`."""
     label_fraction: float = Field(default=0.5, gt=0, le=1)
     subject: Literal["record", "sequence", "segment"] = "record"
     """What a split never divides. record: a record with all its windows. sequence: entries of equal bases, on either
@@ -123,6 +135,19 @@ class GenomicsSpec(Spec):
     def step(self) -> int:
         """Bases between the starts of windows."""
         return self.stride or self.length
+
+    def file_of(self, entry_id: str) -> str | None:
+        """Of variants: the VCF, by ids of records, of its failure, and of blocks of records in earlier versions."""
+        if self.entries != "variants":
+            return None
+        found = _OF_VARIANTS.fullmatch(entry_id)
+        return found and (found[1] or found[2])
+
+    def companions(self, root: str) -> tuple[str, ...]:
+        """The reference of variants and its index: whose bases change is scored again (`variant_reader.Variants.scan`)."""
+        if self.entries != "variants" or self.reference is None:
+            return ()
+        return tuple(uri for uri in (self.reference, self.reference + ".fai") if files.exists(uri))
 
     @staticmethod
     def inspect(uri: str) -> Inspection:

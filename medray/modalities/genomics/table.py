@@ -12,7 +12,7 @@ import pyarrow as pa
 from medray.errors import SampleError
 from medray.files import open_input
 from medray.modalities.genomics.records import Reader, Record, decode
-from medray.modalities.genomics.text import Chunk, lines
+from medray.modalities.genomics.text import Chunk, Lines
 
 if TYPE_CHECKING:
     from medray.modalities.genomics.spec import Column, GenomicsSpec
@@ -27,6 +27,9 @@ NAMES = {
 """What a column may be called where the spec does not say."""
 NOTHING = frozenset(["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"])
 """Cells of labels, splits and subjects that hold nothing, as in a label table: rows without a subject are not one patient."""
+LONGEST_ROW = 1 << 20
+"""Bytes of a row whose quoted cells go over several lines."""
+UNCLOSED = re.compile(rb'[ ]*"(?:[^"]|"")*$')
 ROWS = 4096
 """Of Parquet read at once."""
 CELL_BITS = 31
@@ -48,6 +51,10 @@ class Cell(NamedTuple):
 
     at: int
     text: bytes
+    broken: bool = False
+    """It begins with a quote, but is no quoted cell."""
+    unclosed: bool = False
+    """It begins with a quote, and no other one ends it in this line."""
 
 
 def wanted(spec: GenomicsSpec) -> dict[str, Column | None]:
@@ -69,7 +76,7 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
 
     Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
-    lower = [name.strip("\ufeff ").lower() for name in names]
+    lower = [name.strip('\ufeff "').lower() for name in names]
     found: dict[str, int | None] = {}
     for role, column in wanted(spec).items():
         if column is None:
@@ -112,7 +119,10 @@ def cells(line: bytes, between: bytes) -> list[Cell]:
         group = 1 if match and match.group(1) is not None else 2
         text = match.group(group) if match else b""
         start = match.start(group) if match else at
-        found.append(Cell(start + len(text) - len(text.lstrip()), text.strip().replace(b'""', b'"')))
+        broken = group == 2 and text.lstrip()[:1] == b'"'
+        unclosed = broken and UNCLOSED.match(line, at) is not None
+        place = start + len(text) - len(text.lstrip())
+        found.append(Cell(place, text.strip().replace(b'""', b'"'), broken, unclosed))
         at = (match.end() if match else at) + 1
     return found
 
@@ -123,36 +133,58 @@ def text_table(spec: GenomicsSpec) -> Reader:
 
 
 def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
-    between, where = b"", None
-    for number, (offset, line) in enumerate(_logical_lines(chunks), 1):
-        if not line.strip():
-            continue
+    between, where, width = b"", None, 0
+    feed = Lines(chunks)
+    number = 0
+    while (line := feed.next_written()) is not None:
+        number += 1
         if where is None:
-            between = delimiter(line) or b","
-            row = cells(line, between)
-            where = columns(spec, [decode(cell.text) for cell in row] if has_header(spec) else [""] * len(row))
+            between = delimiter(line.text) or b","
+            row = _whole_row(feed, line, between, None) or cells(line.text, between)
+            where, width = columns(spec, _texts(row) if has_header(spec) else [""] * len(row)), len(row)
             if has_header(spec):
                 continue
-        yield _row(where, cells(line, between), offset, number)
+        else:
+            row = _whole_row(feed, line, between, width)
+        if row is None:
+            yield Record(
+                f"row {number}", problem=SampleError("corrupt", f"row {number} has a quote that is not closed")
+            )
+        else:
+            yield _row(where, width, row, line.offset, number)
+    if feed.broken is not None:
+        raise feed.broken
 
 
-def _logical_lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Lines; one that ends inside quotes goes on in the next."""
-    held: Chunk | None = None
-    for chunk in lines(chunks):
-        held = chunk if held is None else Chunk(held.offset, held.text + chunk.text)
-        if held.text.count(b'"') % 2 == 0:
-            yield held
-            held = None
-    if held is not None:
-        yield held
+def _texts(row: list[Cell]) -> list[str]:
+    return [decode(cell.text) for cell in row]
 
 
-def _row(where: Columns, row: list[Cell], offset: int, number: int) -> Record:
+def _whole_row(feed: Lines, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
+    """The cells of the row that begins with `line`, and goes on in the next lines where it ends inside quotes.
+
+    None where no line closes them so that the row has `width` cells; the lines after the first are then rows again.
+    """
+    text = line.text
+    row = cells(text, between)
+    if not any(cell.unclosed for cell in row):
+        return row
+    while any(cell.unclosed for cell in row) and len(text) < LONGEST_ROW and (more := feed.next()) is not None:
+        text += more.text
+        row = cells(text, between)
+    if any(cell.broken for cell in row) or width not in (None, len(row)):
+        feed.back()
+        return None
+    return row
+
+
+def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) -> Record:
     name = f"row {number}"
-    last = max(place for place in where if place is not None)
-    if last >= len(row):
-        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {last + 1}"))
+    surplus = [cell.text for cell in row[width:]]
+    if len(row) < width or any(surplus):
+        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
+    if any(row[place].broken for place in where if place is not None):
+        return Record(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
     try:
         texts = [None if place is None else decode(row[place].text) for place in where[1:]]
     except SampleError as problem:
@@ -182,7 +214,7 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
         number = 0
         try:
             for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
-                table = {role: _texts(batch.column(name)) for role, name in roles.items()}
+                table = {role: _column_texts(batch.column(name)) for role, name in roles.items()}
                 for i, sequence in enumerate(table["sequence"]):
                     rest = {role: values[i] for role, values in table.items()}
                     yield Record(
@@ -197,7 +229,7 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
             raise SampleError("corrupt", f"Parquet: {type(error).__name__} after row {number}") from None
 
 
-def _texts(column: pa.Array) -> list[str | None]:
+def _column_texts(column: pa.Array) -> list[str | None]:
     """Cells as text; whole numbers that were stored as floats, beside a missing one, have no decimal point."""
     if not pa.types.is_floating(column.type):
         return column.cast(pa.string()).to_pylist()

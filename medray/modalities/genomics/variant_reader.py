@@ -1,10 +1,10 @@
-"""Variants as entries: VCF files over a reference as parts for the index and samples for a model."""
+"""Variants as entries: the records of VCF files over a reference as parts for the index and samples for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -12,19 +12,25 @@ import xxhash
 
 from medray.errors import SampleError
 from medray.files import File, relative
-from medray.manifests import Entry, Part, digest
+from medray.manifests import Entries, Entry, Part, digest
+from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
+from medray.modalities.genomics.facts import VcfFacts, record_facts
+from medray.modalities.genomics.names import RecordNames
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variants import Alleles, read_alleles
+from medray.modalities.genomics.variants import Alleles, is_record, read_alleles, record_key
 from medray.samples import tensor_column, tensor_field
+
+RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
+"""A scan holds so many records, or as many as have windows of so many bytes."""
 
 
 class Variants(Source):
-    """The source of `entries` = "variants": blocks of records. Files are opened in the worker, when they are needed."""
+    """The source of `entries` = "variants": an entry is a record. Files are opened in the worker, when they are needed."""
 
     def __init__(self, spec: GenomicsSpec) -> None:
         self.spec = spec
@@ -39,106 +45,135 @@ class Variants(Source):
         """Raises UserError where it cannot be used."""
         return Reference.open(self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel")
 
-    @property
-    def samples_per_entry(self) -> int:
-        return self.spec.variants_per_block
-
-    def derive(self, scores: np.ndarray) -> np.ndarray:
+    def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """See `variants.derive`."""
-        return variants.derive(scores)
+        return variants.derive(scores, exact)
 
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return variants.score_names(outputs)
+    def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
+        return variants.score_names(outputs, probabilities)
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
-        """One part per block of records; a file that cannot be understood, or from where it cannot, is a failed part.
+        """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.
 
-        The digest covers the block's text (first 8 bytes) and the reference (last 8), so that another reference
-        makes every entry a new one.
+        The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what becomes of it, as `_prints`
+        says. So a record is the same whatever stands in its other columns and around it in the file.
         """
         path = relative(file.uri, root)
         if file.uri == self.spec.reference or ignored(path, self.spec.ignore):
             return
         facts = digest(f"{file.size}:{file.modified_ns}".encode())
         whole = Part(path, file.uri, digest=facts, size=file.size)
-        blocks = 0
+        names, found = RecordNames(), False
         try:
             if file.size == 0:
                 raise SampleError("empty_file")
-            _, pieces = vcf.split_header(text.blocks(file.uri))
-            for block, content in vcf.cut(pieces, self.spec.variants_per_block):
-                yield replace(
-                    whole,
-                    entry_id=f"{path}#{blocks:08d}",
-                    locator=block.locator,
-                    digest=content + self._over(block.first),
-                    size=block.end - block.start,
-                )
-                blocks += 1
-            if not blocks:
+            header, pieces = vcf.split_header(text.blocks(file.uri))
+            stated, unstated = cache(VcfFacts(header.text).of), record_facts("vcf")
+            for lines in vcf.batches(vcf.record_lines(pieces), self._at_once):
+                found = True
+                rows = [line.columns for line in lines]
+                keys = list(map(record_key, rows))
+                prints = _prints(keys, read_alleles(self.reference, rows, self.spec.length))
+                for line, key, print_ in zip(lines, keys, prints, strict=True):
+                    name = f"{path}#{names.of(line.columns, key)}"
+                    known = is_record(line.columns)  # else the first column may hold anything
+                    facts_of_line = stated(line.columns[0].decode("utf-8", "replace")) if known else unstated
+                    yield Part(name, file.uri, line.locator, print_, line.end - line.start, facts=facts_of_line)
+            if not found:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
-            # The id of the block that could not be read: once the file is repaired, that block takes its place.
-            yield replace(whole, entry_id=f"{path}#{blocks:08d}", reason=error.reason, detail=error.detail)
+            yield replace(whole, reason=error.reason, detail=error.detail)
 
-    def _over(self, first: int) -> bytes:
-        return xxhash.xxh3_64_digest(self.reference.digest + first.to_bytes(8, "little"))
+    @property
+    def _at_once(self) -> int:
+        return max(1, min(RECORDS_AT_ONCE, WINDOW_BYTES // (2 * self.spec.length)))
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
-        """One sample per alternate allele, in the order of the file: `entry`, `sample_id`, `reason`, `detail`, `bases`.
+        """One sample per alternate allele, in the order of ALT: `entry`, `sample_id`, `reason`, `detail`, `bases`.
 
         `bases` (2, L) uint8: codes of the window with the reference, and with the alternate allele in its place.
         """
-        found = [self._read_one(entry) for entry in entries]
-        owners = np.repeat(np.arange(len(found), dtype=np.int32), [len(each.sample_id) for each in found])
-        reasons = pa.array([reason for each in found for reason in each.reason], pa.string())
-        bases = found[0].bases if len(found) == 1 else np.concatenate([each.bases for each in found])
-        return pa.RecordBatch.from_arrays(
-            [
-                pa.array(owners),
-                pa.array([name for each in found for name in each.sample_id], pa.string()),
-                reasons,
-                pa.array([detail for each in found for detail in each.detail], pa.string()),
-                tensor_column(bases, reasons.is_null().to_numpy(zero_copy_only=False)),
-            ],
-            names=["entry", "sample_id", "reason", "detail", "bases"],
-        )
+        rows, owners, lost = self._rows(entries)
+        made = self._alleles(rows)
+        prints = Entries.of(entries).rows.column("fingerprint").to_pylist()
+        owner = np.repeat(owners, np.diff(made.edges))
+        late = [
+            i for i, now in zip(owners.tolist(), _prints(map(record_key, rows), made), strict=True) if now != prints[i]
+        ]
+        lost |= dict.fromkeys(late, ("changed", "another record or reference stands there than when it was indexed"))
+        self._refuse_ambiguous(made)
+        kept = np.flatnonzero(~np.isin(owner, late))
+        order = np.argsort(np.concatenate([owner[kept], np.array(list(lost), np.int64)]), kind="stable")
+        reasons = [*(made.reason[i] for i in kept.tolist()), *(reason for reason, _ in lost.values())]
+        columns = {
+            "entry": [*owner[kept].tolist(), *lost],
+            "sample_id": [*(made.sample_id[i] for i in kept.tolist()), *([""] * len(lost))],
+            "reason": reasons,
+            "detail": [*(made.detail[i] for i in kept.tolist()), *(detail for _, detail in lost.values())],
+        }
+        bases = made.bases if len(kept) == len(made.bases) else made.bases[kept]
+        if lost:
+            bases = np.concatenate([bases, np.zeros((len(lost), 2, self.spec.length), np.uint8)])[order]
+        kinds = {"entry": pa.int32()}
+        arrays = {name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()}
+        if lost:
+            arrays = {name: column.take(pa.array(order)) for name, column in arrays.items()}
+        good = arrays["reason"].is_null().to_numpy(zero_copy_only=False)
+        return pa.RecordBatch.from_pydict({**arrays, "bases": tensor_column(bases, good)})
 
-    def _read_one(self, entry: Entry) -> Alleles:
-        """The alleles of one block; a block that cannot be read is one failed row."""
-        try:
-            return self._alleles(entry)
-        except SampleError as error:
-            reason, detail = error.reason, error.detail
-        except FileNotFoundError:
-            reason, detail = "missing_file", "the file is no longer there"
-        except OSError as error:
-            reason, detail = "unreadable", error.strerror or type(error).__name__
-        return Alleles([""], [reason], [detail], np.zeros((1, 2, self.spec.length), np.uint8))
+    def _rows(self, entries: Sequence[Entry]) -> tuple[list[list[bytes]], np.ndarray, dict[int, tuple[str, str]]]:
+        """The columns of the entries' lines, (R,) int64 which entry each is of, and why others cannot be read."""
+        rows: list[list[bytes]] = []
+        owners: list[int] = []
+        lost: dict[int, tuple[str, str]] = {}
+        _, uris, locators = Entries.of(entries).places()
+        for i, (uri, locator) in enumerate(zip(uris.to_pylist(), locators.to_pylist(), strict=True)):
+            try:
+                rows.append(vcf.columns(self._text(uri, *vcf.span(locator))))
+                owners.append(i)
+            except SampleError as error:
+                lost[i] = error.reason, error.detail
+            except FileNotFoundError:
+                lost[i] = "missing_file", "the file is no longer there"
+            except OSError as error:
+                lost[i] = "unreadable", error.strerror or type(error).__name__
+        return rows, np.array(owners, np.int64), lost
 
-    def _alleles(self, entry: Entry) -> Alleles:
-        """Raises SampleError and OSError."""
-        block = vcf.Block.of(entry.parts[0].locator)
-        lines = self._text(entry.parts[0].uri, block)
-        if xxhash.xxh3_64_digest(lines) != entry.fingerprint[:8]:
-            raise SampleError("changed", "other records stand in the block's place than when it was indexed")
-        found = read_alleles(self.reference, vcf.records(lines), block.first, self.spec.length)
-        if not found.sample_id:
-            raise SampleError("no_variants", "nothing but blank lines")
-        bases = found.bases
-        if self.spec.soft_mask == "n":  # only now: REF is compared with what is under the mask
+    def _alleles(self, rows: list[list[bytes]]) -> Alleles:
+        return read_alleles(self.reference, rows, self.spec.length)
+
+    def _refuse_ambiguous(self, made: Alleles) -> None:
+        """What the run makes of letters other than A C G T; only now, since REF is compared with what is under the mask."""
+        bases = made.bases
+        if self.spec.soft_mask == "n":
             bases[bases >= SOFT] = N
         if self.spec.ambiguous == "refuse":
             unclear = ((bases & ~np.uint8(SOFT)) >= N).any(axis=(1, 2))
             for i in np.flatnonzero(unclear).tolist():
-                if found.reason[i] is None:
-                    found.reason[i], found.detail[i] = "ambiguous_bases", "within the window, or the contig ends there"
-        return found
+                if made.reason[i] is None:
+                    made.reason[i], made.detail[i] = "ambiguous_bases", "within the window, or the contig ends there"
 
-    def _text(self, uri: str, block: vcf.Block) -> bytes:
+    def _text(self, uri: str, start: int, end: int) -> bytes:
         if self._file is None or self._file.uri != uri:
             if self._file is not None:
                 self._file.close()
                 self._file = None
             self._file = text.Ranges(uri)
-        return self._file.read(block.start, block.end)
+        return self._file.read(start, end)
+
+
+def _prints(keys: Iterable[str], made: Alleles) -> list[bytes]:
+    """xxh3_128 of each record's key and of what becomes of it: for each allele its id and both windows, or the reason why
+    it has none. So it changes with what its scores and rows depend on, and with nothing else."""
+    windows = made.bases.tobytes()
+    width = made.bases[0].nbytes if len(made.bases) else 0
+    found = []
+    for key, first, last in zip(keys, made.edges[:-1].tolist(), made.edges[1:].tolist(), strict=True):
+        told = [key.encode()]
+        for i in range(first, last):
+            if made.reason[i] is None:
+                told += [made.sample_id[i].encode(), windows[i * width : (i + 1) * width]]
+            else:
+                told.append(f"{made.sample_id[i]}\0{made.reason[i]}".encode())
+        found.append(xxhash.xxh3_128_digest(b"\0".join(told)))
+    return found

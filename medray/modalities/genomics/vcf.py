@@ -1,6 +1,6 @@
-"""VCF as a stream: the header, blocks of records with their place in the file, and the first columns of a block.
+"""VCF as a stream: the header, and records with their place in the file.
 
-Plain, gzip and bgzip files are told by content; offsets are those of the decompressed text, so that blocks are the
+Plain, gzip and bgzip files are told by content; offsets are those of the decompressed text, so that places are the
 same however the file is compressed. Source of the format: VCF 4.3 specification.
 """
 
@@ -11,35 +11,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import xxhash
-
 from medray.errors import SampleError
-from medray.modalities.genomics.text import Chunk
+from medray.modalities.genomics.text import Chunk, lines
 
 HEADER_BYTES = 1 << 28
 """A header longer than this is no header."""
-BLOCK_BYTES = 1 << 26
-"""A block is cut short where its lines are so wide (thousands of genotypes) that it would not be bounded else."""
 
 
-class Block(NamedTuple):
-    """Consecutive record lines of one file."""
+class Line(NamedTuple):
+    """One record line of a file."""
 
-    first: int
-    """0-based number of the first record line in the file."""
     start: int
     end: int
-    """Offsets in the text: [start, end)."""
+    """Offsets in the text, line end included: [start, end)."""
+    columns: list[bytes]
 
     @property
     def locator(self) -> str:
         """Text whose order is the order in the file."""
-        return f"{self.first:012d}:{self.start:015d}-{self.end:015d}"
+        return f"{self.start:015d}-{self.end:015d}"
 
-    @classmethod
-    def of(cls, locator: str) -> Block:
-        return cls(*map(int, re.split("[:-]", locator)))
+
+def span(locator: str) -> tuple[int, int]:
+    """(start, end) of a locator."""
+    start, _, end = locator.partition("-")
+    return int(start), int(end)
 
 
 @dataclass(frozen=True)
@@ -106,41 +102,42 @@ def parse_header(text: bytes) -> Header:
     return Header(text, version, contigs, max(0, len(columns) - 9))
 
 
-# --- blocks -----------------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------
 
 
-def cut(pieces: Iterator[Chunk], records: int, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[Block, bytes]]:
-    """Blocks of `records` lines, or of about `block_bytes` where lines are wide, each with xxh3_64 of its text."""
-    first = lines = size = end = 0
-    start, whole, blank = None, xxhash.xxh3_64(), True
-    for offset, text in pieces:
-        start, end = offset if start is None else start, offset + len(text)
-        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 10) + 1
-        begin = counted = 0
-        while True:
-            wanted = counted + records - lines
-            if wanted > len(ends) > counted and size + len(text) - begin > block_bytes:
-                wanted = len(ends)
-            if wanted > len(ends):
-                break
-            stop = int(ends[wanted - 1])
-            whole.update(text[begin:stop])
-            yield Block(first, start, offset + stop), whole.digest()
-            first, lines, size, start = first + lines + wanted - counted, 0, 0, offset + stop
-            whole, blank, begin, counted = xxhash.xxh3_64(), True, stop, wanted
-        rest = text[begin:]
-        whole.update(rest)
-        lines, size = lines + len(ends) - counted, size + len(rest)
-        blank = blank and not rest.strip()
-    if not blank and start is not None:
-        yield Block(first, start, end), whole.digest()
+def record_lines(pieces: Iterator[Chunk]) -> Iterator[Line]:
+    """The lines below the header, without blank ones at the end. Raises SampleError `corrupt` where a line does not end."""
+    blank: list[Line] = []
+    for start, line in lines(pieces):
+        found = Line(start, start + len(line), columns(line))
+        if not line.strip():
+            blank.append(found)
+            continue
+        yield from blank
+        blank.clear()
+        yield found
 
 
-def records(text: bytes) -> list[list[bytes]]:
-    """The lines of a block, 8 columns each, the eighth with all that follows; fewer in a bad line. Blank lines at its
-    end are none.
-    """
-    lines = text.split(b"\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return [line.split(b"\t", 7) for line in lines]
+def columns(line: bytes) -> list[bytes]:
+    """The 8 columns that VCF fixes; fewer in a bad line. Genotypes are left out."""
+    row = line.split(b"\t", 8)
+    if len(row) <= 8:
+        row[-1] = row[-1].rstrip(b"\r\n")
+    return row[:8]
+
+
+def batches(found: Iterator[Line], size: int) -> Iterator[list[Line]]:
+    """Up to `size` lines at once. What stands before damage is given before the damage raises."""
+    held: list[Line] = []
+    try:
+        for line in found:
+            held.append(line)
+            if len(held) == size:
+                yield held
+                held = []
+    except SampleError:
+        if held:
+            yield held
+        raise
+    if held:
+        yield held

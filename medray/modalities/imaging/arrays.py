@@ -1,4 +1,4 @@
-"""Formats without DICOM: pictures (Pillow), NIfTI (nibabel), MedMNIST .npz and MNIST idx arrays."""
+"""Arrays of images: MedMNIST .npz and MNIST idx."""
 
 from __future__ import annotations
 
@@ -15,100 +15,9 @@ from medray.errors import SampleError
 from medray.files import is_local, local_path, read_bytes
 from medray.modalities.imaging.image import Image, decoding
 
+LONGER = 4
+"""How many times longer than an axis of channels both others are."""
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
-
-# --- pictures -------------------------------------------------------------------------------------------------
-
-
-def read_picture(raw: bytes) -> Image:
-    """PNG, JPEG, TIFF or BMP: (H, W) grey of 1, 8, 16 or 32 bits, or (H, W, 3) uint8 RGB, turned as EXIF says.
-
-    Transparent pixels are laid over black. Raises SampleError.
-    """
-    import PIL.Image
-    import PIL.ImageOps
-
-    try:
-        with decoding("picture"):
-            picture = PIL.Image.open(io.BytesIO(raw))
-            pages = getattr(picture, "n_frames", 1)
-            if pages > 1:
-                raise SampleError("unsupported", f"{pages} pages in one file; expected one image")
-            picture.load()
-            picture = PIL.ImageOps.exif_transpose(picture)
-            if picture.mode == "P":
-                picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-            if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-                black = PIL.Image.new("RGBA", picture.size, (0, 0, 0, 255))
-                picture = PIL.Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB")
-            if picture.mode == "1":
-                picture = picture.convert("L")
-            color = picture.mode not in ("L", "I", "F") and not picture.mode.startswith("I;16")
-            values = np.asarray(picture.convert("RGB") if color else picture)
-    except PIL.Image.DecompressionBombError:
-        raise SampleError("unsupported", "a picture of more pixels than Pillow's limit against bombs") from None
-    values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
-    return Image(values, color=color)
-
-
-# --- NIfTI ----------------------------------------------------------------------------------------------------
-
-
-def is_nifti(head: bytes) -> bool:
-    """The first 352 bytes are a NIfTI-1 or NIfTI-2 header in a single file."""
-    return head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0"
-
-
-def read_nifti(raw: bytes) -> Image:
-    """A volume as (D, H, W) with D towards the head, H towards the back, W towards the left of the patient.
-
-    These are the axes of an axial DICOM series, so that both give one array. Scaled by scl_slope and scl_inter:
-    float32, or the stored integers without scaling. Raises SampleError.
-    """
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.nifti1 import Nifti1Image
-    from nibabel.nifti2 import Nifti2Image
-    from nibabel.orientations import (
-        OrientationError,
-        apply_orientation,
-        axcodes2ornt,
-        inv_ornt_aff,
-        io_orientation,
-        ornt_transform,
-    )
-    from nibabel.spatialimages import HeaderDataError
-
-    raw = unzipped(raw)
-    with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError):
-        kind = Nifti2Image if raw[4:8] == b"n+2\0" else Nifti1Image
-        header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=True)
-        shape = tuple(int(n) for n in header.get_data_shape())
-        dtype = header.get_data_dtype()
-        start = int(header.get_data_offset())
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (2, 3):
-        raise SampleError("unsupported", f"NIfTI data of shape {list(shape)}; expected one volume")
-    shape = shape if len(shape) == 3 else (*shape, 1)
-    if dtype.kind not in "iuf":
-        raise SampleError("unsupported", f"NIfTI data of type {dtype}; expected real numbers")
-    need, have = int(np.prod(shape)) * dtype.itemsize, len(raw) - start
-    if have < need:
-        raise SampleError("truncated", f"{max(0, have)} of {need} bytes of voxels")
-    with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError):
-        values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape, order="F")
-        slope, intercept = header.get_slope_inter()
-        affine = header.get_best_affine()
-        turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
-        values = apply_orientation(values, turn)
-        affine = affine @ inv_ornt_aff(turn, shape)
-    values = np.ascontiguousarray(values.transpose(2, 1, 0))
-    values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
-    if (slope, intercept) not in ((None, None), (1.0, 0.0)):
-        values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept or 0.0)
-    spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
-    return Image(values, spacing_mm=spacing if min(spacing) > 0 else None)
 
 
 def unzipped(raw: bytes) -> bytes:
@@ -189,6 +98,8 @@ def idx_array(raw: bytes) -> np.ndarray:
     need, have = int(np.prod(shape)) * dtype.itemsize, len(raw) - start
     if have < need:
         raise SampleError("truncated", f"{have} of {need} bytes of values")
+    if any(raw[start + need :]):
+        raise SampleError("corrupt", f"{have} bytes of values; the lengths make {need}")
     values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape)
     return values if dtype.isnative or dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
 
@@ -197,8 +108,10 @@ def is_idx(head: bytes) -> bool:
     """The first bytes are an idx header of 1 to 5 axes of plausible lengths."""
     if len(head) < 8 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or not 1 <= head[3] <= 5:
         return False
-    lengths = np.frombuffer(head[4 : 4 + 4 * head[3]], ">u4")
-    return len(lengths) == head[3] and bool((lengths > 0).all()) and float(np.prod(lengths.astype(float))) < 2**40
+    if len(head) < 4 + 4 * head[3]:
+        return False
+    lengths = np.frombuffer(head, ">u4", head[3], 4)
+    return bool((lengths > 0).all()) and float(np.prod(lengths.astype(float))) < 2**40
 
 
 def idx_labels_uri(uri: str) -> str | None:
@@ -259,9 +172,23 @@ class ArrayCache:
 
 
 def read_row(rows: Rows, row: int, volumes: bool) -> Image:
-    """One row as an image: a last axis of 3 beyond the spatial ones is R G B. Raises SampleError."""
+    """One row as an image: a last axis of 3 beyond the spatial ones is R G B. Raises SampleError: `bad_shape` for a
+    picture in a run that asks for volumes, `missing_file`.
+    """
     if not 0 <= row < len(rows.images):
         raise SampleError("missing_file", f"the array has {len(rows.images)} rows; row {row} is no longer there")
     values = rows.images[row]
+    if volumes and values.ndim == 3 and holds_channels(values.shape):
+        raise SampleError(
+            "bad_shape", f"a picture with channels, of shape {list(values.shape)}; the run asks for volumes"
+        )
     color = values.ndim == (4 if volumes else 3) and values.shape[-1] == 3
     return Image(values, color=color)
+
+
+def holds_channels(shape: tuple[int, ...]) -> bool:
+    """The first or the last of three axes are channels (1, 3 or 4), not voxels: the other two are far longer."""
+    return any(
+        channels in (1, 3, 4) and min(plane) >= LONGER * channels
+        for channels, plane in ((shape[0], shape[1:]), (shape[-1], shape[:-1]))
+    )

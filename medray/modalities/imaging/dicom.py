@@ -1,4 +1,4 @@
-"""DICOM pixels: what a file stores and what that means (PS3.3 C.7.6.3, C.7.5.1.1.2, C.11.1; PS3.5 A).
+"""DICOM pixels: what a file stores (PS3.3 C.7.6.3; PS3.5 8.1, 8.2, A).
 
 parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── real_world(frame) → values, padding
 """
@@ -6,23 +6,19 @@ parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ─
 from __future__ import annotations
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
+from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
-from medray.modalities.imaging.elements import UNDEFINED
-from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading, uid_name
+from medray.modalities.imaging.encapsulated import Cells, decoded_frames
+from medray.modalities.imaging.frames import Frame, Group, frames
+from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading
 from medray.modalities.imaging.image import Image
+from medray.modalities.imaging.lookup import palette
+from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.transform import cover, real_world
 
-JPEG_LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
-JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
-JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
-JPEG_2000 = {"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"}
-HTJ2K = {"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"}
-RLE = {"1.2.840.10008.1.2.5"}
-
-
-# --- stored pixels --------------------------------------------------------------------------------------------
+MASKED = frozenset({"native", "rle", "lossless"})
+"""What may hold more than BitsStored bits in a cell: the bits above are not the image's (PS3.5 8.1.1)."""
 
 
 def stored(header: Header) -> np.ndarray:
@@ -32,197 +28,152 @@ def stored(header: Header) -> np.ndarray:
     Raises SampleError: `no_pixels`, `truncated`, `corrupt`, `unsupported`.
     """
     check(header)
-    rows, columns = header.rows, header.columns
-    if rows * columns == 0:
-        raise SampleError("corrupt", f"an image of {rows} x {columns} pixels")
-    if header.samples not in (1, 3):
-        raise SampleError("unsupported", f"{header.samples} samples per pixel; expected 1 or 3")
-    if header.length != UNDEFINED:
-        pixels = _native(header, rows, columns)
-        decoded_rgb = False
-    else:
-        frames = [_decompress(header, frame, rows, columns) for frame in _encoded_frames(header)]
-        pixels = np.stack(frames) if len(frames) > 1 else frames[0][None]
-        decoded_rgb = header.syntax in JPEG_LOSSY
+    if header.encapsulated:
+        frames = [_colors(stored_bits(cells, header), cells.rgb, header) for cells in decoded_frames(header)]
+        return np.stack(frames) if len(frames) > 1 else frames[0][None]
+    pixels = _native(header)
     if pixels.dtype.kind == "f":
         return pixels
+    cells = Cells(pixels, header.number("BitsAllocated", 8), "native")
+    return _colors(stored_bits(cells, header), None, header)
+
+
+def _colors(pixels: np.ndarray, rgb: bool | None, header: Header) -> np.ndarray:
+    """Stored values to what they show: a palette's colours, YBR as R G B; grey as it is."""
+    if header.photometric == "PALETTE COLOR":
+        return palette(header, pixels)
     if header.samples == 1:
-        pixels = _stored_bits(pixels, header)
-        return _palette(header, pixels) if header.photometric == "PALETTE COLOR" else pixels
-    if header.photometric in ("YBR_FULL", "YBR_FULL_422") and not decoded_rgb:
-        with reading("colour conversion"):
-            pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
+        return pixels
+    if header.signed and int(pixels.min()) < 0:
+        raise SampleError("corrupt", "colours with a sign")
+    if rgb is False or (rgb is None and header.photometric in ("YBR_FULL", "YBR_FULL_422")):
+        return ybr_to_rgb(pixels, header.number("BitsStored", 8))
     return pixels
 
 
-def _native(header: Header, rows: int, columns: int) -> np.ndarray:
+def _native(header: Header) -> np.ndarray:
+    """(F, H, W[, 3]) as they lie in the file, all BitsAllocated bits of each; float as float, else unsigned."""
     bits = header.number("BitsAllocated", 8)
-    shape = (header.frames, rows, columns)
+    shape = (header.frames, header.rows, header.columns)
+    count = int(np.prod(shape))
     size = native_bytes(header)
     order = "<" if header.little else ">"
     if header.float_type:
-        return np.frombuffer(header.raw, order + header.float_type, int(np.prod(shape)), header.start).reshape(shape)
+        values = np.frombuffer(header.raw, order + header.float_type, count, header.start).reshape(shape)
+        return values if header.little else values.astype(header.float_type)
     if bits == 1:
         packed = np.frombuffer(header.raw, np.uint8, size, header.start)
-        return np.unpackbits(packed, count=int(np.prod(shape)), bitorder="little").reshape(shape)
-    if bits not in (8, 16, 32):
-        raise SampleError("unsupported", f"{bits} bits allocated; expected 1, 8, 16 or 32")
-    kind = "i" if header.signed and header.samples == 1 else "u"
+        return np.unpackbits(packed, count=count, bitorder="little").reshape(shape)
     if bits == 8 and not header.little and header.words:  # bytes of 8-bit pixels travel in swapped pairs, PS3.5 A.3
         pairs = np.frombuffer(header.raw, np.uint16, (size + 1) // 2, header.start)
-        flat = pairs.byteswap().view(np.uint8)[:size].view(kind + "1")
+        flat = pairs.byteswap().view(np.uint8)[:size]
     else:
-        flat = np.frombuffer(header.raw, f"{order}{kind}{bits // 8}", size // (bits // 8), header.start)
+        flat = np.frombuffer(header.raw, f"{order}u{bits // 8}", size // (bits // 8), header.start)
         flat = flat if flat.dtype.isnative else flat.astype(flat.dtype.newbyteorder("="))
     if header.samples == 1:
         return flat.reshape(shape)
     if header.photometric == "YBR_FULL_422":  # Y1 Y2 Cb Cr for two pixels, PS3.3 C.7.6.3.1.2
-        pairs = flat.reshape(*shape[:2], columns // 2, 4)
+        pairs = flat.reshape(*shape[:2], header.columns // 2, 4)
         full = np.empty((*shape, 3), flat.dtype)
         full[..., 0] = pairs[..., :2].reshape(shape)
         full[..., 1:] = np.repeat(pairs[..., 2:], 2, axis=2)
         return full
     if header.number("PlanarConfiguration", 0) == 1:
-        return np.moveaxis(flat.reshape(header.frames, 3, rows, columns), 1, -1)
+        return np.moveaxis(flat.reshape(header.frames, 3, header.rows, header.columns), 1, -1)
     return flat.reshape(*shape, 3)
 
 
-def _encoded_frames(header: Header) -> list[bytes]:
-    from pydicom.encaps import generate_frames
+def stored_bits(frame: Cells, header: Header) -> np.ndarray:
+    """The values that cells hold: BitsStored bits below HighBit, sign extended (PS3.5 8.1.1). Raises SampleError.
 
-    with reading("encapsulated pixels"):
-        return list(generate_frames(header.raw[header.start :], number_of_frames=header.frames))
-
-
-def _decompress(header: Header, frame: bytes, rows: int, columns: int) -> np.ndarray:
-    """One frame, (H, W) or (H, W, 3). imagecodecs decodes every syntax, JPEG Extended 12 bit included."""
-    import imagecodecs
-
-    syntax, color = header.syntax, header.samples == 3
-    with reading(uid_name(syntax)):
-        if syntax in JPEG_LOSSY:
-            bare_rgb = (
-                color and header.photometric == "RGB" and b"JFIF" not in frame[:64] and b"Adobe" not in frame[:512]
-            )
-            space = "RGB" if bare_rgb else None
-            pixels = imagecodecs.jpeg_decode(frame, colorspace=space, outcolorspace="RGB" if color else None)
-        elif syntax in JPEG_LOSSLESS:
-            space = "RGB" if color else None  # lossless: what was stored, no colour transform
-            pixels = imagecodecs.jpeg_decode(frame, colorspace=space, outcolorspace=space)
-        elif syntax in JPEG_LS:
-            pixels = imagecodecs.jpegls_decode(frame)
-        elif syntax in JPEG_2000 or syntax in HTJ2K:
-            pixels = imagecodecs.jpeg2k_decode(frame)
-        elif syntax in RLE:
-            word = np.dtype(f"u{header.number('BitsAllocated', 8) // 8}")
-            flat = np.frombuffer(imagecodecs.dicomrle_decode(frame, word), word)
-            pixels = flat.reshape(header.samples, rows, columns)
-            pixels = np.moveaxis(pixels, 0, -1) if color else pixels[0]
-        else:
-            raise SampleError("unsupported", f"transfer syntax {uid_name(syntax)}")
-        pixels = np.asarray(pixels)
-        if color and pixels.shape == (3, rows, columns):
-            pixels = np.moveaxis(pixels, 0, -1)
-        return pixels.reshape((rows, columns, 3) if color else (rows, columns))
-
-
-def _stored_bits(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """The BitsStored bits below HighBit of each value, sign extended: what lies above them may be old overlays."""
-    container = pixels.dtype.itemsize * 8
-    bits = header.number("BitsStored", container)
-    high = header.number("HighBit", bits - 1)
-    kind = np.dtype(f"{'i' if header.signed else 'u'}{pixels.dtype.itemsize}")
-    pixels = pixels.view(kind)
-    if not 0 < bits < container or high >= container or header.number("BitsAllocated", 8) == 1:
-        return pixels
-    low, top = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.signed else (0, (1 << bits) - 1)
-    if high == bits - 1 and low <= pixels.min() and pixels.max() <= top:
-        return pixels
-    if header.signed:
-        return (pixels << (container - 1 - high)) >> (container - bits)
-    if high != bits - 1:
-        pixels = pixels >> (high - bits + 1)
-    return pixels & kind.type((1 << bits) - 1)
-
-
-def _palette(header: Header, pixels: np.ndarray) -> np.ndarray:
-    with reading("palette"):
-        colors = apply_color_lut(pixels, header.dataset)[..., :3]
-        deep = colors.dtype.itemsize == 2
-        return (colors >> 8).astype(np.uint8) if deep else colors  # PS3.3 C.7.6.3.1.6: 16-bit entries span 0..65535
-
-
-# --- what stored pixels mean ----------------------------------------------------------------------------------
-
-
-def real_world(
-    pixels: np.ndarray, header: Header, scaling: Dataset | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """One frame (H, W) of stored values to (values, padding).
-
-    Values: MONOCHROME1 mirrored within the stored range, then the modality transform (PS3.3 C.11.1) of `scaling`
-    (default: the file itself): float32, or the stored integers where it is the identity.
-    Padding: (H, W) bool of pixels that are outside the image (PS3.3 C.7.5.1.1.2), or None.
+    A compressed frame has a precision of its own. Where it is less than BitsStored, the sign is the frame's highest
+    bit in JPEG 2000 and JPEG-LS (as in pydicom). In JPEG lossless nothing says so, and a cell with that bit is refused.
     """
-    padding = _padding(pixels, header)
-    if header.photometric == "MONOCHROME1" and pixels.dtype.kind != "f":
-        bits = header.number("BitsStored", pixels.dtype.itemsize * 8)
-        total = -1 if header.signed else (1 << bits) - 1
-        pixels = pixels.dtype.type(total) - pixels
-    if scaling is None and header.get("ModalityLUTSequence"):
-        with reading("modality LUT"):
-            return np.asarray(apply_modality_lut(pixels, header.dataset), np.float32), padding
-    source = header if scaling is None else scaling
-    slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
-    a, b = 1.0 if slope in (None, "") else float(slope), 0.0 if intercept in (None, "") else float(intercept)
-    if (a, b) == (1.0, 0.0):
-        return pixels, padding
-    values = pixels.astype(np.float32)
-    if a != 1.0:
-        values *= np.float32(a)
-    if b != 0.0:
-        values += np.float32(b)
-    return values, padding
-
-
-def _padding(pixels: np.ndarray, header: Header) -> np.ndarray | None:
-    value = _maybe_signed(header, "PixelPaddingValue")
-    if value is None or pixels.dtype.kind == "f":
-        return None
-    limit = _maybe_signed(header, "PixelPaddingRangeLimit")
-    if limit is None or limit == value:
-        padding = pixels == value
-    else:
-        padding = (pixels >= min(value, limit)) & (pixels <= max(value, limit))
-    return padding if padding.any() else None
-
-
-def _maybe_signed(header: Header, keyword: str) -> int | None:
-    """A value of VR "US or SS": it has the sign of the pixels."""
-    value = header.get(keyword)
-    return value - (1 << 16) if value is not None and header.signed and value >= 1 << 15 else value
-
-
-def cover(values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
-    """Padding replaced by the least real value: it is no measurement and must not stretch the statistics."""
-    if padding is None or padding.all():
+    cells, precision = frame.values, frame.precision
+    bits = header.number("BitsStored", precision)
+    high = header.number("HighBit", bits - 1)
+    if precision <= bits:
+        if precision < bits and header.signed and frame.process == "lossless" and _top(cells) >= 1 << precision - 1:
+            raise SampleError("corrupt", f"signed values of {bits} bits in a frame of {precision}")
+        return _signed(cells, precision, header)
+    if frame.process not in MASKED:
+        values = _signed(cells, precision, header)
+        low, top = (-(1 << bits - 1), (1 << bits - 1) - 1) if header.signed else (0, (1 << bits) - 1)
+        if int(values.min()) < low or int(values.max()) > top:
+            raise SampleError("corrupt", f"a frame of {precision} bits with values that {bits} bits cannot hold")
         return values
-    return np.where(padding, values[~padding].min(), values)
+    if high >= bits and high < precision:
+        below = high - bits + 1
+        if (cells & cells.dtype.type((1 << below) - 1)).any() and _top(cells) < 1 << bits:
+            raise SampleError("corrupt", f"HighBit {high} with BitsStored {bits}, but values in the lowest {bits} bits")
+        cells = cells >> below
+    if header.signed:
+        return _signed(cells, bits, header)
+    return cells if _top(cells) < 1 << bits else cells & cells.dtype.type((1 << bits) - 1)
+
+
+def _top(cells: np.ndarray) -> int:
+    return int(cells.max())
+
+
+def _signed(cells: np.ndarray, bits: int, header: Header) -> np.ndarray:
+    """Cells of so many bits as they are, or as two's complement where the header says signed."""
+    if not header.signed:
+        return cells
+    container = cells.dtype.itemsize * 8
+    values = cells.view(f"i{cells.dtype.itemsize}")
+    if bits == container or (-(1 << bits - 1) <= values.min() and values.max() < 1 << bits - 1):
+        return values
+    return (values << (container - bits)) >> (container - bits)
+
+
+def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """YBR_FULL (…, 3) of so many bits to R G B of the same dtype, rounded (PS3.3 C.7.6.3.1.2, BT.601 full range).
+
+    Of 8 bits by pydicom, of others, which it does not convert, by the same formula with chroma's middle at 2^(bits−1).
+    """
+    if bits == 8 and pixels.dtype == np.uint8:
+        with reading("colour conversion"):
+            return convert_color_space(pixels, "YBR_FULL", "RGB")
+    middle, top = 1 << bits - 1, (1 << bits) - 1
+    values = pixels.astype(np.float64)
+    luma, blue, red = values[..., 0], values[..., 1] - middle, values[..., 2] - middle
+    green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
+    found = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1)
+    return np.clip(np.floor(found + 0.5), 0, top).astype(pixels.dtype)
 
 
 def read_image(raw: bytes) -> Image:
-    """One single-frame file as an image. Raises SampleError."""
+    """One single-frame file as an image. Raises SampleError.
+
+    Rescale and spacing of an enhanced file stand in its functional groups (PS3.3 C.7.6.16).
+    """
     header = parse(raw)
+    refuse_other_objects(header)
+    refuse_mosaic(header)
     if header.frames > 1:
         raise SampleError("unsupported", f"{header.frames} frames in one file; expected one image")
+    frame = frames(header)[0]
     pixels = stored(header)[0]
     if pixels.ndim == 3:
-        return Image(pixels, color=True, spacing_mm=plane_spacing(header))
-    values, padding = real_world(pixels, header)
-    return Image(cover(values, padding), spacing_mm=plane_spacing(header))
+        return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
+    values, padding = real_world(pixels, header, frame.scaling)
+    return Image(cover(values, padding), spacing_mm=frame_spacing(frame))
 
 
-def plane_spacing(source: Header | Dataset) -> tuple[float, float] | None:
+def frame_spacing(frame: Frame) -> tuple[float, float] | None:
+    """(between rows, between columns) in mm of a frame: in the patient (PS3.3 C.7.6.16.2.1), else at the detector
+    (C.8.19.6.4), else by the file.
+    """
+    for macro in ("PixelMeasuresSequence", "FramePixelDataPropertiesSequence"):
+        group = frame.group(macro)
+        spacing = plane_spacing(group) if group else None
+        if spacing is not None:
+            return spacing
+    return plane_spacing(frame.header)
+
+
+def plane_spacing(source: Header | Group) -> tuple[float, float] | None:
     """(between rows, between columns) in mm, in the patient, else at the detector; None where the file does not say."""
     for keyword in ("PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"):
         value = source.get(keyword)

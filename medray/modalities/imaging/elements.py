@@ -1,6 +1,6 @@
 """The few top-level DICOM elements that images need, read in one quick walk over a file's bytes (PS3.5 7.1).
 
-pydicom parses everything and costs more than the pixels; this walk hops from length to length and keeps 30 tags.
+pydicom parses everything and costs more than the pixels; this walk hops from length to length and keeps some tags.
 Whatever is not plain and well formed is left to pydicom: the walk then returns None.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 from typing import NamedTuple
+
+from pydicom.datadict import tag_for_keyword
 
 TAGS = {
     "SOPClassUID": (0x00080016, "text"),
@@ -36,19 +38,68 @@ TAGS = {
     "PixelPaddingRangeLimit": (0x00280121, "short"),
     "RescaleIntercept": (0x00281052, "decimal"),
     "RescaleSlope": (0x00281053, "decimal"),
+    "RescaleType": (0x00281054, "text"),
     "ModalityLUTSequence": (0x00283000, "sequence"),
     "SharedFunctionalGroupsSequence": (0x52009229, "sequence"),
     "PerFrameFunctionalGroupsSequence": (0x52009230, "sequence"),
+    "ExtendedOffsetTable": (0x7FE00001, "bytes"),
 }
 """keyword: (tag, how its value is written). "short" is 2 bytes, unsigned; PixelPaddingValue takes the pixels' sign."""
 
 PIXEL_TAGS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}
 """Float, Double Float and (integer) Pixel Data."""
-WANTED = frozenset(tag for tag, _ in TAGS.values())
+PRIVATE = {
+    "NumberOfImagesInMosaic": (0x00190010, 0x0019100A),
+    "SiemensBValue": (0x00190010, 0x0019100C),
+    "CSAImageHeader": (0x00290010, 0x00291010),
+    "PhilipsBValue": (0x20010010, 0x20011003),
+    "GEBValue": (0x00430010, 0x00431039),
+    "GEImageKind": (0x00430010, 0x0043102F),
+    "UIHImagesInGrid": (0x00650010, 0x00651050),
+}
+"""What vendors say of a slice in elements of their own: (who reserved the block, the element), PS3.5 7.8.1."""
+MORE = [
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesNumber",
+    "AcquisitionNumber",
+    "ComplexImageComponent",
+    "EchoNumbers",
+    "EchoTime",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "DiffusionBValue",
+    "DiffusionGradientOrientation",
+    "StackID",
+    "NominalPercentageOfCardiacPhase",
+    "NominalCardiacTriggerDelayTime",
+    "CorrectedImage",
+    "KVP",
+    "ConvolutionKernel",
+    "FlipAngle",
+    "InversionTime",
+    "SequenceName",
+    "ContrastBolusAgent",
+    "RescaleType",
+    "Units",
+    "SpacingBetweenSlices",
+    "SpecificCharacterSet",
+    "BodyPartExamined",
+    "AnatomicRegionSequence",
+    "Manufacturer",
+    "ManufacturerModelName",
+]
+"""Keywords of elements that are read by their VR (`frames.stated`): what tells volumes apart, and facts of an entry."""
+WANTED = frozenset(
+    {tag for tag, _ in TAGS.values()}
+    | {int(tag_for_keyword(keyword) or 0) for keyword in MORE}
+    | {tag for pair in PRIVATE.values() for tag in pair}
+)
 UNDEFINED = 0xFFFFFFFF
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM_BYTES = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}
 _ENCODINGS = {  # transfer syntax: (implicit, little)
     "1.2.840.10008.1.2": (True, True),
     "1.2.840.10008.1.2.2": (False, False),
@@ -58,7 +109,7 @@ _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95")
 
 class Elements(NamedTuple):
     values: dict[int, bytes]
-    """WANTED tags to their raw bytes; a sequence's are empty."""
+    """WANTED tags to their raw bytes; of a sequence the bytes of its items."""
     syntax: str
     media_class: str
     """MediaStorageSOPClassUID"""
@@ -68,8 +119,8 @@ class Elements(NamedTuple):
     """Where the pixel element starts; the end of the file when there is none."""
 
 
-def walk(raw: bytes) -> Elements | None:
-    """The wanted elements before the pixels of a file with preamble; None where only pydicom can tell."""
+def walk(raw: bytes, also: frozenset[int] = frozenset()) -> Elements | None:
+    """The elements of WANTED and `also` before the pixels of a file with preamble; None where only pydicom can tell."""
     if raw[128:132] != b"DICM":
         return None
     try:
@@ -80,7 +131,7 @@ def walk(raw: bytes) -> Elements | None:
             return None
         implicit, little = _ENCODINGS.get(syntax, (False, True))
         values: dict[int, bytes] = {}
-        at = _walk(raw, at, implicit, little, values, WANTED, last=0x7FE00007)
+        at = _walk(raw, at, implicit, little, values, WANTED | also, last=0x7FE00007)
     except (_Odd, struct.error, UnicodeDecodeError, RecursionError):
         return None
     media_class = meta.get(0x00020002, b"").rstrip(b"\0 ").decode("ascii", "replace")
@@ -118,13 +169,15 @@ def _walk(
         if length == UNDEFINED:
             at = _skip_sequence(raw, start, implicit or vr == b"UN", little)
             if tag in wanted:
-                into[tag] = b""
+                if vr == b"UN":  # its items are implicit, whatever the rest is (PS3.5 6.2.2)
+                    raise _Odd
+                into[tag] = raw[start : at - 8]
             continue
         at = start + length
         if at > end:
             raise _Odd
         if tag in wanted:
-            into[tag] = raw[start:at] if vr != b"SQ" else b""
+            into[tag] = raw[start:at]
     return at
 
 
@@ -146,3 +199,64 @@ def _skip_sequence(raw: bytes, at: int, implicit: bool, little: bool) -> int:
             if head.unpack_from(raw, at)[:2] != (_ITEM_END >> 16, _ITEM_END & 0xFFFF):
                 raise _Odd
             at += 8
+
+
+def sequence(raw: bytes, implicit: bool, little: bool) -> list[dict[int, bytes | list]]:
+    """The items of a sequence's bytes, each tag to its bytes, or to the items of a sequence within; without what vendors
+    add. Raises ValueError.
+    """
+    try:
+        return _items(raw, 0, len(raw), implicit, little)[0]
+    except (_Odd, struct.error, RecursionError):
+        raise ValueError("a sequence that is not made of items") from None
+
+
+def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[list[dict[int, bytes | list]], int]:
+    """Items from `at`, to `end` or the delimiter of the sequence; and where that is (PS3.5 7.5)."""
+    head = struct.Struct("<HHI" if little else ">HHI")
+    items: list[dict[int, bytes | list]] = []
+    while at < end:
+        group, element, length = head.unpack_from(raw, at)
+        tag = group << 16 | element
+        at += 8
+        if tag == _SEQUENCE_END:
+            break
+        if tag != _ITEM:
+            raise _Odd
+        item, at = _item(raw, at, end if length == UNDEFINED else at + length, implicit, little)
+        items.append(item)
+    return items, at
+
+
+def _item(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[dict[int, bytes | list], int]:
+    order = "<" if little else ">"
+    head, long_of, short_of = struct.Struct(order + "HHI"), struct.Struct(order + "I"), struct.Struct(order + "H")
+    if end > len(raw):
+        raise _Odd
+    item: dict[int, bytes | list] = {}
+    while at < end:
+        group, element, length = head.unpack_from(raw, at)
+        tag = group << 16 | element
+        if tag == _ITEM_END:
+            return item, at + 8
+        vr = b"" if implicit else raw[at + 4 : at + 6]
+        if implicit:
+            start = at + 8
+        elif vr in _SHORT:
+            length, start = short_of.unpack_from(raw, at + 6)[0], at + 8
+        elif vr in _LONG:
+            length, start = long_of.unpack_from(raw, at + 8)[0], at + 12
+        else:
+            raise _Odd
+        if group % 2:  # a vendor's own: nothing here is looked up in them
+            at = _skip_sequence(raw, start, implicit or vr == b"UN", little) if length == UNDEFINED else start + length
+            continue
+        nested = vr == b"SQ" or (implicit and length and raw[start : start + 4] == _ITEM_BYTES[little])
+        if length == UNDEFINED:
+            item[tag], at = _items(raw, start, end, implicit or vr == b"UN", little)
+            continue
+        at = start + length
+        if at > end:
+            raise _Odd
+        item[tag] = _items(raw, start, at, implicit, little)[0] if nested else raw[start:at]
+    return item, at

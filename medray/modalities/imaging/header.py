@@ -13,14 +13,18 @@ import pydicom
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
+from medray.modalities.imaging import pixel_description
 from medray.modalities.imaging.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
 from medray.modalities.imaging.image import decoding
+from medray.modalities.imaging.pixel_description import EXPLICIT, IMPLICIT
 
-IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+ELSEWHERE = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204"})
+"""Transfer syntaxes of pixels that a server has (JPIP)."""
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -48,6 +52,10 @@ class Header:
     words: bool
     """The element's VR is OW, which big endian swaps by 2 bytes."""
     _dataset: Dataset | None = field(default=None, repr=False)
+    walked: bool = True
+    """`values` come from the quick walk: of a sequence they are the bytes of its items. Else pydicom read the file."""
+    parsed: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Items of sequences that `frames.items` has taken apart, by keyword."""
 
     @property
     def dataset(self) -> Dataset:
@@ -57,17 +65,19 @@ class Header:
         return self._dataset
 
     def get(self, keyword: str) -> Any:
-        """A value of elements.TAGS: int, float, str or a list of them; None where absent or empty; True for a
+        """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
         tag, form = TAGS[keyword]
         value = self.values.get(tag)
         if form == "sequence":
             return None if value is None else True
-        if not value:
-            return None
+        if not value or form == "bytes":
+            return value or None
         try:
             if form == "short":
+                if len(value) != 2:
+                    raise SampleError("corrupt", f"{keyword} of {len(value)} bytes; expected 2")
                 return int.from_bytes(value[:2], "little" if self.little else "big")
             text = value.decode("ascii").strip(" \0")
             if form == "text":
@@ -78,6 +88,8 @@ class Header:
             numbers = [float(part) for part in parts]
             if not all(map(math.isfinite, numbers)):
                 raise ValueError
+            if form == "decimal" and len(numbers) > 1:
+                raise SampleError("corrupt", f"{keyword} of {len(numbers)} numbers; expected one")
             return numbers if form == "decimals" else numbers[0]
         except UnicodeDecodeError:
             if keyword != "PatientID":  # the one value here that may be in another character set
@@ -88,8 +100,17 @@ class Header:
             raise SampleError("corrupt", f"{keyword} is not a number") from None
 
     def number(self, keyword: str, default: int) -> int:
+        """A whole number. Raises SampleError `corrupt` for another one."""
         value = self.get(keyword)
+        if value is not None and value != int(value):
+            raise SampleError("corrupt", f"{keyword} is no whole number")
         return default if value is None else int(value)
+
+    @property
+    def encapsulated(self) -> bool:
+        """The pixels are a sequence of items, which some writers give a length though it shall be undefined."""
+        item = self.raw[self.start : self.start + 4] == b"\xfe\xff\x00\xe0"
+        return self.length == UNDEFINED or (self.syntax not in pixel_description.NATIVE and item)
 
     @property
     def rows(self) -> int:
@@ -116,26 +137,27 @@ class Header:
         return self.get("PhotometricInterpretation") or "MONOCHROME2"
 
 
-def parse(raw: bytes) -> Header:
+def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
     """The header of a DICOM file, with or without its preamble; pixels stay in `raw`, uncopied.
 
-    Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
+    `also`: further tags to keep the bytes of. Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
     """
-    found = walk(raw)
+    found = walk(raw, also)
     dataset: Dataset | None = None
     if found is None:
-        dataset, found, raw = parse_by_pydicom(raw)
+        dataset, found, raw = parse_by_pydicom(raw, also)
+    walked = dataset is None
     sop_class = found.values.get(0x00080016, b"").decode("ascii", "replace").strip(" \0") or found.media_class
     order = "little" if found.little else "big"
     head = raw[found.at : found.at + 12]
     tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
     if tag not in PIXEL_TAGS or len(head) < 12:
-        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset)
+        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset, walked)
     start = found.at + (8 if found.implicit else 12)
     length = int.from_bytes(raw[start - 4 : start], order)
     words = head[4:6] == b"OW" or found.implicit
     return Header(
-        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset
+        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset, walked
     )
 
 
@@ -146,7 +168,7 @@ def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
         return pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM"), stream.tell()
 
 
-def parse_by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
+def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Dataset, Elements, bytes]:
     """What `walk` could not read: no preamble, deflated, irregular. Returns the bytes that positions refer to."""
     dataset, at = _parse_whole(raw)
     with reading("DICOM header"):
@@ -158,40 +180,67 @@ def parse_by_pydicom(raw: bytes) -> tuple[Dataset, Elements, bytes]:
             whole.file_meta.TransferSyntaxUID = UID(EXPLICIT)
             plain = io.BytesIO()
             whole.save_as(plain, implicit_vr=False, little_endian=True)
-            return parse_by_pydicom(plain.getvalue())
+            return parse_by_pydicom(plain.getvalue(), also)
         if len(dataset) == 0:
             raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
         values: dict[int, bytes] = {}
-        for tag in WANTED & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
+        for tag in (WANTED | also) & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
             held = dataset.get_item(tag).value
+            held = "\\".join(held) if isinstance(held, MultiValue) and all(isinstance(v, str) for v in held) else held
+            held = held.encode("ascii", "replace") if isinstance(held, str) else held  # read early: character sets
             values[tag] = held if isinstance(held, bytes) else b""
         media_class = str(meta.get("MediaStorageSOPClassUID") or "")
         return dataset, Elements(values, syntax, media_class, bool(implicit), bool(little), at), raw
 
 
 def check(header: Header) -> None:
-    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there."""
+    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there,
+    `corrupt` when what describes them contradicts itself or them, `unsupported`.
+    """
     end = len(header.raw)
     if header.start < 0:
+        if header.syntax in ELSEWHERE:
+            raise SampleError("unsupported", f"transfer syntax {uid_name(header.syntax)}: the pixels lie elsewhere")
         image_class = "Image Storage" in uid_name(header.sop_class)
         if image_class or header.rows:
             raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
         raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
-    if header.length != UNDEFINED:
-        have, need = min(header.length, end - header.start), native_bytes(header)
-        if have < need:
-            raise SampleError("truncated", f"{have} of {need} bytes of pixels")
+    pixel_description.check(header)
+    if header.encapsulated:
+        fragments(header)
         return
-    at = header.start
-    while at + 8 <= end:  # items of the encapsulated stream, PS3.5 A.4
+    have, need = min(header.length, end - header.start), native_bytes(header)
+    if have < need:
+        raise SampleError("truncated", f"{have} of {need} bytes of pixels")
+    if any(header.raw[header.start + need + need % 2 : header.start + have]):
+        raise SampleError("corrupt", f"{have} bytes of pixels; rows, columns, frames and bits make {need}")
+
+
+def fragments(header: Header) -> list[tuple[int, int]]:
+    """(start, length) of each item of an encapsulated element, the table of offsets first (PS3.5 A.4).
+
+    Raises SampleError `truncated` or `corrupt`.
+    """
+    given = header.length != UNDEFINED
+    end, at = header.start + header.length if given else len(header.raw), header.start
+    found: list[tuple[int, int]] = []
+    while at + 8 <= min(end, len(header.raw)):
         item, length = header.raw[at : at + 4], int.from_bytes(header.raw[at + 4 : at + 8], "little")
         if item == b"\xfe\xff\xdd\xe0":
-            return
+            return _with_pixels(found)
         if item != b"\xfe\xff\x00\xe0" or length == UNDEFINED:
             raise SampleError("corrupt", "the encapsulated pixels are not a sequence of items")
+        found.append((at + 8, length))
         at += 8 + length
-    if at > end or end - at > 0:
-        raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
+    if given and at == end <= len(header.raw):
+        return _with_pixels(found)
+    raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
+
+
+def _with_pixels(items: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    if len(items) < 2:
+        raise SampleError("corrupt", "encapsulated pixels without a fragment")
+    return items
 
 
 def native_bytes(header: Header) -> int:

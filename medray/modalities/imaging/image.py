@@ -29,6 +29,8 @@ class Image:
     """(D, 3) float64: where slice k starts along (normal, height, width) from slice 0. None: evenly, unsheared."""
     irregular: bool = False
     """The gaps between slices differ: only a resampling by `slices_mm` is right."""
+    hole_mm: float = 0.0
+    """The widest gap between slices that is a hole (over 1.5 times the median gap); 0 where there is none."""
 
     @property
     def shape(self) -> tuple[int, ...]:

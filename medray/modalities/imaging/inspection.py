@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from medray.errors import SampleError
+from medray.errors import REASONS, SampleError
 from medray.files import File, list_files, read_bytes, relative
 from medray.modalities.base import Inspection
 from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging.facts import geometry
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, Header, check, parse, uid_name
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.modality import decode
+from medray.modalities.imaging.objects import is_mosaic, kind
 from medray.modalities.imaging.scan import sniff
 
 
@@ -98,6 +100,10 @@ def _dicom_file(header: Header) -> dict[str, Any]:
         "frames": header.frames,
     }
     flags = _flags(header)
+    if reason := kind(header.sop_class):
+        facts |= {"reason": reason, "detail": REASONS[reason]}
+    if header.start < 0 and reason:
+        return facts | {"flags": flags}
     pixels = dicom.stored(header)
     facts["shape"] = list(pixels.shape[1:3] if header.frames == 1 else pixels.shape[:3])
     facts["dtype"] = str(pixels.dtype)
@@ -109,7 +115,7 @@ def _dicom_file(header: Header) -> dict[str, Any]:
 
 
 def _flags(header: Header) -> list[str]:
-    flags = ["mosaic"] if series.is_mosaic(header) else []
+    flags = ["mosaic"] if is_mosaic(header) else []
     return [*flags, "multi_frame"] if header.frames > 1 else flags
 
 
@@ -154,7 +160,7 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
         "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
     }
     try:
-        _, stack = series.headers_and_stack(raws)
+        slices, stack = series.volume(raws)
         image = series.read_series(raws)
     except SampleError as error:
         flags = _flags(first)
@@ -164,6 +170,8 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
     facts |= _image_facts(image)
     facts["affine_ras"] = stack.affine_ras.tolist()
     facts["residual_mm"] = stack.residual_mm
+    measured = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
+    facts |= {name: measured[name] for name in ("extent_mm", "largest_hole_mm")}
     if len(stack.gaps_mm):
         facts["gap_mm"] = {"min": float(stack.gaps_mm.min()), "max": float(stack.gaps_mm.max())}
     return facts | {"tilt_degrees": stack.tilt_degrees, "flags": [*_flags(first), *stack.flags]}

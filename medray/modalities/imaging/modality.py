@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from medray.eligibility import Fact
 from medray.errors import SampleError, UserError
 from medray.files import File, read_bytes
 from medray.inputs import Input, Inputs
@@ -32,6 +33,8 @@ SUMMARY = pa.schema(
 )
 """One row per training sample: pixels per channel, their sum and sum of squares per channel."""
 
+EXACT = 1 << 24
+"""Whole numbers up to this are float32 numbers, each of them."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """R G B to luma, ITU-R BT.601."""
 
@@ -70,6 +73,12 @@ class Imaging(Modality):
         from medray.modalities.imaging.scan import scan
 
         return scan(self.spec, file, root)
+
+    def describe(self, parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
+        """Facts of an image, or of the slices of a series with their geometry: see `facts.py`."""
+        from medray.modalities.imaging.facts import of_entry
+
+        return of_entry(parts, self.spec.volumes)
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample per entry, `sample_id` "0"."""
@@ -208,9 +217,13 @@ def decode(raws: list[bytes], volumes: bool) -> Image:
     if len(raws) > 1:
         raise SampleError("corrupt", f"{len(raws)} files that are no DICOM series")
     if kind == "picture":
-        return arrays.read_picture(raw)
+        from medray.modalities.imaging import pictures
+
+        return pictures.read_picture(raw)
     if kind == "nifti":
-        return arrays.read_nifti(raw)
+        from medray.modalities.imaging import nifti
+
+        return nifti.read_nifti(raw)
     raise SampleError("unrecognised_format")
 
 
@@ -226,9 +239,7 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
         )
     if 0 in image.shape:
         raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
-    if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
-        raise SampleError("bad_values", f"{int((~np.isfinite(values)).sum())} values are NaN or infinite")
-    values = values.astype(np.float32, copy=False)
+    values = as_float32(values)
     if not image.color:
         values = values[None]
     elif spec.channels == 1:
@@ -239,10 +250,31 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
     return values if len(values) == spec.channels else np.repeat(values, spec.channels, axis=0)
 
 
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Any real array as float32. Raises SampleError `bad_values` for NaN and infinite values, for numbers beyond the
+    range of float32, and for whole numbers that it cannot hold (beyond 2^24): nothing is rounded to another integer.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = values.astype(np.float32, copy=False)
+        total = found.sum(dtype=np.float64)
+    if values.dtype.kind == "f":
+        if not np.isfinite(total):
+            lost = int((~np.isfinite(found)).sum())
+            raise SampleError("bad_values", f"{lost} values are NaN, infinite or beyond the range of float32")
+    elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:
+        low, high = int(values.min()), int(values.max())
+        most = max(-low, high)
+        if most > EXACT and (most > 1 << 53 or (found.astype(np.float64) != values.astype(np.float64)).any()):
+            raise SampleError("bad_values", f"whole numbers from {low} to {high}: float32 holds them up to {EXACT}")
+    return found
+
+
 def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
     def background() -> float:
         return float(values.min()) if spec.background == "minimum" else spec.background
 
+    if spec.spacing_mm is not None or spec.max_gap_mm is not None:
+        _refuse_hole(image, spec.max_gap_mm)
     if spec.spacing_mm is not None:
         if image.spacing_mm is None:
             raise SampleError("bad_geometry", "spacing_mm is asked for, but the file does not say its spacing")
@@ -259,6 +291,20 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
     if spec.resize == "pad":
         return resample.resize_and_pad(values, spec.size, background())
     return resample.resize(values, spec.size)
+
+
+def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:
+    """Raises SampleError `bad_geometry` for a volume with a gap between slices that is too wide to be filled."""
+    if len(image.shape) != 3 or image.spacing_mm is None or image.shape[0] == 1:
+        return
+    gap = image.spacing_mm[0] if image.slices_mm is None else float(np.diff(image.slices_mm[:, 0]).max())
+    hole = image.hole_mm if max_gap_mm is None else gap if gap > max_gap_mm + 1e-3 else 0.0
+    if hole:
+        limit = "1.5 times the median gap" if max_gap_mm is None else f"max_gap_mm = {max_gap_mm:g}"
+        raise SampleError(
+            "bad_geometry",
+            f"a hole of {hole:.2f} mm between two slices, more than {limit}: what lies there is not known",
+        )
 
 
 def divisor(spec: ImagingSpec) -> float:

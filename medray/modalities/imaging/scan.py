@@ -6,12 +6,16 @@ import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from medray.errors import SampleError
 from medray.files import File, exists, read_bytes, relative
 from medray.manifests import Part, digest
-from medray.modalities.imaging import arrays
+from medray.modalities.imaging import arrays, facts, nifti, pictures
+from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name
+from medray.modalities.imaging.keywords import asked
+from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
 from medray.modalities.imaging.spec import ImagingSpec
 
 SUFFIXES = {
@@ -31,14 +35,14 @@ def sniff(raw: bytes) -> str:
     """ "dicom", "picture", "nifti", "npz", "idx" or "" by the first bytes."""
     if raw[128:132] == b"DICM":
         return "dicom"
-    if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")):
+    if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *pictures.TIFF)):
         return "picture"
     if raw[:2] == b"BM" and int.from_bytes(raw[2:6], "little") == len(raw):
         return "picture"
     if raw[:4] == b"PK\x03\x04" and b".npy" in raw[:256]:
         return "npz"
     head = arrays.unzipped_head(raw) if raw[:2] == b"\x1f\x8b" else raw[:512]
-    if arrays.is_nifti(head):
+    if nifti.is_nifti(head):
         return "nifti"
     if arrays.is_idx(head):
         return "idx"
@@ -111,7 +115,9 @@ def _parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         raise SampleError("format_mismatch", f"the name says {promised}, the content is {kind}")
     if kind == "dicom":
         yield from _dicom_parts(spec, whole, raw)
-    elif kind == "npz":
+        return
+    whole = replace(whole, facts=facts.of_nifti(raw, spec.volumes) if kind == "nifti" else {"format": kind})
+    if kind == "npz":
         yield from _npz_parts(spec, whole, raw)
     elif kind == "idx":
         yield from _idx_parts(spec, whole, raw)
@@ -144,20 +150,28 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     A damaged 2D image is an entry by its path, so that it cannot stand in for a whole copy of itself; a damaged
     slice stays with its series, which must not be stacked without it.
     """
-    header = parse(raw)
+    header = parse(raw, _also(tuple(spec.select)))
     if header.sop_class == MEDIA_DIRECTORY:
         return
     subject = whole.subject or header.get("PatientID")
     instance, series = header.get("SOPInstanceUID") or "", header.get("SeriesInstanceUID") or ""
-    part = replace(whole, subject=subject)
+    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.select, spec.volumes))
     if spec.label_from == "folder":
         label, split = _folders(whole.entry_id)
         part = replace(part, label=label, split=split)
     try:
+        refuse_other_objects(header)
+    except SampleError as error:  # beside a series, never a slice of it
+        yield replace(part, reason=error.reason, detail=error.detail)
+        return
+    try:
         check(header)
+        refuse_mosaic(header)
     except SampleError as error:
-        slice_of = spec.volumes and series and error.reason != "no_pixels"
-        place = {"entry_id": series, "locator": instance} if slice_of else {}
+        whole_image = error.reason == "unsupported" and instance
+        place = {"entry_id": instance} if whole_image and not spec.volumes else {}
+        if spec.volumes and series and error.reason != "no_pixels":
+            place = {"entry_id": series, "locator": instance}
         yield replace(part, reason=error.reason, detail=error.detail, **place)
         return
     if spec.volumes and series:
@@ -166,6 +180,12 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         yield replace(part, entry_id=instance)
     else:
         yield replace(part, reason="corrupt", detail=f"{uid_name(header.sop_class)} without its instance or series UID")
+
+
+@lru_cache(maxsize=8)
+def _also(select: tuple[str, ...]) -> frozenset[int]:
+    """Tags of the keywords that rules ask for."""
+    return frozenset(described(keyword)[0] for keyword in asked(select))
 
 
 def _npz_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
@@ -203,4 +223,5 @@ def _row_parts(spec: ImagingSpec, whole: Part, rows: arrays.Rows, prefix: str) -
             subject=whole.subject,
             label=rows.label(row) if labelled else (),
             split=rows.split if labelled else None,
+            facts=whole.facts,
         )

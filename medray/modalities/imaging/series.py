@@ -2,22 +2,25 @@
 
 Volumes are D, H, W: D along the slice normal (the cross product of both directions), H down the rows, W along the columns.
 Nothing is stacked that is no single volume: repeated positions (time series, echoes), mixed orientations or
-shapes, mosaics and missing geometry are refused with what was found.
+shapes, mosaics, missing geometry and what else tells two volumes apart (`mixture.py`) are refused with what was found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
 from medray.modalities.imaging.dicom import cover, plane_spacing, real_world, stored
-from medray.modalities.imaging.header import Header, check, parse, reading
+from medray.modalities.imaging.frames import Frame, Group, frames, has_groups
+from medray.modalities.imaging.header import Header, check, parse
 from medray.modalities.imaging.image import Image
+from medray.modalities.imaging.mixture import BLOCKS, ONE, differing, refuse_mixture, refuse_places, refuse_rescales
+from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
 
 REGULAR_MM = 0.01
 """A stack is regular when its affine meets every slice's own position within this."""
@@ -27,6 +30,9 @@ TILT_DEGREES = 0.1
 """More than this between the slice normal and the line of slice positions is a sheared stack."""
 SAME_DIRECTION = 1e-3
 SAME_POSITION_MM = 1e-3
+HOLE = 1.5
+"""A gap larger than this many times the median gap is a hole."""
+ROUNDING_MM = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,9 @@ class Plane:
     """(between rows, between columns)"""
     shape: tuple[int, int]
     thickness: float | None
+    """SliceThickness, mm."""
+    between: float | None = None
+    """SpacingBetweenSlices, mm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,14 @@ class Stack:
     residual_mm: float
     """max over k of the distance between affine · (0, 0, k) and slice k's own position."""
     tilt_degrees: float
+    limits_mm: np.ndarray
+    """(D - 1,) a gap larger than this is a hole, where the run sets no max_gap_mm."""
+
+    @property
+    def largest_hole_mm(self) -> float:
+        """The widest gap that is a hole; 0 where there is none."""
+        holes = self.gaps_mm[self.gaps_mm > self.limits_mm + ROUNDING_MM]
+        return float(holes.max()) if len(holes) else 0.0
 
     @property
     def irregular(self) -> bool:
@@ -73,44 +90,29 @@ class Stack:
             found.append("gantry_tilt")
         if self.residual_mm > REGULAR_MM:
             found.append("irregular_gaps")
+        if self.largest_hole_mm:
+            found.append("hole")
         return found
 
 
 def planes(header: Header) -> list[Plane]:
     """The plane of every frame of a file. Raises SampleError `bad_geometry` where one is missing."""
-    shape = (header.rows, header.columns)
-    if not header.get("PerFrameFunctionalGroupsSequence"):
-        if header.frames > 1:
-            raise SampleError("bad_geometry", f"{header.frames} frames without a position each")
-        return [_plane(header, header, header, shape)]
-    dataset = header.dataset
-    per_frame = dataset.PerFrameFunctionalGroupsSequence
-    if len(per_frame) != header.frames:
-        raise SampleError("corrupt", f"{header.frames} frames, but {len(per_frame)} frame descriptions")
-    return [
-        _plane(
-            _group(dataset, k, "PlanePositionSequence"),
-            _group(dataset, k, "PlaneOrientationSequence"),
-            _group(dataset, k, "PixelMeasuresSequence"),
-            shape,
-        )
-        for k in range(header.frames)
-    ]
+    if header.frames > 1 and not has_groups(header):
+        raise SampleError("bad_geometry", f"{header.frames} frames without a position each")
+    return [plane(frame) for frame in frames(header)]
 
 
-def _group(dataset: Dataset, frame: int, keyword: str) -> Dataset:
-    """A functional group of a frame, its own or the shared one; empty where there is none (PS3.3 C.7.6.16)."""
-    with reading("functional groups"):
-        own = dataset.PerFrameFunctionalGroupsSequence[frame].get(keyword)
-        shared = dataset.get("SharedFunctionalGroupsSequence")
-        items = own or (shared[0].get(keyword) if shared else None)
-        return items[0] if items else Dataset()
-
-
-def _plane(
-    place: Header | Dataset, turn: Header | Dataset, measures: Header | Dataset, shape: tuple[int, int]
-) -> Plane:
+def plane(frame: Frame) -> Plane:
+    """The plane of a frame: in its functional groups, in those of an ultrasound volume (PS3.3 C.8.24.3.4), or in the file."""
+    top = Group(frame.header, frame.header)
+    place = frame.group("PlanePositionSequence") or top
+    turn = frame.group("PlaneOrientationSequence") or top
+    measures = frame.group("PixelMeasuresSequence") or top
     position, turned = place.get("ImagePositionPatient"), turn.get("ImageOrientationPatient")
+    if not position and (volume := frame.group("PlanePositionVolumeSequence")):
+        position = volume.get("ImagePositionVolume")
+    if not turned and (volume := frame.group("PlaneOrientationVolumeSequence")):
+        turned = volume.get("ImageOrientationVolume")
     spacing = plane_spacing(measures)
     if not position or not turned or spacing is None:
         missing = [
@@ -119,15 +121,35 @@ def _plane(
             if not value
         ]
         raise SampleError("bad_geometry", f"a slice without {', '.join(missing)}")
-    with reading("geometry"):
-        at = np.array([float(v) for v in position])
-        along, down = np.array([float(v) for v in turned]).reshape(2, 3)
-        thickness = measures.get("SliceThickness")
-        thick = float(thickness) if thickness else None
+    return placed(
+        position,
+        turned,
+        spacing,
+        (frame.header.rows, frame.header.columns),
+        thickness=measures.get("SliceThickness"),
+        between=measures.get("SpacingBetweenSlices"),
+    )
+
+
+def placed(
+    position: Sequence[float] | np.ndarray,
+    turned: Sequence[float],
+    spacing: tuple[float, float],
+    shape: tuple[int, int],
+    *,
+    thickness: float | None = None,
+    between: float | None = None,
+) -> Plane:
+    """A plane from the numbers of a header. Raises SampleError `bad_geometry`."""
+    at = np.array(position, float)
+    if at.shape != (3,) or len(turned) != 6:
+        raise SampleError("bad_geometry", "a position that is not three numbers, or an orientation that is not six")
+    along, down = np.array(turned, float).reshape(2, 3)
     lengths = np.linalg.norm(along), np.linalg.norm(down)
-    if at.shape != (3,) or abs(lengths[0] - 1) > 0.01 or abs(lengths[1] - 1) > 0.01 or abs(along @ down) > 0.01:
+    if abs(lengths[0] - 1) > 0.01 or abs(lengths[1] - 1) > 0.01 or abs(along @ down) > 0.01:
         raise SampleError("bad_geometry", "an orientation that is not two perpendicular unit vectors")
-    return Plane(at, along / lengths[0], down / lengths[1], spacing, shape, thick)
+    thick, step = (None if value is None or value <= 0 else float(value) for value in (thickness, between))
+    return Plane(at, along / lengths[0], down / lengths[1], spacing, shape, thick, step)
 
 
 def stack(given: Sequence[Plane]) -> Stack:
@@ -162,7 +184,7 @@ def stack(given: Sequence[Plane]) -> Stack:
     affine[:3, 3] = positions[0]
     met = affine[:3, 3] + np.arange(len(given))[:, None] * step
     affine[:2] *= -1  # LPS to RAS
-    cosine = float(abs(step @ normal) / np.linalg.norm(step))
+    tilt = np.arctan2(np.linalg.norm(np.cross(step, normal)), abs(step @ normal))
     return Stack(
         order=order,
         slices_mm=np.stack([steps @ normal, steps @ first.down, steps @ first.along], axis=1),
@@ -170,25 +192,56 @@ def stack(given: Sequence[Plane]) -> Stack:
         spacing_mm=(float(np.median(gaps)) if len(gaps) else first.thickness or 0.0, *first.spacing),
         affine_ras=affine,
         residual_mm=float(np.linalg.norm(met - positions, axis=1).max()),
-        tilt_degrees=float(np.degrees(np.arccos(min(1.0, cosine)))),
+        tilt_degrees=float(np.degrees(tilt)),
+        limits_mm=_limits(gaps, [given[k] for k in order]),
     )
 
 
-def is_mosaic(header: Header) -> bool:
-    """A Siemens mosaic: one image that holds the slices of a volume as tiles."""
-    return "MOSAIC" in [str(part).upper() for part in header.get("ImageType") or []]
+def _limits(gaps: np.ndarray, ordered: Sequence[Plane]) -> np.ndarray:
+    """(D - 1,) mm: what each gap may be before it is a hole, 1.5 times the median gap.
+
+    The median is that of the gaps between slices of the same thickness: a head CT of 4 mm slices below and 7 mm slices
+    above has no hole. A single gap is its own median, so it is held against the distance or thickness that is stated.
+    """
+    if len(gaps) == 1:
+        stated = max(each or 0.0 for plane in ordered for each in (plane.thickness, plane.between))
+        return np.array([HOLE * stated if stated else np.inf])
+    thick = np.array([plane.thickness or 0.0 for plane in ordered]).round(1)
+    below, above = thick[:-1], thick[1:]
+    medians = {
+        each: np.median(inner) for each in set(thick) if len(inner := gaps[(below == each) & (above == each)]) > 1
+    }
+    everywhere = float(np.median(gaps)) if len(gaps) else 0.0
+    found = [max(medians.get(a, everywhere), medians.get(b, everywhere)) for a, b in zip(below, above, strict=True)]
+    return HOLE * np.array(found)
 
 
-def headers_and_stack(raws: Sequence[bytes]) -> tuple[list[Header], Stack]:
-    """Parsed files of one series and their geometry; no pixel is decoded yet. Raises SampleError."""
-    headers = [parse(raw) for raw in raws]
-    for header in headers:
+def volume(raws: Sequence[bytes]) -> tuple[list[Frame], Stack]:
+    """The frames of the files of one series, as given, and their geometry; no pixel is decoded. Raises SampleError.
+
+    What is no image, a mosaic, colour, several volumes under one series, or slices on different scales is refused.
+    """
+    found: list[Frame] = []
+    turned: list[Plane] = []
+    for raw in raws:
+        header = parse(raw)
+        refuse_other_objects(header)
         check(header)
-        if is_mosaic(header):
-            raise SampleError("unsupported", "a mosaic: many slices tiled into one image")
+        refuse_mosaic(header)
         if header.samples != 1 or header.photometric == "PALETTE COLOR":
             raise SampleError("unsupported", "a volume of colour slices")
-    return headers, stack([plane for header in headers for plane in planes(header)])
+        found += frames(header)
+        turned += planes(header)
+    refuse_places(found)
+    try:
+        stacked = stack(turned)
+    except SampleError as error:
+        names = differing(found, (*ONE, *BLOCKS)) if error.reason == "unsupported" else []
+        told = f" (they differ in {', '.join(names)})" if names else ""
+        raise SampleError(error.reason, error.detail + told) from None
+    refuse_mixture(found, stacked.order)
+    refuse_rescales(found)
+    return found, stacked
 
 
 def read_series(raws: Sequence[bytes]) -> Image:
@@ -196,31 +249,30 @@ def read_series(raws: Sequence[bytes]) -> Image:
 
     float32 (D, H, W), or the stored integers where no rescale is given. Raises SampleError.
     """
-    headers, found = headers_and_stack(raws)
+    slices, found = volume(raws)
     place = np.empty(len(found.order), int)
     place[found.order] = np.arange(len(found.order))
-    shape = (headers[0].rows, headers[0].columns)
-    volume: Any = None
+    values: Any = None
     padding: np.ndarray | None = None
     k = 0
-    for header in headers:
-        enhanced = header.get("PerFrameFunctionalGroupsSequence")
-        for frame, pixels in enumerate(stored(header)):
-            scaling = _group(header.dataset, frame, "PixelValueTransformationSequence") if enhanced else None
-            values, outside = real_world(pixels, header, scaling)
-            if volume is None:
-                volume = np.empty((len(place), *shape), values.dtype)
-            if np.result_type(volume, values) != volume.dtype:
-                volume = volume.astype(np.result_type(volume, values))
-            volume[place[k]] = values
+    for _, of_file in groupby(slices, key=lambda each: id(each.header)):
+        held = list(of_file)
+        for frame, pixels in zip(held, stored(held[0].header), strict=True):
+            real, outside = real_world(pixels, frame.header, frame.scaling)
+            if values is None:
+                values = np.empty((len(place), *pixels.shape), real.dtype)
+            if np.result_type(values, real) != values.dtype:
+                values = values.astype(np.result_type(values, real))
+            values[place[k]] = real
             if outside is not None:
-                padding = np.zeros(volume.shape, bool) if padding is None else padding
+                padding = np.zeros(values.shape, bool) if padding is None else padding
                 padding[place[k]] = outside
             k += 1
     thick = found.spacing_mm[0] > 0
     return Image(
-        cover(volume, padding),
+        cover(values, padding),
         spacing_mm=found.spacing_mm if thick else None,
         slices_mm=found.slices_mm if found.residual_mm > REGULAR_MM or found.tilt_degrees > TILT_DEGREES else None,
         irregular=found.irregular,
+        hole_mm=found.largest_hole_mm,
     )

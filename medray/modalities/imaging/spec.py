@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medray.eligibility import Select
 from medray.modalities.base import Inspection, Spec
+from medray.modalities.imaging.keywords import CODED, check_select
 
 if TYPE_CHECKING:
     from medray.modalities.imaging.modality import Imaging
@@ -46,6 +48,9 @@ class ImagingSpec(Spec):
 
     kind: Literal["imaging"] = "imaging"
     site: ClassVar[frozenset[str]] = frozenset({"ignore", "label_from", "subject_pattern"})
+    learnt: ClassVar[tuple[str, ...]] = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")
+    where_stated: ClassVar[frozenset[str]] = frozenset({"BodyPartExamined"})
+    coded: ClassVar[frozenset[str]] = CODED
 
     size: tuple[Annotated[int, Field(gt=0)], ...]
     """Height, width: every image is an entry. Depth, height, width: every DICOM series, NIfTI file or 3D array is."""
@@ -54,6 +59,9 @@ class ImagingSpec(Spec):
     spacing_mm: tuple[Positive, ...] | None = None
     """Voxel size in the order of `size`: resample to it by the true positions, then crop or pad the centre to `size`.
     Without it every image is resized to `size`, whatever its physical extent."""
+    max_gap_mm: Positive | None = None
+    """A volume with a wider gap between two slices is refused. Where it is not given, spacing_mm bridges gaps of up to 1.5
+    times the median gap (of slices of that thickness; a single gap: of the distance or thickness that they state)."""
     resize: Literal["stretch", "pad"] = "stretch"
     """Without spacing_mm: stretch each axis to `size`, or keep the proportions and pad with the background."""
     background: float | Literal["minimum"] = "minimum"
@@ -87,6 +95,12 @@ class ImagingSpec(Spec):
         if len(size) not in (2, 3):
             raise ValueError(f"size must be [height, width] or [depth, height, width], found {len(size)} numbers")
         return size
+
+    @field_validator("select")
+    @classmethod
+    def _known_facts(cls, select: Select) -> Select:
+        check_select(select)
+        return select
 
     @field_validator("subject_pattern")
     @classmethod

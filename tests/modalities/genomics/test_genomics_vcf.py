@@ -1,7 +1,8 @@
-"""VCF files as blocks: the same samples however a file is cut and compressed, and files that are cut off or odd."""
+"""VCF files as records: the same samples and names however a file is compressed and ordered, and files that are odd."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from variant_files import COLUMNS, entries, opened, parts, rows, table, untar, v
 
 from medray.errors import SampleError
 from medray.manifests import group_parts, parts_table
-from medray.modalities.genomics import text, vcf
+from medray.modalities.genomics import text, variant_reader, vcf
 from medray.modalities.genomics.variant_inspection import inspect_vcf
 
 
@@ -32,84 +33,174 @@ def many(folder: Path, records: int = 3000) -> tuple[str, bytes]:
     return reference, vcf_text(*lines)
 
 
-@pytest.mark.parametrize("suffix", [".vcf", ".vcf.gz", ".vcf.bgz"])
-def test_a_file_cut_into_one_two_or_seven_blocks_gives_equal_tables(tmp_path: Path, suffix: str):
-    reference, content = many(tmp_path)
-    path = write(tmp_path / f"v{suffix}", content)
-    whole = table(opened(reference, 20, variants_per_block=3000), path)
-    assert len(parts(opened(reference, 20, variants_per_block=3000), path)) == 1
-    assert whole.column("reason").null_count == len(whole) == 3000
-    for blocks in (2, 7):
-        reader = opened(reference, 20, variants_per_block=-(-3000 // blocks))
-        found = parts(reader, path)
-        assert len(found) == blocks
-        assert sorted(p.locator for p in found) == [p.locator for p in found]
-        assert sorted(p.entry_id for p in found) == [p.entry_id for p in found]
-        cut = reader.read(entries(found))
-        assert cut.drop_columns("entry").equals(whole.drop_columns("entry"))
-        assert sorted(set(cut.column("entry").to_pylist())) == list(range(blocks))
-
-
-def test_blocks_read_in_any_order_are_the_same(tmp_path: Path):
+def test_records_read_in_any_order_and_number_are_the_same(tmp_path: Path):
     reference, content = many(tmp_path, 500)
     for suffix in (".vcf", ".vcf.gz", ".vcf.bgz"):
         path = write(tmp_path / f"v{suffix}", content)
-        reader = opened(reference, 20, variants_per_block=90)
-        found = entries(parts(reader, path))
-        expected = [rows(reader.read([entry])) for entry in found]
+        found = entries(parts(opened(reference, 20), path))
+        whole = rows(opened(reference, 20).read(found))
+        assert len(whole) == len(found) == 500 and {row[1] for row in whole} == {None}
+        chosen = np.random.default_rng(1).permutation(500)[:100].tolist()
         again = opened(reference, 20)
-        assert [rows(again.read([found[i]])) for i in (3, 1, 5, 0)] == [expected[i] for i in (3, 1, 5, 0)]
+        assert [rows(again.read([found[i]]))[0] for i in chosen] == [whole[i] for i in chosen]
+        assert rows(again.read([found[i] for i in chosen])) == [whole[i] for i in chosen]
 
 
 def test_plain_gzip_and_bgzip_have_equal_parts(tmp_path: Path):
     reference, content = many(tmp_path)
-    reader = opened(reference, 20, variants_per_block=700)
+    reader = opened(reference, 20)
     seen = [
         [(p.locator, p.digest, p.size) for p in parts(reader, write(tmp_path / f"v{suffix}", content))]
         for suffix in (".vcf", ".vcf.gz", ".vcf.bgz")
     ]
-    assert seen[0] == seen[1] == seen[2]
+    assert seen[0] == seen[1] == seen[2] and len(seen[0]) == 3000
     assert sum(size for _, _, size in seen[0]) == len(content) - content.index(b"\nc\t") - 1
+    assert [p[0] for p in seen[0]] == sorted(p[0] for p in seen[0])
 
 
-def test_a_changed_block_and_another_reference_are_new_content(tmp_path: Path):
+def prints(reader, path: str) -> dict[str, bytes]:
+    """Entry id to fingerprint."""
+    found = parts(reader, path)
+    assert len({p.entry_id for p in found}) == len(found)
+    return {p.entry_id: p.digest for p in found}
+
+
+def test_scans_in_pieces_of_any_size_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     reference, content = many(tmp_path, 300)
     path = write(tmp_path / "v.vcf", content)
-    before = [p.digest for p in parts(opened(reference, 20, variants_per_block=100), path)]
-    write(tmp_path / "v.vcf", content.replace(b"DP=150;", b"DP=151;"))
-    after = [p.digest for p in parts(opened(reference, 20, variants_per_block=100), path)]
-    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
-    other = write(tmp_path / "other.fa", Path(reference).read_bytes() + b">d\nA\n")
-    elsewhere = [p.digest for p in parts(opened(other, 20, variants_per_block=100), path)]
-    assert not set(elsewhere) & set(after)
+    whole = prints(opened(reference, 20), path)
+    for size in (1, 7, 299):
+        monkeypatch.setattr(variant_reader, "RECORDS_AT_ONCE", size)
+        assert prints(opened(reference, 20), path) == whole
 
 
-def test_wide_lines_make_short_blocks():
-    lines = b"".join(b"c\t%d\t" % i + b"x" * 1000 + b"\n" for i in range(100))
-    pieces = [text.Chunk(i, lines[i : i + 5000]) for i in range(0, len(lines), 5000)]
-    blocks = [block for block, _ in vcf.cut(iter(pieces), 2000, block_bytes=20_000)]
-    assert len(blocks) > 4 and max(block.end - block.start for block in blocks) < 30_000
-    assert [b.start for b in blocks[1:]] == [b.end for b in blocks[:-1]]
-    assert b"".join(lines[b.start : b.end] for b in blocks) == lines
-    assert [b.first for b in blocks] == [lines[: b.start].count(b"\n") for b in blocks]
-
-
-def test_an_index_keeps_the_order_and_the_print_of_blocks(tmp_path: Path):
+def test_what_no_score_depends_on_changes_no_fingerprint(tmp_path: Path):
     reference, content = many(tmp_path, 300)
-    found = parts(opened(reference, 20, variants_per_block=100), write(tmp_path / "v.vcf", content))
+    reader = opened(reference, 20)
+    before = prints(reader, write(tmp_path / "v.vcf", content))
+    header, records = content[: content.index(b"\nc\t") + 1], content[content.index(b"\nc\t") + 1 :]
+    wide = records.replace(b"\n", b"\tGT:DP\t0/1:9\t./.:0\n")
+    for other in (
+        content.replace(b"DP=150;", b"DP=151;"),
+        content.replace(b"##fileformat=VCFv4.2\n", b"##fileformat=VCFv4.3\n##contig=<ID=c,length=5>\n##reference=x\n"),
+        content.replace(b"\n", b"\r\n"),
+        content.replace(b"\tPASS\t", b"\tq10\t").replace(b"\t.\t", b"\trs7\t"),
+        header.replace(b"INFO\n", b"INFO\tFORMAT\ts1\ts2\n") + wide,
+        header + records.lower().replace(b"pass", b"PASS").replace(b"note", b"NOTE"),
+    ):
+        assert other != content
+        assert prints(reader, write(tmp_path / "v.vcf", other)) == before
+
+
+def test_records_that_come_go_or_move_leave_all_others_as_they_are(tmp_path: Path):
+    reference, content = many(tmp_path, 300)
+    reader = opened(reference, 20)
+    header, *records = content[:-1].split(b"\nc\t")
+
+    def of(found: list[bytes]) -> dict[str, bytes]:
+        return prints(reader, write(tmp_path / "v.vcf", b"\nc\t".join([header, *found]) + b"\n"))
+
+    before = of(records)
+    twice = {name for name in before if "~" in name}
+    assert of(records[::-1]) == before  # equal keys have equal prints, so it does not matter which is the second
+    less = of(records[:100] + records[101:])
+    assert len(before.items() - less.items()) == 1 and not less.items() - before.items()
+    more = of([*records[:5], b"7\t.\tA\tAC\t.\t.\t.", *records[5:]])
+    assert [name for name, _ in more.items() - before.items()] == [
+        "v.vcf#c:7:A:AC"
+    ] and not before.items() - more.items()
+    double = of([*records, *records[:3]])
+    assert {name for name, _ in double.items() - before.items()} == {
+        f"{name}~2" for name in [*before][:3]
+    } and not twice & {f"{name}~2" for name in [*before][:3]}
+
+
+def test_equal_records_are_told_apart_in_order_and_out_of_it(tmp_path: Path):
+    reader = opened(write(tmp_path / "r.fa", b">c\nACGT\n>d\nACGT\n"), 3)
+    in_order = vcf_text("c 2 C A", "c 2 C A", "c 2 C T", "c 2 C A", "d 2 C A", "x\ty", "x\ty")
+    names = [part.entry_id.partition("#")[2] for part in parts(reader, write(tmp_path / "v.vcf", in_order))]
+    assert names[:5] == ["c:2:C:A", "c:2:C:A~2", "c:2:C:T", "c:2:C:A~3", "d:2:C:A"]
+    assert names[6] == f"{names[5]}~2" and names[5].startswith("line:")
+    out_of_it = vcf_text("c 3 G A", "c 2 C A", "d 2 C A", "c 3 G A", "d 2 C A", "c 2 C A", "c 2 C A", "c 3 G A")
+    names = [part.entry_id.partition("#")[2] for part in parts(reader, write(tmp_path / "v.vcf", out_of_it))]
+    assert names == [
+        "c:3:G:A", "c:2:C:A", "d:2:C:A", "c:3:G:A~2", "d:2:C:A~2", "c:2:C:A~2", "c:2:C:A~3", "c:3:G:A~3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["plain", "bgzip", "gzip", "fai"])
+def test_another_reference_changes_the_variants_in_whose_windows_it_differs_and_only_those(tmp_path: Path, kind: str):
+    random = np.random.default_rng(2)
+    bases = random.choice(list("ACGT"), 3000)
+
+    def reference(name: str, bases: np.ndarray) -> str:
+        text = "".join(bases)
+        content = (">c\n" + "\n".join(text[i : i + 60] for i in range(0, 3000, 60)) + "\n").encode()
+        uri = write(
+            tmp_path / {"plain": f"{name}.fa", "fai": f"{name}.fa"}.get(kind, f"{name}.fa.{kind[0]}gz"), content
+        )
+        if kind == "gzip":
+            Path(uri).write_bytes(gzip.compress(content))
+        if kind == "fai":
+            Path(f"{uri}.fai").write_text("c\t3000\t3\t60\t61\n")
+        return uri
+
+    places = range(50, 2950, 10)
+    vcf_path = write(tmp_path / "v.vcf", vcf_text(*(f"c {p + 1} {bases[p]} {_other(bases[p])}" for p in places)))
+    before = prints(opened(reference("one", bases), 20), vcf_path)
+    replaced = bases.copy()
+    replaced[1005] = _other(bases[1005])
+    after = prints(opened(reference("two", replaced), 20), vcf_path)
+    changed = {int(name.split(":")[1]) - 1 for name, _ in before.items() ^ after.items()}
+    # (20 - 1) // 2 = 9 bases stand left of a SNV, 10 right of it: windows with base 1005 are those of 995 to 1014
+    assert changed == {p for p in places if 995 <= p <= 1014} == {1000, 1010}
+
+
+def _other(base: str) -> str:
+    return "ACGT"[("ACGT".index(base) + 1) % 4]
+
+
+def test_a_base_by_which_an_indel_is_moved_is_one_it_depends_on(tmp_path: Path):
+    """A deletion in a run of A is named at the run's start, 40 bases away: further than its window reaches."""
+    run = "GATTACA" * 3 + "C" + "A" * 60 + "G" + "TCCAGT" * 3
+    other = run[:40] + "T" + run[41:]
+    path = write(tmp_path / "v.vcf", vcf_text("c 79 AA A"))
+    found = [opened(write(tmp_path / f"{i}.fa", f">c\n{bases}\n".encode()), 11) for i, bases in enumerate((run, other))]
+    assert [table(reader, path).column("sample_id").to_pylist() for reader in found] == [
+        ["c:22:CA:C#1"],
+        ["c:41:TA:T#1"],
+    ]
+    assert prints(found[0], path) != prints(found[1], path)
+
+
+def test_a_reference_replaced_between_index_and_reading_gives_no_score(tmp_path: Path):
+    reference, content = many(tmp_path, 30)
+    path = write(tmp_path / "v.vcf", content)
+    found = entries(parts(opened(reference, 20), path))
+    bases = Path(reference).read_bytes()
+    write(tmp_path / "r.fa", bases[:3] + bases[3:].translate(bytes.maketrans(b"ACGT", b"CGTA")))
+    read = opened(reference, 20).read(found)
+    assert read.column("reason").to_pylist() == ["changed"] * 30
+    assert read.column("entry").to_pylist() == list(range(30))
+
+
+def test_an_index_keeps_names_and_prints_of_records(tmp_path: Path):
+    reference, content = many(tmp_path, 300)
+    found = parts(opened(reference, 20), write(tmp_path / "v.vcf", content))
     manifest = group_parts(parts_table(found, b"k" * 32))
-    assert manifest.column("entry_id").to_pylist() == ["v.vcf#00000000", "v.vcf#00000001", "v.vcf#00000002"]
-    assert manifest.column("fingerprint").to_pylist() == [p.digest for p in found]
+    kept = dict(zip(manifest["entry_id"].to_pylist(), manifest["fingerprint"].to_pylist(), strict=True))
+    assert kept == {p.entry_id: p.digest for p in found}
 
 
 def test_the_last_line_needs_no_line_end_and_blank_lines_after_it_are_none(tmp_path: Path):
-    reader = opened(write(tmp_path / "r.fa", b">c\nACGT\n"), 3, variants_per_block=1)
+    reader = opened(write(tmp_path / "r.fa", b">c\nACGT\n"), 3)
     content = vcf_text("c 2 C A", "c 3 G A")
-    expected = ["c:2:C:A#1.1", "c:3:G:A#2.1"]
     for odd in (content[:-1], content + b"\n\n", content.replace(b"\n", b"\r\n")):
         found = table(reader, write(tmp_path / "v.vcf", odd))
-        assert found.column("sample_id").to_pylist()[:2] == expected, odd
-        assert found.column("reason").to_pylist()[:2] == [None, None]
+        assert found.column("sample_id").to_pylist() == ["c:2:C:A#1", "c:3:G:A#1"], odd
+        assert found.column("reason").to_pylist() == [None, None]
+    between = table(reader, write(tmp_path / "v.vcf", vcf_text("c 2 C A", "\t", "c 3 G A")))
+    assert between.column("reason").to_pylist() == [None, "bad_record", None]
 
 
 @pytest.mark.parametrize(
@@ -128,22 +219,22 @@ def test_the_last_line_needs_no_line_end_and_blank_lines_after_it_are_none(tmp_p
 def test_a_file_that_is_no_readable_vcf_is_one_failed_part(tmp_path: Path, content: bytes, reason: str):
     reader = opened(write(tmp_path / "r.fa", b">c\nACGT\n"), 3)
     (part,) = parts(reader, write(tmp_path / "v.vcf", content))
-    assert (part.entry_id, part.reason) == ("v.vcf#00000000", reason)
+    assert (part.entry_id, part.reason) == ("v.vcf", reason)
     if reason != "no_variants":
         with pytest.raises(SampleError, match=reason):
             inspect_vcf(part.uri)
 
 
 @pytest.mark.parametrize("suffix", [".vcf.gz", ".vcf.bgz"])
-def test_of_a_truncated_file_the_whole_blocks_are_read_and_the_rest_is_a_failed_part(tmp_path: Path, suffix: str):
+def test_of_a_truncated_file_the_whole_records_are_read_and_the_rest_is_a_failed_part(tmp_path: Path, suffix: str):
     reference, content = many(tmp_path, 40_000)
     path = Path(write(tmp_path / f"v{suffix}", content))
     path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
-    reader = opened(reference, 20, variants_per_block=3000)
+    reader = opened(reference, 20)
     *whole, last = parts(reader, str(path))
-    assert last.reason == "truncated" and last.entry_id == f"v{suffix}#{len(whole):08d}"
-    assert len(whole) > 4 and {part.reason for part in whole} == {None}
-    assert reader.read(entries(whole)).column("reason").null_count == 3000 * len(whole)
+    assert (last.reason, last.entry_id) == ("truncated", f"v{suffix}")
+    assert 20_000 < len(whole) < 30_000 and {part.reason for part in whole} == {None}
+    assert reader.read(entries(whole[-1000:])).column("reason").null_count == 1000
 
 
 def test_a_bgzip_file_without_its_end_is_truncated(tmp_path: Path):
@@ -156,14 +247,17 @@ def test_a_bgzip_file_without_its_end_is_truncated(tmp_path: Path):
 def test_a_file_gone_or_shortened_after_the_index_is_a_failed_row(tmp_path: Path):
     reference, content = many(tmp_path, 300)
     path = Path(write(tmp_path / "v.vcf", content))
-    found = entries(parts(opened(reference, 20, variants_per_block=100), str(path)))
+    found = entries(parts(opened(reference, 20), str(path)))
     path.write_bytes(content[: len(content) // 2])
     read = opened(reference, 20).read(found)
-    assert [r for r in read.column("reason").to_pylist() if r] == ["truncated", "truncated"]
+    assert set(read.column("reason").to_pylist()) == {None, "truncated"}
+    assert read.column("entry").to_pylist() == list(range(300))
     path.unlink()
     gone = opened(reference, 20).read(found)
-    assert gone.column("reason").to_pylist() == ["missing_file"] * 3
-    assert gone.column("entry").to_pylist() == [0, 1, 2]
+    assert gone.column("reason").to_pylist() == ["missing_file"] * 300
+    path.write_bytes(content.replace(b"\tPASS", b"\tPASSED"))
+    moved = opened(reference, 20).read(found)
+    assert moved.column("reason").to_pylist()[1:] == ["changed"] * 299
 
 
 def test_files_beside_the_data_make_no_part(tmp_path: Path):
@@ -193,6 +287,6 @@ def test_pysam_reads_the_same_records(norm: Path):
                 for r in peer
             ]  # fmt: skip
         _, pieces = vcf.split_header(text.blocks(str(norm / name)))
-        lines = vcf.records(b"".join(chunk.text for chunk in pieces))
-        mine = [(r[0].decode(), int(r[1]), r[3].decode(), r[4].decode()) for r in lines]
+        found = [line.columns for line in vcf.record_lines(pieces)]
+        mine = [(r[0].decode(), int(r[1]), r[3].decode(), r[4].decode()) for r in found]
         assert mine == expected

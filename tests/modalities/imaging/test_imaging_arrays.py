@@ -10,7 +10,11 @@ from PIL import Image
 
 from medray.errors import SampleError
 from medray.modalities.imaging import arrays
-from medray.modalities.imaging.arrays import ArrayCache, read_picture
+from medray.modalities.imaging.arrays import ArrayCache
+from medray.modalities.imaging.modality import conform
+from medray.modalities.imaging.pictures import read_picture
+from medray.modalities.imaging.scan import sniff
+from medray.modalities.imaging.spec import ImagingSpec
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -40,7 +44,7 @@ def test_a_palette_becomes_colour_and_transparency_black():
     clear = Image.fromarray(np.array([[[200, 100, 50, 255], [200, 100, 50, 0]]], np.uint8), "RGBA")
     assert read_picture(encoded(clear)).values.tolist() == [[[200, 100, 50], [0, 0, 0]]]
     grey = Image.fromarray(np.array([[[200, 255], [200, 0]]], np.uint8), "LA")
-    assert read_picture(encoded(grey)).values.tolist() == [[[200, 200, 200], [0, 0, 0]]]
+    assert read_picture(encoded(grey)).values.tolist() == [[200, 0]]
 
 
 def test_exif_orientation_is_applied():
@@ -96,3 +100,71 @@ def test_the_cache_holds_only_the_last_files(tmp_path):
         np.savez(tmp_path / f"{name}.npz", images=GREY[None])
         cache.rows(str(tmp_path / f"{name}.npz"))
     assert len(cache._held) == 2
+
+
+# --- rows of arrays -------------------------------------------------------------------------------------------
+
+
+def row_of(path: Path, values: np.ndarray, volumes: bool) -> np.ndarray:
+    """(C, …) of row 0 of an .npz archive, as a run reads it."""
+    np.savez(path, images=values)
+    spec = ImagingSpec(size=(28, 28, 28) if volumes else (28, 28), channels=3, normalise="none")
+    return conform(arrays.read_row(ArrayCache().rows(str(path))[""], 0, volumes), spec)
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 3), (2, 28, 28, 1), (2, 28, 28, 4), (2, 3, 28, 28), (2, 1, 28, 28)])
+def test_pictures_with_channels_are_no_volumes(tmp_path, shape):
+    with pytest.raises(SampleError) as caught:
+        row_of(tmp_path / "a.npz", np.zeros(shape, np.uint8), volumes=True)
+    assert caught.value.reason == "bad_shape"
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 28), (2, 28, 28, 28, 3), (2, 20, 8, 12), (2, 4, 5, 6), (2, 3, 3, 3)])
+def test_volumes_of_grey_or_colour_are_volumes(tmp_path, shape):
+    assert row_of(tmp_path / "a.npz", np.zeros(shape, np.uint8), volumes=True).shape == (3, 28, 28, 28)
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 28), (2, 28, 28, 4), (2, 3, 28, 28), (2, 28, 28, 28, 3)])
+def test_volumes_and_other_channels_are_no_pictures(tmp_path, shape):
+    with pytest.raises(SampleError) as caught:
+        row_of(tmp_path / "a.npz", np.zeros(shape, np.uint8), volumes=False)
+    assert caught.value.reason == "bad_shape"
+
+
+def test_an_idx_file_of_colour_pictures_has_no_volumes(tmp_path):
+    path = tmp_path / "images-idx4-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 4, 0, 0, 0, 1, 0, 0, 0, 28, 0, 0, 0, 28, 0, 0, 0, 3]) + bytes(28 * 28 * 3))
+    rows = ArrayCache().rows(str(path))[""]
+    assert arrays.read_row(rows, 0, volumes=False).color
+    with pytest.raises(SampleError) as caught:
+        arrays.read_row(rows, 0, volumes=True)
+    assert caught.value.reason == "bad_shape"
+
+
+@pytest.mark.parametrize("dtype, largest, fits", [
+    (np.int64, 1 << 24, True), (np.int64, (1 << 24) + 1, False), (np.uint32, (1 << 32) - 1, False), (np.uint32, 1 << 31, True),
+    (np.float64, 1e39, False), (np.float64, 1e38, True), (np.uint64, (1 << 64) - 1, False), (np.int64, -(1 << 62) - 1, False),
+])  # fmt: skip
+def test_a_number_that_float32_cannot_hold_is_refused_and_never_rounded(tmp_path, dtype, largest, fits):
+    values = np.zeros((1, 28, 28), dtype)
+    values[0, 0, 0] = largest
+    if fits:
+        assert row_of(tmp_path / "a.npz", values, volumes=False)[0, 0, 0] == pytest.approx(largest)
+        return
+    with pytest.raises(SampleError) as caught:
+        row_of(tmp_path / "a.npz", values, volumes=False)
+    assert caught.value.reason == "bad_values"
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_a_file_that_ends_within_an_idx_header_is_of_no_known_format(length):
+    whole = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 4])
+    assert sniff(whole) == "idx" and sniff(whole[: 7 + length]) == ""
+
+
+def test_values_beyond_the_lengths_of_an_idx_file_are_a_contradiction():
+    whole = bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 4])
+    assert arrays.idx_array(whole + bytes(20)).shape == (1, 4, 4)
+    with pytest.raises(SampleError) as caught:
+        arrays.idx_array(whole + bytes(range(20)))
+    assert caught.value.reason == "corrupt"

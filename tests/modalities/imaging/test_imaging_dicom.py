@@ -6,9 +6,10 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from medray.errors import REASONS, SampleError
-from medray.modalities.imaging import dicom, elements
+from medray.modalities.imaging import dicom
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.modalities.imaging.elements import walk
 from medray.modalities.imaging.header import parse, parse_by_pydicom
@@ -40,7 +41,7 @@ def reason(raw: bytes) -> str:
 
 def test_nine_transfer_syntaxes_give_equal_pixels(shared_data):
     folder = shared_data / "imaging" / "dicom" / "mr_transfer_syntaxes" / "In"
-    images = [values((folder / f"{n}.dcm").read_bytes()) for n in range(1, 10)]
+    images = [dicom.stored(parse((folder / f"{n}.dcm").read_bytes()))[0] for n in range(1, 10)]
     assert images[0].shape == (384, 384) and images[0].max() == 2362
     assert all(np.array_equal(images[0], each) for each in images)
 
@@ -95,7 +96,7 @@ def test_subsampled_ybr_doubles_its_colours_along_the_row(dicom_bytes):
     )
 
 
-def test_a_palette_becomes_rgb(dicom_bytes):
+def test_a_palette_of_16_bit_entries_becomes_16_bit_rgb(dicom_bytes):
     def change(dataset):
         dataset.PhotometricInterpretation = "PALETTE COLOR"
         for number, name in enumerate(("Red", "Green", "Blue")):
@@ -104,7 +105,8 @@ def test_a_palette_becomes_rgb(dicom_bytes):
             setattr(dataset, f"{name}PaletteColorLookupTableData", table.tobytes())
 
     image = dicom.read_image(dicom_bytes(np.array([[0, 1], [2, 3]], np.uint8), change=change))
-    assert image.values.tolist() == [[[0, 16, 32], [16, 32, 48]], [[32, 48, 64], [48, 64, 80]]]
+    assert (image.values // 256).tolist() == [[[0, 16, 32], [16, 32, 48]], [[32, 48, 64], [48, 64, 80]]]
+    assert image.values.dtype == np.uint16 and image.values.max() == 0x5000
 
 
 def test_hounsfield_units_come_from_slope_and_intercept(dicom_bytes):
@@ -203,9 +205,11 @@ def test_the_quick_walk_and_pydicom_agree_on_real_headers(shared_data):
         assert quick is not None, path.name
         _, slow, _ = parse_by_pydicom(raw)
         assert quick.at == slow.at and quick.syntax == slow.syntax
-        sequences = {tag for tag, form in elements.TAGS.values() if form == "sequence"}
+        sequences = {tag for tag in quick.values if dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"}
         assert quick.values.keys() == slow.values.keys()
-        assert all(quick.values[tag] == value for tag, value in slow.values.items() if tag not in sequences)
+        assert all(
+            quick.values[tag].strip() == value.strip() for tag, value in slow.values.items() if tag not in sequences
+        )
         checked += 1
     assert checked > 100
 
@@ -280,7 +284,7 @@ def test_damaged_files_of_every_syntax_fail_with_a_reason_or_are_read(shared_dat
     for at in local.integers(start, min(len(raw), start + 4000), 20):
         raw[at] = local.integers(256)
     try:
-        assert dicom.read_image(bytes(raw)).shape == (384, 384)
+        assert dicom.stored(parse(bytes(raw))).shape == (1, 384, 384)
     except SampleError as error:
         assert error.reason in ("corrupt", "truncated", "unsupported")
 

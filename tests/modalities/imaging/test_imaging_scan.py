@@ -97,7 +97,7 @@ def test_a_dicom_named_as_a_picture_is_a_mismatch(tmp_path, dicom_bytes):
     assert reasons(FLAT, tmp_path) == {"x.png": "format_mismatch"}
 
 
-def test_a_report_has_no_pixels_and_a_directory_file_is_no_entry(tmp_path, shared_data, dicom_bytes):
+def test_a_report_is_named_as_one_and_a_directory_file_is_no_entry(tmp_path, shared_data, dicom_bytes):
     def report(dataset):
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
         for word in ("PixelData", "Rows", "Columns"):
@@ -106,7 +106,7 @@ def test_a_report_has_no_pixels_and_a_directory_file_is_no_entry(tmp_path, share
     (tmp_path / "sr.dcm").write_bytes(dicom_bytes(GREY, change=report))
     source = shared_data / "imaging" / "dicom" / "ct_philips_head5mm" / "S2010" / "DIRFILE"
     shutil.copy(source, tmp_path / "DIRFILE")
-    assert reasons(FLAT, tmp_path) == {"sr.dcm": "no_pixels"}
+    assert reasons(FLAT, tmp_path) == {"sr.dcm": "report"}
 
 
 def test_a_dicom_without_preamble_is_read(tmp_path, dicom_bytes):

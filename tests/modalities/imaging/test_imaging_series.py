@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medray.errors import SampleError
-from medray.modalities.imaging import arrays, dicom, series
+from medray.modalities.imaging import dicom, nifti, series
 from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.inspection import inspect
 from medray.modalities.imaging.modality import conform, decode
@@ -51,8 +51,8 @@ def slices(dicom_bytes, positions, **settings) -> list[bytes]:
 @pytest.mark.parametrize("name", ALL)
 def test_stored_volumes_and_affines_equal_the_reference(dicoms, facts, name):
     want = facts[name]
-    headers, stack = series.headers_and_stack(files(dicoms / name))
-    stored = np.stack([dicom.stored(headers[i])[0] for i in stack.order])
+    slices, stack = series.volume(files(dicoms / name))
+    stored = np.stack([dicom.stored(slices[i].header)[0] for i in stack.order])
     assert list(stored.shape) == want["shape_zyx"]
     assert int(stored.sum(dtype=np.int64)) == want["stored_sum"]
     assert hashlib.sha256(stored.astype("<i4").tobytes()).hexdigest() == want["sha256_stored_int32_le_zyx"]
@@ -63,7 +63,7 @@ def test_stored_volumes_and_affines_equal_the_reference(dicoms, facts, name):
 
 @pytest.mark.parametrize("name", REGULAR)
 def test_the_affine_of_a_regular_series_meets_every_slice(dicoms, facts, name):
-    _, stack = series.headers_and_stack(files(dicoms / name))
+    _, stack = series.volume(files(dicoms / name))
     assert stack.residual_mm < 0.01 and stack.flags == [] and not stack.irregular
     image = series.read_series(files(dicoms / name))
     assert float(image.values.min()) == pytest.approx(facts[name]["rescaled_min"])
@@ -71,7 +71,7 @@ def test_the_affine_of_a_regular_series_meets_every_slice(dicoms, facts, name):
 
 
 def test_a_tilted_uneven_series_carries_its_flags_and_residual(dicoms):
-    _, stack = series.headers_and_stack(files(dicoms / "ct_ge_tilt/GE"))
+    _, stack = series.volume(files(dicoms / "ct_ge_tilt/GE"))
     assert stack.flags == ["gantry_tilt", "irregular_gaps"]
     assert stack.tilt_degrees == pytest.approx(18.5, abs=0.01)
     assert stack.residual_mm == pytest.approx(22.784, abs=0.001)
@@ -80,7 +80,7 @@ def test_a_tilted_uneven_series_carries_its_flags_and_residual(dicoms):
 def test_a_series_equals_its_nifti_reference_voxel_for_voxel(dicoms):
     folder = dicoms / "ct_philips_head5mm"
     image = series.read_series(files(folder / "S2010"))
-    reference = arrays.read_nifti((folder / "ref.nii.gz").read_bytes())
+    reference = nifti.read_nifti((folder / "ref.nii.gz").read_bytes())
     assert np.array_equal(image.values, reference.values)
     assert image.spacing_mm == pytest.approx(reference.spacing_mm)
 
@@ -116,7 +116,12 @@ def test_slices_are_sorted_along_their_normal_and_rescaled_each(dicom_bytes):
     assert image.spacing_mm == (3.0, 2.0, 1.0) and image.slices_mm is None
     mixed = [
         dicom_bytes(
-            np.full((4, 6), 10, np.uint16), instance=k, position_mm=(0, 0, k), spacing_mm=(1, 1), rescale=(k + 1.0, 0)
+            np.full((4, 6), 10, np.uint16),
+            modality="MR",
+            instance=k,
+            position_mm=(0, 0, k),
+            spacing_mm=(1, 1),
+            rescale=(k + 1.0, 0),
         )
         for k in range(3)
     ]
@@ -190,6 +195,7 @@ def test_inspect_shows_geometry_and_no_patient(dicoms, facts):
     assert shown["shape"] == [28, 512, 512] and shown["flags"] == ["gantry_tilt", "irregular_gaps"]
     assert shown["gap_mm"]["min"] == pytest.approx(1.081, abs=1e-3)
     assert shown["residual_mm"] == pytest.approx(22.784, abs=1e-3)
+    assert shown["largest_hole_mm"] == 0 and shown["extent_mm"] == [148.09, 250.0, 250.0]
     assert np.allclose(shown["affine_ras"], facts["ct_ge_tilt/GE"]["affine_ras"], atol=1e-5)
     text = json.dumps(shown)
     header = parse(next((dicoms / "ct_ge_tilt/GE").iterdir()).read_bytes())
@@ -207,14 +213,14 @@ def test_nifti_scaling_orientation_and_refusals(tmp_path):
     voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)  # i to the right, j to the front, k to the head
     image = nibabel.Nifti1Image(voxels, np.diag([2.0, 3.0, 4.0, 1.0]))
     image.header.set_slope_inter(2.0, -1.0)
-    read = arrays.read_nifti(image.to_bytes())
+    read = nifti.read_nifti(image.to_bytes())
     assert read.values.shape == (4, 3, 2) and read.spacing_mm == (4.0, 3.0, 2.0)
     assert read.values[0, 0, 0] == 2.0 * voxels[1, 2, 0] - 1.0  # most left, most back, lowest
     assert read.values[3, 2, 1] == 2.0 * voxels[0, 0, 3] - 1.0
     for bad, reason in ((image.to_bytes()[:-1], "truncated"), (image.to_bytes()[:360], "truncated")):
         with pytest.raises(SampleError) as caught:
-            arrays.read_nifti(bad)
+            nifti.read_nifti(bad)
         assert caught.value.reason == reason
     film = nibabel.Nifti1Image(np.zeros((2, 2, 2, 5), np.int16), np.eye(4))
     with pytest.raises(SampleError, match="expected one volume"):
-        arrays.read_nifti(film.to_bytes())
+        nifti.read_nifti(film.to_bytes())

@@ -1,0 +1,64 @@
+"""Names: ids of the records of one file, each of its own, that do not change when other records come or go."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from medray.modalities.genomics.variants import is_record
+
+
+@dataclass
+class RecordNames:
+    """Rows as they come (columns as `vcf.columns` gives them) to the names of their records."""
+
+    _records: Numbered = field(default_factory=lambda: Numbered())
+    _others: Numbered = field(default_factory=lambda: Numbered())
+    """Lines that are no records have no place in the order."""
+
+    def of(self, row: list[bytes], key: str) -> str:
+        """The row's `variants.record_key`, with ~2, ~3 … for the second and third of the file."""
+        return self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
+
+
+@dataclass
+class Numbered:
+    """Keys as they come to names: KEY, and KEY~2, KEY~3 for its repetitions.
+
+    Of a file in order (contigs one after the other, positions ascending) equal keys stand together, so only those of one
+    place are compared, and 8 bytes a record are kept; from where a file is out of order, all of its keys are.
+    """
+
+    _place: tuple[bytes, int] = (b"", -1)
+    _contigs: set[bytes] = field(default_factory=set)
+    _here: set[str] = field(default_factory=set)
+    _hashes: array[int] = field(default_factory=lambda: array("q"))
+    _all: set[int] | None = None
+    _again: dict[str, int] = field(default_factory=dict)
+
+    def of(self, key: str, contig: bytes, position: int) -> str:
+        if self._all is None and self._place != (contig, position):
+            self._move(contig, position)
+        if self._all is None:
+            known = key in self._here
+            self._here.add(key)
+            if not known:
+                self._hashes.append(hash(key))
+        else:
+            known = hash(key) in self._all
+            self._all.add(hash(key))
+        if not known:
+            return key
+        count = self._again[key] = self._again.get(key, 1) + 1
+        return f"{key}~{count}"
+
+    def _move(self, contig: bytes, position: int) -> None:
+        before = self._place
+        self._place = (contig, position)
+        if contig == before[0] and position > before[1]:
+            self._here.clear()
+        elif contig not in self._contigs:
+            self._contigs.add(contig)
+            self._here.clear()
+        else:
+            self._all = set(self._hashes)

@@ -1,0 +1,291 @@
+"""Facts of an entry: what its headers say that rules, reports and score rows need. Never who the patient is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medray.eligibility import Fact
+from medray.errors import SampleError
+from medray.modalities.imaging import nifti
+from medray.modalities.imaging.arrays import unzipped_head
+from medray.modalities.imaging.dicom import frame_spacing
+from medray.modalities.imaging.frames import Frame, described, frame_types, frames, has_groups, items, stated
+from medray.modalities.imaging.header import Header
+from medray.modalities.imaging.keywords import DICOM_FACTS, asked
+from medray.modalities.imaging.objects import kind
+from medray.modalities.imaging.series import Plane, Stack, placed, plane, stack
+
+POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
+"""Of a part only, as the geometry of the entry is made of them: where its frames start, x y z of each (LPS, mm), or the
+first, the step and how many where they lie on a line; along and down of a frame; SpacingBetweenSlices."""
+PRECISION_MM = 3
+"""Digits of lengths."""
+
+BODY_PARTS = {
+    # PS3.16 annex L: SNOMED CT code, or the older code of SNOMED RT, to Body Part Examined
+    **dict.fromkeys(("69536005", "T-D1100"), "HEAD"),
+    **dict.fromkeys(("12738006", "T-A0100"), "BRAIN"),
+    **dict.fromkeys(("45048000", "T-D1600"), "NECK"),
+    **dict.fromkeys(("774007", "T-D1000"), "HEADNECK"),
+    **dict.fromkeys(("816094009", "51185008", "T-D3000"), "CHEST"),
+    **dict.fromkeys(("818981001", "818983003", "113345001", "T-D4000"), "ABDOMEN"),
+    **dict.fromkeys(("816092008", "12921003", "T-D6000"), "PELVIS"),
+    **dict.fromkeys(("818982008", "416949008", "R-FAB57"), "ABDOMENPELVIS"),
+    **dict.fromkeys(("416550000", "R-FAB55"), "CHESTABDOMEN"),
+    **dict.fromkeys(("416775004", "R-FAB56"), "CHESTABDPELVIS"),
+    **dict.fromkeys(("421060004", "T-11500"), "SPINE"),
+    **dict.fromkeys(("122494005", "T-11501"), "CSPINE"),
+    **dict.fromkeys(("122495006", "T-11502"), "TSPINE"),
+    **dict.fromkeys(("122496007", "T-11503"), "LSPINE"),
+    **dict.fromkeys(("76752008", "T-04000"), "BREAST"),
+    **dict.fromkeys(("80891009", "T-32000"), "HEART"),
+    **dict.fromkeys(("10200004", "T-62000"), "LIVER"),
+    **dict.fromkeys(("64033007", "T-71000"), "KIDNEY"),
+    **dict.fromkeys(("41216001", "T-92000"), "PROSTATE"),
+    **dict.fromkeys(("29836001", "T-D2500"), "HIP"),
+    **dict.fromkeys(("72696002", "T-D9200"), "KNEE"),
+    **dict.fromkeys(("16982005", "T-D2220"), "SHOULDER"),
+    **dict.fromkeys(("344001", "T-15750"), "ANKLE"),
+    **dict.fromkeys(("56459004", "T-D9700"), "FOOT"),
+    **dict.fromkeys(("85562004", "T-D8700"), "HAND"),
+    **dict.fromkeys(("74670003", "T-D8600"), "WRIST"),
+    **dict.fromkeys(("127949000", "T-D8300"), "ELBOW"),
+}
+
+
+# --- of one file ----------------------------------------------------------------------------------------------
+
+
+def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, Fact]:
+    """Facts of one DICOM file: DICOM_FACTS and the keywords that rules ask for, geometry where it is an image.
+
+    What is malformed is not stated: a reader finds out where it matters.
+    """
+    facts: dict[str, Fact] = {"format": "dicom"}
+    for keyword in (*DICOM_FACTS, *asked(select)):
+        value = _quiet(header, keyword)
+        if value is not None:
+            facts[keyword] = value
+    if kind(header.sop_class) or (header.frames > 1 and not volumes):
+        return facts
+    try:
+        return facts | _place(frames(header), volumes)
+    except SampleError:
+        return facts
+
+
+def _quiet(header: Header, keyword: str) -> Fact:
+    try:
+        value = _image_type(header) if keyword == "ImageType" else _value(header, keyword)
+    except SampleError:
+        return None
+    if keyword == "PatientAge":
+        return years(value)
+    return _rounded(value)
+
+
+def _value(header: Header, keyword: str) -> Any:
+    """A keyword's value in the file, else in its functional groups; as a list where frames differ."""
+    if keyword == "SOPClassUID":
+        return header.sop_class or None
+    value = stated(header, keyword, header)
+    if value is None and keyword == "BodyPartExamined":
+        return _coded_body_part(header)
+    if value is not None or not has_groups(header):
+        return value
+    tag, found = described(keyword)[0], []
+    for frame in frames(header):
+        for groups in (frame.own, frame.shared):
+            for group in (each for each in groups.values() if isinstance(each, list)):
+                found += [stated(item, keyword, header) for item in group if tag in item]
+    flat = [part for each in found for part in (each if isinstance(each, list) else [each]) if part is not None]
+    distinct = sorted(dict.fromkeys(flat), key=str)
+    return distinct[0] if len(distinct) == 1 else distinct or None
+
+
+def _image_type(header: Header) -> list[Fact] | None:
+    """Of an enhanced file whose type is MIXED somewhere, the types of its frames, value by value (PS3.3 C.8.16.1)."""
+    own = [text.strip().upper() for text in header.get("ImageType") or []]
+    types = [[text.strip().upper() for text in each] for each in frame_types(header)]
+    return _by_place(types if types and ("MIXED" in own or not own) else [own]) if own or types else None
+
+
+def _coded_body_part(header: Header) -> str | None:
+    """Of the code of the region, where the file names it so (PS3.3 10.5, C.7.6.16.2.8)."""
+    regions = items(header, "AnatomicRegionSequence")
+    if not regions and has_groups(header):
+        tag = described("AnatomicRegionSequence")[0]
+        anatomy = frames(header)[0].group("FrameAnatomySequence")
+        held = anatomy.source.get(tag) if anatomy is not None and isinstance(anatomy.source, dict) else None
+        regions = held if isinstance(held, list) else []
+    code = stated(regions[0], "CodeValue", header) if regions else None
+    return BODY_PARTS.get(str(code))
+
+
+def years(age: Any) -> float | None:
+    """An Age String (PS3.5 6.2: nnnD, nnnW, nnnM, nnnY) in years; above 89 it is 90, so that it names nobody."""
+    text = str(age or "").strip()
+    if len(text) < 2 or not text[:-1].isdigit() or text[-1] not in "DWMY":
+        return None
+    number = int(text[:-1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[text[-1]]
+    return 90.0 if number > 89 else round(number, 2)
+
+
+def _rounded(value: Any) -> Fact:
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def _place(held: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
+    """Rows, columns and spacing; of slices where they start and how they lie."""
+    header = held[0].header
+    facts: dict[str, Fact] = {"rows": header.rows, "columns": header.columns}
+    spacing = frame_spacing(held[0])
+    if spacing is not None:
+        facts["spacing_mm"] = [round(each, 6) for each in spacing]
+    if not volumes:
+        return facts
+    turned = [plane(frame) for frame in held]
+    first = turned[0]
+    thick = first.thickness if "SliceThickness" not in facts else None
+    if any(
+        np.abs(each.along - first.along).max() > 1e-3 or np.abs(each.down - first.down).max() > 1e-3 for each in turned
+    ):
+        return facts
+    facts[DIRECTIONS] = [round(float(number), 9) for number in (*first.along, *first.down)]
+    if first.between:
+        facts[BETWEEN] = round(first.between, 6)
+    facts |= _positions(np.array([each.position for each in turned]))
+    return facts | ({"SliceThickness": round(thick, 6)} if thick else {})
+
+
+def _positions(starts: np.ndarray) -> dict[str, Fact]:
+    """(F, 3) mm as POSITIONS, or as LINE where that is shorter and says the same within a micrometre."""
+    step = (starts[-1] - starts[0]) / max(1, len(starts) - 1)
+    if len(starts) > 3 and np.abs(starts - starts[0] - np.arange(len(starts))[:, None] * step).max() < 1e-3:
+        return {LINE: [*(round(float(number), 7) for number in (*starts[0], *step)), len(starts)]}
+    return {POSITIONS: [round(float(number), 4) for number in starts.reshape(-1)]}
+
+
+def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
+    """Facts of a NIfTI file by its header: its grid, and how far its slices are sheared."""
+    facts: dict[str, Fact] = {"format": "nifti"}
+    try:
+        shape, spacing, starts = nifti.grid(unzipped_head(raw, 1024) if raw[:2] == b"\x1f\x8b" else raw[:1024])
+    except SampleError:  # its reading says why
+        return facts
+    if not volumes and shape[0] > 1:
+        return facts
+    axes = slice(None) if volumes else slice(1, None)
+    facts |= {"rows": shape[1], "columns": shape[2], "spacing_mm": _lengths(spacing[axes])}
+    facts["extent_mm"] = _lengths(n * step for n, step in zip(shape[axes], spacing[axes], strict=True))
+    if volumes:
+        shift = 0.0 if starts is None or len(starts) < 2 else float(np.linalg.norm(starts[1, 1:]))
+        facts |= {"slices": shape[0], "tilt_degrees": round(float(np.degrees(np.arctan2(shift, spacing[0]))), 2)}
+    return facts
+
+
+# --- of an entry ----------------------------------------------------------------------------------------------
+
+
+def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fact]:
+    """Facts of an entry from those of its parts: what they agree in as it is, what they differ in as a sorted list."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    inner = {POSITIONS, LINE, DIRECTIONS, BETWEEN, *(("spacing_mm", "rows", "columns") if volumes else ())}
+    facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
+    first = parts[0]
+    if first.get("format") != "dicom":
+        return dict(first)
+    if not volumes:
+        return facts | _extent(first)
+    if not all(DIRECTIONS in part and "spacing_mm" in part for part in parts):
+        return facts
+    try:
+        return facts | _geometry(parts)
+    except SampleError:  # no single volume: its reading says why
+        return facts
+
+
+def together(values: Sequence[Fact]) -> Fact:
+    """One value where all agree, else the distinct ones sorted; lists are brought together place by place."""
+    if any(isinstance(value, list) for value in values):
+        return _by_place([value if isinstance(value, list) else [value] for value in values])
+    distinct = sorted(dict.fromkeys(values), key=lambda value: (str(type(value)), value))
+    return distinct[0] if len(distinct) == 1 else distinct
+
+
+def _by_place(lists: Sequence[Sequence[Fact]]) -> list[Fact]:
+    """Lists of any lengths to one: each place its value, or the sorted list of the values it has in some."""
+    if all(each == lists[0] for each in lists):
+        return list(lists[0])
+    places = ({str(part) for each in lists for part in _at(each, k)} for k in range(max(map(len, lists))))
+    return [min(place) if len(place) == 1 else sorted(place) for place in places]
+
+
+def _at(values: Sequence[Fact], place: int) -> list[Fact]:
+    if place >= len(values):
+        return []
+    value = values[place]
+    return value if isinstance(value, list) else [value]
+
+
+def _extent(facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    spacing, rows, columns = facts.get("spacing_mm"), facts.get("rows"), facts.get("columns")
+    if not isinstance(spacing, list) or not isinstance(rows, int) or not isinstance(columns, int):
+        return {}
+    return {"extent_mm": _lengths([rows * spacing[0], columns * spacing[1]])}
+
+
+def _geometry(parts: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
+    planes = [each for part in parts for each in _planes(part)]
+    return geometry(stack(planes), planes[0].shape)
+
+
+def _planes(part: Mapping[str, Any]) -> Iterable[Plane]:
+    thickness, (high, wide) = part.get("SliceThickness"), part["spacing_mm"]
+    if LINE in part:
+        first, step, count = np.array(part[LINE][:3]), np.array(part[LINE][3:6]), int(part[LINE][6])
+        starts = first + np.arange(count)[:, None] * step
+    else:
+        starts = np.reshape(part[POSITIONS], (-1, 3))
+    for start in starts:
+        yield placed(
+            start,
+            part[DIRECTIONS],
+            (high, wide),
+            (part["rows"], part["columns"]),
+            thickness=thickness if isinstance(thickness, (int, float)) else None,
+            between=part.get(BETWEEN),
+        )
+
+
+def geometry(found: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
+    """Facts of a stack of slices of (rows, columns) pixels, in mm to three digits."""
+    depth, gaps = found.spacing_mm[0], found.gaps_mm
+    facts: dict[str, Fact] = {
+        "slices": len(found.order),
+        "rows": shape[0],
+        "columns": shape[1],
+        "spacing_mm": _lengths(found.spacing_mm),
+        "extent_mm": _lengths([gaps.sum() + depth, shape[0] * found.spacing_mm[1], shape[1] * found.spacing_mm[2]]),
+        "tilt_degrees": round(found.tilt_degrees, 2),
+        "largest_hole_mm": round(found.largest_hole_mm, PRECISION_MM),
+        "residual_mm": round(found.residual_mm, PRECISION_MM),
+    }
+    if len(gaps):
+        facts |= dict(
+            zip(
+                ("gap_median_mm", "gap_min_mm", "gap_max_mm"),
+                _lengths([np.median(gaps), gaps.min(), gaps.max()]),
+                strict=True,
+            )
+        )
+    return facts
+
+
+def _lengths(values: Iterable[float]) -> list[float]:
+    return [round(float(value), PRECISION_MM) for value in values]

@@ -1,0 +1,124 @@
+"""Which DICOM objects are images of a patient, told by their SOP class (PS3.4 B.5), and which images are mosaics."""
+
+from __future__ import annotations
+
+import struct
+
+from medray.errors import SampleError
+from medray.modalities.imaging.frames import frame_types, private
+from medray.modalities.imaging.header import Header, uid_name
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_CR_DX_MG_IO = "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1"
+_CT_MR = "2 2.1 2.2 4 4.1 4.3 4.4"  # classic, enhanced, in colour, legacy converted
+_US = "3 3.1 6 6.1 6.2 6.3"  # 3 and 6 are retired; enhanced volume, photoacoustic
+_NM_PET = "5 20 128 128.1 130"  # 5 is retired
+_CAPTURE = "7 7.1 7.2 7.3 7.4"
+_X_RAY = (
+    "12.1 12.1.1 12.2 12.2.1 12.3 13.1.1 13.1.2 13.1.3 13.1.4 13.1.5"  # angiography, fluoroscopy, 3D, tomosynthesis
+)
+_LIGHT = (
+    "14.1 14.2 77.1 77.2 77.1.1 77.1.1.1 77.1.2 77.1.2.1 77.1.3 77.1.4 77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.4 77.1.5.5 "
+    "77.1.5.6 77.1.5.7 77.1.6 77.1.7 77.1.8 77.1.9"  # intravascular, visible light, ophthalmic
+)
+_THERAPY = "481.1 481.23 481.24"
+IMAGES = frozenset(
+    _STORAGE + place
+    for places in (_CR_DX_MG_IO, _CT_MR, _US, _NM_PET, _CAPTURE, _X_RAY, _LIGHT, _THERAPY)
+    for place in places.split()
+)
+"""Storage SOP classes of images of a patient. Maps that were computed (parametric, thickness, topography) are none."""
+
+KINDS = {
+    _STORAGE + "66.4": "segmentation",
+    _STORAGE + "66.5": "segmentation",
+    _STORAGE + "66.7": "segmentation",  # label maps
+    _STORAGE + "66.8": "segmentation",  # height maps
+    _STORAGE + "481.2": "dose",
+    _STORAGE + "78.6": "report",  # spectacle prescription
+    _STORAGE + "79.1": "report",  # macular grid
+    _STORAGE + "104.1": "report",  # encapsulated PDF
+    _STORAGE + "104.2": "report",  # encapsulated CDA
+    _STORAGE + "88.59": "not_an_image",  # key objects: a list of other objects
+}
+"""SOP classes that are no images: their reason code."""
+FAMILIES = {_STORAGE + "88.": "report", _STORAGE + "11.": "presentation_state"}
+"""The same for whole branches: structured reports, presentation states."""
+
+
+def kind(sop_class: str) -> str:
+    """The reason code of a SOP class that is no image; empty for an image, and where no class is stated."""
+    if not sop_class or sop_class in IMAGES:
+        return ""
+    family = next((reason for branch, reason in FAMILIES.items() if sop_class.startswith(branch)), "not_an_image")
+    return KINDS.get(sop_class, family)
+
+
+def refuse_other_objects(header: Header) -> None:
+    """Raises SampleError for what is no image, by its SOP class: one of errors.NOT_ELIGIBLE.
+
+    Whether it has pixels does not matter: segmentations and doses have some. A class that PS3.4 B.5 does not list
+    (private ones) is none either: what its pixels mean is not known. Without pixels such an object is `no_pixels`.
+    """
+    reason = kind(header.sop_class)
+    if not reason:
+        return
+    name = uid_name(header.sop_class)
+    if reason == "not_an_image" and header.start < 0 and name == header.sop_class:
+        reason = "no_pixels"
+    raise SampleError(reason, f"SOP class {name}")
+
+
+def refuse_mosaic(header: Header) -> None:
+    """Raises SampleError `unsupported` for a mosaic."""
+    if is_mosaic(header):
+        raise SampleError("unsupported", "a mosaic: many slices tiled into one image")
+
+
+def is_mosaic(header: Header) -> bool:
+    """One image that holds the slices of a volume as tiles: by its image or frame type, or where a rewritten header
+    lost that, by the number of tiles that Siemens and UIH state in elements of their own.
+    """
+    types = [*(header.get("ImageType") or []), *(part for each in frame_types(header) for part in each)]
+    if any(str(part).upper() in ("MOSAIC", "GRID") for part in types):
+        return True
+    counts = [
+        private(header, "NumberOfImagesInMosaic", "SIEMENS MR HEADER"),
+        private(header, "UIHImagesInGrid", "Image"),
+    ]
+    if any(count is not None and _whole(count, header.little) > 1 for count in counts):
+        return True
+    csa = private(header, "CSAImageHeader", "SIEMENS CSA HEADER")
+    return csa is not None and csa_number(csa, b"NumberOfImagesInMosaic") > 1
+
+
+def _whole(value: bytes, little: bool) -> int:
+    """A number as US or as text: readers of implicit files cannot know a private element's VR."""
+    text = value.strip(b" \0")
+    if text.replace(b".", b"", 1).isdigit():
+        return int(float(text))
+    return int.from_bytes(value[:2], "little" if little else "big")
+
+
+def csa_number(csa: bytes, name: bytes) -> int:
+    """A whole number of a Siemens CSA header; 0 if there is none. As SPM and nibabel read it:
+
+    tags of name[64], vm, vr[4], syngo dt, n, 77 or 205, then n items of four integers and text in steps of four bytes; its
+    length is the second integer after "SV10", else the first without the n of the first tag.
+    """
+    second = csa.startswith(b"SV10")
+    at = csa.find(name + b"\0")
+    if at < 0 or at + 84 > len(csa):
+        return 0
+    too_much = 0 if second else struct.unpack_from("<i", csa, 8 + 76)[0]
+    items = struct.unpack_from("<i", csa, at + 76)[0]
+    at += 84
+    for _ in range(min(items, 6)):
+        if at + 16 > len(csa):
+            return 0
+        length = max(0, struct.unpack_from("<i", csa, at + (4 if second else 0))[0] - too_much)
+        text = csa[at + 16 : at + 16 + length].strip(b" \0")
+        if text.isdigit():
+            return int(text)
+        at += 16 + (length + 3) // 4 * 4
+    return 0

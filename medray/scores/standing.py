@@ -1,0 +1,114 @@
+"""Which rows of the score store still stand: those of entries that the archive holds, at the content that it holds.
+
+The current rows of an entry are its latest. So an entry that goes back to an earlier content is scored once more, and
+one whose file is there and holds it no more gets a row that says so, `retired`, without a value. An entry whose file is
+gone keeps its rows: a part of the archive may not be mounted.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from medray.manifest_table import Manifest
+from medray.scores.sink import now, write_file
+from medray.scores.table import IN_FILE, RETIRED, Claim, entry_keys
+
+if TYPE_CHECKING:
+    from medray.scores.readings import Readings
+    from medray.scores.store import ScoreStore
+
+OTHER = pa.schema([("entry_id", pa.string()), ("subject_id", pa.string()), ("at", pa.int64()), ("status", pa.string())])
+
+_OTHER = """
+select entry_id, any_value(subject_id) as subject_id, max("at") as "at", arg_max(status, "at") as status
+from found semi join other using (key_hi, key_lo) group by entry_id
+"""
+_OURS = """
+with own as (select key_hi, key_lo, max("at") as "at" from found semi join ours using (key_hi, key_lo) group by all)
+select row from ours join own using (key_hi, key_lo) where own."at" < ours."at"
+"""
+
+
+def of_other_content(store: Readings, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> pa.Table:
+    """OTHER: entries with rows at a content that the manifest does not have of them, when the latest such row was written
+    (µs since 1970 UTC) and its status."""
+    names = ("key_hi", "key_lo")
+    columns: dict[str, Any] = {name: ds.field(name) for name in names}
+    sql = "select key_hi, key_lo from found anti join wanted using (key_hi, key_lo) group by all"
+    other = store.ask(sql, columns, bundle_id, memory=memory, wanted=_keys(wanted))
+    if len(other) == 0:
+        return OTHER.empty_table()
+    columns |= {name: ds.field(name) for name in ("entry_id", "subject_id", "status")}
+    columns["at"] = ds.field("scored_at").cast(pa.int64())
+    return store.ask(_OTHER, columns, bundle_id, memory=memory, other=other)
+
+
+def overtaken(store: Readings, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> np.ndarray:
+    """(N,) int64: numbers of the manifest's rows that have a score, and later rows at another content or `retired`."""
+    other = of_other_content(store, wanted, bundle_id, memory)
+    if len(other) == 0:
+        return np.empty(0, np.int64)
+    sql = 'select row, key_hi, key_lo, "at" from wanted join other using (entry_id)'
+    ours = store.ask(sql, memory=memory, wanted=_keys(wanted, "entry_id"), other=other)
+    columns = {name: ds.field(name) for name in ("key_hi", "key_lo")}
+    columns["at"] = ds.field("scored_at").cast(pa.int64())
+    return store.ask(_OURS, columns, bundle_id, memory=memory, ours=ours).column("row").to_numpy()
+
+
+def absent(store: Readings, manifest: Manifest, bundle_id: str, memory: str = "2GB") -> pa.Table:
+    """OTHER: entries with current rows in the store that the manifest does not have."""
+    other = of_other_content(store, manifest, bundle_id, memory)
+    there = other.filter(pc.not_equal(other.column("status"), RETIRED))
+    if len(there) == 0:
+        return there
+    sql = "select entry_id from wanted semi join there using (entry_id)"
+    held = store.ask(sql, memory=memory, wanted=manifest.stream(["entry_id"]), there=there).column("entry_id")
+    return there.filter(pc.invert(pc.is_in(there.column("entry_id"), held))).sort_by("entry_id")
+
+
+def retire(store: ScoreStore, claim: Claim, entries: pa.Table) -> None:
+    """One row `retired` for each of these entries (OTHER), in one commit. Raises Fenced or MachineError."""
+    if len(entries) == 0:
+        return
+    at = np.maximum(entries.column("at").to_numpy() + 1, _microseconds(now()))
+    written = write_file(store.uri, claim.bundle_id, _rows(entries, at, claim.run_id), modified=now())
+    store.append(claim, [written])
+
+
+def _rows(entries: pa.Table, at: np.ndarray, run_id: str) -> list[pa.RecordBatch]:
+    """IN_FILE."""
+    count = len(entries)
+    keyed = entries.select(["entry_id", "subject_id"]).append_column(
+        "fingerprint", pa.array([bytes(16)] * count, pa.binary())
+    )
+    keys = entry_keys(keyed)
+    columns = {name: keyed.column(name).combine_chunks() for name in keyed.schema.names} | {
+        "sample_id": pa.repeat("", count),
+        "key_hi": pa.array(keys[:, 0]),
+        "key_lo": pa.array(keys[:, 1]),
+        "run_id": pa.repeat(run_id, count),
+        "scored_at": pa.array(at).cast(pa.timestamp("us", "UTC")),
+        "status": pa.repeat(RETIRED, count),
+        "detail": pa.repeat("its file is there, and holds it no more", count),
+    }
+    arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(count, f.type) for f in IN_FILE]
+    return pa.Table.from_arrays(arrays, schema=IN_FILE).to_batches(max_chunksize=65_536)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _keys(manifest: pa.Table | Manifest, *also: str) -> pa.Table | pa.RecordBatchReader:
+    """(row, key_hi, key_lo, columns `also`) of a manifest."""
+    if isinstance(manifest, Manifest):
+        return manifest.keys("row", *also)
+    keys = entry_keys(manifest)
+    columns = {"row": pa.array(np.arange(len(keys))), "key_hi": pa.array(keys[:, 0]), "key_lo": pa.array(keys[:, 1])}
+    return pa.table(columns | {name: manifest.column(name) for name in also})

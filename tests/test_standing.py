@@ -1,0 +1,170 @@
+"""Which rows stand: entries that go back, vanish from a file that is there, or vanish with their file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+from store_rows import content, manifest, rows, score
+
+from medray import bundles
+from medray.engines.local import LocalEngine
+from medray.errors import Fenced
+from medray.manifest_table import Manifest
+from medray.progress import Silent
+from medray.scores import ScoreStore, standing
+from medray.verbs import score as verb
+from medray.verbs.results import ScoreResult
+from medray.verbs.train import train
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ScoreStore:
+    return ScoreStore.open(str(tmp_path / "scores"), create=True)
+
+
+def pending(store: ScoreStore, entries: dict[str, int], **options: Any) -> list[str]:
+    return store.pending(manifest(entries), "b", **options).column("entry_id").to_pylist()
+
+
+def current(store: ScoreStore) -> dict[str, float | None]:
+    return {row["entry_id"]: row["value"] for row in store.scores("b").to_pylist()}
+
+
+def retire(store: ScoreStore, *names: str) -> None:
+    found = [{"entry_id": name, "subject_id": f"s-{name}", "at": 0, "status": "scored"} for name in names]
+    standing.retire(store, store.claim("b"), standing.OTHER.empty_table().from_pylist(found, schema=standing.OTHER))
+
+
+def test_an_entry_that_goes_back_to_an_earlier_content_is_pending_once_more(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1, "z": 1}))
+    assert pending(store, {"a": 1, "z": 1}) == []
+    assert pending(store, {"a": 2, "z": 1}) == ["a"]
+    score(store, "b", rows({"a": 2}))
+    assert pending(store, {"a": 2, "z": 1}) == []
+    assert pending(store, {"a": 1, "z": 1}) == ["a"]  # current is the score of content 2
+    score(store, "b", rows({"a": 1}))
+    assert pending(store, {"a": 1, "z": 1}) == [] and current(store)["a"] == 1 / 8
+    assert pending(store, {"a": 2, "z": 1}) == ["a"]
+
+
+def test_a_failed_entry_that_was_overtaken_is_pending_whatever_the_attempts(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1}, reason="corrupt"))
+    score(store, "b", rows({"a": 2}))
+    assert pending(store, {"a": 1}) == pending(store, {"a": 1}, retry_failed=True, attempts=1) == ["a"]
+
+
+def test_a_retired_entry_has_no_current_row_and_is_pending_when_it_comes_back(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1, "c": 1}))
+    retire(store, "a")
+    assert current(store) == {"c": 1 / 8}
+    facts = store.summary()["bundles"]["b"]
+    assert (facts["entries"], facts["scored"], facts["failed"], facts["reasons"]) == (1, 1, 0, {})
+    assert pending(store, {"a": 1, "c": 1}) == ["a"]
+    score(store, "b", rows({"a": 1}))
+    assert pending(store, {"a": 1, "c": 1}) == [] and current(store) == {"a": 1 / 8, "c": 1 / 8}
+
+
+def test_a_bundle_whose_entries_are_all_retired_has_none(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1}))
+    retire(store, "a")
+    assert store.summary()["bundles"] == {} and current(store) == {}
+
+
+def test_a_retired_row_is_later_than_all_before_it_whatever_the_clock_says(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1}))
+    late = 4_102_444_800_000_000  # 2100: a machine with a wrong clock
+    found = [{"entry_id": "a", "subject_id": "s", "at": late, "status": "scored"}]
+    standing.retire(store, store.claim("b"), standing.OTHER.empty_table().from_pylist(found, schema=standing.OTHER))
+    (row,) = [row for row in store._table.to_pyarrow_table().to_pylist() if row["status"] == "retired"]
+    assert row["scored_at"].year == 2100
+    assert (row["fingerprint"], row["output"], row["value"], row["reason"]) == (bytes(16), None, None, None)
+    assert row["subject_id"] == "s" and row["fingerprint"] != content(1)
+
+
+def test_an_overtaken_run_retires_nothing(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1}))
+    claim = store.claim("b")
+    store.claim("b")
+    found = [{"entry_id": "a", "subject_id": "s", "at": 0, "status": "scored"}]
+    with pytest.raises(Fenced):
+        standing.retire(store, claim, standing.OTHER.empty_table().from_pylist(found, schema=standing.OTHER))
+    assert current(store) == {"a": 1 / 8}
+
+
+def test_merging_and_forgetting_treat_retired_rows_as_rows_of_their_subject(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1, "c": 1}))
+    retire(store, "a")
+    store.compact()
+    assert current(store) == {"c": 1 / 8}
+    assert store.forget(["s-a"])["rows"] == 2  # the score, and that it is retired
+    assert set(store._table.to_pyarrow_table().column("entry_id").to_pylist()) == {"c"}
+
+
+# --- whole nights -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    toy.write_archive(folder)
+    train(toy.train_run(folder), LocalEngine())
+    return folder
+
+
+def write_array(path: Path, count: int) -> None:
+    """A MedMNIST array of so many test images, the first of them always the same."""
+    images = np.random.default_rng(0).integers(0, 255, (6, toy.SIZE, toy.SIZE), np.uint8)[:count]
+    np.savez(path, test_images=images, test_labels=np.zeros((count, 1), np.uint8))
+
+
+def night(trained: Path, folder: Path, work: str = "work") -> ScoreResult:
+    run = toy.score_run(trained, archive=str(folder / "archive"), store=str(folder / "s"), work=str(folder / work))
+    return verb.score(run, LocalEngine())
+
+
+def names(folder: Path, trained: Path) -> set[str]:
+    store = ScoreStore.open(str(folder / "s"))
+    return set(store.scores(bundles.load(str(trained / "bundle")).id).column("entry_id").to_pylist())
+
+
+def test_images_that_an_array_no_longer_has_are_retired_and_of_a_file_that_is_gone_none(trained: Path, tmp_path: Path):
+    (tmp_path / "archive").mkdir()
+    for name in ("a", "b", "c"):
+        write_array(tmp_path / "archive" / f"{name}.npz", 6)
+    assert night(trained, tmp_path).scored == 18
+    write_array(tmp_path / "archive/a.npz", 4)
+    (tmp_path / "archive/b.npz").rename(tmp_path / "b.npz")  # not mounted
+    cut = (tmp_path / "archive/c.npz").read_bytes()
+    (tmp_path / "archive/c.npz").write_bytes(cut[: len(cut) // 2])  # being copied
+    second = night(trained, tmp_path)
+    assert second.retired == 2
+    assert {name.partition("#")[0] for name in names(tmp_path, trained)} == {"a.npz", "b.npz", "c.npz"}
+    assert sum(name.startswith("a.npz") for name in names(tmp_path, trained)) == 4
+    (tmp_path / "b.npz").rename(tmp_path / "archive/b.npz")
+    write_array(tmp_path / "archive/a.npz", 6)
+    (tmp_path / "archive/c.npz").write_bytes(cut)
+    third = night(trained, tmp_path)
+    assert (third.pending, third.scored) == (2, 2)  # the two that are back
+    assert third.retired <= 1  # the one failed entry that stood for the broken file
+    assert len(names(tmp_path, trained)) == 18
+    fourth = night(trained, tmp_path)
+    assert (fourth.pending, fourth.retired) == (0, 0)
+
+
+def test_a_manifest_remembers_where_vanished_entries_lay(trained: Path, tmp_path: Path):
+    (tmp_path / "archive").mkdir()
+    write_array(tmp_path / "archive/a.npz", 6)
+    night(trained, tmp_path)
+    before = Manifest.open(str(tmp_path / "work/manifest")).table(["entry_id"]).column("entry_id").to_pylist()
+    write_array(tmp_path / "archive/a.npz", 4)
+    run = toy.score_run(
+        trained, archive=str(tmp_path / "archive"), store=str(tmp_path / "s"), work=str(tmp_path / "work")
+    )
+    found, _ = verb.index_archive(run, bundles.load(run.bundle_uri).recipe.modality, LocalEngine(), Silent())
+    assert found.no_longer_held([*before[4:], "unknown"], lambda name: None) == [True, True, False]
+    assert found.no_longer_held(["other"], lambda name: "a.npz") == [True]
+    assert found.no_longer_held(["other"], lambda name: "b.npz") == [False]
