@@ -277,7 +277,7 @@ def _site_changes(run: TrainRun, recipe: bundles.Recipe) -> dict[str, Any]:
     asked, made = run.modality.model_dump(mode="json"), recipe.modality.model_dump(mode="json")
     stated = run.modality.model_fields_set | {"kind"}
     other = [name for name in _other(run, recipe) if name in stated]
-    site = {name: asked[name] for name in other if name in recipe.modality.site}
+    site = {name: asked[name] for name in other if name in recipe.modality.site | {"select"}}
     _refuse_other("modality", {name: asked[name] for name in other if name not in site}, made)
     goal, goals = run.objective.model_dump(mode="json"), recipe.objective.model_dump(mode="json")
     names = [name for name in ("kind", "names", "positive") if goal.get(name) is not None]
@@ -287,7 +287,7 @@ def _site_changes(run: TrainRun, recipe: bundles.Recipe) -> dict[str, Any]:
 
 def _other(run: TrainRun, recipe: bundles.Recipe) -> list[str]:
     """Fields of [modality], stated or not, that are other than the bundle's; None is for what was fitted."""
-    asked, made = run.modality.model_dump(mode="json"), recipe.modality.model_dump(mode="json")
+    asked, made = run.modality.model_dump(mode="json", exclude={"trained"}), recipe.modality.model_dump(mode="json")
     return [name for name, value in asked.items() if value is not None and made.get(name) != value]
 
 

@@ -214,7 +214,7 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
         number = 0
         try:
             for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
-                table = {role: _texts(batch.column(name)) for role, name in roles.items()}
+                table = {role: _column_texts(batch.column(name)) for role, name in roles.items()}
                 for i, sequence in enumerate(table["sequence"]):
                     rest = {role: values[i] for role, values in table.items()}
                     yield Record(
@@ -229,7 +229,7 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
             raise SampleError("corrupt", f"Parquet: {type(error).__name__} after row {number}") from None
 
 
-def _texts(column: pa.Array) -> list[str | None]:
+def _column_texts(column: pa.Array) -> list[str | None]:
     """Cells as text; whole numbers that were stored as floats, beside a missing one, have no decimal point."""
     if not pa.types.is_floating(column.type):
         return column.cast(pa.string()).to_pylist()

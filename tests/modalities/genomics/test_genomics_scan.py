@@ -410,6 +410,6 @@ def test_a_missing_number_in_parquet_is_no_class_and_the_others_are_whole(index,
 
 
 @pytest.mark.parametrize("head", ["id,seq,seq", "id,SEQ,seq", "id,seq,label,Label"])
-def test_two_columns_of_one_name_are_refused(index, tmp_path, head):
+def test_two_columns_of_one_name_in_any_case_are_refused(index, tmp_path, head):
     (tmp_path / "a.csv").write_text(f"{head}\na,ACGT,ACGA,x\n")
     assert index(GenomicsSpec(length=4), tmp_path)["reason"].to_pylist() == ["bad_columns"]
