@@ -307,6 +307,13 @@ def test_data_of_a_test_are_no_events(tmp_path):
     assert done.result.dropped == {"Observation": {"test_data": 1}}
 
 
+def test_a_resource_that_a_search_cut_is_no_event_and_a_fault(tmp_path):
+    """Meta.tag SUBSETTED of v3-ObservationValue: what is missing may be its value, or its status."""
+    tag = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}]}
+    done = convert(tmp_path, [patient(), observation(value=None, meta=tag)])
+    assert done.result.dropped == {"Observation": {"incomplete": 1}} and done.result.faults == 1
+
+
 def test_a_medication_entered_in_error_gives_no_code(tmp_path):
     request = valid("MedicationRequest", medicationReference={"reference": "Medication/m"})
     del request["medicationCodeableConcept"]
