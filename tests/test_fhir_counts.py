@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medray.engines.base import LocalSpec, open_engine
+from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
 from medray.verbs.to_meds import to_meds
 
@@ -34,13 +36,19 @@ class Reader:
         self.subjects: set[str] = set()
         self.times: Counter[str] = Counter()
         newest: dict[tuple[str, str], dict[str, Any]] = {}
+        gone: set[tuple[str, ...]] = set()
         for each in resources(folder):
             kind = each.get("resourceType", "(no resource)")
+            if kind == "Bundle":  # of deletions
+                gone |= {tuple(entry["request"]["url"].split("/")) for entry in each["entry"]}
+                self.read["(deletion)"] += len(each["entry"])
+                continue
             self.read[kind] += 1
             if kind != "(no resource)":
                 version = newest.setdefault((kind, each["id"]), each)
                 if updated(each) > updated(version):
                     newest[kind, each["id"]] = each
+        newest = {name: each for name, each in newest.items() if name not in gone}
         known = {name for (kind, name) in newest if kind == "Patient"}
         for (kind, _), each in newest.items():
             times = moments(kind, each)
@@ -115,25 +123,84 @@ def utc(text: str) -> str:
     return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
 
 
-@pytest.mark.parametrize("name", ["fhir_bulk_10", "fhir_synthea_hiv"])
-def test_counts_by_type_subjects_and_every_time_equal_an_independent_readers(shared_data, tmp_path, name):
-    folder = shared_data / "ehr" / name
+def convert(folder: Path, tmp_path: Path) -> tuple[ToMedsResult, Counter[str]]:
+    """(result, how many events stand at each time)"""
     (tmp_path / "key").write_text("k" * 64)
-    run = ConvertRun(archive=str(folder), out=str(tmp_path / "out"), pseudonym_key=str(tmp_path / "key"),
-                     engine=LocalSpec(), source={"kind": "fhir"})  # type: ignore[arg-type]  # pydantic reads it  # fmt: skip
+    facts = {"archive": str(folder), "out": str(tmp_path / "out"), "pseudonym_key": str(tmp_path / "key")}
+    run = ConvertRun.model_validate(facts | {"engine": LocalSpec(), "source": {"kind": "fhir"}})
     engine = open_engine(run.engine)
     try:
         result = to_meds(run, engine)
     finally:
         engine.close()
-    own = Reader(folder)
-    assert result.read == dict(own.read)
-    assert result.events_by_type == dict(own.events)
-    assert result.subjects == len(own.subjects)
-    for kind, read in result.read.items():
-        assert read == result.converted.get(kind, 0) + sum(result.dropped.get(kind, {}).values()), kind
     times: Counter[str] = Counter()
     for path in (tmp_path / "out/data").rglob("*.parquet"):
         column = pq.read_table(path)["time"].to_pylist()
         times.update(time.isoformat(timespec="microseconds") for time in column if time)
+    return result, times
+
+
+def check(folder: Path, tmp_path: Path) -> ToMedsResult:
+    result, times = convert(folder, tmp_path)
+    own = Reader(folder)
+    assert result.read == dict(own.read)
+    assert result.events_by_type == {kind: count for kind, count in own.events.items() if count}
+    assert result.subjects == len(own.subjects)
+    for kind, read in result.read.items():
+        assert read == result.converted.get(kind, 0) + sum(result.dropped.get(kind, {}).values()), kind
     assert times == own.times
+    return result
+
+
+@pytest.mark.parametrize("name", ["fhir_bulk_10", "fhir_synthea_hiv"])
+def test_counts_by_type_subjects_and_every_time_equal_an_independent_readers(shared_data, tmp_path, name):
+    result = check(shared_data / "ehr" / name, tmp_path)
+    assert result.faults == 0
+
+
+STATUSES = {
+    "Encounter": ("planned", "cancelled", "entered-in-error", "unknown"),
+    "Observation": ("registered", "preliminary", "amended", "cancelled", "entered-in-error"),
+    "DiagnosticReport": ("registered", "partial", "appended", "cancelled"),
+    "MedicationRequest": ("draft", "cancelled", "on-hold", "entered-in-error"),
+    "Procedure": ("preparation", "not-done", "stopped", "entered-in-error"),
+    "Immunization": ("not-done", "entered-in-error", "completed"),
+}
+
+
+@pytest.mark.parametrize("name", ["fhir_bulk_10", "fhir_synthea_hiv"])
+def test_they_are_equal_with_other_statuses_versions_deletions_and_later_records(shared_data, tmp_path, name):
+    """A third of the resources of real sets changed, seeded: all over several files, in any order."""
+    chance = random.Random(11)
+    lines: list[dict[str, Any]] = []
+    gone: list[dict[str, Any]] = []
+    for each in resources(shared_data / "ehr" / name):
+        kind = each.get("resourceType")
+        if kind not in WHOSE or chance.random() > 1 / 3:
+            lines.append(each)
+            continue
+        each.setdefault("meta", {})["lastUpdated"] = "2024-01-02T00:00:00Z"
+        newer = json.loads(json.dumps(each))
+        newer["meta"]["lastUpdated"] = "2024-01-02T00:00:01Z"
+        if kind in STATUSES:
+            newer["status"] = chance.choice(STATUSES[kind])
+        if kind == "MedicationRequest":
+            newer["intent"] = chance.choice(("order", "proposal", "plan", "option", "instance-order"))
+        if kind == "Condition":
+            newer["verificationStatus"]["coding"][0]["code"] = chance.choice(("confirmed", "refuted", "provisional"))
+            newer["recordedDate"] = "2023-05-06T07:08:09Z"
+        if kind in ("Observation", "DiagnosticReport"):
+            newer["issued"] = "2023-05-06T07:08:09.5Z"
+        lines += chance.choice(([newer], [each, newer], [newer, each], [newer, newer]))
+        if chance.random() < 0.1:
+            url = f"{kind}/{each['id']}"
+            gone.append({"request": {"method": "DELETE", "url": url}})
+    lines.append({"resourceType": "Bundle", "type": "transaction", "entry": gone})
+    chance.shuffle(lines)
+    archive = tmp_path / "in"
+    archive.mkdir()
+    for part in range(3):
+        (archive / f"{part}.ndjson").write_text("\n".join(map(json.dumps, lines[part::3])))
+    result = check(archive, tmp_path)
+    reasons = {reason for reasons in result.dropped.values() for reason in reasons}
+    assert reasons >= {"superseded", "deleted", "deletion", "entered_in_error", "not_done"} and result.faults == 0

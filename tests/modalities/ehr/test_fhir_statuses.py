@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,17 @@ def test_every_code_of_every_status_of_r4_is_decided():
     assert set(COMPARATORS) == set(R4["value_sets"]["quantity-comparator"])
 
 
+def test_the_page_has_every_status_where_it_belongs():
+    page = (Path(fhir_status.__file__).parent / "FHIR.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    for element, codes in EXPECTED.items():
+        (row,) = (each for each in rows if each[0] == element)
+        for code, what in codes.items():
+            place = 3 if what.startswith("(") else 2 if what else 1
+            found = [i for i in (1, 2, 3) if re.search(rf"(?<![\w-]){code}(?![\w-])", row[i])]
+            assert found == [place], f"{element} {code}"
+
+
 def test_every_modifier_element_of_r4_is_understood_or_refused():
     understood = {path.partition(".")[2] for path in EXPECTED} | {
         "implicitRules", "modifierExtension",  # refused wherever they stand
@@ -305,6 +317,13 @@ def test_data_of_a_test_are_no_events(tmp_path):
     label = {"security": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
     done = convert(tmp_path, [patient(), observation(meta=label)])
     assert done.result.dropped == {"Observation": {"test_data": 1}}
+
+
+def test_a_resource_that_a_search_cut_is_no_event_and_a_fault(tmp_path):
+    """Meta.tag SUBSETTED of v3-ObservationValue: what is missing may be its value, or its status."""
+    tag = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}]}
+    done = convert(tmp_path, [patient(), observation(value=None, meta=tag)])
+    assert done.result.dropped == {"Observation": {"incomplete": 1}} and done.result.faults == 1
 
 
 def test_a_medication_entered_in_error_gives_no_code(tmp_path):

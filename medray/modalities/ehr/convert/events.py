@@ -96,6 +96,7 @@ DROPS: dict[str, tuple[str, bool]] = {
     "contradictory": ("two values, or a value and a reason why there is none", True),
     "duplicate_keys": ("JSON that names one property twice", True),
     "unordered_versions": ("versions that differ, and nothing says which is the newest", True),
+    "incomplete": ("a search left elements out of it (SUBSETTED)", True),
     "not_applied": ("a change that names no resource, or only a part of one", True),
     "identifier_only": ("names its patient by a business identifier alone", True),
     "no_id": ("a resource without an id", True),

@@ -239,7 +239,7 @@ class FhirParser:
             for kind, other in links:
                 writer.link(subject, origin, kind, self.subjects(other.id), self.keys.server(other.server))
         events = MAPPERS[each.kind][0](found, each.reading)
-        each.made += [event._replace(ref_server=0) for event in events]
+        each.made += [tuple(event._replace(ref_server=0) if event.ref else event) for event in events]
         if any(inside.get("resourceType") in MAPPERS for inside in rows(found.get("contained"))):
             each.reading.notes.append("contained_left_out")
         writer.events(each.kind, subject, events, origin)

@@ -22,9 +22,8 @@ def load(content: bytes) -> Any:
     """The JSON value. Objects that name a property twice (FHIR R4 JSON: names are unique) hold TWICE. Raises
     orjson.JSONDecodeError."""
     found = orjson.loads(content)
-    spaced = any(space in content for space in (b" :", b"\t:", b"\n:", b"\r:"))
-    keys = len(_KEY.findall(content)) if spaced else content.count(b'":')
-    if keys != orjson.dumps(found).count(b'":'):
+    plain = orjson.dumps(found)
+    if plain != content.strip() and len(_KEY.findall(content)) != plain.count(b'":'):
         return json.loads(content, object_pairs_hook=_object)  # the number of keys differs: look at each
     return found
 

@@ -168,7 +168,9 @@ ABSENT: dict[str, Meaning] = {
     "not-performed": NOT_DONE,
     "not-permitted": NOT_DONE,
 }
+# Meta.security and Meta.tag; FHIR R4 has servers tag what a search cut (_summary, _elements)
 TEST_LABEL = ("http://terminology.hl7.org/CodeSystem/v3-ActReason", "HTEST")
+CUT_TAG = ("http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "SUBSETTED")
 
 
 def refuse_modifiers(kind: str, found: dict[str, Any]) -> None:
@@ -179,9 +181,12 @@ def refuse_modifiers(kind: str, found: dict[str, Any]) -> None:
         read = {name: value for name, value in found.items() if name not in NOT_READ.get(kind, ())}
         if _holds(read, "modifierExtension"):
             raise Drop("modifier_extension")
-    labels = rows(table(found.get("meta")).get("security"))
-    if any((each.get("system"), each.get("code")) == TEST_LABEL for each in labels):
+    meta = table(found.get("meta"))
+    labels = [(each.get("system"), each.get("code")) for name in ("security", "tag") for each in rows(meta.get(name))]
+    if TEST_LABEL in labels:
         raise Drop("test_data")
+    if CUT_TAG in labels:
+        raise Drop("incomplete")
 
 
 def _holds(value: Any, name: str) -> bool:
