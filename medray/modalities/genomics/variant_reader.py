@@ -54,13 +54,14 @@ class Variants(Source):
         """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.
 
         The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what becomes of it, as `_prints`
-        says. So a record is the same whatever stands in its other columns and around it in the file.
+        says. So a record is the same whatever stands in its other columns and around it in the file. All records of a
+        file are of one subject, which is the file.
         """
         path = relative(file.uri, root)
         if file.uri == self.spec.reference or ignored(path, self.spec.ignore):
             return
         facts = digest(f"{file.size}:{file.modified_ns}".encode())
-        whole = Part(path, file.uri, digest=facts, size=file.size)
+        whole = Part(path, file.uri, digest=facts, size=file.size, subject=path, person=False)
         names, found = RecordNames(), False
         try:
             if file.size == 0:
@@ -73,7 +74,8 @@ class Variants(Source):
                 prints = _prints(keys, read_alleles(self.reference, rows, self.spec.length))
                 for line, key, print_ in zip(lines, keys, prints, strict=True):
                     name = f"{path}#{names.of(line.columns, key)}"
-                    yield Part(name, file.uri, line.locator, print_, line.end - line.start)
+                    size = line.end - line.start
+                    yield Part(name, file.uri, line.locator, print_, size, subject=path, person=False)
             if not found:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
