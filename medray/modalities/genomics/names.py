@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from medray.modalities.genomics.variants import is_record
+from medray.modalities.genomics.variants import is_record, record_key
 
 
 @dataclass
@@ -16,9 +16,18 @@ class RecordNames:
     _others: Numbered = field(default_factory=lambda: Numbered())
     """Lines that are no records have no place in the order."""
 
-    def of(self, row: list[bytes], key: str) -> str:
-        """The row's `variants.record_key`, with ~2, ~3 … for the second and third of the file."""
-        return self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
+    def of(self, rows: list[list[bytes]]) -> tuple[list[str], list[str]]:
+        """The rows' `variants.record_key`, and these with ~2, ~3 … for the second and third of the file."""
+        keys = list(map(record_key, rows))
+        if all(map(is_record, rows)):
+            contigs = {row[0] for row in rows}
+            positions = [int(row[1]) for row in rows]
+            if len(contigs) == 1 and self._records.are_new(keys, contigs.pop(), positions):
+                return keys, keys
+        return keys, [
+            self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
+            for row, key in zip(rows, keys, strict=True)
+        ]
 
 
 @dataclass
@@ -51,6 +60,18 @@ class Numbered:
             return key
         count = self._again[key] = self._again.get(key, 1) + 1
         return f"{key}~{count}"
+
+    def are_new(self, keys: list[str], contig: bytes, positions: list[int]) -> bool:
+        """Whether these keys, in order within one contig, follow what came before and are all different. Then they are
+        names, and are taken for such."""
+        follows = contig not in self._contigs or (contig == self._place[0] and positions[0] > self._place[1])
+        if self._all is not None or not follows or len(set(keys)) < len(keys) or positions != sorted(positions):
+            return False
+        self._contigs.add(contig)
+        self._place = (contig, positions[-1])
+        self._here = {key for key, at in zip(keys, positions, strict=True) if at == positions[-1]}
+        self._hashes.extend(map(hash, keys))
+        return True
 
     def _move(self, contig: bytes, position: int) -> None:
         before = self._place
