@@ -22,8 +22,9 @@ class RecordNames:
         if all(map(is_record, rows)):
             contigs = {row[0] for row in rows}
             positions = [int(row[1]) for row in rows]
-            if len(contigs) == 1 and self._records.are_new(keys, contigs.pop(), positions):
-                return keys, keys
+            found = self._records.in_order(keys, contigs.pop(), positions) if len(contigs) == 1 else None
+            if found is not None:
+                return keys, found
         return keys, [
             self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
             for row, key in zip(rows, keys, strict=True)
@@ -56,22 +57,29 @@ class Numbered:
         else:
             known = hash(key) in self._all
             self._all.add(hash(key))
-        if not known:
-            return key
+        return self._next(key) if known else key
+
+    def _next(self, key: str) -> str:
         count = self._again[key] = self._again.get(key, 1) + 1
         return f"{key}~{count}"
 
-    def are_new(self, keys: list[str], contig: bytes, positions: list[int]) -> bool:
-        """Whether these keys, in order within one contig, follow what came before and are all different. Then they are
-        names, and are taken for such."""
+    def in_order(self, keys: list[str], contig: bytes, positions: list[int]) -> list[str] | None:
+        """What `of` makes of these keys, where they are in order within one contig and follow what came before."""
         follows = contig not in self._contigs or (contig == self._place[0] and positions[0] > self._place[1])
-        if self._all is not None or not follows or len(set(keys)) < len(keys) or positions != sorted(positions):
-            return False
+        if self._all is not None or not follows or positions != sorted(positions):
+            return None
         self._contigs.add(contig)
         self._place = (contig, positions[-1])
         self._here = {key for key, at in zip(keys, positions, strict=True) if at == positions[-1]}
-        self._hashes.extend(map(hash, keys))
-        return True
+        known = set(keys)
+        self._hashes.extend(map(hash, known))
+        if len(known) == len(keys):
+            return keys
+        names = []
+        for key in keys:
+            names.append(key if key in known else self._next(key))
+            known.discard(key)
+        return names
 
     def _move(self, contig: bytes, position: int) -> None:
         before = self._place
