@@ -24,6 +24,7 @@ import medray
 from medray import files
 from medray.errors import BundleError
 from medray.modalities import ModalitySpec
+from medray.modalities.base import Exact
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
 
@@ -249,7 +250,7 @@ class Predictor:
         self.recipe = bundle.recipe
         self.modality = (spec or bundle.recipe.modality).open()
         self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
-        self.score_names = self.modality.score_names(bundle.recipe.outputs)
+        self.score_names = self.modality.score_names(bundle.recipe.outputs, bundle.recipe.objective.probabilities)
 
     def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
         """Samples (B rows) to scores (B, S) float32: probabilities, or values in the target's unit, or what the
@@ -273,7 +274,13 @@ class Predictor:
             inputs = layout(self.modality.encode(batch))
             logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
             scores = self.recipe.objective.activate(self.modality.fold(logits.float()))
-            return self.modality.derive(scores.cpu().numpy())
+            return self.modality.derive(scores.cpu().numpy(), self._exact(logits))
+
+    def _exact(self, logits: torch.Tensor) -> Exact:
+        """The scores of logits (B x views, K) once more, in float64."""
+        folded = self.modality.fold(logits.cpu().double())  # not on the device: not every kind of device has float64
+        odds = self.recipe.objective.log_odds(folded)
+        return Exact(self.recipe.objective.activate(folded).numpy(), None if odds is None else odds.numpy())
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -109,6 +109,7 @@ REASONS: dict[str, str] = {
     "not_dna": "letters that are no nucleotide codes, as of a protein",
     "empty_sequence": "a record without bases",
     "ambiguous_bases": "bases other than A, C, G and T, which the run refuses",
+    "unclear_label": "whether it is coding hangs on a feature whose place the record does not say exactly",
     "worker_died": "reading or scoring it ended the process that did it, each time: a crash, or too little memory",
     "changed": "other content stands in the entry's place than when it was indexed",
     "bad_score": "the model gave NaN or infinity for this sample",

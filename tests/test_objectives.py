@@ -269,6 +269,30 @@ def test_activations():
     )
 
 
+def test_log_odds_are_those_of_the_calibrated_score_where_a_probability_has_none_left():
+    logits = torch.tensor([[100.0, 1.0, 0.0], [0.5, 0.5, 0.5], [-3.0, 200.0, 199.0]])
+    odds = MulticlassObjective().log_odds(logits)
+    for row, found in zip(logits.double().tolist(), odds.tolist(), strict=True):
+        for k, logit in enumerate(row):
+            rest = [other for j, other in enumerate(row) if j != k]
+            most = max(rest)
+            assert found[k] == pytest.approx(logit - most - math.log(sum(math.exp(r - most) for r in rest)), rel=1e-12)
+    halved = MulticlassObjective(calibration="validation", calibrator=((0.5, 0.0),) * 3)
+    assert halved.log_odds(logits)[0, 0].item() == pytest.approx(50 - math.log(math.exp(0.5) + 1), rel=1e-12)
+    platt = BinaryObjective(calibration="validation", calibrator=((0.25, 1.0),))
+    assert platt.log_odds(torch.tensor([[80.0], [-80.0]])).tolist() == [[21.0], [-19.0]]
+    two = MultilabelObjective(calibration="validation", calibrator=((0.25, 1.0), (1.0, 0.0)))
+    assert two.log_odds(torch.tensor([[80.0, 80.0]])).tolist() == [[21.0, 80.0]]
+    assert RegressionObjective().log_odds(logits) is None
+
+
+@pytest.mark.parametrize("objective", [BinaryObjective(), MultilabelObjective(), MulticlassObjective()])
+def test_log_odds_are_the_logarithm_of_the_odds_of_the_score(objective):
+    logits = torch.linspace(-9, 9, 12).reshape(-1, 1 if objective.kind == "binary" else 3)
+    scores = objective.activate(logits.double())
+    torch.testing.assert_close(objective.log_odds(logits), scores.log() - (1 - scores).log(), rtol=1e-9, atol=1e-9)
+
+
 def test_regression_learns_standardised_values_and_scores_in_the_targets_unit():
     objective = RegressionObjective().fitted(np.array([[10.0, 5], [30, 5], [np.nan, 5]]))
     assert objective.mean == (20, 5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -100,6 +101,16 @@ class Spec(BaseModel, ABC):
 SpecOf = TypeVar("SpecOf", bound=Spec)
 
 
+@dataclass(frozen=True)
+class Exact:
+    """What `Modality.derive` computes differences of: float32 probabilities are all 1 from a logit of 17 on."""
+
+    scores: np.ndarray
+    """(B, O) float64: the activated scores."""
+    log_odds: np.ndarray | None
+    """(B, O) float64: ln(p / (1 - p)) of each, made of the logits; None where scores are no probabilities."""
+
+
 class Modality(Protocol):
     """A modality inherits this type; the methods with a body are defaults."""
 
@@ -171,12 +182,12 @@ class Modality(Protocol):
         """(B x views, O) logits of what `encode` gave without a generator to (B, O)."""
         return logits
 
-    def derive(self, scores: np.ndarray) -> np.ndarray:
+    def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """(B, O) activated scores to (B, S) that are stored, float32; for two rows a sample (2B, O) to (B, S)."""
         return scores
 
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        """Names of the S scores that `derive` makes of the objective's outputs."""
+    def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
+        """Names of the S scores that `derive` makes of the objective's outputs, whether these have log-odds or not."""
         return outputs
 
     def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,20 @@ if TYPE_CHECKING:
 Labels = pa.Array | pa.ChunkedArray  # of list<string>, one list per row
 
 
+def precise(logits: torch.Tensor) -> torch.Tensor:
+    """float64 as it is, all others as float32."""
+    import torch
+
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 class Objective(BaseModel, ABC):
     """What the four share: a frozen type without unknown keys, and the names of its outputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    probabilities: ClassVar[bool] = True
+    """Scores are probabilities, so that each has log-odds."""
 
     names: tuple[str, ...] | None = None
     """Display names of the classes, labels or outputs; of classes in natural order of the raw labels ("2" < "10")."""
@@ -63,7 +73,15 @@ class Objective(BaseModel, ABC):
 
     @abstractmethod
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, K) logits to (B, O) float32 scores."""
+        """(B, K) logits to (B, O) scores, float64 of float64 logits and float32 of all others."""
+
+    def log_odds(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """(B, K) logits to (B, O) float64 natural log-odds ln(p / (1 - p)) of each score, calibrated as the score is.
+
+        None where scores are no probabilities. Of logits, not of probabilities: those are 1 from a logit of 17 on in
+        float32, and a change of log-odds is still a change of logits there.
+        """
+        return None
 
     def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...] | None:
         """Of the labelled rows; None: this objective knows no calibration."""
@@ -93,13 +111,13 @@ class Objective(BaseModel, ABC):
         return cal.logit(scores)
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
-        """float32 logits, calibrated where there is a calibrator."""
+        """Logits as `precise` has them, calibrated where there is a calibrator."""
         import torch
 
-        logits = logits.float()
+        logits = precise(logits)
         if self.calibrator is None:
             return logits
-        scale, offset = torch.tensor(self.calibrator, dtype=torch.float32, device=logits.device).T
+        scale, offset = torch.tensor(self.calibrator, dtype=logits.dtype, device=logits.device).T
         return logits * scale + offset
 
     def choose_threshold(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:

@@ -42,8 +42,12 @@ class _YesOrNo(Objective):
         return losses.sigmoid_loss(logits, targets, weights)
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, T) logits to (B, T) float32 probabilities of the positive class, or of each label."""
+        """(B, T) logits to (B, T) probabilities of the positive class, or of each label."""
         return self._scaled(logits).sigmoid()
+
+    def log_odds(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, T) float64: the calibrated logits themselves, for p = 1 / (1 + exp(-logit))."""
+        return self._scaled(logits.double())
 
     def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
         return tuple(cal.platt(score, truth) for score, truth in self._known(scores, targets))

@@ -64,8 +64,19 @@ class MulticlassObjective(Objective):
         return losses.softmax_loss(logits, targets, weights, self.label_smoothing)
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, K) logits to (B, K) float32 probabilities, summing to 1."""
+        """(B, K) logits to (B, K) probabilities, summing to 1."""
         return self._scaled(logits).softmax(dim=1)
+
+    def log_odds(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, K) float64: the calibrated logit of a class minus the logarithm of the sum of exp of all others."""
+        import torch
+
+        scaled = self._scaled(logits.double())
+        whole = scaled.logsumexp(dim=1, keepdim=True)
+        others = whole + torch.log1p(-(scaled - whole).exp().clamp(max=0.5))  # exact for all classes but the likeliest
+        top = scaled.argmax(dim=1, keepdim=True)
+        of_top = scaled.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True)
+        return scaled - others.scatter(1, top, of_top)
 
     def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...]:
         return ((cal.temperature(scores, targets[:, 0].astype(np.int64)), 0.0),) * scores.shape[1]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from medray import losses
 from medray import metrics as measure
 from medray.errors import LabelError
 from medray.metrics import REGRESSION, Direction
-from medray.objectives.base import Labels, Objective
+from medray.objectives.base import Labels, Objective, precise
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 class RegressionObjective(Objective):
     """T numbers. The network learns them standardised by the train split; scores are in the target's own unit."""
+
+    probabilities: ClassVar[bool] = False
 
     kind: Literal["regression"] = "regression"
     loss_function: Literal["mse", "mae", "huber"] = "mse"
@@ -65,17 +67,18 @@ class RegressionObjective(Objective):
         return losses.value_loss(logits, (targets.float() - mean) / deviation, self.loss_function)
 
     def activate(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, T) logits to (B, T) float32 values in the target's unit."""
+        """(B, T) logits to (B, T) values in the target's unit."""
+        logits = precise(logits)
         mean, deviation = self._statistics(logits)
-        return logits.float() * deviation + mean
+        return logits * deviation + mean
 
     def _statistics(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T,) mean and deviation, float32, where the logits are."""
+        """(T,) mean and deviation, as precise as the logits and where they are."""
         import torch
 
-        width = logits.shape[1]
-        mean = torch.tensor(self.mean or (0.0,) * width, dtype=torch.float32, device=logits.device)
-        return mean, torch.tensor(self.deviation or (1.0,) * width, dtype=torch.float32, device=logits.device)
+        width, dtype = logits.shape[1], precise(logits).dtype
+        mean = torch.tensor(self.mean or (0.0,) * width, dtype=dtype, device=logits.device)
+        return mean, torch.tensor(self.deviation or (1.0,) * width, dtype=dtype, device=logits.device)
 
     def metrics(
         self, scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float] = (), names: Sequence[str] = ()

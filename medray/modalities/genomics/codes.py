@@ -25,8 +25,9 @@ _COMPLEMENTS = str.maketrans("ACGTNRYSWKMBDHV", "TGCANYRSWMKVHDB")
 SoftMask = Literal["ignore", "channel", "n"]
 Ambiguous = Literal["spread", "zero", "refuse"]
 
-BLANKS = b" \t\r\n0123456789"
-"""What stands between bases in FASTA lines, table cells and GenBank's numbered lines."""
+BLANKS = b" \t\r\n"
+"""What stands between bases in FASTA lines, table cells and GenBank's lines (without their numbers). All else has a place:
+a gap, a digit or a stop is a letter that is no base, and the bases after it stay where the file has them."""
 
 
 def _table(soft_mask: SoftMask) -> bytes:

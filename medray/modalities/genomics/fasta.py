@@ -1,4 +1,4 @@
-"""FASTA and FASTQ: text to records, as Biopython's parsers read them, with the offsets of the bases."""
+"""FASTA: text to records, as Biopython's parser reads them, with the offsets of the bases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from medray.errors import SampleError
 from medray.modalities.genomics.records import Record, decode, first_word
-from medray.modalities.genomics.text import Chunk, lines
+from medray.modalities.genomics.text import Chunk
 
 LONGEST_HEADER = 1 << 16
 
@@ -25,17 +25,19 @@ def fasta(chunks: Iterator[Chunk]) -> Iterator[Record]:
                 return
             yield event
 
-    for _ in pieces():  # blank lines
-        pass
+    for piece in pieces():
+        if piece.text.strip():
+            raise SampleError("corrupt", "text before the first > of a FASTA file")
     while header is not None:
         line, header = header, None
         bases = pieces()
-        yield _named(line, bases)
+        yield named(line, bases)
         for _ in bases:  # what nobody asked for
             pass
 
 
-def _named(line: bytes, pieces: Iterator[Chunk]) -> Record:
+def named(line: bytes, pieces: Iterator[Chunk]) -> Record:
+    """The record of a header line without its sign."""
     try:
         header = decode(line)
     except SampleError as problem:
@@ -71,43 +73,3 @@ def _events(chunks: Iterator[Chunk]) -> Iterator[bytes | Chunk]:
                 new_line, at = True, end + 1
     if header is not None:
         yield header
-
-
-def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
-    """Records of a FASTQ text; sequence and quality may go over several lines (Cock et al. 2010, NAR 38:1767).
-
-    Raises SampleError `corrupt` where a record does not begin with @.
-    """
-    feed = lines(chunks)
-    for _, line in feed:
-        if not line.strip():
-            continue
-        if not line.startswith(b"@"):
-            raise SampleError("corrupt", "a FASTQ record that does not begin with @")
-        bases: list[Chunk] = []
-        plus = b""
-        for chunk in feed:
-            if chunk.text.startswith(b"+"):
-                plus = chunk.text
-                break
-            bases.append(chunk)
-        count = sum(len(chunk.text.strip()) for chunk in bases)
-        found = _qualities(feed, count) if plus else 0
-        record = _named(line[1:], iter(bases))
-        if not plus or found < count:
-            yield Record(record.name, problem=SampleError("truncated", "a FASTQ record ends early"))
-        elif found > count:
-            yield Record(record.name, problem=SampleError("corrupt", f"{count} bases, but {found} qualities"))
-            return
-        else:
-            yield record
-
-
-def _qualities(feed: Iterator[Chunk], count: int) -> int:
-    """Qualities read: lines until there are `count`, whatever they begin with, for @ and + are qualities too."""
-    found = 0
-    for _, text in feed:
-        found += len(text.rstrip(b"\r\n"))
-        if found >= count:
-            break
-    return found

@@ -1,18 +1,19 @@
 """Features of a GenBank record as numbers: where genes lie, where a record may be cut, what a window overlaps.
 
-Positions are 0-based, half-open. A location is its parts: exons of a join, both sides of a circle's origin.
+Positions are 0-based, half-open. A location is its parts: exons of a join, both sides of a circle's origin. What lies
+in another record (a remote reference) is no part of this one. INSDC feature table, section 3.4 has the locations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from Bio.SeqFeature import SeqFeature
+    from Bio.SeqFeature import Position, SeqFeature
     from Bio.SeqRecord import SeqRecord
 
 Interval = tuple[int, int]
@@ -23,6 +24,27 @@ GENES = frozenset(
 """Feature types that belong to a gene (INSDC feature table)."""
 
 
+ANYWHERE = 1 << 62
+"""Bases of a record that does not say how many it has."""
+
+
+class Part(NamedTuple):
+    """A part of a location, as certain as the record is about it."""
+
+    certain: Interval
+    """Bases that lie in it; empty where end <= start."""
+    possible: Interval
+    """Bases that may lie in it, the certain ones among them."""
+    open_left: bool = False
+    """It begins somewhere before `possible` (<5..10)."""
+    open_right: bool = False
+    """It ends somewhere after `possible` (5..>10)."""
+
+    @property
+    def vague(self) -> bool:
+        return self.certain != self.possible or self.open_left or self.open_right
+
+
 @dataclass(frozen=True)
 class Features:
     """What of a record's annotation is used."""
@@ -31,20 +53,21 @@ class Features:
     """Length of the record, as its LOCUS line has it; 0 where it has none."""
     genes: tuple[tuple[str, tuple[Interval, ...]], ...] = ()
     """(name, intervals) of everything that belongs to a gene, introns included."""
-    parts: dict[str, list[Interval]] = field(default_factory=dict)
+    parts: dict[str, list[Part]] = field(default_factory=dict)
     """Feature type → the parts of all its locations."""
 
 
 def features(record: SeqRecord, bases: int) -> Features:
     """Genes and parts of a Biopython record of `bases` bases; features that lie in another record are left out."""
     genes: list[tuple[str, tuple[Interval, ...]]] = []
-    parts: dict[str, list[Interval]] = {}
+    parts: dict[str, list[Part]] = {}
     transfer = {_gene_name(each) for each in record.features if each.type == "tRNA"}
     for number, each in enumerate(record.features):
-        located = intervals(each)
+        found = placed(each, bases)
+        parts.setdefault(each.type, []).extend(found)
+        located = sorted(part.possible for part in found if part.possible[1] > part.possible[0])
         if not located:
             continue
-        parts.setdefault(each.type, []).extend(located)
         if each.type in GENES:
             name, extent = _gene_name(each) or f"feature {number}", _extent(each, located, bases)
             if name in transfer:  # tRNAs of one amino acid share a name; a copy has the same size too
@@ -53,13 +76,49 @@ def features(record: SeqRecord, bases: int) -> Features:
     return Features(bases, tuple(genes), parts)
 
 
-def intervals(feature: SeqFeature) -> list[Interval]:
-    """The parts of a location in this record, ascending; fuzzy ends at their stated position, unknown ends left out."""
+def placed(feature: SeqFeature, bases: int) -> list[Part]:
+    """The parts of a location in a record of `bases` bases (0: unknown).
+
+    A location that Biopython cannot read, or that reaches beyond the record, may be anywhere in it.
+    """
+    bases = bases or ANYWHERE
+    anywhere = Part((0, 0), (0, bases))
     if feature.location is None:
-        return []
-    here = [(part.start, part.end) for part in feature.location.parts if part.ref is None]
-    found = [(int(start), int(end)) for start, end in here if isinstance(start, int) and isinstance(end, int)]
-    return sorted((start, end) for start, end in found if end > start)
+        return [anywhere]
+    here = [_part(part.start, part.end, bases) for part in feature.location.parts if part.ref is None]
+    inside = all(0 <= part.possible[0] <= part.possible[1] <= bases for part in here)
+    return here if inside else [anywhere]
+
+
+def _part(start: Position, end: Position, bases: int) -> Part:
+    from Bio.SeqFeature import AfterPosition, BeforePosition, UnknownPosition
+
+    if isinstance(start, UnknownPosition) or isinstance(end, UnknownPosition):
+        return Part((0, 0), (0, bases))
+    first, latest_first = _bounds(start)
+    earliest_last, last = _bounds(end)
+    if isinstance(start, AfterPosition):  # >5..10: from somewhere after base 5
+        latest_first = last
+    if isinstance(end, BeforePosition):  # 5..<10: to somewhere before base 10
+        earliest_last = first
+    return Part(
+        (latest_first, max(latest_first, earliest_last)),
+        (first, last),
+        isinstance(start, BeforePosition) and first > 0,
+        isinstance(end, AfterPosition) and last < bases,
+    )
+
+
+def _bounds(position: Position) -> tuple[int, int]:
+    """The first and the last place that a position may mean: (3.5), one-of(3,5); of others both are the stated one."""
+    from Bio.SeqFeature import BetweenPosition, OneOfPosition, WithinPosition
+
+    if isinstance(position, (WithinPosition, BetweenPosition)):
+        return position._left, position._right  # type: ignore[attr-defined]  # Biopython has no public name for them
+    if isinstance(position, OneOfPosition):
+        choices = [int(each) for each in position.position_choices]  # type: ignore[attr-defined]  # set in __new__
+        return min(choices), max(choices)
+    return int(position), int(position)  # type: ignore[call-overload]  # UnknownPosition was told before
 
 
 def _extent(feature: SeqFeature, located: list[Interval], bases: int) -> tuple[Interval, ...]:
@@ -81,6 +140,8 @@ def merged(found: Iterable[Interval]) -> list[Interval]:
     """Overlapping intervals joined, ascending; touching ones stay two."""
     joined: list[Interval] = []
     for start, end in sorted(found):
+        if end <= start:
+            continue
         if joined and start < joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
@@ -103,6 +164,31 @@ class Coverage:
             return 0
         below = np.interp([start, end], self._edges, self._before)
         return round(below[1] - below[0])
+
+
+class Overlap:
+    """How many bases of a window lie in the parts of a type of feature: at least, and at most where a place is vague.
+
+    A part that begins before its stated base, or ends after it, may reach any base of the windows that hold that base
+    or the one beside it, and is taken to reach no further window: INSDC says no more than "somewhere before".
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._certain = Coverage(part.certain for part in parts)
+        self._vague = any(part.vague for part in parts)
+        self._possible = Coverage(part.possible for part in parts) if self._vague else self._certain
+        self._ends = [part for part in parts if part.open_left or part.open_right]
+
+    def bases(self, start: int, end: int) -> tuple[int, int]:
+        """(at least, at most) of [start, end)."""
+        least = self._certain.bases(start, end)
+        if not self._vague:
+            return least, least
+        most = self._possible.bases(start, end)
+        for (first, last), left, right in ((part.possible, part.open_left, part.open_right) for part in self._ends):
+            most += max(0, first - start) if left and first <= end else 0
+            most += max(0, end - last) if right and last >= start else 0
+        return least, min(most, end - start)
 
 
 def cuts(features: Features, segment_bases: int) -> list[int]:

@@ -3,68 +3,104 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from medray.errors import SampleError
-from medray.modalities.genomics.features import features
+from medray.modalities.genomics.codes import BLANKS
+from medray.modalities.genomics.features import ANYWHERE, Part, features
 from medray.modalities.genomics.records import Record, decode
-from medray.modalities.genomics.text import BLOCK, Chunk, lines
+from medray.modalities.genomics.text import BLOCK, Chunk, Lines
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
-    from Bio.SeqFeature import SeqFeature
+    from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
     from Bio.SeqRecord import SeqRecord
 
+NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
+"""What a line of bases begins with: the number of the first, from 1."""
+FEATURE = re.compile(rb" {5}(\S+) +(\S.*?)\s*$")
+REMOTE = re.compile(r"([A-Za-z_][\w.]*):([^,):]*\d[^,):]*)")
+"""A part of a location that lies in another record: its accession, and the place there."""
+EXCEPTION = re.compile(r"\(pos:(.+),aa:(\w+)\)")
 JOINED = BLOCK >> 4
 """Bytes of sequence lines that make one piece."""
 
 
 def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
-    """Records of a GenBank flat file. Raises SampleError `truncated` where the last record does not end with //."""
-    feed = lines(chunks)
+    """Records of a GenBank flat file. Lines that belong to none, but for a release's header above the first, are a
+    record with its problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
+    """
+    feed = Lines(chunks)
+    first = True
     while True:
+        stray = _stray(feed, first)
+        if stray is not None:
+            yield stray
         head, ended = _head(feed)
         if not head:
-            return
-        state = _Bases(feed, done=ended)
-        yield _record(head, state)
-        for _ in state:  # what nobody asked for
+            break
+        bases = _Bases(feed, head, done=ended)
+        yield _record(head, bases)
+        for _ in bases:  # what nobody asked for
             pass
-        if not state.done:
-            raise SampleError("truncated", "the last GenBank record does not end with //")
+        first = False
+    if feed.broken is not None:
+        raise feed.broken
+    if not first and not bases.done and not bases.cut_short:
+        raise SampleError("truncated", "the last GenBank record does not end with //")
 
 
-def _head(feed: Iterator[Chunk]) -> tuple[bytes, bool]:
-    """(everything from LOCUS to before ORIGIN or //, whether // was met); what stands before LOCUS is left out."""
+def _stray(feed: Lines, first: bool) -> Record | None:
+    """What stands before the next LOCUS line, as a record that cannot be read; None where nothing is lost."""
+    count, marks = 0, False
+    while (line := feed.next_written()) is not None and not line.text.startswith(b"LOCUS"):
+        count += 1
+        marks = marks or line.text.startswith((b"FEATURES", b"ORIGIN", b"//"))
+    if line is not None:
+        feed.again(line)
+    if not count or (first and not marks):
+        return None
+    return Record("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
+
+
+def _head(feed: Lines) -> tuple[bytes, bool]:
+    """(everything from LOCUS to before ORIGIN, // or the next LOCUS, whether there is no ORIGIN)"""
     head: list[bytes] = []
-    for _, line in feed:
-        if line.startswith(b"ORIGIN"):
+    while (line := feed.next()) is not None:
+        if line.text.startswith(b"ORIGIN"):
             return b"".join(head), False
-        if line.startswith(b"//"):
+        if line.text.startswith(b"//"):
             return b"".join(head), True
-        if head or line.startswith(b"LOCUS"):
-            head.append(line)
+        if head and line.text.startswith(b"LOCUS"):
+            feed.again(line)
+            return b"".join(head), True
+        head.append(line.text)
     return b"".join(head), False
 
 
 class _Bases:
-    """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat."""
+    """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat.
 
-    def __init__(self, feed: Iterator[Chunk], done: bool) -> None:
+    Each line says the number of its first base. Where that is not the one after the last, a line is lost or doubled:
+    what comes then is of an unknown place, and left out.
+    """
+
+    def __init__(self, feed: Lines, head: bytes, done: bool) -> None:
         self._feed, self.done = feed, done
+        self.cut_short = False
+        """The next record began before //."""
+        stated = re.match(rb"LOCUS +\S+ +(\d+) +(?:bp|aa)", head)
+        self._stated = int(stated[1]) if stated else None
+        self._count = 0
+        self._problem: SampleError | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         held: list[bytes] = []
         start = size = 0
-        while not self.done:
-            chunk = next(self._feed, None)
-            if chunk is None:
-                break
-            if chunk.text.startswith(b"//"):
-                self.done = True
-                break
+        while (chunk := self._line()) is not None:
             if not held:
                 start, size = chunk.offset, 0
             held.append(chunk.text)
@@ -75,18 +111,59 @@ class _Bases:
         if held:
             yield Chunk(start, b"".join(held).upper())
 
+    def _line(self) -> Chunk | None:
+        """The next line with blanks for its number; None after the last that has its place."""
+        while not self.done and not self.cut_short:
+            chunk = self._feed.next()
+            if chunk is None:
+                if self._feed.broken is not None:
+                    raise self._feed.broken
+                break
+            if chunk.text.startswith(b"//"):
+                self.done = True
+            elif chunk.text.startswith(b"LOCUS"):
+                self._feed.again(chunk)
+                self.cut_short = True
+            elif self._problem is None:
+                text = self._numbered(chunk.text)
+                if self._problem is None:
+                    return Chunk(chunk.offset, text)
+        return None
 
-def _record(head: bytes, pieces: _Bases) -> Record:
+    def _numbered(self, line: bytes) -> bytes:
+        number = NUMBER.match(line)
+        if number is not None and int(number[0]) != self._count + 1:
+            detail = f"the line of base {int(number[0])} comes after {self._count} bases"
+            self._problem = SampleError("corrupt", detail)
+            return b""
+        at = number.end() if number else 0
+        text = b" " * at + line[at:]
+        self._count += len(text) - sum(text.count(blank) for blank in (b" ", b"\t", b"\r", b"\n"))
+        return text
+
+    def lost(self) -> SampleError | None:
+        """What is known once all lines are read: a gap in the numbers, or fewer or more bases than LOCUS says."""
+        if self._problem is not None or self._count == self._stated:
+            return self._problem
+        if self._stated is not None and self._count:
+            reason = "truncated" if self._count < self._stated and not self.done else "corrupt"
+            return SampleError(reason, f"LOCUS says {self._stated} bases, {self._count} are there")
+        return SampleError("truncated", "the record has no // at its end") if self.cut_short else None
+
+
+def _record(head: bytes, bases: _Bases) -> Record:
     try:
         parsed = annotation(decode(head))
     except SampleError as problem:
-        return Record("", pieces, problem=problem)
+        return Record("", bases, problem=problem)
     return Record(
         (parsed.id if parsed.id not in ("", ".", "<unknown id>") else parsed.name) or "",
-        pieces,
+        bases,
         f"{parsed.id} {parsed.description}",
         features=features(parsed, len(parsed)),
-        problem=SampleError("empty_sequence", "a GenBank record without ORIGIN") if pieces.done else None,
+        build=next((each.partition(":")[2] for each in parsed.dbxrefs if each.startswith("Assembly:")), None),
+        problem=SampleError("empty_sequence", "a GenBank record without ORIGIN") if bases.done else None,
+        lost=bases.lost,
     )
 
 
@@ -98,29 +175,118 @@ def annotation(head: str) -> SeqRecord:
         warnings.simplefilter("ignore", BiopythonParserWarning)  # of odd LOCUS lines and locations: read as they are
         try:
             return SeqIO.read(io.StringIO(f"{head}\nORIGIN\n//\n"), "genbank")
-        except (ValueError, AssertionError, IndexError, KeyError) as error:  # what its parser raises for damage
+        except (ValueError, AssertionError, IndexError, KeyError, AttributeError, TypeError) as error:  # for damage
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
+
+
+def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[Part]]:
+    """Accession → parts of it that features of type `kind` in other records of the file claim: join(1..9,J00194.1:5..8).
+
+    So far as the text can be read: what breaks it off is told by whoever reads its records.
+    """
+    found: dict[str, list[Part]] = {}
+    location: list[bytes] | None = None
+    feed = Lines(chunks)
+    while (line := feed.next_written()) is not None:
+        key = FEATURE.match(line.text)
+        if key is not None:
+            location = [key[2]] if key[1] == kind.encode() else None
+        elif location is not None and line.text.startswith(b" " * 21) and line.text[21:22] != b"/":
+            location.append(line.text.strip())
+        elif location is not None:
+            _add_remote(found, b"".join(location).decode("ascii", "replace"))
+            location = None
+    return found
+
+
+def _add_remote(found: dict[str, list[Part]], location: str) -> None:
+    for accession, place in REMOTE.findall(location):
+        bases = [int(number) for number in re.findall(r"\d+", place)]
+        interval = (max(0, min(bases) - 1), max(bases))
+        exact = re.fullmatch(r"\d+(\.\.\d+)?", place) is not None
+        found.setdefault(accession, []).append(
+            Part(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
+        )
+
+
+def annotated(chunks: Iterator[Chunk]) -> Iterator[SeqRecord]:
+    """Whole Biopython records, bases included; what cannot be read is left out."""
+    from Bio.Seq import Seq
+
+    feed = Lines(chunks)
+    while True:
+        _stray(feed, first=False)
+        head, ended = _head(feed)
+        if not head:
+            return
+        pieces = _Bases(feed, head, done=ended)
+        try:
+            bases = b"".join(piece.text for piece in pieces).translate(None, BLANKS)
+            record = annotation(decode(head))
+        except SampleError:
+            continue
+        record.seq = Seq(bases)
+        yield record
 
 
 def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
     """Protein letters of a CDS, up to its first stop codon, from `codon_start`; bases past the last codon are left out.
 
     The genetic code is the feature's transl_table (default 1). A complete 5' end that begins with a start codon of
-    that code gives M (INSDC feature table, /codon_start, /transl_table); a fuzzy one is translated as it stands.
+    that code gives M; a fuzzy one is translated as it stands; codons of transl_except are what it says (INSDC feature
+    table, /codon_start, /transl_table, /transl_except). Raises SampleError for a CDS that cannot be translated.
     """
+    from Bio.Data.CodonTable import TranslationError
+
+    if feature.location is None:
+        raise SampleError("corrupt", "the location of the CDS cannot be read")
+    if any(part.ref for part in feature.location.parts):
+        raise SampleError("unsupported", "a part of the CDS lies in another record")
+    if len(feature.location) == 0 or max(feature.location) >= len(sequence):  # Biopython cuts it off at the end
+        raise SampleError("corrupt", "the CDS reaches beyond the bases of its record")
+    try:
+        return _translated(feature, feature.location, sequence)
+    except TranslationError:
+        raise SampleError("not_dna", "a codon with letters that are no nucleotide codes") from None
+    except (ValueError, KeyError):
+        raise SampleError("corrupt", "codon_start, transl_table or transl_except of the CDS cannot be read") from None
+
+
+def _translated(feature: SeqFeature, location: SimpleLocation | CompoundLocation, sequence: Seq | MutableSeq) -> str:
+    """Raises ValueError, KeyError and TranslationError."""
     from Bio.Data import CodonTable
     from Bio.SeqFeature import ExactPosition
 
-    location = feature.location
-    if location is None:
-        raise SampleError("corrupt", "a CDS without a location")
     skipped = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
     number = int(feature.qualifiers.get("transl_table", ["1"])[0])
+    if not 0 <= skipped <= 2:
+        raise ValueError("codon_start is 1, 2 or 3")
     coding = feature.extract(sequence)[skipped:]
     coding = coding[: len(coding) // 3 * 3]
-    protein = str(coding.translate(str(number), to_stop=True))
+    letters = list(str(coding.translate(str(number))))
     first = location.parts[0]
     begin = first.end if first.strand == -1 else first.start
-    complete = skipped == 0 and isinstance(begin, ExactPosition)
     starts = CodonTable.unambiguous_dna_by_id[number].start_codons
-    return "M" + protein[1:] if complete and str(coding[:3]).upper() in starts and protein else protein
+    if letters and skipped == 0 and isinstance(begin, ExactPosition) and str(coding[:3]).upper() in starts:
+        letters[0] = "M"
+    for codon, letter in _exceptions(feature, location, skipped):
+        if codon < len(letters):
+            letters[codon] = letter
+    return "".join(letters).partition("*")[0]
+
+
+def _exceptions(
+    feature: SeqFeature, location: SimpleLocation | CompoundLocation, skipped: int
+) -> Iterator[tuple[int, str]]:
+    """(number of the codon, letter) of each transl_except, such as (pos:complement(4..6),aa:Sec). Raises ValueError."""
+    from Bio.SeqUtils import seq1
+
+    own = {"TERM": "*", "OTHER": "X", "Sec": "U", "Pyl": "O"}
+    places = list(location)
+    for text in feature.qualifiers.get("transl_except", []):
+        found = EXCEPTION.fullmatch(text.replace(" ", ""))
+        if found is None:
+            raise ValueError("no transl_except")
+        bases = [int(number) - 1 for number in re.findall(r"\d+", found[1])]
+        codon = (min(places.index(base) for base in bases) - skipped) // 3
+        yield codon, own.get(found[2]) or seq1(found[2], undef_code="X")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -15,7 +13,7 @@ from medray.errors import SampleError
 from medray.files import list_files, open_input, relative
 from medray.modalities.base import Inspection
 from medray.modalities.genomics.codes import BAD, LETTERS, SOFT, N, to_codes
-from medray.modalities.genomics.genbank import translate
+from medray.modalities.genomics.genbank import annotated, translate
 from medray.modalities.genomics.records import Record
 from medray.modalities.genomics.scan import open_records, sniff
 from medray.modalities.genomics.spec import GenomicsSpec
@@ -26,7 +24,6 @@ from medray.modalities.genomics.variant_inspection import inspect_vcf
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
     from Bio.SeqFeature import SeqFeature
-    from Bio.SeqRecord import SeqRecord
 
 SHOWN = 20
 """Records that stand in a table one by one."""
@@ -79,13 +76,13 @@ def _one_file(uri: str) -> Inspection:
     spec = GenomicsSpec() if kind != "table" else _guess(first.text)
     with open_input(uri) as stream:
         facts: dict[str, Any] = {"format": kind, "compression": compression(stream.read(BGZF_HEADER)) or "none"}
-    counted, tables = _count(open_records(spec, uri))
+    counted, tables = _count(open_records(spec, uri)[1])
     facts |= counted
     if kind == "table":
         facts["sequence_column"] = spec.sequence_column
     if kind == "genbank":
-        more, annotated = _annotation(uri)
-        facts, tables = facts | more, tables | annotated
+        more, shown = _annotation(uri)
+        facts, tables = facts | more, tables | shown
     return Inspection(title=TITLES[kind], facts=facts, tables=tables)
 
 
@@ -169,10 +166,10 @@ def _annotation(uri: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]
     types: Counter[str] = Counter()
     proteins: list[dict[str, Any]] = []
     topology: Counter[str] = Counter()
-    for record in _biopython(uri):
+    for record in annotated(blocks(uri)):
         types.update(feature.type for feature in record.features)
         topology[str(record.annotations.get("topology", "linear"))] += 1
-        proteins += [_protein(record.seq, each) for each in record.features if record.seq and each.type == "CDS"]
+        proteins += [_protein(record.seq, each) for each in record.features if each.type == "CDS"]
     stated = [row for row in proteins if row["as stated"] is not None]
     facts = {
         "features": sum(types.values()),
@@ -185,13 +182,15 @@ def _annotation(uri: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]
     return facts, tables | ({"CDS": proteins[:SHOWN]} if proteins else {})
 
 
-def _protein(sequence: Seq | MutableSeq, feature: SeqFeature) -> dict[str, Any]:
+def _protein(sequence: Seq | MutableSeq | None, feature: SeqFeature) -> dict[str, Any]:
+    gene = (feature.qualifiers.get("gene") or feature.qualifiers.get("locus_tag") or [""])[0]
     try:
+        if not sequence:
+            raise SampleError("empty_sequence")
         protein = translate(feature, sequence)
     except SampleError as error:
-        return {"gene": "", "amino acids": 0, "protein": "", "as stated": None, "reason": error.reason}
+        return {"gene": gene, "amino acids": 0, "protein": "", "as stated": None, "reason": error.reason}
     stated = feature.qualifiers.get("translation", [None])[0]
-    gene = (feature.qualifiers.get("gene") or feature.qualifiers.get("locus_tag") or [""])[0]
     shown = protein if len(protein) <= 60 else f"{protein[:57]}…"
     return {
         "gene": gene,
@@ -199,15 +198,3 @@ def _protein(sequence: Seq | MutableSeq, feature: SeqFeature) -> dict[str, Any]:
         "protein": shown,
         "as stated": None if stated is None else stated == protein,
     }
-
-
-def _biopython(uri: str) -> Iterator[SeqRecord]:
-    from Bio import BiopythonParserWarning, SeqIO
-
-    text = b"".join(chunk.text for chunk in blocks(uri)).decode("utf-8", "replace")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BiopythonParserWarning)
-        try:
-            yield from SeqIO.parse(io.StringIO(text), "genbank")
-        except (ValueError, AssertionError, IndexError, KeyError) as error:
-            raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None

@@ -13,7 +13,7 @@ from medray.errors import UserError
 from medray.files import File
 from medray.inputs import Input, Inputs
 from medray.manifests import Entry, Part
-from medray.modalities.base import Modality
+from medray.modalities.base import Exact, Modality
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.source import Source
@@ -125,11 +125,11 @@ class Genomics(Modality):
             return logits
         return logits.unflatten(0, (-1, 2)).mean(1)
 
-    def derive(self, scores: np.ndarray) -> np.ndarray:
-        return self.source.derive(scores)
+    def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
+        return self.source.derive(scores, exact)
 
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return self.source.score_names(outputs)
+    def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
+        return self.source.score_names(outputs, probabilities)
 
     def inputs(self) -> Inputs:
         shape = (self.spec.length, codes.channels(self.spec.soft_mask))

@@ -24,8 +24,13 @@ class Record:
     subject: str | None = None
     split: str | None = None
     features: Features = field(default_factory=Features)
+    build: str | None = None
+    """The assembly it is of, where the file says it."""
     problem: SampleError | None = None
     """Why it cannot be read, where that is known."""
+    lost: Callable[[], SampleError | None] = lambda: None
+    """Why bases after those of `pieces` are lost, or where these cannot be taken for the record's; asked once they are
+    read."""
 
 
 Reader = Callable[[Iterator[Chunk]], Iterator[Record]]
@@ -41,4 +46,4 @@ def decode(line: bytes) -> str:
 
 
 def first_word(header: str) -> str:
-    return header.split(None, 1)[0] if header else ""
+    return (header.split(None, 1) or [""])[0]

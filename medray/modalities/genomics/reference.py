@@ -15,24 +15,25 @@ import xxhash
 
 from medray.errors import SampleError, UserError
 from medray.files import exists, is_local, local_path, open_input, read_bytes
-from medray.modalities.genomics.codes import N, SoftMask, to_codes
+from medray.modalities.genomics.codes import BLANKS, MEANINGS, N, SoftMask, to_codes
 from medray.modalities.genomics.text import BGZF_HEADER, Ranges, blocks, compression
 
 CHUNK = 1 << 24
+COMMENTS = "comment lines (;), which some tools read as bases: remove them"
 MEMORY_BYTES = 1 << 30
 """The largest FASTA file that is held decoded in memory, where it has no random access of its own."""
-LINE_ENDS = b"\r\n"
 
 
-def _upper() -> bytes:
+def _concrete() -> bytes:
     table = bytearray(b"N" * 256)
-    for letter, base in zip("ACGTU", b"ACGTT", strict=True):
-        table[ord(letter)] = table[ord(letter.lower())] = base
+    for letter, meaning in {**MEANINGS, "N": "N", "U": "T"}.items():
+        table[ord(letter)] = table[ord(letter.lower())] = ord(meaning[0])
     return bytes(table)
 
 
-UPPER = _upper()
-"""For bytes.translate: a letter to one of A C G T N, as `bcftools norm` reads a reference."""
+CONCRETE = _concrete()
+"""For bytes.translate: a letter to one of A C G T N; an ambiguity code to the base that is first in the alphabet (R is
+A), as VCF 4.3 section 1.6.1 has a REF and as `bcftools norm` reads a reference. N stays N."""
 
 
 class Contig(NamedTuple):
@@ -92,7 +93,7 @@ class Reference:
 
     def letters(self, name: str, start: int, end: int) -> bytes:
         """The bases of [start, end) inside the contig, of A C G T N. Raises KeyError for an unknown contig."""
-        return self._raw(self.contigs[name], start, end).translate(UPPER, LINE_ENDS)
+        return _as_many(self._raw(self.contigs[name], start, end).translate(CONCRETE, BLANKS), start, end)
 
     def codes(self, name: str, start: int, end: int) -> np.ndarray:
         """(end - start,) uint8 codes (codes.py), N past the ends. Raises KeyError for an unknown contig."""
@@ -100,7 +101,8 @@ class Reference:
         first, last = max(start, 0), min(end, contig.length)
         if first >= last:
             return np.full(end - start, N, np.uint8)
-        found = np.frombuffer(to_codes(self._raw(contig, first, last), self._soft_mask, LINE_ENDS), np.uint8)
+        raw = self._raw(contig, first, last)
+        found = np.frombuffer(_as_many(to_codes(raw, self._soft_mask), first, last), np.uint8)
         if first == start and last == end:
             return found
         return np.pad(found, (first - start, end - last), constant_values=N)
@@ -125,6 +127,13 @@ class Reference:
         if start >= end:
             return b""
         return self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+
+
+def _as_many(found: bytes, start: int, end: int) -> bytes:
+    """As it is. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
+    if len(found) != end - start:
+        raise SampleError("corrupt", "the reference has blanks between bases: remove its .fai, or the blanks")
+    return found
 
 
 def _refusal(uri: str, found: str) -> UserError:
@@ -184,7 +193,7 @@ def _opened(uri: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
     source = Streamed(uri) if kind or not is_local(uri) else Mapped(uri)
     contigs = _read_fai(uri, source) or build_index(_texts(uri))
     if contigs is None:
-        return _in_memory(uri, "a file with lines of unequal length", memory_bytes)
+        return _in_memory(uri, "a file with lines of unequal length or with blanks", memory_bytes)
     return source, contigs
 
 
@@ -200,13 +209,16 @@ def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str
         size += len(text)
         if size > memory_bytes:
             raise SampleError("unsupported", f"{what} of more than {memory_bytes} bytes decoded")
-    before, *records = (b"\n" + b"".join(pieces)).split(b"\n>")
+    whole = b"\n" + b"".join(pieces)
+    if b"\n;" in whole:
+        raise SampleError("unsupported", COMMENTS)
+    before, *records = whole.split(b"\n>")
     if before.strip():
         raise SampleError("unrecognised_format", "the file does not begin with >")
     lines: list[bytes] = []
     for record in records:
         header, _, bases = record.partition(b"\n")
-        lines += [b">" + header.rstrip(), bases.translate(None, LINE_ENDS)]
+        lines += [b">" + header.rstrip(), bases.translate(None, BLANKS)]
     held = b"\n".join(lines)
     return Held(held), build_index(iter([held])) or {}
 
@@ -222,7 +234,11 @@ def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
     if not all(len(row) >= 5 and all(number.isdigit() for number in row[1:5]) for row in rows):
         return None
     contigs = {row[0]: Contig(row[0], *map(int, row[1:5])) for row in rows}
-    return contigs if contigs and all(_fits(source, each) for each in contigs.values()) else None
+    return (
+        contigs
+        if contigs and len(contigs) == len(rows) and all(_fits(source, each) for each in contigs.values())
+        else None
+    )
 
 
 def _fits(source: Source, contig: Contig) -> bool:
@@ -232,9 +248,7 @@ def _fits(source: Source, contig: Contig) -> bool:
     named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
     end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
     return (
-        named
-        and header.find(b"\n") == len(header) - 1
-        and source.read(end, end + 64).lstrip(LINE_ENDS)[:1] in (b"", b">")
+        named and header.find(b"\n") == len(header) - 1 and source.read(end, end + 64).lstrip(BLANKS)[:1] in (b"", b">")
     )
 
 
@@ -267,7 +281,8 @@ class _Building:
 
 
 def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
-    """The contigs of a FASTA file in one pass, as samtools faidx counts them; None where lines are of unequal length.
+    """The contigs of a FASTA file in one pass, as samtools faidx counts them; None where lines are of unequal length or
+    hold blanks.
 
     Raises SampleError: `unrecognised_format` where the file does not begin with >, `corrupt` for a repeated name.
     """
@@ -284,6 +299,10 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
         bases -= (bases > 0) & (text[np.maximum(ends - 1, 0)] == 13)
         widths = ends + 1 - starts
         headers = np.flatnonzero(text[starts] == ord(">"))
+        if (text[starts] == ord(";")).any():
+            raise SampleError("unsupported", COMMENTS)
+        if _blanks_between_bases(chunk, text, starts, headers):
+            return None
         for first, last in zip(np.append(-1, headers), np.append(headers, len(starts)), strict=True):
             if first >= 0:
                 line = chunk[starts[first] + 1 : ends[first]]
@@ -297,6 +316,14 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
     if current is not None:
         _keep(found, current)
     return found
+
+
+def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, headers: np.ndarray) -> bool:
+    """Whether a line that is no header holds a space or a tab."""
+    if b" " not in chunk and b"\t" not in chunk:
+        return False
+    lines = np.searchsorted(starts, np.flatnonzero((text == 32) | (text == 9)), side="right") - 1
+    return not np.isin(lines, headers).all()
 
 
 def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:

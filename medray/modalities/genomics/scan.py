@@ -15,14 +15,17 @@ from medray.errors import SampleError
 from medray.files import File, relative
 from medray.manifests import Part, digest
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
-from medray.modalities.genomics.fasta import fasta, fastq
-from medray.modalities.genomics.features import Coverage, cuts, groups
-from medray.modalities.genomics.genbank import genbank
+from medray.modalities.genomics.facts import record_facts, window_facts
+from medray.modalities.genomics.fasta import fasta
+from medray.modalities.genomics.fastq import fastq
+from medray.modalities.genomics.features import Overlap, cuts, groups
+from medray.modalities.genomics.features import Part as FeaturePart
+from medray.modalities.genomics.genbank import elsewhere, genbank
 from medray.modalities.genomics.records import Reader, Record
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import delimiter, parquet_rows, text_table
 from medray.modalities.genomics.text import Chunk, blocks
-from medray.modalities.genomics.windows import tile
+from medray.modalities.genomics.windows import Stretch, tile
 
 DIGITS = 19
 """Of an offset in a locator, so that text order is file order up to 2^63."""
@@ -80,25 +83,40 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)
     names = _Names(path)
     try:
-        for record in open_records(spec, file.uri):
+        kind, records = open_records(spec, file.uri)
+        claimed = elsewhere(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
+        for record in records:
+            record = _with_claims(record, spec.label_feature, claimed)
             entry_id = names.of(record.name)
             failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
             if record.problem is not None:
                 yield _refused(failed, record.problem)
             elif spec.entries == "windows":
-                yield from _windows(spec, record, failed)
+                yield from _windows(
+                    spec, record, replace(failed, facts=window_facts(kind, record, bool(spec.subject_pattern)))
+                )
             else:
-                yield _whole_record(spec, record, failed)
+                yield _whole_record(spec, record, replace(failed, facts=record_facts(kind)))
     except SampleError as error:
         yield _refused(whole, error)
+
+
+def _with_claims(record: Record, kind: str | None, claimed: dict[str, list[FeaturePart]]) -> Record:
+    """The record with what features of other records of its file say of it."""
+    added = claimed.get(record.name, []) + claimed.get(record.name.partition(".")[0], [])
+    if not added or kind is None:
+        return record
+    parts = record.features.parts
+    parts = {**parts, kind: [*parts.get(kind, []), *added]}
+    return replace(record, features=replace(record.features, parts=parts))
 
 
 def _refused(part: Part, problem: SampleError) -> Part:
     return replace(part, reason=problem.reason, detail=problem.detail or None)
 
 
-def open_records(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
-    """The records of a file of any format. Raises SampleError and OSError."""
+def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[Record]]:
+    """(what `sniff` says, the records) of a file of any format. Raises SampleError and OSError, and so do the records."""
     feed = blocks(uri)
     first = next(feed, Chunk(0, b""))
     if not first.text:
@@ -106,13 +124,12 @@ def open_records(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
     kind = sniff(first.text)
     readers: dict[str, Reader] = {"fasta": fasta, "fastq": fastq, "genbank": genbank, "table": text_table(spec)}
     if kind == "parquet":
-        yield from parquet_rows(spec, uri)
-    elif kind in readers:
-        yield from readers[kind](chain([first], feed))
-    elif kind:
+        return kind, parquet_rows(spec, uri)
+    if kind in readers:
+        return kind, readers[kind](chain([first], feed))
+    if kind:
         raise SampleError("unsupported", f"{kind} holds no sequences to read as records or windows")
-    else:
-        raise SampleError("unrecognised_format", "binary content" if b"\0" in first.text else "text")
+    raise SampleError("unrecognised_format", "binary content" if b"\0" in first.text else "text")
 
 
 @dataclass
@@ -150,18 +167,16 @@ def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
         if spec.subject == "sequence":
             held.append(codes)
     start = start or 0
-    problem = letters.problem()
+    part = replace(part, digest=content.digest(), size=end - start)
+    problem = record.lost() or letters.problem()
     if problem:
-        return replace(_refused(part, problem), digest=content.digest(), size=end - start)
-    return replace(
-        part,
-        digest=content.digest(),
-        size=end - start,
-        locator=locator(start, end),
-        **_subject(spec, record, b"".join(held), None),
-        split=record.split,
-        label=_label(spec, record, _coverage(spec, record), 0, letters.total),
-    )
+        return _refused(part, problem)
+    subject = _subject(spec, record, b"".join(held), None)
+    part = replace(part, locator=locator(start, end), split=record.split, **subject)
+    try:
+        return replace(part, label=_label(spec, record, _overlap(spec, record), 0, letters.total))
+    except SampleError as unclear:
+        return _refused(part, unclear)
 
 
 _USUAL = bytes([*range(N + 1), *range(SOFT, SOFT + N + 1)])
@@ -204,52 +219,75 @@ def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | 
     return {"subject": otherwise, "person": False}
 
 
-def _coverage(spec: GenomicsSpec, record: Record) -> Coverage | None:
+def _overlap(spec: GenomicsSpec, record: Record) -> Overlap | None:
     """Where the record's labelled features lie; None where labels come from elsewhere."""
-    return Coverage(record.features.parts.get(spec.label_feature, [])) if spec.label_feature else None
+    return Overlap(record.features.parts.get(spec.label_feature, [])) if spec.label_feature else None
 
 
-def _label(spec: GenomicsSpec, record: Record, covered: Coverage | None, start: int, end: int) -> tuple[str, ...]:
+def _label(spec: GenomicsSpec, record: Record, covered: Overlap | None, start: int, end: int) -> tuple[str, ...]:
+    """Raises SampleError `unclear_label` where a feature of vague place decides it."""
     if record.label is not None:
         return (record.label,)
     if spec.label_pattern and (found := re.search(spec.label_pattern, record.header)):
         return (found.group(1),) if found.group(1) else ()
-    if covered is not None:
-        return ("coding" if covered.bases(start, end) >= spec.label_fraction * (end - start) else "noncoding",)
-    return ()
+    if covered is None:
+        return ()
+    least, most = covered.bases(start, end)
+    needed = spec.label_fraction * (end - start)
+    if least < needed <= most:
+        raise SampleError(
+            "unclear_label",
+            f"{least} to {most} of {end - start} bases lie in {spec.label_feature}, {needed:g} are needed to call it coding",
+        )
+    return ("coding" if least >= needed else "noncoding",)
 
 
 # --- windows ----------------------------------------------------------------------------------------------------
 
 
 def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
-    """The windows of a record, named by their bases from 1, both ends included, as samtools names regions."""
+    """The windows of a record, named by their bases from 1, both ends included, as samtools names regions.
+
+    Where a record breaks off, the window that reaches the break is left out, and the record is a failed part.
+    """
     # a FASTA record has no annotation, so nothing says where it may be cut: it is one segment
     cut = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
     group = groups(record.features, cut) if cut else [0]
-    covered = _coverage(spec, record)
-    found = False
+    covered = _overlap(spec, record)
+    last: Stretch | None = None
     for each in tile(record.pieces, spec.length, spec.step, cut, spec.soft_mask):
-        found = True
-        place = Part(
-            f"{part.entry_id}:{each.start + 1}-{each.end}",
-            part.uri,
-            locator=locator(each.text_start, each.text_end),
-            digest=digest(each.codes),
-            size=each.text_end - each.text_start,
-            modified_ns=part.modified_ns,
-            subject=record.subject,
-        )
-        problem = Letters().add(each.codes).problem()
-        if problem:
-            yield _refused(place, problem)
-            continue
-        own = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
-        subject = _subject(spec, record, each.codes, own)
-        label = _label(spec, record, covered, each.start, each.end)
-        yield replace(place, **subject, label=label, split=record.split)
-    if not found:
-        yield _refused(part, SampleError("empty_sequence"))
+        if last is not None:
+            yield _window(spec, record, part, last, group, covered)
+        last = each
+    lost = record.lost() or (SampleError("empty_sequence") if last is None else None)
+    if last is not None and (lost is None or last.end - last.start == spec.length):
+        yield _window(spec, record, part, last, group, covered)
+    if lost is not None:
+        yield _refused(part, lost)
+
+
+def _window(
+    spec: GenomicsSpec, record: Record, part: Part, each: Stretch, group: list[int], covered: Overlap | None
+) -> Part:
+    place = Part(
+        f"{part.entry_id}:{each.start + 1}-{each.end}",
+        part.uri,
+        locator=locator(each.text_start, each.text_end),
+        digest=digest(each.codes),
+        size=each.text_end - each.text_start,
+        modified_ns=part.modified_ns,
+        subject=record.subject,
+        facts=part.facts,
+    )
+    problem = Letters().add(each.codes).problem()
+    if problem:
+        return _refused(place, problem)
+    own = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
+    place = replace(place, split=record.split, **_subject(spec, record, each.codes, own))
+    try:
+        return replace(place, label=_label(spec, record, covered, each.start, each.end))
+    except SampleError as unclear:
+        return _refused(place, unclear)
 
 
 _PLAIN = bytes(code & 127 for code in range(256))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from medray.modalities.genomics.table import ParquetCells
 from medray.modalities.genomics.text import Ranges, blocks
 from medray.samples import tensor_column, tensor_field
 
+LINE_NUMBERS = re.compile(rb"(?:^|\n)[ \t]*\d+(?=\s)")
+"""Of GenBank's lines of bases."""
 _CLEAR = bytes(range(N))
 
 
@@ -29,6 +32,7 @@ class Sequences(Source):
         self._payload = pa.schema([tensor_field("bases", (spec.length,), "uint8", dims="L")])
         self._open: Ranges | ParquetCells | None = None
         self._soft_mask: SoftMask = spec.soft_mask
+        self._genbank = False
 
     @property
     def payload(self) -> pa.Schema:
@@ -71,7 +75,8 @@ class Sequences(Source):
     def _codes(self, entry: Entry) -> np.ndarray:
         """(≤ L,) uint8: the middle of the entry's bases. Raises SampleError and OSError."""
         part = entry.parts[0]
-        codes = to_codes(self._text(part.uri, part.locator), self._soft_mask)
+        text = self._text(part.uri, part.locator)
+        codes = to_codes(LINE_NUMBERS.sub(b"", text) if self._genbank else text, self._soft_mask)
         if digest(codes) != entry.fingerprint:
             raise SampleError("changed", "other bases stand in its place than when it was indexed")
         surplus = max(0, len(codes) - self.spec.length)
@@ -86,7 +91,8 @@ class Sequences(Source):
                 self._open.close()
                 self._open = None
             self._open = self._opened(uri)
-            self._soft_mask = self._marked(uri)
+            self._genbank = self._is_genbank(uri)
+            self._soft_mask = "ignore" if self._genbank else self.spec.soft_mask  # in GenBank, lower case means nothing
         start, end = span(locator)
         return self._open.read(start, end)
 
@@ -95,9 +101,6 @@ class Sequences(Source):
             parquet = stream.read(4) == b"PAR1"
         return ParquetCells(self.spec, uri) if parquet else Ranges(uri)
 
-    def _marked(self, uri: str) -> SoftMask:
-        """What lower case means in the file: in GenBank, nothing."""
-        if self.spec.soft_mask == "ignore" or isinstance(self._open, ParquetCells):
-            return self.spec.soft_mask
-        first = next(blocks(uri), None)
-        return "ignore" if first and sniff(first.text) == "genbank" else self.spec.soft_mask
+    def _is_genbank(self, uri: str) -> bool:
+        first = None if isinstance(self._open, ParquetCells) else next(blocks(uri), None)
+        return first is not None and sniff(first.text) == "genbank"

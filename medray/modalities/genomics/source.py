@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from medray.files import File
 from medray.manifests import Entry, Part
+from medray.modalities.base import Exact
 
 
 class Source(Protocol):
@@ -34,9 +35,9 @@ class Source(Protocol):
     def samples_per_entry(self) -> int:
         return 1
 
-    def derive(self, scores: np.ndarray) -> np.ndarray:
+    def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """(B * K, O) activated scores to (B, S)."""
         return scores
 
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
+    def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
         return outputs

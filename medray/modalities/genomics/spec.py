@@ -32,6 +32,10 @@ class GenomicsSpec(Spec):
 
     kind: Literal["genomics"] = "genomics"
     earlier_ids: ClassVar[str | None] = r".*#[0-9]{8,}"  # blocks of variants
+    learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
+    where_stated: ClassVar[frozenset[str]] = frozenset({"build", "contig"})
+    coded: ClassVar[frozenset[str]] = frozenset({"format", "build", "contig", "contig_length"})
+    """See `facts.py`; records and tables state neither build nor contig, so a model trained on them learns none."""
     site: ClassVar[frozenset[str]] = frozenset(
         {
             "entries", "stride", "subject", "segment_bases", "label_pattern", "subject_pattern", "label_feature",
@@ -80,7 +84,8 @@ class GenomicsSpec(Spec):
     """Likewise for the subject; wins over `subject`."""
     label_feature: str | None = None
     """A type of GenBank feature, such as CDS: an entry is "coding" when at least `label_fraction` of its bases lie in
-    one, on either strand, else "noncoding"."""
+    one, on either strand, else "noncoding". Where that hangs on a feature whose place the record does not say exactly, the
+    entry fails as `unclear_label`."""
     label_fraction: float = Field(default=0.5, gt=0, le=1)
     subject: Literal["record", "sequence", "segment"] = "record"
     """What a split never divides. record: a record with all its windows. sequence: entries of equal bases, on either

@@ -12,7 +12,7 @@ import pyarrow as pa
 from medray.errors import SampleError
 from medray.files import open_input
 from medray.modalities.genomics.records import Reader, Record, decode
-from medray.modalities.genomics.text import Chunk, lines
+from medray.modalities.genomics.text import Chunk, Lines
 
 if TYPE_CHECKING:
     from medray.modalities.genomics.spec import Column, GenomicsSpec
@@ -25,6 +25,9 @@ NAMES = {
     "subject": (),
 }
 """What a column may be called where the spec does not say."""
+LONGEST_ROW = 1 << 20
+"""Bytes of a row whose quoted cells go over several lines."""
+UNCLOSED = re.compile(rb'[ ]*"(?:[^"]|"")*$')
 ROWS = 4096
 """Of Parquet read at once."""
 CELL_BITS = 31
@@ -46,6 +49,10 @@ class Cell(NamedTuple):
 
     at: int
     text: bytes
+    broken: bool = False
+    """It begins with a quote, but is no quoted cell."""
+    unclosed: bool = False
+    """It begins with a quote, and no other one ends it in this line."""
 
 
 def wanted(spec: GenomicsSpec) -> dict[str, Column | None]:
@@ -67,23 +74,29 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
 
     Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
-    lower = [name.strip("\ufeff ").lower() for name in names]
+    lower = [name.strip('\ufeff "').lower() for name in names]
     found: dict[str, int | None] = {}
     for role, column in wanted(spec).items():
         if column is None:
             known = [name for name in NAMES[role] if has_header(spec) and name in lower]
-            found[role] = lower.index(known[0]) if known else None
+            found[role] = _only(lower, known[0]) if known else None
         elif isinstance(column, int):
             if column > len(names):
                 raise SampleError("bad_columns", f"{len(names)} columns; {role}_column is {column}")
             found[role] = column - 1
         elif column.lower() in lower:
-            found[role] = lower.index(column.lower())
+            found[role] = _only(lower, column.lower())
         else:
             raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
     if found["sequence"] is None:
         raise SampleError("unrecognised_format", "a table without a column of sequences: set sequence_column")
     return Columns(**found)  # type: ignore[arg-type]  # sequence is no None
+
+
+def _only(names: Sequence[str], name: str) -> int:
+    if names.count(name) > 1:
+        raise SampleError("bad_columns", f"{names.count(name)} columns are called {name}")
+    return names.index(name)
 
 
 def delimiter(line: bytes) -> bytes:
@@ -103,7 +116,10 @@ def cells(line: bytes, between: bytes) -> list[Cell]:
         group = 1 if match and match.group(1) is not None else 2
         text = match.group(group) if match else b""
         start = match.start(group) if match else at
-        found.append(Cell(start + len(text) - len(text.lstrip()), text.strip().replace(b'""', b'"')))
+        broken = group == 2 and text.lstrip()[:1] == b'"'
+        unclosed = broken and UNCLOSED.match(line, at) is not None
+        place = start + len(text) - len(text.lstrip())
+        found.append(Cell(place, text.strip().replace(b'""', b'"'), broken, unclosed))
         at = (match.end() if match else at) + 1
     return found
 
@@ -114,36 +130,58 @@ def text_table(spec: GenomicsSpec) -> Reader:
 
 
 def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
-    between, where = b"", None
-    for number, (offset, line) in enumerate(_logical_lines(chunks), 1):
-        if not line.strip():
-            continue
+    between, where, width = b"", None, 0
+    feed = Lines(chunks)
+    number = 0
+    while (line := feed.next_written()) is not None:
+        number += 1
         if where is None:
-            between = delimiter(line) or b","
-            row = cells(line, between)
-            where = columns(spec, [decode(cell.text) for cell in row] if has_header(spec) else [""] * len(row))
+            between = delimiter(line.text) or b","
+            row = _whole_row(feed, line, between, None) or cells(line.text, between)
+            where, width = columns(spec, _texts(row) if has_header(spec) else [""] * len(row)), len(row)
             if has_header(spec):
                 continue
-        yield _row(where, cells(line, between), offset, number)
+        else:
+            row = _whole_row(feed, line, between, width)
+        if row is None:
+            yield Record(
+                f"row {number}", problem=SampleError("corrupt", f"row {number} has a quote that is not closed")
+            )
+        else:
+            yield _row(where, width, row, line.offset, number)
+    if feed.broken is not None:
+        raise feed.broken
 
 
-def _logical_lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Lines; one that ends inside quotes goes on in the next."""
-    held: Chunk | None = None
-    for chunk in lines(chunks):
-        held = chunk if held is None else Chunk(held.offset, held.text + chunk.text)
-        if held.text.count(b'"') % 2 == 0:
-            yield held
-            held = None
-    if held is not None:
-        yield held
+def _texts(row: list[Cell]) -> list[str]:
+    return [decode(cell.text) for cell in row]
 
 
-def _row(where: Columns, row: list[Cell], offset: int, number: int) -> Record:
+def _whole_row(feed: Lines, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
+    """The cells of the row that begins with `line`, and goes on in the next lines where it ends inside quotes.
+
+    None where no line closes them so that the row has `width` cells; the lines after the first are then rows again.
+    """
+    text = line.text
+    row = cells(text, between)
+    if not any(cell.unclosed for cell in row):
+        return row
+    while any(cell.unclosed for cell in row) and len(text) < LONGEST_ROW and (more := feed.next()) is not None:
+        text += more.text
+        row = cells(text, between)
+    if any(cell.broken for cell in row) or width not in (None, len(row)):
+        feed.back()
+        return None
+    return row
+
+
+def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) -> Record:
     name = f"row {number}"
-    last = max(place for place in where if place is not None)
-    if last >= len(row):
-        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {last + 1}"))
+    surplus = [cell.text for cell in row[width:]]
+    if len(row) < width or any(surplus):
+        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
+    if any(row[place].broken for place in where if place is not None):
+        return Record(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
     try:
         texts = [None if place is None else decode(row[place].text) for place in where[1:]]
     except SampleError as problem:

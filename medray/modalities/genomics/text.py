@@ -6,6 +6,7 @@ An offset is always one of the decompressed text, so a file has the same offsets
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,7 @@ BLOCK = 1 << 20
 """Bytes of text read at once."""
 LONGEST_LINE = 1 << 28
 """A line that goes on after so many bytes is no line of text."""
-BGZF_HEADER = 18
+BGZF_HEADER, LONGEST_BGZF_BLOCK = 18, 1 << 16
 
 
 class Chunk(NamedTuple):
@@ -53,24 +54,18 @@ def decoding() -> Iterator[None]:
 def blocks(uri: str) -> Iterator[Chunk]:
     """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
 
-    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2). Of a
-    block that is cut, nothing is given: by range (`Ranges`) it could not be read.
+    What is given has passed its checksum, since a flipped bit makes other bases more often than an error: a gzip file
+    is read through to the end before (its text up to where it was cut off is given all the same), bgzip block by block.
+    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
     with open_input(uri) as raw:
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
-        stream = _Gzip(raw) if kind else raw  # reads bgzip too: members one after another
-        offset, held = 0, b""
+        offset = 0
         with decoding():
-            while text := stream.read(BLOCK):
-                text = held + text
-                if kind == "bgzip" and isinstance(stream, _Gzip):
-                    text, held = text[: stream.whole - offset], text[stream.whole - offset :]
-                if text:
-                    yield Chunk(offset, text)
-                    offset += len(text)
-            if held:
-                yield Chunk(offset, held)
+            for text in _pieces(raw, kind):
+                yield Chunk(offset, text)
+                offset += len(text)
             if kind == "bgzip":
                 raw.seek(max(0, raw.size() - 4))
                 if raw.read(4) != bytes(4):
@@ -92,6 +87,100 @@ def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             start += len(line) + 1
     if held:
         yield Chunk(start, held)
+
+
+def _pieces(raw: NativeFile, kind: str) -> Iterator[bytes]:
+    """Pieces of text of about BLOCK bytes. Raises EOFError and zlib.error."""
+    if kind == "bgzip":
+        yield from _verified_blocks(raw)
+        return
+    if kind == "gzip":
+        _verify(raw)
+    stream = _Gzip(raw) if kind else raw
+    while text := stream.read(BLOCK):
+        yield text
+
+
+def _verify(raw: NativeFile) -> None:
+    """Raises zlib.error where a gzip file is damaged; one that was cut off has no checksum left to fail."""
+    stream = _Gzip(raw)
+    try:
+        while stream.read(BLOCK):
+            pass
+    except EOFError:
+        return
+
+
+def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
+    """The text of bgzip blocks, each after its checksum. Raises EOFError and zlib.error (SAM specification 4.1)."""
+    packed, at = b"", 0
+    held: list[bytes] = []
+    try:
+        while True:
+            if len(packed) - at < LONGEST_BGZF_BLOCK:
+                packed, at = packed[at:] + raw.read(BLOCK), 0
+            if at == len(packed):
+                break
+            head = packed[at : at + BGZF_HEADER]
+            if len(head) < BGZF_HEADER:
+                raise EOFError
+            if compression(head) != "bgzip":
+                raise zlib.error("no block begins where the last one ends")
+            end = at + int.from_bytes(head[16:18], "little") + 1  # BSIZE
+            if end > len(packed):
+                raise EOFError
+            held.append(zlib.decompress(packed[at:end], 31))
+            at = end
+            if sum(map(len, held)) >= BLOCK:
+                yield b"".join(held)
+                held = []
+    except (EOFError, zlib.error):
+        if held:
+            yield b"".join(held)
+        raise
+    if text := b"".join(held):
+        yield text
+
+
+class Lines:
+    """Lines, with the way back to a mark."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._feed = lines(chunks)
+        self._ahead: deque[Chunk] = deque()
+        self._since: list[Chunk] = []
+        """Taken since the mark."""
+        self.broken: SampleError | None = None
+        """Why the stream ended, where it did not end as a file does."""
+
+    def next(self) -> Chunk | None:
+        if self._ahead:
+            line = self._ahead.popleft()
+        else:
+            try:
+                line = next(self._feed, None)
+            except SampleError as problem:
+                self.broken, line = problem, None
+        if line is not None:
+            self._since.append(line)
+        return line
+
+    def next_written(self) -> Chunk | None:
+        """The next line that is not blank, and a mark after it."""
+        while (line := self.next()) is not None and not line.text.strip():
+            pass
+        self._since = []
+        return line
+
+    def back(self) -> None:
+        """To the mark."""
+        self._ahead.extendleft(reversed(self._since))
+        self._since = []
+
+    def again(self, line: Chunk) -> None:
+        """`line`, the last that was taken, comes again."""
+        self._ahead.appendleft(line)
+        self._since = self._since[:-1]
 
 
 class Ranges:
@@ -150,8 +239,7 @@ class _Gzip:
     def _begin(self) -> None:
         self._raw.seek(0)
         self._member, self._packed = zlib.decompressobj(31), b""
-        self._at = self.whole = 0
-        """Text given so far; and until where members are known to be whole."""
+        self._at = 0
         self._damage: EOFError | zlib.error | None = None
 
     def seek(self, offset: int) -> None:
@@ -181,7 +269,6 @@ class _Gzip:
     def _some(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
-                self.whole = self._at
                 rest = self._member.unused_data.lstrip(b"\0")
                 while not rest:
                     more = self._raw.read(self.PACKED)

@@ -6,6 +6,7 @@ from collections import Counter
 
 from medray.modalities.base import Inspection
 from medray.modalities.genomics import text, vcf
+from medray.modalities.genomics.variants import UNOBSERVED
 
 SHOWN = 100
 """Contigs that stand in a table one by one."""
@@ -46,11 +47,15 @@ def inspect_vcf(uri: str) -> Inspection:
 
 
 def allele_kind(ref: bytes, alt: bytes) -> str:
-    """ "snv", "mnv", "insertion", "deletion", or how it fails: "symbolic", "breakend", "spanning", "none"."""
+    """ "snv", "mnv", "insertion", "deletion", or why it has no score: "symbolic", "breakend", "spanning", "unobserved"
+    (<NON_REF>, <*>), "none".
+    """
     if alt == b".":
         return "none"
     if alt == b"*":
         return "spanning"
+    if alt.upper() in UNOBSERVED:
+        return "unobserved"
     if alt.startswith(b"<"):
         return "symbolic"
     if b"[" in alt or b"]" in alt or alt.startswith(b".") or alt.endswith(b"."):

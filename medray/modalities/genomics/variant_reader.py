@@ -13,6 +13,7 @@ import xxhash
 from medray.errors import SampleError
 from medray.files import File, relative
 from medray.manifests import Entries, Entry, Part, digest
+from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
 from medray.modalities.genomics.names import RecordNames
@@ -43,12 +44,12 @@ class Variants(Source):
         """Raises UserError where it cannot be used."""
         return Reference.open(self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel")
 
-    def derive(self, scores: np.ndarray) -> np.ndarray:
+    def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """See `variants.derive`."""
-        return variants.derive(scores)
+        return variants.derive(scores, exact)
 
-    def score_names(self, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        return variants.score_names(outputs)
+    def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
+        return variants.score_names(outputs, probabilities)
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
         """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.

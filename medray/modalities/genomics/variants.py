@@ -22,17 +22,18 @@ import numpy as np
 import xxhash
 
 from medray.errors import SampleError
+from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import BAD, SOFT, to_codes
-from medray.modalities.genomics.reference import UPPER, Reference
+from medray.modalities.genomics.reference import CONCRETE, Reference
 
 SCORES = ("ref", "alt", "delta", "log_odds")
 """What `derive` gives for each output, in this order."""
-CLIP = 1e-6
-"""Probabilities are held this far from 0 and 1 before their logarithm is taken."""
 LONG_ALLELE, LONG_ALT = 32, 128
 """An allele of more letters is shortened in an id, and a list of alleles in that of a record."""
 TAB = b"\t"
+UNOBSERVED = (b"<*>", b"<NON_REF>", b"<X>")
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
+_CALLED = re.compile(rb"[ACGTUN]+", re.IGNORECASE)
 _PLAIN = re.compile(rb"[A-Za-z0-9*.<>:\[\]_=+-]+")
 _SINGLE = np.zeros(256, bool)
 _SINGLE[np.frombuffer(b"ACGTacgt", np.uint8)] = True
@@ -52,10 +53,14 @@ class Allele(NamedTuple):
 def check(reference: Reference, contig: str, position: int, ref: bytes, alt: bytes) -> None:
     """Raises SampleError where the allele cannot be laid over the reference.
 
-    IUPAC codes count as N; REF equals the reference letter for letter, whatever the case, N only N (as bcftools norm).
+    VCF 4.3 section 1.6.1: REF equals the reference letter for letter, whatever the case, once ambiguity codes are the
+    base that is first in the alphabet, and N is only N; ALT is of A C G T N. Section 5.5 and gVCF: <*>, <NON_REF> and
+    samtools' <X> are any allele that was not observed, and none of them is in a record of its own.
     """
-    if alt in (b".", b""):
+    if alt == b".":
         raise SampleError("no_alternate", "ALT is missing: there is nothing to score")
+    if alt.upper() in UNOBSERVED:
+        raise SampleError("reference_block", "the allele stands for any that was not observed")
     if alt == b"*":
         raise SampleError("spanning_deletion", "the allele * is a deletion that began before")
     if alt.startswith(b"<"):
@@ -64,16 +69,23 @@ def check(reference: Reference, contig: str, position: int, ref: bytes, alt: byt
         raise SampleError("breakend", "the allele joins another place of the genome")
     if not _BASES.fullmatch(ref) or not _BASES.fullmatch(alt):
         raise SampleError("bad_allele", "REF or ALT holds letters that are no bases")
+    if not _CALLED.fullmatch(alt) and not _called(ref.upper(), alt.upper()):
+        raise SampleError("bad_allele", "ALT holds an ambiguity code, which does not say what base it is")
     if contig not in reference.contigs:
         raise SampleError("unknown_contig", _contig_hint(reference, contig))
     length = reference.contigs[contig].length
     if position < 0 or position + len(ref) > length:
         raise SampleError("past_the_end", f"bases {position + 1} to {position + len(ref)} of a contig of {length}")
     found = reference.letters(contig, position, position + len(ref))
-    if found != ref.translate(UPPER):
+    if found != ref.translate(CONCRETE):
         raise SampleError("ref_mismatch", f"the reference has {_shown(found)}, the record {_shown(ref)}")
-    if ref.translate(UPPER) == alt.translate(UPPER):
+    if found == alt.translate(CONCRETE):
         raise SampleError("bad_allele", "ALT equals REF")
+
+
+def _called(ref: bytes, alt: bytes) -> bool:
+    """Whether every ambiguity code of ALT is one of REF in the same place, so that it says that nothing changes there."""
+    return all(letter in b"ACGTUN" or ref[i : i + 1] == bytes([letter]) for i, letter in enumerate(alt))
 
 
 def _contig_hint(reference: Reference, contig: str) -> str:
@@ -88,7 +100,7 @@ def normalise(letters: Callable[[int, int], bytes], position: int, ref: bytes, a
 
     `ref` and `alt` differ and are not empty. At the first base of the contig the shared base stands on the right.
     """
-    ref, alt = ref.translate(UPPER), alt.translate(UPPER)
+    ref, alt = ref.translate(CONCRETE), alt.translate(CONCRETE)
     step = 16
     while shared := _shared_end(ref, alt):
         shortest = min(len(ref), len(alt))
@@ -124,8 +136,20 @@ def windows(reference: Reference, contig: str, allele: Allele, length: int) -> t
     more = max(0, len(allele.ref) - len(allele.alt))
     around = reference.codes(contig, start, start + length + more)
     alt = np.frombuffer(to_codes(allele.alt), np.uint8) | around[left] & SOFT
+    _keep_shared(alt, around[left : left + len(allele.ref)], allele)
     changed = np.concatenate([around[:left], alt, around[left + len(allele.ref) :]])
     return around[:length], changed[:length]
+
+
+def _keep_shared(alt: np.ndarray, under: np.ndarray, allele: Allele) -> None:
+    """Codes of the reference, ambiguity codes among them, where a normalised allele leaves its letters as they are."""
+    if len(alt) == len(under):
+        same = np.frombuffer(allele.ref, np.uint8) == np.frombuffer(allele.alt, np.uint8)
+        alt[same] = under[same]
+    elif allele.ref[0] == allele.alt[0]:
+        alt[0] = under[0]
+    elif allele.ref[-1] == allele.alt[-1]:
+        alt[-1] = under[-1]
 
 
 # --- a block ----------------------------------------------------------------------------------------------------
@@ -306,22 +330,35 @@ def _digest(text: bytes) -> str:
 # --- scores -----------------------------------------------------------------------------------------------------
 
 
-def derive(scores: np.ndarray) -> np.ndarray:
+def derive(scores: np.ndarray, exact: Exact) -> np.ndarray:
     """Scores (2 N, O) float32, of sample 0's ref, sample 0's alt, sample 1's ref …, to (N, 4 O), named by SCORES.
 
-    For each output: p_ref, p_alt, delta = p_alt - p_ref, and log_odds = ln(p_alt / (1 - p_alt)) - ln(p_ref /
-    (1 - p_ref)), with both probabilities clipped to [1e-6, 1 - 1e-6] first; natural logarithm.
+    For each output: ref, alt, delta = alt - ref, and log_odds = ln(p_alt / (1 - p_alt)) - ln(p_ref / (1 - p_ref)),
+    natural logarithm, both made in float64. Numbers that are no probabilities have no log_odds: (N, 3 O).
     """
-    ref, alt = scores[0::2].astype(np.float64), scores[1::2].astype(np.float64)
-    log_odds = _logit(alt) - _logit(ref)
-    return np.stack([ref, alt, alt - ref, log_odds], axis=2).reshape(len(ref), -1).astype(np.float32)
+    columns = [scores[0::2], scores[1::2]]
+    if exact.log_odds is None:
+        columns.append(exact.scores[1::2] - exact.scores[0::2])
+    else:
+        ref, alt = exact.log_odds[0::2], exact.log_odds[1::2]
+        with np.errstate(invalid="ignore"):  # infinity minus infinity: the row fails as bad_score
+            columns += [_difference(ref, alt), alt - ref]
+    return np.stack(columns, axis=2).reshape(len(scores) // 2, -1).astype(np.float32)
 
 
-def _logit(probability: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probability, CLIP, 1 - CLIP)
-    return np.log(clipped) - np.log1p(-clipped)
+def _difference(ref: np.ndarray, alt: np.ndarray) -> np.ndarray:
+    """p_alt - p_ref of log-odds; of the small probabilities, so that two that are nearly 1 do not cancel to 0."""
+    sign = np.where(ref + alt > 0, -1.0, 1.0)
+    return sign * (_probability(sign * alt) - _probability(sign * ref))
 
 
-def score_names(outputs: Sequence[str]) -> tuple[str, ...]:
-    """Names of what `derive` gives: for each output `<output>_ref`, `_alt`, `_delta`, `_log_odds`."""
-    return tuple(f"{output}_{kind}" for output in outputs for kind in SCORES)
+def _probability(log_odds: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), exp of no positive number."""
+    small = np.exp(-np.abs(log_odds))
+    return np.where(log_odds > 0, 1.0, small) / (1 + small)
+
+
+def score_names(outputs: Sequence[str], probabilities: bool) -> tuple[str, ...]:
+    """Names of what `derive` gives: for each output `<output>_ref`, `_alt`, `_delta` and, of a probability, `_log_odds`."""
+    kinds = SCORES if probabilities else SCORES[:3]
+    return tuple(f"{output}_{kind}" for output in outputs for kind in kinds)

@@ -69,3 +69,74 @@ def test_a_folder_shows_its_files_by_format_and_one_without_sequences_is_refused
     (tmp_path / "x.txt").write_text("nothing here")
     with pytest.raises(SampleError, match="unrecognised_format"):
         GenomicsSpec.inspect(str(tmp_path))
+
+
+def genbank(bases: str, *features: str, name: str = "R1") -> str:
+    lines = "".join(f"     CDS             {each}\n" for each in features)
+    return (
+        f"LOCUS       {name:16s} {len(bases):11d} bp    DNA     linear   SYN 01-JAN-2020\nDEFINITION  d.\n"
+        f"ACCESSION   {name}\nVERSION     {name}.1\nFEATURES             Location/Qualifiers\n{lines}"
+        f"ORIGIN\n        1 {bases}\n//\n"
+    )
+
+
+BASES = "atggcttgagcttaaacgtacgtacgtacg"  # M A (TGA) A *
+SAYS = "\n                     /"
+
+
+@pytest.mark.parametrize(
+    ("feature", "protein", "as_stated", "reason"),
+    [
+        ("1..9", "MA", None, None),
+        (f'1..9{SAYS}translation="MA"', "MA", True, None),
+        (f'1..9{SAYS}translation="MV"', "MA", False, None),
+        (f"1..9{SAYS}codon_start=2", "WL", None, None),  # TGG CTT
+        (f"1..9{SAYS}codon_start=4", "", None, "corrupt"),
+        (f"1..9{SAYS}codon_start=x", "", None, "corrupt"),
+        (f"1..9{SAYS}transl_table=99", "", None, "corrupt"),
+        (f'1..15{SAYS}transl_except=(pos:7..9,aa:Sec){SAYS}translation="MAUA"', "MAUA", True, None),
+        (f"1..15{SAYS}transl_except=(pos:7..9,aa:OTHER)", "MAXA", None, None),
+        (f"1..9{SAYS}transl_except=(pos:4..6,aa:TERM)", "M", None, None),
+        (f"1..9{SAYS}transl_except=oops", "", None, "corrupt"),
+        (f"1..9{SAYS}transl_except=(pos:20..22,aa:Sec)", "", None, "corrupt"),
+        ("1..99", "", None, "corrupt"),
+        ("5^6", "", None, "corrupt"),
+        ("oops", "", None, "corrupt"),
+        ("join(1..3,X12345.1:4..9)", "", None, "unsupported"),
+    ],
+)
+def test_a_cds_is_a_row_with_its_protein_or_the_reason_why_there_is_none(tmp_path, feature, protein, as_stated, reason):
+    (tmp_path / "x.gb").write_text(genbank(BASES, feature))
+    (row,) = GenomicsSpec.inspect(str(tmp_path / "x.gb")).tables["CDS"]
+    assert (row["protein"], row["as stated"], row.get("reason")) == (protein, as_stated, reason)
+
+
+def test_letters_that_are_no_nucleotides_and_a_record_without_bases_are_rows_with_a_reason(tmp_path):
+    (tmp_path / "x.gb").write_text(
+        genbank("atg*ctgctgct", "1..9") + genbank("", "1..9", name="R2").replace("        1 \n", "")
+    )
+    seen = GenomicsSpec.inspect(str(tmp_path / "x.gb"))
+    assert [row["reason"] for row in seen.tables["CDS"]] == ["not_dna", "empty_sequence"]
+
+
+def test_records_around_a_damaged_one_are_shown(tmp_path):
+    one, two, three = (genbank(BASES, "1..9", name=name) for name in ("A1", "B1", "C1"))
+    damaged = two.replace("     CDS             1..9", "     CDS             join(1..9")
+    (tmp_path / "x.gb").write_text(one + damaged + three)
+    seen = GenomicsSpec.inspect(str(tmp_path / "x.gb"))
+    assert [row["record"] for row in seen.tables["records"]] == ["A1.1", "C1.1"]
+    assert seen.tables["failed"] == [{"reason": "corrupt", "records": 1}] and seen.facts["cds"] == 2
+
+
+def test_an_authors_line_outside_a_reference_is_a_reason_not_a_traceback(tmp_path):
+    """Biopython 1.88 raises AttributeError there."""
+    text = genbank(BASES, "1..9").replace("FEATURES", "  AUTHORS   A.\nFEATURES", 1)
+    (tmp_path / "x.gb").write_text(text)
+    assert GenomicsSpec.inspect(str(tmp_path / "x.gb")).tables["failed"] == [{"reason": "corrupt", "records": 1}]
+
+
+def test_a_genbank_file_that_breaks_off_shows_what_stands_before(tmp_path):
+    text = "".join(genbank("acgt" * 15, "1..9", name=f"R{i}") for i in range(300)).encode()
+    (tmp_path / "x.gb.gz").write_bytes(gzip.compress(text)[:-300])
+    seen = GenomicsSpec.inspect(str(tmp_path / "x.gb.gz"))
+    assert seen.tables["failed"] == [{"reason": "truncated", "records": 1}] and 10 < seen.facts["cds"] < 300

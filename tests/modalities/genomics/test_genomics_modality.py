@@ -147,7 +147,7 @@ def test_settings_that_do_not_fit_together_are_refused():
 def test_a_score_run_may_make_other_entries_but_not_encode_them_otherwise():
     spec = at_site(GenomicsSpec(length=60), {"entries": "windows", "stride": 10})
     assert (spec.entries, spec.step, spec.length) == ("windows", 10, 60)
-    encoding = {"kind", "length", "ambiguous", "soft_mask", "both_strands"}
+    encoding = {"kind", "length", "ambiguous", "soft_mask", "both_strands", "select", "trained"}
     assert set(GenomicsSpec.model_fields) - GenomicsSpec.site == encoding
 
 

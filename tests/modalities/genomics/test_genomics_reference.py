@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from variant_files import untar, write
 
-from medray.errors import UserError
+from medray.errors import SampleError, UserError
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.reference import Contig, Reference, build_index
 
@@ -90,11 +90,42 @@ def test_lines_of_unequal_length_are_read_in_memory(tmp_path: Path):
         Reference.open(uri, memory_bytes=10)
 
 
+def test_blanks_between_bases_shift_no_position(tmp_path: Path):
+    # Biopython reads 12 bases; samtools' index counts lines by their letters, and reads others where blanks are inside
+    for number, text in enumerate((b"ACGTA \nCGTAC\t\nGT\n", b"ACGTA \nCGTAC \nGT \n", b"AC GTA\nCG TAC\nGT\n")):
+        for suffix in ("", ".gz", ".bgz"):
+            uri = write(tmp_path / f"r{number}.fa{suffix}", b">one x\ty\n" + text + b">two\nTTTTT\n")
+            reference = Reference.open(uri)
+            assert {name: each.length for name, each in reference.contigs.items()} == {"one": 12, "two": 5}
+            assert read(reference, "one", 3, 12) == "TACGTACGT"
+            assert reference.letters("two", 0, 5) == b"TTTTT"
+
+
+def test_an_index_of_samtools_over_blanks_gives_the_bases_or_a_reason(tmp_path: Path):
+    pysam = pytest.importorskip("pysam")
+    behind = write(tmp_path / "a.fa", b">one\nACGTA \nCGTAC \nGT\n>two\nTTTTT\n")
+    pysam.faidx(behind)
+    assert read(Reference.open(behind), "one", 3, 12) == "TACGTACGT"
+    within = write(tmp_path / "b.fa", b">one\nAC GTA\nCG TAC\nGT\n")
+    (tmp_path / "b.fa.fai").write_text("one\t12\t5\t5\t7\n")
+    with pytest.raises(SampleError, match="blanks"):
+        Reference.open(within).codes("one", 0, 8)
+
+
+def test_gaps_digits_and_other_letters_keep_their_place(tmp_path: Path):
+    uri = write(tmp_path / "r.fa", b">c\nAC-G1\n*Tu.A\nN\n")
+    reference = Reference.open(uri)
+    assert reference.contigs["c"].length == 11
+    assert reference.codes("c", 0, 11).tolist() == [0, 1, 31, 2, 31, 31, 3, 3, 31, 0, 4]
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (b"", "empty_file"),
         (b"ACGT\n", "does not begin with >"),
+        (b">a\nACGT\n;a comment\nAC\n", "comment lines"),
+        (b"\xef\xbb\xbf>a\nACGT\n", "does not begin with >"),
         (b">a\nAC\n>a\nGG\n", "two FASTA records have one name"),
         (b"\n\n", "no FASTA record"),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,10 @@ import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
-from medray.modalities.genomics.fasta import fasta, fastq
+from medray.manifests import digest
+from medray.modalities.genomics.codes import to_codes
+from medray.modalities.genomics.fasta import fasta
+from medray.modalities.genomics.fastq import fastq
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.text import Chunk, Ranges, blocks, lines
 
@@ -35,6 +39,70 @@ def test_fastq_records_are_biopythons_over_several_lines_and_with_signs_as_quali
     found = [(r.header, "".join(p.text.decode().strip() for p in r.pieces)) for r in fastq(cut(text, size))]
     assert found == [(title, bases) for title, bases, _ in FastqGeneralIterator(io.StringIO(text.decode()))]
     assert [name for name, _ in found] == ["a x", "b", "c", "d"]
+
+
+DAMAGES = {
+    "a quality too many": lambda record: [*record[:3], record[3] + "I"],
+    "a quality too few": lambda record: [*record[:3], record[3][1:]],
+    "no qualities": lambda record: record[:3],
+    "no + line": lambda record: [*record[:2], record[3]],
+    "no bases": lambda record: [record[0], *record[2:]],
+    "no name": lambda record: record[1:],
+    "a name without @": lambda record: [record[0][1:], *record[1:]],
+    "cut in the bases": lambda record: [record[0], record[1][:5]],
+    "cut in the name": lambda record: [record[0][:3]],
+    "another name after +": lambda record: [*record[:2], "+other", record[3]],
+    "a block of zeros": lambda record: [record[0], "\0" * 512, *record[2:]],
+    "lines of another file": lambda record: [*record[:2], "chr1\t12\t.", "@@@@", "+", "+", *record[2:]],
+}
+
+
+@pytest.mark.parametrize("width", [60, 7], ids=["in 4 lines", "in many lines"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("place", [0, 10, 29])
+def test_after_a_damaged_read_all_others_are_there_and_a_row_says_what_was_passed_over(damage, width, place):
+    draw = random.Random(place)
+    reads = [("".join(draw.choices("ACGTN", k=20)), "".join(draw.choices("@+IA>#", k=20))) for _ in range(30)]
+    written = []
+    for number, (bases, qualities) in enumerate(reads):
+        record = [f"@r{number}", *(re.sub(f"(.{{{width}}})(?=.)", r"\1\n", part) for part in (bases, "+", qualities))]
+        written += DAMAGES[damage](record) if number == place else record
+    found = list(fastq(cut(("\n".join(written) + "\n").encode(), 100)))
+    good = {
+        record.name: "".join(p.text.decode().strip() for p in record.pieces) for record in found if not record.problem
+    }
+    bad = [record for record in found if record.problem]
+    expected = {f"r{number}": bases for number, (bases, _) in enumerate(reads) if number != place}
+    assert good.items() >= expected.items() and set(good) - set(expected) <= {f"r{place}"}
+    assert len(bad) == 1 and f"r{place}".startswith(bad[0].name) and "lines not read" in bad[0].problem.detail
+
+
+def test_a_thousand_reads_lose_the_damaged_one_alone(tmp_path, index):
+    reads = [f"@r{i}\nACGTACGTAC\n+\n{'I' * 10}\n" for i in range(1000)]
+    reads[10] = reads[10][:-1] + "I\n"
+    (tmp_path / "x.fq").write_text("".join(reads))
+    manifest = index(SHORT, tmp_path)
+    assert len(manifest) == 1000
+    (bad,) = [row for row in manifest.to_pylist() if row["reason"]]
+    assert (bad["entry_id"], bad["reason"]) == ("x.fq#r10", "corrupt")
+    assert bad["detail"] == "10 bases, but 11 qualities; 3 more lines not read, the next record is whole"
+
+
+def test_a_fastq_that_breaks_off_says_so_for_the_file(tmp_path, index):
+    text = "".join(f"@r{i}\n{'ACGT' * 30}\n+\n{'#' * 120}\n" for i in range(4000)).encode()
+    (tmp_path / "x.fq.gz").write_bytes(gzip.compress(text)[:-3000])
+    manifest = index(SHORT, tmp_path)
+    (bad,) = [row for row in manifest.to_pylist() if row["reason"]]
+    assert (bad["entry_id"], bad["reason"]) == ("x.fq.gz", "truncated") and len(manifest) > 100
+
+
+def test_text_before_the_first_fasta_header_is_a_failed_row_not_a_lost_record(tmp_path, reasons):
+    (tmp_path / "blank.fa").write_bytes(b"\n \r\n>a\nACGT\n")
+    (tmp_path / "shifted.fa").write_bytes(b" >a\nACGT\n>b\nACGT\n")
+    (tmp_path / "mark.fa").write_bytes(b"\xef\xbb\xbf>a\nACGT\n>b\nACGT\n")
+    assert reasons(SHORT, tmp_path) == {
+        "blank.fa#a": None, "shifted.fa": "corrupt", "mark.fa": "unrecognised_format",
+    }  # fmt: skip
 
 
 def test_pieces_that_nobody_takes_are_passed_over():
@@ -144,6 +212,7 @@ def test_bad_files_and_records_are_failed_rows_with_reasons(tmp_path, reasons):
         "cut.fq#a": None,
         "cut.fq#b": "truncated",
         "long.fq#a": "corrupt",
+        "long.fq#b": None,
     }
 
 
@@ -166,6 +235,25 @@ def test_a_damaged_gzip_is_a_failed_row(tmp_path, reasons):
     packed[-6] ^= 255  # the checksum
     (tmp_path / "x.fa.gz").write_bytes(packed)
     assert reasons(SHORT, tmp_path)["x.fa.gz"] == "corrupt"
+
+
+@pytest.mark.parametrize("bgzipped", [False, True])
+def test_a_flipped_bit_in_a_compressed_file_never_gives_other_bases(tmp_path, index, bgzip, bgzipped):
+    draw = random.Random(1)
+    letters = {f"r{i}": "".join(draw.choices("ACGT", k=60)) for i in range(30_000)}
+    text = "".join(f">{name}\n{bases}\n" for name, bases in letters.items()).encode()
+    path = tmp_path / "x.fa.gz"
+    packed = bgzip(path, text).read_bytes() if bgzipped else gzip.compress(text, 1)
+    right = {f"x.fa.gz#{name}": digest(to_codes(bases.encode())) for name, bases in letters.items()}
+    for _ in range(3):
+        damaged = bytearray(packed)
+        damaged[draw.randrange(len(packed) // 2, len(packed) - 100)] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        rows = index(GenomicsSpec(length=60), tmp_path).to_pylist()
+        good = {row["entry_id"]: row["fingerprint"] for row in rows if row["reason"] is None}
+        assert good.items() <= right.items()
+        assert [row["reason"] for row in rows if row["reason"]] == ["corrupt"]
+        assert (len(good) > 10_000) if bgzipped else not good  # bgzip has a checksum for each block
 
 
 def test_a_file_that_changed_since_the_index_is_a_failed_row_not_a_wrong_score(tmp_path, index):
@@ -230,6 +318,43 @@ def test_bad_tables_and_rows_are_failed_rows_with_reasons(tmp_path, reasons):
         "b.csv": "unrecognised_format",
     }
     assert reasons(GenomicsSpec(sequence_column="dna"), tmp_path)["b.csv"] == "bad_columns"
+
+
+def test_a_quote_that_is_not_closed_loses_its_own_row_alone(tmp_path, reasons):
+    rows = [f'r{i},"yes, no",ACGTACGT\n' for i in range(30)]
+    rows[10] = 'r10,"yes, no,ACGTACGT\n'
+    rows[20] = 'r20,yes" no,ACGTACGT\n'  # a quote within a cell is a letter
+    (tmp_path / "x.csv").write_text("id,note,sequence\n" + "".join(rows))
+    found = reasons(SHORT, tmp_path)
+    assert found.pop("x.csv#row 12") == "corrupt"
+    assert found == {f"x.csv#r{i}": None for i in range(30) if i != 10}
+
+
+def test_a_row_of_more_or_fewer_columns_fails_and_empty_ones_at_its_end_are_none(tmp_path, reasons):
+    (tmp_path / "x.csv").write_bytes(b"id,note,seq,label\na,b,ACGT,p\nb,c,d,ACGT,p\nc,ACGT,p\nd,,ACGT,p,,\n")
+    found = reasons(SHORT, tmp_path)
+    assert found == {"x.csv#a": None, "x.csv#row 3": "corrupt", "x.csv#row 4": "corrupt", "x.csv#d": None}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path, reasons):
+    (tmp_path / "x.csv").write_bytes(b"id,seq,label,label\na,ACGT,p,q\n")
+    assert reasons(SHORT, tmp_path) == {"x.csv": "bad_columns"}
+
+
+@pytest.mark.parametrize("entries", ["records", "windows"])
+@pytest.mark.parametrize("odd", "-.*1?xJ")
+def test_a_letter_that_is_no_base_keeps_its_place(tmp_path, index, odd, entries):
+    bases = "ACGTACGTAC" + odd + "GTTTTGGGGCCCCAAAATTTT"
+    (tmp_path / "x.fa").write_text(f">a\n{bases[:7]}\n{bases[7:]}\n")
+    (tmp_path / "x.csv").write_text(f"id,seq\na,{bases}\n")
+    found = {}
+    for row in index(GenomicsSpec(entries=entries, length=8), tmp_path).to_pylist():
+        found.setdefault(row["entry_id"].split("#")[0], {})[row["entry_id"].split("#")[1]] = row["reason"]
+    if entries == "records":
+        assert found == {"x.fa": {"a": "not_dna"}, "x.csv": {"a": "not_dna"}}
+    else:
+        windows = {"a:1-8": None, "a:9-16": "not_dna", "a:17-24": None, "a:25-32": None}
+        assert found == {"x.fa": windows, "x.csv": windows}
 
 
 @pytest.mark.parametrize("entries", ["records", "windows"])

@@ -1,0 +1,104 @@
+"""FASTQ: text to records, as Biopython's parser reads them; after damage, on from the next record that is certain.
+
+Sequence and quality may go over several lines, and @ and + are qualities too (Cock et al. 2010, NAR 38:1767), so a line
+that begins with @ is not yet a record. A record is whole when it has as many qualities as bases. After a damaged one
+reading goes on at the first whole record whose sequence lines hold nothing but nucleotide codes, and after which
+another begins or the file ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from medray.errors import SampleError
+from medray.modalities.genomics.codes import BAD, to_codes
+from medray.modalities.genomics.fasta import named
+from medray.modalities.genomics.records import Record, first_word
+from medray.modalities.genomics.text import Chunk, Lines
+
+
+def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
+    """Records of a FASTQ text. A damaged one is a record with its problem, which says how many lines nobody read.
+
+    Raises SampleError where the text itself breaks off.
+    """
+    feed = Lines(chunks)
+    while (header := feed.next_written()) is not None:
+        try:
+            bases = _whole(feed, header)
+        except SampleError as problem:
+            if feed.broken is None:
+                yield _damaged(feed, header, problem)
+        else:
+            yield named(header.text[1:], iter(bases))
+    if feed.broken is not None:
+        raise feed.broken
+
+
+def _whole(feed: Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
+    """The sequence lines of the record that begins with `header`; `strict`: where it has to be certain that one does.
+
+    Raises SampleError `corrupt` or `truncated` where no whole record stands there.
+    """
+    if not header.text.startswith(b"@"):
+        raise SampleError("corrupt", "a FASTQ record that does not begin with @")
+    bases: list[Chunk] = []
+    while (line := feed.next()) is not None and not line.text.startswith(b"+"):
+        if line.text.startswith(b"@"):
+            raise SampleError("corrupt", "another @ before the + line")
+        if strict and BAD in to_codes(line.text):
+            raise SampleError("corrupt", "letters that are no nucleotide codes")
+        bases.append(line)
+    count = sum(len(line.text.strip()) for line in bases)
+    if line is None:
+        raise SampleError("truncated", "a FASTQ record ends early")
+    repeated = line.text[1:].strip()
+    if repeated and repeated != header.text[1:].strip():
+        raise SampleError("corrupt", "the + line names another record than the @ line")
+    found = _qualities(feed, count)
+    if found < count:
+        raise SampleError("truncated", "a FASTQ record ends early")
+    if found > count:
+        raise SampleError("corrupt", f"{count} bases, but {found} qualities")
+    while (line := feed.next()) is not None and not line.text.strip():
+        pass
+    if line is not None:
+        if strict and not line.text.startswith(b"@"):
+            raise SampleError("corrupt", "what follows the qualities does not begin with @")
+        feed.again(line)
+    return bases
+
+
+def _qualities(feed: Lines, count: int) -> int:
+    """Qualities read: lines until there are `count`, whatever they begin with, for @ and + are qualities too."""
+    found = 0
+    while (line := feed.next()) is not None:
+        found += len(line.text.strip())
+        if found >= count:
+            break
+    return found
+
+
+def _damaged(feed: Lines, header: Chunk, problem: SampleError) -> Record:
+    """The record with its problem; the lines up to the next whole record are passed over."""
+    feed.back()
+    passed, ended = 0, False
+    while True:
+        line = feed.next_written()
+        if line is None:
+            ended = True
+            break
+        if line.text.startswith(b"@"):
+            try:
+                _whole(feed, line, strict=True)
+            except SampleError:
+                feed.back()
+            else:
+                feed.back()
+                feed.again(line)
+                break
+        passed += 1
+    rest = "the file has no whole record after it" if ended else "the next record is whole"
+    detail = f"{problem.detail}; {passed} more lines not read, {rest}"
+    name = first_word(header.text[1:].decode("utf-8", "replace")) if header.text.startswith(b"@") else ""
+    return Record(name, problem=SampleError(problem.reason, detail))

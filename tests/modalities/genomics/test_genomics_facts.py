@@ -1,0 +1,73 @@
+"""What headers say of an entry, and what a model learns of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medray.eligibility import learnt, refused
+from medray.files import list_files
+from medray.manifests import Part
+from medray.modalities.genomics.facts import VcfFacts
+from medray.modalities.genomics.spec import GenomicsSpec
+
+HEADER = b"""##fileformat=VCFv4.3
+##reference=file:///seq/of/jane/Homo_sapiens_assembly38.fasta.gz
+##contig=<ID=20,length=62435964,assembly=B36,md5=f126cdf8a6e0c7f379d618ff66beb2da,species="Homo sapiens",taxonomy=x>
+##contig=<ID=chr20,length=64444167>
+##contig=<assembly="T2T, v2",ID=HLA:A*01>
+#CHROM	POS	ID	REF	ALT	QUAL	FILTER	INFO
+"""
+
+
+def parts(spec: GenomicsSpec, folder: Path) -> Iterator[Part]:
+    for file in list_files(str(folder)):
+        yield from spec.open().scan(file, str(folder))
+
+
+def test_a_vcf_says_contig_length_and_build_in_its_own_words():
+    said = VcfFacts(HEADER)
+    assert said.of("20") == {"format": "vcf", "contig": "20", "contig_length": 62435964, "build": "B36"}
+    build = "Homo_sapiens_assembly38"  # the name of the file, not its folders
+    assert said.of("chr20") == {"format": "vcf", "contig": "chr20", "contig_length": 64444167, "build": build}
+    assert said.of("HLA:A*01") == {"format": "vcf", "contig": "HLA:A*01", "build": "T2T, v2"}
+    assert said.of("21") == {"format": "vcf", "contig": "21", "build": build}
+    assert VcfFacts(b"##fileformat=VCFv4.2\n").of("1") == {"format": "vcf", "contig": "1"}
+
+
+def test_windows_say_their_contig_and_records_and_tables_do_not(tmp_path: Path, shared_data: Path):
+    (tmp_path / "x.fa").write_bytes(b">chr1 Homo sapiens GRCh38\nACGT\n")
+    (tmp_path / "x.csv").write_bytes(b"id,seq\nJane Roe,ACGT\n")
+    assert [part.facts for part in parts(GenomicsSpec(), tmp_path)] == [{"format": "table"}, {"format": "fasta"}]
+    windows = GenomicsSpec(entries="windows", length=5000)
+    assert [part.facts for part in parts(windows, tmp_path)] == [
+        {"format": "table"}, {"format": "fasta", "contig": "chr1"},
+    ]  # fmt: skip
+    of_persons = GenomicsSpec(entries="windows", length=5000, subject_pattern=r"(chr\d)")
+    assert [part.facts for part in parts(of_persons, tmp_path)] == [{"format": "table"}, {"format": "fasta"}]
+    plasmid = next(parts(windows, shared_data / "genomics" / "genbank" / "NC_005816.gb"))
+    assert plasmid.facts == {"format": "genbank", "contig": "NC_005816.1", "contig_length": 9609}
+
+
+def test_genbank_says_its_assembly_where_it_links_one(tmp_path: Path, shared_data: Path):
+    text = (shared_data / "genomics" / "genbank" / "NC_005816.gb").read_text()
+    lines = text.split("\n")
+    source = next(number for number, line in enumerate(lines) if line.startswith("KEYWORDS"))
+    lines = [line for line in [*lines[:source], "DBLINK      Assembly: GCF_000009065.1", *lines[source:]] if line]
+    (tmp_path / "x.gb").write_text("\n".join(lines) + "\n")
+    assert next(parts(GenomicsSpec(entries="windows"), tmp_path)).facts["build"] == "GCF_000009065.1"
+
+
+def test_a_model_learns_contigs_and_builds_as_they_are_called_and_nothing_of_records():
+    spec = GenomicsSpec
+    rules = {"where_stated": spec.where_stated, "shown": spec.coded}
+    trained = learnt([{"format": "fasta", "contig": "chr1"}, {"format": "fasta", "contig": "chr2"}], spec.learnt)
+    assert refused({"contig": "chr2", "build": "hg38"}, {}, trained, **rules) is None
+    other = refused({"contig": "1"}, {}, trained, **rules)
+    assert other is not None and other.detail == "contig: 1; the training archive held CHR1 or CHR2"
+    assert learnt([{"format": "table"}, {"format": "fasta"}], spec.learnt) == {}
+    assert refused({"contig": "1"}, {}, {}, **rules) is None
+    chosen = GenomicsSpec(select={"contig": ["chr1", "chr2"], "build": {"pattern": "38"}}).select
+    assert refused({"contig": "chr1", "build": "GRCh38"}, chosen, {}, **rules) is None
+    assert refused({"contig": "chr3", "build": "GRCh38"}, chosen, {}, **rules).rule == "contig"
+    assert refused({"contig": "chr1"}, chosen, {}, **rules).rule == "build"
