@@ -324,6 +324,7 @@ def model_card(recipe: Recipe) -> str:
             f"- Scores: {', '.join(recipe.outputs)}",
             f"- Decision threshold (chosen on the validation split): {thresholds}",
             f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
+            *_made_for(recipe),
             "",
             "| split | entries | subjects | classes |",
             "|---|---|---|---|",
@@ -342,6 +343,21 @@ def model_card(recipe: Recipe) -> str:
             "",
         ]
     )
+
+
+def _made_for(recipe: Recipe) -> list[str]:
+    """Lines on which entries it may be asked about."""
+    spec = recipe.modality
+    rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
+    known = [
+        f"`{name}`: {' or '.join(value or 'not stated' for value in held)}"
+        for name, held in (spec.trained or {}).items()
+    ]
+    told = [("Asked only about entries with", rules), ("Trained on entries with", known)]
+    lines = [f"- {title} {'; '.join(facts)}" for title, facts in told if facts]
+    if known:
+        lines.append("- Entries of any other kind are not eligible, and get no score")
+    return lines
 
 
 def _counts(classes: Mapping[str, int]) -> str:

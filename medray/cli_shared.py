@@ -134,6 +134,9 @@ def print_result(found: dict[str, Any]) -> None:
     for title, value in found.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
+    if len(mixture := found.get("mixture") or []) > 1:
+        paper.title("what the entries are")
+        paper.table(mixture)
     if failed := found.get("failed_files"):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])

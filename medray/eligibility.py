@@ -33,10 +33,12 @@ class Rule(BaseModel):
     """A number, at least this."""
     max: float | None = None
     """A number, at most this."""
+    all: tuple[Rule, ...] = ()
+    """Rules that have to hold, all of them: how a score run's rule joins that of its bundle."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Rule:
-        if not self.any and self.pattern is None and self.min is None and self.max is None:
+        if not self.any and not self.all and self.pattern is None and self.min is None and self.max is None:
             raise ValueError("a rule is a value, a list of values, { pattern = … } or { min = …, max = … }")
         if self.pattern is not None:
             try:
@@ -50,7 +52,8 @@ class Rule(BaseModel):
     def passes(self, value: Fact) -> bool:
         """The value, or one of the values of a list, is as the rule says; what is not stated never passes."""
         values = value if isinstance(value, list) else [value]
-        return any(self._one(each) for each in values if each is not None and each != "")
+        own = any(self._one(each) for each in values if each is not None and each != "")
+        return own and all(rule.passes(value) for rule in self.all)
 
     def _one(self, value: Any) -> bool:
         if self.any and not any(_equal(value, wanted) for wanted in self.any):
@@ -73,7 +76,8 @@ class Rule(BaseModel):
         if self.min is not None or self.max is not None:
             told.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
                         f"{'any' if self.max is None else f'{self.max:g}'}")  # fmt: skip
-        return ", ".join(told)
+        own = [", ".join(told)] if told else []
+        return " and ".join([*own, *(f"({rule})" for rule in self.all)])
 
 
 def _as_rule(value: Any) -> Any:
@@ -85,6 +89,13 @@ def _as_rule(value: Any) -> Any:
 
 Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule)]]
 """[modality.select] of a run file: fact (`Modality`, `ImageType[3]`, `contig`) to rule; an entry has to pass all."""
+
+
+def narrowed(select: Mapping[str, Rule], more: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Both sets of rules: an entry has to pass each of them."""
+    both = {name: Rule(all=(select[name], rule)) if name in select else rule for name, rule in more.items()}
+    return {**select, **both}
+
 
 Trained = dict[str, tuple[str, ...]]
 """What the training archive held of each fact that is learnt; "" stands for entries that did not state it."""
@@ -159,11 +170,16 @@ def learnt(facts: Iterable[Mapping[str, Fact]], names: Sequence[str], where_stat
     }
 
 
+def base_name(name: str) -> str:
+    """`ImageType` of `ImageType[3]`."""
+    indexed = INDEXED.fullmatch(name)
+    return indexed[1] if indexed else name
+
+
 def _found(name: str, value: Fact, shown: set[str]) -> str:
     if value is None or value == "" or value == []:
         return "not stated"
-    base = indexed[1] if (indexed := INDEXED.fullmatch(name)) else name
-    if base not in shown:
+    if base_name(name) not in shown:
         return "another value"
     return "\\".join(map(str, value)) if isinstance(value, list) else str(value)
 

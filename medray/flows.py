@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.errors import NOT_ELIGIBLE
 from medray.samples import rebatch
 from medray.stopping import held
 
@@ -45,7 +46,7 @@ class Receipt:
 
     entries: int
     failed: int
-    """Entries of which nothing came: every row of theirs is a failed one."""
+    """Entries of which nothing came because something is wrong: no row of theirs is good, and one failed."""
     reasons: dict[str, int] = field(default_factory=dict)
     """How many samples failed for which reason; an entry that cannot be read is one."""
     samples: int = 0
@@ -54,6 +55,10 @@ class Receipt:
     """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
     left: int = 0
     """Entries of the shard that were not begun because the flow's deadline came."""
+    not_eligible: int = 0
+    """Entries of which nothing came, and nothing failed: the model is not asked about them (errors.NOT_ELIGIBLE)."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """How many samples are not eligible, and by which reason."""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     """Of this worker's time, by stage and for "write"."""
     slowest: list[dict[str, Any]] = field(default_factory=list, compare=False)
@@ -317,13 +322,15 @@ def _timed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch | float
 
 
 class _Tally:
-    """Counts what passes: samples, failed ones by reason, and the entries of which nothing came.
+    """Counts what passes: samples, those without a score by reason, and the entries of which nothing came.
 
     The rows of a sample, and of an entry, follow each other.
     """
 
     def __init__(self) -> None:
         self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
+        self.faulty: set[str] = set()
+        """Of the lost ones, those with a failed row."""
         self.last: tuple[str, str] | None = None
         self.good = ""
         """The last entry that has a good row."""
@@ -349,6 +356,8 @@ class _Tally:
             self.reasons.update(reason.filter(pa.array(bad & new)).to_pylist())
             with_good = {*entry.filter(pa.array(~bad)).unique().to_pylist(), self.good}
             self.lost |= set(entry.filter(pa.array(bad)).unique().to_pylist()) - with_good
+            failed = bad & ~pc.is_in(reason, _PASSED_OVER).to_numpy(zero_copy_only=False)
+            self.faulty |= set(entry.filter(pa.array(failed)).unique().to_pylist()) & self.lost
         if not bad.all():
             if self.lost:
                 self.lost -= set(entry.filter(pa.array(~bad)).unique().to_pylist())
@@ -362,16 +371,22 @@ class _Tally:
         seconds: dict[str, float],
         slowest: list[dict[str, Any]],
     ) -> Receipt:
+        failed = len(self.lost & self.faulty)
         return Receipt(
             entries,
-            len(self.lost),
-            dict(self.reasons),
+            failed,
+            {reason: count for reason, count in self.reasons.items() if reason not in NOT_ELIGIBLE},
             self.samples,
             payload,
             left=left,
+            not_eligible=len(self.lost) - failed,
+            passed_over={reason: count for reason, count in self.reasons.items() if reason in NOT_ELIGIBLE},
             seconds=seconds,
             slowest=slowest,
         )
+
+
+_PASSED_OVER = pa.array(sorted(NOT_ELIGIBLE))
 
 
 def in_turn(flow: Flow) -> Iterator[Receipt]:

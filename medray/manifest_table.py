@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,14 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medray import files
+from medray.eligibility import INDEXED
+from medray.errors import NOT_ELIGIBLE
 from medray.manifests import MANIFEST, PARTS
 from medray.queries import MEMORY, database, query
 from medray.row_files import AT, RowFile, RowFiles
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 STATE, FORMAT = "state.json", 1
 
@@ -50,6 +55,7 @@ CHANGES = pa.schema(
         _column(MANIFEST.field("split"), "as the archive has it"),
         _column(MANIFEST.field("reason"), "reason code of an entry that cannot be read; else null"),
         _column(MANIFEST.field("detail"), "for a person; no patient data"),
+        _column(MANIFEST.field("facts"), "JSON object: what the headers say of it, and its geometry in mm and degrees"),
         _column(
             pa.field("change", pa.string(), False),
             "new | changed: other content | updated: equal content, anything else (place, time, label) | vanished",
@@ -79,7 +85,13 @@ class Counts(BaseModel):
     subjects: int = 0
     bytes: int = 0
     by_reason: dict[str, int] = {}
-    """Most frequent first."""
+    """Failed entries, most frequent first."""
+    not_eligible: int = 0
+    """Entries that hold nothing for a model, known from the scan alone: segmentations, reports, reference blocks."""
+    not_eligible_by_reason: dict[str, int] = {}
+    mixture: tuple[dict[str, str | int], ...] = ()
+    """What the entries without a reason are, by the facts that the modality learns: one row a kind, {fact: value …,
+    "entries": n}, the most frequent first, at most KINDS; empty where none states any."""
 
 
 class IndexState(BaseModel):
@@ -258,8 +270,8 @@ def changes_of(folder: str, state: IndexState | None) -> RowFiles:
     return RowFiles(folder, state.entries if state else (), CHANGES)
 
 
-def counted(entries: RowFiles, memory: str = MEMORY) -> Counts:
-    """One pass over the current entries."""
+def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) -> Counts:
+    """Two passes over the current entries, three where the mixture by these facts is asked for."""
     sql = """select reason, count(*)::bigint as entries, sum(bytes)::bigint as bytes from found
              where change <> 'vanished' group by reason"""
     with database(memory) as db:
@@ -268,11 +280,44 @@ def counted(entries: RowFiles, memory: str = MEMORY) -> Counts:
         sql = "select count(distinct subject_id)::bigint as n from found where change <> 'vanished'"
         with query(db, sql, found=entries.scan(["subject_id", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
-    failed = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
+        mixture = _mixture(db, entries, facts) if facts else ()
+    groups.sort(key=lambda row: (-row["entries"], row["reason"] or ""))
+    reasons = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
+    failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
+    passed_over = {reason: count for reason, count in reasons.items() if reason in NOT_ELIGIBLE}
     return Counts(
         entries=sum(row["entries"] for row in groups),
         failed=sum(failed.values()),
         subjects=subjects,
         bytes=sum(row["bytes"] for row in groups),
-        by_reason=dict(sorted(failed.items(), key=lambda pair: (-pair[1], pair[0]))),
+        by_reason=failed,
+        not_eligible=sum(passed_over.values()),
+        not_eligible_by_reason=passed_over,
+        mixture=mixture,
     )
+
+
+KINDS = 12
+"""Kinds of entries that a mixture tells of."""
+
+
+def _mixture(db: DuckDBPyConnection, entries: RowFiles, facts: Sequence[str]) -> tuple[dict[str, str | int], ...]:
+    """Current entries without a reason by these facts, as `Counts.mixture`."""
+    names = [f'"{name}"' for name in facts]
+    values = [
+        f"json_extract_string(facts, '{_json_path(name)}') as {column}"
+        for name, column in zip(facts, names, strict=True)
+    ]
+    sql = f"""select {", ".join(values)}, count(*)::bigint as entries from found
+              where change <> 'vanished' and reason is null and facts is not null
+              group by all order by entries desc, {", ".join(names)} limit {KINDS}"""
+    with query(db, sql, found=entries.scan(["facts", "reason", "change"])) as rows:
+        found = rows.read_all().to_pylist()
+    told = [{name: value for name, value in row.items() if value not in (None, "")} for row in found]
+    return tuple(row for row in told if len(row) > 1)
+
+
+def _json_path(name: str) -> str:
+    """`ImageType[3]`, counted from 1, as a path of JSON, counted from 0."""
+    indexed = INDEXED.fullmatch(name)
+    return f'$."{indexed[1]}"[{int(indexed[2]) - 1}]' if indexed else f'$."{name}"'

@@ -7,9 +7,10 @@ series may lie in many files, an .npz holds many images) and lets a night re-sca
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,6 +100,7 @@ PARTS = pa.schema(
         pa.field("split", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("facts", pa.string()),  # JSON object
     ]
 )
 
@@ -113,6 +115,7 @@ MANIFEST = pa.schema(
         pa.field("split", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("facts", pa.string()),  # JSON object: what the headers say (`eligibility.py`)
     ]
 )
 TARGET = pa.field("target", pa.list_(pa.float32()))
@@ -185,6 +188,7 @@ def parts_table(parts: Iterable[Part], key: bytes, files: Iterable[File] | None 
         "split": [p.split for p in parts],
         "reason": [p.reason for p in parts],
         "detail": [p.detail for p in parts],
+        "facts": _facts_texts(parts),
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in PARTS], schema=PARTS)
 
@@ -195,8 +199,28 @@ def _hidden(part: Part, key: bytes) -> str | None:
     return pseudonym(part.subject, key) if part.person else own_subject(part.subject)
 
 
-def group_parts(parts: pa.Table) -> pa.Table:
+Describe = Callable[[Sequence[Mapping[str, Fact]]], Mapping[str, Fact]]
+"""Facts of an entry from those of its parts: `Modality.describe`."""
+
+
+def _facts_texts(parts: Iterable[Part]) -> list[str | None]:
+    """The facts of parts as text; those that many parts share are told once."""
+    told: dict[int, str | None] = {id(None): None}
+    for part in parts:
+        if id(part.facts) not in told:
+            told[id(part.facts)] = facts_text(part.facts or {})
+    return [told[id(part.facts)] for part in parts]
+
+
+def facts_text(facts: Mapping[str, Fact]) -> str:
+    """Facts as they stand in a table: JSON, no blanks, keys in order, so that equal facts are equal text."""
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def group_parts(parts: pa.Table, describe: Describe | None = None) -> pa.Table:
     """A PARTS table, in any order, to a MANIFEST table ordered by entry id.
+
+    `describe` brings the facts of an entry's parts together; None: those of its first part are its own.
 
     The fingerprint of an entry is the digest of its sorted (locator, part digest) pairs, so it depends neither
     on file names nor on their order, and a late slice changes it. Equal copies of a part count once; different
@@ -221,6 +245,7 @@ def group_parts(parts: pa.Table) -> pa.Table:
     prints = first.column("digest").to_pylist()
     subjects = first.column("subject_id").to_pylist()
     reasons, details = first.column("reason").to_pylist(), first.column("detail").to_pylist()
+    facts = first.column("facts").to_pylist()
     ids = first.column("entry_id").to_pylist()
     for i in np.flatnonzero(np.diff(offsets) > 1):
         rows = parts.slice(int(offsets[i]), int(offsets[i + 1] - offsets[i]))
@@ -240,6 +265,11 @@ def group_parts(parts: pa.Table) -> pa.Table:
     for i, entry_id in enumerate(ids if torn_ids else ()):
         if entry_id in torn_ids and reasons[i] is None:
             reasons[i], details[i] = "mixed_labels", "copies of it stand under different labels or splits"
+    if describe is not None:
+        stated = parts.column("facts").to_pylist()
+        for i, (start, stop) in enumerate(pairwise(offsets.tolist())):
+            of_parts = [json.loads(text) for text in stated[start:stop] if text is not None]
+            facts[i] = facts_text(describe(of_parts)) if of_parts else None
     columns = {
         "entry_id": first.column("entry_id"),
         "subject_id": pa.array([s or own_subject(e) for s, e in zip(subjects, ids, strict=True)]),
@@ -255,6 +285,7 @@ def group_parts(parts: pa.Table) -> pa.Table:
         "split": first.column("split"),
         "reason": pa.array(reasons, pa.string()),
         "detail": pa.array(details, pa.string()),
+        "facts": pa.array(facts, pa.string()),
     }
     return pa.table([columns[f.name] for f in MANIFEST], schema=MANIFEST)
 

@@ -48,7 +48,8 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """One pass over the archive: entries = those scored before + scored + failed, pending = what this run took on."""
+    """One pass over the archive: entries = those of earlier runs + pending; pending, what this run took on, is scored +
+    failed + not_eligible."""
 
     title: str
     entries: int
@@ -57,6 +58,7 @@ class ScoringRun:
     failed: int
     by_reason: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
+    not_eligible: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +365,7 @@ def _turned(table: Table) -> Table:
 def _archive(facts: ReportFacts) -> Section | None:
     if not facts.archive:
         return None
-    columns = ["Run", "Entries", "Pending", "Scored", "Failed", "Seconds"]
+    columns = ["Run", "Entries", "Pending", "Scored", "Failed", "Not eligible", "Seconds"]
     rows = [
         {
             "Run": run.title,
@@ -371,6 +373,7 @@ def _archive(facts: ReportFacts) -> Section | None:
             "Pending": f"{run.pending:,}",
             "Scored": f"{run.scored:,}",
             "Failed": f"{run.failed:,}",
+            "Not eligible": f"{run.not_eligible:,}",
             "Seconds": NONE if run.seconds is None else f"{run.seconds:.1f}",
         }
         for run in facts.archive
@@ -383,5 +386,8 @@ def _archive(facts: ReportFacts) -> Section | None:
     ]
     if reasons:
         tables.append(Table(["Run", "Reason", "Failed", "Meaning"], reasons, frozenset(["Failed"])))
-    line = "Pending is what had no score by this bundle yet, or had changed. Every pending entry is scored or failed."
+    line = (
+        "Pending is what had no score by this bundle yet, or had changed. Every pending entry is scored, failed, or not "
+        "eligible: the model is not asked about it."
+    )
     return Section("Archive scoring", [line], tables)

@@ -102,15 +102,26 @@ class RowFiles:
         import pyarrow.parquet as pq
 
         with files.open_input(files.join(self.folder, file.name)) as stream, pq.ParquetFile(stream) as parquet:
+            # a column that an earlier medray did not write is null in its rows
+            there = [name for name in columns if name in parquet.schema_arrow.names]
             stop = 0
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 first, stop = stop, stop + group.num_rows
                 if (live is not None and not live[first:stop].any()) or (valid and _all_null(group, valid)):
                     continue
-                for batch in parquet.iter_batches(GROUP_ROWS, row_groups=[number], columns=columns):
-                    yield batch, first
+                for batch in parquet.iter_batches(GROUP_ROWS, row_groups=[number], columns=there):
+                    yield self._whole(batch, columns), first
                     first += len(batch)
+
+    def _whole(self, batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
+        if batch.num_columns == len(columns):
+            return batch
+        fields = [self.schema.field(name) for name in columns]
+        arrays = [
+            batch.column(f.name) if f.name in batch.schema.names else pa.nulls(len(batch), f.type) for f in fields
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([f.with_nullable(True) for f in fields]))
 
     def dead(self, file: RowFile) -> np.ndarray | None:
         """(rows,) bool: marked. None: no row is."""

@@ -1,7 +1,8 @@
 """Samples: Arrow rows made from entries, their key columns, tensor columns and failed rows.
 
-A sample row has the KEYS columns and the payload columns of its modality. A row whose `reason` is set is a
-failed entry: its payload is null and it takes part in nothing but the count.
+A sample row has the KEYS columns and the payload columns of its modality. A row whose `reason` is set has nothing to
+score, because it failed or is not eligible (errors.NOT_ELIGIBLE): its payload is null and it takes part in nothing but
+the count.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ KEYS = pa.schema(
         pa.field("target", pa.list_(pa.float32())),  # class index, 0/1 per label, or value; null = unlabelled
         pa.field("reason", pa.string()),  # null = a good sample; else a key of errors.REASONS
         pa.field("detail", pa.string()),
+        pa.field("facts", pa.string()),  # of its entry, JSON object (`eligibility.py`)
     ]
 )
 

@@ -5,8 +5,8 @@ Each is made once per worker from small picklable settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles
+from medray.eligibility import Refused
 from medray.errors import BundleError
 from medray.files import File, relative
 from medray.flows import Stage
@@ -41,8 +42,13 @@ SCORE_ROWS = pa.schema(
         pa.field("value", pa.float32()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
+        pa.field("facts", pa.string()),
     ]
 )
+
+
+OF_SAMPLE = ["entry_id", "sample_id", "subject_id", "fingerprint", "facts"]
+"""Columns that a score row takes over from its sample."""
 
 
 class Scan:
@@ -73,13 +79,17 @@ class Scan:
 
 
 class Read:
-    """Manifest rows to samples (KEYS + payload). An entry that cannot be read is one failed row."""
+    """Manifest rows to samples (KEYS + payload). An entry that cannot be read is one failed row, and one that the
+    model is not made for (`Spec.select`, `Spec.trained`) is not read."""
 
     def __init__(self, spec: ModalitySpec) -> None:
         self.modality = spec.open()
         self.schema = sample_schema(self.modality.payload)
+        self.refused = lru_cache(1024)(spec.refused) if spec.select or spec.trained else None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.refused is not None and "facts" in batch.schema.names:
+            batch = self._judged(batch, self.refused)
         lost = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
         if lost.all():
             return self._known_failed(batch)
@@ -90,6 +100,16 @@ class Read:
         rows = joined([found, self._known_failed(batch.filter(pa.array(lost)))])
         return rows.take(pa.array(np.argsort(places, kind="stable")))
 
+    def _judged(self, batch: pa.RecordBatch, refused: Callable[[str | None], Refused | None]) -> pa.RecordBatch:
+        """The rows, with reason `not_eligible` and the rule in those that do not pass; a known fault stays one."""
+        reasons, details = batch.column("reason").to_pylist(), batch.column("detail").to_pylist()
+        for row, facts in enumerate(batch.column("facts").to_pylist()):
+            if reasons[row] is None and (why := refused(facts)) is not None:
+                reasons[row], details[row] = "not_eligible", why.detail
+        for name, values in (("reason", reasons), ("detail", details)):
+            batch = batch.set_column(batch.schema.get_field_index(name), name, pa.array(values, pa.string()))
+        return batch
+
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""
         found = self.modality.read(Entries(rows))
@@ -97,10 +117,14 @@ class Read:
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
         keys = rows.select(
-            [name for name in ("entry_id", "subject_id", "fingerprint", "split", "target") if name in rows.schema.names]
+            [
+                name
+                for name in ("entry_id", "subject_id", "fingerprint", "split", "facts", "target")
+                if name in rows.schema.names
+            ]
         )
         of_entry = keys if len(found) == len(rows) else keys.take(found.column("entry"))
-        columns = {name: of_entry.column(name) for name in ("entry_id", "subject_id", "fingerprint", "split")}
+        columns = {name: of_entry.column(name) for name in of_entry.schema.names if name != "target"}
         columns |= {name: found.column(name) for name in found.schema.names if name != "entry"}
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
             given = of_entry.column("target")
@@ -110,8 +134,8 @@ class Read:
 
     def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that the scan already found unreadable."""
-        names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail")
-        columns = {name: rows.column(name) for name in names}
+        names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail", "facts")
+        columns = {name: rows.column(name) for name in names if name in rows.schema.names}
         return self._sample_rows(columns | {"sample_id": pa.repeat("", len(rows))}, len(rows))
 
     def _sample_rows(self, columns: dict[str, pa.Array], rows: int) -> pa.RecordBatch:
@@ -171,7 +195,7 @@ class Score:
 def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, ...]) -> pa.RecordBatch:
     """Samples (B rows) and their scores (B, O) to B x O rows of SCORE_ROWS, sample by sample."""
     many = len(outputs)
-    found = samples.select(["entry_id", "sample_id", "subject_id", "fingerprint"])
+    found = samples.select(OF_SAMPLE)
     if many > 1:
         found = found.take(pa.array(np.repeat(np.arange(len(samples)), many)))
         names = pa.array(list(outputs)).take(pa.array(np.tile(np.arange(many), len(samples))))
@@ -186,7 +210,7 @@ def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, 
 
 def failed_rows(samples: pa.RecordBatch, reasons: pa.Array, details: pa.Array) -> pa.RecordBatch:
     """One row of SCORE_ROWS per failed sample, without output and value."""
-    columns = {name: samples.column(name) for name in ("entry_id", "sample_id", "subject_id", "fingerprint")}
+    columns = {name: samples.column(name) for name in OF_SAMPLE}
     rows = len(samples)
     columns |= {"output": pa.nulls(rows, pa.string()), "value": pa.nulls(rows, pa.float32())}
     columns |= {"reason": reasons, "detail": details}

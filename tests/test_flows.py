@@ -54,6 +54,30 @@ def test_a_lane_takes_a_shard_through_its_stages_in_batches():
     )
 
 
+def of_kinds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Entry e0: scored and passed over; e1: passed over alone; e2: passed over and failed; e3: all three; e4 failed."""
+    kinds = {"e0": "sp", "e1": "pp", "e2": "pf", "e3": "pfs", "e4": "f"}
+    reason = {"s": None, "p": "reference_block", "f": "ref_mismatch"}
+    rows = [
+        (name, str(i), reason[kind])
+        for name in batch.column("entry_id").to_pylist()
+        for i, kind in enumerate(kinds[name])
+    ]
+    columns = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, pa.string()) for column in columns], ["entry_id", "sample_id", "reason"]
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_what_is_not_eligible_is_counted_apart_from_what_failed(batch_size: int):
+    receipt = lane([Stage(lambda: of_kinds, 5), Stage(lambda: lambda batch: batch, batch_size)], Kept())(rows(5))
+    # scored: e0 and e3 have a score; failed: e2 and e4; not eligible: e1
+    assert (receipt.entries, receipt.failed, receipt.not_eligible) == (5, 2, 1)
+    assert (receipt.reasons, receipt.passed_over) == ({"ref_mismatch": 3}, {"reference_block": 5})
+    assert receipt.samples == 10
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 256])
 def test_the_batch_size_changes_no_count(batch_size: int):
     receipt = lane([Stage(lambda: judge, batch_size)], Kept())(rows(10))

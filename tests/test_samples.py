@@ -38,6 +38,7 @@ def samples(rows: int, reasons: dict[int, str] | None = None) -> pa.RecordBatch:
         "target": pa.nulls(rows, pa.list_(pa.float32())),
         "reason": pa.array(why, pa.string()),
         "detail": pa.nulls(rows, pa.string()),
+        "facts": pa.nulls(rows, pa.string()),
         "image": tensor_column(pixels, np.array([reason is None for reason in why], bool)),
     }
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=sample_schema(pa.schema([IMAGE])))

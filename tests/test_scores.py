@@ -355,6 +355,7 @@ def test_the_summary_counts_each_entry_once_by_its_latest_attempt(store: ScoreSt
         "entries": 4,
         "scored": 3,
         "failed": 1,
+        "not_eligible": 0,
         "reasons": {"truncated": 1},
         "last_run_id": last.claim.run_id,
         "last_scored_at": "2026-01-01T03:00:00+00:00",

@@ -50,6 +50,7 @@ def samples(names: str, split: str | None = "train", bad: str = "") -> pa.Record
         "target": pa.array([[n % 2] for n in numbers], pa.list_(pa.float32())),
         "reason": pa.array(["truncated" if f else None for f in fails], pa.string()),
         "detail": pa.nulls(len(names), pa.string()),
+        "facts": pa.nulls(len(names), pa.string()),
         "pixels": tensor_column(
             (numbers[:, None, None, None] + np.arange(6).reshape(1, 1, 2, 3)).astype(np.uint8), ~fails
         ),

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import toy
+from pydantic import TypeAdapter
 
 from medray import bundles, stages
+from medray.eligibility import Select
 from medray.errors import BundleError, SampleError
 from medray.files import list_files
 from medray.manifests import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
@@ -126,6 +128,24 @@ def test_how_many_are_read_at_once_changes_nothing(tmp_path):
     assert joined(single).to_pylist() == read(manifest).to_pylist()
 
 
+def test_an_entry_that_does_not_pass_a_rule_is_not_opened_and_says_which_rule(tmp_path):
+    manifest = archive_with_junk(tmp_path)
+    facts = pa.array(['{"Modality":"CT"}', '{"Modality":"CT"}', '{"Modality":"MR"}', "{}", None])
+    manifest = manifest.set_column(MANIFEST.get_field_index("facts"), MANIFEST.field("facts"), facts)
+    spec = SPEC.model_copy(update={"select": TypeAdapter(Select).validate_python({"Modality": ["CT", "PT"]})})
+    samples = Read(spec)(joined(manifest.to_batches()))
+    # the second is read and found truncated; the third, which is gone, is not looked for; the scan's own reason stays
+    assert samples.column("reason").to_pylist() == [
+        None,
+        "truncated",
+        "not_eligible",
+        "not_eligible",
+        "unrecognised_format",
+    ]
+    assert samples.column("detail")[3].as_py() == "Modality: not stated; [modality.select] asks for CT or PT"
+    assert samples.column("facts").to_pylist() == facts.to_pylist()
+
+
 class Twins(Modality):
     """A modality whose entries hold as many samples as their id says, with targets of their own where it ends in t."""
 
@@ -152,7 +172,7 @@ class Twins(Modality):
 def twins(*ids: str) -> pa.RecordBatch:
     rows = [{"entry_id": i, "subject_id": f"s{i}", "fingerprint": bytes(16), "parts": [], "bytes": 1} for i in ids]
     batch = pa.RecordBatch.from_pylist([row | {"target": [5.0]} for row in rows], pa.schema([*MANIFEST, TARGET]))
-    spec: Any = SimpleNamespace(open=Twins)
+    spec: Any = SimpleNamespace(open=Twins, select={}, trained=None)
     return Read(spec)(batch)
 
 
@@ -215,11 +235,13 @@ def test_no_samples_give_no_rows(three_classes, tmp_path):
 
 
 def test_score_rows_are_sample_by_sample():
-    keys = {"entry_id": ["a", "b"], "sample_id": ["0", "0"], "subject_id": ["s", "t"]}
+    facts = ['{"Modality":"CT"}', None]
+    keys = {"entry_id": ["a", "b"], "sample_id": ["0", "0"], "subject_id": ["s", "t"], "facts": facts}
     samples = pa.RecordBatch.from_pydict(keys | {"fingerprint": pa.array([bytes(16)] * 2, pa.binary(16))})
     rows = score_rows(samples, np.array([[0.25, 0.75], [0.5, 0.125]], np.float32), ("no", "yes")).to_pylist()
     found = [(row["entry_id"], row["subject_id"], row["output"], row["value"]) for row in rows]
     assert found == [("a", "s", "no", 0.25), ("a", "s", "yes", 0.75), ("b", "t", "no", 0.5), ("b", "t", "yes", 0.125)]
+    assert [row["facts"] for row in rows] == [facts[0], facts[0], None, None]
     bad = failed_rows(samples, pa.array(["corrupt", "truncated"]), pa.array(["why", None])).to_pylist()
     assert [(row["entry_id"], row["value"], row["reason"], row["detail"]) for row in bad] == [
         ("a", None, "corrupt", "why"),

@@ -106,7 +106,7 @@ def _outcome(result: Result, demo: Demo) -> str:
 
 
 def _scoring_run(title: str, result: ScoreResult) -> ScoringRun:
-    names = ("entries", "pending", "scored", "failed", "by_reason", "seconds")
+    names = ("entries", "pending", "scored", "failed", "not_eligible", "by_reason", "seconds")
     return ScoringRun(title, **{name: getattr(result, name) for name in names})
 
 

@@ -22,6 +22,7 @@ OF_FLOWS = ("run", "flow")
 COUNTERS = {
     "medray_entries_total": ("Entries worked on, failed ones included.", OF_FLOWS),
     "medray_entries_failed_total": ("Entries of which nothing came.", OF_FLOWS),
+    "medray_entries_not_eligible_total": ("Entries that the model was not asked about; no failure.", OF_FLOWS),
     "medray_samples_total": ("Samples of the entries, failed ones included.", OF_FLOWS),
     "medray_samples_failed_total": ("Failed samples by reason code; an entry that cannot be read is one.",
                                     (*OF_FLOWS, "reason")),
@@ -78,6 +79,7 @@ class Progress:
     def __call__(self, shard: pa.Table, receipt: Receipt) -> None:
         self._count("entries", receipt.entries)
         self._count("entries_failed", receipt.failed)
+        self._count("entries_not_eligible", receipt.not_eligible)
         self._count("samples", receipt.samples)
         for reason, samples in receipt.reasons.items():
             self._count("samples_failed", samples, reason=reason)

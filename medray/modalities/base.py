@@ -7,20 +7,22 @@ below. Adding one: a package here, one line in the union `ModalitySpec`, one exa
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from medray.eligibility import Fact, Select, Trained
+from medray import eligibility
+from medray.eligibility import Fact, Refused, Select, Trained
 from medray.errors import RunFileError, SampleError
 from medray.files import File
 from medray.inputs import Inputs
-from medray.manifests import Entry, Part
+from medray.manifests import Describe, Entry, Part
 from medray.samples import KEYS, joined, null_column
 
 if TYPE_CHECKING:
@@ -49,15 +51,41 @@ class Spec(BaseModel, ABC):
     """Which entries the model may be asked about: fact = value, list, { pattern = … } or { min = …, max = … }. Facts are
     DICOM keywords of images (`Modality`, `BodyPartExamined`, `"ImageType[3]"`), and what the headers of sequences and
     records say. A score run may add rules, never take one away. An entry that does not pass is `not_eligible`."""
-    trained: Trained = {}
-    """Fitted: what the training archive held of the facts that are learnt; an entry with anything else is not eligible."""
+    trained: Trained | None = None
+    """Fitted: what the training archive held of the facts that are learnt; an entry with anything else is not eligible.
+    None: not known, as in a run file and in a bundle from before this was learnt."""
 
     learnt: ClassVar[tuple[str, ...]] = ()
     """Facts that `trained` is made of."""
+    told_apart: ClassVar[tuple[str, ...] | None] = None
+    """Facts by which an archive is a mixture of kinds, which is said; None: those that are learnt. Not all are: that a
+    genome has several contigs is no news."""
     where_stated: ClassVar[frozenset[str]] = frozenset()
     """Those of them that an entry may leave out."""
     coded: ClassVar[frozenset[str]] = frozenset()
     """Facts that are codes, no text about a person: messages may hold what was found."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The facts by which an archive is a mixture of kinds."""
+        return self.learnt if self.told_apart is None else self.told_apart
+
+    def refused(self, facts: str | None) -> Refused | None:
+        """Which rule an entry with these facts (JSON object; None: none are known) does not pass; None: eligible."""
+        known = {} if facts is None else json.loads(facts)
+        return eligibility.refused(
+            known, self.select, self.trained or {}, where_stated=self.where_stated, shown=self.coded
+        )
+
+    def taught(self, facts: Iterable[str | None]) -> Self:
+        """The spec with what the entries of a training archive held of the facts that are learnt.
+
+        A fact that [modality.select] has a rule for is not learnt: the rule says what is wanted.
+        """
+        ruled = {eligibility.base_name(name) for name in self.select}
+        names = [name for name in self.learnt if eligibility.base_name(name) not in ruled]
+        known = ({} if text is None else json.loads(text) for text in facts)
+        return self.model_copy(update={"trained": eligibility.learnt(known, names, self.where_stated)})
 
     def companions(self, root: str) -> tuple[str, ...]:
         """Files and folders that are there and decide which entries the archive's files make (labels, splits).
@@ -199,6 +227,11 @@ class Modality(Protocol):
         return [None] * len(samples)
 
 
+def describer(modality: Modality) -> Describe | None:
+    """The modality's `describe`; None where it takes the first part's facts, which needs no call."""
+    return None if type(modality).describe is Modality.describe else modality.describe
+
+
 def read_each(
     entries: Sequence[Entry], read_one: Callable[[Entry], pa.RecordBatch], payload: pa.Schema
 ) -> pa.RecordBatch:
@@ -242,8 +275,11 @@ def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) ->
 
 
 def at_site(spec: SpecOf, changes: Mapping[str, Any]) -> SpecOf:
-    """The spec with its `site` fields replaced by `changes`. Raises RunFileError for any other field or a bad value."""
-    unknown = sorted(set(changes) - spec.site)
+    """The spec with its `site` fields replaced by `changes`, and the rules of their `select` added to its own.
+
+    Raises RunFileError for any other field or a bad value.
+    """
+    unknown = sorted(set(changes) - spec.site - {"select"})
     if unknown:
         raise RunFileError(
             "a score run cannot change how its bundle reads data",
@@ -253,7 +289,9 @@ def at_site(spec: SpecOf, changes: Mapping[str, Any]) -> SpecOf:
             do="remove the keys: preprocessing is the bundle's",
         )
     try:
-        return type(spec).model_validate({**spec.model_dump(), **changes})
+        rules = TypeAdapter(Select).validate_python(changes.get("select", {}))
+        select = eligibility.narrowed(spec.select, rules)
+        return type(spec).model_validate({**spec.model_dump(), **changes, "select": select})
     except ValidationError as error:
         first = error.errors()[0]
         raise RunFileError(

@@ -68,6 +68,7 @@ def _heads(summary: Summary) -> list[tuple[str, str, str]]:
         ("New", f"{summary.new:,}", came),
         ("Scored", f"{summary.scored:,}", speed),
         ("Failed", f"{summary.failed:,}", failed),
+        ("Not eligible", f"{summary.not_eligible:,}", "the model is not asked about them"),
         ("Left", f"{summary.left:,}", left),
         ("Drift", LEVEL_WORDS[summary.level], "highest of all outputs"),
     ]
@@ -89,9 +90,7 @@ def _alerts(bundle: BundleNight, most: float) -> list[str]:
             )
     before = _failed_before(bundle)
     if bundle.too_many:
-        failed = (
-            f"{share(bundle.failed_fraction or 0.0)} of the entries, {share(bundle.failed_samples / bundle.samples)}"
-        )
+        failed = f"{share(bundle.failed_fraction or 0.0)} of the entries, {share(bundle.failed_samples / (bundle.samples - bundle.not_eligible_samples))}"
         found.append(f"{who}: more failed than max_failed = {share(most)} allows: {failed} of the samples.")
     if bundle.failed_fraction and before and _at_least(bundle) > max(before):
         than = f"in any of the {nights_said(len(before))}" if len(before) > 1 else "in the night"
@@ -116,7 +115,19 @@ def _failed_before(bundle: BundleNight) -> list[float]:
 
 
 def _overview(summary: Summary) -> Section:
-    columns = ["Bundle", "Entries", "New", "Changed", "Vanished", "Pending", "Scored", "Failed", "Left", "Drift"]
+    columns = [
+        "Bundle",
+        "Entries",
+        "New",
+        "Changed",
+        "Vanished",
+        "Pending",
+        "Scored",
+        "Failed",
+        "Not eligible",
+        "Left",
+        "Drift",
+    ]
     rows = [
         _row(bundle.name or bundle.bundle, bundle, bundle.level if bundle.error is None else "stopped")
         for bundle in summary.bundles
@@ -128,8 +139,8 @@ def _overview(summary: Summary) -> Section:
 
 
 def _row(name: str, of: BundleNight | Summary, level: str) -> dict[str, str]:
-    counted = ("entries", "new", "changed", "vanished", "pending", "scored", "failed", "left")
-    counts = {each.capitalize(): f"{getattr(of, each):,}" for each in counted}
+    counted = ("entries", "new", "changed", "vanished", "pending", "scored", "failed", "not_eligible", "left")
+    counts = {each.capitalize().replace("_", " "): f"{getattr(of, each):,}" for each in counted}
     return {"Bundle": name, **counts, "Drift": LEVEL_WORDS.get(level, level)}
 
 
@@ -187,9 +198,11 @@ def _level(output: Mapping[str, Any]) -> str:
 
 def _failures(bundle: BundleNight, title: str) -> Section | None:
     before = sorted(_failed_before(bundle))
-    if bundle.failed_fraction is None:
+    if bundle.failed_fraction is None and not bundle.not_eligible:
         return None
-    lines = [f"{share(bundle.failed_fraction)} of the entries failed tonight."]
+    lines = [f"{share(bundle.failed_fraction or 0.0)} of the entries failed tonight."]
+    if bundle.not_eligible:
+        lines.append(f"{bundle.not_eligible:,} entries are not eligible, and are no failures.")
     if len(before) == 1:
         lines[0] += f" In the night before: {share(before[0])}."
     elif before:
@@ -197,7 +210,8 @@ def _failures(bundle: BundleNight, title: str) -> Section | None:
         lines[0] += f" In the {nights_said(len(before))} before: {said}."
     rows = [
         {"Reason": reason, "Samples": f"{count:,}", "Meaning": REASONS.get(reason, "")}
-        for reason, count in sorted(bundle.by_reason.items(), key=lambda pair: (-pair[1], pair[0]))
+        for counts in (bundle.by_reason, bundle.not_eligible_by_reason)
+        for reason, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
     return Section(
         title, lines, [Table(["Reason", "Samples", "Meaning"], rows, frozenset(["Samples"]))] if rows else []

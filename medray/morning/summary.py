@@ -33,9 +33,11 @@ class BundleNight(BaseModel):
     vanished: int = 0
     """Entries of the index before that are no longer there."""
     pending: int = 0
-    """Without a score at their present content: scored + failed + left."""
+    """Without a score at their present content: scored + failed + not_eligible + left."""
     scored: int = 0
     failed: int = 0
+    not_eligible: int = 0
+    """The model is not asked about them: by a rule, or because nothing is there to score."""
     left: int = 0
     retired: int = 0
     """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
@@ -47,6 +49,9 @@ class BundleNight(BaseModel):
     """More failed than the run file's `max_failed` allows: the exit code is 3."""
     by_reason: dict[str, int] = {}
     """Failed samples."""
+    not_eligible_samples: int = 0
+    not_eligible_by_reason: dict[str, int] = {}
+    """Samples that the model is not asked about."""
     seconds: float = 0.0
     entries_per_second: float = 0.0
     stages: dict[str, float] = {}
@@ -75,7 +80,7 @@ class BundleNight(BaseModel):
 
 
 class Summary(BaseModel):
-    """A night, whole. `pending`, `scored`, `failed`, `left` and `by_reason` are sums over bundles; `entries`, `new`,
+    """A night, whole. `pending`, `scored`, `failed`, `not_eligible`, `left` and the reasons are sums over bundles; `entries`, `new`,
     `changed` and `vanished` are those of the bundle that sees most, since all look at one archive."""
 
     model_config = ConfigDict(frozen=True)
@@ -104,10 +109,12 @@ class Summary(BaseModel):
     pending: int
     scored: int
     failed: int
+    not_eligible: int = 0
     left: int
     by_reason: dict[str, int]
+    not_eligible_by_reason: dict[str, int] = {}
     entries_per_second: float
-    """Scored and failed entries over the seconds of scoring."""
+    """Entries scored, failed and not eligible over the seconds of scoring."""
     stages: dict[str, float]
     """Seconds of the night, one after the other: index, pending, scoring, reading of earlier scores, housekeeping."""
     housekeeping: dict[str, Any]

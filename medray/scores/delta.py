@@ -73,6 +73,24 @@ def transact(
     )
 
 
+def add_columns(table: DeltaTable, columns: Sequence[pa.Field]) -> None:
+    """Nullable columns more, which are null in the rows there are; one that another process adds at this moment is fine.
+
+    Raises DeltaError, OSError.
+    """
+    from deltalake import Schema
+    from deltalake.exceptions import DeltaError
+
+    fields = Schema.from_arrow(pa.schema(columns)).fields
+    try:
+        table.alter.add_columns(fields)
+    except DeltaError:
+        table.update_incremental()
+        if not {each.name for each in columns} <= set(pa.schema(table.schema()).names):
+            raise
+    table.update_incremental()
+
+
 def sync_log(uri: str, after: int, until: int) -> None:
     """delta-rs does not fsync its log: make the versions after `after` survive a power cut, where local."""
     if not files.is_local(uri):

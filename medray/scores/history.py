@@ -14,7 +14,8 @@ def history(commits: Iterable[dict[str, Any]], runs: Iterable[dict[str, Any]]) -
 
     {what, run_id, bundle_id, began, ended (UTC, ISO 8601), commits, files, rows} from the log: `what` is "score",
     "compact", "vacuum" or "forget" for a run, else the log's word for it (OPTIMIZE ...). A run that has claimed and
-    committed nothing has 0 rows. {state, who, seconds, version, code, entries, pending, scored, failed, reasons, error}
+    committed nothing has 0 rows. {state, who, seconds, version, code, entries, pending, scored, failed, not_eligible, reasons,
+    error}
     from the audit table, None where it has nothing of the run; its `began` and `ended` go before.
     """
     found: dict[str | int, dict[str, Any]] = {}

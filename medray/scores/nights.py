@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from medray.scores.store import ScoreStore
-from medray.scores.table import RETIRED
 
 NIGHTS, DAYS = 30, 60
 """The reference: the last 30 runs of a bundle that scored anything, none older than 60 days."""
@@ -20,18 +19,19 @@ MOST_ENTRIES = 200_000
 def recent_runs(store: ScoreStore, bundle_id: str, until: datetime) -> list[dict[str, Any]]:
     """The last runs of a bundle before `until` (UTC), oldest first: {run_id, began, entries, failed}, JSON-ready.
 
-    As many as NIGHTS and one (tonight's own). An entry failed when every row of it did. Reads only files of the last
-    DAYS.
+    As many as NIGHTS and one (tonight's own). An entry failed when no row of it is a score and one failed; those that
+    are not eligible are left out, and so is a run that met nothing else. Reads only files of the last DAYS.
     """
-    columns = {name: ds.field(name) for name in ("run_id", "key_hi", "key_lo", "reason", "status")}
+    columns = {name: ds.field(name) for name in ("run_id", "key_hi", "key_lo", "status")}
     columns["at"] = ds.field("scored_at").cast(pa.int64())
     oldest = until - timedelta(days=DAYS)
     rows = store.query(
         f"""with entry as (
-                select run_id, min("at") as "at", bool_and(reason is not null) as lost
-                from found where status <> '{RETIRED}' group by run_id, key_hi, key_lo)
-            select run_id, min("at") as "at", count(*) as entries, count(*) filter (lost) as failed
-            from entry group by run_id order by "at" desc limit {NIGHTS + 1}""",
+                select run_id, min("at") as "at", bool_or(status = 'scored') as scored,
+                       bool_or(status = 'failed') as faulty
+                from found group by run_id, key_hi, key_lo)
+            select run_id, min("at") as "at", count(*) as entries, count(*) filter (not scored) as failed
+            from entry where scored or faulty group by run_id order by "at" desc limit {NIGHTS + 1}""",
         columns,
         bundle_id,
         where=ds.field("scored_at") >= pa.scalar(oldest, pa.timestamp("us", "UTC")),

@@ -15,7 +15,7 @@ from medray.errors import REASONS
 from medray.manifest_table import Manifest
 from medray.queries import database, query
 from medray.scores import standing
-from medray.scores.table import RETIRED, SCORES, entry_keys
+from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -98,7 +98,8 @@ class Readings:
 
         With a manifest: of its entries alone, at the content that they have there.
         """
-        columns = {name: ds.field(name) for name in SCORES.names}
+        there = pa.schema(self._table.schema()).names
+        columns = {name: ds.field(name) for name in SCORES.names if name in there}
         columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
         tables: dict[str, Any] = {"found": self._scan(columns, bundle_id)}
         where = ""
@@ -113,6 +114,9 @@ class Readings:
             memory,
             **tables,
         )
+        for name in ADDED:
+            if name not in there:
+                rows = rows.append_column(name, pa.nulls(len(rows), SCORES.field(name).type))
         return rows.select(SCORES.names).cast(SCORES)
 
     def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
@@ -154,16 +158,18 @@ class Readings:
     def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
         """What is in the store, JSON-ready, by each entry's latest attempt.
 
-        {store, version, bundles: {bundle_id: {entries, scored, failed, reasons: {code: entries}, last_run_id,
-        last_scored_at, rows, files, bytes}}}; entries = scored + failed. Any failed sample makes an entry failed.
+        {store, version, bundles: {bundle_id: {entries, scored, failed, not_eligible, reasons: {code: entries},
+        last_run_id, last_scored_at, rows, files, bytes}}}; entries = scored + failed + not_eligible. Any failed sample
+        makes an entry failed; one is not eligible when no sample of it is anything else.
         """
-        names = ("bundle_id", "entry_id", "reason", "run_id", "status")
+        names = ("bundle_id", "entry_id", "status", "reason", "run_id")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         bundles: dict[str, dict[str, Any]] = {}
         for row in self._query(_SUMMARY, memory, found=self._scan(columns)).to_pylist():
-            bundle = bundles.setdefault(row["bundle_id"], {"entries": 0, "scored": 0, "failed": 0, "reasons": {}})
+            none = dict.fromkeys(("entries", "scored", "failed", "not_eligible"), 0)
+            bundle = bundles.setdefault(row["bundle_id"], {**none, "reasons": {}})
             bundle["entries"] += row["entries"]
-            bundle["scored" if row["reason"] is None else "failed"] += row["entries"]
+            bundle[row["status"]] += row["entries"]
             if row["reason"] is not None:
                 bundle["reasons"][row["reason"]] = row["entries"]
             if row["at"] >= bundle.get("_at", row["at"]):
@@ -225,14 +231,16 @@ class Readings:
             return rows.read_all()
 
 
-# 2 * at + 1 for a failed row: of the rows of one attempt, a failed one decides.
+# Of the rows of one attempt a failed one decides, then a scored one.
 _SUMMARY = """
 with latest as (
-    select bundle_id, max("at") as "at", arg_max(run_id, "at") as run_id, arg_max(status, "at") as status,
-           arg_max(struct_pack(code := reason), 2 * "at" + (reason is not null)::int).code as reason
+    select bundle_id, max("at") as "at", arg_max(run_id, "at") as run_id,
+           arg_max(struct_pack(status := status, code := reason),
+                   3 * "at" + case status when 'failed' then 2 when 'scored' then 1 else 0 end) as outcome
     from found group by bundle_id, entry_id)
-select bundle_id, reason, count(*) as entries, max("at") as "at", arg_max(run_id, "at") as run_id
-from latest where status <> 'retired' group by bundle_id, reason order by bundle_id, reason
+select bundle_id, outcome.status as status, outcome.code as reason, count(*) as entries, max("at") as "at",
+       arg_max(run_id, "at") as run_id
+from latest where outcome.status <> 'retired' group by bundle_id, status, reason order by bundle_id, status desc, reason
 """
 
 

@@ -56,11 +56,12 @@ RUNS = pa.schema(
         pa.field("rows", pa.int64(), True, {"comment": "rows removed, by forget"}),
         pa.field("files", pa.int64(), True, {"comment": "files merged or removed, by upkeep"}),
         pa.field("error", pa.string(), True, {"comment": "type of the error that ended it"}),
+        pa.field("not_eligible", pa.int64(), True, {"comment": "entries that the model was not asked about"}),
     ]
 )
 
 AUDIT = (
-    "state", "who", "seconds", "version", "code", "entries", "pending", "scored", "failed", "reasons", "error",
+    "state", "who", "seconds", "version", "code", "entries", "pending", "scored", "failed", "not_eligible", "reasons", "error",
 )  # fmt: skip
 """What the audit table adds to the history that the log of scores has."""
 
@@ -86,6 +87,7 @@ class Counts:
     pending: int | None = None
     scored: int | None = None
     failed: int | None = None
+    not_eligible: int | None = None
     reasons: Mapping[str, int] = field(default_factory=dict)
     rows: int | None = None
     files: int | None = None
@@ -139,6 +141,7 @@ def read(store: str) -> list[dict[str, Any]]:
             found[row["run_id"]] = row
     for row in found.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
+        row.setdefault("not_eligible", None)  # a table of an earlier version has no such column yet
         for name in ("began", "ended"):
             row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
     return list(found.values())
@@ -163,6 +166,8 @@ def _write(store: str, row: Mapping[str, Any]) -> None:
         stats = json.dumps({"numRecords": 1, "minValues": {}, "maxValues": {}, "nullCount": nulls})
         log = DeltaTable(delta.place(uri))
         before = log.version()
+        if missing := [field for field in RUNS if field.name not in pa.schema(log.schema()).names]:
+            delta.add_columns(log, missing)
         now = int(datetime.now(UTC).timestamp() * 1000)
         delta.transact(log, [AddAction(path, size, {}, now, True, stats)], RUNS, facts={"medray.run_id": row["run_id"]})
         log.update_incremental()

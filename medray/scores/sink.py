@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import files
+from medray.errors import NOT_ELIGIBLE
 from medray.samples import rebatch
 from medray.scores.delta import storing
 from medray.scores.table import GIVEN, IN_FILE, OF_SUBJECTS, Claim, entry_keys
@@ -30,8 +31,10 @@ _FILE_ROWS = 65_536  # rows held and written at once
 _BOUNDED = ("key_hi", "key_lo", "output", "value", "run_id", "scored_at", "status", "reason")
 # Of a column without bounds delta-rs tells PyArrow "at least null", and a filter on it then finds nothing. Those of
 # texts that may point to a subject are therefore there, and say nothing: the empty text, and the last code point.
-_UNTOLD = {name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail") if IN_FILE.field(name).type == pa.string()}
-_REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail"]
+_UNTOLD = {
+    name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail", "facts") if IN_FILE.field(name).type == pa.string()
+}
+_REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail", "facts"]
 
 
 class Written(Protocol):
@@ -82,7 +85,7 @@ class ScoreSink:
             "key_lo": pa.array(keys[:, 1]),
             "run_id": pa.repeat(self.claim.run_id, rows),
             "scored_at": pa.repeat(pa.scalar(scored_at, IN_FILE.field("scored_at").type), rows),
-            "status": pc.if_else(given.column("reason").is_valid(), "failed", "scored"),
+            "status": _status(given.column("reason")),
         }
         return pa.RecordBatch.from_arrays([columns[f.name] for f in IN_FILE], schema=IN_FILE)
 
@@ -104,9 +107,19 @@ class ScoreSink:
                 self._unmerged = 0
 
 
+def _status(reasons: pa.Array) -> pa.Array:
+    passed_over = pc.is_in(reasons, pa.array(sorted(NOT_ELIGIBLE)))
+    return pc.if_else(reasons.is_null(), "scored", pc.if_else(passed_over, "not_eligible", "failed"))
+
+
 def _given(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The columns of GIVEN, in its types. Raises KeyError when one is missing."""
-    columns = [batch.column(f.name).cast(f.type) for f in GIVEN]
+    """The columns of GIVEN, in its types. Raises KeyError when one is missing, but for `facts`: none are known then."""
+    columns = [
+        pa.nulls(len(batch), f.type)
+        if f.name == "facts" and f.name not in batch.schema.names
+        else batch.column(f.name).cast(f.type)
+        for f in GIVEN
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=GIVEN)
 
 

@@ -15,7 +15,7 @@ from medray.errors import Fenced, MachineError, StoreError
 from medray.scores import delta, history, runs, upkeep
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink, added, now
-from medray.scores.table import IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
+from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
@@ -46,7 +46,7 @@ class ScoreStore(Readings):
 
     def _check_columns(self) -> None:
         found = {f.name: str(f.type) for f in pa.schema(self._table.schema())}
-        expected = {f.name: str(f.type) for f in SCORES}
+        expected = {f.name: str(f.type) for f in SCORES if f.name in found or f.name not in ADDED}
         if found == expected and self._table.metadata().partition_columns == ["bundle_id"]:
             return
         names = [n for n in {**expected, **found} if found.get(n) != expected.get(n)]
@@ -58,6 +58,12 @@ class ScoreStore(Readings):
             or "partitioned by bundle_id",
             do="give another folder for the store",
         )
+
+    def _complete_columns(self) -> None:
+        """Add the columns that a store of an earlier version lacks. Raises DeltaError, OSError."""
+        missing = [name for name in ADDED if name not in pa.schema(self._table.schema()).names]
+        if missing:
+            delta.add_columns(self._table, [SCORES.field(name) for name in missing])
 
     def claim(self, bundle_id: str) -> Claim:
         """Take over the scoring of a bundle under a new run id: every earlier claim can commit no more."""
@@ -91,6 +97,7 @@ class ScoreStore(Readings):
             with delta.storing(self.uri, "the store could not be claimed"):
                 self._table.update_incremental()
                 before = self.version
+                self._complete_columns()
                 claim = Claim(bundle_id, run_id, self._count(claim_app(bundle_id)) + 1)
                 try:
                     self._transact(claim, [], facts, {claim.app: claim.number})
@@ -259,12 +266,12 @@ class ScoreStore(Readings):
 _FACTS: dict[str, Any] = {
     "partition_by": ["bundle_id"],
     "name": "medray scores",
-    "description": "One row per entry, sample, output and attempt; one per failed sample or entry.",
+    "description": "One row per entry, sample, output and attempt; one per sample or entry without a score.",
     "configuration": {
         "delta.logRetentionDuration": "interval 30 days",  # a commit lists the log; the table of runs is the audit trail
         "delta.checkpointInterval": "20",  # what a commit reads of the log begins at the last one
         # Other writers put minima and maxima of all columns into the log, which is kept: none of a subject's then.
-        "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in OF_SUBJECTS),
+        "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in (*OF_SUBJECTS, "facts")),
     },
 }
 

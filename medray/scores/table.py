@@ -22,21 +22,36 @@ SCORES = pa.schema(
         _column("key_hi", pa.int64(), "upper half of xxh3_128(entry_id, 0x00, fingerprint), big-endian, signed"),
         _column("key_lo", pa.int64(), "lower half of the same"),
         _column("bundle_id", pa.string(), "digest of the trained model and its recipe"),
-        _column("output", pa.string(), "name of the model's output; null in a failed row", nullable=True),
+        _column("output", pa.string(), "name of the model's output; null in a row without a score", nullable=True),
         # float32: what models give, so nothing is lost; half of float64 in a column that does not compress.
         _column(
-            "value", pa.float32(), "the score; null in a failed row", unit="as the bundle's card says", nullable=True
+            "value",
+            pa.float32(),
+            "the score; null in a row without one",
+            unit="as the bundle's card says",
+            nullable=True,
         ),
         _column("run_id", pa.string(), "run that wrote the row"),
         _column("scored_at", pa.timestamp("us", "UTC"), "start of the attempt that wrote the row", unit="UTC"),
-        _column("status", pa.string(), "scored, failed, or retired: the entry's file holds it no more"),
-        _column("reason", pa.string(), "reason code of a failed row; else null", nullable=True),
+        _column(
+            "status", pa.string(), "scored, failed, not_eligible (not asked of the model), or retired (see RETIRED)"
+        ),
+        _column("reason", pa.string(), "reason code of a row without a score; else null", nullable=True),
         _column("detail", pa.string(), "for a person; no patient data", nullable=True),
+        _column(
+            "facts",
+            pa.string(),
+            "JSON object: what the entry's headers say, and its geometry in mm and degrees",
+            nullable=True,
+        ),
     ]
 )
-"""One row per (entry, sample, output) and attempt; one row per failed sample or entry."""
+"""One row per (entry, sample, output) and attempt; one row per sample or entry without a score."""
 
-_GIVEN = ("entry_id", "sample_id", "subject_id", "fingerprint", "output", "value", "reason", "detail")
+ADDED = ("facts",)
+"""Columns that stores of earlier versions lack: null in their rows; the first claim adds them to the table."""
+
+_GIVEN = ("entry_id", "sample_id", "subject_id", "fingerprint", "output", "value", "reason", "detail", "facts")
 GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
 """What `ScoreSink.write` gets; the sink adds the other columns."""
 

@@ -131,7 +131,10 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
             source = files.open_input(files.join(uri, each.path))
         with source:
             for batch in pq.ParquetFile(source).iter_batches():
-                columns = [batch.column(f.name).cast(f.type) for f in IN_FILE]
+                columns = [
+                    batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(len(batch), f.type)
+                    for f in IN_FILE  # of a file that an earlier version wrote: what it lacks is null
+                ]
                 rows = pa.RecordBatch.from_arrays(columns, schema=IN_FILE)
                 yield rows.filter(pc.invert(pc.is_in(rows.column("subject_id"), hidden))) if without else rows
 

@@ -163,7 +163,7 @@ def _write_predictions(predictions: pa.Table, folder: str) -> None:
 
 
 def _refuse_other_preprocessing(run: TrainRun, recipe: bundles.Recipe) -> None:
-    asked, made = run.modality.model_dump(mode="json"), recipe.modality.model_dump(mode="json")
+    asked, made = run.modality.model_dump(mode="json", exclude={"trained"}), recipe.modality.model_dump(mode="json")
     other = [name for name, value in asked.items() if value is not None and made.get(name) != value]
     if other:
         raise BundleError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from medray.manifest_table import (
 )
 from medray.manifests import PARTS, pseudonym_key
 from medray.modalities import ModalitySpec
-from medray.modalities.base import at_site
+from medray.modalities.base import at_site, describer
 from medray.progress import Progress, Silent
 from medray.queries import database, execute
 from medray.row_files import RowFiles, new_rows
@@ -87,10 +87,25 @@ def index_archive(
         changed=kinds.get("changed", 0),
         vanished=kinds.get("vanished", 0),
         by_reason=state.counts.by_reason,
+        not_eligible=state.counts.not_eligible,
+        not_eligible_by_reason=state.counts.not_eligible_by_reason,
+        mixture=list(state.counts.mixture),
         manifest=night.folder,
         seconds=time.monotonic() - started,
     )
+    if len(result.mixture) > 1:
+        progress.note(f"this archive is a mixture: {mixture_words(result.mixture)}")
     return Manifest(night.folder, state), result
+
+
+def mixture_words(mixture: Sequence[Mapping[str, str | int]]) -> str:
+    """ "12 of Modality CT, BodyPartExamined HEAD; 3 of Modality MR": what differs between the kinds, most frequent first."""
+    common = set.intersection(*(set(kind.items()) for kind in mixture))
+    told = []
+    for kind in mixture:
+        own = [f"{name} {value}" for name, value in kind.items() if name != "entries" and (name, value) not in common]
+        told.append(f"{kind['entries']:,} of {', '.join(own) or 'another kind, which is not stated'}")
+    return "; ".join(told)
 
 
 def _refuse_own_places(run: TrainRun | ScoreRun) -> None:
@@ -204,8 +219,10 @@ class _Night:
             }
             execute(self.db, "create table stirred as select uri from opened union all select uri from gone", **streams)
         old = changes_of(self.folder, self.before)
-        found = regroup(self.db, self.old_parts, self.new_parts, old, self.seen_at, afresh=self.afresh)
-        counts = self.before.counts if self.before and not found.kinds else counted(found.entries)
+        found = regroup(
+            self.db, self.old_parts, self.new_parts, old, self.seen_at, describer(self.spec.open()), afresh=self.afresh
+        )
+        counts = self.before.counts if self.before and not found.kinds else counted(found.entries, self.spec.kinds)
         if counts.entries == 0:
             raise ArchiveError(
                 "the archive holds no data that this modality reads",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow.compute as pc
 
 from medray import bundles, files
-from medray.errors import REASONS, ArchiveError, SampleError
+from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError
 from medray.manifest_table import STATE, Counts, Manifest
 from medray.manifests import read_manifest
 from medray.modalities import ModalitySpec
@@ -50,7 +50,7 @@ def inspect_store(uri: str) -> Inspection:
     by_bundle = [
         {
             "bundle": name,
-            **{key: facts[key] for key in ("entries", "scored", "failed")},
+            **{key: facts[key] for key in ("entries", "scored", "failed", "not_eligible")},
             "last scored (UTC)": _minute(facts["last_scored_at"]),
             "last run": facts["last_run_id"],
         }
@@ -61,7 +61,7 @@ def inspect_store(uri: str) -> Inspection:
         for name, facts in summary["bundles"].items()
         for reason, count in facts["reasons"].items()
     ]
-    tables = {title: rows for title, rows in (("bundles", by_bundle), ("failed", reasons)) if rows}
+    tables = {title: rows for title, rows in (("bundles", by_bundle), ("reasons", reasons)) if rows}
     return Inspection(title="score store", facts=summary, tables=tables)
 
 
@@ -79,7 +79,7 @@ def inspect_history(uri: str) -> Inspection:
             "began (UTC)": _minute(row["began"]),
             "seconds": row["seconds"],
             "code": " ".join(part[:12] for part in (row["version"], row["code"]) if part) or None,
-            **{key: row[key] for key in ("scored", "failed", "commits", "files", "rows")},
+            **{key: row[key] for key in ("scored", "failed", "not_eligible", "commits", "files", "rows")},
         }
         for row in history
     ]
@@ -124,17 +124,31 @@ def _manifest(uri: str) -> Inspection:
 def _prepared_manifest(uri: str) -> Inspection:
     manifest, root = read_manifest(uri)
     reasons = Counter(r for r in manifest.column("reason").to_pylist() if r is not None)
+    failed = {reason: count for reason, count in reasons.most_common() if reason not in NOT_ELIGIBLE}
+    passed_over = {reason: count for reason, count in reasons.most_common() if reason in NOT_ELIGIBLE}
     counts = Counts(
         entries=len(manifest),
-        failed=reasons.total(),
+        failed=sum(failed.values()),
+        not_eligible=sum(passed_over.values()),
+        not_eligible_by_reason=passed_over,
         subjects=pc.count_distinct(manifest.column("subject_id")).as_py(),
         bytes=pc.sum(manifest.column("bytes")).as_py(),
-        by_reason=dict(reasons.most_common()),
+        by_reason=failed,
     )
     return _entries(uri, root, counts)
 
 
 def _entries(uri: str, root: str, counts: Counts) -> Inspection:
-    facts = {"root": root, **{name: getattr(counts, name) for name in ("entries", "subjects", "bytes", "failed")}}
-    failed = [{"reason": reason, "entries": count} for reason, count in counts.by_reason.items()]
-    return Inspection(title=f"manifest {uri}", facts=facts, tables={"failed": failed} if failed else {})
+    facts = {
+        "root": root,
+        **{name: getattr(counts, name) for name in ("entries", "subjects", "bytes", "failed", "not_eligible")},
+    }
+    told = {"failed": counts.by_reason, "not eligible": counts.not_eligible_by_reason}
+    tables: dict[str, list[dict[str, Any]]] = {
+        title: [{"reason": reason, "entries": count} for reason, count in reasons.items()]
+        for title, reasons in told.items()
+        if reasons
+    }
+    if counts.mixture:
+        tables["what the entries are"] = [dict(kind) for kind in counts.mixture]
+    return Inspection(title=f"manifest {uri}", facts=facts, tables=tables)

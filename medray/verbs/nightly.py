@@ -26,7 +26,7 @@ from medray.scores.nights import NIGHTS, recent_runs, values
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult
 from medray.verbs.schedule import deadline_at
-from medray.verbs.score import score_manifest
+from medray.verbs.score import note_unlearnt, score_manifest
 from medray.verbs.settings import Housekeeping, NightlyRun, ScoreRun
 
 LOCK = "_medray/nightly.json"
@@ -54,6 +54,10 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
         night.read_scores(store)
         night.tidy(store)
         return night.told()
+
+
+COUNTED = ("pending", "scored", "failed", "not_eligible", "left")
+"""Counts of a bundle's entries that a night adds up; the first is the sum of the others."""
 
 
 @dataclass
@@ -93,6 +97,7 @@ class _Night:
         bundle = bundles.load(files.absolute(uri))
         facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
         spec = at_site(bundle.recipe.modality, self.run.modality)
+        note_unlearnt(bundle, self.progress)
         work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
         scoring = self.run.of_bundle(uri, work)
         manifest, seen = self._index(scoring, spec)
@@ -148,6 +153,7 @@ class _Night:
             "vanished",
             "pending",
             "scored",
+            "not_eligible",
             "left",
             "level",
             "seconds",
@@ -164,8 +170,9 @@ class _Night:
 
     def _summary(self) -> Summary:
         most = {n: max(getattr(each, n) for each in self.bundles) for n in ("entries", "new", "changed", "vanished")}
-        total = {n: sum(getattr(each, n) for each in self.bundles) for n in ("pending", "scored", "failed", "left")}
+        total = {n: sum(getattr(each, n) for each in self.bundles) for n in COUNTED}
         reasons = sum((Counter(each.by_reason) for each in self.bundles), Counter())
+        passed_over = sum((Counter(each.not_eligible_by_reason) for each in self.bundles), Counter())
         deadline = None if self.until is None else datetime.fromtimestamp(self.until, UTC).astimezone().isoformat()
         facts = {
             "night": self.id,
@@ -181,7 +188,8 @@ class _Night:
             "max_failed": self.run.max_failed,
             "level": max((each.level for each in self.bundles), key=("", *LEVELS).index),
             "by_reason": dict(reasons.most_common()),
-            "entries_per_second": (total["scored"] + total["failed"]) / max(self.stages["scoring"], 1e-9),
+            "not_eligible_by_reason": dict(passed_over.most_common()),
+            "entries_per_second": (total["pending"] - total["left"]) / max(self.stages["scoring"], 1e-9),
             "stages": dict(self.stages),
             "housekeeping": self.housekeeping,
             "bundles": self.bundles,
@@ -191,7 +199,7 @@ class _Night:
 
 
 def _short(each: BundleNight) -> dict[str, Any]:
-    names = ("bundle_id", "pending", "scored", "failed", "left")
+    names = ("bundle_id", *COUNTED)
     return {name: getattr(each, name) for name in names} | {"drift": each.level, "error": each.error}
 
 

@@ -6,23 +6,26 @@ import hashlib
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import files, stages
+from medray.eligibility import Trained, categories, value_of
 from medray.engines.base import Engine
-from medray.errors import LabelError
+from medray.errors import NOT_ELIGIBLE, LabelError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
+from medray.manifest_table import KINDS
 from medray.manifests import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
-from medray.modalities import Modality
+from medray.modalities import Modality, ModalitySpec
 from medray.progress import Progress, Silent
 from medray.samples import sample_schema
 from medray.shards import ShardSet, ShardSink
 from medray.splits import SPLITS, assign_splits
-from medray.verbs.index import index_archive
+from medray.verbs.index import index_archive, mixture_words
 from medray.verbs.results import PrepareResult
 from medray.verbs.settings import TrainRun
 
@@ -39,6 +42,8 @@ class Prepared(NamedTuple):
     """Of the entries used, their splits and targets, and how they were read."""
     classes: tuple[str, ...]
     result: PrepareResult
+    trained: Trained | None
+    """What the entries used hold of the facts that are learnt."""
 
 
 def prepare(run: TrainRun, engine: Engine, progress: Progress | None = None) -> PrepareResult:
@@ -58,6 +63,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     progress.fact(
         "labels", unlabelled=labels.unlabelled, unused_rows=labels.unused_rows, duplicate_rows=labels.duplicate_rows
     )
+    manifest = _judged(manifest, run.modality)
     manifest = assign_splits(manifest, run.split)
     manifest, classes = _with_targets(manifest, run)
     used = manifest.filter(_usable(manifest))
@@ -81,13 +87,21 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
         ]
     )
     reasons = _reasons(broken)
+    failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
+    passed_over = {reason: count for reason, count in reasons.items() if reason in NOT_ELIGIBLE}
+    mixture = mixture_of(used.column("facts").to_pylist(), run.modality.kinds)
+    if len(mixture) > 1:
+        progress.note(f"the entries used are a mixture: {mixture_words(mixture)}")
     result = PrepareResult(
         entries=indexed.entries,
-        failed=len(broken),
+        failed=sum(failed.values()),
+        not_eligible=sum(passed_over.values()),
+        not_eligible_by_reason=passed_over,
+        mixture=mixture,
         shards=sum(len(shard_set.split(name)) for name in SPLITS),
         samples=sum(shard_set.rows(name) for name in SPLITS),
         unlabelled=len(manifest) - len(used) - (len(manifest) - manifest.column("reason").null_count),
-        by_reason=reasons,
+        by_reason=failed,
         splits=splits,
         folder=folder,
         reused=reused,
@@ -95,7 +109,36 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     )
     if not reused:
         files.write_bytes(done, (result.model_dump_json(indent=2) + "\n").encode())
-    return Prepared(folder, digest, classes, result)
+    return Prepared(folder, digest, classes, result, run.modality.taught(used.column("facts").to_pylist()).trained)
+
+
+def _judged(manifest: pa.Table, spec: ModalitySpec) -> pa.Table:
+    """The manifest, with reason `not_eligible` and the rule for entries that [modality.select] leaves out."""
+    if not spec.select:
+        return manifest
+    reasons, details = manifest.column("reason").to_pylist(), manifest.column("detail").to_pylist()
+    for row, facts in enumerate(manifest.column("facts").to_pylist()):
+        if reasons[row] is None and (why := spec.refused(facts)) is not None:
+            reasons[row], details[row] = "not_eligible", why.detail
+    for name, values in (("reason", reasons), ("detail", details)):
+        manifest = manifest.set_column(
+            manifest.schema.get_field_index(name), manifest.schema.field(name), pa.array(values, pa.string())
+        )
+    return manifest
+
+
+def mixture_of(facts: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str | int]]:
+    """What entries with these facts are, as `manifest_table.Counts.mixture`."""
+    kinds: Counter[tuple[str, ...]] = Counter()
+    for text in facts if names else ():
+        if text is not None:
+            known = json.loads(text)
+            kinds[tuple("\\".join(categories(value_of(known, name))) for name in names)] += 1
+    found = [
+        {**{name: value for name, value in zip(names, kind, strict=True) if value}, "entries": count}
+        for kind, count in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:KINDS]
+    ]
+    return [kind for kind in found if len(kind) > 1]
 
 
 def _with_targets(manifest: pa.Table, run: TrainRun) -> tuple[pa.Table, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.manifest_table import CHANGES
-from medray.manifests import MANIFEST, PARTS, entry_keys, group_parts, one_chunk
+from medray.manifests import MANIFEST, PARTS, Describe, entry_keys, group_parts, one_chunk
 from medray.queries import execute, query
 from medray.row_files import AT, RowFiles, new_rows
 
@@ -36,11 +36,19 @@ class Regrouped:
 
 
 def regroup(
-    db: DuckDBPyConnection, old: RowFiles, new: RowFiles, entries: RowFiles, seen_at: datetime, *, afresh: bool
+    db: DuckDBPyConnection,
+    old: RowFiles,
+    new: RowFiles,
+    entries: RowFiles,
+    seen_at: datetime,
+    describe: Describe | None = None,
+    *,
+    afresh: bool,
 ) -> Regrouped:
     """`old` parts without those of the table `stirred` (uri) of `db`, with `new` ones; `entries` with what that changes.
 
-    `afresh`: every file was read, so `old` parts hold no more and every entry is looked at.
+    `describe`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
+    looked at.
     """
     kept, among = RowFiles(old.folder, (), PARTS), ""
     if not afresh:
@@ -58,7 +66,7 @@ def regroup(
         query(db, known, entries=held) as before,
         new_rows(entries.folder, "entries", CHANGES) as writer,
     ):
-        for change in _changes(grouped(parts), _Sorted(before, held.schema), seen_at):
+        for change in _changes(grouped(parts, describe), _Sorted(before, held.schema), seen_at):
             superseded[change.superseded] = True
             writer.write(change.rows)
             for kind, count in _kinds(change.rows):
@@ -77,7 +85,7 @@ def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
     return old.marked(where)
 
 
-def grouped(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def grouped(parts: Iterable[pa.RecordBatch], describe: Describe | None = None) -> Iterator[pa.Table]:
     """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
     held: list[pa.RecordBatch] = []
     for batch in parts:
@@ -88,15 +96,15 @@ def grouped(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         ids = piece.column("entry_id")
         cut = pc.index(ids, ids[-1]).as_py()  # the last entry may go on
         if cut:
-            yield _entries(piece.slice(0, cut))
+            yield _entries(piece.slice(0, cut), describe)
         held = piece.slice(cut).combine_chunks().to_batches()
     if held:
-        yield _entries(pa.Table.from_batches(held))
+        yield _entries(pa.Table.from_batches(held), describe)
 
 
-def _entries(parts: pa.Table) -> pa.Table:
+def _entries(parts: pa.Table, describe: Describe | None) -> pa.Table:
     """CHANGES without `change` and `seen_at`."""
-    made = group_parts(parts.select(PARTS.names).cast(PARTS))
+    made = group_parts(parts.select(PARTS.names).cast(PARTS), describe)
     places = one_chunk(made.column("parts"))
     newest = np.maximum.reduceat(places.flatten().field("modified_ns").to_numpy(), places.offsets.to_numpy()[:-1])
     keys = entry_keys(made)
@@ -174,7 +182,7 @@ def _told(rows: pa.Table, kinds: pa.Array, seen_at: datetime) -> pa.Table:
 
 def _emptied(rows: pa.Table) -> pa.Table:
     """Of entries that are no more: who they were, their last content and where it lay; no label."""
-    for name in ("label", "split", "reason", "detail"):
+    for name in ("label", "split", "reason", "detail", "facts"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.nulls(len(rows), CHANGES.field(name).type))
     return rows.set_column(
         rows.schema.get_field_index("bytes"), "bytes", pa.repeat(pa.scalar(0, pa.int64()), len(rows))

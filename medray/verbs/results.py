@@ -32,6 +32,11 @@ class IndexResult(Result):
     vanished: int
     """Entries that are no more."""
     by_reason: dict[str, int]
+    not_eligible: int
+    """Entries with nothing for a model in them, known from the scan alone; rules of a bundle are for `medray score`."""
+    not_eligible_by_reason: dict[str, int]
+    mixture: list[dict[str, str | int]]
+    """What the entries are, by what the modality learns of headers: {fact: value …, entries}, most frequent first."""
     manifest: str
     """Folder of the change table of entries."""
     seconds: float
@@ -42,6 +47,11 @@ class PrepareResult(Result):
     samples: int
     unlabelled: int
     """Readable entries without a label or a split: not used."""
+    not_eligible: int = 0
+    """Entries that [modality.select] leaves out, or that hold nothing for a model: not used."""
+    not_eligible_by_reason: dict[str, int] = {}
+    mixture: list[dict[str, str | int]] = []
+    """What the entries used are, as `medray index` tells it of the archive."""
     by_reason: dict[str, int]
     splits: dict[str, dict[str, Any]]
     """Per split: entries, subjects, classes."""
@@ -58,6 +68,8 @@ class TrainResult(Result):
     epochs: int
     best_epoch: int
     stopped: str
+    mixture: list[dict[str, str | int]] = []
+    """What it was trained on, by what headers say: {fact: value …, entries}, most frequent first."""
     seconds: float
     samples_per_second: float
     """Training samples over the loops' time: start-up and validation excluded."""
@@ -84,13 +96,15 @@ class EvaluateResult(Result):
 class ScoreResult(Result):
     """`failed` counts this run's failed entries; entries of earlier runs are in the store.
 
-    pending = scored + failed + left.
+    pending = scored + failed + not_eligible + left.
     """
 
     run_id: str
     bundle_id: str
     pending: int
     scored: int
+    not_eligible: int
+    """Entries that the model is not asked about: by a rule, or because nothing is there to score. No failure."""
     left: int
     """Pending entries that the next run takes up."""
     retired: int = 0
@@ -102,9 +116,12 @@ class ScoreResult(Result):
     failed_samples: int
     by_reason: dict[str, int]
     """Failed samples."""
+    not_eligible_samples: int
+    not_eligible_by_reason: dict[str, int]
+    """Samples that the model is not asked about."""
     seconds: float
     entries_per_second: float
-    """Of those scored and failed, from the first to the last commit."""
+    """Of those scored, failed and not eligible, from the first to the last commit."""
     stages: dict[str, float]
     """Seconds of this run, one after the other: index, pending (what has no score yet), scoring."""
     worker_seconds: dict[str, float]
@@ -115,8 +132,10 @@ class ScoreResult(Result):
     store: str
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed."""
-        many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * self.samples
+        """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed; those that are
+        not eligible count on neither side."""
+        asked = self.samples - self.not_eligible_samples
+        many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * asked
         return 3 if many else 0
 
 
@@ -131,6 +150,7 @@ class NightlyResult(Result):
     vanished: int = 0
     pending: int = 0
     scored: int = 0
+    not_eligible: int = 0
     left: int = 0
     level: str = ""
     """Of drift: alert, watch, none, too few; "" where nothing was scored."""
@@ -140,7 +160,7 @@ class NightlyResult(Result):
     page: str = ""
     """The HTML page of this night."""
     bundles: dict[str, dict[str, Any]] = {}
-    """Per bundle folder: bundle_id, pending, scored, failed, left, drift, error."""
+    """Per bundle folder: bundle_id, pending, scored, failed, not_eligible, left, drift, error."""
     code: int = 0
 
     def exit_code(self, max_failed: float) -> int:

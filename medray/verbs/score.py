@@ -35,8 +35,9 @@ class Tally:
 
     def __init__(self, sink: Sink, counts: dict[str, Any]) -> None:
         self.write, self.inner, self.counts = sink.write, sink, counts
-        self.entries, self.failed, self.samples = 0, 0, 0
+        self.entries, self.failed, self.not_eligible, self.samples = 0, 0, 0, 0
         self.by_reason: Counter[str] = Counter()
+        self.passed_over: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
         self.slowest: list[dict[str, Any]] = []
 
@@ -45,11 +46,18 @@ class Tally:
         for receipt in receipts:
             self.entries += receipt.entries
             self.failed += receipt.failed
+            self.not_eligible += receipt.not_eligible
+            self.passed_over.update(receipt.passed_over)
             self.samples += receipt.samples
             self.by_reason.update(receipt.reasons)
             self.seconds.update(receipt.seconds)
             self.slowest = sorted([*self.slowest, *receipt.slowest], key=lambda row: -row["seconds"])[:SLOWEST]
-        self.counts |= {"scored": self.entries - self.failed, "failed": self.failed, "reasons": self.by_reason}
+        self.counts |= {"scored": self.scored, "failed": self.failed, "not_eligible": self.not_eligible}
+        self.counts["reasons"] = self.by_reason + self.passed_over
+
+    @property
+    def scored(self) -> int:
+        return self.entries - self.failed - self.not_eligible
 
 
 def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> ScoreResult:
@@ -61,10 +69,22 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     started, until = time.monotonic(), None if run.deadline is None else deadline_at(run.deadline, time.time())
     bundle = bundles.load(run.bundle_uri)
     spec = at_site(bundle.recipe.modality, run.modality)
+    note_unlearnt(bundle, progress)
     manifest, indexed = index_archive(run, spec, engine, progress)
     found = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
     seconds = {"index": indexed.seconds, **found.stages}
     return found.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
+
+
+def note_unlearnt(bundle: bundles.Bundle, progress: Progress) -> None:
+    """A bundle from before eligibility was learnt cannot tell what it was trained on: say so."""
+    spec = bundle.recipe.modality
+    if spec.trained is None and spec.learnt:
+        progress.fact("trained_on_unknown", "warning", bundle_id=bundle.id)
+        progress.note(
+            f"the bundle {bundle.recipe.name} does not say what it was trained on (it is from an earlier medray): of this "
+            "archive only what holds nothing for a model is left out. Train it again, or name rules in [modality.select]"
+        )
 
 
 def score_manifest(
@@ -88,7 +108,7 @@ def score_manifest(
     with recorded(store, "score", claim.run_id, bundle.id) as counts:
         pending = store.pending_rows(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
-        counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0}
+        counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
         retired = retire(store, claim, spec, manifest, progress)
         sink = Tally(store.sink(claim), counts)
         scoring = time.monotonic()
@@ -107,14 +127,17 @@ def score_manifest(
         bundle_id=bundle.id,
         entries=len(manifest),
         pending=len(pending),
-        scored=sink.entries - sink.failed,
+        scored=sink.scored,
         failed=sink.failed,
+        not_eligible=sink.not_eligible,
         left=len(pending) - sink.entries,
         retired=retired,
         stopped="deadline" if sink.entries < wanted else "limit" if wanted < len(pending) else None,
         samples=sink.samples,
-        failed_samples=sum(sink.by_reason.values()),
+        failed_samples=sink.by_reason.total(),
         by_reason=dict(sink.by_reason.most_common()),
+        not_eligible_samples=sink.passed_over.total(),
+        not_eligible_by_reason=dict(sink.passed_over.most_common()),
         seconds=now - started,
         entries_per_second=sink.entries / max(now - scoring, 1e-9),
         stages={"pending": scoring - started, "scoring": now - scoring},

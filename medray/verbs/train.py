@@ -87,6 +87,7 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     """What the workers get. Its name changes with anything that changes the result, but not with the engine."""
     shards = ShardSet.open(prepared.folder)
     modality = run.modality.open().fitted(shards.summaries("train"))
+    modality = modality.model_copy(update={"trained": prepared.trained})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
     decides = [
@@ -137,7 +138,11 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
         classes=plan.classes,
         thresholds=tuple(state["thresholds"]),
         outputs=plan.objective.outputs(plan.classes),
-        data={"manifest_digest": prepared.digest, "splits": prepared.result.splits},
+        data={
+            "manifest_digest": prepared.digest,
+            "splits": prepared.result.splits,
+            "mixture": prepared.result.mixture,
+        },
         training={
             "plan": plan.name,
             "settings": plan.settings.model_dump(mode="json"),
@@ -186,6 +191,7 @@ def _result(
         epochs=facts["epochs"],
         best_epoch=facts["best_epoch"],
         stopped=facts["stopped"],
+        mixture=prepared.result.mixture,
         seconds=seconds,
         samples_per_second=facts["samples_per_second"],
         workers=facts["workers"],

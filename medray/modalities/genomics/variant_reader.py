@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,13 @@ from medray.manifests import Entries, Entry, Part, digest
 from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
+from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.names import RecordNames
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variants import Alleles, read_alleles, record_key
+from medray.modalities.genomics.variants import Alleles, is_record, read_alleles, record_key
 from medray.samples import tensor_column, tensor_field
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
@@ -61,20 +62,22 @@ class Variants(Source):
         path = relative(file.uri, root)
         if file.uri == self.spec.reference or ignored(path, self.spec.ignore):
             return
-        facts = digest(f"{file.size}:{file.modified_ns}".encode())
-        whole = Part(path, file.uri, digest=facts, size=file.size, subject=path, person=False)
+        unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
+        whole = Part(path, file.uri, digest=unread, size=file.size, subject=path, person=False)
         names, found = RecordNames(), False
         try:
             if file.size == 0:
                 raise SampleError("empty_file")
-            _, pieces = vcf.split_header(text.blocks(file.uri))
+            header, pieces = vcf.split_header(text.blocks(file.uri))
+            facts_of = lru_cache(VcfFacts(header.text).of)  # parts of one contig share theirs
             for lines in vcf.record_lines(pieces, self._at_once):
                 found = True
                 keys, ids = names.of(lines.rows)
                 prints = _prints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
                 sizes = np.diff(lines.edges).tolist()
-                for name, place, print_, size in zip(ids, lines.locators(), prints, sizes, strict=True):
-                    yield Part(f"{path}#{name}", file.uri, place, print_, size, 0, path, False)
+                facts = [facts_of(_contig(row)) for row in lines.rows]
+                for name, place, print_, size, known in zip(ids, lines.locators(), prints, sizes, facts, strict=True):
+                    yield Part(f"{path}#{name}", file.uri, place, print_, size, 0, path, False, facts=known)
             if not found:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
@@ -159,6 +162,11 @@ class Variants(Source):
                 self._file = None
             self._file = text.Ranges(uri)
         return self._file.read(start, end)
+
+
+def _contig(row: list[bytes]) -> str | None:
+    """None of a line that is no record."""
+    return row[0].decode("utf-8", "replace") if is_record(row) else None
 
 
 def _prints(keys: list[str], made: Alleles) -> list[bytes]:

@@ -81,7 +81,7 @@ def scored(tmp_path: Path) -> Path:
     write(tmp_path / "archive" / "v.vcf", vcf_text(*RECORDS))
     write(tmp_path / "r.fa", f">c\n{BASES}\n".encode())
     result = run_score(tmp_path, str(tmp_path / "r.fa"))
-    assert (result.entries, result.samples, result.failed_samples) == (5, 7, 3)
+    assert (result.entries, result.samples, result.failed_samples, result.not_eligible_samples) == (5, 7, 2, 1)
     return tmp_path
 
 
@@ -403,13 +403,8 @@ def test_the_norm_file_of_bcftools_comes_back_line_for_line(tmp_path: Path, shar
     content = (folder / "norm.vcf").read_bytes()
     write(tmp_path / "archive/norm.vcf", content)
     result = run_score(tmp_path, str(folder / "norm.fa"))
-    assert result.by_reason == {
-        "allele_too_long": 1,
-        "bad_allele": 1,
-        "no_alternate": 1,
-        "ref_mismatch": 1,
-        "spanning_deletion": 1,
-    }
+    assert result.by_reason == {"allele_too_long": 1, "bad_allele": 1, "ref_mismatch": 1}
+    assert result.not_eligible_by_reason == {"no_alternate": 1, "spanning_deletion": 1}
     export("vcf", str(tmp_path / "store"), str(tmp_path / "archive/norm.vcf"), str(tmp_path / "out.vcf"))
     stripped = []
     for line in (tmp_path / "out.vcf").read_bytes().splitlines(keepends=True):

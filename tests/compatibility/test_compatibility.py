@@ -1,0 +1,100 @@
+"""What earlier versions wrote is read: bundles, score stores, manifests, shards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import toy
+from deltalake import DeltaTable
+
+from medray import bundles
+from medray.engines.local import LocalEngine
+from medray.manifest_table import Manifest
+from medray.progress import Silent
+from medray.scores import ScoreStore
+from medray.shards import ShardSet, read_samples
+from medray.verbs.score import score
+
+WRITTEN = Path(__file__).parent / "written_by_6119fbd"
+BUNDLE_ID = "e0b1d6d249207cc5"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What the earlier version wrote, and the archive that it was made of."""
+    shutil.copytree(WRITTEN, tmp_path / "old")
+    toy.write_archive(tmp_path / "old", 10)
+    (tmp_path / "old" / "archive" / "junk.dcm").write_text("no image")
+    (tmp_path / "key").write_text("k" * 40)
+    return tmp_path / "old"
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def run_of(folder: Path, **changes):
+    return toy.score_run(folder, pseudonym_key=str(folder.parent / "key"), **changes)
+
+
+def test_a_bundle_keeps_its_id():
+    assert bundles.load(str(WRITTEN / "bundle")).id == BUNDLE_ID
+
+
+def test_a_store_is_read_before_anything_is_written_to_it(folder: Path):
+    store = ScoreStore.open(str(folder / "scores"))
+    scores = store.scores(BUNDLE_ID)
+    assert len(scores) == 11 and scores.column("facts").null_count == 11
+    summary = store.summary()["bundles"][BUNDLE_ID]
+    assert [summary[name] for name in ("entries", "scored", "failed", "not_eligible")] == [11, 10, 1, 0]
+    assert store.runs()[0]["not_eligible"] is None
+    assert "facts" not in [field.name for field in DeltaTable(store.uri).schema().fields]
+
+
+def test_scoring_goes_on_in_it_and_finds_nothing_to_do_for_what_it_scored(folder: Path):
+    again = score(run_of(folder), LocalEngine())
+    assert (again.entries, again.pending) == (11, 0)
+    toy.write_image(folder / "archive" / "new.dcm", 50, 1)
+    more = score(run_of(folder), LocalEngine())
+    assert (more.entries, more.pending, more.scored) == (12, 1, 1)
+    store = ScoreStore.open(str(folder / "scores"))
+    assert len(store.scores(BUNDLE_ID)) == 12
+    assert store.compact()["files_merged"] > 1
+    table = DeltaTable(store.uri).to_pyarrow_table()
+    assert len(table) == 12 and "facts" in table.schema.names
+    assert [run["not_eligible"] for run in store.runs() if run["what"] == "score"] == [0, 0, None]
+
+
+def test_the_scores_of_today_are_those_of_then(folder: Path):
+    score(run_of(folder, store=str(folder / "fresh"), work=str(folder / "work-fresh")), LocalEngine())
+    then, now = (ScoreStore.open(str(folder / name)).scores(BUNDLE_ID) for name in ("scores", "fresh"))
+    for name in ("entry_id", "subject_id", "fingerprint", "output", "status", "reason"):
+        assert then.column(name).equals(now.column(name)), name
+    assert then.column("value").to_pylist() == pytest.approx(now.column("value").to_pylist(), abs=1e-6)
+
+
+def test_scoring_with_a_bundle_that_does_not_know_what_it_was_trained_on_says_so(folder: Path):
+    notes = Notes()
+    score(run_of(folder), LocalEngine(), notes)
+    assert any("does not say what it was trained on" in line for line in notes.lines)
+
+
+def test_a_manifest_is_read_and_its_entries_state_no_facts():
+    manifest = Manifest.open(str(WRITTEN / "work-score" / "manifest"))
+    table = manifest.table()
+    assert len(manifest) == len(table) == 11
+    assert table.column("facts").null_count == 11
+    assert manifest.counts.by_reason == {"unrecognised_format": 1}
+
+
+def test_shards_are_read():
+    [folder] = (WRITTEN / "work" / "shards").iterdir()
+    shards = ShardSet.open(str(folder))
+    assert shards.rows("train") == 6
+    assert read_samples(shards.split("train")[0].uri).column("pixels").type.shape == [1, 16, 16]
