@@ -123,16 +123,22 @@ class Reference:
         return out
 
     def _raw(self, contig: Contig, start: int, end: int) -> bytes:
-        """Bytes of [start, end), line ends included."""
+        """Bytes of [start, end), line ends included. Raises SampleError where a line does not end where it should."""
         if start >= end:
             return b""
-        return self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+        raw = self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+        line_end = contig.bases - start % contig.bases  # of the first line
+        if line_end < len(raw) and raw[line_end] not in BLANKS:
+            raise SampleError(
+                "corrupt", "the reference has a line of another length than its .fai says: remove the .fai"
+            )
+        return raw
 
 
 def _as_many(found: bytes, start: int, end: int) -> bytes:
     """As it is. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
     if len(found) != end - start:
-        raise SampleError("corrupt", "the reference has blanks between bases: remove its .fai, or the blanks")
+        raise SampleError("corrupt", "the reference has blanks or line ends where its .fai has bases: remove the .fai")
     return found
 
 

@@ -220,7 +220,11 @@ def _read_snvs(
         mine = mine[usable[mine]]
         if len(mine) == 0:
             continue
-        cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
+        try:
+            cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
+        except SampleError:  # of one place of the reference: read one by one, those elsewhere are good
+            usable[mine] = False
+            continue
         fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
         usable[mine[~fits]] = False
         mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])

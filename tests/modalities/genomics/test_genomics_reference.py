@@ -108,8 +108,20 @@ def test_an_index_of_samtools_over_blanks_gives_the_bases_or_a_reason(tmp_path: 
     assert read(Reference.open(behind), "one", 3, 12) == "TACGTACGT"
     within = write(tmp_path / "b.fa", b">one\nAC GTA\nCG TAC\nGT\n")
     (tmp_path / "b.fa.fai").write_text("one\t12\t5\t5\t7\n")
-    with pytest.raises(SampleError, match="blanks"):
+    with pytest.raises(SampleError, match="another length"):
         Reference.open(within).codes("one", 0, 8)
+
+
+def test_an_index_of_the_file_before_it_was_edited_gives_no_shifted_base(tmp_path: Path):
+    uri = write(tmp_path / "r.fa", b">c\nAAAAA\nCCCC\nGGGGG\nTTTTT\nAAAAAA\nCCCCC\n")  # a base lost, one too many later
+    (tmp_path / "r.fa.fai").write_text("c\t30\t3\t5\t6\n")
+    reference = Reference.open(uri)
+    assert read(reference, "c", 0, 5) == "AAAAA" and read(reference, "c", 24, 30) == "ACCCCC"
+    for start in range(5, 20):
+        with pytest.raises(SampleError, match=r"remove the \.fai"):
+            reference.codes("c", start, start + 6)
+    (tmp_path / "r.fa.fai").unlink()
+    assert read(Reference.open(uri), "c", 4, 16) == "ACCCCGGGGGTT"
 
 
 def test_gaps_digits_and_other_letters_keep_their_place(tmp_path: Path):

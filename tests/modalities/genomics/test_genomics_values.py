@@ -115,6 +115,13 @@ def test_numbers_have_no_log_odds_and_their_difference_keeps_its_digits():
     np.testing.assert_allclose(found, [[1000001, 1000001, 0.002]], rtol=1e-4)
 
 
+def test_variants_where_the_references_index_is_wrong_fail_and_those_elsewhere_do_not(tmp_path: Path):
+    source = reader(tmp_path, "AAAAA\nCCCC\nGGGGG\nTTTTT\nAAAAAA\nCCCCC")
+    (tmp_path / "r.fa.fai").write_text("c\t30\t3\t5\t6\n")
+    found = read(source, write(tmp_path / "v.vcf", vcf_text("c 2 A G", "c 12 G T", "c 29 C A")))
+    assert [reason for _, reason, _, _ in found] == [None, "corrupt", None]
+
+
 class Steep(nn.Module):
     """`slope` times the mean of channel G, less 1, for each of `outputs`."""
 
