@@ -102,6 +102,15 @@ def test_the_change_of_log_odds_is_that_of_the_logits_however_sure_the_network_i
         np.testing.assert_allclose(found[:, kept], expected, rtol=1e-6)  # of float32 logits
 
 
+def test_probabilities_alone_tell_the_log_odds_of_classes_and_no_number_for_one_that_is_1():
+    logits = torch.tensor([[15.0, 0.0], [13.9, 0.0], [25.0, 0.0], [15.0, 0.0]])
+    found = derive(torch.softmax(logits, 1).numpy())
+    np.testing.assert_allclose(found[:, [3, 7]], [[-1.1, 1.1], [-10, 10]], rtol=1e-6)
+    single = derive(np.array([[0.5], [0.75], [1.0], [1.0]], np.float32))
+    np.testing.assert_allclose(single[0, 3], np.log(3), rtol=1e-6)
+    assert np.isnan(single[1, 3])
+
+
 def activated(objective: Objective, logits: torch.Tensor) -> tuple[np.ndarray, Exact]:
     odds = objective.log_odds(logits.double())
     whole = Exact(objective.activate(logits.double()).numpy(), None if odds is None else odds.numpy())
