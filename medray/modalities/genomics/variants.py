@@ -322,11 +322,12 @@ def derive(scores: np.ndarray, exact: Exact | None = None) -> np.ndarray:
 
 
 def of_probabilities(scores: np.ndarray) -> Exact:
-    """(B, O) float32 probabilities as far as they tell; where a row sums to 1, 1 - p is the sum of its other outputs."""
+    """(B, O) float32 probabilities as far as they tell; where a row of several sums to 1, 1 - p is the sum of the others."""
     exact = scores.astype(np.float64)
-    whole = exact.sum(axis=1, keepdims=True)
-    others = np.stack([np.delete(exact, output, 1).sum(axis=1) for output in range(exact.shape[1])], axis=1)
-    against = np.where(np.abs(whole - 1) < 1e-5, others, 1 - exact)
+    against = 1 - exact
+    if exact.shape[1] > 1:
+        others = np.stack([np.delete(exact, output, 1).sum(axis=1) for output in range(exact.shape[1])], axis=1)
+        against = np.where(np.abs(exact.sum(axis=1, keepdims=True) - 1) < 1e-5, others, against)
     with np.errstate(divide="ignore"):
         return Exact(exact, np.log(exact) - np.log(against))
 

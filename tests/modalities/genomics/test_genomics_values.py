@@ -106,8 +106,8 @@ def test_probabilities_alone_tell_the_log_odds_of_classes_and_no_number_for_one_
     logits = torch.tensor([[15.0, 0.0], [13.9, 0.0], [25.0, 0.0], [15.0, 0.0]])
     found = derive(torch.softmax(logits, 1).numpy())
     np.testing.assert_allclose(found[:, [3, 7]], [[-1.1, 1.1], [-10, 10]], rtol=1e-6)
-    single = derive(np.array([[0.5], [0.75], [1.0], [1.0]], np.float32))
-    np.testing.assert_allclose(single[0, 3], np.log(3), rtol=1e-6)
+    single = derive(np.array([[0.5], [0.75], [1.0], [1.0], [0.5], [1 - 2**-20]], np.float32))
+    np.testing.assert_allclose(single[[0, 2], 3], [np.log(3), np.log(2**20 - 1)], rtol=1e-6)
     assert np.isnan(single[1, 3])
 
 
