@@ -248,14 +248,17 @@ def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
 
 
 def _fits(source: Source, contig: Contig) -> bool:
-    """The file has the contig's header before its first base, and another header or nothing after its last."""
+    """The file has the contig's header before its first base, nothing but the line's end after its first line (of a line
+    with blanks inside samtools counts the letters, and reads others), and another header or nothing after its last.
+    """
     before = source.read(max(0, contig.offset - 8192), contig.offset)
     header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
     named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
+    named = named and header.find(b"\n") == len(header) - 1
+    after_line = source.read(contig.offset + contig.bases, contig.offset + contig.width)
+    whole_lines = contig.length <= contig.bases or not after_line.strip(BLANKS)
     end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
-    return (
-        named and header.find(b"\n") == len(header) - 1 and source.read(end, end + 64).lstrip(BLANKS)[:1] in (b"", b">")
-    )
+    return named and whole_lines and source.read(end, end + 64).lstrip(BLANKS)[:1] in (b"", b">")
 
 
 class _Building:
