@@ -212,6 +212,15 @@ Describe = Callable[[Sequence[Mapping[str, Fact]]], Mapping[str, Fact]]
 """Facts of an entry from those of its parts: `Modality.describe`."""
 
 
+def _facts_texts(parts: Iterable[Part]) -> list[str | None]:
+    """The facts of parts as text; those that many parts share are told once."""
+    told: dict[int, str | None] = {id(None): None}
+    for part in parts:
+        if id(part.facts) not in told:
+            told[id(part.facts)] = facts_text(part.facts or {})
+    return [told[id(part.facts)] for part in parts]
+
+
 def facts_text(facts: Mapping[str, Fact]) -> str:
     """Facts as they stand in a table: JSON, no blanks, keys in order, so that equal facts are equal text."""
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -34,11 +34,9 @@ SCORES = pa.schema(
         _column("run_id", pa.string(), "run that wrote the row"),
         _column("scored_at", pa.timestamp("us", "UTC"), "start of the attempt that wrote the row", unit="UTC"),
         _column(
-            "status",
-            pa.string(),
-            "scored, failed, not_eligible: not asked about, or retired: its file holds it no more",
+            "status", pa.string(), "scored, failed, not_eligible (not asked of the model), or retired (see RETIRED)"
         ),
-        _column("reason", pa.string(), "reason code of a failed or not eligible row; else null", nullable=True),
+        _column("reason", pa.string(), "reason code of a row without a score; else null", nullable=True),
         _column("detail", pa.string(), "for a person; no patient data", nullable=True),
         _column(
             "facts",

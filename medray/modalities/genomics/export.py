@@ -24,7 +24,7 @@ from medray.errors import NOT_ELIGIBLE, SampleError, UserError
 from medray.files import absolute, new_file
 from medray.modalities.genomics import text, vcf
 from medray.modalities.genomics.names import RecordNames
-from medray.modalities.genomics.variants import allele_of, record_key
+from medray.modalities.genomics.variants import allele_of
 from medray.scores import ScoreStore
 
 RECORD_ID = r"^(.*)#[^#]+:[0-9]+:[^#:]+:[^#]+$"
@@ -201,18 +201,14 @@ def _names(source: str, path: str) -> pa.RecordBatchReader:
         names, number = RecordNames(), 0
         _, pieces = vcf.split_header(text.blocks(source))
         try:
-            for lines in vcf.batches(vcf.record_lines(pieces), NAMES_AT_ONCE):
-                ids = [f"{path}#{names.of(line.columns, record_key(line.columns))}" for line in lines if _full(line)]
+            for lines in vcf.record_lines(pieces, NAMES_AT_ONCE):
+                ids = [f"{path}#{name}" for name in names.of([row for row in lines.rows if len(row) == 8])[1]]
                 yield pa.record_batch([pa.array(range(number, number + len(ids)), pa.int64()), ids], schema=schema)
                 number += len(ids)
         except SampleError:
             return
 
     return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _full(line: vcf.Line) -> bool:
-    return len(line.columns) == 8
 
 
 def _by_record(rows: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Found]]:

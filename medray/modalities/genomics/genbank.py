@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
 """What a line of bases begins with: the number of the first, from 1."""
+AMINO_ACIDS = re.compile(rb"LOCUS +\S+ +\d+ +aa\b")
 FEATURE = re.compile(rb" {5}(\S+) +(\S.*?)\s*$")
 REMOTE = re.compile(r"([A-Za-z_][\w.]*):([^,):]*\d[^,):]*)")
 """A part of a location that lies in another record: its accession, and the place there."""
@@ -153,6 +154,8 @@ class _Bases:
 
 def _record(head: bytes, bases: _Bases) -> Record:
     try:
+        if AMINO_ACIDS.match(head):
+            raise SampleError("not_dna", "a record of amino acids")
         parsed = annotation(decode(head))
     except SampleError as problem:
         return Record("", bases, problem=problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from medray.modalities.genomics.variants import is_record
+from medray.modalities.genomics.variants import is_record, record_key
 
 
 @dataclass
@@ -16,9 +16,19 @@ class RecordNames:
     _others: Numbered = field(default_factory=lambda: Numbered())
     """Lines that are no records have no place in the order."""
 
-    def of(self, row: list[bytes], key: str) -> str:
-        """The row's `variants.record_key`, with ~2, ~3 … for the second and third of the file."""
-        return self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
+    def of(self, rows: list[list[bytes]]) -> tuple[list[str], list[str]]:
+        """The rows' `variants.record_key`, and these with ~2, ~3 … for the second and third of the file."""
+        keys = list(map(record_key, rows))
+        if all(map(is_record, rows)):
+            contigs = {row[0] for row in rows}
+            positions = [int(row[1]) for row in rows]
+            found = self._records.in_order(keys, contigs.pop(), positions) if len(contigs) == 1 else None
+            if found is not None:
+                return keys, found
+        return keys, [
+            self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
+            for row, key in zip(rows, keys, strict=True)
+        ]
 
 
 @dataclass
@@ -47,10 +57,29 @@ class Numbered:
         else:
             known = hash(key) in self._all
             self._all.add(hash(key))
-        if not known:
-            return key
+        return self._next(key) if known else key
+
+    def _next(self, key: str) -> str:
         count = self._again[key] = self._again.get(key, 1) + 1
         return f"{key}~{count}"
+
+    def in_order(self, keys: list[str], contig: bytes, positions: list[int]) -> list[str] | None:
+        """What `of` makes of these keys, where they are in order within one contig and follow what came before."""
+        follows = contig not in self._contigs or (contig == self._place[0] and positions[0] > self._place[1])
+        if self._all is not None or not follows or positions != sorted(positions):
+            return None
+        self._contigs.add(contig)
+        self._place = (contig, positions[-1])
+        self._here = {key for key, at in zip(keys, positions, strict=True) if at == positions[-1]}
+        known = set(keys)
+        self._hashes.extend(map(hash, known))
+        if len(known) == len(keys):
+            return keys
+        names = []
+        for key in keys:
+            names.append(key if key in known else self._next(key))
+            known.discard(key)
+        return names
 
     def _move(self, contig: bytes, position: int) -> None:
         before = self._place

@@ -123,16 +123,22 @@ class Reference:
         return out
 
     def _raw(self, contig: Contig, start: int, end: int) -> bytes:
-        """Bytes of [start, end), line ends included."""
+        """Bytes of [start, end), line ends included. Raises SampleError where a line does not end where it should."""
         if start >= end:
             return b""
-        return self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+        raw = self._source.read(contig.byte(start), contig.byte(end - 1) + 1)
+        line_end = contig.bases - start % contig.bases  # of the first line
+        if line_end < len(raw) and raw[line_end] not in BLANKS:
+            raise SampleError(
+                "corrupt", "the reference has a line of another length than its .fai says: remove the .fai"
+            )
+        return raw
 
 
 def _as_many(found: bytes, start: int, end: int) -> bytes:
     """As it is. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
     if len(found) != end - start:
-        raise SampleError("corrupt", "the reference has blanks between bases: remove its .fai, or the blanks")
+        raise SampleError("corrupt", "the reference has blanks or line ends where its .fai has bases: remove the .fai")
     return found
 
 
@@ -242,14 +248,17 @@ def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
 
 
 def _fits(source: Source, contig: Contig) -> bool:
-    """The file has the contig's header before its first base, and another header or nothing after its last."""
+    """The file has the contig's header before its first base, nothing but the line's end after its first line (of a line
+    with blanks inside samtools counts the letters, and reads others), and another header or nothing after its last.
+    """
     before = source.read(max(0, contig.offset - 8192), contig.offset)
     header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
     named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
+    named = named and header.find(b"\n") == len(header) - 1
+    after_line = source.read(contig.offset + contig.bases, contig.offset + contig.width)
+    whole_lines = contig.length <= contig.bases or not after_line.strip(BLANKS)
     end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
-    return (
-        named and header.find(b"\n") == len(header) - 1 and source.read(end, end + 64).lstrip(BLANKS)[:1] in (b"", b">")
-    )
+    return named and whole_lines and source.read(end, end + 64).lstrip(BLANKS)[:1] in (b"", b">")
 
 
 class _Building:

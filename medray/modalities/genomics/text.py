@@ -56,8 +56,7 @@ def blocks(uri: str) -> Iterator[Chunk]:
 
     What is given has passed its checksum, since a flipped bit makes other bases more often than an error: a gzip file
     is read through to the end before (its text up to where it was cut off is given all the same), bgzip block by block.
-    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2). Of a
-    block that is cut, nothing is given: by range (`Ranges`) it could not be read.
+    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
     with open_input(uri) as raw:
         kind = compression(raw.read(BGZF_HEADER))

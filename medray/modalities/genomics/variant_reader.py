@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from medray.manifests import Entries, Entry, Part, digest
 from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
-from medray.modalities.genomics.facts import VcfFacts, record_facts
+from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.names import RecordNames
 from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.scan import ignored
@@ -56,29 +56,28 @@ class Variants(Source):
         """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.
 
         The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what becomes of it, as `_prints`
-        says. So a record is the same whatever stands in its other columns and around it in the file.
+        says. So a record is the same whatever stands in its other columns and around it in the file. All records of a
+        file are of one subject, which is the file.
         """
         path = relative(file.uri, root)
         if file.uri == self.spec.reference or ignored(path, self.spec.ignore):
             return
-        facts = digest(f"{file.size}:{file.modified_ns}".encode())
-        whole = Part(path, file.uri, digest=facts, size=file.size)
+        unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
+        whole = Part(path, file.uri, digest=unread, size=file.size, subject=path, person=False)
         names, found = RecordNames(), False
         try:
             if file.size == 0:
                 raise SampleError("empty_file")
             header, pieces = vcf.split_header(text.blocks(file.uri))
-            stated, unstated = cache(VcfFacts(header.text).of), record_facts("vcf")
-            for lines in vcf.batches(vcf.record_lines(pieces), self._at_once):
+            facts_of = lru_cache(VcfFacts(header.text).of)  # parts of one contig share theirs
+            for lines in vcf.record_lines(pieces, self._at_once):
                 found = True
-                rows = [line.columns for line in lines]
-                keys = list(map(record_key, rows))
-                prints = _prints(keys, read_alleles(self.reference, rows, self.spec.length))
-                for line, key, print_ in zip(lines, keys, prints, strict=True):
-                    name = f"{path}#{names.of(line.columns, key)}"
-                    known = is_record(line.columns)  # else the first column may hold anything
-                    facts_of_line = stated(line.columns[0].decode("utf-8", "replace")) if known else unstated
-                    yield Part(name, file.uri, line.locator, print_, line.end - line.start, facts=facts_of_line)
+                keys, ids = names.of(lines.rows)
+                prints = _prints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
+                sizes = np.diff(lines.edges).tolist()
+                facts = [facts_of(_contig(row)) for row in lines.rows]
+                for name, place, print_, size, known in zip(ids, lines.locators(), prints, sizes, facts, strict=True):
+                    yield Part(f"{path}#{name}", file.uri, place, print_, size, 0, path, False, facts=known)
             if not found:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
@@ -98,7 +97,9 @@ class Variants(Source):
         prints = Entries.of(entries).rows.column("fingerprint").to_pylist()
         owner = np.repeat(owners, np.diff(made.edges))
         late = [
-            i for i, now in zip(owners.tolist(), _prints(map(record_key, rows), made), strict=True) if now != prints[i]
+            i
+            for i, now in zip(owners.tolist(), _prints(list(map(record_key, rows)), made), strict=True)
+            if now != prints[i]
         ]
         lost |= dict.fromkeys(late, ("changed", "another record or reference stands there than when it was indexed"))
         self._refuse_ambiguous(made)
@@ -123,13 +124,14 @@ class Variants(Source):
 
     def _rows(self, entries: Sequence[Entry]) -> tuple[list[list[bytes]], np.ndarray, dict[int, tuple[str, str]]]:
         """The columns of the entries' lines, (R,) int64 which entry each is of, and why others cannot be read."""
+        _, uris, locators = Entries.of(entries).places()
+        starts, ends = vcf.spans(locators)
         rows: list[list[bytes]] = []
         owners: list[int] = []
         lost: dict[int, tuple[str, str]] = {}
-        _, uris, locators = Entries.of(entries).places()
-        for i, (uri, locator) in enumerate(zip(uris.to_pylist(), locators.to_pylist(), strict=True)):
+        for i, (uri, start, end) in enumerate(zip(uris.to_pylist(), starts.tolist(), ends.tolist(), strict=True)):
             try:
-                rows.append(vcf.columns(self._text(uri, *vcf.span(locator))))
+                rows.append(vcf.columns(self._text(uri, start, end)))
                 owners.append(i)
             except SampleError as error:
                 lost[i] = error.reason, error.detail
@@ -162,18 +164,20 @@ class Variants(Source):
         return self._file.read(start, end)
 
 
-def _prints(keys: Iterable[str], made: Alleles) -> list[bytes]:
+def _contig(row: list[bytes]) -> str | None:
+    """None of a line that is no record."""
+    return row[0].decode("utf-8", "replace") if is_record(row) else None
+
+
+def _prints(keys: list[str], made: Alleles) -> list[bytes]:
     """xxh3_128 of each record's key and of what becomes of it: for each allele its id and both windows, or the reason why
     it has none. So it changes with what its scores and rows depend on, and with nothing else."""
     windows = made.bases.tobytes()
     width = made.bases[0].nbytes if len(made.bases) else 0
-    found = []
-    for key, first, last in zip(keys, made.edges[:-1].tolist(), made.edges[1:].tolist(), strict=True):
-        told = [key.encode()]
-        for i in range(first, last):
-            if made.reason[i] is None:
-                told += [made.sample_id[i].encode(), windows[i * width : (i + 1) * width]]
-            else:
-                told.append(f"{made.sample_id[i]}\0{made.reason[i]}".encode())
-        found.append(xxhash.xxh3_128_digest(b"\0".join(told)))
-    return found
+    alleles = [
+        name.encode() + b"\0" + (windows[i * width : (i + 1) * width] if reason is None else reason.encode())
+        for i, (name, reason) in enumerate(zip(made.sample_id, made.reason, strict=True))
+    ]
+    edges = made.edges.tolist()
+    whole = ((key.encode(), *alleles[first:last]) for key, first, last in zip(keys, edges, edges[1:], strict=False))
+    return list(map(xxhash.xxh3_128_digest, map(b"\0".join, whole)))

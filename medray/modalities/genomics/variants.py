@@ -30,8 +30,8 @@ SCORES = ("ref", "alt", "delta", "log_odds")
 """What `derive` gives for each output, in this order."""
 LONG_ALLELE, LONG_ALT = 32, 128
 """An allele of more letters is shortened in an id, and a list of alleles in that of a record."""
-UNOBSERVED = (b"<*>", b"<NON_REF>", b"<X>")
 TAB = b"\t"
+UNOBSERVED = (b"<*>", b"<NON_REF>", b"<X>")
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
 _CALLED = re.compile(rb"[ACGTUN]+", re.IGNORECASE)
 _PLAIN = re.compile(rb"[A-Za-z0-9*.<>:\[\]_=+-]+")
@@ -221,7 +221,11 @@ def _read_snvs(
         mine = mine[usable[mine]]
         if len(mine) == 0:
             continue
-        cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
+        try:
+            cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
+        except SampleError:  # of one place of the reference: read one by one, those elsewhere are good
+            usable[mine] = False
+            continue
         fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
         usable[mine[~fits]] = False
         mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])
@@ -293,7 +297,7 @@ def _alt_key(alt: bytes) -> str:
 
 def is_record(row: list[bytes]) -> bool:
     """The line has the 8 columns that VCF fixes, and a number as POS."""
-    return len(row) == 8 and _is_position(row[1])
+    return len(row) == 8 and row[1].isdigit() and len(row[1]) < 18
 
 
 def sample_id(contig: str, allele: Allele, index: int) -> str:
@@ -330,12 +334,14 @@ def _digest(text: bytes) -> str:
 # --- scores -----------------------------------------------------------------------------------------------------
 
 
-def derive(scores: np.ndarray, exact: Exact) -> np.ndarray:
+def derive(scores: np.ndarray, exact: Exact | None = None) -> np.ndarray:
     """Scores (2 N, O) float32, of sample 0's ref, sample 0's alt, sample 1's ref …, to (N, 4 O), named by SCORES.
 
     For each output: ref, alt, delta = alt - ref, and log_odds = ln(p_alt / (1 - p_alt)) - ln(p_ref / (1 - p_ref)),
-    natural logarithm, both made in float64. Numbers that are no probabilities have no log_odds: (N, 3 O).
+    natural logarithm, both made in float64. Numbers that are no probabilities have no log_odds: (N, 3 O). Without
+    `exact` they are made of the scores, as far as these tell: a single probability of 1 has no odds, and gives no number.
     """
+    exact = exact or of_probabilities(scores)
     columns = [scores[0::2], scores[1::2]]
     if exact.log_odds is None:
         columns.append(exact.scores[1::2] - exact.scores[0::2])
@@ -344,6 +350,17 @@ def derive(scores: np.ndarray, exact: Exact) -> np.ndarray:
         with np.errstate(invalid="ignore"):  # infinity minus infinity: the row fails as bad_score
             columns += [_difference(ref, alt), alt - ref]
     return np.stack(columns, axis=2).reshape(len(scores) // 2, -1).astype(np.float32)
+
+
+def of_probabilities(scores: np.ndarray) -> Exact:
+    """(B, O) float32 probabilities as far as they tell; where a row of several sums to 1, 1 - p is the sum of the others."""
+    exact = scores.astype(np.float64)
+    against = 1 - exact
+    if exact.shape[1] > 1:
+        others = np.stack([np.delete(exact, output, 1).sum(axis=1) for output in range(exact.shape[1])], axis=1)
+        against = np.where(np.abs(exact.sum(axis=1, keepdims=True) - 1) < 1e-5, others, against)
+    with np.errstate(divide="ignore"):
+        return Exact(exact, np.log(exact) - np.log(against))
 
 
 def _difference(ref: np.ndarray, alt: np.ndarray) -> np.ndarray:

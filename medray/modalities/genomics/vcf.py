@@ -9,33 +9,39 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from medray.errors import SampleError
-from medray.modalities.genomics.text import Chunk, lines
+from medray.modalities.genomics.text import LONGEST_LINE, Chunk
 
 HEADER_BYTES = 1 << 28
 """A header longer than this is no header."""
 
 
-class Line(NamedTuple):
-    """One record line of a file."""
+class Lines(NamedTuple):
+    """Record lines of one file, one after the other."""
 
-    start: int
-    end: int
-    """Offsets in the text, line end included: [start, end)."""
-    columns: list[bytes]
+    edges: list[int]
+    """Offsets in the text: a line is [edges[i], edges[i + 1]), its line end included."""
+    rows: list[list[bytes]]
+    """Their columns."""
 
-    @property
-    def locator(self) -> str:
-        """Text whose order is the order in the file."""
-        return f"{self.start:015d}-{self.end:015d}"
+    def locators(self) -> list[str]:
+        """Texts whose order is the order in the file."""
+        places = [f"{at:015d}" for at in self.edges]
+        return [f"{start}-{end}" for start, end in pairwise(places)]
 
 
-def span(locator: str) -> tuple[int, int]:
-    """(start, end) of a locator."""
-    start, _, end = locator.partition("-")
-    return int(start), int(end)
+def spans(locators: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) int64 starts and (N,) int64 ends of N locators."""
+    ends = (pc.utf8_slice_codeunits(locators, start, start + 15) for start in (0, 16))
+    start, end = (pc.cast(each, pa.int64()).to_numpy(zero_copy_only=False) for each in ends)
+    return start, end
 
 
 @dataclass(frozen=True)
@@ -105,39 +111,66 @@ def parse_header(text: bytes) -> Header:
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def record_lines(pieces: Iterator[Chunk]) -> Iterator[Line]:
-    """The lines below the header, without blank ones at the end. Raises SampleError `corrupt` where a line does not end."""
-    blank: list[Line] = []
-    for start, line in lines(pieces):
-        found = Line(start, start + len(line), columns(line))
-        if not line.strip():
-            blank.append(found)
-            continue
-        yield from blank
-        blank.clear()
+def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[Lines]:
+    """The lines below the header, up to `most` at once, without blank ones at the end. What stands before damage is given
+    before the damage raises. Raises SampleError `corrupt` where a line does not end."""
+    found = Lines([], [])
+    try:
+        for lines in _whole_lines(pieces):
+            found = _joined(found, lines)
+            whole = len(found.rows) - len(found.rows) % most
+            for start in range(0, whole, most):
+                yield _part(found, start, start + most)
+            found = _part(found, whole, len(found.rows))
+    except SampleError:
+        if found.rows:
+            yield found
+        raise
+    if found.rows:
         yield found
+
+
+def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[Lines]:
+    """As many lines as come together; those that end with a blank one, with what follows it."""
+    held, start = b"", 0
+    for offset, text in pieces:
+        start = start if held else offset
+        if len(held) > LONGEST_LINE and b"\n" not in text:
+            raise SampleError("corrupt", f"a line of more than {LONGEST_LINE} bytes")
+        stop = text.rfind(b"\n") + 1
+        if stop == 0 or not text[:stop].rsplit(b"\n", 2)[-2].strip():
+            held += text
+            continue
+        yield _lines(start, held + text[:stop])
+        held, start = text[stop:], offset + stop
+    if held.strip():
+        yield _lines(start, held)
+
+
+def _lines(start: int, text: bytes) -> Lines:
+    """The lines of a text that begins with one, without blank ones at its end."""
+    lines = text.split(b"\n")
+    edges = (np.cumsum([start, *map(len, lines)]) + np.arange(len(lines) + 1)).tolist()
+    edges[-1] = start + len(text)  # the last line of a file may have no line end
+    while not lines[-1].strip():
+        lines.pop()
+        edges.pop()
+    return Lines(edges, list(map(columns, lines)))
+
+
+def _joined(one: Lines, two: Lines) -> Lines:
+    return Lines([*one.edges[:-1], *two.edges], one.rows + two.rows) if one.rows else two
+
+
+def _part(lines: Lines, start: int, stop: int) -> Lines:
+    return Lines(lines.edges[start : stop + 1], lines.rows[start:stop])
 
 
 def columns(line: bytes) -> list[bytes]:
     """The 8 columns that VCF fixes; fewer in a bad line. Genotypes are left out."""
     row = line.split(b"\t", 8)
-    if len(row) <= 8:
-        row[-1] = row[-1].rstrip(b"\r\n")
-    return row[:8]
-
-
-def batches(found: Iterator[Line], size: int) -> Iterator[list[Line]]:
-    """Up to `size` lines at once. What stands before damage is given before the damage raises."""
-    held: list[Line] = []
-    try:
-        for line in found:
-            held.append(line)
-            if len(held) == size:
-                yield held
-                held = []
-    except SampleError:
-        if held:
-            yield held
-        raise
-    if held:
-        yield held
+    if len(row) < 8:
+        row[-1] = row[-1].rstrip()
+    else:
+        del row[8:]
+    return row

@@ -175,6 +175,7 @@ def test_records_after_a_damaged_one_are_read(tmp_path: Path, index: Callable):
         "no //": (one + two.replace("//\n", "") + three, {**good, "#B1.1": None}),
         "junk between": (one + "junk\n" + three, {**good, "#record 2": "corrupt"}),
         "junk at the end": (one + three + "junk\n", {**good, "#record 3": "corrupt"}),
+        "amino acids": (one + two.replace("120 bp", "120 aa") + three, {**good, "#record 2": "not_dna"}),
         "a release header": ("GBPRI1.SEQ  Release\n\n" + one + three, good),
     }
     for name, (text, expected) in cases.items():

@@ -101,15 +101,28 @@ def test_blanks_between_bases_shift_no_position(tmp_path: Path):
             assert reference.letters("two", 0, 5) == b"TTTTT"
 
 
-def test_an_index_of_samtools_over_blanks_gives_the_bases_or_a_reason(tmp_path: Path):
+def test_an_index_of_samtools_over_blanks_gives_the_bases_of_the_file(tmp_path: Path):
     pysam = pytest.importorskip("pysam")
     behind = write(tmp_path / "a.fa", b">one\nACGTA \nCGTAC \nGT\n>two\nTTTTT\n")
     pysam.faidx(behind)
     assert read(Reference.open(behind), "one", 3, 12) == "TACGTACGT"
     within = write(tmp_path / "b.fa", b">one\nAC GTA\nCG TAC\nGT\n")
-    (tmp_path / "b.fa.fai").write_text("one\t12\t5\t5\t7\n")
-    with pytest.raises(SampleError, match="blanks"):
-        Reference.open(within).codes("one", 0, 8)
+    pysam.faidx(within)
+    with pysam.FastaFile(within) as peer:
+        assert peer.fetch("one", 3, 7) == "GTCG"  # of ACGTACGTACGT
+    assert read(Reference.open(within), "one", 3, 7) == "TACG"
+
+
+def test_an_index_of_the_file_before_it_was_edited_gives_no_shifted_base(tmp_path: Path):
+    uri = write(tmp_path / "r.fa", b">c\nAAAAA\nCCCC\nGGGGG\nTTTTT\nAAAAAA\nCCCCC\n")  # a base lost, one too many later
+    (tmp_path / "r.fa.fai").write_text("c\t30\t3\t5\t6\n")
+    reference = Reference.open(uri)
+    assert read(reference, "c", 0, 5) == "AAAAA" and read(reference, "c", 24, 30) == "ACCCCC"
+    for start in range(5, 20):
+        with pytest.raises(SampleError, match=r"remove the \.fai"):
+            reference.codes("c", start, start + 6)
+    (tmp_path / "r.fa.fai").unlink()
+    assert read(Reference.open(uri), "c", 4, 16) == "ACCCCGGGGGTT"
 
 
 def test_gaps_digits_and_other_letters_keep_their_place(tmp_path: Path):

@@ -102,6 +102,15 @@ def test_the_change_of_log_odds_is_that_of_the_logits_however_sure_the_network_i
         np.testing.assert_allclose(found[:, kept], expected, rtol=1e-6)  # of float32 logits
 
 
+def test_probabilities_alone_tell_the_log_odds_of_classes_and_no_number_for_one_that_is_1():
+    logits = torch.tensor([[15.0, 0.0], [13.9, 0.0], [25.0, 0.0], [15.0, 0.0]])
+    found = derive(torch.softmax(logits, 1).numpy())
+    np.testing.assert_allclose(found[:, [3, 7]], [[-1.1, 1.1], [-10, 10]], rtol=1e-6)
+    single = derive(np.array([[0.5], [0.75], [1.0], [1.0], [0.5], [1 - 2**-20]], np.float32))
+    np.testing.assert_allclose(single[[0, 2], 3], [np.log(3), np.log(2**20 - 1)], rtol=1e-6)
+    assert np.isnan(single[1, 3])
+
+
 def activated(objective: Objective, logits: torch.Tensor) -> tuple[np.ndarray, Exact]:
     odds = objective.log_odds(logits.double())
     whole = Exact(objective.activate(logits.double()).numpy(), None if odds is None else odds.numpy())
@@ -113,6 +122,13 @@ def test_numbers_have_no_log_odds_and_their_difference_keeps_its_digits():
     found = derive(*activated(objective, torch.tensor([[0.5], [0.501]])))
     assert score_names(("value",), objective.probabilities) == ("value_ref", "value_alt", "value_delta")
     np.testing.assert_allclose(found, [[1000001, 1000001, 0.002]], rtol=1e-4)
+
+
+def test_variants_where_the_references_index_is_wrong_fail_and_those_elsewhere_do_not(tmp_path: Path):
+    source = reader(tmp_path, "AAAAA\nCCCC\nGGGGG\nTTTTT\nAAAAAA\nCCCCC")
+    (tmp_path / "r.fa.fai").write_text("c\t30\t3\t5\t6\n")
+    found = read(source, write(tmp_path / "v.vcf", vcf_text("c 2 A G", "c 12 G T", "c 29 C A")))
+    assert [reason for _, reason, _, _ in found] == [None, "corrupt", None]
 
 
 class Steep(nn.Module):

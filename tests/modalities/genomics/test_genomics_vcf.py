@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from variant_files import COLUMNS, entries, opened, parts, rows, table, untar, vcf_text, write
 
@@ -72,6 +73,51 @@ def test_scans_in_pieces_of_any_size_are_the_same(tmp_path: Path, monkeypatch: p
     for size in (1, 7, 299):
         monkeypatch.setattr(variant_reader, "RECORDS_AT_ONCE", size)
         assert prints(opened(reference, 20), path) == whole
+
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled", "contigs apart"])
+def test_names_are_those_of_a_plain_count_however_many_are_made_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+):
+    random = np.random.default_rng(5)
+    records = [f"{random.choice(['c', 'd'])} {random.integers(1, 30)} A C" for _ in range(400)]
+    if order != "shuffled":
+        records.sort(key=lambda text: (text.split()[0], int(text.split()[1])))
+    if order == "contigs apart":
+        records = records[:100] + records[300:] + records[100:300]
+    expected: list[str] = []
+    counts: dict[str, int] = {}
+    for record in records:
+        key = record.replace(" ", ":")
+        counts[key] = counts.get(key, 0) + 1
+        expected.append(key if counts[key] == 1 else f"{key}~{counts[key]}")
+    path = write(tmp_path / "v.vcf", vcf_text(*records))
+    reader = opened(write(tmp_path / "r.fa", b">c\nACGT\n"), 3)
+    for size in (1, 3, 50, 4096):
+        monkeypatch.setattr(variant_reader, "RECORDS_AT_ONCE", size)
+        assert [part.entry_id.partition("#")[2] for part in parts(reader, path)] == expected
+
+
+@pytest.mark.parametrize("size", [64, 100, 1 << 20])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n\n"])
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n"])
+def test_lines_longer_than_a_block_and_blank_ones_between_keep_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, end: bytes, blank: bytes
+):
+    monkeypatch.setattr(text, "BLOCK", size)
+    reader = opened(write(tmp_path / "r.fa", b">c\nACGTACGT\n"), 3)
+    long = f"c\t3\t.\tG\tA\t.\t.\tX={'x' * 500}"
+    content = vcf_text("c 2 C A", "\t", "\t", long, "c 4 T A", "\t", "c 6 C A").rstrip() + end
+    content = content.replace(b"\n", blank)
+    found = parts(reader, write(tmp_path / "v.vcf", content))
+    starts, ends = vcf.spans(pa.array([part.locator for part in found]))
+    lines = [content[start:stop].rstrip(b"\r\n") for start, stop in zip(starts, ends, strict=True)]
+    assert [line[:3] for line in lines] == [b"c\t2", b"\t", b"\t", b"c\t3", b"c\t4", b"\t", b"c\t6"]
+    assert lines[3] == long.encode()
+    names = [part.entry_id.partition("#")[2] for part in found]
+    assert names[0] == "c:2:C:A" and names[2] == f"{names[1]}~2" and names[5] == f"{names[1]}~3"
+    bad = "bad_record"
+    assert reader.read(entries(found)).column("reason").to_pylist() == [None, bad, bad, None, None, bad, None]
 
 
 def test_what_no_score_depends_on_changes_no_fingerprint(tmp_path: Path):
@@ -287,6 +333,6 @@ def test_pysam_reads_the_same_records(norm: Path):
                 for r in peer
             ]  # fmt: skip
         _, pieces = vcf.split_header(text.blocks(str(norm / name)))
-        found = [line.columns for line in vcf.record_lines(pieces)]
+        found = [row for lines in vcf.record_lines(pieces, 7) for row in lines.rows]
         mine = [(r[0].decode(), int(r[1]), r[3].decode(), r[4].decode()) for r in found]
         assert mine == expected
