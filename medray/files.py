@@ -87,6 +87,32 @@ def exists(uri: str) -> bool:
     return system.get_file_info(path).type != fs.FileType.NotFound
 
 
+def is_away(root: str) -> bool:
+    """Whether an archive that was there holds nothing now, or its storage does not answer: a mount that has gone."""
+    try:
+        return next(list_pieces(root), None) is None
+    except (ArchiveError, OSError):
+        return True
+
+
+def modified_ns(uri: str) -> int | None:
+    """When the file was modified, ns since the epoch (UTC); of remote storage in whole seconds. None where it is not there.
+
+    Raises OSError where the storage does not say.
+    """
+    if is_local(uri):
+        try:
+            return os.stat(local_path(uri)).st_mtime_ns
+        except FileNotFoundError:
+            return None
+    from pyarrow import fs
+
+    system, path = file_system(uri)
+    info = system.get_file_info(path)
+    # S3 tells milliseconds in a listing, and seconds of one object
+    return None if info.type == fs.FileType.NotFound else (info.mtime_ns or 0) // 10**9 * 10**9
+
+
 def list_files(root: str) -> Iterator[File]:
     """The files of `list_pieces`, one by one."""
     for piece in list_pieces(root):

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from medray.eligibility import Fact
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, SampleError
 from medray.files import File, read_bytes, write_bytes
 
 
@@ -63,6 +63,16 @@ class PartRef(NamedTuple):
 
     uri: str
     locator: str
+    digest: bytes = b""
+    """As the index has it; empty where it is not known."""
+
+
+def unchanged(content: bytes, part: PartRef) -> bytes:
+    """The content of a part that is a whole file. Raises SampleError `changed` for other content than was indexed: the
+    entry's fingerprint, under which its score will stand, would be of the old one."""
+    if part.digest and digest(content) != part.digest:
+        raise SampleError("changed", "the file has been replaced since it was indexed")
+    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +326,7 @@ class Entries(Sequence[Entry]):
         fields = [MANIFEST.field(name) for name in MANIFEST.names if name in Entry.__dataclass_fields__]
         rows = [
             {field.name: getattr(entry, field.name) for field in fields}
-            | {"parts": [part._asdict() for part in entry.parts], "target": entry.target}
+            | {"parts": [part._asdict() | {"digest": part.digest or None} for part in entry.parts], "target": entry.target}
             for entry in entries
         ]
         return Entries(pa.RecordBatch.from_pylist(rows, schema=pa.schema([*fields, TARGET])))
@@ -345,6 +355,13 @@ class Entries(Sequence[Entry]):
         flat = parts.flatten()
         return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), flat.field("locator")
 
+    def modified(self) -> tuple[np.ndarray, pa.Array, np.ndarray]:
+        """Of all P parts, entry by entry: (P,) int64 number of the entry, uri, (P,) int64 its modified_ns; 0: not known."""
+        parts = self._parts
+        flat = parts.flatten()
+        times = flat.field("modified_ns").fill_null(0).to_numpy()
+        return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), times
+
     @property
     def _parts(self) -> pa.ListArray:
         column = self.rows.column("parts")
@@ -356,7 +373,8 @@ class Entries(Sequence[Entry]):
             return self.rows.column(name).to_pylist() if name in self.rows.schema.names else [None] * len(self)
 
         _, uri, locator = self.places()
-        refs = list(map(PartRef, uri.to_pylist(), locator.to_pylist()))
+        digests = self._parts.flatten().field("digest").to_pylist()
+        refs = [PartRef(*of, known or b"") for *of, known in zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)]
         edges = np.cumsum([0, *self._parts.value_lengths().to_pylist()]).tolist()
         parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
         targets = [None if target is None else tuple(target) for target in values("target")]

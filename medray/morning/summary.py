@@ -37,7 +37,7 @@ class BundleNight(BaseModel):
     scored: int = 0
     failed: int = 0
     left: int = 0
-    stopped: Literal["deadline", "limit"] | None = None
+    stopped: Literal["deadline", "limit", "archive"] | None = None
     """Why entries are left."""
     samples: int = 0
     failed_samples: int = 0

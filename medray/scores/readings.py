@@ -11,13 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from medray.errors import REASONS
+from medray.errors import PASSING, REASONS
 from medray.manifest_table import Manifest
 from medray.queries import database, query
 from medray.scores.table import SCORES, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+
+PASSING_ATTEMPTS = 10
+"""An entry that could not be read is tried so often: nights of an archive that comes and goes, and an end."""
 
 
 class PendingOptions(TypedDict, total=False):
@@ -47,7 +51,8 @@ class Readings:
         Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
         latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
-        tried less than `attempts` times. Reads the key columns of this bundle's files as a stream, and spills to disk
+        tried less than `attempts` times. One that failed for a reason that may pass (errors.PASSING: the storage was
+        away) is pending again in any case, until it has been tried PASSING_ATTEMPTS times. Reads the key columns of this bundle's files as a stream, and spills to disk
         beyond `memory`.
         """
         if len(manifest) == 0:
@@ -73,15 +78,19 @@ class Readings:
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
         columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
-        done = "done"
-        if retry_failed:
-            codes = None if retry_failed is True else pa.array(sorted(retry_failed), pa.string())
-            reason = ds.field("reason")
-            columns["again"] = reason.is_valid() if codes is None else reason.isin(codes)
+        done, reason = "done", ds.field("reason")
+        passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
+        if retry_failed or self._any(passing, bundle_id):
+            codes = None if retry_failed is True else pa.array(sorted(retry_failed or ()), pa.string())
+            columns["asked"] = reason.is_valid() if codes is None else reason.isin(codes)
+            columns["passing"] = passing
             columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
-            enough = "" if attempts is None else f'or count(distinct "at") >= {attempts:d}'
+            most = 2**31 if attempts is None else attempts
             done = f"""(select key_hi, key_lo from done group by all
-                        having coalesce(max("at") filter (again) < max("at"), true) {enough})"""
+                        having not (coalesce(max("at") filter (asked) = max("at"), false)
+                                        and count(distinct "at") < {most:d}
+                                    or coalesce(max("at") filter (passing) = max("at"), false)
+                                        and count(distinct "at") < {PASSING_ATTEMPTS:d}))"""
         rows = self._query(
             f"select row from wanted anti join {done} using (key_hi, key_lo)",
             memory,
@@ -185,6 +194,11 @@ class Readings:
         `where` on scored_at or run_id spares reading files of other runs.
         """
         return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
+
+    def _any(self, where: ds.Expression, bundle_id: str) -> bool:
+        """Whether a row of the bundle is so. Files whose bounds say no are not opened."""
+        found = self._scan({"reason": ds.field("reason")}, bundle_id, where)
+        return any(len(batch) for batch in found)
 
     def _scan(
         self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None

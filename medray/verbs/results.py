@@ -93,8 +93,8 @@ class ScoreResult(Result):
     scored: int
     left: int
     """Pending entries that the next run takes up."""
-    stopped: Literal["deadline", "limit"] | None
-    """Why entries are left."""
+    stopped: Literal["deadline", "limit", "archive"] | None
+    """Why entries are left; archive: it was no longer there, and the exit code is 1."""
     samples: int
     """Of this run's entries; an entry that cannot be read counts as one."""
     failed_samples: int
@@ -113,7 +113,10 @@ class ScoreResult(Result):
     store: str
 
     def exit_code(self, max_failed: float) -> int:
-        """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed."""
+        """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed; 1 where the
+        archive went."""
+        if self.stopped == "archive":
+            return 1
         many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * self.samples
         return 3 if many else 0
 
