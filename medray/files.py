@@ -255,6 +255,15 @@ def open_input(uri: str):
     return system.open_input_file(path)
 
 
+def is_broken_parquet(error: Exception) -> bool:
+    """Whether an error of pyarrow is of a Parquet file cut short or overwritten, not of the storage.
+
+    Without its last bytes a file is invalid; with a footer or a page of garbage the error is an OSError without a number.
+    """
+    text = str(error)
+    return not isinstance(error, OSError) or "thrift" in text or "orrupt" in text
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced."""
     if not is_local(uri):

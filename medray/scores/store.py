@@ -225,7 +225,9 @@ class ScoreStore(Readings):
         return upkeep.vacuum(self, older_than)
 
     def forget(self, subjects: Collection[str]) -> dict[str, Any]:
-        """Remove every row of these pseudonyms from every file below the store: {rows, files}, 0 where none.
+        """Remove every row of these pseudonyms from every file below the store: {rows, files, unreadable}, 0 where none.
+
+        A file that a kill cut short may hold anyone: it is removed, too (`unreadable` of the `files`).
 
         Runs that are scoring into the store are fenced: they could commit rows of the subject that they hold.
         """

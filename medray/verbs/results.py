@@ -219,4 +219,8 @@ class ForgetResult(BaseModel):
     """Removed from the scores that readers saw."""
     files: int
     """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
+    unreadable: int
+    """Of these, those that a kill had cut short: nobody can say whom they held."""
+    untouched: str = "the archive, work folders (manifests, shards, reports), bundles, exports, backups"
+    """Where the subject may stand as well."""
     seconds: float
