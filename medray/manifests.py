@@ -326,7 +326,10 @@ class Entries(Sequence[Entry]):
         fields = [MANIFEST.field(name) for name in MANIFEST.names if name in Entry.__dataclass_fields__]
         rows = [
             {field.name: getattr(entry, field.name) for field in fields}
-            | {"parts": [part._asdict() | {"digest": part.digest or None} for part in entry.parts], "target": entry.target}
+            | {
+                "parts": [part._asdict() | {"digest": part.digest or None} for part in entry.parts],
+                "target": entry.target,
+            }
             for entry in entries
         ]
         return Entries(pa.RecordBatch.from_pylist(rows, schema=pa.schema([*fields, TARGET])))
@@ -374,7 +377,9 @@ class Entries(Sequence[Entry]):
 
         _, uri, locator = self.places()
         digests = self._parts.flatten().field("digest").to_pylist()
-        refs = [PartRef(*of, known or b"") for *of, known in zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)]
+        refs = [
+            PartRef(*of, known or b"") for *of, known in zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)
+        ]
         edges = np.cumsum([0, *self._parts.value_lengths().to_pylist()]).tolist()
         parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
         targets = [None if target is None else tuple(target) for target in values("target")]

@@ -180,9 +180,7 @@ def _refuse_replaced(found: pa.RecordBatch, late: np.ndarray, payload: pa.Schema
             "detail": pa.repeat("a file of it was written to after it was indexed", len(lost)),
         }
     )
-    rows = joined(
-        [read_rows(numbers[kept], found.filter(pa.array(kept)), payload), read_rows(lost, failed, payload)]
-    )
+    rows = joined([read_rows(numbers[kept], found.filter(pa.array(kept)), payload), read_rows(lost, failed, payload)])
     return rows.take(pc.sort_indices(rows.column("entry")))
 
 

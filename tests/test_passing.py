@@ -286,3 +286,22 @@ def test_shards_without_what_could_not_be_read_are_refused(tmp_path, monkeypatch
         with pytest.raises(MachineError, match="could not be read as they were indexed"):
             prepare.prepare(run, LocalEngine())
     assert prepare.prepare(run, LocalEngine()).failed == 0
+
+
+def test_links_to_themselves_pipes_and_sockets_are_one_failed_row_each(archive):
+    root = archive / "archive"
+    (root / "again").symlink_to("again")
+    (root / "0" / "lost.dcm").symlink_to("nowhere")
+    (root / "0" / "round").symlink_to(root)
+    os.mkfifo(root / "pipe.dcm")
+    os.close(os.open(os.fsencode(root) + b"/M\xfcller.dcm", os.O_CREAT))
+    found = score_verb(toy.score_run(archive), LocalEngine())
+    assert (found.entries, found.scored, found.failed) == (8, 4, 4)
+    assert found.by_reason == {"unreadable": 2, "missing_file": 2}
+    failed = {entry: reason for entry, reason in scored(archive).items() if reason}
+    assert failed == {
+        "again": "unreadable",
+        "pipe.dcm": "unreadable",
+        "0/lost.dcm": "missing_file",
+        "M\\xfcller.dcm": "missing_file",
+    }

@@ -83,6 +83,7 @@ def index_archive(
         bytes=state.counts.bytes,
         files=night.listing.places,
         scanned=int(night.opened.sum()),
+        linked=night.linked,
         new=kinds.get("new", 0),
         changed=kinds.get("changed", 0),
         vanished=kinds.get("vanished", 0),
@@ -135,7 +136,14 @@ class _Night:
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
         lists = [file for uri in spec.lists(run.root) for file in files.list_files(uri)]
-        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)))
+        linked: list[str] = []
+        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)), linked)
+        self.linked = len(linked)
+        if linked:
+            progress.fact("linked_folders", "warning", count=len(linked))
+            progress.note(
+                f"{len(linked):,} links to folders are not followed, such as {linked[0]}: what they lead to is not read"
+            )
         self.opened = np.zeros(self.listing.places, bool)
         self.new_parts = RowFiles(folder, (), PARTS)
 

@@ -25,6 +25,8 @@ class IndexResult(Result):
     """Files in the archive; those that are no data by rule (DICOMDIR, ignored names) make no entry."""
     scanned: int
     """Files that were opened; the others have not changed since the last index."""
+    linked: int = 0
+    """Symbolic links to folders, which are not followed."""
     new: int
     """Entries that the last index of this work folder did not know."""
     changed: int

@@ -131,7 +131,13 @@ def score_manifest(
         scored=sink.entries - sink.failed,
         failed=sink.failed,
         left=len(pending) - sink.entries,
-        stopped="archive" if away else "deadline" if sink.entries < wanted else "limit" if wanted < len(pending) else None,
+        stopped="archive"
+        if away
+        else "deadline"
+        if sink.entries < wanted
+        else "limit"
+        if wanted < len(pending)
+        else None,
         samples=sink.samples,
         failed_samples=sum(sink.by_reason.values()),
         by_reason=dict(sink.by_reason.most_common()),
