@@ -77,7 +77,7 @@ class Terminal:
     def about(self, **facts: str) -> None:
         """For JSON lines; a person sees it at the end."""
 
-    def fact(self, event: str, level: str = "info", **facts: Any) -> None:
+    def fact(self, event: str, level: str = "info", /, **facts: Any) -> None:
         """As of `about`."""
 
     def done(self, result: dict[str, Any], exit_code: int) -> None:
@@ -148,7 +148,7 @@ class Log(Terminal):
                 f"epoch {live['epoch'] + 1:>3}  step {number(live['step'])} of {number(live['steps'])}", "step", **at
             )
 
-    def tell(self, text: str, event: str, **facts: Any) -> None:
+    def tell(self, text: str, event: str, /, **facts: Any) -> None:
         """A line for a person; what it says in facts is for JSON lines."""
         self.line(text)
 
