@@ -39,6 +39,7 @@ class Terminal:
         self.task: Any = None
         self.failed = 0
         self.shown_epochs = 0
+        self.said = ""
 
     def begin(self, name: str, total: int) -> None:
         self._end()
@@ -53,6 +54,7 @@ class Terminal:
             self.bars.update(self.task, advance=done, note=note)
 
     def training(self, live: dict[str, Any]) -> None:
+        self._say_once(live.get("note", ""))
         total = live["epochs"] * live["steps"]
         if self.live and (self.bars is None or self.bars.tasks[0].description != "train"):
             self._end()
@@ -73,6 +75,13 @@ class Terminal:
 
     def note(self, text: str) -> None:
         self.line(text)
+
+    def _say_once(self, note: str) -> None:
+        """What training has to tell beside how far it is."""
+        if note and note != self.said:
+            self.said = note
+            self.fact("checkpoint_broken", "warning")
+            self.note(note)
 
     def about(self, **facts: str) -> None:
         """For JSON lines; a person sees it at the end."""
@@ -135,6 +144,7 @@ class Log(Terminal):
             self._tell()
 
     def training(self, live: dict[str, Any]) -> None:
+        self._say_once(live.get("note", ""))
         history = live["history"]
         self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
         for row in history[self.shown_epochs :]:

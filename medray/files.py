@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from operator import attrgetter
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, MachineError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -371,6 +371,34 @@ def sync_folder(folder: Path) -> None:
 def make_folder(uri: str) -> None:
     if is_local(uri):
         local_path(uri).mkdir(parents=True, exist_ok=True)
+
+
+def make_closed_folder(uri: str) -> None:
+    """A folder for what is of patients: where it is new, no other user enters it, and the group as the umask has it."""
+    if is_local(uri):
+        place = local_path(uri)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o770, exist_ok=True)
+
+
+def own_folder(parent: Path, name: str) -> Path:
+    """A folder below `parent`, a place of all users such as /tmp, that this user alone can enter: `name`, or `name.1` and
+    so on where another user was there first. Raises MachineError."""
+    for number in range(100):
+        place = parent / (f"{name}.{number}" if number else name)
+        with suppress(FileExistsError):
+            place.mkdir(mode=0o700)
+        facts = place.lstat()  # not what a link leads to
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid():
+            if stat.S_IMODE(facts.st_mode) != 0o700:
+                place.chmod(0o700)
+            return place
+    raise MachineError(
+        "there is no folder that is this user's alone",
+        where=str(parent / name),
+        found="100 names that others hold",
+        do="set TMPDIR to a folder of your own",
+    )
 
 
 def remove_file(uri: str) -> None:

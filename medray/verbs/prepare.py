@@ -70,6 +70,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     reused = files.exists(done)
     if not reused:
         files.remove_tree(folder)  # of a killed attempt
+        files.make_closed_folder(files.join(run.folder, "shards"))
         write_manifest(manifest, files.join(folder, "manifest.parquet"), run.root)
         _decode(run, used, modality, folder, engine, progress)
     shard_set = ShardSet.open(folder)
