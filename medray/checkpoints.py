@@ -43,7 +43,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     """The state, once all files are what it says. Raises BrokenCheckpoint."""
     try:
         state = json.loads((folder / STATE).read_bytes())
-        digests = dict(state.pop("digests", {}))  # checkpoints of medray 0.1 have none: safetensors checks their lengths
+        digests = dict(
+            state.pop("digests", {})
+        )  # checkpoints of medray 0.1 have none: safetensors checks their lengths
         for name, expected in digests.items():
             if xxhash.xxh3_128_hexdigest((folder / name).read_bytes()) != expected:
                 raise BrokenCheckpoint(

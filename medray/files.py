@@ -299,6 +299,22 @@ def is_broken_parquet(error: Exception) -> bool:
     return not isinstance(error, OSError) or "thrift" in text or "orrupt" in text
 
 
+@contextmanager
+def whole(what: str, where: str, do: str) -> Iterator[None]:
+    """A file of medray's own that is cut short or spoilt, met inside the block, as a MachineError: what, where, what to do."""
+    import zlib
+
+    import duckdb
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, duckdb.Error, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and not is_broken_parquet(error):
+            raise
+        raise MachineError(what, where=where, found=str(error).strip().splitlines()[0][:500], do=do) from error
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced."""
     if not is_local(uri):

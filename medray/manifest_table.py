@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medray import files
 from medray.manifests import MANIFEST, PARTS
 from medray.queries import MEMORY, database, query
-from medray.row_files import AT, RowFile, RowFiles
+from medray.row_files import AT, RowFile, RowFiles, is_whole
 
 STATE, FORMAT = "state.json", 1
 
@@ -178,8 +178,8 @@ def read_state(folder: str) -> IndexState | None:
         state = IndexState.model_validate_json(files.read_bytes(files.join(folder, STATE)))
     except (FileNotFoundError, ValidationError):
         return None
-    whole = state.format == FORMAT and all(files.exists(files.join(folder, name)) for name in state.names)
-    return state if whole else None
+    found = [*state.listing, *state.parts, *state.entries]
+    return state if state.format == FORMAT and all(is_whole(folder, file) for file in found) else None
 
 
 def write_state(folder: str, state: IndexState, before: IndexState | None) -> None:

@@ -16,8 +16,12 @@ from medray.checkpoints import BrokenCheckpoint
 from medray.engines import checkpoints as places
 from medray.engines import local as local_engine
 from medray.engines.local import LocalEngine
-from medray.errors import MachineError
+from medray.errors import MachineError, MedrayError
 from medray.progress import Silent
+from medray.shards import ShardSet
+from medray.verbs.inspect import inspect_history, inspect_store
+from medray.verbs.prepare import prepare
+from medray.verbs.score import score
 from medray.verbs.train import train
 
 Spoil = Callable[[bytes], bytes]
@@ -79,8 +83,16 @@ def whole(archive, tmp_path_factory) -> str:
     return train(run_in(archive, tmp_path_factory.mktemp("whole")), LocalEngine()).bundle_id
 
 
-@pytest.mark.parametrize("spoil", SPOILS)
-@pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("last.safetensors", "half"),
+        ("last.safetensors", "other bytes"),
+        ("best.safetensors", "empty"),
+        ("optimizer.safetensors", "no file"),
+        ("state.json", "half"),
+    ],
+)
 def test_a_spoilt_checkpoint_is_passed_over_for_the_one_before(archive, whole, tmp_path, monkeypatch, name, spoil):
     run = run_in(archive, tmp_path)
     file = killed_after(3, monkeypatch, run) / "checkpoint" / name
@@ -218,3 +230,83 @@ def test_shards_and_the_index_are_closed_to_other_users(archive, tmp_path):
     for name in ("shards", "manifest"):
         assert stat.S_IMODE(Path(run.folder, name).stat().st_mode) & 0o007 == 0
     assert bundles.load(run.bundle_uri)
+
+
+# --- the files of index, prepare and score ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory) -> Path:
+    """An archive with a training, an evaluation and scores behind it."""
+    folder = tmp_path_factory.mktemp("worked")
+    toy.write_archive(folder, 20)
+    run = toy.train_run(folder, training={"epochs": 1})
+    train(run, LocalEngine())
+    score(toy.score_run(folder), LocalEngine())
+    return folder
+
+
+REBUILT = ["work/manifest/files-*", "work/manifest/parts-*", "work/manifest/entries-*", "work/manifest/state.json"]
+REBUILT += ["work/shards/*/index.parquet", "work/shards/*/shard-*"]
+OF_THE_STORE = {
+    "scores/bundle_id=*/part-*": "a file of scores cannot be read",
+    "scores/_delta_log/*0.json": "the score store cannot be opened",
+}
+CUT = {"half": SPOILS["half"], "empty": SPOILS["empty"], "garbage": lambda content: os.urandom(16) + b"PAR1"}
+
+
+def copied(worked: Path, folder: Path, pattern: str, spoil: str) -> None:
+    """The archive and all that was made of it, with one file spoilt."""
+    shutil.copytree(worked, folder, dirs_exist_ok=True)
+    file = next(iter(sorted(folder.glob(pattern))))
+    file.write_bytes(CUT[spoil](file.read_bytes()))
+
+
+@pytest.mark.parametrize("spoil", CUT)
+@pytest.mark.parametrize("pattern", REBUILT)
+def test_a_spoilt_file_of_the_work_folder_is_made_again(worked, tmp_path, pattern, spoil):
+    run = toy.train_run(tmp_path, training={"epochs": 1})
+    expected = prepare(toy.train_run(worked, training={"epochs": 1}), LocalEngine())
+    copied(worked, tmp_path, pattern, spoil)
+    found = prepare(run, LocalEngine())
+    assert (found.entries, found.samples, found.splits) == (expected.entries, expected.samples, expected.splits)
+    assert ShardSet.open(found.folder).is_whole()
+    assert prepare(run, LocalEngine()).reused
+
+
+@pytest.mark.parametrize("spoil", ["half", "empty"])
+@pytest.mark.parametrize("pattern", OF_THE_STORE)
+def test_a_spoilt_file_of_the_store_is_a_sentence_that_names_it(worked, tmp_path, pattern, spoil):
+    copied(worked, tmp_path, pattern, spoil)
+    run = toy.score_run(tmp_path)
+    for verb in (lambda: score(run, LocalEngine()), lambda: inspect_store(run.store_uri)):
+        with pytest.raises(MedrayError, match=OF_THE_STORE[pattern]) as refused:
+            verb()
+        assert str(tmp_path / "scores") in str(refused.value) and refused.value.do
+
+
+@pytest.mark.parametrize("pattern", ["scores/_medray/runs/part-*", "scores/_medray/runs/_delta_log/*0.json"])
+def test_a_spoilt_audit_table_is_a_sentence(worked, tmp_path, pattern):
+    copied(worked, tmp_path, pattern, "half")
+    with pytest.raises(MedrayError, match="the audit table of the store cannot be read"):
+        inspect_history(str(tmp_path / "scores"))
+
+
+def test_a_shard_of_other_bytes_in_its_full_length_is_refused_with_what_to_do(worked, tmp_path):
+    shutil.copytree(worked, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("work/shards/*/shard-*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(MachineError, match="a shard is spoilt") as refused:
+        train(toy.train_run(tmp_path, training={"epochs": 2}), LocalEngine())
+    assert "remove the folder" in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_a_lock_file_of_nonsense_holds_nobody_up_for_ever(tmp_path, content):
+    from medray import locks
+
+    place = tmp_path / "lock.json"
+    place.write_bytes(content)
+    os.utime(place, (0, 0))
+    with locks.held(str(place), "me") as other:
+        assert other is None

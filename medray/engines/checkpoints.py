@@ -12,7 +12,6 @@ from pathlib import Path
 from medray import checkpoints, files
 from medray.engines.base import Fitted
 
-
 LEFT_SECONDS = 86400.0
 """A cache that nobody has decoded into for so long is of a killed training. A living one would decode again."""
 

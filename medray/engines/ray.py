@@ -384,7 +384,9 @@ def _newest_whole(newest: Any) -> Iterator[tuple[Path | None, str]]:
         return
     parent, _, name = newest.path.rstrip("/").rpartition("/")
     listed = newest.filesystem.get_file_info(FileSelector(parent))
-    earlier = sorted((f.path for f in listed if f.base_name.startswith("checkpoint_") and f.base_name < name), reverse=True)
+    earlier = sorted(
+        (f.path for f in listed if f.base_name.startswith("checkpoint_") and f.base_name < name), reverse=True
+    )
     with ExitStack() as held:
         kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
         start, broken = newest_whole(Path(held.enter_context(each.as_directory())) for each in kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from medray import files
 from medray.errors import PASSING, REASONS
 from medray.manifest_table import Manifest
 from medray.queries import database, query
@@ -150,7 +152,7 @@ class Readings:
         found = self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select {", ".join(names)} from found qualify "at" = max("at") over (partition by entry_id)
                   order by entry_id"""
-        with database(memory) as db, query(db, sql, found=found) as rows:
+        with self._whole(), database(memory) as db, query(db, sql, found=found) as rows:
             yield from rows
 
     def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
@@ -195,10 +197,15 @@ class Readings:
         """
         return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
 
+    def _whole(self) -> AbstractContextManager[None]:
+        do = "put it back from a backup: its rows are scores, and nobody else has them"
+        return files.whole("a file of scores cannot be read", self.uri, do)
+
     def _any(self, where: ds.Expression, bundle_id: str) -> bool:
         """Whether a row of the bundle is so. Files whose bounds say no are not opened."""
         found = self._scan({"reason": ds.field("reason")}, bundle_id, where)
-        return any(len(batch) for batch in found)
+        with self._whole():
+            return any(len(batch) for batch in found)
 
     def _scan(
         self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
@@ -211,8 +218,8 @@ class Readings:
         return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
 
     def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
-        """Rows of a query in DuckDB."""
-        with database(memory) as db, query(db, sql, **tables) as rows:
+        """Rows of a query in DuckDB. Raises MachineError where a file of the store is spoilt."""
+        with self._whole(), database(memory) as db, query(db, sql, **tables) as rows:
             return rows.read_all()
 
 

@@ -40,7 +40,12 @@ class ScoreStore(Readings):
                 delta.make(uri, SCORES, **_FACTS)
             store = cls(uri, DeltaTable(delta.place(uri)))
         except (DeltaError, OSError) as error:
-            raise StoreError("the score store cannot be opened", where=uri, found=str(error)) from error
+            raise StoreError(
+                "the score store cannot be opened",
+                where=uri,
+                found=str(error),
+                do="a file of its log is spoilt: put _delta_log back from a backup",
+            ) from error
         store._check_columns()
         return store
 

@@ -129,7 +129,8 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
     for each in old:
         with delta.storing(uri, "a file of scores cannot be read"):
             source = files.open_input(files.join(uri, each.path))
-        with source:
+        place = files.join(uri, each.path)
+        with source, files.whole("a file of scores cannot be read", place, "put it back from a backup"):
             for batch in pq.ParquetFile(source).iter_batches():
                 columns = [batch.column(f.name).cast(f.type) for f in IN_FILE]
                 rows = pa.RecordBatch.from_arrays(columns, schema=IN_FILE)

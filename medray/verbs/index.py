@@ -73,7 +73,11 @@ def index_archive(
     """(manifest, result)"""
     started = time.monotonic()
     _refuse_own_places(run)
-    with database() as db:
+    folder = files.join(run.folder, "manifest")
+    with (
+        database() as db,
+        files.whole("a file of the index is spoilt", folder, "remove the folder: the next index reads every file anew"),
+    ):
         night = _Night(run, spec, engine, progress, db)
         state, kinds = night.index()
     result = IndexResult(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from medray import files, stages
 from medray.engines.base import Engine
-from medray.errors import PASSING, LabelError, MachineError
+from medray.errors import PASSING, ArchiveError, LabelError, MachineError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
 from medray.manifests import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
@@ -68,6 +68,10 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     folder = files.join(run.folder, "shards", digest)
     done = files.join(folder, "prepared.json")
     reused = files.exists(done)
+    if reused and not _whole(folder):
+        reused = False
+        progress.fact("shards_not_whole", "warning")
+        progress.note("the shards of an earlier run are not whole: they are made again")
     if not reused:
         files.remove_tree(folder)  # of a killed attempt
         files.make_closed_folder(files.join(run.folder, "shards"))
@@ -125,6 +129,13 @@ def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engi
     progress.begin("prepare", len(used))
     read = stages.read(run.modality, min(rows, stages.batch_rows(modality)))
     engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small, failable=True))
+
+
+def _whole(folder: str) -> bool:
+    try:
+        return ShardSet.open(folder).is_whole()
+    except (MachineError, ArchiveError):
+        return False
 
 
 def _refuse_unread(shard_set: ShardSet, root: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,7 +74,8 @@ def as_floor(run: TrainRun) -> TrainRun:
 def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress) -> None:
     """Before the network, so that a killed run finds what is still to do; once for the same data and settings."""
     uri, floor = floor_uri(run, prepared), as_floor(run)
-    if files.exists(files.join(uri, bundles.SPEC)):
+    with suppress(BundleError):  # none, or not a whole one
+        bundles.load(uri)
         return
     plan = fit_plan(floor, prepared)
     files.make_folder(files.join(plan.work, plan.name))
