@@ -6,7 +6,7 @@ Nothing heavy is imported until a command runs: `medray --help` answers at once.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import replace as changed
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,7 +81,7 @@ def options(
     ] = LogFormat.text,
 ) -> None:
     if log_format is LogFormat.json:
-        MANNER.set(replace(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
+        MANNER.set(changed(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
 
 
 @app.command()
@@ -107,12 +107,15 @@ def train(
     set_: Set = None,
     local: LocalEngine = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget checkpoints and a finished bundle.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite the bundle of another training, which is then lost.")
+    ] = False,
 ) -> None:
     """Train a model into a bundle. The same command again goes on where a killed one stopped."""
     from medray.verbs.train import train as verb
 
     def start(settled: Any, engine: Engine, progress: Progress) -> Result:
-        return verb(settled, engine, progress, fresh=fresh)
+        return verb(settled, engine, progress, fresh=fresh, replace=replace)
 
     run(run_file, "train", start, json_, set_, local)
 

@@ -71,6 +71,7 @@ class Counts(BaseModel):
     entries: int = 0
     failed: int = 0
     subjects: int = 0
+    """Of the entries that can be read."""
     bytes: int = 0
     by_reason: dict[str, int] = {}
     """Most frequent first."""
@@ -218,8 +219,10 @@ def counted(entries: RowFiles, memory: str = MEMORY) -> Counts:
     with database(memory) as db:
         with query(db, sql, found=entries.scan(["reason", "bytes", "change"])) as rows:
             groups = rows.read_all().to_pylist()
-        sql = "select count(distinct subject_id)::bigint as n from found where change <> 'vanished'"
-        with query(db, sql, found=entries.scan(["subject_id", "change"])) as rows:
+        # what cannot be read says nothing of whom it is about
+        sql = """select count(distinct subject_id)::bigint as n from found
+                 where change <> 'vanished' and reason is null"""
+        with query(db, sql, found=entries.scan(["subject_id", "reason", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
     failed = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
     return Counts(

@@ -127,7 +127,7 @@ def _prepared_manifest(uri: str) -> Inspection:
     counts = Counts(
         entries=len(manifest),
         failed=reasons.total(),
-        subjects=pc.count_distinct(manifest.column("subject_id")).as_py(),
+        subjects=pc.count_distinct(manifest.filter(manifest.column("reason").is_null()).column("subject_id")).as_py(),
         bytes=pc.sum(manifest.column("bytes")).as_py(),
         by_reason=dict(reasons.most_common()),
     )
