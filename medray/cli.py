@@ -85,11 +85,20 @@ def options(
 
 
 @app.command()
-def index(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+def index(
+    run_file: RunFile,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List every file that cannot be read, and why.")] = False,
+) -> None:
     """List an archive: its entries, subjects, and what cannot be read."""
     from medray.verbs.index import index as verb
 
-    run(run_file, "any", verb, json_, set_, local)
+    def start(settled: Any, engine: Engine, progress: Progress) -> Result:
+        return verb(settled, engine, progress, failed=failed)
+
+    run(run_file, "any", start, json_, set_, local)
 
 
 @app.command()

@@ -134,6 +134,12 @@ def print_result(found: dict[str, Any]) -> None:
     for title, value in found.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
+    entries = found.get("failed_entries")
+    if entries:
+        paper.title("entries that cannot be read")
+        paper.table(entries)
+    elif entries is None and "scanned" in found and found["failed"]:
+        paper.line("which they are: the same command with --failed")
     if failed := found.get("failed_files"):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])

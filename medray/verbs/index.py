@@ -52,12 +52,30 @@ NOT_KEPT = ("unreadable", "missing_file")
 """Reasons that may pass without the file changing: such a file is opened at every index."""
 
 
-def index(run: TrainRun | ScoreRun, engine: Engine, progress: Progress | None = None) -> IndexResult:
-    """List the archive, scan what is new or changed, and write the manifest.
+def index(
+    run: TrainRun | ScoreRun, engine: Engine, progress: Progress | None = None, *, failed: bool = False
+) -> IndexResult:
+    """List the archive, scan what is new or changed, and write the manifest. `failed`: the result lists what cannot be read.
 
     Raises ArchiveError when the archive is missing or empty.
     """
-    return index_archive(run, modality_of(run), engine, progress or Silent())[1]
+    manifest, result = index_archive(run, modality_of(run), engine, progress or Silent())
+    return result.model_copy(update={"failed_entries": failed_entries(manifest)}) if failed else result
+
+
+def failed_entries(manifest: Manifest) -> list[dict[str, str | None]]:
+    """{path, reason, detail} of each entry that cannot be read, in the order of their paths below the root."""
+    columns = ["entry_id", "parts", "reason", "detail"]
+    rows: list[dict[str, str | None]] = []
+    for batch in manifest.stream(columns):
+        for row in batch.filter(batch.column("reason").is_valid()).to_pylist():
+            uri = row["parts"][0]["uri"] if row["parts"] else None
+            below = uri is not None and uri.startswith(
+                manifest.root.rstrip("/") + "/"
+            )  # not a list that lies elsewhere
+            path = files.relative(uri, manifest.root) if below else uri or row["entry_id"]
+            rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
+    return sorted(rows, key=lambda row: row["path"] or "")
 
 
 def modality_of(run: TrainRun | ScoreRun) -> ModalitySpec:

@@ -34,6 +34,8 @@ class IndexResult(Result):
     vanished: int
     """Entries that are no more."""
     by_reason: dict[str, int]
+    failed_entries: list[dict[str, str | None]] | None = None
+    """{path, reason, detail} of each entry that cannot be read, where they were asked for."""
     manifest: str
     """Folder of the change table of entries."""
     seconds: float
