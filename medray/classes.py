@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -63,6 +64,7 @@ def one_each(labels: pa.Array | pa.ChunkedArray, kind: str) -> tuple[np.ndarray,
 def seen_classes(labels: pa.Array | pa.ChunkedArray, kind: str) -> tuple[str, ...]:
     """The different labels of rows of one label, in natural order. Raises LabelError where there are none."""
     _, flat = one_each(labels, kind)
+    refuse_alike(each for each in pc.unique(flat).to_pylist() if each is not None)
     classes = sorted((each for each in pc.unique(flat).to_pylist() if each is not None), key=natural_key)
     if not classes:
         raise LabelError(
@@ -73,11 +75,33 @@ def seen_classes(labels: pa.Array | pa.ChunkedArray, kind: str) -> tuple[str, ..
     return tuple(classes)
 
 
+def folded(label: str) -> str:
+    """What labels have in common that differ in case, blanks, the form of a letter, or the zeros of a whole number."""
+    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    return re.sub(r"^(\d+)\.0+$", r"\1", text)
+
+
+def refuse_alike(labels: Iterable[str]) -> None:
+    """Raises LabelError where labels differ in nothing but case, blanks or the like: one class, or a slip, would be two."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(folded(label), []).append(label)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if alike:
+        raise LabelError(
+            "labels that differ in case, blanks or writing alone: are they one class?",
+            found="; ".join(shown(group) for group in alike[:SHOWN]),
+            expected="one way to write each class",
+            do="write them alike where the labels come from, or, where they are two classes, name these apart",
+        )
+
+
 def class_targets(labels: pa.Array | pa.ChunkedArray, classes: Sequence[str], kind: str) -> pa.Array:
     """Labels to their index in `classes`, list<float32> of length 1. Raises LabelError for other labels."""
     lengths, flat = one_each(labels, kind)
     index = pc.index_in(flat, value_set=pa.array(list(classes), pa.string()))
     unknown = pc.and_(pc.is_null(index), pc.is_valid(flat))
+    refuse_alike([*classes, *pc.unique(flat.filter(unknown)).to_pylist()])
     if rows := pc.sum(unknown).as_py():
         raise LabelError(
             "labels that no training row has",

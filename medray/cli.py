@@ -6,7 +6,7 @@ Nothing heavy is imported until a command runs: `medray --help` answers at once.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import replace as changed
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,15 +81,24 @@ def options(
     ] = LogFormat.text,
 ) -> None:
     if log_format is LogFormat.json:
-        MANNER.set(replace(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
+        MANNER.set(changed(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
 
 
 @app.command()
-def index(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+def index(
+    run_file: RunFile,
+    json_: Json = False,
+    set_: Set = None,
+    local: LocalEngine = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List every file that cannot be read, and why.")] = False,
+) -> None:
     """List an archive: its entries, subjects, and what cannot be read."""
     from medray.verbs.index import index as verb
 
-    run(run_file, "any", verb, json_, set_, local)
+    def start(settled: Any, engine: Engine, progress: Progress) -> Result:
+        return verb(settled, engine, progress, failed=failed)
+
+    run(run_file, "any", start, json_, set_, local)
 
 
 @app.command()
@@ -107,12 +116,15 @@ def train(
     set_: Set = None,
     local: LocalEngine = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget checkpoints and a finished bundle.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite the bundle of another training, which is then lost.")
+    ] = False,
 ) -> None:
     """Train a model into a bundle. The same command again goes on where a killed one stopped."""
     from medray.verbs.train import train as verb
 
     def start(settled: Any, engine: Engine, progress: Progress) -> Result:
-        return verb(settled, engine, progress, fresh=fresh)
+        return verb(settled, engine, progress, fresh=fresh, replace=replace)
 
     run(run_file, "train", start, json_, set_, local)
 

@@ -145,6 +145,12 @@ def print_result(found: dict[str, Any]) -> None:
     if archives:
         paper.title("by archive, with intervals")
         paper.table(_by_archive(archives))
+    entries = found.get("failed_entries")
+    if entries:
+        paper.title("entries that cannot be read")
+        paper.table(entries)
+    elif entries is None and "scanned" in found and found["failed"]:
+        paper.line("which they are: the same command with --failed")
     if failed := found.get("failed_files"):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])

@@ -39,6 +39,7 @@ class Terminal:
         self.task: Any = None
         self.failed = 0
         self.shown_epochs = 0
+        self.said = ""
 
     def begin(self, name: str, total: int) -> None:
         self._end()
@@ -53,6 +54,7 @@ class Terminal:
             self.bars.update(self.task, advance=done, note=note)
 
     def training(self, live: dict[str, Any]) -> None:
+        self._say_once(live.get("note", ""))
         total = live["epochs"] * live["steps"]
         if self.live and (self.bars is None or self.bars.tasks[0].description != "train"):
             self._end()
@@ -74,10 +76,17 @@ class Terminal:
     def note(self, text: str) -> None:
         self.line(text)
 
+    def _say_once(self, note: str) -> None:
+        """What training has to tell beside how far it is."""
+        if note and note != self.said:
+            self.said = note
+            self.fact("checkpoint_broken", "warning")
+            self.note(note)
+
     def about(self, **facts: str) -> None:
         """For JSON lines; a person sees it at the end."""
 
-    def fact(self, event: str, level: str = "info", **facts: Any) -> None:
+    def fact(self, event: str, level: str = "info", /, **facts: Any) -> None:
         """As of `about`."""
 
     def done(self, result: dict[str, Any], exit_code: int) -> None:
@@ -135,6 +144,7 @@ class Log(Terminal):
             self._tell()
 
     def training(self, live: dict[str, Any]) -> None:
+        self._say_once(live.get("note", ""))
         history = live["history"]
         self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
         for row in history[self.shown_epochs :]:
@@ -148,7 +158,7 @@ class Log(Terminal):
                 f"epoch {live['epoch'] + 1:>3}  step {number(live['step'])} of {number(live['steps'])}", "step", **at
             )
 
-    def tell(self, text: str, event: str, **facts: Any) -> None:
+    def tell(self, text: str, event: str, /, **facts: Any) -> None:
         """A line for a person; what it says in facts is for JSON lines."""
         self.line(text)
 

@@ -9,6 +9,7 @@
     │   ├── BundleError                 a bundle that is missing, altered, pickled or too new
     │   └── StoreError                  a score store that is missing or not one of ours
     ├── MachineError                    a worker, a cluster or a disk failed
+    │   └── ArchiveAway                 the archive went while a run was at work
     ├── Fenced                          a newer run has claimed the store
     └── SampleError                     one entry cannot be read: becomes a failed row, never stops a run
 
@@ -86,6 +87,10 @@ class MachineError(MedrayError):
     pass
 
 
+class ArchiveAway(MachineError):
+    pass
+
+
 class Fenced(MedrayError):
     pass
 
@@ -147,6 +152,11 @@ NOT_ELIGIBLE = frozenset(
     }
 )  # fmt: skip
 """Reasons of rows with status `not_eligible`: nothing went wrong, the model is not asked about it. All others: failed."""
+
+
+PASSING = frozenset({"missing_file", "unreadable", "changed"})
+"""Reasons that may pass while the entry stays as it is: the storage was away, or at work. Nothing is final about them: the
+entry is pending again in the next run (`scores.readings.Readings.pending`)."""
 
 
 class SampleError(MedrayError):

@@ -64,7 +64,7 @@ class LabelReport(BaseModel):
     unused_rows: int = 0
     """Rows that name no entry."""
     unused_first: tuple[str, ...] = ()
-    """Their keys, at most 20; pseudonyms where the key is a subject."""
+    """Where they stand in the table, at most 20."""
     duplicate_rows: int = 0
     """Rows that repeat an earlier one."""
     balance: tuple[dict[str, Any], ...]
@@ -96,17 +96,18 @@ def apply_labels(
         return manifest, _report(manifest, rows=0, matched=0)
     table = read_table(settings)
     keys = _keys(table.column(settings.key), settings, root, pseudonym_key)
-    keys, values, rows, repeats = _distinct(keys, table.select(_value_columns(settings)), settings)
+    keys, values, origin = _distinct(keys, table.select(_value_columns(settings)), settings)
+    repeats = len(table) - table.column(settings.key).null_count - len(keys)
     entry, row = _pairs(manifest, keys, settings, root)
     if not len(entry) and len(manifest):
         raise LabelError(
             "no row of the label table names an entry",
             where=settings.table,
-            found=f"{settings.key} = {keys[0]}" if len(keys) else "no rows",
+            found=_first_key(settings, keys) if len(keys) else "no rows",
             expected=_example(manifest, settings, root),
             do="set labels.key and labels.match",
         )
-    row_of = _one_row_each(manifest, entry, row, values, rows, settings)
+    row_of = _one_row_each(manifest, entry, row, values, origin, settings)
     picks = pa.array(row_of, mask=row_of < 0)
     if settings.columns:
         manifest = _with(
@@ -125,7 +126,7 @@ def apply_labels(
         rows=len(table),
         matched=int((row_of >= 0).sum()),
         unused_rows=int(unused.sum()) + table.column(settings.key).null_count,
-        unused_first=tuple(keys.filter(pa.array(unused)).slice(0, SHOWN).to_pylist()),
+        unused_first=tuple(f"row {n}" for n in _lines(settings, origin[unused][:SHOWN])),
         duplicate_rows=repeats,
     )
 
@@ -266,19 +267,18 @@ def _pseudonyms(column: pa.ChunkedArray, key: bytes) -> pa.ChunkedArray:
     return pa.chunked_array([words.take(coded.indices)])
 
 
-def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, np.ndarray, int]:
-    """Keys and values without rows that have no key or repeat one, their rows from 0 in the table, and how many repeat."""
+def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, np.ndarray]:
+    """Keys and values without rows that have no key or repeat one, and which rows of the table they are, from 0."""
     held = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
     codes = keys.drop_null().dictionary_encode().indices.to_numpy()
     first = np.unique(codes, return_index=True)[1]  # dictionary codes count up by first appearance
     alike = _alike(values.take(held))
     wrong = np.flatnonzero(alike != alike[first[codes]])
     if len(wrong):
-        names = None if settings.match == "subject" else keys.take(pa.array(held[wrong]))
-        pairs = np.stack([held[first[codes[wrong]]], held[wrong]], axis=1)
-        _refuse("the label table gives one key different values", pairs, names, settings)
-    rows = held[first]
-    return keys.take(pa.array(rows)), values.take(pa.array(rows)), rows, len(held) - len(rows)
+        pairs = [(int(held[first[codes[i]]]), int(held[i])) for i in wrong.tolist()]
+        _refuse(pairs, values, np.arange(len(values)), "the label table gives one key different values", settings)
+    rows = pa.array(held[first])
+    return keys.take(rows), values.take(rows), held[first]
 
 
 def _alike(table: pa.Table) -> np.ndarray:
@@ -325,18 +325,17 @@ def _one_row_each(
     entry: np.ndarray,
     row: np.ndarray,
     values: pa.Table,
-    rows: np.ndarray,
+    origin: np.ndarray,
     settings: LabelSettings,
 ) -> np.ndarray:
-    """(entries,) int: the row of `values` that names each, -1 for none; `rows` is where those stand in the table."""
+    """(entries,) int: the row that names each, -1 for none. `origin`: which rows of the table `values` are."""
     row_of = np.full(len(manifest), -1)
     row_of[entry[::-1]] = row[::-1]  # the first pair of an entry is written last
     alike = _alike(values)
     wrong = alike[row] != alike[row_of[entry]]
     if wrong.any():
-        ids = manifest.column("entry_id").take(pa.array(np.unique(entry[wrong])))
-        pairs = np.stack([rows[row_of[entry[wrong]]], rows[row[wrong]]], axis=1)
-        _refuse("rows of the label table give one entry different values", pairs, ids, settings)
+        pairs = sorted({(int(row_of[entry[i]]), int(row[i])) for i in np.flatnonzero(wrong).tolist()})
+        _refuse(pairs, values, origin, "rows of the label table give one entry different values", settings)
     return row_of
 
 
@@ -369,23 +368,40 @@ def _splits(column: pa.ChunkedArray, settings: LabelSettings) -> pa.ChunkedArray
 
 
 def _refuse(
-    what: str, pairs: np.ndarray, names: pa.Array | pa.ChunkedArray | None, settings: LabelSettings
+    pairs: list[tuple[int, int]], values: pa.Table, origin: np.ndarray, what: str, settings: LabelSettings
 ) -> NoReturn:
-    """`pairs` (P, 2): rows from 0 that contradict each other. `names`: what they name, where no patient is named by it."""
-    header = 1 if (settings.table or "").endswith((".parquet", ".pq")) else 2  # a spreadsheet counts the header as 1
-    shown = [f"{a} and {b}" for a, b in (np.sort(pairs, axis=1)[:SHOWN] + header).tolist()]
-    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    of = ""
-    if names is not None:
-        distinct = names.unique().to_pylist()
-        of = f" ({', '.join(distinct[:SHOWN])})"
+    """`pairs` of rows of `values` that should be alike; `origin` (rows,): which rows of the table these are, from 0."""
+    shown = []
+    for one, two in pairs[:SHOWN]:
+        differ = [name for name in values.column_names if values[name][one].as_py() != values[name][two].as_py()]
+        lines = _lines(settings, origin[[one, two]])
+        shown.append(f"rows {lines[0]} and {lines[1]} differ in {', '.join(differ)}")
+    more = f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
     raise LabelError(
         what,
         where=settings.table or "",
-        found=f"rows {'; '.join(shown)}{more}{of}",
-        expected="one value for each of " + ", ".join(_value_columns(settings)),
-        do="correct one of the rows" + ("" if header == 1 else "; the row of the header is 1"),
+        found="; ".join(shown) + more,
+        expected="one value for each of " + ", ".join(values.column_names),
+        do="correct or remove one of the rows",
     )
+
+
+def _lines(settings: LabelSettings, rows: np.ndarray) -> list[int]:
+    """Where rows (from 0) of the table stand in its file, as a person counts: of a CSV the header is row 1."""
+    uri = settings.table or ""
+    if uri.endswith((".parquet", ".pq")):
+        return [row + 1 for row in rows.tolist()]
+    raw = read_bytes(uri)
+    text = pa.CompressedInputStream(pa.BufferReader(raw), "gzip").read() if uri.endswith(".gz") else raw
+    if b'"' in text:  # a cell may hold line ends
+        return [row + 2 for row in rows.tolist()]
+    held = [number for number, line in enumerate(text.splitlines(), 1) if line]  # Arrow passes over empty lines
+    return [held[row + 1] for row in rows.tolist()]
+
+
+def _first_key(settings: LabelSettings, keys: pa.Array) -> str:
+    """The user's own text, unless it is a subject's."""
+    return f"row {_lines(settings, np.array([0]))[0]}" if settings.match == "subject" else f"{settings.key} = {keys[0]}"
 
 
 def _example(manifest: pa.Table, settings: LabelSettings, root: str) -> str:

@@ -107,22 +107,23 @@ def _take_local(uri: str, mine: Holder) -> Holder | None:
                 os.link(draft, place)
                 return None
             except FileExistsError:
-                found = _read(uri)
-            if found is None:  # its holder let go meanwhile
-                continue
-            if not found.is_gone():
+                try:
+                    found = _parsed(files.read_bytes(uri))
+                except FileNotFoundError:  # its holder let go meanwhile
+                    continue
+            if found is not None and not found.is_gone():
                 return found
-            _bury(place, found)
+            _bury(place, found)  # none: spoilt, as by a power cut, since a lock is made whole
     finally:
         draft.unlink()
 
 
-def _bury(place: Path, gone: Holder) -> None:
-    """Take away the lock of a dead holder; of two that try, one finds the other's fresh lock in its hand: it is put back."""
+def _bury(place: Path, gone: Holder | None) -> None:
+    """Take away the lock of a dead holder, or a spoilt one; of two that try, one finds the other's fresh lock in its hand: it is put back."""
     grave = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):
         place.rename(grave)
-        if (found := _parsed(grave.read_bytes())) is not None and found.run_id != gone.run_id:
+        if (found := _parsed(grave.read_bytes())) is not None and (gone is None or found.run_id != gone.run_id):
             with suppress(FileExistsError):  # a third has it by now
                 os.link(grave, place)
         grave.unlink()

@@ -22,6 +22,8 @@ from medray.errors import BundleError, MedrayError, RunFileError, StoreError
 
 KEPT = ("run_id", "bundle_id", "night", "split", "stopped", "level")
 """Texts of a result that a log may hold."""
+OWN = {"level": "drift_level", "time": "time_", "event": "event_", "id": "id_", "verb": "verb_", "run": "run_"}
+"""Keys of every line, and what a fact of that name is called in it."""
 FRAMES = 8
 
 
@@ -38,12 +40,13 @@ class JsonLog(Log):
         if first:
             self.fact("start", version=medray.__version__)
 
-    def fact(self, event: str, level: str = "info", **facts: Any) -> None:
+    def fact(self, event: str, level: str = "info", /, **facts: Any) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"time": time, "level": level, "event": event, **self.known, **facts}
+        told = {OWN.get(name, name): value for name, value in facts.items()}
+        line = {"time": time, "level": level, "event": event, **self.known, **told}
         print(json.dumps(line, allow_nan=False, default=str), file=sys.stderr, flush=True)
 
-    def tell(self, text: str, event: str, **facts: Any) -> None:
+    def tell(self, text: str, event: str, /, **facts: Any) -> None:
         self.fact(event, **{name: _number(value) for name, value in facts.items()})
 
     def note(self, text: str) -> None:

@@ -20,7 +20,7 @@ from medray.eligibility import INDEXED
 from medray.errors import NOT_ELIGIBLE
 from medray.manifests import MANIFEST, PARTS
 from medray.queries import MEMORY, database, query
-from medray.row_files import AT, RowFile, RowFiles
+from medray.row_files import AT, RowFile, RowFiles, is_whole
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -83,6 +83,7 @@ class Counts(BaseModel):
     entries: int = 0
     failed: int = 0
     subjects: int = 0
+    """Of the entries that can be read."""
     bytes: int = 0
     by_reason: dict[str, int] = {}
     """Failed entries, most frequent first."""
@@ -237,8 +238,8 @@ def read_state(folder: str) -> IndexState | None:
         state = IndexState.model_validate_json(files.read_bytes(files.join(folder, STATE)))
     except (FileNotFoundError, ValidationError):
         return None
-    whole = state.format == FORMAT and all(files.exists(files.join(folder, name)) for name in state.names)
-    return state if whole else None
+    found = [*state.listing, *state.parts, *state.entries]
+    return state if state.format == FORMAT and all(is_whole(folder, file) for file in found) else None
 
 
 def write_state(folder: str, state: IndexState, before: IndexState | None) -> None:
@@ -277,8 +278,10 @@ def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) 
     with database(memory) as db:
         with query(db, sql, found=entries.scan(["reason", "bytes", "change"])) as rows:
             groups = rows.read_all().to_pylist()
-        sql = "select count(distinct subject_id)::bigint as n from found where change <> 'vanished'"
-        with query(db, sql, found=entries.scan(["subject_id", "change"])) as rows:
+        # what cannot be read says nothing of whom it is about
+        sql = """select count(distinct subject_id)::bigint as n from found
+                 where change <> 'vanished' and reason is null"""
+        with query(db, sql, found=entries.scan(["subject_id", "reason", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
         mixture = _mixture(db, entries, facts) if facts else ()
     groups.sort(key=lambda row: (-row["entries"], row["reason"] or ""))

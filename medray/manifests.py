@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from medray.eligibility import Fact
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, SampleError
 from medray.files import File, read_bytes, write_bytes
 
 
@@ -64,6 +64,16 @@ class PartRef(NamedTuple):
 
     uri: str
     locator: str
+    digest: bytes = b""
+    """As the index has it; empty where it is not known."""
+
+
+def unchanged(content: bytes, part: PartRef) -> bytes:
+    """The content of a part that is a whole file. Raises SampleError `changed` for other content than was indexed: the
+    entry's fingerprint, under which its score will stand, would be of the old one."""
+    if part.digest and digest(content) != part.digest:
+        raise SampleError("changed", "the file has been replaced since it was indexed")
+    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +207,6 @@ def _hidden(part: Part, key: bytes) -> str | None:
     if part.subject is None:
         return None
     return pseudonym(part.subject, key) if part.person else own_subject(part.subject)
-
-
-def _facts_texts(parts: Sequence[Part]) -> list[str | None]:
-    """`facts_text` of each part; parts of one file often share one object, whose text is made once."""
-    texts: dict[int, str] = {}
-    for part in parts:
-        if part.facts is not None and id(part.facts) not in texts:
-            texts[id(part.facts)] = facts_text(part.facts)
-    return [None if part.facts is None else texts[id(part.facts)] for part in parts]
 
 
 Describe = Callable[[Sequence[Mapping[str, Fact]]], Mapping[str, Fact]]
@@ -356,7 +357,10 @@ class Entries(Sequence[Entry]):
         fields = [MANIFEST.field(name) for name in MANIFEST.names if name in Entry.__dataclass_fields__]
         rows = [
             {field.name: getattr(entry, field.name) for field in fields}
-            | {"parts": [part._asdict() for part in entry.parts], "target": entry.target}
+            | {
+                "parts": [part._asdict() | {"digest": part.digest or None} for part in entry.parts],
+                "target": entry.target,
+            }
             for entry in entries
         ]
         return Entries(pa.RecordBatch.from_pylist(rows, schema=pa.schema([*fields, TARGET])))
@@ -385,6 +389,13 @@ class Entries(Sequence[Entry]):
         flat = parts.flatten()
         return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), flat.field("locator")
 
+    def modified(self) -> tuple[np.ndarray, pa.Array, np.ndarray]:
+        """Of all P parts, entry by entry: (P,) int64 number of the entry, uri, (P,) int64 its modified_ns; 0: not known."""
+        parts = self._parts
+        flat = parts.flatten()
+        times = flat.field("modified_ns").fill_null(0).to_numpy()
+        return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), times
+
     @property
     def _parts(self) -> pa.ListArray:
         column = self.rows.column("parts")
@@ -396,7 +407,11 @@ class Entries(Sequence[Entry]):
             return self.rows.column(name).to_pylist() if name in self.rows.schema.names else [None] * len(self)
 
         _, uri, locator = self.places()
-        refs = list(map(PartRef, uri.to_pylist(), locator.to_pylist()))
+        digests = self._parts.flatten().field("digest").to_pylist()
+        refs = [
+            PartRef(at, piece, known or b"")
+            for at, piece, known in zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)
+        ]
         edges = np.cumsum([0, *self._parts.value_lengths().to_pylist()]).tolist()
         parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
         targets = [None if target is None else tuple(target) for target in values("target")]

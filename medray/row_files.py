@@ -41,6 +41,24 @@ class RowFile(BaseModel):
     dead_rows: int = 0
 
 
+def is_whole(folder: str, file: RowFile) -> bool:
+    """Whether the file and its marks are there, and as long as they were written: by the footer, which stands at the end."""
+    import pyarrow.parquet as pq
+
+    try:
+        with files.open_input(files.join(folder, file.name)) as stream:
+            rows = pq.read_metadata(stream).num_rows
+        if file.dead is not None:
+            zlib.decompress(files.read_bytes(files.join(folder, file.dead)))
+    except (FileNotFoundError, pa.ArrowInvalid, zlib.error):
+        return False
+    except OSError as error:
+        if files.is_broken_parquet(error):
+            return False
+        raise
+    return rows == file.rows
+
+
 class RowFiles:
     """The live rows of some Parquet files of a folder. A row's place is its number over all of them."""
 

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 
 from medray import bundles
 from medray.eligibility import Refused
-from medray.errors import BundleError
-from medray.files import File, relative
+from medray.errors import PASSING, BundleError
+from medray.files import File, is_local, modified_ns, relative
 from medray.flows import Stage
 from medray.manifests import Entries, Part, digest, parts_table
 from medray.modalities import ModalitySpec
-from medray.modalities.base import Modality
+from medray.modalities.base import Modality, read_rows
 from medray.samples import good, joined, null_column, sample_schema
 from medray.shards import read_samples
 
@@ -112,7 +112,9 @@ class Read:
 
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""
-        found = self.modality.read(Entries(rows))
+        entries = Entries(rows)
+        found = self.modality.read(entries)
+        found = _refuse_replaced(found, replaced(self.modality, entries), self.modality.payload)
         numbers = found.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
@@ -150,6 +152,60 @@ class Read:
                 column = pc.if_else(columns["reason"].is_valid(), nothing, column.cast(field.type))
             arrays.append(column)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def replaced(modality: Modality, entries: Entries) -> np.ndarray:
+    """(E,) bool: entries of which a file is another than when it was indexed, as far as its time tells and `read` has not
+    compared the content itself. Asked after reading: what was read is then what was indexed."""
+    owner, uris, then = entries.modified()
+    known = then != 0
+    if 2 * pc.count_distinct(uris).as_py() > len(entries):  # files of their own: most are compared, and not asked for
+        known &= ~np.array([modality.verifies(entry) for entry in entries], bool)[owner]
+    late = np.zeros(len(entries), bool)
+    if known.any():
+        of_file = uris.filter(pa.array(known)).dictionary_encode()
+        now = np.array([_modified(uri) for uri in of_file.dictionary.to_pylist()], np.int64)[of_file.indices.to_numpy()]
+        local = np.array([is_local(uri) for uri in of_file.dictionary.to_pylist()])[of_file.indices.to_numpy()]
+        then = np.where(local, then[known], then[known] // 10**9 * 10**9)
+        late[owner[known][(now != then) & (now != _GONE)]] = True
+    for i in np.flatnonzero(late).tolist():
+        late[i] = not modality.verifies(entries[i])
+    return late
+
+
+_GONE = -1
+
+
+def _modified(uri: str) -> int:
+    try:
+        found = modified_ns(uri)
+    except OSError:  # the reader has met it, too, or read before it
+        return _GONE
+    return _GONE if found is None else found
+
+
+def _refuse_replaced(found: pa.RecordBatch, late: np.ndarray, payload: pa.Schema) -> pa.RecordBatch:
+    """What `Modality.read` gave, with one failed row for each entry that is `late` (E,); those that could not be read stay."""
+    if not late.any():
+        return found
+    numbers = found.column("entry").to_numpy()
+    spoilt = late[numbers]
+    if "reason" in found.schema.names:
+        unread = pc.is_in(found.column("reason"), pa.array(sorted(PASSING))).fill_null(False)
+        spoilt &= ~unread.to_numpy(zero_copy_only=False)
+    if not spoilt.any():
+        return found
+    lost = np.unique(numbers[spoilt])
+    kept = ~np.isin(numbers, lost)
+    failed = pa.RecordBatch.from_pydict(
+        {
+            "sample_id": pa.repeat("", len(lost)),
+            "reason": pa.repeat("changed", len(lost)),
+            "detail": pa.repeat("a file of it was written to after it was indexed", len(lost)),
+        }
+    )
+    rows = joined([read_rows(numbers[kept], found.filter(pa.array(kept)), payload), read_rows(lost, failed, payload)])
+    return rows.take(pc.sort_indices(rows.column("entry")))
 
 
 class LoadShard:

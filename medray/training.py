@@ -9,7 +9,6 @@ and a checkpoint needs no random state: epoch and step are the position.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from medray import checkpoints
 from medray.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
 from medray.bundles import channels_last, layout, to_device
 from medray.errors import MachineError, MedrayError, RunFileError
@@ -132,12 +132,12 @@ class Team:
 # --- the loop -------------------------------------------------------------------------------------------------
 
 
-def fit(plan: FitPlan, *, start: Path | None, report: Report, device: str, cache: str) -> State:
-    """Train until `epochs` or early stopping; from the checkpoint folder `start` where one is given.
+def fit(plan: FitPlan, *, start: Path | None, report: Report, device: str, cache: str, note: str = "") -> State:
+    """Train until `epochs` or early stopping; from the checkpoint folder `start` where one is given. `note` is told.
 
     Raises RunFileError for settings that cannot work with this data, MachineError when the loss is not finite.
     """
-    trainer = Trainer(plan, device=device, cache=cache)
+    trainer = Trainer(plan, device=device, cache=cache, note=note)
     if start is not None:
         trainer.load(start)
     trainer.run(report)
@@ -147,9 +147,10 @@ def fit(plan: FitPlan, *, start: Path | None, report: Report, device: str, cache
 class Trainer:
     """One worker's share of training; `fit` is the way in."""
 
-    def __init__(self, plan: FitPlan, *, device: str, cache: str) -> None:
+    def __init__(self, plan: FitPlan, *, device: str, cache: str, note: str = "") -> None:
         import torch
 
+        self.note = note
         self.plan, self.settings, self.team = plan, plan.settings, Team.found()
         self.device = torch.device(device)
         self.modality, self.objective = plan.modality.open(), plan.objective
@@ -424,29 +425,24 @@ class Trainer:
             "steps": self.steps,
             "history": state.history,
             "stopped": state.stopped,
+            "note": self.note,
         }
 
     def save(self, folder: Path) -> None:
-        """The checkpoint: last, best, optimizer and, where weights are averaged, averaged.safetensors; state.json."""
-        import safetensors.torch
-
-        def write(tensors: Mapping[str, torch.Tensor], name: str) -> None:
-            held = {key: value.detach().contiguous() for key, value in tensors.items()}
-            safetensors.torch.save_file(held, folder / name)
-
-        write(self.network.state_dict(), "last.safetensors")
-        write(self.best_weights, "best.safetensors")
-        write(flat_state(self.optimizer), "optimizer.safetensors")
+        """The checkpoint: see checkpoints.py."""
+        tensors: dict[str, Mapping[str, torch.Tensor]] = {
+            "last": self.network.state_dict(),
+            "best": self.best_weights,
+            "optimizer": flat_state(self.optimizer),
+        }
         if self.averaged is not None:
-            write(self.averaged.state_dict(), "averaged.safetensors")
-        text = json.dumps({"plan": self.plan.name, **self.state.__dict__, "loss_sum": float(self.state.loss_sum)})
-        (folder / "state.json").write_text(text)
+            tensors["averaged"] = self.averaged.state_dict()
+        state = {"plan": self.plan.name, **self.state.__dict__, "loss_sum": float(self.state.loss_sum)}
+        checkpoints.write(folder, state, tensors)
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint. Raises RunFileError when it belongs to another plan."""
-        import safetensors.torch
-
-        raw = json.loads((folder / "state.json").read_text())
+        """Take up a checkpoint. Raises RunFileError when it belongs to another plan, BrokenCheckpoint."""
+        raw = checkpoints.read_state(folder)
         found = raw.pop("plan")
         if found != self.plan.name:
             raise RunFileError(
@@ -459,11 +455,11 @@ class Trainer:
         self.state = State(**{**raw, "thresholds": tuple(raw["thresholds"]), "threshold_choice": choice})
         if self.team.rank > 0:
             self.state.loss_sum = 0.0  # worker 0 holds the sum of all
-        self.network.load_state_dict(safetensors.torch.load_file(folder / "last.safetensors"))
-        self.best_weights = safetensors.torch.load_file(folder / "best.safetensors")
-        load_flat_state(self.optimizer, safetensors.torch.load_file(folder / "optimizer.safetensors"))
+        self.network.load_state_dict(checkpoints.read_tensors(folder, "last"))
+        self.best_weights = checkpoints.read_tensors(folder, "best")
+        load_flat_state(self.optimizer, checkpoints.read_tensors(folder, "optimizer"))
         if self.averaged is not None:
-            self.averaged.load_state_dict(safetensors.torch.load_file(folder / "averaged.safetensors"))
+            self.averaged.load_state_dict(checkpoints.read_tensors(folder, "averaged"))
 
 
 def stacked(targets: Any) -> np.ndarray:

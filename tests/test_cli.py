@@ -399,3 +399,25 @@ def test_inspect_of_what_no_modality_reads_says_so(tmp_path):
     for name, message in (("a.txt", "medray cannot read this"), ("gone", "there is no such file or folder")):
         done = medray_("inspect", tmp_path / name)
         assert done.exit_code == 2 and message in done.stderr
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------
+
+
+def test_index_lists_what_cannot_be_read_with_its_reason_and_counts_no_subject_of_it(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained / "archive", tmp_path / "archive")
+    (tmp_path / "archive" / "0" / "notes.dcm").write_text("no image")
+    (tmp_path / "archive" / "1" / "empty.dcm").write_bytes(b"")
+    places = [f"--set={key}={json.dumps(str(tmp_path / key))}" for key in ("archive", "work")]
+    plain = medray_("index", trained / "train.toml", "--local", *places)
+    assert "with --failed" in plain.stdout and "notes.dcm" not in plain.stdout
+    told = medray_("index", trained / "train.toml", "--local", "--failed", *places)
+    assert "0/notes.dcm" in told.stdout and "unrecognised_format" in told.stdout
+    found = answer(medray_("index", trained / "train.toml", "--local", "--failed", "--json", *places))
+    assert [(row["path"], row["reason"]) for row in found["failed_entries"]] == [
+        ("0/notes.dcm", "unrecognised_format"),
+        ("1/empty.dcm", "empty_file"),
+    ]
+    assert found["subjects"] == found["entries"] - 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -80,11 +82,75 @@ def test_what_goes_while_the_archive_is_listed_is_not_listed(archive: Path, monk
     assert names(str(archive)) in (["z.png", "a/x/deep.dcm"], ["a.png", "z.png", "a/x/deep.dcm"])
 
 
-def test_a_name_that_is_not_utf_8_is_refused_with_the_name(archive: Path):
+def test_a_name_that_is_not_utf_8_is_listed_as_a_file_that_cannot_be_read(archive: Path):
     os.close(os.open(os.fsencode(archive) + b"/M\xfcller.dcm", os.O_CREAT))
-    with pytest.raises(ArchiveError, match="is not UTF-8") as caught:
-        names(str(archive))
-    assert str(caught.value).isascii()
+    assert names(str(archive)) == ["M\\xfcller.dcm", "a.png", "z.png", "a/x/deep.dcm", "b/10.dcm", "b/2.dcm"]
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(str(archive / "M\\xfcller.dcm"))
+
+
+def not_files(folder: Path) -> list[str]:
+    """Makes a link to itself, one of a ring of two, one to a name below a file, a pipe, a link to it, a socket."""
+    (folder / "again").symlink_to("again")
+    (folder / "ring").symlink_to("ring2")
+    (folder / "ring2").symlink_to("ring")
+    (folder / "below").symlink_to("a.png/x")
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "to-pipe.dcm").symlink_to("pipe.dcm")
+    here = os.open(folder, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{here}/socket")  # a path of any length
+    os.close(here)
+    return ["again", "below", "pipe.dcm", "ring", "ring2", "socket", "to-pipe.dcm"]
+
+
+def test_what_is_no_file_is_listed_once_and_read_with_an_error_at_once(archive: Path):
+    odd = not_files(archive)
+    found = {files.relative(file.uri, str(archive)): file for file in files.list_files(str(archive))}
+    assert sorted(name for name, file in found.items() if file.modified_ns == 0) == odd
+    for name in odd:
+        with pytest.raises(OSError):
+            files.read_bytes(found[name].uri)
+        with pytest.raises(OSError):
+            files.open_input(found[name].uri)
+
+
+def test_a_device_is_not_read_to_its_end():
+    with pytest.raises(OSError, match="not a regular file"):
+        files.read_bytes("/dev/zero")
+
+
+@pytest.mark.parametrize(("number", "whole"), [(errno.EACCES, True), (errno.ESTALE, False), (errno.EIO, False)])
+def test_a_folder_that_may_not_be_opened_is_one_failure_and_storage_that_fails_stops(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, number: int, whole: bool
+):
+    real = os.scandir
+
+    def scandir(folder: str):
+        if folder.endswith("/b"):
+            raise OSError(number, os.strerror(number), folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    if whole:
+        assert names(str(archive)) == ["a.png", "z.png", "a/x/deep.dcm", "b"]
+    else:
+        with pytest.raises(ArchiveError, match="cannot be listed"):
+            names(str(archive))
+
+
+def test_links_to_folders_are_told(archive: Path):
+    (archive / "b" / "loop").symlink_to(archive)
+    (archive / "else").symlink_to(archive / "b")
+    linked: list[str] = []
+    list(files.list_pieces(str(archive), linked))
+    assert sorted(linked) == [str(archive / "b" / "loop"), str(archive / "else")]
+
+
+def test_an_archive_that_is_a_link_to_itself_is_refused(tmp_path: Path):
+    (tmp_path / "again").symlink_to("again")
+    with pytest.raises(ArchiveError):
+        list(files.list_files(files.absolute(str(tmp_path / "again"))))
 
 
 def test_a_missing_archive_is_refused(tmp_path: Path):

@@ -101,7 +101,7 @@ def test_a_row_names_all_entries_of_a_subject(tmp_path: Path):
     settings = LabelSettings(table=uri, key="patient", match="subject")
     assert labelled(entries, settings) == {"a": ["1"], "b": ["1"], "c": None}
     _, report = apply_labels(entries, settings, root=ROOT, pseudonym_key=KEY)
-    assert report.unused_first == (pseudonym("8", KEY),)
+    assert report.unused_first == ("row 3",)
 
 
 def test_several_columns_make_one_label_and_an_empty_cell_makes_none(tmp_path: Path):
@@ -155,7 +155,7 @@ def test_the_report_counts_rows_and_entries(tmp_path: Path):
         "unlabelled": 1,
         "unlabelled_first": ("c",),
         "unused_rows": 2,
-        "unused_first": ("ghost",),
+        "unused_first": ("row 5",),
         "duplicate_rows": 1,
         "balance": (
             {"split": "train", "label": "0", "entries": 1, "subjects": 1},
@@ -170,7 +170,7 @@ def test_a_report_says_in_words_what_is_left_over(tmp_path: Path):
     _, report = apply_labels(manifest("a", "b", "c"), settings, root=ROOT, pseudonym_key=KEY)
     assert report.notes() == [
         "2 entries have no label, such as b",
-        "1 of 3 rows of the label table name no entry, such as ghost",
+        "1 of 3 rows of the label table name no entry, such as row 4",
         "1 rows of the label table repeat an earlier one",
     ]
     assert apply_labels(manifest("a"), LabelSettings(), root=ROOT, pseudonym_key=KEY)[1].notes() == []
@@ -214,26 +214,46 @@ def test_a_fractional_value_stays_fractional(tmp_path: Path):
 def test_one_key_with_two_labels_is_refused(tmp_path: Path):
     uri = table(tmp_path / "labels.csv", "path,label\na,1\n./a,0\nb,1\n")
     assert refusal(manifest("a", "b"), LabelSettings(table=uri)) == (
-        f"{uri}: the label table gives one key different values\n  found: rows 2 and 3 (a)\n"
-        "  expected: one value for each of label\n  what to do: correct one of the rows; the row of the header is 1"
+        f"{uri}: the label table gives one key different values\n  found: rows 2 and 3 differ in label\n"
+        "  expected: one value for each of label\n  what to do: correct or remove one of the rows"
     )
 
 
 def test_two_rows_that_give_one_series_different_labels_are_refused(tmp_path: Path):
     uri = table(tmp_path / "labels.csv", "path,label\nseries/1.dcm,1\nseries/2.dcm,0\n")
     assert refusal(manifest("series/1.dcm", "series/2.dcm"), LabelSettings(table=uri)) == (
-        f"{uri}: rows of the label table give one entry different values\n  found: rows 2 and 3 (series)\n"
-        "  expected: one value for each of label\n  what to do: correct one of the rows; the row of the header is 1"
+        f"{uri}: rows of the label table give one entry different values\n"
+        "  found: rows 2 and 3 differ in label\n  expected: one value for each of label\n"
+        "  what to do: correct or remove one of the rows"
     )
 
 
-def test_a_conflict_of_subjects_names_the_rows_and_nobody(tmp_path: Path):
-    uri = table(tmp_path / "labels.csv", "patient,label\nROE,1\nDOE^JANE,1\n,1\nDOE^JANE,0\n")
+def test_a_conflict_of_subjects_names_their_rows_and_columns_and_nobody(tmp_path: Path):
+    uri = table(tmp_path / "labels.csv", "patient,label\nDOE^JANE,1\nDOE^JANE,0\n")
     message = refusal(
         manifest("a", subjects={"a": "DOE^JANE"}), LabelSettings(table=uri, key="patient", match="subject")
     )
-    assert "found: rows 3 and 5\n" in message
+    assert "rows 2 and 3 differ in label" in message
     assert "DOE" not in message and pseudonym("DOE^JANE", KEY) not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("labels.csv", "path,label,site\na,1,x\n\nb,1,x\na,1,y\n", "rows 2 and 5 differ in site"),  # an empty line
+        ("labels.csv", 'path,label,site\na,1,"x"\nb,1,x\na,0,y\n', "rows 2 and 4 differ in label, site"),
+        ("labels.parquet", "path,label,site\na,1,x\nb,1,x\na,0,x\n", "rows 1 and 3 differ in label"),
+    ],
+)
+def test_rows_are_named_as_a_person_counts_them(tmp_path: Path, name: str, text: str, rows: str):
+    from pyarrow import csv
+
+    if name.endswith(".parquet"):
+        pq.write_table(csv.read_csv(pa.BufferReader(text.encode())), tmp_path / name)
+    else:
+        table(tmp_path / name, text)
+    settings = LabelSettings(table=str(tmp_path / name), columns=("label", "site"))
+    assert rows in refusal(manifest("a", "b"), settings)
 
 
 def test_keys_are_text_to_the_letter(tmp_path: Path):

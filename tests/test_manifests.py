@@ -165,7 +165,7 @@ def test_entries_as_columns_are_those_as_objects():
     for found in (Entries(manifest), Entries(manifest.to_batches()[0]), Entries.of(list(Entries(manifest)))):
         number, uri, locator = found.places()
         assert number.tolist() == [0, 1, 1, 2] and found.ids == ["a", "b", "c"] and len(found) == 3
-        expected = [(i, *place) for i, entry in enumerate(found) for place in entry.parts]
+        expected = [(i, place.uri, place.locator) for i, entry in enumerate(found) for place in entry.parts]
         assert list(zip(number.tolist(), uri.to_pylist(), locator.to_pylist(), strict=True)) == expected
         assert list(found) == list(Entries(manifest)) and found[-1].reason == "corrupt" and len(found[1:]) == 2
         assert Entries.of(found) is found

@@ -374,3 +374,24 @@ def test_importing_the_objectives_imports_no_torch():
 
     code = "import sys, medray.objectives; print([m for m in ('torch', 'ray', 'matplotlib') if m in sys.modules])"
     assert json.loads(subprocess.check_output([sys.executable, "-c", code], text=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["Yes", "yes", "no"], "'Yes', 'yes'"),
+        (["grade 1", "grade  1", "b"], "2 different"),
+        (["1", "1.0", "0"], "'1', '1.0'"),
+    ],
+)
+def test_labels_that_differ_in_case_blanks_or_writing_are_asked_about(labels, told):
+    rows = pa.array([[label] for label in labels])
+    with pytest.raises(LabelError, match="are they one class") as refused:
+        BinaryObjective().fit_classes(rows)
+    assert told in str(refused.value) and refused.value.do
+    with pytest.raises(LabelError, match="are they one class"):
+        BinaryObjective().targets(rows, (labels[0], labels[2]))
+
+
+def test_blanks_around_a_label_make_no_other_class():
+    assert BinaryObjective().fit_classes(pa.array([["yes "], ["yes"], [" no"]])) == ("no", "yes")

@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from store_rows import EPOCH, Hours, Receipt, content, ids, manifest, rows, score, seen
 
-from medray.errors import Fenced, MachineError, StoreError
+from medray.errors import PASSING, Fenced, MachineError, StoreError
 from medray.scores import GIVEN, SCORES, ScoreStore, entry_keys, standing
 
 
@@ -291,13 +291,24 @@ def test_another_run_sees_what_was_committed_and_nothing_else(store: ScoreStore)
 def test_a_failed_entry_is_done_unless_a_retry_of_its_reason_is_asked_for(store: ScoreStore) -> None:
     archive = manifest({"ok": 1, "cut": 1, "gone": 1})
     score(store, "b1", rows({"ok": 1}), rows({"cut": 1}, reason="truncated"), rows({"gone": 1}, reason="missing_file"))
-    assert ids(store.pending(archive, "b1")) == []
     assert ids(store.pending(archive, "b1", retry_failed=True)) == ["cut", "gone"]
-    assert ids(store.pending(archive, "b1", retry_failed={"missing_file"})) == ["gone"]
+    assert ids(store.pending(archive, "b1", retry_failed={"truncated"}, attempts=1)) == ["gone"]
     score(store, "b1", rows({"gone": 1}))
+    assert ids(store.pending(archive, "b1")) == []
     assert ids(store.pending(archive, "b1", retry_failed=True)) == ["cut"]
     with pytest.raises(ValueError, match="lost_in_space"):
         store.pending(archive, "b1", retry_failed={"lost_in_space"})
+
+
+@pytest.mark.parametrize("reason", sorted(PASSING))
+def test_an_entry_whose_storage_was_away_is_pending_again_ten_times(store: ScoreStore, reason: str) -> None:
+    archive = manifest({"ok": 1, "cut": 1, "gone": 1})
+    score(store, "b1", rows({"ok": 1}), rows({"cut": 1}, reason="truncated"))
+    for _ in range(10):
+        assert ids(store.pending(archive, "b1")) == ["gone"]
+        score(store, "b1", rows({"gone": 1}, reason=reason))
+    assert ids(store.pending(archive, "b1")) == []
+    assert ids(store.pending(archive, "b1", retry_failed={reason}, attempts=11)) == ["gone"]
 
 
 def test_pyarrow_finds_rows_by_any_column(store: ScoreStore) -> None:

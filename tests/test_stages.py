@@ -105,7 +105,7 @@ def test_an_entry_that_cannot_be_read_is_one_row_with_its_reason_in_its_place(tm
     samples = read(manifest)
     assert samples.schema == sample_schema(SPEC.open().payload)
     assert samples.column("entry_id").to_pylist() == manifest.column("entry_id").to_pylist()
-    reasons = [None, "truncated", "missing_file", None, "unrecognised_format"]
+    reasons = [None, "changed", "missing_file", None, "unrecognised_format"]
     assert samples.column("reason").to_pylist() == reasons
     assert samples.column("pixels").is_null().to_pylist() == [reason is not None for reason in reasons]
     assert samples.column("subject_id").to_pylist() == manifest.column("subject_id").to_pylist()
@@ -226,7 +226,7 @@ def test_a_sample_gives_one_row_per_output_and_a_failed_entry_one_row(three_clas
 def test_a_batch_of_failed_entries_needs_no_network_run(three_classes, tmp_path):
     samples = read(archive_with_junk(tmp_path / "archive")).take(pa.array([1, 2, 4]))
     rows = Score(*three_classes)(samples)
-    assert rows.column("reason").to_pylist() == ["truncated", "missing_file", "unrecognised_format"]
+    assert rows.column("reason").to_pylist() == ["changed", "missing_file", "unrecognised_format"]
 
 
 def test_no_samples_give_no_rows(three_classes, tmp_path):

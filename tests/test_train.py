@@ -16,7 +16,7 @@ from medray import bundles
 from medray.engines import local as local_engine
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
-from medray.errors import LabelError, MachineError, RunFileError
+from medray.errors import BundleError, LabelError, MachineError, RunFileError
 from medray.progress import Silent
 from medray.verbs.evaluate import evaluate
 from medray.verbs.prepare import prepare
@@ -105,10 +105,35 @@ def test_a_finished_training_is_not_repeated_unless_asked(archive, tmp_path):
     assert train(run, LocalEngine()).reused
     fresh = train(run, LocalEngine(), fresh=True)
     assert not fresh.reused and fresh.bundle_id == first.bundle_id
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_bundle_of_another_training_stays_unless_it_may_be_replaced(archive, tmp_path, fresh):
+    first = train(run_in(archive, tmp_path), LocalEngine())
+    other_run = run_in(archive, tmp_path, training={"seed": 5})
+    with pytest.raises(BundleError, match="holds the bundle of another training") as refused:
+        train(other_run, LocalEngine(), fresh=fresh)
+    assert first.bundle_id in str(refused.value) and "--replace" in str(refused.value)
+    assert bundles.load(first.bundle).id == first.bundle_id
     notes = Notes()
-    other = train(run_in(archive, tmp_path, training={"seed": 5}), LocalEngine(), notes)
-    assert [note for note in notes.said if f"{first.bundle_id[:12]}, will be replaced" in note]
-    assert not other.reused and other.bundle_id != first.bundle_id
+    other = train(other_run, LocalEngine(), notes, fresh=fresh, replace=True)
+    assert bundles.load(first.bundle).id == other.bundle_id != first.bundle_id
+    assert fresh or [note for note in notes.said if f"{first.bundle_id[:12]}, is replaced" in note]
+
+
+def test_a_bundle_that_another_training_put_there_meanwhile_stays(archive, tmp_path, monkeypatch):
+    others = train(run_in(archive, tmp_path / "other", training={"seed": 5}), LocalEngine())
+    run, fit = run_in(archive, tmp_path), LocalEngine.fit
+
+    def late(engine, plan, show):
+        fitted = fit(engine, plan, show)
+        bundles.save(bundles.load(others.bundle), run.bundle_uri)
+        return fitted
+
+    monkeypatch.setattr(LocalEngine, "fit", late)
+    with pytest.raises(BundleError, match="holds the bundle of another training"):
+        train(run, LocalEngine())
+    assert bundles.load(run.bundle_uri).id == others.bundle_id
 
 
 def test_shards_are_prepared_once(archive, tmp_path):
@@ -283,3 +308,19 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(archive, tmp_path):
     assert max(float(np.abs(weights[name] - expected[name]).max()) for name in expected) < 1e-3
     live = json.loads(next(tmp_path.glob("work/training/*/live.json")).read_text())
     assert live["history"][0]["seconds"] >= before["seconds"] or before["epoch"] > 0, "it began again from zero"
+
+
+def test_a_class_that_validation_lacks_is_refused_before_the_first_epoch(archive, tmp_path):
+    import csv
+
+    with open(archive / "labels.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    table = tmp_path / "labels.csv"
+    with open(table, "w", newline="") as stream:
+        csv.writer(stream).writerows(row for row in rows if row[1:] != ["validation", "lower"])
+    labels = {"table": str(table), "key": "file", "columns": ["diagnosis"], "split_column": "split"}
+    run = run_in(archive, tmp_path, labels=labels)
+    with pytest.raises(LabelError, match="the validation split lacks a class") as refused:
+        train(run, LocalEngine())
+    assert "lower: train 30, validation 0, test 9" in str(refused.value)
+    assert not (tmp_path / "work" / "training").exists()

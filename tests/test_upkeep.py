@@ -252,7 +252,8 @@ def test_a_forgotten_subject_is_in_no_file_any_more_and_no_other_row_changes(cro
     assert (done["rows"], done["files"]) == (4, 6)  # 4 rows seen by readers; 3 live, 1 replaced, 1 never named, 1 cut
     assert traces(crowded, "s-b7f3", "b7f3") == []
     assert whole(crowded) == others and seen(crowded) == ["a", "a", "c", "c", "d", "e"]
-    assert crowded.forget({"s-b7f3"}) == {"rows": 0, "files": 0}
+    assert done["unreadable"] == 1
+    assert crowded.forget({"s-b7f3"}) == {"rows": 0, "files": 0, "unreadable": 0}
 
 
 def test_no_earlier_version_brings_a_forgotten_subject_back(crowded: ScoreStore) -> None:
@@ -288,11 +289,44 @@ def test_a_run_that_holds_rows_of_a_forgotten_subject_cannot_commit_them(crowded
 
 
 def test_forgetting_somebody_who_is_not_there_changes_nothing_and_stops_no_run(crowded: ScoreStore) -> None:
+    (Path(crowded.uri) / "bundle_id=b1" / "part-cut.parquet").unlink()
     live = ScoreStore.open(crowded.uri)
     sink, version = live.sink(live.claim("b1")), live.version
-    assert crowded.forget({"s-nobody"}) == {"rows": 0, "files": 0}
+    assert crowded.forget({"s-nobody"}) == {"rows": 0, "files": 0, "unreadable": 0}
     assert ScoreStore.open(crowded.uri).version == version
     sink.commit([Receipt(sink.write(iter([rows({"f": 1})])))])
+
+
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _no_footer(content: bytes) -> bytes:
+    return content[: -8 - int.from_bytes(content[-8:-4], "little")]
+
+
+def _garbage_in_the_footer(content: bytes) -> bytes:
+    return content[:-208] + b"\xff" * 200 + content[-8:]
+
+
+@pytest.mark.parametrize("spoil", [_cut, _no_footer, _garbage_in_the_footer, lambda _: b"", lambda _: b"PAR1"])
+@pytest.mark.parametrize("name", ["part-cut.parquet", ".part-cut.parquet.tmp"])
+def test_a_file_cut_short_that_may_hold_the_subject_goes_although_no_other_holds_it(
+    two_bundles: ScoreStore, spoil, name
+) -> None:
+    broken = Path(two_bundles.uri) / "bundle_id=b1" / name
+    broken.write_bytes(spoil(data_files(two_bundles)[0].read_bytes()))
+    before = whole(two_bundles)
+    assert two_bundles.forget({"s-gone"}) == {"rows": 0, "files": 1, "unreadable": 1}
+    assert not broken.exists() and whole(two_bundles) == before
+
+
+def test_a_live_file_that_cannot_be_read_is_named_and_nothing_is_called_forgotten(two_bundles: ScoreStore) -> None:
+    broken = data_files(two_bundles)[0]
+    broken.write_bytes(_cut(broken.read_bytes()))
+    with pytest.raises(MachineError, match=broken.name):
+        two_bundles.forget({"s-d"})
+    assert [row["state"] for row in two_bundles.runs() if row["what"] == "forget"] == ["failed"]
 
 
 def test_forgetting_goes_on_where_a_kill_stopped_it(crowded: ScoreStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medray import files
+from medray.checkpoints import newest_whole, told
 from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
@@ -29,33 +30,48 @@ class LocalEngine:
         folder = files.local_path(files.join(plan.work, plan.name))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint"
+        kept = [place for place in (checkpoint, before(checkpoint)) if place.exists()]
+        start, broken = newest_whole(kept)
+        note = told(broken, start)
+        for place in broken:  # not in the way of whole ones
+            shutil.rmtree(place)
 
         def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
             show(live)
             if save is not None:
                 _replace(checkpoint, save)
 
-        fit(
-            plan,
-            start=checkpoint if checkpoint.exists() else None,
-            report=report,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            cache=cache_folder(plan.name),
-        )
-        shutil.rmtree(cache_folder(plan.name), ignore_errors=True)
+        cache = cache_folder(plan.name)
+        try:
+            fit(
+                plan,
+                start=start,
+                report=report,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                cache=cache,
+                note=note,
+            )
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
         return fitted(checkpoint, workers=1)
 
     def close(self) -> None:
         pass
 
 
+def before(checkpoint: Path) -> Path:
+    """Where the checkpoint before the newest lies."""
+    return checkpoint.with_name("checkpoint-before")
+
+
 def _replace(checkpoint: Path, save: Callable[[Path], None]) -> None:
-    """Write the new checkpoint beside the old one, then swap: a kill leaves one that is whole."""
+    """Write the new checkpoint beside the old one, which stays as the one before: a kill leaves one that is whole."""
+    for left in checkpoint.parent.glob(".draft-*"):  # by a killed run
+        shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=checkpoint.parent))
     save(draft)
-    old = checkpoint.with_name(".old")
-    shutil.rmtree(old, ignore_errors=True)
     if checkpoint.exists():
-        checkpoint.rename(old)
+        shutil.rmtree(before(checkpoint), ignore_errors=True)
+        checkpoint.rename(before(checkpoint))
     draft.rename(checkpoint)
-    shutil.rmtree(old, ignore_errors=True)
+    files.sync_folder(checkpoint.parent)

@@ -11,13 +11,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from medray import files
+from medray.checkpoints import newest_whole, told
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.careful import careful
 from medray.engines.checkpoints import cache_folder, fitted
@@ -190,7 +191,7 @@ class RayEngine:
                 name=plan.name,
                 **_storage(plan.work),
                 failure_config=FailureConfig(max_failures=self.spec.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
         folder = files.join(plan.work, plan.name)
@@ -202,9 +203,9 @@ class RayEngine:
         with _watched(files.join(folder, LIVE), shown), _machine_errors():
             result = trainer.fit()
         if files.exists(files.join(folder, REFUSED)):
-            error = from_json(json.loads(files.read_bytes(files.join(folder, REFUSED))))
+            told_of = files.read_bytes(files.join(folder, REFUSED))
             files.remove_tree(folder)  # Ray would return this run as finished
-            raise error
+            raise _refusal(told_of)
         if result.checkpoint is None:
             raise MachineError("training ended without a checkpoint", where=str(result.path))
         with result.checkpoint.as_directory() as folder:
@@ -351,17 +352,45 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     cache = cache_folder(plan.name)
     device = str(ray.train.torch.get_device())
-    checkpoint = ray.train.get_checkpoint()
     try:
-        with nullcontext() if checkpoint is None else checkpoint.as_directory() as folder:
-            start = None if folder is None else Path(folder)
-            fit(plan, start=start, report=report, device=device, cache=cache)
+        with _newest_whole(ray.train.get_checkpoint()) as (start, note):
+            fit(plan, start=start, report=report, device=device, cache=cache, note=note)
     except MedrayError as error:
         # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
         if first:
             files.write_bytes(files.join(plan.work, plan.name, REFUSED), json.dumps(error.to_json()).encode())
-    if context.get_local_rank() == 0:
-        shutil.rmtree(cache, ignore_errors=True)
+    finally:
+        if context.get_local_rank() == 0:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _refusal(content: bytes) -> MedrayError:
+    """What a worker refused with, as it was written."""
+    try:
+        return from_json(json.loads(content))
+    except (ValueError, KeyError, TypeError):
+        return MachineError("training was refused, and the file that says why is not whole", do="run it again")
+
+
+@contextmanager
+def _newest_whole(newest: Any) -> Iterator[tuple[Path | None, str]]:
+    """(folder of the newest checkpoint that is whole, or None, and what to say) from Ray's newest and the one before it.
+    Every worker looks at the same storage, and finds the same."""
+    from pyarrow.fs import FileSelector
+    from ray.train import Checkpoint
+
+    if newest is None:
+        yield None, ""
+        return
+    parent, _, name = newest.path.rstrip("/").rpartition("/")
+    listed = newest.filesystem.get_file_info(FileSelector(parent))
+    earlier = sorted(
+        (f.path for f in listed if f.base_name.startswith("checkpoint_") and f.base_name < name), reverse=True
+    )
+    with ExitStack() as held:
+        kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
+        start, broken = newest_whole(Path(held.enter_context(each.as_directory())) for each in kept)
+        yield start, told(broken, start)
 
 
 @contextmanager
@@ -390,5 +419,6 @@ def _show(uri: str, seen: bytes, live: Live) -> bytes:
     except FileNotFoundError:  # before the first report
         return seen
     if text != seen:
-        live(json.loads(text))
+        with suppress(json.JSONDecodeError):  # spoilt, and written anew by the next report
+            live(json.loads(text))
     return text

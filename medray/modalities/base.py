@@ -167,6 +167,11 @@ class Modality(Protocol):
         """
         ...
 
+    def verifies(self, entry: Entry) -> bool:
+        """Whether `read` compares all that it takes of this entry with the digests of its parts (`manifests.unchanged`),
+        and refuses other content as `changed`. Where it does not, the size and time of its files decide."""
+        return False
+
     def describe(self, parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
         """Facts of an entry from those of its parts that state any, in the order of their locators: the first's.
 

@@ -21,7 +21,12 @@ from medray.report import Section, Table, embedded, rendered
 SHOWN = 12
 """Outputs with a picture: those that have drifted most."""
 
-STOPPED = {"deadline": "the deadline came", "limit": "the limit was reached", None: ""}
+STOPPED = {
+    "deadline": "the deadline came",
+    "limit": "the limit was reached",
+    "archive": "the archive was no longer there",
+    None: "",
+}
 QUANTILE_HEADS = {"0.05": "5 %", "0.25": "25 %", "0.5": "median", "0.75": "75 %", "0.95": "95 %"}
 
 

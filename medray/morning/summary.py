@@ -41,7 +41,7 @@ class BundleNight(BaseModel):
     left: int = 0
     retired: int = 0
     """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
-    stopped: Literal["deadline", "limit"] | None = None
+    stopped: Literal["deadline", "limit", "archive"] | None = None
     """Why entries are left."""
     samples: int = 0
     failed_samples: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from medray.errors import REASONS
+from medray import files
+from medray.errors import PASSING, REASONS
 from medray.manifest_table import Manifest
 from medray.queries import database, query
 from medray.scores import standing
@@ -19,6 +21,10 @@ from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+
+PASSING_ATTEMPTS = 10
+"""An entry that could not be read is tried so often: nights of an archive that comes and goes, and an end."""
 
 
 class PendingOptions(TypedDict, total=False):
@@ -48,7 +54,8 @@ class Readings:
         Claim first, then ask: what an overtaken run commits before the claim is then seen, and nothing after it lands.
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
         latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
-        tried less than `attempts` times. Reads the key columns of this bundle's files as a stream, and spills to disk
+        tried less than `attempts` times. One that failed for a reason that may pass (errors.PASSING: the storage was
+        away) is pending again in any case, until it has been tried PASSING_ATTEMPTS times. Reads the key columns of this bundle's files as a stream, and spills to disk
         beyond `memory`.
         """
         if len(manifest) == 0:
@@ -74,15 +81,19 @@ class Readings:
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
         columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
-        done = "done"
-        if retry_failed:
-            codes = None if retry_failed is True else pa.array(sorted(retry_failed), pa.string())
-            reason = ds.field("reason")
-            columns["again"] = reason.is_valid() if codes is None else reason.isin(codes)
+        done, reason = "done", ds.field("reason")
+        passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
+        if retry_failed or self._any(passing, bundle_id):
+            codes = None if retry_failed is True else pa.array(sorted(retry_failed or ()), pa.string())
+            columns["asked"] = reason.is_valid() if codes is None else reason.isin(codes)
+            columns["passing"] = passing
             columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
-            enough = "" if attempts is None else f'or count(distinct "at") >= {attempts:d}'
+            most = 2**31 if attempts is None else attempts
             done = f"""(select key_hi, key_lo from done group by all
-                        having coalesce(max("at") filter (again) < max("at"), true) {enough})"""
+                        having not (coalesce(max("at") filter (asked) = max("at"), false)
+                                        and count(distinct "at") < {most:d}
+                                    or coalesce(max("at") filter (passing) = max("at"), false)
+                                        and count(distinct "at") < {PASSING_ATTEMPTS:d}))"""
         rows = self._query(
             f"select row from wanted anti join {done} using (key_hi, key_lo)",
             memory,
@@ -152,7 +163,7 @@ class Readings:
         sql = f"""select number, sample_id, output, value, reason
                   from (from found qualify "at" = max("at") over (partition by entry_id))
                   join wanted using (entry_id) where status <> '{RETIRED}' order by number"""
-        with database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
+        with self._whole(), database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
             yield from rows
 
     def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
@@ -215,6 +226,16 @@ class Readings:
             tables["found"] = self._scan(columns, bundle_id)
         return self._query(sql, memory, **tables)
 
+    def _whole(self) -> AbstractContextManager[None]:
+        do = "put it back from a backup: its rows are scores, and nobody else has them"
+        return files.whole("a file of scores cannot be read", self.uri, do)
+
+    def _any(self, where: ds.Expression, bundle_id: str) -> bool:
+        """Whether a row of the bundle is so. Files whose bounds say no are not opened."""
+        found = self._scan({"reason": ds.field("reason")}, bundle_id, where)
+        with self._whole():
+            return any(len(batch) for batch in found)
+
     def _scan(
         self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
@@ -226,8 +247,8 @@ class Readings:
         return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
 
     def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
-        """Rows of a query in DuckDB."""
-        with database(memory) as db, query(db, sql, **tables) as rows:
+        """Rows of a query in DuckDB. Raises MachineError where a file of the store is spoilt."""
+        with self._whole(), database(memory) as db, query(db, sql, **tables) as rows:
             return rows.read_all()
 
 

@@ -130,12 +130,21 @@ def state_of(error: BaseException) -> str:
 def read(store: str) -> list[dict[str, Any]]:
     """Rows of RUNS, newest first, JSON-ready: times as ISO 8601 UTC, `reasons` as a dict; one per run, its latest."""
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
     uri = files.join(store, FOLDER)
     if not delta.there(uri):
         return []
     found: dict[str, dict[str, Any]] = {}
-    rows = DeltaTable(delta.place(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
+    try:
+        rows = DeltaTable(delta.place(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
+    except (DeltaError, pa.ArrowInvalid, OSError) as error:
+        raise MachineError(
+            "the audit table of the store cannot be read",
+            where=uri,
+            found=str(error).strip().splitlines()[0],
+            do="put it back from a backup, or move the folder away: a new one is begun, and the scores are not touched",
+        ) from None
     for row in rows:
         if row["run_id"] not in found or row["state"] != "running":
             found[row["run_id"]] = row

@@ -40,7 +40,12 @@ class ScoreStore(Readings):
                 delta.make(uri, SCORES, **_FACTS)
             store = cls(uri, DeltaTable(delta.place(uri)))
         except (DeltaError, OSError) as error:
-            raise StoreError("the score store cannot be opened", where=uri, found=str(error)) from error
+            raise StoreError(
+                "the score store cannot be opened",
+                where=uri,
+                found=str(error),
+                do="a file of its log is spoilt: put _delta_log back from a backup",
+            ) from error
         store._check_columns()
         return store
 
@@ -232,7 +237,9 @@ class ScoreStore(Readings):
         return upkeep.vacuum(self, older_than)
 
     def forget(self, subjects: Collection[str]) -> dict[str, Any]:
-        """Remove every row of these pseudonyms from every file below the store: {rows, files}, 0 where none.
+        """Remove every row of these pseudonyms from every file below the store: {rows, files, unreadable}, 0 where none.
+
+        A file that a kill cut short may hold anyone: it is removed, too (`unreadable` of the `files`).
 
         Runs that are scoring into the store are fenced: they could commit rows of the subject that they hold.
         """

@@ -129,7 +129,8 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
     for each in old:
         with delta.storing(uri, "a file of scores cannot be read"):
             source = files.open_input(files.join(uri, each.path))
-        with source:
+        place = files.join(uri, each.path)
+        with source, files.whole("a file of scores cannot be read", place, "put it back from a backup"):
             for batch in pq.ParquetFile(source).iter_batches():
                 columns = [
                     batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(len(batch), f.type)
@@ -176,18 +177,20 @@ def _remove(uris: Iterable[str]) -> None:
 
 def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
     names = set(subjects)
-    done = {"rows": 0, "files": 0}
+    done = {"rows": 0, "files": 0, "unreadable": 0}
     with delta.storing(store.uri):
-        if not any(_holds(file.uri, names) for file in parquet_files(store.uri)):
+        if not any(_holds(file.uri, names) != 0 for file in _written(store.uri)):
             return done
     claim = store.claim_upkeep()
     with recorded(store, "forget", claim.run_id) as counts:
         store.fence_all(claim.run_id)
         for _ in range(_ROUNDS):
             done["rows"] += _rewrite_without(store, claim, names)
-            if not (removed := _remove_dead(store, names)):
+            removed, unreadable = _remove_dead(store, names)
+            if not removed:
                 break
             done["files"] += removed
+            done["unreadable"] += unreadable
         else:
             raise MachineError(
                 "files with this subject keep coming",
@@ -195,7 +198,7 @@ def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
                 found="a scoring run at work",
                 do="stop it, then run this again",
             )
-        counts |= done
+        counts |= {name: done[name] for name in ("rows", "files")}
     return done
 
 
@@ -203,25 +206,40 @@ def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) ->
     """How many rows of these subjects were in files of the newest version: no longer there."""
     rows = 0
     for each in store.live_files():
-        if held := _holds(files.join(store.uri, each.path), names):
+        held = _holds(files.join(store.uri, each.path), names)
+        if held is None:
+            raise MachineError(
+                "a file of scores cannot be read, so nobody knows whether the subject is in it: not all is forgotten",
+                where=files.join(store.uri, each.path),
+                expected="a whole Parquet file",
+                do="put it back from a backup, and run this again",
+            )
+        if held:
             with suppress(Replaced):  # then its rows are in another file: the next round finds them
                 _replace(store, claim, [each], "forget", names)
                 rows += held
     return rows
 
 
-def _remove_dead(store: ScoreStore, names: Collection[str]) -> int:
+def _remove_dead(store: ScoreStore, names: Collection[str]) -> tuple[int, int]:
     """Remove the files that hold these subjects, none of which the newest version names: replaced, or never committed.
+    Returns how many, and how many of them could not be read.
 
     One that cannot be read was cut short by a kill, and may hold anything. All earlier claims are void by now, so
     nobody can commit it any more.
     """
     live = {each.path for each in store.live_files()}
-    dead = [f.uri for f in parquet_files(store.uri) if files.relative(f.uri, store.uri) not in live]
-    found = [uri for uri in dead if _holds(uri, names) != 0]
+    dead = [f.uri for f in _written(store.uri) if files.relative(f.uri, store.uri) not in live]
+    found = {uri: held for uri in dead if (held := _holds(uri, names)) != 0}
     with delta.storing(store.uri):
         _remove(found)
-    return len(found)
+    return len(found), sum(held is None for held in found.values())
+
+
+def _written(uri: str) -> list[files.File]:
+    """Every file in the folders of scores, whatever its name: of runs at work, ended and killed."""
+    found = ((file, files.relative(file.uri, uri)) for file in files.list_files(uri))
+    return [file for file, path in found if path.startswith("bundle_id=")]
 
 
 def _holds(uri: str, names: Collection[str]) -> int | None:
@@ -229,11 +247,22 @@ def _holds(uri: str, names: Collection[str]) -> int | None:
     import pyarrow.parquet as pq
 
     rows, wanted = 0, pa.array(sorted(names), pa.string())
-    with suppress(FileNotFoundError):  # removed by a vacuum meanwhile
-        try:
-            with files.open_input(uri) as source:
-                for batch in pq.ParquetFile(source).iter_batches(columns=["subject_id"]):
-                    rows += pc.sum(pc.is_in(batch.column(0).cast(pa.string()), wanted)).as_py() or 0
-        except pa.ArrowInvalid:
+    try:
+        with files.open_input(uri) as source:
+            found = pq.ParquetFile(source)
+            if "subject_id" not in found.schema_arrow.names:
+                return None
+            for batch in found.iter_batches(columns=["subject_id"]):
+                rows += pc.sum(pc.is_in(batch.column(0).cast(pa.string()), wanted)).as_py() or 0
+    except FileNotFoundError:  # removed by a vacuum meanwhile
+        return 0
+    except (pa.ArrowInvalid, OSError) as error:
+        if files.is_broken_parquet(error):
             return None
+        raise MachineError(
+            "a file below the store cannot be read, so nobody knows whether the subject is in it",
+            where=uri,
+            found=str(error),
+            do="let this user read the file, and run this again",
+        ) from None
     return rows

@@ -159,8 +159,10 @@ class ShardSet:
         import pyarrow.parquet as pq
 
         place = files.join(folder, INDEX_NAME)
+        again = f"remove the folder {folder}: the next `medray prepare` makes its shards again"
         try:
-            index = pq.read_table(pa.BufferReader(files.read_bytes(place)))
+            with files.whole("the index of the shards is spoilt", place, again):
+                index = pq.read_table(pa.BufferReader(files.read_bytes(place)))
         except FileNotFoundError:
             raise ArchiveError("there are no prepared shards here", where=folder, do="run `medray prepare`") from None
         about = index.schema.metadata
@@ -174,6 +176,16 @@ class ShardSet:
                 do="run `medray prepare` again",
             )
         return cls(folder, index, json.loads(about[b"facts"]), planned is None or found >= planned)
+
+    def is_whole(self) -> bool:
+        """Whether every file is there, those of samples in their full length. One listing, nothing is opened."""
+        found = {files.relative(file.uri, self.folder): file.size for file in files.list_files(self.folder)}
+        rows = self.index.select(["path", "bytes", "failed_path"]).to_pylist()
+        return all(
+            (row["path"] is None or found.get(row["path"]) == row["bytes"])
+            and (row["failed_path"] is None or found.get(row["failed_path"], 0) > 0)
+            for row in rows
+        )
 
     def split(self, name: str | None) -> list[Shard]:
         """Shards of a split, in the order of their entries."""

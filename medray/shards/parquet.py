@@ -101,10 +101,11 @@ def write_samples(batches: Iterable[pa.RecordBatch], uri: str, schema: pa.Schema
 
 
 def read_samples(uri: str, columns: Sequence[str] | None = None) -> pa.RecordBatch:
-    """The samples of one file, tensor columns restored. Raises OSError, pa.ArrowInvalid."""
+    """The samples of one file, tensor columns restored. Raises OSError; MachineError for a file that is spoilt."""
     import pyarrow.parquet as pq
 
-    with files.open_input(uri) as stream:
+    again = f"remove the folder {uri.rpartition('/')[0]}: the next `medray prepare` makes its shards again"
+    with files.open_input(uri) as stream, files.whole("a shard is spoilt", uri, again):
         table = pq.ParquetFile(stream).read(columns=columns)
     schema = pa.schema([_unpacked_field(each) for each in table.schema])
     packed = joined(table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)])

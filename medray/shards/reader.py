@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +42,10 @@ def _cached(shard: Shard, folder: Path, *, wait: bool) -> pa.RecordBatch | None:
 
     place = folder / (shard.uri.rsplit("/", 1)[-1].removesuffix(".parquet") + ".arrow")
     if place.exists():
-        return _mapped(place)
-    folder.mkdir(parents=True, exist_ok=True)
+        with suppress(pa.ArrowInvalid, OSError):  # spoilt, as on a full disk: it is decoded again below
+            return _mapped(place)
+        place.unlink(missing_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(place.with_suffix(".lock"), "w") as lock:  # the kernel frees it when its holder is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -57,6 +60,7 @@ def _decode(shard: Shard, place: Path) -> None:
     samples = read_samples(shard.uri)
     draft = place.with_name(f"{place.stem}.{uuid.uuid4().hex}.tmp")
     try:
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # of patients: nobody else reads it
         with pa.OSFile(str(draft), "wb") as stream, pa.ipc.new_file(stream, samples.schema) as writer:
             writer.write_batch(samples)
         files.sync_file(draft)

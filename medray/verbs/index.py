@@ -52,12 +52,29 @@ NOT_KEPT = ("unreadable", "missing_file")
 """Reasons that may pass without the file changing: such a file is opened at every index."""
 
 
-def index(run: TrainRun | EvaluateRun | ScoreRun, engine: Engine, progress: Progress | None = None) -> IndexResult:
-    """List the archive, scan what is new or changed, and write the manifest.
+def index(
+    run: TrainRun | EvaluateRun | ScoreRun, engine: Engine, progress: Progress | None = None, *, failed: bool = False
+) -> IndexResult:
+    """List the archive, scan what is new or changed, and write the manifest. `failed`: the result lists what cannot be read.
 
     Raises ArchiveError when the archive is missing or empty.
     """
-    return index_archive(run, modality_of(run), engine, progress or Silent())[1]
+    manifest, result = index_archive(run, modality_of(run), engine, progress or Silent())
+    return result.model_copy(update={"failed_entries": failed_entries(manifest)}) if failed else result
+
+
+def failed_entries(manifest: Manifest) -> list[dict[str, str | None]]:
+    """{path, reason, detail} of each entry that cannot be read, in the order of their paths below the root."""
+    columns = ["entry_id", "parts", "reason", "detail"]
+    rows: list[dict[str, str | None]] = []
+    for batch in manifest.stream(columns):
+        for row in batch.filter(batch.column("reason").is_valid()).to_pylist():
+            uri = row["parts"][0]["uri"] if row["parts"] else None
+            path = uri or row["entry_id"]
+            if uri is not None and uri.startswith(manifest.root.rstrip("/") + "/"):  # not a list that lies elsewhere
+                path = files.relative(uri, manifest.root)
+            rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
+    return sorted(rows, key=lambda row: row["path"] or "")
 
 
 def modality_of(run: TrainRun | EvaluateRun | ScoreRun) -> ModalitySpec:
@@ -73,7 +90,11 @@ def index_archive(
     """(manifest, result)"""
     started = time.monotonic()
     _refuse_own_places(run)
-    with database() as db:
+    folder = files.join(run.folder, "manifest")
+    with (
+        database() as db,
+        files.whole("a file of the index is spoilt", folder, "remove the folder: the next index reads every file anew"),
+    ):
         night = _Night(run, spec, engine, progress, db)
         state, kinds = night.index()
     result = IndexResult(
@@ -83,6 +104,7 @@ def index_archive(
         bytes=state.counts.bytes,
         files=night.listing.places,
         scanned=int(night.opened.sum()),
+        linked=night.linked,
         new=kinds.get("new", 0),
         changed=kinds.get("changed", 0),
         vanished=kinds.get("vanished", 0),
@@ -137,6 +159,7 @@ class _Night:
     ) -> None:
         self.run, self.spec, self.engine, self.progress, self.db = run, spec, engine, progress, db
         self.folder = folder = files.join(run.folder, "manifest")
+        files.make_closed_folder(folder)
         self.key = pseudonym_key(run.pseudonym_key)
         how = hashlib.sha256(spec.model_dump_json().encode() + run.root.encode() + self.key)
         how.update(_companions(spec, run.root))
@@ -150,7 +173,14 @@ class _Night:
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
         lists = [file for uri in spec.lists(run.root) for file in files.list_files(uri)]
-        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)))
+        linked: list[str] = []
+        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)), linked)
+        self.linked = len(linked)
+        if linked:
+            progress.fact("linked_folders", "warning", count=len(linked))
+            progress.note(
+                f"{len(linked):,} links to folders are not followed, such as {linked[0]}: what they lead to is not read"
+            )
         self.opened = np.zeros(self.listing.places, bool)
         self.new_parts = RowFiles(folder, (), PARTS)
 

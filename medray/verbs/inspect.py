@@ -14,6 +14,7 @@ from medray.manifests import read_manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Inspection
 from medray.scores import ScoreStore
+from medray.verbs.recognise import of_medray, of_others
 
 
 def inspect(path: str) -> Inspection:
@@ -27,15 +28,38 @@ def inspect(path: str) -> Inspection:
         return _bundle(uri)
     if uri.endswith("manifest.parquet"):
         return _prepared_manifest(uri)
+    own = of_medray(path, uri) if "#" not in uri else None
+    if own is not None:
+        return own
     if files.exists(files.join(uri, STATE)):
         return _manifest(uri)
     refusals: list[str] = []
     for kind in modality_kinds():
+        name = kind.model_fields["kind"].default
         try:
-            return kind.inspect(uri)
+            return _with_command(kind.inspect(uri), name, path)
         except (SampleError, ArchiveError) as error:  # a modality may not know pieces of files
-            refusals.append(f"{kind.model_fields['kind'].default}: {error}")
-    raise ArchiveError("medray cannot read this", where=path, found="; ".join(refusals))
+            refusals.append(f"{name}: {error}")
+        except OSError as error:
+            refusals.append(f"{name}: {error.strerror or error}")
+    other = of_others(path, uri) if "#" not in uri else None
+    if other is not None:
+        return other
+    raise ArchiveError(
+        "medray cannot read this",
+        where=path,
+        found="; ".join(refusals),
+        expected="images, sequences, variants, MEDS; FHIR or CSV for `medray ehr to-meds`; or what medray has written",
+        do="give a file of it, or the folder above or below",
+    )
+
+
+def _with_command(seen: Inspection, kind: str, path: str) -> Inspection:
+    """Of data: what its run file holds. Pieces of files are looked at, not run on."""
+    if "#" in path:
+        return seen
+    takes = f'medray index RUN.toml, with archive = "{path}" and [modality] kind = "{kind}"; then train or score'
+    return seen.model_copy(update={"facts": seen.facts | {"command": takes}})
 
 
 def modality_kinds() -> list:
@@ -103,6 +127,7 @@ def _bundle(uri: str) -> Inspection:
         "outputs": list(recipe.outputs),
         "thresholds": list(recipe.thresholds),
         "manifest_digest": recipe.data.get("manifest_digest"),
+        "command": f'medray score RUN.toml, with bundle = "{uri}"',
     }
     numbers = {name: value for name, value in recipe.metrics.items() if isinstance(value, int | float)}
     tables = {
@@ -131,7 +156,7 @@ def _prepared_manifest(uri: str) -> Inspection:
         failed=sum(failed.values()),
         not_eligible=sum(passed_over.values()),
         not_eligible_by_reason=passed_over,
-        subjects=pc.count_distinct(manifest.column("subject_id")).as_py(),
+        subjects=pc.count_distinct(manifest.filter(manifest.column("reason").is_null()).column("subject_id")).as_py(),
         bytes=pc.sum(manifest.column("bytes")).as_py(),
         by_reason=failed,
     )

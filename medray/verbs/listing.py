@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 FILES = ["uri", "size", "modified_ns"]
 
 
-def list_archive(folder: str, root: str, lists: list[files.File]) -> tuple[RowFiles, int]:
-    """(files below `root`, then `lists`; how many come before `lists`), written to `folder`."""
+def list_archive(folder: str, root: str, lists: list[files.File], linked: list[str]) -> tuple[RowFiles, int]:
+    """(files below `root`, then `lists`; how many come before `lists`), written to `folder`. Links to folders, which are
+    not followed, join `linked`."""
     apart = pa.array([file.uri for file in lists], pa.string())
     with new_rows(folder, "files", LISTING) as writer:
-        for piece in files.list_pieces(root):
+        for piece in files.list_pieces(root, linked):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
             writer.write(_keyed(piece))

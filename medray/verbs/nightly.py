@@ -108,7 +108,7 @@ class _Night:
         for name, seconds in found.stages.items():
             self.stages[name] += seconds
         code = found.exit_code(self.run.max_failed)
-        facts["too_many"] = code != 0
+        facts["too_many"] = code == 3
         self.codes.append(code)
 
     def _index(self, run: ScoreRun, spec: ModalitySpec) -> tuple[Manifest, IndexResult]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from medray import files, stages
 from medray.eligibility import Trained, categories, value_of
 from medray.engines.base import Engine
-from medray.errors import NOT_ELIGIBLE, LabelError
+from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
 from medray.manifest_table import KINDS
@@ -74,11 +74,18 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     folder = files.join(run.folder, "shards", digest)
     done = files.join(folder, "prepared.json")
     reused = files.exists(done)
+    if reused and not _whole(folder):
+        reused = False
+        progress.fact("shards_not_whole", "warning")
+        progress.note("the shards of an earlier run are not whole: they are made again")
     if not reused:
         files.remove_tree(folder)  # of a killed attempt
+        files.make_closed_folder(files.join(run.folder, "shards"))
         write_manifest(manifest, files.join(folder, "manifest.parquet"), run.root)
         _decode(run, used, modality, folder, engine, progress)
     shard_set = ShardSet.open(folder)
+    if not reused:
+        _refuse_unread(shard_set, run.root)
     splits = {name: split_facts(used, name, classes, run.objective.kind) for name in SPLITS}
     broken = pa.concat_arrays(
         [
@@ -165,6 +172,26 @@ def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engi
     progress.begin("prepare", len(used))
     read = stages.read(run.modality, min(rows, stages.batch_rows(modality)))
     engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small, failable=True))
+
+
+def _whole(folder: str) -> bool:
+    try:
+        return ShardSet.open(folder).is_whole()
+    except (MachineError, ArchiveError):
+        return False
+
+
+def _refuse_unread(shard_set: ShardSet, root: str) -> None:
+    """Raises MachineError where entries that the index has read could not be read again: shards without them would be
+    taken for all that there is by every later training."""
+    reasons = {name: n for name, n in _reasons(shard_set.failed().column("reason")).items() if name in PASSING}
+    if reasons:
+        raise MachineError(
+            "some entries could not be read as they were indexed a moment ago",
+            where=root,
+            found=", ".join(f"{name}: {count}" for name, count in reasons.items()),
+            do="run the same command again, when the archive is there and nobody writes to it",
+        )
 
 
 def rows_per_shard(modality: Modality) -> int:

@@ -25,6 +25,8 @@ class IndexResult(Result):
     """Files in the archive; those that are no data by rule (DICOMDIR, ignored names) make no entry."""
     scanned: int
     """Files that were opened; the others have not changed since the last index."""
+    linked: int = 0
+    """Symbolic links to folders, which are not followed."""
     new: int
     """Entries that the last index of this work folder did not know."""
     changed: int
@@ -37,6 +39,8 @@ class IndexResult(Result):
     not_eligible_by_reason: dict[str, int]
     mixture: list[dict[str, str | int]]
     """What the entries are, by what the modality learns of headers: {fact: value …, entries}, most frequent first."""
+    failed_entries: list[dict[str, str | None]] | None = None
+    """{path, reason, detail} of each entry that cannot be read, where they were asked for."""
     manifest: str
     """Folder of the change table of entries."""
     seconds: float
@@ -124,8 +128,8 @@ class ScoreResult(Result):
     """Pending entries that the next run takes up."""
     retired: int = 0
     """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
-    stopped: Literal["deadline", "limit"] | None
-    """Why entries are left."""
+    stopped: Literal["deadline", "limit", "archive"] | None
+    """Why entries are left; archive: it was no longer there, and the exit code is 1."""
     samples: int
     """Of this run's entries; an entry that cannot be read counts as one."""
     failed_samples: int
@@ -148,7 +152,9 @@ class ScoreResult(Result):
 
     def exit_code(self, max_failed: float) -> int:
         """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed; those that are
-        not eligible count on neither side."""
+        not eligible count on neither side. 1 where the archive went."""
+        if self.stopped == "archive":
+            return 1
         asked = self.samples - self.not_eligible_samples
         many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * asked
         return 3 if many else 0
@@ -258,4 +264,8 @@ class ForgetResult(BaseModel):
     """Removed from the scores that readers saw."""
     files: int
     """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
+    unreadable: int
+    """Of these, those that a kill had cut short: nobody can say whom they held."""
+    untouched: str = "the archive, work folders (manifests, shards, reports), bundles, exports, backups"
+    """Where the subject may stand as well."""
     seconds: float

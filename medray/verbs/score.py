@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, stages
+from medray import bundles, files, stages
 from medray.engines.base import Engine
+from medray.errors import PASSING, ArchiveAway
 from medray.flows import SLOWEST, Flow, Receipt, Sink, shards
 from medray.manifest_table import Manifest
 from medray.modalities import ModalitySpec
@@ -33,8 +34,8 @@ class Tally:
     """A sink that counts what passes through its commits, for the result and for the audit table (`counts`); the
     writing is the inner sink's."""
 
-    def __init__(self, sink: Sink, counts: dict[str, Any]) -> None:
-        self.write, self.inner, self.counts = sink.write, sink, counts
+    def __init__(self, sink: Sink, counts: dict[str, Any], root: str) -> None:
+        self.write, self.inner, self.counts, self.root = sink.write, sink, counts, root
         self.entries, self.failed, self.not_eligible, self.samples = 0, 0, 0, 0
         self.by_reason: Counter[str] = Counter()
         self.passed_over: Counter[str] = Counter()
@@ -42,6 +43,20 @@ class Tally:
         self.slowest: list[dict[str, Any]] = []
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
+        """Raises ArchiveAway where entries could not be read because all of the archive has gone: their failures are not
+        kept, so that they are pending."""
+        unread = [receipt for receipt in receipts if PASSING & receipt.reasons.keys()]
+        if unread and files.is_away(self.root):
+            self._commit([receipt for receipt in receipts if receipt not in unread])
+            raise ArchiveAway(
+                "the archive is no longer there: this run stops",
+                where=self.root,
+                found=f"{sum(receipt.failed for receipt in unread):,} entries that could not be read",
+                do="mount it again; the next run takes up what is left",
+            )
+        self._commit(receipts)
+
+    def _commit(self, receipts: Sequence[Receipt]) -> None:
         self.inner.commit(receipts)
         for receipt in receipts:
             self.entries += receipt.entries
@@ -110,7 +125,7 @@ def score_manifest(
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
         retired = retire(store, claim, spec, manifest, progress)
-        sink = Tally(store.sink(claim), counts)
+        sink, away = Tally(store.sink(claim), counts, run.root), False
         scoring = time.monotonic()
         progress.begin("score", wanted)
         for chosen in rounds(manifest, pending, run.order, run.limit) if wanted else ():
@@ -118,9 +133,17 @@ def score_manifest(
                 break
             flow = _flow(run, bundle, spec, chosen, sink, engine.workers, progress, until)
             chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
-            engine.run(flow)
+            try:
+                engine.run(flow)
+            except ArchiveAway as error:
+                away = True
+                counts |= {"state": "failed", "error": type(error).__name__}
+                progress.fact("archive_away", "error", message=error.what)
+                progress.note(str(error))
+                break
             del flow  # before the next round is read
             sink.slowest = _keyed(sink.slowest, chosen)
+    _tell_passing(sink.by_reason, progress)
     now = time.monotonic()
     return ScoreResult(
         run_id=claim.run_id,
@@ -132,7 +155,13 @@ def score_manifest(
         not_eligible=sink.not_eligible,
         left=len(pending) - sink.entries,
         retired=retired,
-        stopped="deadline" if sink.entries < wanted else "limit" if wanted < len(pending) else None,
+        stopped="archive"
+        if away
+        else "deadline"
+        if sink.entries < wanted
+        else "limit"
+        if wanted < len(pending)
+        else None,
         samples=sink.samples,
         failed_samples=sink.by_reason.total(),
         by_reason=dict(sink.by_reason.most_common()),
@@ -160,6 +189,14 @@ def retire(store: ScoreStore, claim: Claim, spec: ModalitySpec, manifest: Manife
         progress.fact("retired", entries=len(gone))
         progress.note(f"{len(gone)} entries of the store are retired: their files hold them no more")
     return len(gone)
+
+
+def _tell_passing(by_reason: Counter[str], progress: Progress) -> None:
+    passing = {reason: count for reason, count in by_reason.items() if reason in PASSING}
+    if passing:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
+        progress.fact("tried_again", "warning", reasons=passing)
+        progress.note(f"could not be read as the index had it, and will be tried again by the next run: {told}")
 
 
 def _flow(

@@ -20,6 +20,7 @@ class TableSink:
         self.uris: list[str] = []
 
     def __enter__(self) -> TableSink:
+        files.make_closed_folder(self.folder)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -53,6 +53,7 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
     if earlier is not None and earlier["made_from"] == made_from:
         return ToMedsResult(**earlier["result"] | {"reused": True, "seconds": time.monotonic() - started})
     drafts = out.with_name(f".{out.name}.draft-{uuid.uuid4().hex}")
+    files.make_closed_folder(str(drafts))
     try:
         result = _convert(run, listed, key, drafts, engine, progress, started)
         dataset.write_report(drafts / "dataset", {"made_from": made_from, "result": result.model_dump(mode="json")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from medray import bundles, files
 from medray.engines.base import Engine, Fitted
-from medray.errors import BundleError
+from medray.errors import BundleError, LabelError
 from medray.manifests import pseudonym_key
 from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
@@ -27,10 +28,18 @@ from medray.verbs.settings import TrainRun
 FLOOR = LogisticSpec()
 
 
-def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fresh: bool = False) -> TrainResult:
+def train(
+    run: TrainRun,
+    engine: Engine,
+    progress: Progress | None = None,
+    *,
+    fresh: bool = False,
+    replace: bool = False,
+) -> TrainResult:
     """Prepare what is not prepared, fit, and save the bundle.
 
-    A finished training of the same run file on the same data is returned as it is; `fresh` trains it again.
+    A finished training of the same run file on the same data is returned as it is; `fresh` trains it again. The bundle of
+    another training is left where it is, since score stores may name it, unless `replace` is said: BundleError.
     Raises what prepare raises, MachineError when workers keep failing, RunFileError for settings that cannot work.
     """
     progress = progress or Silent()
@@ -38,20 +47,21 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, "train")
     require_split(prepared, "validation")
+    _require_classes(run, prepared)
     plan = fit_plan(run, prepared)
     for line in plan.modality.open().cautions(ShardSet.open(prepared.folder).summaries("train")):
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
     folder = files.join(plan.work, plan.name)
+    there = None if replace and fresh else _there(run.bundle_uri)
+    finished = there if there and there.recipe.training.get("plan") == plan.name else None
+    if there is not None and finished is None:
+        _replace_or_refuse(run, there, progress, replace)
     if fresh:
+        finished = None
         files.remove_tree(folder)
     if run.floor and run.model.kind != FLOOR.kind:
         _train_floor(run, prepared, engine, progress)
-    there = None if fresh else _there(run.bundle_uri)
-    finished = there if there and there.recipe.training.get("plan") == plan.name else None
-    if there is not None and finished is None:
-        progress.fact("replaces", bundle_id=there.id)
-        progress.note(f"the bundle of another training, {there.id[:12]}, will be replaced: {run.bundle}")
     if finished is not None:
         if run.remember_subjects and not files.exists(files.join(run.bundle_uri, SEEN)):  # from before it was kept
             write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
@@ -61,11 +71,50 @@ def train(run: TrainRun, engine: Engine, progress: Progress | None = None, *, fr
     files.make_folder(folder)
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
+    late = None if replace else _there(run.bundle_uri)  # by a training that ended meanwhile
+    if late is not None and late.recipe.training.get("plan") != plan.name:
+        _replace_or_refuse(run, late, progress, replace)
     if run.remember_subjects:
         write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
     bundles.save(bundle, run.bundle_uri)
     _write_history(fitted.state["history"], fitted.state["best_epoch"], folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
+
+
+def _replace_or_refuse(run: TrainRun, there: bundles.Bundle, progress: Progress, replace: bool) -> None:
+    """Raises BundleError for the bundle of another training, unless it may be replaced."""
+    if not replace:
+        raise BundleError(
+            "the bundle's place holds the bundle of another training",
+            where=run.bundle_uri,
+            found=f"bundle {there.id}, made {there.recipe.created[:10]} by {there.recipe.name!r}",
+            expected="a place of its own for each training: score stores name their bundle by its id",
+            do="name another `bundle` in the run file, or say --replace: the bundle that is there is then lost",
+        )
+    progress.fact("replaces", bundle_id=there.id)
+    progress.note(f"the bundle of another training, {there.id[:12]}, is replaced: {run.bundle}")
+
+
+def _require_classes(run: TrainRun, prepared: Prepared) -> None:
+    """Raises LabelError for a class, or a label, of which validation holds no entry: nothing could be said of it, and the
+    epoch and the threshold would be chosen without it. Before the first epoch."""
+    splits = prepared.result.splits
+    counts = {name: facts.get("classes", {}) for name, facts in splits.items()}
+    names = dict(zip(prepared.classes, run.objective.display(prepared.classes), strict=True))
+    absent = [name for name in prepared.classes if counts["validation"].get(name) == 0]
+    if absent:
+        told = [
+            f"{names[name]}: " + ", ".join(f"{split} {held.get(name, 0):,}" for split, held in counts.items() if held)
+            for name in absent
+        ]
+        raise LabelError(
+            "the validation split lacks a class",
+            where="[split]",
+            found="; ".join(told),
+            expected="at least one entry of each class in train and in validation",
+            do='set split.stratify = true or other fractions, mark some subjects of the class as "validation", or leave the '
+            "class out",
+        )
 
 
 def floor_uri(run: TrainRun, prepared: Prepared) -> str:
@@ -82,7 +131,8 @@ def as_floor(run: TrainRun) -> TrainRun:
 def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress) -> None:
     """Before the network, so that a killed run finds what is still to do; once for the same data and settings."""
     uri, floor = floor_uri(run, prepared), as_floor(run)
-    if files.exists(files.join(uri, bundles.SPEC)):
+    with suppress(BundleError):  # none, or not a whole one
+        bundles.load(uri)
         return
     plan = fit_plan(floor, prepared)
     files.make_folder(files.join(plan.work, plan.name))

@@ -60,7 +60,7 @@ class Archive:
                 try:
                     for ids in self.open(file.uri).subjects():
                         found = np.union1d(found, ids)
-                except SampleError:  # that file is a failed row of its own scan
+                except (SampleError, OSError):  # that file is a failed row of its own scan
                     continue
             self._subjects[root] = found
         return self._subjects[root]

@@ -101,6 +101,8 @@ def _dataset(archive: Archive, root: str, found: list[File]) -> Inspection:
             patients += _add(tally, archive.open(file.uri))
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
+        except OSError as error:
+            problems.append({"file": relative(file.uri, root), "reason": "unreadable", "detail": error.strerror or ""})
     if len(problems) == len(found):
         raise SampleError(problems[0]["reason"], problems[0]["detail"])
     facts = {"format": "meds", "files": len(found), "subjects": patients} | tally.facts()

@@ -124,7 +124,11 @@ def _folder(root: str, files: list[File]) -> Inspection:
     others: Counter[str] = Counter()
     problems: list[dict[str, Any]] = []
     for file in files:
-        raw = read_bytes(file.uri)
+        try:
+            raw = read_bytes(file.uri)
+        except OSError:
+            others["unreadable"] += 1
+            continue
         kind = sniff(raw) if raw else ""
         if kind != "dicom":
             others[kind or "other"] += 1
@@ -138,7 +142,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
             groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(file.uri)
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
-    if not groups and not problems and set(others) <= {"other"}:
+    if not groups and not problems and set(others) <= {"other", "unreadable"}:
         raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
     found = [
         series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())

@@ -14,7 +14,7 @@ from medray.eligibility import Fact
 from medray.errors import SampleError, UserError
 from medray.files import File, read_bytes
 from medray.inputs import Input, Inputs
-from medray.manifests import Entry, Part
+from medray.manifests import Entry, Part, unchanged
 from medray.modalities.base import Modality, read_each
 from medray.modalities.imaging import arrays, resample
 from medray.modalities.imaging.image import Image
@@ -95,15 +95,19 @@ class Imaging(Modality):
         pixels = store(conform(image, self.spec), self.spec)
         return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
 
+    def verifies(self, entry: Entry) -> bool:
+        """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
+        return not _is_row(entry)
+
     def _decode(self, entry: Entry) -> Image:
         part = entry.parts[0]
-        if part.locator and "#" in entry.entry_id:
+        if _is_row(entry):
             name, _, row = part.locator.rpartition("/")
             rows = self._arrays.rows(part.uri)
             if name not in rows:
                 raise SampleError("missing_file", f"the archive has no array {name}_images any more")
             return arrays.read_row(rows[name], int(row), self.spec.volumes)
-        return decode([read_bytes(each.uri) for each in entry.parts], self.spec.volumes)
+        return decode([unchanged(read_bytes(each.uri), each) for each in entry.parts], self.spec.volumes)
 
     # --- statistics -----------------------------------------------------------------------------------------
 
@@ -200,6 +204,10 @@ class Imaging(Modality):
         low, high = (edge(flat, axis=1).reshape(-1, 1, 1, 1) for edge in (np.min, np.max))
         shown = ((pixels - low) / np.maximum(high - low, 1e-9) * 255).round().astype(np.uint8)
         return [image[0] if len(image) == 1 else np.moveaxis(image, 0, -1) for image in shown]
+
+
+def _is_row(entry: Entry) -> bool:
+    return bool(entry.parts[0].locator) and "#" in entry.entry_id
 
 
 def decode(raws: list[bytes], volumes: bool) -> Image:
