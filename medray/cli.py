@@ -21,6 +21,7 @@ from medray.cli_shared import (
     LocalEngine,
     RunFile,
     Set,
+    call,
     errors,
     given,
     print_model,
@@ -328,7 +329,7 @@ def demo(
 
 
 def main() -> None:
-    app()
+    call(app)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ Nothing heavy is imported until a command runs: `medray --help` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -87,6 +90,29 @@ def run(
         else:
             print_result(found)
         raise typer.Exit(code)
+
+
+def call(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
+    """Run a command, and end this process with its exit code.
+
+    What Python does at its end is done (atexit), and the process then leaves before the destructors of native libraries:
+    a thread of Arrow, DuckDB or Ray that met them has ended a refusal with SIGABRT, exit code 134.
+    """
+    try:
+        app(arguments)
+        code: Any = 0
+    except SystemExit as end:
+        code = end.code
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # whoever read it has gone
+            code = code or 1
+    os._exit(code or 0)
 
 
 def given(

@@ -79,10 +79,10 @@ def _start_from(folder: str) -> None:
 
 def _run(arguments: Sequence[str], *, marked: bool) -> None:
     from medray.cli import app
-    from medray.cli_shared import MANNER, Manner
+    from medray.cli_shared import MANNER, Manner, call
 
     MANNER.set(Manner(log=True, marked=marked))
-    app(list(arguments))
+    call(app, list(arguments))
 
 
 if __name__ == "__main__":

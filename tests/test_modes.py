@@ -201,3 +201,21 @@ def test_200_refusals_end_with_exit_code_2_each_time(place):
     every = list(REFUSALS.values())
     codes = [alone(place, every[turn % len(every)])[0] for turn in range(200)]
     assert codes == [2] * 200
+
+
+ABORTS_AT_EXIT = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(libc.abort, None, None)  # as a thread that meets the destructors of a native library
+from medray.cli import main
+sys.argv = ["medray", {words}]
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [('"status", "gone"', 2), ('"--version"', 0), ('"nonsense"', 2)])
+def test_a_native_library_that_aborts_at_the_end_changes_no_exit_code(tmp_path, words, code):
+    line = [sys.executable, "-c", ABORTS_AT_EXIT.format(words=words)]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == code, done.stderr
+    assert done.stdout + done.stderr  # what was said is not lost
