@@ -291,6 +291,7 @@ JANE = {
 def visit(day: str, patient: str = "mrn-4711") -> dict[str, Any]:
     return {
         "resourceType": "Encounter",
+        "status": "finished",
         "class": {"code": "AMB"},
         "subject": {"reference": f"Patient/{patient}", "display": "Jane Doe"},
         "period": {"start": f"{day}T09:00:00Z", "end": f"{day}T10:00:00Z"},

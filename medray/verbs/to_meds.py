@@ -21,7 +21,9 @@ from medray.modalities.ehr.convert import dataset
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
 from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
 from medray.modalities.ehr.convert.labels import WARNINGS, write_labels
+from medray.modalities.ehr.convert.links import LINKS, NAMES, LinkedSubjects, Same, move, same_subjects
 from medray.modalities.ehr.convert.members import Unit, units
+from medray.modalities.ehr.convert.versions import VersionSink, newest, read_all
 from medray.progress import Progress, Silent
 from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
@@ -93,19 +95,23 @@ def _convert(
             found=f"{read.counts['', IGNORED]} files of other names",
             expected="*.ndjson or *.json for fhir; for csv what `files` of a table names; plain, gz, tar or zip",
         )
+    decided = VersionSink(str(drafts / "versions"))
+    same = _settle(read, decided, engine, progress, small)
     written, plan = DatasetSink(str(drafts / "files"), buckets, run.split), read.plan()
-    stage = arrange(read.lookups, run.source.known_only, max(map(len, plan), default=1))
+    rows = max(map(len, plan), default=1)
+    stage = arrange(read.lookups, run.source.known_only, decided.lost, same, buckets, rows)
     progress.begin("arrange", sum(map(len, plan)))
     engine.run(Flow("arrange", plan, (stage,), written, progress.advance, small=small))
     draft = drafts / "dataset"
     subjects = dataset.write_metadata(draft, run.name, read, written, run.split, datetime.now(UTC))
     labels: dict[str, Any] = {}
     if run.labels is not None:
-        labels = write_labels(draft, run.labels, listed, subjects, Subjects(key, keep=run.source.keep_ids))
+        keyed = LinkedSubjects(key, same) if run.source.kind == "fhir" else Subjects(key, keep=run.source.keep_ids)
+        labels = write_labels(draft, run.labels, listed, subjects, keyed)
         for name, count in labels["warnings"].items():
             progress.fact("labels", warning=name, rows=count)
             progress.note(f"labels, {name}: {count:,} rows: {WARNINGS[name]}")
-    counts = dataset.Counts(read, written)
+    counts = dataset.Counts(read, decided, written)
     counts.check()
     failed = _failed_files(read, pieces, listed)
     return ToMedsResult(
@@ -127,6 +133,26 @@ def _convert(
         reused=False,
         seconds=time.monotonic() - started,
     )
+
+
+def _settle(read: BucketSink, decided: VersionSink, engine: Engine, progress: Progress, small: bool) -> Same:
+    """Which versions are lost, and which subjects are one: the rows of those are moved to the bucket of whose they are."""
+    if plan := read.plan_of_versions():
+        progress.begin("versions", sum(map(len, plan)))
+        stage = newest(max(map(len, plan)))
+        engine.run(Flow("versions", plan, (stage,), decided, progress.advance, small=small))
+    names = read_all(read.names, NAMES)
+    same = same_subjects(names, read_all(read.links, LINKS), decided.lost)
+    if not len(same):
+        return same
+    plan = read.plan(same.buckets(names, read.buckets))
+    moved = BucketSink(read.folder, read.buckets)
+    stage = move(same, decided.lost, read.buckets, max(map(len, plan), default=1))
+    progress.begin("link", sum(map(len, plan)))
+    engine.run(Flow("link", plan, (stage,), moved, progress.advance, small=small))
+    for bucket, uris in moved.files.items():
+        read.files[bucket] += uris
+    return same
 
 
 def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, Any]]:

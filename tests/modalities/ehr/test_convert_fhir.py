@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from medray.modalities.ehr.convert.events import COUNT, DROPS, EVENT, FAILED, NOTE, NOTES, READ, Drop
-from medray.modalities.ehr.convert.fhir_resources import MAPPERS, Reading
+from medray.modalities.ehr.convert.events import COUNT, DROPS, EVENT, FAILED, NOTE, NOTES, READ, VERSION, Drop
+from medray.modalities.ehr.convert.fhir_reading import Reading
+from medray.modalities.ehr.convert.fhir_resources import MAPPERS
 from medray.modalities.ehr.convert.members import Unit, units
 from medray.modalities.ehr.convert.settings import FhirSource
 from medray.modalities.ehr.convert.times import moment
@@ -213,11 +214,15 @@ def test_a_condition_has_an_onset_and_an_abatement():
         "abatementDateTime": "2010",
     }
     assert events(found) == [
+        ("2005-01-01 23:59:59.999999", "ICD10CM//I10", None),
+        ("2010-12-31 23:59:59.999999", "ICD10CM//I10//ABATEMENT", None),
+    ]
+    assert events(found, time="onset", dates="start") == [
         ("2001-02-03 00:00:00", "ICD10CM//I10", None),
-        ("2010-01-01 00:00:00", "ICD10CM//I10//ABATEMENT", None),
+        ("2010-12-31 23:59:59.999999", "ICD10CM//I10//ABATEMENT", None),
     ]
     del found["onsetDateTime"]
-    assert events(found)[0][0] == "2005-01-01 00:00:00"
+    assert events(found, time="onset", dates="start")[0][0] == "2005-01-01 00:00:00"
 
 
 def test_an_allergy_is_never_taken_for_a_prescription():
@@ -266,7 +271,7 @@ BROKEN = [
     (b"{not json", "(not JSON)", "not_json"),
     (b'{"resourceType": "Basic", "id": "1"}', "Basic", "type_not_mapped"),
     (b'{"id": "1"}', "(no resource)", "no_resource"),
-    (b"[1, 2]", "(no resource)", "no_resource"),
+    (b"[1]", "(no resource)", "no_resource"),
     (b'{"resourceType": "a name, not a type"}', "(no resource)", "no_resource"),
     (json.dumps(observation(subject={"display": "Jane Doe"})).encode(), "Observation", "no_subject"),
     (json.dumps(observation(subject={"reference": "Group/1"})).encode(), "Observation", "subject_no_patient"),
@@ -368,12 +373,14 @@ def test_what_stands_before_the_break_of_a_truncated_file_is_kept_and_told(tmp_p
 def test_every_note_has_a_meaning(tmp_path):
     path = tmp_path / "a.ndjson"
     lines = [
-        patient(birthDate="x", deceasedBoolean=True, gender="male"),
+        patient(birthDate="x", deceasedBoolean=True, gender="male", id="p2"),
         observation(valueString="text", effectiveDateTime="2020-01"),
         observation(valuePeriod={}, effectiveDateTime="2020-01-01"),
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
-    notes = {outcome.removeprefix(NOTE) for _, outcome in counts(parse(path)) if outcome.startswith(NOTE)}
+    rows = parse(path)
+    notes = {outcome.removeprefix(NOTE) for _, outcome in counts(rows) if outcome.startswith(NOTE)}
+    notes |= {note for row in rows if row["kind"] == VERSION for note in row["description"].split(",")}
     assert notes == {"bad_time_left_out", "death_without_time", "text_left_out", "value_left_out", "date_only",
                      "month_or_year_only"}  # fmt: skip
     assert notes <= NOTES.keys()

@@ -4,12 +4,21 @@
     members.py          files, gz, tar and zip as streams
     events.py           the rows that readers give: events, counts, look-ups, failed files
     times.py, codes.py  moments to UTC microseconds; codings to SYSTEM//CODE
-    fhir_resources.py   one FHIR resource to its events (pure)
+    fhir_resources.py   one FHIR resource to its events (pure), with
+        fhir_status.py      which statuses and modifiers give events
+        fhir_reading.py     where events stand in time
+        fhir_values.py      value[x] of an Observation
+    fhir_references.py  what a reference names, and on which server
+    fhir_json.py        byte order marks, arrays, properties named twice
     fhir.py             NDJSON and Bundles to rows
     long_csv.py         long tables with a column map to rows
     csv_head.py, csv_times.py, csv_values.py   the names of its columns; its cells to times, numbers and texts
     labels.py           a CSV of outcomes to a label table
-    flow.py             the stages and sinks of the two flows
+    flow.py             the stages and sinks of the flows
+    versions.py         which version of a resource is the newest, and what was deleted
+    links.py            ids of several servers, linked patient records
+    lookups.py          codes that only a reference says
+    days.py             dates without a time among the times of their day
     dataset.py          what lies beside the events: codes, splits, labels, the report; the dataset appears whole
 
 Rules that decide a number
@@ -18,9 +27,10 @@ Rules that decide a number
 - Subjects are keyed 63-bit integers: HMAC-SHA256 of the source's identifier, to the letter but for blanks around it; 64
   other bits of it tell two identifiers of one number apart, which stops the run. No table of them is written. Kept ids
   (`keep_ids`) are those that are written as a 64-bit integer is; 007 and 1_23 are none.
-- Times are UTC. A FHIR time says its zone; one that says none is dropped, unless `time_zone` is given. A date, a month
-  or a year is the start of its first day in UTC, or the end of its last (`dates = "end"`: nothing is known early).
-  A birth is always the start.
+- Versions of a FHIR resource are one, the newest; a deletion and a retraction (entered-in-error) take it away.
+- Times are UTC. A FHIR time says its zone; one that says none is dropped, unless `time_zone` is given. An event stands
+  where it was known (recorded, issued); a date, a month or a year at the end of its last day: nothing is known early
+  (`time = "onset"`, `dates = "start"`: where it happened, at the start of its first day). A birth is always the start.
 - Something that happened at a time nobody says is dropped, because as a static fact it would tell of the future
   (`untimed = "static"` keeps it). Facts of a patient (gender, race, ethnicity) are static.
 - A CSV's cell is a time or a number only where it can be read as nothing else: 30 February, the year 20 under %Y and 7,4

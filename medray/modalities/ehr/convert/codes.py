@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ are never taken for one; a code without a system is LOCAL."""
 # hl7.org/fhir/R4/datatypes.html#code: no other space than single ones inside
 _CODE = re.compile(r"[^\s]+( [^\s]+)*")
 MAX_CODE, MAX_UNIT, MAX_DISPLAY = 64, 24, 256
-"""Characters. What is longer is a text that somebody put there."""
+"""Characters. Of what is longer, which may be a text that somebody put there, a hash stands in the code."""
 
 
 class Coding(NamedTuple):
@@ -60,23 +61,44 @@ def text(value: Any) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-def code_text(value: Any) -> str | None:
-    """A string that may be a code: no line breaks, no double spaces, at most 64 characters."""
+def code_text(value: Any, notes: list[str] | None = None) -> str | None:
+    """A string that may be a code (no line breaks, no double spaces), whole up to 64 characters, else its hash.
+
+    FHIR R4 `code` has no greatest length: a SNOMED CT expression is one, and stays apart from every other.
+    """
     found = text(value)
-    return found if found and len(found) <= MAX_CODE and _CODE.fullmatch(found) else None
+    if found is None or not _CODE.fullmatch(found):
+        return None
+    if len(found) <= MAX_CODE:
+        return found
+    if notes is not None:
+        notes.append("long_code_hashed")
+    return _hashed(found)
 
 
-def coding(concept: Any) -> Coding | None:
+def _hashed(value: str) -> str:
+    """Equal texts are equal and no two are taken for one; what a person typed does not come along."""
+    return "#" + hashlib.sha256(value.encode()).hexdigest()[:16]
+
+
+def coding(concept: Any, notes: list[str] | None = None) -> Coding | None:
     """The coding that names a CodeableConcept: the first of a known system, else the first; None: text only."""
-    other = None
+    other, about_other = None, []
     for each in rows(table(concept).get("coding")):
-        code = code_text(each.get("code"))
+        about: list[str] = []
+        code = code_text(each.get("code"), about)
         if code is None:
             continue
         system = text(each.get("system"))
         if system in SYSTEMS:
+            if notes is not None:
+                notes += about
             return Coding(f"{SYSTEMS[system]}//{code}", _display(each))
-        other = other or Coding(f"{system or 'LOCAL'}//{code}", _display(each) if system else None)
+        if other is None:
+            other = Coding(f"{system or 'LOCAL'}//{code}", _display(each) if system else None)
+            about_other = about
+    if notes is not None:
+        notes += about_other
     return other
 
 
@@ -85,7 +107,22 @@ def _display(found: dict[str, Any]) -> str | None:
     return display if display and len(display) <= MAX_DISPLAY else None
 
 
-def unit(quantity: dict[str, Any]) -> str | None:
-    """UCUM's code of the unit, else the unit as it is written; None: there is none."""
-    found = text(quantity.get("code")) or text(quantity.get("unit"))
-    return found if found and len(found) <= MAX_UNIT and _CODE.fullmatch(found) else None
+UCUM = "http://unitsofmeasure.org"
+
+
+def unit(quantity: dict[str, Any], notes: list[str]) -> str | None:
+    """UCUM's code of the unit, else the unit as it is written; None: there is none. A code of another system than UCUM
+    stands with its system, and what is longer than 24 characters as its hash: two scales are never taken for one."""
+    code, system = text(quantity.get("code")), text(quantity.get("system"))
+    if code and system and system.rstrip("/") != UCUM:
+        code = f"{SYSTEMS.get(system, system)}:{code}"
+        found, limit = code, MAX_CODE
+    else:
+        found, limit = code or text(quantity.get("unit")), MAX_UNIT
+    if found is None:
+        return None
+    found = " ".join(found.split())
+    if len(found) <= limit:
+        return found
+    notes.append("long_unit_hashed")
+    return _hashed(found)

@@ -19,9 +19,10 @@ import medray
 from medray import files
 from medray.errors import ArchiveError
 from medray.modalities.ehr.convert.events import DROPS, NOTE, READ
-from medray.modalities.ehr.convert.flow import CODES, SUBJECTS, BucketSink, DatasetSink, read_all
+from medray.modalities.ehr.convert.flow import CODES, SUBJECTS, BucketSink, DatasetSink
 from medray.modalities.ehr.convert.settings import MedsSplit
 from medray.modalities.ehr.convert.splits import split_of
+from medray.modalities.ehr.convert.versions import VersionSink, read_all
 
 REPORT = "metadata/conversion.json"
 """Beside what MEDS asks for: what the conversion read, dropped and why. Tells that the folder is one of ours."""
@@ -30,13 +31,13 @@ REPORT = "metadata/conversion.json"
 class Counts:
     """What became of everything that was read, by source type."""
 
-    def __init__(self, read: BucketSink, written: DatasetSink) -> None:
+    def __init__(self, read: BucketSink, decided: VersionSink, written: DatasetSink) -> None:
         self.read: dict[str, int] = {}
         self.converted: dict[str, int] = {}
         self.events: dict[str, int] = {}
         self.dropped: dict[str, Counter[str]] = {}
         self.notes: dict[str, Counter[str]] = {}
-        for (source, outcome), count in sorted(read.counts.items()):
+        for (source, outcome), count in sorted((read.counts + decided.counts).items()):
             if outcome == READ:
                 self.read[source] = count
             elif outcome.startswith(NOTE):

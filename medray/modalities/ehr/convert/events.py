@@ -7,17 +7,18 @@ import hmac
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from medray.errors import SampleError
 from medray.manifests import pseudonym
 
-EVENT, PATIENT, COUNT, LOOKUP, FAILED = range(5)
+EVENT, PATIENT, COUNT, LOOKUP, FAILED, VERSION, LINK = range(7)
 """Kinds of rows. PATIENT: there is such a patient. COUNT: so many of `source` had the outcome `code` (READ, a key of
 DROPS, or NOTE + a key of NOTES). LOOKUP: what `ref` stands for. FAILED: the file (or member `seq`) ended early for the
-reason `code`, with `description` for a person."""
+reason `code`, with `description` for a person. VERSION: a resource with an id, or its deletion (`source` DELETION): its
+outcome is counted once it is known which version is the newest. LINK: the subject is that of `key`, by `code`."""
 
 ROWS = pa.schema(
     [
@@ -35,19 +36,44 @@ ROWS = pa.schema(
         pa.field("ref", pa.string()),
         pa.field("description", pa.string()),
         pa.field("count", pa.int64()),
+        pa.field("server", pa.int64()),  # keyed hash of who gives the id its meaning; 0 or null: nobody is named
+        pa.field("resource", pa.int64()),  # which resource of the unit
+        pa.field("day", pa.int32()),  # the first day as it was written, since 1970-01-01
+        pa.field("days", pa.int32()),  # how many days a date without a time has; 0: a time is given
+        pa.field("why", pa.string()),  # why it is no event after all
+        pa.field("key", pa.int64()),  # VERSION: keyed hash of type and id. LINK: the other subject
+        pa.field("key_check", pa.int64()),  # 64 other bits of it
+        pa.field("key_server", pa.int64()),  # of `key`, or of `ref`
+        pa.field("version", pa.int64()),  # meta.versionId, where it is a number; `time` is meta.lastUpdated
+        pa.field("digest", pa.int64()),  # of what is made of it
     ]
 )
-KEPT = pa.schema([field for field in ROWS if field.name not in ("description", "count")])
+KEPT = pa.schema(
+    [field for field in ROWS if field.name not in ("description", "count", "key", "key_check", "version", "digest")]
+)
 """What a bucket's file holds: EVENT and PATIENT rows."""
 
 READ, FILES, IGNORED, NOTE = "read", "files", "ignored", "note:"
+DELETION = "(deletion)"
+"""Source type of what a history or an export says was deleted."""
 
 DROPS: dict[str, tuple[str, bool]] = {
     "type_not_mapped": ("a resource type that gives no events", False),
     "no_resource": ("JSON that is no FHIR resource", False),
     "looked_up": ("a Medication: gives its code to the requests that refer to it", False),
-    "entered_in_error": ("marked as entered in error, or refuted", False),
-    "not_done": ("planned, cancelled, not done, or a draft", False),
+    "superseded": ("an older version of a resource, or the same one again", False),
+    "deleted": ("the source says that it was deleted", False),
+    "deletion": ("says that a resource was deleted: takes it away", False),
+    "replaced_patient": ("facts of a patient record that another one has replaced", False),
+    "entered_in_error": ("marked as entered in error", False),
+    "refuted": ("a diagnosis or an allergy that was ruled out", False),
+    "not_done": ("planned, cancelled, not done, not performed, forbidden, or a draft", False),
+    "proposed": ("a proposal, a plan or an option, not an order", False),
+    "no_result": ("registered, or expected, but without a result", False),
+    "no_longer": ("a device that is no longer in use", False),
+    "of_another": ("about somebody else than the subject: a fetus, a donor, a relative", False),
+    "test_data": ("labelled as data of a test", False),
+    "manifest": ("the manifest of an export", False),
     "no_code": ("nothing says what it is, or only free text does", False),
     "no_time": ("nothing says when it was", False),
     "nothing_known": ("a patient without a birth date, a death or a fact", False),
@@ -64,6 +90,15 @@ DROPS: dict[str, tuple[str, bool]] = {
     "bad_time": ("no time that there is", True),
     "no_time_zone": ("a time that names no zone", True),
     "bad_value": ("NaN, infinite, or too large for 32 bits", True),
+    "unknown_status": ("a status, an intent or a link that FHIR R4 does not have", True),
+    "modifier_extension": ("an extension that may turn its meaning around", True),
+    "implicit_rules": ("made by rules of its own (implicitRules)", True),
+    "contradictory": ("two values, or a value and a reason why there is none", True),
+    "duplicate_keys": ("JSON that names one property twice", True),
+    "unordered_versions": ("versions that differ, and nothing says which is the newest", True),
+    "incomplete": ("a search left elements out of it (SUBSETTED)", True),
+    "not_applied": ("a change that names no resource, or only a part of one", True),
+    "identifier_only": ("names its patient by a business identifier alone", True),
     "no_id": ("a resource without an id", True),
     "no_subject": ("nothing says whose it is", True),
     "bad_subject": ("an identifier that is not written as a 64-bit integer is", True),
@@ -74,6 +109,24 @@ DROPS: dict[str, tuple[str, bool]] = {
 """Why a resource or row gives no events: (meaning, is it a fault). Faults count for max_failed, rules do not."""
 
 NOTES: dict[str, str] = {
+    "known_later": "stands at when it was recorded or issued, later than it happened",
+    "before_recorded": "stands at when it happened, before it was recorded or issued",
+    "no_status": "a status or intent that FHIR R4 requires is missing, taken as valid",
+    "status_unknown": "the status is `unknown`, taken as valid",
+    "preliminary": "a preliminary or partial result",
+    "unconfirmed": "not confirmed: a code of its own",
+    "inactive_patient": "a patient record that is not in active use",
+    "link_unresolved": "a link to another record of the patient that names none",
+    "long_code_hashed": "a code longer than 64 characters: its hash is the code",
+    "long_unit_hashed": "a unit longer than 24 characters: its hash is the unit",
+    "number_as_text": "a number given as text, left out",
+    "unknown_comparator": "a comparator that FHIR R4 does not have: the number is left out",
+    "value_absent": "a measurement whose value is masked, in the text, or no number",
+    "component_left_out": "a component that was not measured or contradicts itself, left out",
+    "contained_left_out": "resources inside another, left out",
+    "names_deletions": "a manifest that names files of deletions: they must be in the archive",
+    "planned_end_left_out": "an end of what has not ended, left out",
+    "end_before_start": "an end before the start, left out",
     "date_only": "a time given as a date",
     "month_or_year_only": "a time given as a month or a year",
     "text_left_out": "a text value that was left out",
@@ -112,6 +165,21 @@ class Event(NamedTuple):
     description: str | None = None
     ref: str | None = None
     """Where the code comes from, if `code` is empty: "Medication/1"."""
+    ref_server: int = 0
+    day: int | None = None
+    """The first day as it was written, since 1970-01-01."""
+    days: int = 0
+    """How many days a date, a month or a year without a time has; 0: a time is given."""
+
+
+class Origin(NamedTuple):
+    """Which resource of a unit a row is of, and who gives its subject's id a meaning."""
+
+    resource: int | None = None
+    server: int = 0
+
+
+NOWHERE = Origin()
 
 
 class Subjects:
@@ -143,46 +211,78 @@ class Subjects:
         return int(identifier), 0
 
 
+class _Row(NamedTuple):
+    """One row of ROWS, field by field."""
+
+    kind: int
+    subject_id: int | None = None
+    check: int | None = None
+    time: int | None = None
+    code: str | None = None
+    numeric_value: float | None = None
+    text_value: str | None = None
+    unit: int = 0
+    seq: int = 0
+    source: str | None = None
+    head: bool = False
+    ref: str | None = None
+    description: str | None = None
+    count: int | None = None
+    server: int | None = None
+    resource: int | None = None
+    day: int | None = None
+    days: int | None = None
+    why: str | None = None
+    key: int | None = None
+    key_check: int | None = None
+    key_server: int | None = None
+    version: int | None = None
+    digest: int | None = None
+
+
 class Writer:
     """Rows of one unit, event by event; `take` gives what has come in as a batch."""
 
     def __init__(self, unit: int) -> None:
         self.unit, self.seq = unit, 0
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.columns: dict[str, list] = {}
-        self._clear()
-
-    def _clear(self) -> None:
-        self.columns = {field.name: [] for field in ROWS}
+        self.rows: list[_Row] = []
 
     def __len__(self) -> int:
-        return len(self.columns["kind"])
+        return len(self.rows)
 
-    def _row(self, kind: int, *values: object) -> None:
-        for column, value in zip(self.columns.values(), (kind, *values), strict=True):
-            column.append(value)
+    def _row(self, kind: int, **values: Any) -> None:
+        self.rows.append(_Row(kind, unit=self.unit, **values))
 
-    def events(self, source: str, subject: tuple[int, int], events: list[Event]) -> None:
+    def events(self, source: str, subject: tuple[int, int], events: list[Event], origin: Origin = NOWHERE) -> None:
         head = True
         for e in events:
             self._row(
-                EVENT, *subject, e.time, e.code or None, e.value, e.text, self.unit, self.seq, source, head, e.ref,
-                e.description, None,
+                EVENT, subject_id=subject[0], check=subject[1], time=e.time, code=e.code or None, numeric_value=e.value,
+                text_value=e.text, source=source, head=head, ref=e.ref, key_server=e.ref_server, day=e.day, days=e.days,
+                description=e.description, resource=origin.resource, server=origin.server, seq=self.seq,
             )  # fmt: skip
             self.seq += 1
             head = False
 
-    def patient(self, subject: tuple[int, int]) -> None:
-        self._row(PATIENT, *subject, None, None, None, None, self.unit, self.seq, None, False, None, None, None)
+    def patient(self, subject: tuple[int, int], origin: Origin = NOWHERE) -> None:
+        self._row(PATIENT, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server)
 
-    def lookup(self, ref: str, code: str, description: str | None) -> None:
-        self._row(LOOKUP, None, None, None, code, None, None, self.unit, 0, None, False, ref, description, None)
+    def lookup(self, ref: str, code: str, description: str | None, origin: Origin = NOWHERE) -> None:
+        self._row(LOOKUP, code=code, ref=ref, description=description, resource=origin.resource, server=origin.server)
+
+    def version(self, source: str, outcome: str | None, notes: list[str], **values: Any) -> None:
+        """A resource with an id and what became of it: a key of DROPS, or None: it gave events, with these notes."""
+        self._row(VERSION, source=source, code=outcome, description=",".join(notes) or None, **values)
+
+    def link(self, subject: tuple[int, int], origin: Origin, kind: str, other: tuple[int, int], server: int) -> None:
+        self._row(
+            LINK, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server, code=kind,
+            key=other[0], key_check=other[1], key_server=server,
+        )  # fmt: skip
 
     def failed(self, member: int, error: SampleError) -> None:
-        detail = error.detail
-        self._row(
-            FAILED, None, None, None, error.reason, None, None, self.unit, member, None, False, None, detail, None
-        )
+        self._row(FAILED, seq=member, code=error.reason, description=error.detail)
 
     def lost_file(self, start: int, error: SampleError) -> None:
         """A file of which no (further) member can be told: one file more that was looked at, and one that failed."""
@@ -195,12 +295,13 @@ class Writer:
 
     def finish(self) -> None:
         for (source, outcome), number in self.counts.items():
-            self._row(COUNT, None, None, None, outcome, None, None, self.unit, 0, source, False, None, None, number)
+            self._row(COUNT, code=outcome, source=source, count=number)
         self.counts.clear()
 
     def take(self) -> Iterator[pa.RecordBatch]:
         """What has come in since the last call, if anything."""
-        if len(self):
-            arrays = [pa.array(self.columns[field.name], field.type) for field in ROWS]
+        if self.rows:
+            columns = zip(*self.rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=ROWS)
-            self._clear()
+            self.rows = []

@@ -1,6 +1,8 @@
-"""The two flows of a conversion: source to buckets of subjects, and each bucket to its file of the dataset.
+"""The flows of a conversion: source to buckets of subjects, and each bucket to its file of the dataset.
 
-units ── Parse ──> rows ── BucketSink ──> buckets/<uuid>.arrow, codes, look-ups, counts
+units ── Parse ──> rows ── BucketSink ──> buckets/<uuid>.arrow, versions, codes, look-ups, links, counts
+versions ── Newest ──> which resources are lost (versions.py); links ──> which subjects are one (links.py)
+buckets ── Move ──> rows of those ── BucketSink
 buckets ── Arrange ──> events of whole subjects in order ── DatasetSink ──> data files, counts, subjects
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,18 +23,23 @@ import pyarrow.compute as pc
 from medray import files
 from medray.errors import ArchiveError
 from medray.flows import Receipt, Stage
-from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, KEPT, LOOKUP, PATIENT
+from medray.modalities.ehr.convert.days import settle
+from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, KEPT, LINK, LOOKUP, PATIENT, VERSION
+from medray.modalities.ehr.convert.links import LINKS, NAMES, Same, whose
+from medray.modalities.ehr.convert.lookups import LOOKUPS, looked_up
 from medray.modalities.ehr.convert.members import Unit
 from medray.modalities.ehr.convert.settings import MedsSplit, SourceSpec
 from medray.modalities.ehr.convert.splits import split_of
+from medray.modalities.ehr.convert.versions import VERSIONS, read_all, without_lost
 
 HELD_ROWS = 2**18
 """A worker holds so many rows before it writes them to their buckets."""
 ROW_GROUP = 2**17
+VERSION_BUCKETS = 8
+"""A bucket of versions for so many of events: their rows are small."""
 
 UNITS = pa.schema([("unit", pa.int32()), ("uri", pa.string()), *((n, pa.int64()) for n in ("size", "start", "end"))])
 CODES = pa.schema([("code", pa.string()), ("description", pa.string()), ("count", pa.int64())])
-LOOKUPS = pa.schema([("ref", pa.string()), ("code", pa.string()), ("unit", pa.int32())])
 SUBJECTS = pa.schema(
     [
         pa.field("subject_id", pa.int64()),
@@ -68,6 +75,9 @@ class BucketSink:
     files: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     codes: list[str] = field(default_factory=list)
     lookups: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    versions: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     failed: list[tuple[int, int, str, str]] = field(default_factory=list)
     """(unit, member, reason, detail)"""
@@ -82,12 +92,19 @@ class BucketSink:
         said: dict[str, Any] = {"counts": [], "failed": []}
         described: Counter[tuple[str, str | None]] = Counter()
         lookups: list[pa.RecordBatch] = []
+        links: list[pa.RecordBatch] = []
+        names = NAMES.empty_table()
         with ExitStack() as open_files:
-            buckets = _Buckets(self.folder, self.buckets, open_files)
+            buckets = _Buckets(self.folder, self.buckets, open_files, KEPT, "subject_id")
+            versions = _Buckets(self.folder, -(-self.buckets // VERSION_BUCKETS), open_files, VERSIONS, "key")
             for batch in batches:
                 kind = batch.column("kind")
                 buckets.add(batch.filter(pc.is_in(kind, pa.array([EVENT, PATIENT], pa.int8()))))
+                versions.add(batch.filter(pc.equal(kind, VERSION)))
                 _describe(batch, described)
+                names = _named(names, batch)
+                if (found := batch.filter(pc.equal(kind, LINK))).num_rows:
+                    links.append(found.select(LINKS.names).cast(LINKS))
                 if (found := batch.filter(pc.equal(kind, LOOKUP))).num_rows:
                     lookups.append(found.select(LOOKUPS.names).cast(LOOKUPS))
                 for row in batch.filter(pc.equal(kind, COUNT)).to_pylist():
@@ -95,7 +112,11 @@ class BucketSink:
                 for row in batch.filter(pc.equal(kind, FAILED)).to_pylist():
                     said["failed"].append([row["unit"], row["seq"], row["code"], row["description"] or ""])
             buckets.flush()
+            versions.flush()
         said["buckets"] = [[bucket, uri] for bucket, uri in buckets.uris.items()]
+        said["versions"] = [[bucket, uri] for bucket, uri in versions.uris.items()]
+        said["links"] = _write(pa.Table.from_batches(links, LINKS), self.folder) if links else None
+        said["names"] = _write(names, self.folder) if len(names) else None
         rows = [{"code": c, "description": d, "count": n} for (c, d), n in described.items()]
         said["codes"] = _write(pa.Table.from_pylist(rows, schema=CODES), self.folder)
         said["lookups"] = _write(pa.Table.from_batches(lookups, LOOKUPS), self.folder) if lookups else None
@@ -106,32 +127,53 @@ class BucketSink:
             said = receipt.payload
             for bucket, uri in said["buckets"]:
                 self.files[bucket].append(uri)
+            for bucket, uri in said["versions"]:
+                self.versions[bucket].append(uri)
+            for name in ("links", "names"):
+                getattr(self, name).extend([said[name]] if said[name] else [])
             self.codes.append(said["codes"])
             self.lookups += [said["lookups"]] if said["lookups"] else []
             for source, outcome, count in said["counts"]:
                 self.counts[source, outcome] += count
             self.failed += [tuple(row) for row in said["failed"]]
 
-    def plan(self) -> list[pa.Table]:
-        """A shard per bucket: the files that hold its rows."""
-        return [
-            pa.table({"bucket": pa.repeat(bucket, len(uris)), "uri": sorted(uris)})
-            for bucket, uris in sorted(self.files.items())
-        ]
+    def plan(self, only: Container[int] | None = None) -> list[pa.Table]:
+        """A shard per bucket (of `only`): the files that hold its rows."""
+        return _plan({bucket: uris for bucket, uris in self.files.items() if only is None or bucket in only})
+
+    def plan_of_versions(self) -> list[pa.Table]:
+        return _plan(self.versions)
+
+
+def _plan(uris: dict[int, list[str]]) -> list[pa.Table]:
+    return [
+        pa.table({"bucket": pa.repeat(bucket, len(found)), "uri": sorted(found)})
+        for bucket, found in sorted(uris.items())
+    ]
+
+
+def _named(names: pa.Table, batch: pa.RecordBatch) -> pa.Table:
+    """`names` with the subjects of the batch whose server is named; each pair once."""
+    named = pc.and_(batch.column("subject_id").is_valid(), pc.not_equal(batch.column("server").fill_null(0), 0))
+    found = batch.filter(pc.and_(named, pc.is_in(batch.column("kind"), pa.array([EVENT, PATIENT], pa.int8()))))
+    if found.num_rows == 0:
+        return names
+    both = pa.concat_tables([names, pa.Table.from_batches([found.select(NAMES.names).cast(NAMES)])])
+    return both.group_by(NAMES.names).aggregate([]).select(NAMES.names).cast(NAMES)
 
 
 class _Buckets:
     """One worker's open bucket files; rows are held until there are many."""
 
-    def __init__(self, folder: str, buckets: int, open_files: ExitStack) -> None:
-        self.folder, self.buckets, self.open_files = folder, buckets, open_files
+    def __init__(self, folder: str, buckets: int, open_files: ExitStack, schema: pa.Schema, by: str) -> None:
+        self.folder, self.buckets, self.open_files, self.schema, self.by = folder, buckets, open_files, schema, by
         self.uris: dict[int, str] = {}
         self.writers: dict[int, Any] = {}
         self.held: list[pa.RecordBatch] = []
 
     def add(self, rows: pa.RecordBatch) -> None:
         if len(rows):
-            self.held.append(rows.select(KEPT.names))
+            self.held.append(rows.select(self.schema.names).cast(self.schema))
             if sum(map(len, self.held)) >= HELD_ROWS:
                 self.flush()
 
@@ -140,7 +182,7 @@ class _Buckets:
             return
         rows = pa.Table.from_batches(self.held).combine_chunks()
         self.held = []
-        bucket = rows.column("subject_id").to_numpy() % self.buckets
+        bucket = rows.column(self.by).to_numpy() % self.buckets
         order = np.argsort(bucket, kind="stable")
         rows, bucket = rows.take(pa.array(order)), bucket[order]
         starts = np.flatnonzero(np.diff(bucket, prepend=-1))
@@ -152,7 +194,9 @@ class _Buckets:
             self.uris[bucket] = files.join(self.folder, f"{uuid.uuid4().hex}.arrow")
             stream = self.open_files.enter_context(files.new_file(self.uris[bucket]))
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self.writers[bucket] = self.open_files.enter_context(pa.ipc.new_stream(stream, KEPT, options=options))
+            self.writers[bucket] = self.open_files.enter_context(
+                pa.ipc.new_stream(stream, self.schema, options=options)
+            )
         return self.writers[bucket]
 
 
@@ -172,62 +216,67 @@ def _write(table: pa.Table, folder: str) -> str:
     return uri
 
 
-def read_all(uris: Iterable[str], schema: pa.Schema) -> pa.Table:
-    found = [schema.empty_table()]
-    for uri in uris:
-        with files.open_input(uri) as stream, pa.ipc.open_stream(stream) as reader:
-            found.append(reader.read_all())
-    return pa.concat_tables(found)
-
-
 # --- the second flow --------------------------------------------------------------------------------------------
 
 
 class Arrange:
-    """The files of one bucket to its events: by subject, static first, then by time, then in the order of the source.
+    """The files of one bucket to its events: by subject, static first, then by time, then in the order of the source; of
+    equal times a birth and the start of an encounter come first, its end and a death last.
 
     Adds `dropped`: why a row is no event after all, null for the others; and `repeated`: equal to a row before it.
     Raises ArchiveError where two subjects have one id.
     """
 
-    def __init__(self, lookups: tuple[str, ...], known_only: bool) -> None:
-        self.lookups, self.known_only = lookups, known_only
+    def __init__(
+        self, lookups: tuple[str, ...], known_only: bool, lost: tuple[str, ...] = (), same: Same | None = None,
+        buckets: int = 1,
+    ) -> None:  # fmt: skip
+        self.lookups, self.known_only, self.lost, self.buckets = lookups, known_only, lost, buckets
+        self.same = same or Same()
 
     def __call__(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         rows = read_all(batch.column("uri").to_pylist(), KEPT).combine_chunks()
+        if self.lost:
+            rows = without_lost(rows, self.lost, bucket=(int(batch.column("bucket")[0].as_py()), self.buckets))
+        if len(self.same):  # rows of others are in the bucket of whose they are, too
+            rows = rows.filter(pa.array(whose(rows, self.same)[0] == rows.column("subject_id").to_numpy()))
         _refuse_collisions(rows)
-        patients = pc.unique(rows.filter(pc.equal(rows.column("kind"), PATIENT)).column("subject_id"))
-        rows = rows.filter(pc.equal(rows.column("kind"), EVENT))
-        rows = self._looked_up(rows)
-        why = pc.if_else(rows.column("code").is_valid(), pa.scalar(None, pa.string()), "unknown_medication")
+        patients = rows.filter(pc.equal(rows.column("kind"), PATIENT))
+        main = pc.unique(patients.filter(patients.column("why").is_null()).column("subject_id"))
+        patients = pc.unique(patients.column("subject_id"))
+        rows = rows.filter(pc.equal(rows.column("kind"), EVENT)).combine_chunks()
+        rows = looked_up(rows, self.lookups, self.lost)
+        none = pa.scalar(None, pa.string())
+        why = pc.if_else(pc.is_in(rows.column("subject_id"), main), rows.column("why"), none)
+        why = pc.if_else(rows.column("code").is_valid(), why, "unknown_medication")
         if self.known_only:
             known = pc.is_in(rows.column("subject_id"), patients)
             why = pc.if_else(known, why, "unknown_patient")
         rows = rows.append_column("dropped", why)
+        rows = rows.set_column(rows.schema.get_field_index("time"), "time", settle(rows))
         timed = rows.column("time").is_valid().cast(pa.int8())
-        keys = ["subject_id", "timed", "time", "unit", "seq"]
-        order = pc.sort_indices(rows.append_column("timed", timed), [(key, "ascending") for key in keys])
+        keys = ["subject_id", "timed", "time", "rank", "unit", "seq"]
+        sortable = rows.append_column("timed", timed).append_column("rank", _rank(rows))
+        order = pc.sort_indices(sortable, [(key, "ascending") for key in keys])
         rows = rows.take(order).combine_chunks()
         rows = rows.append_column("repeated", pa.array(_repeated(rows)))
         return rows.to_batches()
 
-    def _looked_up(self, rows: pa.Table) -> pa.Table:
-        """`code` filled where only a reference says it."""
-        wanted = pc.unique(rows.filter(rows.column("code").is_null()).column("ref"))
-        if len(wanted) == 0 or not self.lookups:
-            return rows
-        found = pa.concat_tables(
-            each.filter(pc.is_in(each.column("ref"), wanted)) for each in (read_all([u], LOOKUPS) for u in self.lookups)
-        ).sort_by([("unit", "ascending"), ("code", "ascending")])
-        names = found.column("ref").combine_chunks()
-        place = pc.index_in(rows.column("ref"), names)  # the first, where an id is there twice
-        codes = found.column("code").combine_chunks().take(place.combine_chunks())
-        return rows.set_column(rows.schema.get_field_index("code"), "code", pc.coalesce(rows.column("code"), codes))
+
+def _rank(rows: pa.Table) -> pa.Array:
+    """(N,) int8: the order of events of one time."""
+    code = rows.column("code").fill_null("").combine_chunks()
+    first = pc.equal(code, "MEDS_BIRTH"), pc.starts_with(code, "ENCOUNTER_START")
+    last = pc.starts_with(code, "ENCOUNTER_END"), pc.equal(code, "MEDS_DEATH")
+    rank = pc.case_when(pc.make_struct(*first, *last), *(pa.scalar(n, pa.int8()) for n in (0, 1, 3, 4, 2)))
+    return rank
 
 
-def arrange(lookups: Sequence[str], known_only: bool, rows: int) -> Stage:
+def arrange(
+    lookups: Sequence[str], known_only: bool, lost: Sequence[str], same: Same, buckets: int, rows: int
+) -> Stage:
     """`rows`: at least as many as one bucket has files."""
-    return Stage(partial(Arrange, tuple(lookups), known_only), batch_size=max(1, rows))
+    return Stage(partial(Arrange, tuple(lookups), known_only, tuple(lost), same, buckets), batch_size=max(1, rows))
 
 
 def _refuse_collisions(rows: pa.Table) -> None:

@@ -81,11 +81,14 @@ class FhirSource(_Source):
     kind: Literal["fhir"] = "fhir"
     text: bool = False
     """Keep the text of Observation.valueString as `text_value`. It may hold anything a person typed."""
-    dates: Literal["start", "end"] = "start"
-    """When a date, a month or a year without a time of day is: the start of its first day in UTC, or the end of its
-    last. `end` lets no model know a thing before it was known."""
+    time: Literal["known", "onset"] = "known"
+    """Where an event stands: at when it was recorded or issued, if that is later than it happened, because nobody could
+    know it before; or at when it happened."""
+    dates: Literal["start", "end"] = "end"
+    """When a date, a month or a year without a time of day is: the end of its last day, so that no model knows a thing
+    before it was known; or the start of its first. A birth is always the start, a death and every end the end."""
     time_zone: Zone | None = None
-    """Of times that name no zone, which FHIR forbids; none: such a resource is dropped."""
+    """Of dates, and of times that name no zone, which FHIR forbids; none: UTC, and such a time drops its resource."""
     unknown_patients: Literal["drop", "keep"] = "drop"
     """Resources that refer to a patient of whom there is no Patient resource."""
 

@@ -1,9 +1,9 @@
-"""Moments as FHIR writes them, to microseconds since 1970 in UTC."""
+"""Moments as FHIR writes them, to microseconds since 1970 in UTC, and the days that were written."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -12,32 +12,62 @@ from medray.modalities.ehr.convert.events import Drop
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
-# hl7.org/fhir/R4/datatypes.html#dateTime
+# FHIR R4 dateTime.value and instant.value (the regex of their definitions): no hour 24, seconds up to 60, zones up to
+# 14:00. Seconds and zone may be missing here: the zone's lack is a reason of its own.
 _MOMENT = re.compile(
-    r"\d{4}(?P<month>-\d\d(?P<day>-\d\d(?P<time>T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?P<zone>Z|[+-]\d\d:\d\d)?)?)?)?"
+    r"(?P<date>\d{4}(?:-(?:0[1-9]|1[0-2])(?P<day>-(?:0[1-9]|[12]\d|3[01]))?)?)"
+    r"(?P<time>T(?:[01]\d|2[0-3]):[0-5]\d(?::(?P<second>[0-5]\d|60)(?:\.\d+)?)?"
+    r"(?P<zone>Z|[+-](?:(?:0\d|1[0-3]):[0-5]\d|14:00))?)?"
 )
 
 
 class Moment(NamedTuple):
     us: int
     """Microseconds since 1970-01-01T00:00 UTC."""
-    note: str | None = None
-    """A key of events.NOTES, where less than a time of day is given."""
+    day: int
+    """The (first) day as it is written, in days since 1970-01-01."""
+    days: int = 0
+    """How many days a date, a month or a year has; 0: a time of day is given."""
+
+    @property
+    def note(self) -> str | None:
+        """A key of events.NOTES, where less than a time of day is given."""
+        return (None, "date_only")[self.days] if self.days < 2 else "month_or_year_only"
+
+    @property
+    def last_day(self) -> int:
+        return self.day + max(self.days - 1, 0)
 
 
 def moment(text: str, dates: Literal["start", "end"], zone: ZoneInfo | None) -> Moment:
-    """YYYY, YYYY-MM, YYYY-MM-DD or a time with zone. Raises Drop: bad_time, no_time_zone."""
+    """YYYY, YYYY-MM, YYYY-MM-DD or a time with zone. Raises Drop: bad_time, no_time_zone.
+
+    A date is the start of its first day, or the end of its last, in `zone` or else in UTC. Second 60 is the next
+    minute's first, as POSIX counts it; digits beyond microseconds are cut off.
+    """
     found = _MOMENT.fullmatch(text)
-    if found is None:
+    if found is None or (found["time"] and not found["day"]):
         raise Drop("bad_time")
     try:
         if found["time"]:
-            return Moment(_us(_zoned(datetime.fromisoformat(text), zone)))
-        first, after = _days(text)
-    except (ValueError, OverflowError):  # a 13th month, a 61st second
+            return _timed(text, found, zone)
+        first, after = _days(found["date"])
+        edge = first if dates == "start" else after
+        midnight = datetime(edge.year, edge.month, edge.day, tzinfo=zone or UTC)
+    except (ValueError, OverflowError):  # 30 February, the year after 9999
         raise Drop("bad_time") from None
-    note = "date_only" if found["day"] else "month_or_year_only"
-    return Moment(_us(first) if dates == "start" else _us(after) - 1, note)
+    us = _us(midnight) - (dates == "end")
+    return Moment(us, _day(first), (after - first).days)
+
+
+def _timed(text: str, found: re.Match[str], zone: ZoneInfo | None) -> Moment:
+    leap = found["second"] == "60"
+    if leap:
+        text = text[: found.start("second")] + "59" + text[found.end("second") :]
+    time = _zoned(datetime.fromisoformat(text), zone)
+    if leap:
+        time = time.replace(microsecond=0) + timedelta(seconds=1)
+    return Moment(_us(time), _day(date.fromisoformat(found["date"])))
 
 
 def _zoned(time: datetime, zone: ZoneInfo | None) -> datetime:
@@ -48,15 +78,19 @@ def _zoned(time: datetime, zone: ZoneInfo | None) -> datetime:
     return time.replace(tzinfo=zone).astimezone(UTC)  # an hour that comes twice: the first
 
 
-def _days(text: str) -> tuple[datetime, datetime]:
-    """(start of the first day, start of the day after the last) of a year, a month or a date."""
+def _days(text: str) -> tuple[date, date]:
+    """(first day, day after the last) of a year, a month or a date."""
     year, month, day = (int(part) for part in (text + "-01-01")[:10].split("-"))
-    first = datetime(year, month, day, tzinfo=UTC)
+    first = date(year, month, day)
     if len(text) == 10:
         return first, first + timedelta(days=1)
     if len(text) == 7:
-        return first, datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    return first, datetime(year + 1, 1, 1, tzinfo=UTC)
+        return first, date(year + month // 12, month % 12 + 1, 1)
+    return first, date(year + 1, 1, 1)
+
+
+def _day(day: date) -> int:
+    return day.toordinal() - EPOCH.toordinal()
 
 
 def _us(time: datetime) -> int:
