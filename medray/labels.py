@@ -96,7 +96,7 @@ def apply_labels(
         return manifest, _report(manifest, rows=0, matched=0)
     table = read_table(settings)
     keys = _keys(table.column(settings.key), settings, root, pseudonym_key)
-    keys, values, rows, repeats = _distinct(keys, table.select(_value_columns(settings)), settings)
+    keys, values, repeats = _distinct(keys, table.select(_value_columns(settings)), settings)
     entry, row = _pairs(manifest, keys, settings, root)
     if not len(entry) and len(manifest):
         raise LabelError(
@@ -106,7 +106,7 @@ def apply_labels(
             expected=_example(manifest, settings, root),
             do="set labels.key and labels.match",
         )
-    row_of = _one_row_each(manifest, entry, row, values, rows, settings)
+    row_of = _one_row_each(manifest, entry, row, values, settings)
     picks = pa.array(row_of, mask=row_of < 0)
     if settings.columns:
         manifest = _with(
@@ -266,19 +266,17 @@ def _pseudonyms(column: pa.ChunkedArray, key: bytes) -> pa.ChunkedArray:
     return pa.chunked_array([words.take(coded.indices)])
 
 
-def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, np.ndarray, int]:
-    """Keys and values without rows that have no key or repeat one, their rows from 0 in the table, and how many repeat."""
+def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, int]:
+    """Keys and values without rows that have no key or repeat one, and how many repeat."""
     held = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
     codes = keys.drop_null().dictionary_encode().indices.to_numpy()
     first = np.unique(codes, return_index=True)[1]  # dictionary codes count up by first appearance
     alike = _alike(values.take(held))
     wrong = np.flatnonzero(alike != alike[first[codes]])
     if len(wrong):
-        names = None if settings.match == "subject" else keys.take(pa.array(held[wrong]))
-        pairs = np.stack([held[first[codes[wrong]]], held[wrong]], axis=1)
-        _refuse("the label table gives one key different values", pairs, names, settings)
-    rows = held[first]
-    return keys.take(pa.array(rows)), values.take(pa.array(rows)), rows, len(held) - len(rows)
+        _refuse(keys.take(pa.array(held[wrong])), "the label table gives one key different values", settings)
+    rows = pa.array(held[first])
+    return keys.take(rows), values.take(rows), len(held) - len(rows)
 
 
 def _alike(table: pa.Table) -> np.ndarray:
@@ -321,22 +319,16 @@ def _below(uris: pa.Array, root: str) -> pa.Array:
 
 
 def _one_row_each(
-    manifest: pa.Table,
-    entry: np.ndarray,
-    row: np.ndarray,
-    values: pa.Table,
-    rows: np.ndarray,
-    settings: LabelSettings,
+    manifest: pa.Table, entry: np.ndarray, row: np.ndarray, values: pa.Table, settings: LabelSettings
 ) -> np.ndarray:
-    """(entries,) int: the row of `values` that names each, -1 for none; `rows` is where those stand in the table."""
+    """(entries,) int: the row that names each, -1 for none."""
     row_of = np.full(len(manifest), -1)
     row_of[entry[::-1]] = row[::-1]  # the first pair of an entry is written last
     alike = _alike(values)
     wrong = alike[row] != alike[row_of[entry]]
     if wrong.any():
         ids = manifest.column("entry_id").take(pa.array(np.unique(entry[wrong])))
-        pairs = np.stack([rows[row_of[entry[wrong]]], rows[row[wrong]]], axis=1)
-        _refuse("rows of the label table give one entry different values", pairs, ids, settings)
+        _refuse(ids, "rows of the label table give one entry different values", settings)
     return row_of
 
 
@@ -368,23 +360,14 @@ def _splits(column: pa.ChunkedArray, settings: LabelSettings) -> pa.ChunkedArray
     return pa.chunked_array([names.take(coded.indices)])
 
 
-def _refuse(
-    what: str, pairs: np.ndarray, names: pa.Array | pa.ChunkedArray | None, settings: LabelSettings
-) -> NoReturn:
-    """`pairs` (P, 2): rows from 0 that contradict each other. `names`: what they name, where no patient is named by it."""
-    header = 1 if (settings.table or "").endswith((".parquet", ".pq")) else 2  # a spreadsheet counts the header as 1
-    shown = [f"{a} and {b}" for a, b in (np.sort(pairs, axis=1)[:SHOWN] + header).tolist()]
-    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    of = ""
-    if names is not None:
-        distinct = names.unique().to_pylist()
-        of = f" ({', '.join(distinct[:SHOWN])})"
+def _refuse(names: pa.Array | pa.ChunkedArray, what: str, settings: LabelSettings) -> NoReturn:
+    names = names.unique()
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     raise LabelError(
         what,
         where=settings.table or "",
-        found=f"rows {'; '.join(shown)}{more}{of}",
+        found=f"{len(names)}: {', '.join(names[:SHOWN].to_pylist())}{more}",
         expected="one value for each of " + ", ".join(_value_columns(settings)),
-        do="correct one of the rows" + ("" if header == 1 else "; the row of the header is 1"),
     )
 
 
