@@ -248,6 +248,36 @@ def test_the_engines_give_the_same_events(stays, tmp_path, monkeypatch, ray_sess
     same_events(stays, tmp_path, {"shards": 3}, {"shards": 3, "engine": RaySpec(workers=2)})
 
 
+def test_versions_links_and_servers_come_out_the_same_in_any_pieces_and_buckets(linked_archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(to_meds, "PIECE_BYTES", 700)
+    same_events(linked_archive, tmp_path, {"shards": 1}, {"shards": 13})
+
+
+def test_the_engines_give_the_same_events_of_versions_links_and_servers(
+    linked_archive, tmp_path, monkeypatch, ray_session
+):
+    monkeypatch.setattr(to_meds, "SMALL_BYTES", 0)
+    same_events(linked_archive, tmp_path, {"shards": 3}, {"shards": 3, "engine": RaySpec(workers=2)})
+
+
+@pytest.fixture
+def linked_archive(tmp_path) -> ConvertRun:
+    """30 patients, each third replaced by the next; visits in two versions, some deleted; one id on two servers."""
+    lines: list[dict[str, Any]] = []
+    for i in range(30):
+        link = [{"type": "replaced-by", "other": {"reference": f"Patient/p{i + 1}"}}] if i % 3 == 0 else []
+        lines.append(JANE | {"id": f"p{i}", "link": link})
+        for version in (2, 1):
+            meta = {"versionId": str(version), "lastUpdated": f"2021-01-0{version}T00:00:00Z"}
+            lines.append(visit(f"2020-01-0{version}", f"p{i}") | {"id": f"v{i}", "meta": meta})
+    deletions = [{"request": {"method": "DELETE", "url": f"Encounter/v{i}"}} for i in (4, 5)]
+    pages = [{"fullUrl": f"https://{name}.example/fhir/Patient/p2", "resource": JANE | {"id": "p2"}} for name in "ab"]
+    archive = tmp_path / "linked"
+    write(archive, "a.ndjson", *lines[::2])
+    write(archive, "b.ndjson", *lines[1::2], {"resourceType": "Bundle", "entry": [*deletions, *pages]})
+    return run_of(tmp_path, archive)
+
+
 @pytest.fixture
 def bulk_archive(shared_data, tmp_path) -> ConvertRun:
     return run_of(tmp_path, shared_data / "ehr" / "fhir_bulk_10")

@@ -1,4 +1,4 @@
-"""to-meds: health records of another format to a MEDS dataset, as two flows over files and then over subjects."""
+"""to-meds: health records of another format to a MEDS dataset, as flows over files, versions and then subjects."""
 
 from __future__ import annotations
 

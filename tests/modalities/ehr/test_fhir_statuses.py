@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,17 @@ def test_every_code_of_every_status_of_r4_is_decided():
     assert required == fhir_status.REQUIRED
     assert set(fhir_status.ABSENT) == set(R4["value_sets"]["data-absent-reason"])
     assert set(COMPARATORS) == set(R4["value_sets"]["quantity-comparator"])
+
+
+def test_the_page_has_every_status_where_it_belongs():
+    page = (Path(fhir_status.__file__).parent / "FHIR.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    for element, codes in EXPECTED.items():
+        (row,) = (each for each in rows if each[0] == element)
+        for code, what in codes.items():
+            place = 3 if what.startswith("(") else 2 if what else 1
+            found = [i for i in (1, 2, 3) if re.search(rf"(?<![\w-]){code}(?![\w-])", row[i])]
+            assert found == [place], f"{element} {code}"
 
 
 def test_every_modifier_element_of_r4_is_understood_or_refused():
