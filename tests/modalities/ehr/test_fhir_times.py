@@ -143,6 +143,24 @@ def test_an_onset_period_is_when_it_began_and_not_how_long_it_was():
     assert stands("Condition", found, time="onset") == (["2015-01-01 00:00:00"], [])
 
 
+@pytest.mark.parametrize("dates", ["start", "end"])
+@pytest.mark.parametrize(
+    ("period", "at"),
+    [
+        ({"start": "2020-01-02T10:00:00Z", "end": "2020-01-02"}, "2020-01-02 23:59:59.999999"),
+        ({"start": "2020-01-02T10:00:00Z", "end": "2020-01-01"}, "2020-01-02 10:00:00"),  # rule per-1: no such end
+        ({"start": "2020-01-02T10:00:00Z", "end": "soon"}, "2020-01-02 10:00:00"),
+        ({"start": "2020-01-02T23:00:00-05:00", "end": "2020-01-02"}, "2020-01-03 04:00:00"),
+        ({"end": "2020-01"}, "2020-01-31 23:59:59.999999"),
+    ],
+)
+def test_a_result_of_a_period_stands_at_its_end_and_never_before_its_start(period, at, dates):
+    """Observation.effectivePeriod, DiagnosticReport.effectivePeriod."""
+    for kind in ("Observation", "DiagnosticReport"):
+        found = {"effectiveDateTime": None, "effectivePeriod": period}
+        assert stands(kind, found, dates=dates)[0] == [at]
+
+
 def test_an_observation_of_several_times_stands_at_the_last():
     found = {"effectiveDateTime": None, "effectiveTiming": {"event": ["2020-01-02T10:00:00Z", "2020-01-01"]}}
     assert stands("Observation", found)[0] == ["2020-01-02 10:00:00"]

@@ -52,8 +52,18 @@ class Reading:
 
     def period(self, value: Any, *, ends: bool) -> Moment | None:
         """A period as one moment: its end, or its start, whichever of the two is asked for and given."""
-        names = ("end", "start") if ends else ("start", "end")
-        return self.first(*(table(value).get(name) for name in names))
+        start, end = (text(table(value).get(name)) for name in ("start", "end"))
+        if ends and (over := self.end(end, self._quietly(start))) is not None:
+            return over
+        if start:
+            return self.at(start)
+        return self.at(end, "end") if end else None
+
+    def _quietly(self, value: str | None) -> Moment | None:
+        try:
+            return moment(value or "", "start", self.zone)
+        except Drop:
+            return None
 
     def stands(self, happened: Moment | None, recorded: Any = None) -> Moment | None:
         """Where an event stands that happened and was recorded then. None: static. Raises Drop: nobody says when."""
@@ -74,11 +84,8 @@ class Reading:
         return known if known.day >= happened.day and happened.days else happened  # at a time of the day it happened on
 
     def _count_early(self, happened: Moment, recorded: Any) -> None:
-        try:
-            known = moment(text(recorded) or "", self.dates, self.zone)
-        except Drop:
-            return
-        if _is_later(known, happened):
+        known = self._quietly(text(recorded))
+        if known is not None and _is_later(known, happened):
             self.notes.append("before_recorded")
 
     def end(self, value: Any, start: Moment | None, stands: Moment | None = None) -> Moment | None:
