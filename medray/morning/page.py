@@ -140,6 +140,8 @@ def _overview(summary: Summary) -> Section:
     if len(summary.bundles) > 1:
         rows.append(_row("in all", summary, summary.level))
     lines = ["New, changed and vanished: since the index before. Pending: without a score at their present content."]
+    if retired := sum(bundle.retired for bundle in summary.bundles):
+        lines.append(f"Retired: {retired:,} entries that their files hold no more; their scores are not current.")
     return Section("What came in", lines, [Table(columns, rows, frozenset(columns[1:-1]))])
 
 

@@ -47,14 +47,14 @@ class VcfFacts:
         references = [line.removeprefix("##reference=") for line in lines if line.startswith("##reference=")]
         self._build = _build(references[0]) if references else None
 
-    def of(self, contig: str | None) -> Facts:
-        """Of a record on `contig`: the assembly of its ##contig line, else of ##reference. None: of a line without one."""
-        fields = self._contigs.get(contig, {}) if contig else {}
+    def of(self, contig: str) -> Facts:
+        """Of a record on `contig`: the assembly of its ##contig line, else of ##reference. "": of a line without one."""
+        fields = self._contigs.get(contig, {})
         length = fields.get("length", "")
         return _stated(
             {
                 "format": "vcf",
-                "contig": contig,
+                "contig": contig or None,
                 "contig_length": int(length) if length.isdecimal() else None,
                 "build": fields.get("assembly") or self._build,
             }

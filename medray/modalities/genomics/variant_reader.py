@@ -22,7 +22,7 @@ from medray.modalities.genomics.reference import Reference
 from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variants import Alleles, is_record, read_alleles, record_key
+from medray.modalities.genomics.variants import Alleles, read_alleles, record_key
 from medray.samples import tensor_column, tensor_field
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
@@ -69,13 +69,14 @@ class Variants(Source):
             if file.size == 0:
                 raise SampleError("empty_file")
             header, pieces = vcf.split_header(text.blocks(file.uri))
-            facts_of = lru_cache(VcfFacts(header.text).of)  # parts of one contig share theirs
+            stated = VcfFacts(header.text)
+            facts_of = lru_cache(lambda contig: stated.of(contig.decode("utf-8", "replace")))  # one for all of a contig
             for lines in vcf.record_lines(pieces, self._at_once):
                 found = True
                 keys, ids = names.of(lines.rows)
                 prints = _prints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
                 sizes = np.diff(lines.edges).tolist()
-                facts = [facts_of(_contig(row)) for row in lines.rows]
+                facts = [facts_of(row[0] if len(row) == 8 else b"") for row in lines.rows]
                 for name, place, print_, size, known in zip(ids, lines.locators(), prints, sizes, facts, strict=True):
                     yield Part(f"{path}#{name}", file.uri, place, print_, size, 0, path, False, facts=known)
             if not found:
@@ -162,11 +163,6 @@ class Variants(Source):
                 self._file = None
             self._file = text.Ranges(uri)
         return self._file.read(start, end)
-
-
-def _contig(row: list[bytes]) -> str | None:
-    """None of a line that is no record."""
-    return row[0].decode("utf-8", "replace") if is_record(row) else None
 
 
 def _prints(keys: list[str], made: Alleles) -> list[bytes]:

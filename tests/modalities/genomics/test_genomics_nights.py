@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,13 @@ from test_genomics_export import make_bundle, run_score
 from variant_files import COLUMNS, write
 
 from medray import bundles
-from medray.engines.base import RaySpec
+from medray.engines.base import LocalSpec, RaySpec
 from medray.engines.local import LocalEngine
 from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
+from medray.verbs.nightly import nightly
 from medray.verbs.score import score
-from medray.verbs.settings import ScoreRun
+from medray.verbs.settings import NightlyRun, ScoreRun
 
 Current = dict[tuple[str, str, str | None], float | str | None]
 
@@ -316,3 +318,26 @@ def test_ray_scores_the_same_nights_as_the_local_engine(tmp_path: Path, ray_sess
         night = score(run, RayEngine(RaySpec(workers=2)))
         assert (night.pending, night.retired) == expected
         assert_same(current(tmp_path), fresh(tmp_path))
+
+
+def test_a_whole_night_tells_what_it_retired(tmp_path: Path):
+    cohort = Cohort(tmp_path)
+    cohort.write()
+    run = NightlyRun(
+        name="variants",
+        archive=str(tmp_path / "archive"),
+        bundles=(str(tmp_path / "bundle"),),
+        store=str(tmp_path / "store"),
+        work=str(tmp_path / "work"),
+        modality={"entries": "variants", "reference": str(tmp_path / "r.fa")},
+        engine=LocalSpec(),
+    )
+    nightly(run, LocalEngine())
+    cohort.remove()
+    cohort.write()
+    shutil.rmtree(tmp_path / "work")  # what is retired is found without the memory of an index
+    told = json.loads(Path(nightly(run, LocalEngine()).summary).read_text())
+    assert [(each["retired"], each["pending"]) for each in told["bundles"]] == [(1, 0)]
+    (page,) = [path for path in tmp_path.rglob("latest.html")]
+    assert "Retired: 1 entries" in page.read_text()
+    assert_same(current(tmp_path), fresh(tmp_path))
