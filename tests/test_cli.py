@@ -223,7 +223,7 @@ def test_a_split_that_is_none_is_refused_before_anything_runs(trained):
 def test_a_bug_is_not_hidden_behind_a_message(trained, monkeypatch):
     from medray.verbs import index
 
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(index, "index", broken)

@@ -134,10 +134,10 @@ def test_an_entry_that_does_not_pass_a_rule_is_not_opened_and_says_which_rule(tm
     manifest = manifest.set_column(MANIFEST.get_field_index("facts"), MANIFEST.field("facts"), facts)
     spec = SPEC.model_copy(update={"select": TypeAdapter(Select).validate_python({"Modality": ["CT", "PT"]})})
     samples = Read(spec)(joined(manifest.to_batches()))
-    # the second is read and found truncated; the third, which is gone, is not looked for; the scan's own reason stays
+    # the second is read, and is another by now; the third, which is gone, is not looked for; the scan's own reason stays
     assert samples.column("reason").to_pylist() == [
         None,
-        "truncated",
+        "changed",
         "not_eligible",
         "not_eligible",
         "unrecognised_format",
