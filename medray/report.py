@@ -122,6 +122,10 @@ class ReportFacts:
     """As `figures.learning_curve` takes it."""
     best_epoch: int | None = None
     mistakes: Sequence[Mistake] = ()
+    mixture: Sequence[Mapping[str, Any]] = ()
+    """What the evaluated entries are, by what headers say: {fact: value …, "entries": n}."""
+    measures: Mapping[str, tuple[int, float, float, float]] = field(default_factory=dict)
+    """Geometry of the evaluated entries: fact to (entries, least, median, greatest)."""
     archive: Sequence[ScoringRun] = ()
     """Scoring runs of the archive, in order: the first whole one, then re-scoring."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +161,7 @@ def write_report(facts: ReportFacts) -> str:
         _mistakes(facts),
         _training(facts),
         _data(facts, names),
+        _entries(facts),
         _archive(facts),
     )
     return rendered(
@@ -436,6 +441,32 @@ def _data(facts: ReportFacts, names: Sequence[str]) -> Section | None:
     if facts.external:
         line = f"{facts.seen} Nothing was fitted: threshold, calibration and preprocessing are the bundle's.".strip()
     return Section("Data", [line], [_turned(table) if many else table])
+
+
+def _entries(facts: ReportFacts) -> Section | None:
+    """What was evaluated, by the headers of its files."""
+    if not facts.mixture and not facts.measures:
+        return None
+    tables = []
+    if facts.mixture:
+        columns = [*dict.fromkeys(name for kind in facts.mixture for name in kind if name != "entries"), "Entries"]
+        rows = [
+            {column: kind.get(column, NONE) for column in columns} | {"Entries": f"{kind['entries']:,}"}
+            for kind in facts.mixture
+        ]
+        tables.append(Table(columns, rows, frozenset(["Entries"]), "Kinds of entries"))
+    if facts.measures:
+        heads = ["Entries", "Least", "Median", "Greatest"]
+        measured = [
+            {"Fact": name, "Entries": f"{count:,}"}
+            | {head: f"{value:g}" for head, value in zip(heads[1:], values, strict=True)}
+            for name, (count, *values) in facts.measures.items()
+        ]
+        tables.append(Table(["Fact", *heads], measured, frozenset(heads), "Geometry"))
+    line = "By the headers of their files; score rows keep these facts, too."
+    if len(facts.mixture) > 1:
+        line = "These entries are a mixture: figures are of all kinds together. " + line
+    return Section("What was evaluated", [line], tables)
 
 
 def _turned(table: Table) -> Table:

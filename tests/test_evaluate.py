@@ -13,6 +13,7 @@ from PIL import Image
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError, LabelError
 from medray.verbs.evaluate import evaluate
+from medray.verbs.reporting import measures_of
 from medray.verbs.score import score
 from medray.verbs.settings import TrainRun
 from medray.verbs.train import train
@@ -46,6 +47,21 @@ def test_metrics_are_those_of_the_predictions(evaluated):
     assert evaluated.metrics["accuracy"] == pytest.approx(np.mean(called == truth))
     assert evaluated.metrics["auroc"] == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
     assert evaluated.metrics["brier"] == pytest.approx(np.mean((score - truth) ** 2), rel=1e-5)
+
+
+def test_measures_are_the_least_median_and_greatest_of_what_entries_state():
+    facts = ['{"tilt_degrees":1.5,"spacing_mm":[5,0.5,0.5],"Modality":"CT"}', '{"spacing_mm":[2.5,0.5,0.4]}', None]
+    assert measures_of(facts) == {
+        "spacing_mm[1]": (2, 2.5, 3.75, 5.0),
+        "spacing_mm[2]": (2, 0.5, 0.5, 0.5),
+        "spacing_mm[3]": (2, 0.4, 0.45, 0.5),
+        "tilt_degrees": (1, 1.5, 1.5, 1.5),
+    }
+
+
+def test_the_report_says_what_kinds_of_images_were_evaluated(evaluated):
+    page = Path(evaluated.report).read_text()
+    assert "What was evaluated" in page and "Kinds of entries" in page
 
 
 def test_predictions_name_every_entry_of_the_split_once(trained, evaluated):

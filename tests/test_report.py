@@ -212,6 +212,15 @@ def test_a_number_that_is_not_defined_is_a_dash():
     assert number(12345.6) == "12,345.6"
 
 
+def test_the_page_says_of_which_kinds_the_entries_are_and_how_large():
+    kinds = [{"Modality": "CT", "BodyPartExamined": "HEAD", "entries": 1200}, {"Modality": "MR", "entries": 3}]
+    page = words(write_report(replace(binary_facts(), mixture=kinds, measures={"tilt_degrees": (1200, 0, 2.5, 18.5)})))
+    assert "These entries are a mixture" in page
+    assert "Modality BodyPartExamined Entries CT HEAD 1,200 MR – 3" in page
+    assert "tilt_degrees 1,200 0 2.5 18.5" in page
+    assert "What was evaluated" not in words(binary_page())
+
+
 def test_a_baseline_stands_beside_the_model():
     facts = without_figures()
     text = words(write_report(replace(facts, beside={"logistic": facts.metrics | {"auroc": 0.617}})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from medray.report import Mistake, ReportFacts
 from medray.shards import ShardSet, read_samples
 from medray.training import stacked
 from medray.verbs.measuring import Archive, score_matrix
+from medray.verbs.prepare import mixture_of
 from medray.verbs.settings import EvaluateRun, TrainRun
 
 SHOWN = 12
@@ -40,6 +42,7 @@ def report_facts(
     recipe = bundle.recipe
     training = recipe.training
     scores = score_matrix(predictions, recipe.outputs)
+    stated = stated_facts(folders)
     return ReportFacts(
         name=recipe.name,
         bundle_id=recipe.id,
@@ -69,8 +72,39 @@ def report_facts(
         history=_history(run, training["plan"]),
         best_epoch=training["best_epoch"],
         mistakes=mistakes(recipe, folders, predictions, scores),
+        mixture=mixture_of(stated, recipe.modality.kinds),
+        measures=measures_of(stated),
         versions=recipe.versions,
     )
+
+
+def stated_facts(folders: Sequence[Folder]) -> list[str | None]:
+    """Facts (JSON) of each entry in these shards, None where none are known."""
+    found: dict[tuple[str, str], str | None] = {}
+    for folder, split in folders:
+        for shard in ShardSet.open(folder).split(split):
+            samples = read_samples(shard.uri, ["entry_id", "facts"])
+            entries = zip(samples.column("entry_id").to_pylist(), samples.column("facts").to_pylist(), strict=True)
+            found |= {(folder, entry): facts for entry, facts in entries}
+    return list(found.values())
+
+
+def measures_of(facts: Sequence[str | None]) -> dict[str, tuple[int, float, float, float]]:
+    """Of each fact that is a length in mm, an angle in degrees or a number of slices: how many entries state it, its
+    least, median and greatest value. Of a list (spacing between slices, rows and columns) each place by itself."""
+    values: dict[str, list[float]] = {}
+    for text in facts:
+        for name, value in json.loads(text).items() if text else ():
+            if name != "slices" and not name.endswith(("_mm", "_degrees")):
+                continue
+            listed = isinstance(value, list)
+            for place, each in enumerate(value if listed else [value], 1):
+                if isinstance(each, int | float):
+                    values.setdefault(f"{name}[{place}]" if listed else name, []).append(float(each))
+    return {
+        name: (len(numbers), min(numbers), float(np.median(numbers)), max(numbers))
+        for name, numbers in sorted(values.items())
+    }
 
 
 def described(spec: dict[str, Any]) -> str:
