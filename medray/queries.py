@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -43,15 +43,27 @@ def database(memory: str = MEMORY) -> Iterator[DuckDBPyConnection]:
 @contextmanager
 def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Iterator[pa.RecordBatchReader]:
     """The rows of a query as a stream; `tables` are seen by it alone. Queries may be open at the same time."""
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, closed(tables):
         for name, table in tables.items():
             cursor.register(name, table)
         yield cursor.sql(sql).to_arrow_reader(65_536)
 
 
+@contextmanager
+def closed(tables: Mapping[str, Rows]) -> Iterator[None]:
+    """After the block, streams among the tables are closed. DuckDB does not read to its end what it can do without, and a
+    scan of Arrow's that is still reading ahead when Python ends, ends the process with SIGABRT now and then."""
+    try:
+        yield
+    finally:
+        for table in tables.values():
+            if isinstance(table, pa.RecordBatchReader):
+                table.close()
+
+
 def execute(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> None:
     """A statement without rows of its own; what it creates is seen by later queries."""
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, closed(tables):
         for name, table in tables.items():
             cursor.register(name, table)
         cursor.execute(sql)
