@@ -12,7 +12,7 @@
     fhir_json.py        byte order marks, arrays, properties named twice
     fhir.py             NDJSON and Bundles to rows
     long_csv.py         long tables with a column map to rows
-    flow.py             the stages and sinks of the flows
+    flow.py             the stages and sinks of the flows, over files of buckets.py
     versions.py         which version of a resource is the newest, and what was deleted
     links.py            ids of several servers, linked patient records
     lookups.py          codes that only a reference says
