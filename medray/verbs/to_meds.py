@@ -18,12 +18,13 @@ from medray.errors import ArchiveError, UserError
 from medray.flows import Flow
 from medray.manifests import pseudonym_key
 from medray.modalities.ehr.convert import dataset
+from medray.modalities.ehr.convert.buckets import read_all
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
 from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
 from medray.modalities.ehr.convert.labels import WARNINGS, write_labels
 from medray.modalities.ehr.convert.links import LINKS, NAMES, LinkedSubjects, Same, move, same_subjects
 from medray.modalities.ehr.convert.members import Unit, units
-from medray.modalities.ehr.convert.versions import VersionSink, newest, read_all
+from medray.modalities.ehr.convert.versions import VersionSink, newest
 from medray.progress import Progress, Silent
 from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
@@ -96,11 +97,11 @@ def _convert(
             found=f"{read.counts['', IGNORED]} files of other names",
             expected="*.ndjson or *.json for fhir; for csv what `files` of a table names; plain, gz, tar or zip",
         )
-    decided = VersionSink(str(drafts / "versions"))
+    decided = VersionSink(str(drafts / "versions"), buckets)
     same = _settle(read, decided, engine, progress, small)
-    written, plan = DatasetSink(str(drafts / "files"), buckets, run.split), read.plan()
+    written, plan = DatasetSink(str(drafts / "files"), buckets, run.split), read.plan(decided.lost)
     rows = max(map(len, plan), default=1)
-    stage = arrange(read.lookups, run.source.known_only, decided.lost, same, buckets, rows)
+    stage = arrange(read.lookups, run.source.known_only, decided.of_nobody, same, rows)
     progress.begin("arrange", sum(map(len, plan)))
     engine.run(Flow("arrange", plan, (stage,), written, progress.advance, small=small))
     draft = drafts / "dataset"
@@ -143,12 +144,12 @@ def _settle(read: BucketSink, decided: VersionSink, engine: Engine, progress: Pr
         stage = newest(max(map(len, plan)))
         engine.run(Flow("versions", plan, (stage,), decided, progress.advance, small=small))
     names = read_all(read.names, NAMES)
-    same = same_subjects(names, read_all(read.links, LINKS), decided.lost)
+    same = same_subjects(names, read_all(read.links, LINKS), decided.lost, read.buckets)
     if not len(same):
         return same
-    plan = read.plan(same.buckets(names, read.buckets))
+    plan = read.plan(decided.lost, same.buckets(names, read.buckets))
     moved = BucketSink(read.folder, read.buckets)
-    stage = move(same, decided.lost, read.buckets, max(map(len, plan), default=1))
+    stage = move(same, max(map(len, plan), default=1))
     progress.begin("link", sum(map(len, plan)))
     engine.run(Flow("link", plan, (stage,), moved, progress.advance, small=small))
     for bucket, uris in moved.files.items():

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 import medray
 from medray import files
 from medray.errors import ArchiveError
+from medray.modalities.ehr.convert.buckets import read_all
 from medray.modalities.ehr.convert.events import DROPS, NOTE, READ
 from medray.modalities.ehr.convert.flow import CODES, SUBJECTS, BucketSink, DatasetSink
 from medray.modalities.ehr.convert.settings import MedsSplit
 from medray.modalities.ehr.convert.splits import split_of
-from medray.modalities.ehr.convert.versions import VersionSink, read_all
+from medray.modalities.ehr.convert.versions import VersionSink
 
 REPORT = "metadata/conversion.json"
 """Beside what MEDS asks for: what the conversion read, dropped and why. Tells that the folder is one of ours."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from medray import files
 from medray.errors import ArchiveError
 from medray.flows import Receipt, Stage
+from medray.modalities.ehr.convert.buckets import HELD_ROWS, Buckets, plan_of, write_table
 from medray.modalities.ehr.convert.days import settle
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, KEPT, LINK, LOOKUP, PATIENT, VERSION
 from medray.modalities.ehr.convert.links import LINKS, NAMES, Same, whose
@@ -30,10 +31,8 @@ from medray.modalities.ehr.convert.lookups import LOOKUPS, looked_up
 from medray.modalities.ehr.convert.members import Unit
 from medray.modalities.ehr.convert.settings import MedsSplit, SourceSpec
 from medray.modalities.ehr.convert.splits import split_of
-from medray.modalities.ehr.convert.versions import VERSIONS, read_all, without_lost
+from medray.modalities.ehr.convert.versions import VERSIONS, rows_of_bucket
 
-HELD_ROWS = 2**18
-"""A worker holds so many rows before it writes them to their buckets."""
 ROW_GROUP = 2**17
 VERSION_BUCKETS = 8
 """A bucket of versions for so many of events: their rows are small."""
@@ -93,16 +92,16 @@ class BucketSink:
         described: Counter[tuple[str, str | None]] = Counter()
         lookups: list[pa.RecordBatch] = []
         links: list[pa.RecordBatch] = []
-        names = NAMES.empty_table()
+        names = _Names()
         with ExitStack() as open_files:
-            buckets = _Buckets(self.folder, self.buckets, open_files, KEPT, "subject_id")
-            versions = _Buckets(self.folder, -(-self.buckets // VERSION_BUCKETS), open_files, VERSIONS, "key")
+            buckets = Buckets(self.folder, self.buckets, open_files, KEPT, "subject_id")
+            versions = Buckets(self.folder, -(-self.buckets // VERSION_BUCKETS), open_files, VERSIONS, "key")
             for batch in batches:
                 kind = batch.column("kind")
                 buckets.add(batch.filter(pc.is_in(kind, pa.array([EVENT, PATIENT], pa.int8()))))
                 versions.add(batch.filter(pc.equal(kind, VERSION)))
                 _describe(batch, described)
-                names = _named(names, batch)
+                names.add(batch)
                 if (found := batch.filter(pc.equal(kind, LINK))).num_rows:
                     links.append(found.select(LINKS.names).cast(LINKS))
                 if (found := batch.filter(pc.equal(kind, LOOKUP))).num_rows:
@@ -115,11 +114,11 @@ class BucketSink:
             versions.flush()
         said["buckets"] = [[bucket, uri] for bucket, uri in buckets.uris.items()]
         said["versions"] = [[bucket, uri] for bucket, uri in versions.uris.items()]
-        said["links"] = _write(pa.Table.from_batches(links, LINKS), self.folder) if links else None
-        said["names"] = _write(names, self.folder) if len(names) else None
+        said["links"] = write_table(pa.Table.from_batches(links, LINKS), self.folder) if links else None
+        said["names"] = write_table(names.table(), self.folder) if names.held else None
         rows = [{"code": c, "description": d, "count": n} for (c, d), n in described.items()]
-        said["codes"] = _write(pa.Table.from_pylist(rows, schema=CODES), self.folder)
-        said["lookups"] = _write(pa.Table.from_batches(lookups, LOOKUPS), self.folder) if lookups else None
+        said["codes"] = write_table(pa.Table.from_pylist(rows, schema=CODES), self.folder)
+        said["lookups"] = write_table(pa.Table.from_batches(lookups, LOOKUPS), self.folder) if lookups else None
         return said
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
@@ -137,67 +136,36 @@ class BucketSink:
                 self.counts[source, outcome] += count
             self.failed += [tuple(row) for row in said["failed"]]
 
-    def plan(self, only: Container[int] | None = None) -> list[pa.Table]:
-        """A shard per bucket (of `only`): the files that hold its rows."""
-        return _plan({bucket: uris for bucket, uris in self.files.items() if only is None or bucket in only})
+    def plan(self, lost: Mapping[int, list[str]], only: Container[int] | None = None) -> list[pa.Table]:
+        """A shard per bucket (of `only`): the files that hold its rows, and those of versions.LOST that it is without."""
+        return plan_of({bucket: uris for bucket, uris in self.files.items() if only is None or bucket in only}, lost)
 
     def plan_of_versions(self) -> list[pa.Table]:
-        return _plan(self.versions)
+        return plan_of(self.versions)
 
 
-def _plan(uris: dict[int, list[str]]) -> list[pa.Table]:
-    return [
-        pa.table({"bucket": pa.repeat(bucket, len(found)), "uri": sorted(found)})
-        for bucket, found in sorted(uris.items())
-    ]
+class _Names:
+    """Which servers name which subjects, each pair once."""
+
+    def __init__(self) -> None:
+        self.held: list[pa.Table] = []
+        self.rows = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        named = pc.not_equal(batch.column("server").fill_null(0), 0)
+        found = batch.filter(pc.and_(named, pc.is_in(batch.column("kind"), pa.array([EVENT, PATIENT], pa.int8()))))
+        if found.num_rows:
+            self.held.append(_distinct(pa.Table.from_batches([found.select(NAMES.names).cast(NAMES)])))
+            self.rows += len(self.held[-1])
+        if self.rows > HELD_ROWS and len(self.held) > 1:
+            self.held, self.rows = [self.table()], 0
+
+    def table(self) -> pa.Table:
+        return _distinct(pa.concat_tables([NAMES.empty_table(), *self.held]))
 
 
-def _named(names: pa.Table, batch: pa.RecordBatch) -> pa.Table:
-    """`names` with the subjects of the batch whose server is named; each pair once."""
-    named = pc.and_(batch.column("subject_id").is_valid(), pc.not_equal(batch.column("server").fill_null(0), 0))
-    found = batch.filter(pc.and_(named, pc.is_in(batch.column("kind"), pa.array([EVENT, PATIENT], pa.int8()))))
-    if found.num_rows == 0:
-        return names
-    both = pa.concat_tables([names, pa.Table.from_batches([found.select(NAMES.names).cast(NAMES)])])
-    return both.group_by(NAMES.names).aggregate([]).select(NAMES.names).cast(NAMES)
-
-
-class _Buckets:
-    """One worker's open bucket files; rows are held until there are many."""
-
-    def __init__(self, folder: str, buckets: int, open_files: ExitStack, schema: pa.Schema, by: str) -> None:
-        self.folder, self.buckets, self.open_files, self.schema, self.by = folder, buckets, open_files, schema, by
-        self.uris: dict[int, str] = {}
-        self.writers: dict[int, Any] = {}
-        self.held: list[pa.RecordBatch] = []
-
-    def add(self, rows: pa.RecordBatch) -> None:
-        if len(rows):
-            self.held.append(rows.select(self.schema.names).cast(self.schema))
-            if sum(map(len, self.held)) >= HELD_ROWS:
-                self.flush()
-
-    def flush(self) -> None:
-        if not self.held:
-            return
-        rows = pa.Table.from_batches(self.held).combine_chunks()
-        self.held = []
-        bucket = rows.column(self.by).to_numpy() % self.buckets
-        order = np.argsort(bucket, kind="stable")
-        rows, bucket = rows.take(pa.array(order)), bucket[order]
-        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
-        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-            self._writer(int(bucket[start])).write_table(rows.slice(int(start), int(end - start)))
-
-    def _writer(self, bucket: int) -> Any:
-        if bucket not in self.writers:
-            self.uris[bucket] = files.join(self.folder, f"{uuid.uuid4().hex}.arrow")
-            stream = self.open_files.enter_context(files.new_file(self.uris[bucket]))
-            options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self.writers[bucket] = self.open_files.enter_context(
-                pa.ipc.new_stream(stream, self.schema, options=options)
-            )
-        return self.writers[bucket]
+def _distinct(names: pa.Table) -> pa.Table:
+    return names.group_by(NAMES.names).aggregate([]).select(NAMES.names).cast(NAMES)
 
 
 def _describe(batch: pa.RecordBatch, described: Counter[tuple[str, str | None]]) -> None:
@@ -207,13 +175,6 @@ def _describe(batch: pa.RecordBatch, described: Counter[tuple[str, str | None]])
     for row in pairs.aggregate([([], "count_all")]).to_pylist():
         if row["code"] is not None:
             described[row["code"], row["description"]] += row["count_all"]
-
-
-def _write(table: pa.Table, folder: str) -> str:
-    uri = files.join(folder, f"{uuid.uuid4().hex}.arrow")
-    with files.new_file(uri) as stream, pa.ipc.new_stream(stream, table.schema) as writer:
-        writer.write_table(table)
-    return uri
 
 
 # --- the second flow --------------------------------------------------------------------------------------------
@@ -228,16 +189,13 @@ class Arrange:
     """
 
     def __init__(
-        self, lookups: tuple[str, ...], known_only: bool, lost: tuple[str, ...] = (), same: Same | None = None,
-        buckets: int = 1,
-    ) -> None:  # fmt: skip
-        self.lookups, self.known_only, self.lost, self.buckets = lookups, known_only, lost, buckets
+        self, lookups: tuple[str, ...], known_only: bool, lost: tuple[str, ...] = (), same: Same | None = None
+    ) -> None:
+        self.lookups, self.known_only, self.lost = lookups, known_only, lost
         self.same = same or Same()
 
     def __call__(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        rows = read_all(batch.column("uri").to_pylist(), KEPT).combine_chunks()
-        if self.lost:
-            rows = without_lost(rows, self.lost, bucket=(int(batch.column("bucket")[0].as_py()), self.buckets))
+        rows = rows_of_bucket(batch)
         if len(self.same):  # rows of others are in the bucket of whose they are, too
             rows = rows.filter(pa.array(whose(rows, self.same)[0] == rows.column("subject_id").to_numpy()))
         _refuse_collisions(rows)
@@ -272,11 +230,9 @@ def _rank(rows: pa.Table) -> pa.Array:
     return rank
 
 
-def arrange(
-    lookups: Sequence[str], known_only: bool, lost: Sequence[str], same: Same, buckets: int, rows: int
-) -> Stage:
-    """`rows`: at least as many as one bucket has files."""
-    return Stage(partial(Arrange, tuple(lookups), known_only, tuple(lost), same, buckets), batch_size=max(1, rows))
+def arrange(lookups: Sequence[str], known_only: bool, lost: Sequence[str], same: Same, rows: int) -> Stage:
+    """`lost`: files of versions.LOST of what is looked up; `rows`: at least as many as one bucket has files."""
+    return Stage(partial(Arrange, tuple(lookups), known_only, tuple(lost), same), batch_size=max(1, rows))
 
 
 def _refuse_collisions(rows: pa.Table) -> None:
@@ -331,8 +287,8 @@ class DatasetSink:
             return said
         words = kept.group_by("code").aggregate([([], "count_all")])
         none = pa.nulls(len(words), pa.string())
-        said["codes"] = _write(pa.table([words["code"], none, words["count_all"]], schema=CODES), self.folder)
-        said["subjects"] = _write(_told(kept), self.folder)
+        said["codes"] = write_table(pa.table([words["code"], none, words["count_all"]], schema=CODES), self.folder)
+        said["subjects"] = write_table(_told(kept), self.folder)
         ids = kept.column("subject_id").to_numpy()
         of_split, bucket = split_of(ids, self.split), int(ids[0] % self.buckets)
         for name in np.unique(of_split):

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from medray.flows import Stage
 from medray.modalities.ehr.convert.events import KEPT, ROWS, Subjects
 from medray.modalities.ehr.convert.fhir_references import Keys, literal
-from medray.modalities.ehr.convert.versions import read_all, without_lost
+from medray.modalities.ehr.convert.versions import rows_of_bucket, without_lost
 
 NAMES = pa.schema([("subject_id", pa.int64()), ("server", pa.int64())])
 """Which servers name a subject's id."""
@@ -73,13 +73,14 @@ class Same:
         return {int(bucket) for bucket in (*moved, *(apart.column("subject_id").to_numpy() % buckets))}
 
 
-def same_subjects(names: pa.Table, links: pa.Table, lost: Sequence[str]) -> Same:
-    """`names`: NAMES, repeated ones too; `links`: LINKS; `lost`: files of versions.LOST."""
+def same_subjects(names: pa.Table, links: pa.Table, lost: Mapping[int, list[str]], buckets: int) -> Same:
+    """`names`: NAMES, repeated ones too; `links`: LINKS; `lost`: files of versions.LOST, by bucket of the subject."""
     pairs = names.group_by(["subject_id", "server"]).aggregate([])
     counts = pairs.group_by("subject_id").aggregate([([], "count_all")])
     several = counts.filter(pc.greater(counts.column("count_all"), 1))
     split = np.sort(several.column("subject_id").to_numpy())
-    links = without_lost(links, lost)
+    for bucket in np.unique(links.column("subject_id").to_numpy() % buckets).tolist():
+        links = without_lost(links, lost.get(bucket, []))
     if len(links) == 0:
         return Same(split)
     return _merged(Same(split), links)
@@ -123,13 +124,11 @@ def _merged(apart: Same, links: pa.Table) -> Same:
 class Move:
     """Files of a bucket to the rows in them that are of other subjects than their keyed ids say, as ROWS."""
 
-    def __init__(self, same: Same, lost: tuple[str, ...], buckets: int) -> None:
-        self.same, self.lost, self.buckets = same, lost, buckets
+    def __init__(self, same: Same) -> None:
+        self.same = same
 
     def __call__(self, batch: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        bucket = int(batch.column("bucket")[0].as_py())
-        rows = read_all(batch.column("uri").to_pylist(), KEPT).combine_chunks()
-        rows = without_lost(rows, self.lost, bucket=(bucket, self.buckets))
+        rows = rows_of_bucket(batch)
         subject, check, replaced = whose(rows, self.same)
         moved = subject != rows.column("subject_id").to_numpy()
         whole = rows.column("source").fill_null("Patient")  # there is such a patient, or it is a fact of theirs
@@ -152,9 +151,9 @@ def whose(rows: pa.Table, same: Same) -> tuple[np.ndarray, ...]:
     return same.of(rows.column("subject_id").to_numpy(), rows.column("check").fill_null(0).to_numpy(), server)
 
 
-def move(same: Same, lost: Sequence[str], buckets: int, rows: int) -> Stage:
+def move(same: Same, rows: int) -> Stage:
     """`rows`: at least as many as one bucket has files."""
-    return Stage(partial(Move, same, tuple(lost), buckets), batch_size=max(1, rows))
+    return Stage(partial(Move, same), batch_size=max(1, rows))
 
 
 class LinkedSubjects(Subjects):

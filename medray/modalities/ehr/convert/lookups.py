@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.modalities.ehr.convert.versions import read_all, without_lost
+from medray.modalities.ehr.convert.buckets import read_all
+from medray.modalities.ehr.convert.versions import without_lost
 
 LOOKUPS = pa.schema(
     [

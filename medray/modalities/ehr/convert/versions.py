@@ -10,9 +10,9 @@ A deletion takes all versions that are not newer; one that says neither time nor
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files
 from medray.flows import Receipt, Stage
-from medray.modalities.ehr.convert.events import DELETION, NOTE, ROWS
+from medray.modalities.ehr.convert.buckets import Buckets, read_all, write_table
+from medray.modalities.ehr.convert.events import DELETION, KEPT, NOTE, ROWS
 
 HELD = ("key", "key_check", "server", "unit", "resource", "subject_id", "source", "time", "version", "digest", "code",
         "description")  # fmt: skip
@@ -159,59 +159,65 @@ def _counts(rows: pa.Table, reasons: pa.Array) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(counts, schema=OUTCOMES)
 
 
-def read_all(uris: Iterable[str], schema: pa.Schema) -> pa.Table:
-    found = [schema.empty_table()]
-    for uri in uris:
-        with files.open_input(uri) as stream, pa.ipc.open_stream(stream) as reader:
-            found.append(reader.read_all())
-    return pa.concat_tables(found)
-
-
 @dataclass
 class VersionSink:
-    """Lost resources to files, and counts."""
+    """Lost resources to files by the bucket of their subject, and counts."""
 
     folder: str
-    lost: list[str] = field(default_factory=list)
-    """Files of LOST."""
+    buckets: int
+    lost: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Files of LOST, by the bucket of the subject."""
+    of_nobody: list[str] = field(default_factory=list)
+    """Of what has no subject: a Medication."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
+        return {"folder": self.folder, "buckets": self.buckets}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
-        rows = pa.Table.from_batches(batches, OUTCOMES)
-        counts = rows.filter(rows.column("count").is_valid()).to_pylist()
-        gone = rows.filter(rows.column("count").is_null()).select(LOST.names)
-        said: dict[str, Any] = {"counts": [[row["source"], row["outcome"], row["count"]] for row in counts]}
-        said["lost"] = None
-        if len(gone):
-            said["lost"] = files.join(self.folder, f"{uuid.uuid4().hex}.arrow")
-            with files.new_file(said["lost"]) as stream, pa.ipc.new_stream(stream, LOST) as writer:
-                writer.write_table(gone)
+        said: dict[str, Any] = {"counts": [], "of_nobody": None}
+        of_nobody: list[pa.RecordBatch] = []
+        with ExitStack() as open_files:
+            buckets = Buckets(self.folder, self.buckets, open_files, LOST, "subject_id")
+            for batch in batches:
+                for row in batch.filter(batch.column("count").is_valid()).to_pylist():
+                    said["counts"].append([row["source"], row["outcome"], row["count"]])
+                gone = batch.filter(batch.column("count").is_null())
+                buckets.add(gone.filter(gone.column("subject_id").is_valid()))
+                of_nobody.append(gone.filter(gone.column("subject_id").is_null()).select(LOST.names))
+            buckets.flush()
+        said["lost"] = [[bucket, uri] for bucket, uri in buckets.uris.items()]
+        if sum(map(len, of_nobody)):
+            said["of_nobody"] = write_table(pa.Table.from_batches(of_nobody, LOST), self.folder)
         return said
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            self.lost += [receipt.payload["lost"]] if receipt.payload["lost"] else []
-            for source, outcome, count in receipt.payload["counts"]:
+            said = receipt.payload
+            for bucket, uri in said["lost"]:
+                self.lost[bucket].append(uri)
+            self.of_nobody += [said["of_nobody"]] if said["of_nobody"] else []
+            for source, outcome, count in said["counts"]:
                 self.counts[source, outcome] += count
 
 
-def without_lost(rows: pa.Table, uris: Sequence[str], *, bucket: tuple[int, int] | None = None) -> pa.Table:
-    """`rows` (unit, resource) but those of lost resources; `bucket` (which, of how many) says whose subjects they are."""
-    places = _place(rows)
-    keep = np.ones(len(rows), bool)
-    for uri in uris:
-        gone = read_all([uri], LOST)
-        if bucket is not None:
-            gone = gone.filter(gone.column("subject_id").is_valid())
-            gone = gone.filter(pa.array(gone.column("subject_id").to_numpy() % bucket[1] == bucket[0]))
-        keep &= ~np.isin(places, _place(gone))
-    return rows if keep.all() else rows.filter(pa.array(keep))
+def rows_of_bucket(batch: pa.RecordBatch) -> pa.Table:
+    """The rows (KEPT) of a bucket's shard as `buckets.plan_of` makes it, without lost resources."""
+    lost = batch.column("lost")
+    held = read_all(batch.filter(pc.invert(lost)).column("uri").to_pylist(), KEPT)
+    return without_lost(held.combine_chunks(), batch.filter(lost).column("uri").to_pylist())
+
+
+def without_lost(rows: pa.Table, uris: Iterable[str]) -> pa.Table:
+    """`rows` (unit, resource) but those of lost resources. `uris`: files of LOST."""
+    gone = read_all(uris, LOST)
+    if len(gone) == 0:
+        return rows
+    lost = np.isin(_place(rows), _place(gone))
+    return rows.filter(pa.array(~lost)) if lost.any() else rows
 
 
 def _place(rows: pa.Table) -> np.ndarray:
