@@ -69,11 +69,9 @@ def failed_entries(manifest: Manifest) -> list[dict[str, str | None]]:
     rows: list[dict[str, str | None]] = []
     for batch in manifest.stream(columns):
         for row in batch.filter(batch.column("reason").is_valid()).to_pylist():
-            uri = row["parts"][0]["uri"] if row["parts"] else None
-            below = uri is not None and uri.startswith(
-                manifest.root.rstrip("/") + "/"
-            )  # not a list that lies elsewhere
-            path = files.relative(uri, manifest.root) if below else uri or row["entry_id"]
+            uri = row["parts"][0]["uri"] if row["parts"] else row["entry_id"]
+            below = uri.startswith(manifest.root.rstrip("/") + "/")  # not a list that lies elsewhere
+            path = files.relative(uri, manifest.root) if below else uri
             rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
     return sorted(rows, key=lambda row: row["path"] or "")
 
