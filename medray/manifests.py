@@ -408,10 +408,8 @@ class Entries(Sequence[Entry]):
 
         _, uri, locator = self.places()
         digests = self._parts.flatten().field("digest").to_pylist()
-        refs = [
-            PartRef(at, piece, known or b"")
-            for at, piece, known in zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)
-        ]
+        places = zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)
+        refs = [PartRef(at, piece, known or b"") for at, piece, known in places]
         edges = np.cumsum([0, *self._parts.value_lengths().to_pylist()]).tolist()
         parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
         targets = [None if target is None else tuple(target) for target in values("target")]

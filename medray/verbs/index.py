@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from medray import bundles, files, stages
 from medray.engines.base import Engine
-from medray.errors import ArchiveError, UserError
+from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
 from medray.flows import Flow, shards
 from medray.manifest_table import (
     STATE,
@@ -69,11 +69,11 @@ def failed_entries(manifest: Manifest) -> list[dict[str, str | None]]:
     rows: list[dict[str, str | None]] = []
     for batch in manifest.stream(columns):
         for row in batch.filter(batch.column("reason").is_valid()).to_pylist():
-            uri = row["parts"][0]["uri"] if row["parts"] else None
-            path = uri or row["entry_id"]
-            if uri is not None and uri.startswith(manifest.root.rstrip("/") + "/"):  # not a list that lies elsewhere
-                path = files.relative(uri, manifest.root)
-            rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
+            uri = row["parts"][0]["uri"] if row["parts"] else row["entry_id"]
+            below = uri.startswith(manifest.root.rstrip("/") + "/")  # not a list that lies elsewhere
+            path = files.relative(uri, manifest.root) if below else uri
+            if row["reason"] not in NOT_ELIGIBLE:
+                rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
     return sorted(rows, key=lambda row: row["path"] or "")
 
 
