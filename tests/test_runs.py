@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medray.errors import RunFileError
-from medray.runs import key_lines, load_run, parse_override
+from medray.modalities.base import at_site
+from medray.modalities.genomics.spec import GenomicsSpec
+from medray.runs import key_lines, key_paths, load_run, parse_override
+from medray.verbs.settings import load
 
 
 class Table(BaseModel):
@@ -328,3 +332,51 @@ low = 1
         ("modality", "window"): 13,
         ("modality", "window", "low"): 14,
     }
+
+
+# --- what is offered instead ----------------------------------------------------------------------------------
+
+RUN_FILES = Path(__file__).parents[1] / "jobs" / "runs"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "offered"),
+    [
+        ("breast_nightly.toml", ("bundles", "bundels"), "bundles"),
+        ("breast_score.toml", ("store ", "stor "), "store"),
+        ("breast_train.toml", ("[modality]", "[modalty]"), "modality"),
+        ("physionet_to_meds.toml", ("[source]", "[sorce]"), "source"),
+    ],
+)
+def test_a_misspelt_key_that_tells_the_kind_of_run_is_answered_with_a_key_of_that_kind(tmp_path, name, wrong, offered):
+    text = (RUN_FILES / name).read_text()
+    assert wrong[0] in text
+    (tmp_path / name).write_text(text.replace(*wrong, 1))
+    with pytest.raises(RunFileError) as caught:
+        load(tmp_path / name)
+    assert f"did you mean {offered}?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["breast_train.toml", "physionet_train.toml", "breast_score.toml", "breast_nightly.toml"]
+)
+def test_what_is_offered_for_a_misspelt_key_is_a_key_of_its_table(name):
+    kind = type(load(RUN_FILES / name))
+    known = {".".join(path) for path in key_paths(kind)}
+    refused = 0
+    for path in {".".join(path) for path in key_paths(kind)}:
+        table = path.rpartition(".")[0]
+        try:
+            load(RUN_FILES / name, [f"{path[:-1]}=1"])
+        except RunFileError as error:
+            refused += 1
+            for found in re.findall(r"did you mean (\S+)\?", str(error)):
+                assert f"{table}.{found}".lstrip(".") in known or found in known, (path, found)
+    assert refused > 20
+
+
+def test_a_score_run_that_changes_preprocessing_is_offered_what_it_may_change():
+    spec = GenomicsSpec(length=8)
+    with pytest.raises(RunFileError) as caught:
+        at_site(spec, {"refrence": "r.fa"})
+    assert caught.value.do == "did you mean reference?"

@@ -34,6 +34,7 @@ def splittable(
         "reason": reason or [None] * count,
         "detail": [None] * count,
     }
+    columns["facts"] = [None] * len(columns["entry_id"])
     return pa.table([pa.array(columns[f.name], f.type) for f in MANIFEST], schema=MANIFEST)
 
 

@@ -18,7 +18,6 @@ from medray.progress import Silent
 from medray.scores import ScoreStore, standing
 from medray.verbs import score as verb
 from medray.verbs.results import ScoreResult
-from medray.verbs.train import train
 
 
 @pytest.fixture
@@ -110,8 +109,7 @@ def test_merging_and_forgetting_treat_retired_rows_as_rows_of_their_subject(stor
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    toy.write_archive(folder)
-    train(toy.train_run(folder), LocalEngine())
+    bundles.save(toy.bundle(), str(folder / "bundle"))  # it may be asked about DICOM files and arrays alike
     return folder
 
 

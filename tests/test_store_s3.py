@@ -77,7 +77,7 @@ def test_upkeep_works_in_a_bucket(uri: str, monkeypatch: pytest.MonkeyPatch) -> 
     until = store.version
     assert store.compact() == {"files_merged": 3, "files_made": 1}
     assert store.vacuum(timedelta(0))["files_removed"] == 0  # none is an hour old
-    assert store.forget({"s-b"}) == {"rows": 1, "files": 2}
+    assert store.forget({"s-b"}) == {"rows": 1, "files": 2, "unreadable": 0}
     assert seen(store) == ["a", "c"]
     with pytest.raises((OSError, FileNotFoundError)):
         DeltaTable(uri, version=until).to_pyarrow_table()

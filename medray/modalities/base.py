@@ -7,6 +7,7 @@ below. Adding one: a package here, one line in the union `ModalitySpec`, one exa
 
 from __future__ import annotations
 
+import difflib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -284,6 +285,11 @@ def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) ->
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def _nearest(unknown: Sequence[str], known: Iterable[str]) -> str:
+    near = [name for key in unknown for name in difflib.get_close_matches(key, sorted(known), 1)]
+    return f"did you mean {', '.join(near)}?" if near else ""
+
+
 def at_site(spec: SpecOf, changes: Mapping[str, Any]) -> SpecOf:
     """The spec with its `site` fields replaced by `changes`, and the rules of their `select` added to its own.
 
@@ -295,8 +301,8 @@ def at_site(spec: SpecOf, changes: Mapping[str, Any]) -> SpecOf:
             "a score run cannot change how its bundle reads data",
             where=f"[modality] {', '.join(unknown)}",
             found=", ".join(unknown),
-            expected=f"at most: {', '.join(sorted(spec.site)) or 'nothing'}",
-            do="remove the keys: preprocessing is the bundle's",
+            expected=f"at most: {', '.join(sorted(spec.site | {'select'}))}",
+            do=_nearest(unknown, spec.site) or "remove the keys: preprocessing is the bundle's",
         )
     try:
         rules = TypeAdapter(Select).validate_python(changes.get("select", {}))

@@ -276,7 +276,8 @@ Run = TrainRun | EvaluateRun | ScoreRun | NightlyRun | ConvertRun
 def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     """The run file at `path`: a NightlyRun where it names a `store` and `bundles`, a ScoreRun where a `store` alone, a
     ConvertRun where it has a [source], an EvaluateRun where it has a `bundle` and neither [model] nor [objective], else
-    a TrainRun.
+    a TrainRun. Where that kind does not know keys that another knows, one of those is misspelt, and the file is of the
+    kind that knows most: what is offered instead is then a key of it.
 
     Raises RunFileError.
     """
@@ -287,5 +288,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     scoring = NightlyRun if "bundles" in keys else ScoreRun
     alone = "bundle" in keys and not keys & {"model", "objective", "training"}
     other = ConvertRun if "source" in keys else EvaluateRun if alone else TrainRun
-    kind = scoring if "store" in keys else other
+    named = scoring if "store" in keys else other
+    kinds = [named, NightlyRun, ScoreRun, ConvertRun, EvaluateRun, TrainRun]
+    kind = min(kinds, key=lambda each: len(keys - each.model_fields.keys()))  # of equals the first: as named
     return load_run(path, kind, overrides or [])

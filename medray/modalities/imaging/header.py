@@ -204,6 +204,8 @@ def check(header: Header) -> None:
         image_class = "Image Storage" in uid_name(header.sop_class)
         if image_class or header.rows:
             raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
+        if not header.sop_class:
+            raise SampleError("corrupt", "a DICOM file that states no SOP class and has no pixels")
         raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
     pixel_description.check(header)
     if header.encapsulated:
