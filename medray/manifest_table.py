@@ -88,10 +88,11 @@ class Counts(BaseModel):
     by_reason: dict[str, int] = {}
     """Failed entries, most frequent first."""
     not_eligible: int = 0
-    """Entries that hold nothing for a model, known from the scan alone: segmentations, reports, reference blocks."""
+    """Entries that the model is not asked about: what holds nothing for one (segmentations, reports), and what a rule
+    leaves out."""
     not_eligible_by_reason: dict[str, int] = {}
     mixture: tuple[dict[str, str | int], ...] = ()
-    """What the entries without a reason are, by the facts that the modality learns: one row a kind, {fact: value …,
+    """What the entries that can be read are, eligible or not, by the facts that the modality learns: one row a kind, {fact: value …,
     "entries": n}, the most frequent first, at most KINDS; empty where none states any."""
 
 
@@ -305,14 +306,14 @@ KINDS = 12
 
 
 def _mixture(db: DuckDBPyConnection, entries: RowFiles, facts: Sequence[str]) -> tuple[dict[str, str | int], ...]:
-    """Current entries without a reason by these facts, as `Counts.mixture`."""
+    """Current entries that can be read by these facts, as `Counts.mixture`."""
     names = [f'"{name}"' for name in facts]
     values = [
         f"json_extract_string(facts, '{_json_path(name)}') as {column}"
         for name, column in zip(facts, names, strict=True)
     ]
     sql = f"""select {", ".join(values)}, count(*)::bigint as entries from found
-              where change <> 'vanished' and reason is null and facts is not null
+              where change <> 'vanished' and (reason is null or reason = 'not_eligible') and facts is not null
               group by all order by entries desc, {", ".join(names)} limit {KINDS}"""
     with query(db, sql, found=entries.scan(["facts", "reason", "change"])) as rows:
         found = rows.read_all().to_pylist()

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from medray.eligibility import Fact
+from medray.eligibility import Fact, Refused
 from medray.errors import ArchiveError, SampleError
 from medray.files import File, read_bytes, write_bytes
 
@@ -222,15 +222,21 @@ def _facts_texts(parts: Iterable[Part]) -> list[str | None]:
     return [told[id(part.facts)] for part in parts]
 
 
+Judge = Callable[[str | None], Refused | None]
+"""Which rule an entry with these facts (JSON) does not pass; None: eligible."""
+
+
 def facts_text(facts: Mapping[str, Fact]) -> str:
     """Facts as they stand in a table: JSON, no blanks, keys in order, so that equal facts are equal text."""
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def group_parts(parts: pa.Table, describe: Describe | None = None) -> pa.Table:
+def group_parts(parts: pa.Table, describe: Describe | None = None, judge: Judge | None = None) -> pa.Table:
     """A PARTS table, in any order, to a MANIFEST table ordered by entry id.
 
-    `describe` brings the facts of an entry's parts together; None: those of its first part are its own.
+    `describe` brings the facts of an entry's parts together; None: those of its first part are its own. What `judge`
+    refuses gets the reason `not_eligible`, and another fingerprint than when it is eligible: when a rule or a header
+    changes, exactly the entries of which that changes the verdict are pending.
 
     The fingerprint of an entry is the digest of its sorted (locator, part digest) pairs, so it depends neither
     on file names nor on their order, and a late slice changes it. Equal copies of a part count once; different
@@ -280,6 +286,10 @@ def group_parts(parts: pa.Table, describe: Describe | None = None) -> pa.Table:
         for i, (start, stop) in enumerate(pairwise(offsets.tolist())):
             of_parts = [json.loads(text) for text in stated[start:stop] if text is not None]
             facts[i] = facts_text(describe(of_parts)) if of_parts else None
+    for i, text in enumerate(facts if judge is not None else ()):
+        if reasons[i] is None and judge is not None and (why := judge(text)) is not None:
+            reasons[i], details[i] = "not_eligible", why.detail
+            prints[i] = digest(prints[i] + b"not_eligible")
     columns = {
         "entry_id": first.column("entry_id"),
         "subject_id": pa.array([s or own_subject(e) for s, e in zip(subjects, ids, strict=True)]),

@@ -5,8 +5,8 @@ Each is made once per worker from small picklable settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles
-from medray.eligibility import Refused
 from medray.errors import PASSING, BundleError
 from medray.files import File, is_local, modified_ns, relative
 from medray.flows import Stage
@@ -79,17 +78,14 @@ class Scan:
 
 
 class Read:
-    """Manifest rows to samples (KEYS + payload). An entry that cannot be read is one failed row, and one that the
-    model is not made for (`Spec.select`, `Spec.trained`) is not read."""
+    """Manifest rows to samples (KEYS + payload). An entry that cannot be read, or that the index found not eligible, is one
+    row with its reason."""
 
     def __init__(self, spec: ModalitySpec) -> None:
         self.modality = spec.open()
         self.schema = sample_schema(self.modality.payload)
-        self.refused = lru_cache(1024)(spec.refused) if spec.select or spec.trained else None
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        if self.refused is not None and "facts" in batch.schema.names:
-            batch = self._judged(batch, self.refused)
         lost = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
         if lost.all():
             return self._known_failed(batch)
@@ -99,16 +95,6 @@ class Read:
         places = np.concatenate([np.flatnonzero(~lost)[numbers], np.flatnonzero(lost)])
         rows = joined([found, self._known_failed(batch.filter(pa.array(lost)))])
         return rows.take(pa.array(np.argsort(places, kind="stable")))
-
-    def _judged(self, batch: pa.RecordBatch, refused: Callable[[str | None], Refused | None]) -> pa.RecordBatch:
-        """The rows, with reason `not_eligible` and the rule in those that do not pass; a known fault stays one."""
-        reasons, details = batch.column("reason").to_pylist(), batch.column("detail").to_pylist()
-        for row, facts in enumerate(batch.column("facts").to_pylist()):
-            if reasons[row] is None and (why := refused(facts)) is not None:
-                reasons[row], details[row] = "not_eligible", why.detail
-        for name, values in (("reason", reasons), ("detail", details)):
-            batch = batch.set_column(batch.schema.get_field_index(name), name, pa.array(values, pa.string()))
-        return batch
 
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from medray.manifests import (
     read_manifest,
     write_manifest,
 )
+from medray.modalities.base import judge
+from medray.modalities.imaging.spec import ImagingSpec
 
 KEY = b"k" * 32
 
@@ -188,3 +191,33 @@ def test_a_copy_in_another_split_or_class_fails_the_entry():
     assert manifest.column("reason").to_pylist() == ["mixed_labels"]
     manifest = grouped(part("a", "", b"x", label=("cat",)), part("a", "", b"x", label=("cat",)))
     assert manifest.column("reason").to_pylist() == [None]
+
+
+# --- eligibility ----------------------------------------------------------------------------------------------
+
+
+def judged(parts: list[Part], **rules) -> dict[str, tuple[str | None, str | None, bytes]]:
+    spec = ImagingSpec(size=(8, 8), select=rules)
+    rows = group_parts(parts_table(parts, KEY), judge=judge(spec)).to_pylist()
+    return {row["entry_id"]: (row["reason"], row["detail"], row["fingerprint"]) for row in rows}
+
+
+def test_an_entry_that_does_not_pass_a_rule_has_the_rule_as_its_reason_and_another_fingerprint():
+    parts = [
+        replace(part("ct", "1", b"x"), facts={"Modality": "CT"}),
+        replace(part("mr", "1", b"x"), facts={"Modality": "MR"}),
+        replace(part("broken", "1", b"x", reason="corrupt"), facts={"Modality": "MR"}),
+        part("silent", "1", b"x"),
+    ]
+    free, ruled = judged(parts), judged(parts, Modality=["CT", "PT"])
+    assert {name: reason for name, (reason, _, _) in ruled.items()} == {
+        "ct": None,
+        "mr": "not_eligible",
+        "broken": "corrupt",  # what is wrong with it is told, not that it is of another kind
+        "silent": "not_eligible",
+    }
+    assert ruled["mr"][1] == "Modality: MR; [modality.select] asks for CT or PT"
+    assert ruled["silent"][1] == "Modality: not stated; [modality.select] asks for CT or PT"
+    same = {name for name in free if free[name][2] == ruled[name][2]}
+    assert same == {"ct", "broken"}
+    assert judged(parts, Modality="MR")["mr"][2] == free["mr"][2]

@@ -11,10 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import toy
-from pydantic import TypeAdapter
 
 from medray import bundles, stages
-from medray.eligibility import Select
 from medray.errors import BundleError, SampleError
 from medray.files import list_files
 from medray.manifests import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
@@ -128,24 +126,6 @@ def test_how_many_are_read_at_once_changes_nothing(tmp_path):
     assert joined(single).to_pylist() == read(manifest).to_pylist()
 
 
-def test_an_entry_that_does_not_pass_a_rule_is_not_opened_and_says_which_rule(tmp_path):
-    manifest = archive_with_junk(tmp_path)
-    facts = pa.array(['{"Modality":"CT"}', '{"Modality":"CT"}', '{"Modality":"MR"}', "{}", None])
-    manifest = manifest.set_column(MANIFEST.get_field_index("facts"), MANIFEST.field("facts"), facts)
-    spec = SPEC.model_copy(update={"select": TypeAdapter(Select).validate_python({"Modality": ["CT", "PT"]})})
-    samples = Read(spec)(joined(manifest.to_batches()))
-    # the second is read, and is another by now; the third, which is gone, is not looked for; the scan's own reason stays
-    assert samples.column("reason").to_pylist() == [
-        None,
-        "changed",
-        "not_eligible",
-        "not_eligible",
-        "unrecognised_format",
-    ]
-    assert samples.column("detail")[3].as_py() == "Modality: not stated; [modality.select] asks for CT or PT"
-    assert samples.column("facts").to_pylist() == facts.to_pylist()
-
-
 class Twins(Modality):
     """A modality whose entries hold as many samples as their id says, with targets of their own where it ends in t."""
 
@@ -172,7 +152,7 @@ class Twins(Modality):
 def twins(*ids: str) -> pa.RecordBatch:
     rows = [{"entry_id": i, "subject_id": f"s{i}", "fingerprint": bytes(16), "parts": [], "bytes": 1} for i in ids]
     batch = pa.RecordBatch.from_pylist([row | {"target": [5.0]} for row in rows], pa.schema([*MANIFEST, TARGET]))
-    spec: Any = SimpleNamespace(open=Twins, select={}, trained=None)
+    spec: Any = SimpleNamespace(open=Twins)
     return Read(spec)(batch)
 
 

@@ -12,6 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from medray.eligibility import Fact, Refused, Select, Trained
 from medray.errors import RunFileError, SampleError
 from medray.files import File
 from medray.inputs import Inputs
-from medray.manifests import Describe, Entry, Part
+from medray.manifests import Describe, Entry, Judge, Part
 from medray.samples import KEYS, joined, null_column
 
 if TYPE_CHECKING:
@@ -241,6 +242,11 @@ class Modality(Protocol):
 def describer(modality: Modality) -> Describe | None:
     """The modality's `describe`; None where it takes the first part's facts, which needs no call."""
     return None if type(modality).describe is Modality.describe else modality.describe
+
+
+def judge(spec: Spec) -> Judge | None:
+    """`Spec.refused`, with what it said of equal facts kept; None where there is no rule."""
+    return lru_cache(1024)(spec.refused) if spec.select or spec.trained else None
 
 
 def read_each(

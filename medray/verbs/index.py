@@ -29,7 +29,7 @@ from medray.manifest_table import (
 )
 from medray.manifests import PARTS, pseudonym_key
 from medray.modalities import ModalitySpec
-from medray.modalities.base import at_site, describer
+from medray.modalities.base import at_site, describer, judge
 from medray.progress import Progress, Silent
 from medray.queries import database, execute
 from medray.row_files import RowFiles, new_rows
@@ -250,7 +250,14 @@ class _Night:
             execute(self.db, "create table stirred as select uri from opened union all select uri from gone", **streams)
         old = changes_of(self.folder, self.before)
         found = regroup(
-            self.db, self.old_parts, self.new_parts, old, self.seen_at, describer(self.spec.open()), afresh=self.afresh
+            self.db,
+            self.old_parts,
+            self.new_parts,
+            old,
+            self.seen_at,
+            describer(self.spec.open()),
+            judge(self.spec),
+            afresh=self.afresh,
         )
         counts = self.before.counts if self.before and not found.kinds else counted(found.entries, self.spec.kinds)
         if counts.entries == 0:

@@ -20,7 +20,7 @@ from medray.flows import Flow, shards
 from medray.labels import apply_labels
 from medray.manifest_table import KINDS
 from medray.manifests import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
-from medray.modalities import Modality, ModalitySpec
+from medray.modalities import Modality
 from medray.progress import Progress, Silent
 from medray.samples import sample_schema
 from medray.shards import ShardSet, ShardSink
@@ -63,7 +63,6 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     progress.fact(
         "labels", unlabelled=labels.unlabelled, unused_rows=labels.unused_rows, duplicate_rows=labels.duplicate_rows
     )
-    manifest = _judged(manifest, run.modality)
     manifest = assign_splits(manifest, run.split)
     manifest, classes = _with_targets(manifest, run)
     used = manifest.filter(_usable(manifest))
@@ -117,21 +116,6 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     if not reused:
         files.write_bytes(done, (result.model_dump_json(indent=2) + "\n").encode())
     return Prepared(folder, digest, classes, result, run.modality.taught(used.column("facts").to_pylist()).trained)
-
-
-def _judged(manifest: pa.Table, spec: ModalitySpec) -> pa.Table:
-    """The manifest, with reason `not_eligible` and the rule for entries that a rule leaves out."""
-    if not spec.select and not spec.trained:
-        return manifest
-    reasons, details = manifest.column("reason").to_pylist(), manifest.column("detail").to_pylist()
-    for row, facts in enumerate(manifest.column("facts").to_pylist()):
-        if reasons[row] is None and (why := spec.refused(facts)) is not None:
-            reasons[row], details[row] = "not_eligible", why.detail
-    for name, values in (("reason", reasons), ("detail", details)):
-        manifest = manifest.set_column(
-            manifest.schema.get_field_index(name), manifest.schema.field(name), pa.array(values, pa.string())
-        )
-    return manifest
 
 
 def mixture_of(facts: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str | int]]:

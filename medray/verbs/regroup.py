@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.manifest_table import CHANGES
-from medray.manifests import MANIFEST, PARTS, Describe, entry_keys, group_parts, one_chunk
+from medray.manifests import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts, one_chunk
 from medray.queries import execute, query
 from medray.row_files import AT, RowFiles, new_rows
 
@@ -42,12 +42,13 @@ def regroup(
     entries: RowFiles,
     seen_at: datetime,
     describe: Describe | None = None,
+    judge: Judge | None = None,
     *,
     afresh: bool,
 ) -> Regrouped:
     """`old` parts without those of the table `stirred` (uri) of `db`, with `new` ones; `entries` with what that changes.
 
-    `describe`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
+    `describe` and `judge`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
     looked at.
     """
     kept, among = RowFiles(old.folder, (), PARTS), ""
@@ -66,7 +67,7 @@ def regroup(
         query(db, known, entries=held) as before,
         new_rows(entries.folder, "entries", CHANGES) as writer,
     ):
-        for change in _changes(grouped(parts, describe), _Sorted(before, held.schema), seen_at):
+        for change in _changes(grouped(parts, describe, judge), _Sorted(before, held.schema), seen_at):
             superseded[change.superseded] = True
             writer.write(change.rows)
             for kind, count in _kinds(change.rows):
@@ -85,7 +86,9 @@ def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
     return old.marked(where)
 
 
-def grouped(parts: Iterable[pa.RecordBatch], describe: Describe | None = None) -> Iterator[pa.Table]:
+def grouped(
+    parts: Iterable[pa.RecordBatch], describe: Describe | None = None, judge: Judge | None = None
+) -> Iterator[pa.Table]:
     """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
     held: list[pa.RecordBatch] = []
     for batch in parts:
@@ -96,15 +99,15 @@ def grouped(parts: Iterable[pa.RecordBatch], describe: Describe | None = None) -
         ids = piece.column("entry_id")
         cut = pc.index(ids, ids[-1]).as_py()  # the last entry may go on
         if cut:
-            yield _entries(piece.slice(0, cut), describe)
+            yield _entries(piece.slice(0, cut), describe, judge)
         held = piece.slice(cut).combine_chunks().to_batches()
     if held:
-        yield _entries(pa.Table.from_batches(held), describe)
+        yield _entries(pa.Table.from_batches(held), describe, judge)
 
 
-def _entries(parts: pa.Table, describe: Describe | None) -> pa.Table:
+def _entries(parts: pa.Table, describe: Describe | None, judge: Judge | None) -> pa.Table:
     """CHANGES without `change` and `seen_at`."""
-    made = group_parts(parts.select(PARTS.names).cast(PARTS), describe)
+    made = group_parts(parts.select(PARTS.names).cast(PARTS), describe, judge)
     places = one_chunk(made.column("parts"))
     newest = np.maximum.reduceat(places.flatten().field("modified_ns").to_numpy(), places.offsets.to_numpy()[:-1])
     keys = entry_keys(made)

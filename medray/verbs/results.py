@@ -35,7 +35,7 @@ class IndexResult(Result):
     """Entries that are no more."""
     by_reason: dict[str, int]
     not_eligible: int
-    """Entries with nothing for a model in them, known from the scan alone; rules of a bundle are for `medray score`."""
+    """Entries that the model is not asked about: what holds nothing for one, and what a rule leaves out."""
     not_eligible_by_reason: dict[str, int]
     mixture: list[dict[str, str | int]]
     """What the entries are, by what the modality learns of headers: {fact: value …, entries}, most frequent first."""

@@ -81,6 +81,27 @@ def test_of_a_mixed_archive_only_what_the_model_is_made_for_is_scored(tmp_path: 
     assert set(found) == {(True, "scored"), (False, "not_eligible")}
 
 
+def test_when_a_rule_changes_the_entries_whose_answer_changes_are_pending_and_no_others(tmp_path: Path):
+    trained(tmp_path)
+    mixed_archive.write(tmp_path / "archive", 12, seed=2, kinds=mixed_archive.TRAINED)
+    places = {name: str(tmp_path / name) for name in ("archive", "bundle", "work")}
+    settings = places | {"name": "heads", "store": str(tmp_path / "scores"), "engine": {"kind": "local"}}
+
+    def night(**select):
+        run = ScoreRun.model_validate(settings | {"modality": {"select": select}})
+        result = score(run, LocalEngine())
+        rows = ScoreStore.open(str(tmp_path / "scores")).scores(result.bundle_id).to_pylist()
+        return result, Counter(row["status"] for row in rows)
+
+    assert night()[1] == {"scored": 12}
+    none, statuses = night(Modality="MR")  # narrower than the bundle: nothing passes both
+    assert (none.pending, none.not_eligible) == (12, 12) and statuses == {"not_eligible": 12}
+    assert night(Modality="MR")[0].pending == 0
+    again, statuses = night(Modality=["CT", "MR"])
+    assert (again.pending, again.scored) == (12, 12) and statuses == {"scored": 12}
+    assert night()[0].pending == 0
+
+
 @pytest.mark.slow
 def test_of_500_mixed_series_only_what_the_model_is_made_for_is_scored(tmp_path: Path):
     found = refused_or_scored(tmp_path, 500)
