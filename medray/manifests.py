@@ -10,7 +10,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -222,6 +222,18 @@ def _facts_texts(parts: Iterable[Part]) -> list[str | None]:
     return [told[id(part.facts)] for part in parts]
 
 
+def _without_text(text: str | None, names: Collection[str]) -> str | None:
+    if text is None or not names:
+        return text
+    facts = json.loads(text)
+    said = {name for name in names if any(isinstance(each, str) for each in _listed(facts.get(name)))}
+    return facts_text({name: value for name, value in facts.items() if name not in said})
+
+
+def _listed(value: Fact) -> list:
+    return value if isinstance(value, list) else [value]
+
+
 Judge = Callable[[str | None], Refused | None]
 """Which rule an entry with these facts (JSON) does not pass; None: eligible."""
 
@@ -231,12 +243,18 @@ def facts_text(facts: Mapping[str, Fact]) -> str:
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def group_parts(parts: pa.Table, describe: Describe | None = None, judge: Judge | None = None) -> pa.Table:
+def group_parts(
+    parts: pa.Table,
+    describe: Describe | None = None,
+    judge: Judge | None = None,
+    free_text: Collection[str] = (),
+) -> pa.Table:
     """A PARTS table, in any order, to a MANIFEST table ordered by entry id.
 
     `describe` brings the facts of an entry's parts together; None: those of its first part are its own. What `judge`
     refuses gets the reason `not_eligible`, and another fingerprint than when it is eligible: when a rule or a header
-    changes, exactly the entries of which that changes the verdict are pending.
+    changes, exactly the entries of which that changes the verdict are pending. Facts named in `free_text` are judged, and
+    left out of the manifest where they are text.
 
     The fingerprint of an entry is the digest of its sorted (locator, part digest) pairs, so it depends neither
     on file names nor on their order, and a late slice changes it. Equal copies of a part count once; different
@@ -290,6 +308,7 @@ def group_parts(parts: pa.Table, describe: Describe | None = None, judge: Judge 
         if reasons[i] is None and judge is not None and (why := judge(text)) is not None:
             reasons[i], details[i] = "not_eligible", why.detail
             prints[i] = digest(prints[i] + b"not_eligible")
+        facts[i] = _without_text(text, free_text)
     columns = {
         "entry_id": first.column("entry_id"),
         "subject_id": pa.array([s or own_subject(e) for s, e in zip(subjects, ids, strict=True)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from dataclasses import replace
@@ -27,7 +28,7 @@ from medray.manifests import (
     read_manifest,
     write_manifest,
 )
-from medray.modalities.base import judge
+from medray.modalities.base import free_text, judge
 from medray.modalities.imaging.spec import ImagingSpec
 
 KEY = b"k" * 32
@@ -221,3 +222,12 @@ def test_an_entry_that_does_not_pass_a_rule_has_the_rule_as_its_reason_and_anoth
     same = {name for name in free if free[name][2] == ruled[name][2]}
     assert same == {"ct", "broken"}
     assert judged(parts, Modality="MR")["mr"][2] == free["mr"][2]
+
+
+def test_text_that_only_a_rule_asks_for_is_judged_and_not_kept():
+    facts = {"Modality": "CT", "SeriesDescription": "head of somebody", "SliceThickness": 5.0}
+    spec = ImagingSpec(size=(8, 8), select={"SeriesDescription": {"pattern": "^head"}, "SliceThickness": {"max": 6}})
+    table = parts_table([replace(part("a", "1", b"x"), facts=facts)], KEY)
+    [row] = group_parts(table, judge=judge(spec), free_text=free_text(spec)).to_pylist()
+    assert row["reason"] is None
+    assert json.loads(row["facts"]) == {"Modality": "CT", "SliceThickness": 5.0}

@@ -249,6 +249,11 @@ def judge(spec: Spec) -> Judge | None:
     return lru_cache(1024)(spec.refused) if spec.select or spec.trained else None
 
 
+def free_text(spec: Spec) -> frozenset[str]:
+    """Facts that only a rule of [modality.select] asks for, and that are no codes: a description may name a person."""
+    return frozenset(map(eligibility.base_name, spec.select)) - spec.coded
+
+
 def read_each(
     entries: Sequence[Entry], read_one: Callable[[Entry], pa.RecordBatch], payload: pa.Schema
 ) -> pa.RecordBatch:

@@ -29,7 +29,7 @@ from medray.manifest_table import (
 )
 from medray.manifests import PARTS, pseudonym_key
 from medray.modalities import ModalitySpec
-from medray.modalities.base import at_site, describer, judge
+from medray.modalities.base import at_site, describer, free_text, judge
 from medray.progress import Progress, Silent
 from medray.queries import database, execute
 from medray.row_files import RowFiles, new_rows
@@ -257,6 +257,7 @@ class _Night:
             self.seen_at,
             describer(self.spec.open()),
             judge(self.spec),
+            free_text(self.spec),
             afresh=self.afresh,
         )
         counts = self.before.counts if self.before and not found.kinds else counted(found.entries, self.spec.kinds)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 PIECE_PARTS = 131_072
 """Parts that are grouped at once."""
+
+Group = Callable[[pa.Table], pa.Table]
+"""`manifests.group_parts`, with what the modality has to say of it."""
 
 COMPARED = [name for name in CHANGES.names if name not in ("key_hi", "key_lo", "change", "seen_at")]
 
@@ -43,12 +47,13 @@ def regroup(
     seen_at: datetime,
     describe: Describe | None = None,
     judge: Judge | None = None,
+    free_text: Collection[str] = (),
     *,
     afresh: bool,
 ) -> Regrouped:
     """`old` parts without those of the table `stirred` (uri) of `db`, with `new` ones; `entries` with what that changes.
 
-    `describe` and `judge`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
+    `describe`, `judge` and `free_text`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
     looked at.
     """
     kept, among = RowFiles(old.folder, (), PARTS), ""
@@ -67,7 +72,11 @@ def regroup(
         query(db, known, entries=held) as before,
         new_rows(entries.folder, "entries", CHANGES) as writer,
     ):
-        for change in _changes(grouped(parts, describe, judge), _Sorted(before, held.schema), seen_at):
+        for change in _changes(
+            grouped(parts, partial(group_parts, describe=describe, judge=judge, free_text=free_text)),
+            _Sorted(before, held.schema),
+            seen_at,
+        ):
             superseded[change.superseded] = True
             writer.write(change.rows)
             for kind, count in _kinds(change.rows):
@@ -86,9 +95,7 @@ def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
     return old.marked(where)
 
 
-def grouped(
-    parts: Iterable[pa.RecordBatch], describe: Describe | None = None, judge: Judge | None = None
-) -> Iterator[pa.Table]:
+def grouped(parts: Iterable[pa.RecordBatch], group: Group = group_parts) -> Iterator[pa.Table]:
     """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
     held: list[pa.RecordBatch] = []
     for batch in parts:
@@ -99,15 +106,15 @@ def grouped(
         ids = piece.column("entry_id")
         cut = pc.index(ids, ids[-1]).as_py()  # the last entry may go on
         if cut:
-            yield _entries(piece.slice(0, cut), describe, judge)
+            yield _entries(piece.slice(0, cut), group)
         held = piece.slice(cut).combine_chunks().to_batches()
     if held:
-        yield _entries(pa.Table.from_batches(held), describe, judge)
+        yield _entries(pa.Table.from_batches(held), group)
 
 
-def _entries(parts: pa.Table, describe: Describe | None, judge: Judge | None) -> pa.Table:
+def _entries(parts: pa.Table, group: Group) -> pa.Table:
     """CHANGES without `change` and `seen_at`."""
-    made = group_parts(parts.select(PARTS.names).cast(PARTS), describe, judge)
+    made = group(parts.select(PARTS.names).cast(PARTS))
     places = one_chunk(made.column("parts"))
     newest = np.maximum.reduceat(places.flatten().field("modified_ns").to_numpy(), places.offsets.to_numpy()[:-1])
     keys = entry_keys(made)
