@@ -101,8 +101,8 @@ def submit(
         for note in made.notes:
             _say(f"note: {note}")
         try:
-            with packed(made.run_file) as folder:
-                new = server.submit(made.id, made.command, folder, env=made.env, pip=pip, facts=made.facts)
+            with packed(made.run_file) as package:
+                new = server.submit(made.id, made.command, package, env=made.env, pip=pip, facts=made.facts)
         except KeyboardInterrupt:
             _say(f"medray: whether the job was started is not known: medray jobs status {made.id}")
             raise typer.Exit(130) from None

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from medray import sent
 from medray.errors import MedrayError, UserError
 
 
@@ -22,7 +23,9 @@ def run(*verb: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """[--root=FOLDER] [--needs=NAME=VERSION …] VERB RUN.toml [options]; the run file lies in the working directory."""
+    """[--root=FOLDER] [--needs=NAME=VERSION …] VERB RUN.toml [options]; the run file is looked for beside what was sent."""
+    if (folder := sent.here()) is not None:
+        os.chdir(folder)
     words = list(arguments)
     needs: dict[str, str] = {}
     try:

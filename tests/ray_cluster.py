@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,24 @@ from pathlib import Path
 import requests
 
 PROJECT = Path(__file__).resolve().parents[1]
-WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Node:
+    address: str
+    session: str
+    """Name of the folder for its session, that of another node or its own."""
+    cpus: int
+
+
+def three_nodes() -> list[Node]:
+    """A head without CPUs and two workers, each with an address that no other cluster of the machine has."""
+    network = f"127.{secrets.randbelow(250) + 1}.{secrets.randbelow(250) + 1}"
+    return [Node(f"{network}.{number}", str(number), cpus) for number, cpus in ((2, 0), (3, 1), (4, 1))]
+
+
+TWO_RAYLETS = [Node("127.0.0.1", "one", 1)] * 2
+"""As `ray start` makes them by default: one address, one session folder. For a network namespace without another."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -45,8 +62,6 @@ class Cluster:
     token: Path
     """File with the token."""
     folder: Path
-    network: str
-    """Its addresses begin so, and those of no other cluster on the machine."""
 
     def env(self, **changes: str | None) -> dict[str, str]:
         """Of a client process: the token, and nothing that says where another Ray is."""
@@ -78,47 +93,49 @@ def _ran(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Head without CPUs, two workers with one each; all on this machine."""
+def cluster(folder: Path, nodes: Sequence[Node] | None = None) -> Iterator[Cluster]:
+    """`nodes`, by default `three_nodes`, the head first; all on this machine."""
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     gcs, dashboard, client = free_ports(3)
-    network = f"127.{secrets.randbelow(250) + 1}.{secrets.randbelow(250) + 1}"
-    here = Cluster(f"http://127.0.0.1:{dashboard}", token, folder, network)
+    head, *workers = nodes or three_nodes()
+    here = Cluster(f"http://127.0.0.1:{dashboard}", token, folder)
     started: list[subprocess.Popen[bytes]] = []
     # The socket's path below a node's folder has to stay under 107 characters.
     short = Path(os.environ.get("TMPDIR", "/tmp")) / f"mr{secrets.token_hex(3)}"
     try:
-        head = ["--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        head += ["--include-dashboard=true", f"--ray-client-server-port={client}", "--num-cpus=0"]
-        started.append(_start(here, short, 2, head))
-        _until("the head listens", started, here, lambda: _listens(f"{network}.2", gcs))
-        for number in range(WORKERS):
-            started.append(_start(here, short, 3 + number, [f"--address={network}.2:{gcs}", "--num-cpus=1"]))
-        _until("all nodes are there", started, here, lambda: _nodes(here) == 1 + WORKERS)
+        options = ["--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        options += ["--include-dashboard=true", f"--ray-client-server-port={client}"]
+        started.append(_start(here, short, head, options))
+        _until("the head listens", started, here, lambda: _listens(head.address, gcs))
+        for worker in workers:
+            started.append(_start(here, short, worker, [f"--address={head.address}:{gcs}"]))
+        _until("all nodes are there", started, here, lambda: _nodes(here) == 1 + len(workers))
         yield here
     finally:
         _end(started)
         subprocess.run(["rm", "-rf", str(short)], check=True)
 
 
-def _start(here: Cluster, short: Path, number: int, options: list[str]) -> subprocess.Popen[bytes]:
-    command = [
-        "ray",
-        "start",
-        "--block",
-        f"--node-ip-address={here.network}.{number}",
-        *options,
-        "--disable-usage-stats",
-    ]
-    command += ["--object-store-memory=80000000", f"--temp-dir={short / str(number)}"]
+def _start(here: Cluster, short: Path, node: Node, options: list[str]) -> subprocess.Popen[bytes]:
+    command = ["ray", "start", "--block", f"--node-ip-address={node.address}", f"--num-cpus={node.cpus}", *options]
+    command += ["--disable-usage-stats", "--object-store-memory=80000000", f"--temp-dir={short / node.session}"]
     command.append(f"--dashboard-agent-listen-port={free_ports(1)[0]}")
+    number = len(list(here.folder.glob("node*.log")))
     with open(here.folder / f"node{number}.log", "wb") as log:
-        # of another PYTHONPATH than the client's: a job has to bring medray along
+        # of another PYTHONPATH than the client's, and beside another medray: a job has to bring its own along
         env = here.env(PYTHONPATH=None, OMP_NUM_THREADS="1")
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-        return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        stand = other_code(here.folder / "stand")
+        return subprocess.Popen(command, env=env, cwd=stand, stdout=log, stderr=log, start_new_session=True)
+
+
+def other_code(folder: Path) -> Path:
+    """`folder`, with a package `medray` that is not to be imported."""
+    (folder / "medray").mkdir(parents=True, exist_ok=True)
+    (folder / "medray" / "__init__.py").write_text('raise ImportError("this is not what was sent")\n')
+    return folder
 
 
 def _nodes(here: Cluster) -> int:

@@ -21,12 +21,11 @@ from flaky_job_server import FlakyServer
 from typer.testing import CliRunner
 
 import medray
-from medray import flows, job, stopping
+from medray import flows, job, sent, stopping
 from medray.cli import app
 from medray.console import Log
 from medray.engines.jobs import Following, JobServer, _url
 from medray.errors import MachineError, UserError
-from medray.scores.runs import CODE
 from medray.verbs import settings
 from medray.verbs.submit import PATHS, packed, parcel
 
@@ -174,14 +173,15 @@ def test_equal_commands_are_known_by_their_digest_and_have_ids_of_their_own(scor
 
 
 def test_sent_are_the_run_file_and_the_code_and_no_data(score_file):
-    with packed(score_file) as folder:
-        sent = {str(file.relative_to(folder)) for file in Path(folder).rglob("*") if file.is_file()}
-        size = sum((Path(folder) / file).stat().st_size for file in sent)
-    assert {"score.toml", "medray/job.py", "medray/cli.py", "medray/report.html.j2"} <= sent
-    assert {file.split("/")[0] for file in sent} <= {"medray", "score.toml", CODE}
-    assert not [file for file in sent if "demos/data" in file or "__pycache__" in file]
+    with packed(score_file) as package:
+        names = {str(file.relative_to(package)) for file in Path(package).rglob("*") if file.is_file()}
+        size = sum((Path(package) / file).stat().st_size for file in names)
+    assert {"sent/score.toml", "job.py", "cli.py", "report.html.j2"} <= names
+    assert {name for name in names if name.startswith("sent/")} <= {"sent/score.toml", f"sent/{sent.CODE}"}
+    assert all(name.startswith("sent/") or (Path(medray.__file__).parent / name).is_file() for name in names)
+    assert not [file for file in names if "demos/data" in file or "__pycache__" in file]
     assert size < 2**21
-    assert not Path(folder).exists()
+    assert not Path(package).exists()
 
 
 def test_code_that_is_too_large_is_refused(score_file, tmp_path, monkeypatch):

@@ -8,9 +8,10 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from typing import Any
 
+from medray import sent
 from medray.errors import MachineError
 
 
@@ -27,7 +28,7 @@ def start(address: str | None = None, **options: Any) -> None:
     if address is not None and address not in ("auto", "local"):
         knock(address)
     try:
-        with _held_stderr():
+        with _held_stderr(), _at_what_was_sent():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
@@ -50,6 +51,14 @@ def _no_cluster(address: str | None, found: str) -> MachineError:
         expected="host:port of a running head, or auto",
         do="check it with `ray status --address …`, or leave the key out to use this machine",
     )
+
+
+@contextmanager
+def _at_what_was_sent() -> Iterator[None]:
+    """Ray has workers import first of all from where the driver stands: of a submitted job, from what was sent."""
+    folder = sent.here()
+    with nullcontext() if folder is None else chdir(folder.parents[1]):
+        yield
 
 
 @contextmanager

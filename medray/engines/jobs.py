@@ -80,13 +80,15 @@ class JobServer:
         return str(self.client._server_ray_version)
 
     def submit(
-        self, id: str, command: str, folder: str, *, env: Mapping[str, str], pip: str | None, facts: Mapping[str, str]
+        self, id: str, command: str, package: str, *, env: Mapping[str, str], pip: str | None, facts: Mapping[str, str]
     ) -> bool:
-        """Start `command` in a copy of `folder`; False where the same job is there already, by its id and `facts`.
+        """Start `command` where a copy of the folder `package` can be imported, as it can by all that it starts; False
+        where the same job is there already, by its id and `facts`.
 
         Raises UserError where another job has this id.
         """
-        environment: dict[str, Any] = {"working_dir": folder, "env_vars": dict(env)} | ({"pip": pip} if pip else {})
+        # Not as `working_dir`: Ray removes that folder and unpacks it again for each raylet, also under those that run.
+        environment: dict[str, Any] = {"py_modules": [package], "env_vars": dict(env)} | ({"pip": pip} if pip else {})
         until, sent = time.monotonic() + SUBMIT_SECONDS, False
         while True:
             try:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 import medray
-from medray import files
+from medray import files, sent
 from medray.errors import Fenced, MachineError
 from medray.scores import delta
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from medray.scores.store import ScoreStore
 
 FOLDER = "_medray/runs"
-CODE = "medray.commit"
-"""File beside the package of a submitted job: `code` of the one who sent it."""
 STATES = ("running", "done", "stopped", "fenced", "failed")
 
 RUNS = pa.schema(
@@ -194,9 +192,9 @@ def who() -> str:
 @cache
 def code() -> str | None:
     """The commit of the sources that run, with "+changes" where they differ from it; None where they are no checkout."""
+    if (folder := sent.here()) is not None:
+        return (folder / sent.CODE).read_text() if (folder / sent.CODE).exists() else None
     root = Path(medray.__file__).parents[1]
-    if (root / CODE).exists():
-        return (root / CODE).read_text()
     if not (root / ".git").exists():
         return None
     try:

@@ -1,8 +1,8 @@
 """submit: one verb with its run file as a job of a cluster. Sent are the code of medray and the run file, never data.
 
-client                                         cluster
-run file checked whole ── folder ── job id ──> python -m medray.job, in a copy of the folder
-log, result, exit code <── Following ───────── the same verb, joined to this cluster
+client                                          cluster
+run file checked whole ── package ── job id ──> python -m medray.job, with a copy of the package on every node
+log, result, exit code <── Following ────────── the same verb, joined to this cluster
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import medray
-from medray import files
+from medray import files, sent
 from medray.errors import MachineError, RunFileError, UserError
 from medray.runs import as_written
-from medray.scores.runs import CODE, code
+from medray.scores.runs import code
 from medray.verbs.settings import Run
 
 PATHS = (
@@ -37,10 +37,12 @@ PATHS = (
 them: they are looked for in the archive."""
 PINNED = ("ray", "torch")
 """Beside Python, what the cluster has to have in the client's version. medray itself is sent along."""
-NOT_SENT = ("__pycache__", "demos/data")
+NOT_SENT = ("__pycache__", "demos/data", sent.FOLDER)
 MOST_BYTES = 2**24
 STOP_SECONDS = 30
 """So long a job that is stopped may take to commit what it has; Ray's own 3 seconds are too few for object stores."""
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""Nothing is imported from where a process of the cluster happens to stand, which may be a checkout."""
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -101,13 +103,13 @@ def parcel(
         command=command,
         run_file=run_file,
         facts=facts,
-        env={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+        env={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **SAFE_PATH},
         notes=() if run.pseudonym_key else (KEY_NOTE,),
     )
 
 
 def sent_as(run_file: Path) -> str:
-    """Name of the run file in the job's folder."""
+    """Name of the run file where the job starts."""
     return run_file.with_suffix(".toml").name
 
 
@@ -124,7 +126,7 @@ def pins() -> dict[str, str]:
 
 
 def _refuse_paths(run_file: Path, settings: Mapping[str, Any], root: str | None) -> None:
-    """A relative path would lead into the job's own folder, which goes when the job ends, and with it what it wrote."""
+    """A relative path would lead into the folder of what was sent, which Ray removes, and with it what was written."""
     if root is not None:
         if not files.is_local(root):
             raise UserError("the root is no folder of the cluster", where="--root", found=root, expected="a path")
@@ -157,14 +159,15 @@ def _is_relative(uri: str) -> bool:
 
 @contextmanager
 def packed(run_file: Path) -> Iterator[str]:
-    """A folder with the run file and medray as it runs here, for as long as the block lasts. Raises MachineError."""
+    """A package: medray as it runs here, and in it the run file; for as long as the block lasts. Raises MachineError."""
     source = Path(medray.__file__).parent
     with tempfile.TemporaryDirectory(prefix="medray-submit-") as name:
-        folder = Path(name)
-        shutil.copytree(source, folder / "medray", ignore=lambda at, names: _not_sent(Path(at), names, source))
-        shutil.copyfile(run_file, folder / sent_as(run_file))
+        folder, package = Path(name), Path(name) / "medray"
+        shutil.copytree(source, package, ignore=lambda at, names: _not_sent(Path(at), names, source))
+        (package / sent.FOLDER).mkdir()
+        shutil.copyfile(run_file, package / sent.FOLDER / sent_as(run_file))
         if (commit := code()) is not None:
-            (folder / CODE).write_text(commit)
+            (package / sent.FOLDER / sent.CODE).write_text(commit)
         size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
         if size > MOST_BYTES:
             large = max((each for each in folder.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
@@ -175,7 +178,7 @@ def packed(run_file: Path) -> Iterator[str]:
                 expected=f"at most {MOST_BYTES / 2**20:.0f} MB",
                 do="keep data and weights out of the package",
             )
-        yield name
+        yield str(package)
 
 
 def _not_sent(at: Path, names: list[str], source: Path) -> set[str]:
