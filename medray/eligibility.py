@@ -33,12 +33,14 @@ class Rule(BaseModel):
     """A number, at least this."""
     max: float | None = None
     """A number, at most this."""
+    absent: bool = False
+    """Entries that do not state the fact pass, too."""
     all: tuple[Rule, ...] = ()
     """Rules that have to hold, all of them: how a score run's rule joins that of its bundle."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Rule:
-        if not self.any and not self.all and self.pattern is None and self.min is None and self.max is None:
+        if self._only_others and not self.all:
             raise ValueError("a rule is a value, a list of values, { pattern = … } or { min = …, max = … }")
         if self.pattern is not None:
             try:
@@ -50,10 +52,15 @@ class Rule(BaseModel):
         return self
 
     def passes(self, value: Fact) -> bool:
-        """The value, or one of the values of a list, is as the rule says; what is not stated never passes."""
-        values = value if isinstance(value, list) else [value]
-        own = any(self._one(each) for each in values if each is not None and each != "")
+        """The value, or one of the values of a list, is as the rule says; what is not stated passes with `absent` alone."""
+        values = [each for each in (value if isinstance(value, list) else [value]) if each is not None and each != ""]
+        own = any(map(self._one, values)) if values else self.absent or self._only_others
         return own and all(rule.passes(value) for rule in self.all)
+
+    @property
+    def _only_others(self) -> bool:
+        """It says nothing of its own: the rules in `all` decide."""
+        return not self.any and self.pattern is None and self.min is None and self.max is None
 
     def _one(self, value: Any) -> bool:
         if self.any and not any(_equal(value, wanted) for wanted in self.any):
@@ -76,7 +83,7 @@ class Rule(BaseModel):
         if self.min is not None or self.max is not None:
             told.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
                         f"{'any' if self.max is None else f'{self.max:g}'}")  # fmt: skip
-        own = [", ".join(told)] if told else []
+        own = [", ".join(told) + (" or nothing stated" if self.absent else "")] if told else []
         return " and ".join([*own, *(f"({rule})" for rule in self.all)])
 
 

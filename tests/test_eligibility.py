@@ -37,6 +37,8 @@ def rules(given: dict):
         ({"SliceThickness": {"max": 4.9}}, False),
         ({"SliceThickness": 5}, True),
         ({"KVP": {"min": 0}}, False),
+        ({"KVP": {"min": 0, "absent": True}}, True),
+        ({"Modality": {"any": ["MR"], "absent": True}}, False),
     ],
 )
 def test_a_rule_is_a_value_a_list_a_pattern_or_a_range(rule, passes):
@@ -57,7 +59,14 @@ def test_a_message_holds_what_was_found_only_where_it_is_a_code():
 
 
 @pytest.mark.parametrize(
-    "given", [{"Modality": {}}, {"Modality": []}, {"Modality": {"pattern": "("}}, {"KVP": {"min": 2, "max": 1}}]
+    "given",
+    [
+        {"Modality": {}},
+        {"Modality": {"absent": True}},
+        {"Modality": []},
+        {"Modality": {"pattern": "("}},
+        {"KVP": {"min": 2, "max": 1}},
+    ],
 )
 def test_a_rule_that_says_nothing_or_cannot_hold_is_refused(given):
     with pytest.raises(ValidationError):
@@ -106,3 +115,10 @@ def test_a_score_runs_rules_narrow_those_of_its_bundle():
     assert passing == ["PT"]
     assert refused({"Modality": "PT"}, both, {}) is not None
     assert str(both["Modality"]) == "(CT or PT) and (PT or MR)"
+
+
+def test_an_entry_that_does_not_state_a_fact_has_to_be_let_pass_by_both_rules():
+    lenient, strict = rules({"Modality": {"any": ["CT"], "absent": True}}), rules({"Modality": "CT"})
+    assert refused({}, narrowed(lenient, lenient), {}) is None
+    assert refused({}, narrowed(lenient, strict), {}) is not None
+    assert str(lenient["Modality"]) == "CT or nothing stated"

@@ -50,7 +50,8 @@ class Spec(BaseModel, ABC):
     replace these of the bundle's, and no others."""
 
     select: Select = {}
-    """Which entries the model may be asked about: fact = value, list, { pattern = … } or { min = …, max = … }. Facts are
+    """Which entries the model may be asked about: fact = value, list, { pattern = … } or { min = …, max = … }, each with
+    `absent = true` where entries that do not state it pass, too. Facts are
     DICOM keywords of images (`Modality`, `BodyPartExamined`, `"ImageType[3]"`), and what the headers of sequences and
     records say. A score run may add rules, never take one away. An entry that does not pass is `not_eligible`."""
     trained: Trained | None = None
