@@ -348,8 +348,17 @@ def test_ctrl_c_on_a_terminal_asks_whether_to_stop_the_job(answer, stopped, code
             said = ""
             while "(no: it goes on)" not in said:
                 said += client.stderr.read(1)
-            os.write(near, answer)
+
+            def press() -> None:
+                """Until it is noticed: a signal that comes right before Python waits for input is not seen until then."""
+                while client.poll() is None:
+                    os.write(near, answer)
+                    time.sleep(0.5)
+
+            pressing = threading.Thread(target=press)
+            pressing.start()
             said += client.stderr.read()
+            pressing.join()
         assert (client.returncode, server.stopped) == (code, stopped)
     os.close(near)
     os.close(far)
