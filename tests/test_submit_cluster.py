@@ -202,17 +202,20 @@ def stopped(here, archive, trained) -> tuple[str, dict]:
     started = here.medray("submit", "score", archive / "night.toml", "--no-wait")
     assert started.returncode == 0, started.stderr
     id = started.stdout.strip()
-    wait_for(here, id, "score: 50 of 400")  # the first of eight shards
+    wait_for_scores(here, id, archive / "night-store")  # of the first of eight shards
     done = here.medray("jobs", "stop", id, "--json")
     assert done.returncode == 0, done.stderr
     return id, json.loads(done.stdout)
 
 
-def wait_for(here: Cluster, id: str, text: str) -> None:
+def wait_for_scores(here: Cluster, id: str, store: Path) -> None:
+    """Until a worker has written a file of scores, and its receipt has had time to come."""
     until = time.monotonic() + 120
-    while text not in (log := here.get(f"/api/jobs/{id}/logs")["logs"]):
+    while not [*store.glob("bundle_id=*/part-*.parquet")]:
+        log = here.get(f"/api/jobs/{id}/logs")["logs"]
         assert time.monotonic() < until and "medray-result" not in log, log
         time.sleep(0.1)
+    time.sleep(0.5)
 
 
 def test_a_stopped_job_has_committed_what_had_come(here, stopped, archive):
