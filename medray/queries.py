@@ -51,8 +51,8 @@ def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Iterator[
 
 @contextmanager
 def closed(tables: Mapping[str, Rows]) -> Iterator[None]:
-    """After the block, streams among the tables are closed. DuckDB does not read to its end what it can do without, and a
-    scan of Arrow's that is still reading ahead when Python ends, ends the process with SIGABRT now and then."""
+    """After the block, streams among the tables are closed: DuckDB does not read to its end what it can do without, and a scan
+    of Arrow's would go on reading ahead in threads of its own."""
     try:
         yield
     finally:

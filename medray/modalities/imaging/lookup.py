@@ -68,7 +68,7 @@ def modality_lut_top(header: Header) -> int:
 
 def _descriptor(value: object, signed: bool) -> tuple[int, int, int]:
     """(entries, first value mapped, bits of an entry): 0 entries are 65,536; the first value has the pixels' sign."""
-    entries, first, bits = (int(number) for number in value)  # type: ignore[attr-defined]
+    entries, first, bits = (int(number) for number in value)  # type: ignore[attr-defined]  # a value of several numbers, looked at above
     first &= 0xFFFF
     return (entries & 0xFFFF) or 1 << 16, first - (1 << 16) if signed and first >= 1 << 15 else first, bits
 

@@ -95,7 +95,7 @@ def _newest(versions: list[Version]) -> list[Version]:
         left = [v for v in left if v.updated == max(times)]  # type: ignore[type-var]  # none is None
     numbers = [v.number for v in left]
     if None not in numbers:
-        left = [v for v in left if v.number == max(numbers)]  # type: ignore[type-var]
+        left = [v for v in left if v.number == max(numbers)]  # type: ignore[type-var]  # none is None
     return left
 
 
