@@ -13,6 +13,7 @@ from medray.errors import MachineError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+    from pyarrow.dataset import Dataset
 
 
 def place(uri: str) -> str:
@@ -71,6 +72,15 @@ def transact(
         ),
         post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=None if clean else False),
     )
+
+
+def dataset(table: DeltaTable, uri: str) -> Dataset:
+    """The newest version read for Arrow. Local files are read by Arrow's own file system: with that of delta-rs, which Python
+    implements, a thread of Arrow's that releases it while Python ends, ends the process with SIGABRT."""
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    native = SubTreeFileSystem(str(files.local_path(uri)), LocalFileSystem()) if files.is_local(uri) else None
+    return table.to_pyarrow_dataset(filesystem=native)
 
 
 def add_columns(table: DeltaTable, columns: Sequence[pa.Field]) -> None:

@@ -16,7 +16,7 @@ from medray import files
 from medray.errors import PASSING, REASONS
 from medray.manifest_table import Manifest
 from medray.queries import database, query
-from medray.scores import standing
+from medray.scores import delta, standing
 from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Readings:
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         self._table.update_incremental()
         chosen = (ds.field("bundle_id") == bundle_id) & pc.starts_with(ds.field("entry_id"), prefix)
-        found = self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
+        found = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select number, sample_id, output, value, reason
                   from (from found qualify "at" = max("at") over (partition by entry_id))
                   join wanted using (entry_id) where status <> '{RETIRED}' order by number"""
@@ -244,7 +244,7 @@ class Readings:
         chosen = None if bundle_id is None else ds.field("bundle_id") == bundle_id
         if where is not None:
             chosen = where if chosen is None else chosen & where
-        return self._table.to_pyarrow_dataset().scanner(columns=columns, filter=chosen).to_reader()
+        return delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
 
     def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
         """Rows of a query in DuckDB. Raises MachineError where a file of the store is spoilt."""
