@@ -21,12 +21,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import medray
-from medray import files
 from medray.errors import BundleError
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Exact
 from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
+from medray.storage import files
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from medray import files
 from medray.errors import MachineError
+from medray.storage import files
 
 if TYPE_CHECKING:
     import torch

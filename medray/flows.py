@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE
-from medray.samples import rebatch
 from medray.stopping import held
+from medray.storage.arrow import rebatch
 
 Apply = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
 """Batch to batch, or to several where the result may be much larger (the parts of one file)."""

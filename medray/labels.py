@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medray.errors import LabelError
-from medray.files import read_bytes
 from medray.manifests import MANIFEST, pseudonym
 from medray.splits import class_balance, split_name
+from medray.storage.files import read_bytes
 
 SHOWN = 20  # so many examples stand in a report or an error
 EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medray import files
 from medray.eligibility import INDEXED
 from medray.errors import NOT_ELIGIBLE
 from medray.manifests import MANIFEST, PARTS
-from medray.queries import MEMORY, database, query
-from medray.row_files import AT, RowFile, RowFiles, is_whole
+from medray.storage import files
+from medray.storage.queries import MEMORY, database, query
+from medray.storage.row_files import AT, RowFile, RowFiles, is_whole
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

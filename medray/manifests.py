@@ -25,7 +25,8 @@ import xxhash
 
 from medray.eligibility import Fact, Refused
 from medray.errors import ArchiveError, SampleError
-from medray.files import File, read_bytes, write_bytes
+from medray.storage.arrow import one_chunk
+from medray.storage.files import File, read_bytes, write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,11 +333,6 @@ def group_parts(
 def own_subject(entry_id: str) -> str:
     """The subject of an entry that names none: the entry itself. Not keyed, so seeded splits repeat everywhere."""
     return "e" + xxhash.xxh3_64_hexdigest(entry_id.encode())[:15]
-
-
-def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """The column as one array; without a copy where it is one already."""
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _repeats(table: pa.Table, *columns: str) -> np.ndarray:

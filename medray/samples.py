@@ -7,10 +7,12 @@ the count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+
+from medray.storage.arrow import null_column
 
 KEYS = pa.schema(
     [
@@ -77,35 +79,3 @@ def good(samples: pa.RecordBatch) -> pa.RecordBatch:
 def failed(samples: pa.RecordBatch) -> pa.RecordBatch:
     """The failed rows."""
     return samples.filter(samples.column("reason").is_valid())
-
-
-def null_column(kind: pa.DataType, rows: int) -> pa.Array:
-    """`rows` nulls of any type, extension types included."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(kind, pa.nulls(rows, kind.storage_type))
-    return pa.nulls(rows, kind)
-
-
-def rebatch(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in the same order, `rows` at a time; only the last batch may be shorter."""
-    if rows < 1:
-        raise ValueError(f"a batch has at least one row, found {rows}")
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        start = 0
-        while len(batch) - start >= rows - count:
-            held.append(batch.slice(start, rows - count))
-            start += rows - count
-            yield joined(held)
-            held, count = [], 0
-        if start < len(batch):
-            held.append(batch.slice(start))
-            count += len(batch) - start
-    if held:
-        yield joined(held)
-
-
-def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch of all rows; the same object when there is only one."""
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

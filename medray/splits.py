@@ -12,7 +12,8 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medray.errors import SplitError
-from medray.manifests import MANIFEST, one_chunk
+from medray.manifests import MANIFEST
+from medray.storage.arrow import one_chunk
 
 SPLITS = ("train", "validation", "test")
 

@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from medray import bundles
 from medray.errors import PASSING, BundleError
-from medray.files import File, is_local, modified_ns, relative
 from medray.flows import Stage
 from medray.manifests import Entries, Part, digest, parts_table
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Modality, read_rows
-from medray.samples import good, joined, null_column, sample_schema
+from medray.samples import good, sample_schema
 from medray.shards import read_samples
+from medray.storage.arrow import joined, null_column
+from medray.storage.files import File, is_local, modified_ns, relative
 
 PARTS_AT_ONCE = 4096
 """A file may hold millions of parts: so many are in memory as objects."""

@@ -61,9 +61,9 @@ def killed(*_: object, **__: object) -> None:
 
 def upkeep(store: str, point: str = "") -> int:
     """Points: written (a file is written, not committed), committed (before anybody knows), removing (one file is gone)."""
-    from medray import files
     from medray.scores import ScoreStore
     from medray.scores import upkeep as work
+    from medray.storage import files
 
     opened = ScoreStore.open(store)
     if point == "written":

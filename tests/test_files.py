@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from medray import files
 from medray.errors import ArchiveError
+from medray.storage import files
 
 
 @pytest.fixture

@@ -17,13 +17,14 @@ import pytest
 import toy
 from PIL import Image
 
-from medray import files, manifest_table, row_files
+from medray import manifest_table
 from medray.engines.local import LocalEngine
 from medray.flows import Receipt
 from medray.manifest_table import CHANGES, Manifest, changes_of, read_state
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
+from medray.storage import files, row_files
 from medray.verbs import index as verb
 from medray.verbs import regroup
 from medray.verbs.index import index_archive

@@ -13,12 +13,13 @@ import pytest
 import toy
 from deltalake import DeltaTable
 
-from medray import bundles, files, locks
+from medray import bundles
 from medray.engines.local import LocalEngine
 from medray.manifest_table import changes_of, read_state
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.morning import Summary, write_page
 from medray.scores import ScoreStore
+from medray.storage import files, locks
 from medray.verbs.nightly import LOCK, nightly
 from medray.verbs.settings import NightlyRun
 

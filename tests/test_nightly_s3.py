@@ -11,8 +11,9 @@ import pytest
 import toy
 from s3_server import BUCKET, s3_server
 
-from medray import bundles, files, locks
+from medray import bundles
 from medray.engines.local import LocalEngine
+from medray.storage import files, locks
 from medray.verbs.nightly import LOCK, nightly
 from medray.verbs.settings import NightlyRun
 

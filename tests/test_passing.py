@@ -12,18 +12,19 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import bundles, files, stages
+from medray import bundles, stages
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
-from medray.files import list_files
 from medray.manifests import group_parts
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.samples import joined
 from medray.scores import ScoreStore
+from medray.storage import files
+from medray.storage.arrow import joined
+from medray.storage.files import list_files
 from medray.verbs import prepare, score
 from medray.verbs.score import score as score_verb
 

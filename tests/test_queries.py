@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from medray.queries import database, execute, query
+from medray.storage.queries import database, execute, query
 
 
 @pytest.fixture

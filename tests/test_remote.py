@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs, table
 
-from medray import remote
-from medray.remote import Patient, is_passing, patiently
+from medray.storage import remote
+from medray.storage.remote import Patient, is_passing, patiently
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 import toy
 from s3_server import BUCKET, s3_server
 
-from medray import files
+from medray.storage import files
 
 
 def medray(*words: str | Path, environment: dict[str, str], cwd: Path) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from medray import bundles, checkpoints, files
+from medray import bundles, checkpoints
 from medray.checkpoints import BrokenCheckpoint
 from medray.engines import checkpoints as places
 from medray.engines import local as local_engine
@@ -19,6 +19,7 @@ from medray.engines.local import LocalEngine
 from medray.errors import MachineError, MedrayError
 from medray.progress import Silent
 from medray.shards import ShardSet
+from medray.storage import files
 from medray.verbs.inspect import inspect_history, inspect_store
 from medray.verbs.prepare import prepare
 from medray.verbs.score import score
@@ -303,7 +304,7 @@ def test_a_shard_of_other_bytes_in_its_full_length_is_refused_with_what_to_do(wo
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
 def test_a_lock_file_of_nonsense_holds_nobody_up_for_ever(tmp_path, content):
-    from medray import locks
+    from medray.storage import locks
 
     place = tmp_path / "lock.json"
     place.write_bytes(content)

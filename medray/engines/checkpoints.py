@@ -9,8 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from medray import checkpoints, files
+from medray import checkpoints
 from medray.engines.base import Fitted
+from medray.storage import files
 
 LEFT_SECONDS = 86400.0
 """A cache that nobody has decoded into for so long is of a killed training. A living one would decode again."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray import files
 from medray.checkpoints import newest_whole, told
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.careful import careful
@@ -30,6 +29,7 @@ from medray.engines.placement import Apart, apart, check_fraction, check_whole, 
 from medray.engines.prometheus import Meter
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows import Flow, Receipt, collect
+from medray.storage import files
 from medray.training import FitPlan, fit
 
 LIVE, REFUSED = "live.json", "refused.json"

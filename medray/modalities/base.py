@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from medray import eligibility
 from medray.eligibility import Fact, Refused, Select, Trained
 from medray.errors import RunFileError, SampleError
-from medray.files import File
 from medray.inputs import Inputs
 from medray.manifests import Describe, Entry, Judge, Part
-from medray.samples import KEYS, joined, null_column
+from medray.samples import KEYS
+from medray.storage.arrow import joined, null_column
+from medray.storage.files import File
 
 if TYPE_CHECKING:
     import torch

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from medray import files
 from medray.errors import PASSING, REASONS
 from medray.manifest_table import Manifest
-from medray.queries import database, query
-from medray.scores import delta, standing
+from medray.scores import standing
 from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
+from medray.storage import delta, files
+from medray.storage.queries import database, query
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 import medray
-from medray import files, sent
+from medray import sent
 from medray.errors import Fenced, MachineError
-from medray.scores import delta
+from medray.storage import delta, files
 
 if TYPE_CHECKING:
     from medray.scores.store import ScoreStore

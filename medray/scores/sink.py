@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files
 from medray.errors import NOT_ELIGIBLE
-from medray.samples import rebatch
-from medray.scores.delta import storing
 from medray.scores.table import GIVEN, IN_FILE, OF_SUBJECTS, Claim, entry_keys
+from medray.storage import files
+from medray.storage.arrow import rebatch
+from medray.storage.delta import storing
 
 if TYPE_CHECKING:
     from deltalake.transaction import AddAction

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray import files
 from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import delta, history, runs, upkeep
+from medray.scores import history, runs, upkeep
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink, added, now
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
+from medray.storage import delta, files
 
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes

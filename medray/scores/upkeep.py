@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files
 from medray.errors import MachineError
-from medray.scores import delta
 from medray.scores.runs import recorded
 from medray.scores.sink import added, write_file
 from medray.scores.table import IN_FILE, Claim
+from medray.storage import delta, files
 
 if TYPE_CHECKING:
     from deltalake.transaction import RemoveAction

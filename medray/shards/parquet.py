@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from medray import files
-from medray.samples import joined, null_column
+from medray.storage import files
+from medray.storage.arrow import joined, null_column
 
 
 def _is_tensor(kind: pa.DataType) -> bool:

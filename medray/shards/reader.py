@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from medray import files
 from medray.errors import LabelError
 from medray.samples import KEYS
 from medray.shards.index import Shard, ShardSet
 from medray.shards.parquet import bitmap, read_samples
+from medray.storage import files
 
 BATCH_KEYS = ("entry_id", "sample_id", "subject_id", "target")
 """Key columns that a gathered batch has by default; the payload follows."""

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, files, stages
+from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows import Flow
@@ -20,6 +20,7 @@ from medray.manifests import own_subject, pseudonym_key
 from medray.progress import Progress, Silent
 from medray.report import ReportFacts, write_report
 from medray.shards import ShardSet, read_samples
+from medray.storage import files
 from medray.verbs import overlap
 from medray.verbs.external import External, labelled_entries
 from medray.verbs.measuring import Archive, measured

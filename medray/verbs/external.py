@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, files, stages
+from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
 from medray.flows import Flow, shards
@@ -23,6 +23,7 @@ from medray.progress import Progress
 from medray.samples import sample_schema
 from medray.shards import ShardSet, ShardSink
 from medray.splits import SPLITS, assign_splits
+from medray.storage import files
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen
 from medray.verbs.prepare import SMALL_BYTES, rows_per_shard, split_facts

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, files, stages
+from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
 from medray.flows import Flow, shards
@@ -31,8 +31,9 @@ from medray.manifests import PARTS, pseudonym_key
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site, describer, free_text, judge
 from medray.progress import Progress, Silent
-from medray.queries import database, execute
-from medray.row_files import RowFiles, new_rows
+from medray.storage import files
+from medray.storage.queries import database, execute
+from medray.storage.row_files import RowFiles, new_rows
 from medray.verbs.listing import FILES, compare, list_archive, named
 from medray.verbs.regroup import regroup
 from medray.verbs.results import IndexResult

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files
 from medray.manifest_table import LISTING
 from medray.manifests import hashed
-from medray.queries import query
-from medray.row_files import AT, RowFiles, new_rows
+from medray.storage import files
+from medray.storage.queries import query
+from medray.storage.row_files import AT, RowFiles, new_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

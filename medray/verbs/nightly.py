@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medray import bundles, files, locks
+from medray import bundles
 from medray.drift import compared
 from medray.engines.base import Engine
 from medray.errors import MedrayError
@@ -23,6 +23,7 @@ from medray.morning.summary import LEVELS
 from medray.progress import Progress, Silent
 from medray.scores import ScoreStore
 from medray.scores.nights import NIGHTS, recent_runs, values
+from medray.storage import files, locks
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult
 from medray.verbs.schedule import deadline_at

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files
 from medray.manifests import own_subject, pseudonym
 from medray.shards import ShardSet, read_samples
+from medray.storage import files
 
 SEEN = "subjects.u64"
 _SPLITS = ("train", "validation")

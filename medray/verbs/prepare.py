@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files, stages
+from medray import stages
 from medray.eligibility import Trained, categories, value_of
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
@@ -25,6 +25,7 @@ from medray.progress import Progress, Silent
 from medray.samples import sample_schema
 from medray.shards import ShardSet, ShardSink
 from medray.splits import SPLITS, assign_splits
+from medray.storage import files
 from medray.verbs.index import index_archive, mixture_words
 from medray.verbs.results import PrepareResult
 from medray.verbs.settings import TrainRun

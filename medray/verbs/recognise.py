@@ -8,11 +8,11 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
-from medray import files
 from medray.checkpoints import STATE as CHECKPOINT_STATE
 from medray.errors import MedrayError
 from medray.modalities.base import Inspection
 from medray.shards.index import INDEX_NAME, ShardSet
+from medray.storage import files
 
 LOOKED_AT = 200
 """Files of a folder whose beginning is read."""

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.manifest_table import CHANGES
-from medray.manifests import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts, one_chunk
-from medray.queries import execute, query
-from medray.row_files import AT, RowFiles, new_rows
+from medray.manifests import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts
+from medray.storage.arrow import one_chunk
+from medray.storage.queries import execute, query
+from medray.storage.row_files import AT, RowFiles, new_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

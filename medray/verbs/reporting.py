@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, files
+from medray import bundles
 from medray.report import Mistake, ReportFacts
 from medray.shards import ShardSet, read_samples
+from medray.storage import files
 from medray.training import stacked
 from medray.verbs.measuring import Archive, score_matrix
 from medray.verbs.prepare import mixture_of

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from medray.durations import seconds_of
 from medray.manifest_table import Manifest
-from medray.manifests import MANIFEST, by_place, one_chunk, place_order
+from medray.manifests import MANIFEST, by_place, place_order
+from medray.storage.arrow import one_chunk
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 

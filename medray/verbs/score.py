@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, files, stages
+from medray import bundles, stages
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
 from medray.flows import SLOWEST, Flow, Receipt, Sink, shards
@@ -21,6 +21,7 @@ from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.runs import recorded
+from medray.storage import files
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
 from medray.verbs.schedule import deadline_at, file_edges, placed, rounds

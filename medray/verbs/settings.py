@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medray import files
 from medray.engines.base import EngineSpec, RaySpec
 from medray.errors import REASONS
 from medray.labels import LabelSettings
@@ -20,6 +19,7 @@ from medray.objectives import ObjectiveSpec
 from medray.optimizers import TrainingSettings
 from medray.runs import load_run
 from medray.splits import SplitSettings
+from medray.storage import files
 from medray.verbs.schedule import NEWEST, check_order, deadline_at
 
 

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import medray
-from medray import files, sent
+from medray import sent
 from medray.errors import MachineError, RunFileError, UserError
 from medray.runs import as_written
 from medray.scores.runs import code
+from medray.storage import files
 from medray.verbs.settings import Run
 
 PATHS = (

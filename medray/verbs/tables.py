@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray import files
 from medray.flows import Receipt
+from medray.storage import files
 
 
 class TableSink:

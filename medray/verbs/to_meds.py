@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 
 import medray
-from medray import files
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, UserError
 from medray.flows import Flow
@@ -26,6 +25,7 @@ from medray.modalities.ehr.convert.links import LINKS, NAMES, LinkedSubjects, Sa
 from medray.modalities.ehr.convert.members import Unit, units
 from medray.modalities.ehr.convert.versions import VersionSink, newest
 from medray.progress import Progress, Silent
+from medray.storage import files
 from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from medray import bundles, files
+from medray import bundles
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
 from medray.manifests import pseudonym_key
 from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
 from medray.shards import ShardSet, read_samples
+from medray.storage import files
 from medray.training import FitPlan, stacked
 from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split

@@ -79,7 +79,7 @@ def write_manifest(folder: Path, count: int) -> None:
 
     from medray.manifest_table import CHANGES, Counts, IndexState, write_state
     from medray.manifests import entry_keys
-    from medray.row_files import new_rows
+    from medray.storage.row_files import new_rows
 
     now = np.datetime64("2026-01-01T00:00:00", "us").item()
     part = CHANGES.field("parts").type.value_type

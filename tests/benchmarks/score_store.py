@@ -30,9 +30,9 @@ import pyarrow.parquet as pq
 
 from medray.manifest_table import CHANGES, Counts, IndexState, Manifest, write_state
 from medray.manifests import entry_keys
-from medray.queries import database, query
-from medray.row_files import new_rows
 from medray.scores import GIVEN, ScoreStore
+from medray.storage.queries import database, query
+from medray.storage.row_files import new_rows
 
 FILE_ROWS, BLOCK = 500_000, 65_536
 NEW = 3

@@ -16,10 +16,10 @@ import pyarrow as pa
 import xxhash
 
 from medray.errors import SampleError
-from medray.files import File, read_bytes, relative
 from medray.inputs import Input, Inputs
 from medray.manifests import Entry, Part
 from medray.modalities.base import Inspection, Modality, Spec, read_each
+from medray.storage.files import File, read_bytes, relative
 
 if TYPE_CHECKING:
     import torch

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.files import File, relative
 from medray.modalities.base import Inspection
 from medray.modalities.ehr import task
 from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.meds import ABSENT, STATIC, MedsFile, Rows
 from medray.modalities.ehr.scan import ranges_of, runs
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
+from medray.storage.files import File, relative
 
 SHOWN = 20
 """Codes in a table."""

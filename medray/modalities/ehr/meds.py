@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.files import open_input
 from medray.modalities.ehr.codes import CodeTable
+from medray.storage.files import open_input
 
 STATIC = np.iinfo(np.int64).min
 """Time of an event without one."""

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import UserError
-from medray.files import File
 from medray.inputs import Input, Inputs
 from medray.manifests import Entries, Entry, Part
 from medray.modalities.base import Modality
@@ -20,6 +19,7 @@ from medray.modalities.ehr.bins import bins, features
 from medray.modalities.ehr.events import FEATURES, events, facts
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.ehr.summary import summary, width
+from medray.storage.files import File
 
 if TYPE_CHECKING:
     import torch

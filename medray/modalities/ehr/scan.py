@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.files import File, relative
 from medray.manifests import Part, digest
 from medray.modalities.ehr import task
 from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.meds import MedsFile, Rows, equal_runs, spread
 from medray.modalities.ehr.usable import NEVER, digests, rule_times, usable
+from medray.storage.files import File, relative
 
 ROWS_AT_ONCE = 2**18
 NOWHERE = "rows none"

@@ -10,9 +10,9 @@ import pyarrow as pa
 from meds import data_subdirectory, subject_splits_filepath
 
 from medray.errors import ArchiveError, LabelError, SampleError
-from medray.files import File, exists, is_local, join, list_files, open_input, relative
 from medray.modalities.ehr.meds import BROKEN, check_times
 from medray.modalities.ehr.spec import TaskSpec
+from medray.storage.files import File, exists, is_local, join, list_files, open_input, relative
 
 VALUES = ("boolean_value", "integer_value", "float_value", "categorical_value")
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 
 import medray
 from medray.errors import NOT_ELIGIBLE, SampleError, UserError
-from medray.files import absolute, new_file
 from medray.modalities.genomics import text, vcf
 from medray.modalities.genomics.names import RecordNames
 from medray.modalities.genomics.variants import allele_of
 from medray.scores import ScoreStore
+from medray.storage.files import absolute, new_file
 
 RECORD_ID = r"^(.*)#[^#]+:[0-9]+:[^#:]+:[^#]+$"
 """Entry ids of variants: the path in the archive, then what the record says."""

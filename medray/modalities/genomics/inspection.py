@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medray.errors import SampleError
-from medray.files import list_files, open_input, relative
 from medray.modalities.base import Inspection
 from medray.modalities.genomics.codes import BAD, LETTERS, SOFT, N, to_codes
 from medray.modalities.genomics.genbank import annotated, translate
@@ -20,6 +19,7 @@ from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import cells, delimiter
 from medray.modalities.genomics.text import BGZF_HEADER, blocks, compression
 from medray.modalities.genomics.variant_inspection import inspect_vcf
+from medray.storage.files import list_files, open_input, relative
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import UserError
-from medray.files import File
 from medray.inputs import Input, Inputs
 from medray.manifests import Entry, Part
 from medray.modalities.base import Exact, Modality
@@ -20,6 +19,7 @@ from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variant_reader import Variants
 from medray.samples import tensor_view
+from medray.storage.files import File
 
 if TYPE_CHECKING:
     import torch

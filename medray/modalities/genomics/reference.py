@@ -14,9 +14,9 @@ import numpy as np
 import xxhash
 
 from medray.errors import SampleError, UserError
-from medray.files import exists, is_local, local_path, open_input, read_bytes
 from medray.modalities.genomics.codes import BLANKS, MEANINGS, N, SoftMask, to_codes
 from medray.modalities.genomics.text import BGZF_HEADER, Ranges, blocks, compression
+from medray.storage.files import exists, is_local, local_path, open_input, read_bytes
 
 CHUNK = 1 << 24
 COMMENTS = "comment lines (;), which some tools read as bases: remove them"

@@ -12,7 +12,6 @@ from typing import Any
 import xxhash
 
 from medray.errors import SampleError
-from medray.files import File, relative
 from medray.manifests import Part, digest
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
 from medray.modalities.genomics.facts import record_facts, window_facts
@@ -26,6 +25,7 @@ from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import delimiter, parquet_rows, text_table
 from medray.modalities.genomics.text import Chunk, blocks
 from medray.modalities.genomics.windows import Stretch, tile
+from medray.storage.files import File, relative
 
 DIGITS = 19
 """Of an offset in a locator, so that text order is file order up to 2^63."""

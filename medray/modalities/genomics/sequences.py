@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.files import File, open_input
 from medray.manifests import Entry, Part, digest
 from medray.modalities.genomics.codes import PAD, N, SoftMask, to_codes
 from medray.modalities.genomics.scan import scan, sniff, span, to_plain
@@ -18,6 +17,7 @@ from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import ParquetCells
 from medray.modalities.genomics.text import Ranges, blocks
 from medray.samples import tensor_column, tensor_field
+from medray.storage.files import File, open_input
 
 LINE_NUMBERS = re.compile(rb"(?:^|\n)[ \t]*\d+(?=\s)")
 """Of GenBank's lines of bases."""

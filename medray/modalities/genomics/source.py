@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from medray.files import File
 from medray.manifests import Entry, Part
 from medray.modalities.base import Exact
+from medray.storage.files import File
 
 
 class Source(Protocol):

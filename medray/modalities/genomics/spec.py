@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medray import files
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.genomics.codes import Ambiguous, SoftMask
+from medray.storage import files
 
 if TYPE_CHECKING:
     from medray.modalities.genomics.modality import Genomics

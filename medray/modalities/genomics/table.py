@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.files import open_input
 from medray.modalities.genomics.records import Reader, Record, decode
 from medray.modalities.genomics.text import Chunk, Lines
+from medray.storage.files import open_input
 
 if TYPE_CHECKING:
     from medray.modalities.genomics.spec import Column, GenomicsSpec

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from medray.errors import SampleError
-from medray.files import open_input
+from medray.storage.files import open_input
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile

@@ -11,7 +11,6 @@ import pyarrow as pa
 import xxhash
 
 from medray.errors import SampleError
-from medray.files import File, relative
 from medray.manifests import Entries, Entry, Part, digest
 from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
@@ -24,6 +23,7 @@ from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants import Alleles, read_alleles, record_key
 from medray.samples import tensor_column, tensor_field
+from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
 """A scan holds so many records, or as many as have windows of so many bytes."""

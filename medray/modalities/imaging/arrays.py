@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medray.errors import SampleError
-from medray.files import is_local, local_path, read_bytes
 from medray.modalities.imaging.image import Image, decoding
+from medray.storage.files import is_local, local_path, read_bytes
 
 LONGER = 4
 """How many times longer than an axis of channels both others are."""

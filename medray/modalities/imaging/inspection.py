@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from medray.errors import REASONS, SampleError
-from medray.files import File, list_files, read_bytes, relative
 from medray.modalities.base import Inspection
 from medray.modalities.imaging import arrays, dicom, series
 from medray.modalities.imaging.facts import geometry
@@ -17,6 +16,7 @@ from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.modality import decode
 from medray.modalities.imaging.objects import is_mosaic, kind
 from medray.modalities.imaging.scan import sniff
+from medray.storage.files import File, list_files, read_bytes, relative
 
 
 def inspect(uri: str) -> Inspection:

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from medray.eligibility import Fact
 from medray.errors import SampleError, UserError
-from medray.files import File, read_bytes
 from medray.inputs import Input, Inputs
 from medray.manifests import Entry, Part, unchanged
 from medray.modalities.base import Modality, read_each
@@ -20,6 +19,7 @@ from medray.modalities.imaging import arrays, resample
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.samples import tensor_column, tensor_field, tensor_view
+from medray.storage.files import File, read_bytes
 
 if TYPE_CHECKING:
     import torch

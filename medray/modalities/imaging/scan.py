@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 from medray.errors import SampleError
-from medray.files import File, exists, read_bytes, relative
 from medray.manifests import Part, digest
 from medray.modalities.imaging import arrays, facts, nifti, pictures
 from medray.modalities.imaging.frames import described
@@ -17,6 +16,7 @@ from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_
 from medray.modalities.imaging.keywords import asked
 from medray.modalities.imaging.objects import refuse_other_objects
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.storage.files import File, exists, read_bytes, relative
 
 SUFFIXES = {
     **dict.fromkeys((".dcm", ".dicom", ".ima"), "dicom"),

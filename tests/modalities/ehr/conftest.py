@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.files import list_files
 from medray.manifests import Entries, Entry, by_place, group_parts, parts_table
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec
 from medray.samples import good
+from medray.storage.files import list_files
 
 KEY = b"k" * 32
 

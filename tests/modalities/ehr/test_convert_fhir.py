@@ -333,7 +333,7 @@ def test_a_full_url_of_a_bundle_names_its_patient(tmp_path):
 def test_a_file_read_in_byte_ranges_gives_the_same_rows(tmp_path, pieces):
     path = tmp_path / "all.ndjson"
     path.write_text("".join(json.dumps(observation(valueInteger=i)) + "\n" for i in range(30)))
-    from medray.files import list_files
+    from medray.storage.files import list_files
 
     cut = units(list(list_files(str(path))), (".ndjson",), -(-path.stat().st_size // pieces))
     assert len(cut) == pieces

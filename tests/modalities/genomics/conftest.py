@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.files import list_files
 from medray.manifests import Entries, by_place, group_parts, parts_table
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.samples import tensor_view
+from medray.storage.files import list_files
 
 Index = Callable[[GenomicsSpec, Path], pa.Table]
 

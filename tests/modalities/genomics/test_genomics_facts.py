@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medray.eligibility import learnt, refused
-from medray.files import list_files
 from medray.manifests import Part
 from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.storage.files import list_files
 
 HEADER = b"""##fileformat=VCFv4.3
 ##reference=file:///seq/of/jane/Homo_sapiens_assembly38.fasta.gz

@@ -18,7 +18,6 @@ from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 from variant_files import opened, rows, table, untar
 
-from medray.files import list_files
 from medray.modalities.genomics.codes import to_codes, to_text
 from medray.modalities.genomics.genbank import annotated, translate
 from medray.modalities.genomics.reference import Reference
@@ -26,6 +25,7 @@ from medray.modalities.genomics.scan import open_records
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.text import blocks
 from medray.modalities.genomics.variants import _shown
+from medray.storage.files import list_files
 
 FILES = pytest.mark.parametrize("files", [12, pytest.param(300, marks=pytest.mark.slow)])
 

@@ -17,10 +17,10 @@ from pydicom.uid import UID
 from synthetic_dicom import BASELINE, EXPLICIT, HT, J2K, LOSSLESS, LS, RLE, Recipe
 
 from medray.errors import SampleError
-from medray.files import File
 from medray.modalities.imaging import dicom
 from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.storage.files import File
 
 DEEP = np.random.default_rng(1).integers(0, 4096, (16, 24)).astype(np.uint16)
 FRAMES = {

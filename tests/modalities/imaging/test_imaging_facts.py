@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from pydicom.sr.codedict import codes
 
 from medray.eligibility import Refused, learnt, refused
-from medray.files import File, list_files
 from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import parse
@@ -25,6 +24,7 @@ from medray.modalities.imaging.keywords import CODED, DICOM_FACTS, FACTS
 from medray.modalities.imaging.modality import decode
 from medray.modalities.imaging.series import volume
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.storage.files import File, list_files
 
 GREY = np.zeros((4, 6), np.int16)
 FLAT, DEEP = ImagingSpec(size=(4, 6)), ImagingSpec(size=(2, 4, 6))

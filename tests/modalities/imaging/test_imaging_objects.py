@@ -29,12 +29,12 @@ from dicom_build import (
 from pydicom._uid_dict import UID_dictionary
 
 from medray.errors import NOT_ELIGIBLE, SampleError
-from medray.files import File
 from medray.modalities.imaging import dicom, series
 from medray.modalities.imaging.header import parse
 from medray.modalities.imaging.inspection import inspect
 from medray.modalities.imaging.objects import IMAGES, csa_number, is_mosaic, kind
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.storage.files import File
 
 GREY = np.arange(64, dtype=np.uint16).reshape(8, 8)
 

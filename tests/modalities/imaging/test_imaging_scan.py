@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from medray.errors import REASONS
-from medray.files import list_files
 from medray.modalities.imaging.dicom_writer import uid
 from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.splits import SPLITS
+from medray.storage.files import list_files
 
 FLAT = ImagingSpec(size=(8, 8))
 VOLUME = ImagingSpec(size=(4, 8, 8))

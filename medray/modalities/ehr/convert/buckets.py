@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from medray import files
+from medray.storage import files
 
 HELD_ROWS = 2**18
 """A worker holds so many rows before it writes them to their buckets."""

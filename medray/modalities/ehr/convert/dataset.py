@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import medray
-from medray import files
 from medray.errors import ArchiveError
 from medray.modalities.ehr.convert.buckets import read_all
 from medray.modalities.ehr.convert.events import DROPS, NOTE, READ
@@ -24,6 +23,7 @@ from medray.modalities.ehr.convert.flow import CODES, SUBJECTS, BucketSink, Data
 from medray.modalities.ehr.convert.settings import MedsSplit
 from medray.modalities.ehr.convert.splits import split_of
 from medray.modalities.ehr.convert.versions import VersionSink
+from medray.storage import files
 
 REPORT = "metadata/conversion.json"
 """Beside what MEDS asks for: what the conversion read, dropped and why. Tells that the folder is one of ours."""

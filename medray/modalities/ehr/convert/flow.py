@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import files
 from medray.errors import ArchiveError
 from medray.flows import Receipt, Stage
 from medray.modalities.ehr.convert.buckets import HELD_ROWS, Buckets, plan_of, write_table
@@ -32,6 +31,7 @@ from medray.modalities.ehr.convert.members import Unit
 from medray.modalities.ehr.convert.settings import MedsSplit, SourceSpec
 from medray.modalities.ehr.convert.splits import split_of
 from medray.modalities.ehr.convert.versions import VERSIONS, rows_of_bucket
+from medray.storage import files
 
 ROW_GROUP = 2**17
 VERSION_BUCKETS = 8

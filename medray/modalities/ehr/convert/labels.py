@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medray import files
 from medray.errors import LabelError, SampleError
 from medray.modalities.ehr.convert.csv_head import HEAD, check_names, column_names
 from medray.modalities.ehr.convert.events import Drop, Subjects
 from medray.modalities.ehr.convert.members import TARS, members
 from medray.modalities.ehr.convert.settings import MedsLabels
+from medray.storage import files
 
 WARNINGS = {
     "ends_at_last_event": "predictions stand at (or after) each subject's last event, which may be the last because of the "

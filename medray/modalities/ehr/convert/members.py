@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
-from medray import files
 from medray.errors import SampleError
+from medray.storage import files
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BUFFER = 2**20

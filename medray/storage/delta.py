@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from medray import files
 from medray.errors import MachineError
+from medray.storage import files
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from medray import files
 from medray.errors import MachineError
+from medray.storage import files
 
 BEAT_SECONDS = 60.0
 STALE_SECONDS = 15 * 60.0

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from medray import files
+from medray.storage import files
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

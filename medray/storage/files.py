@@ -54,7 +54,7 @@ def local_path(uri: str) -> Path:
 
 def file_system(uri: str) -> tuple[FileSystem, str]:
     """The file system of a remote URI, which waits for passing faults, and the path in it."""
-    from medray import remote
+    from medray.storage import remote
 
     return remote.file_system(uri)
 
@@ -318,7 +318,7 @@ def whole(what: str, where: str, do: str) -> Iterator[None]:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced."""
     if not is_local(uri):
-        from medray.remote import patiently
+        from medray.storage.remote import patiently
 
         system, path = file_system(uri)
 
