@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from medray.archive.entries import MANIFEST, pseudonym
 from medray.errors import LabelError
-from medray.manifests import MANIFEST, pseudonym
 from medray.splits import class_balance, split_name
 from medray.storage.files import read_bytes
 

@@ -24,7 +24,7 @@ KEYS = pa.schema(
         pa.field("target", pa.list_(pa.float32())),  # class index, 0/1 per label, or value; null = unlabelled
         pa.field("reason", pa.string()),  # null = a good sample; else a key of errors.REASONS
         pa.field("detail", pa.string()),
-        pa.field("facts", pa.string()),  # of its entry, JSON object (`eligibility.py`)
+        pa.field("facts", pa.string()),  # of its entry, JSON object (`archive/eligibility.py`)
     ]
 )
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medray.archive.entries import MANIFEST
 from medray.errors import SplitError
-from medray.manifests import MANIFEST
 from medray.storage.arrow import one_chunk
 
 SPLITS = ("train", "validation", "test")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from medray.archive.manifest import Manifest
 from medray.demos import DEMOS, run_demo
 from medray.demos.base import Demo
 from medray.demos.genomics import GENOMICS
@@ -13,7 +14,6 @@ from medray.demos.health_records import HEALTH_RECORDS
 from medray.demos.imaging import IMAGING
 from medray.engines.local import LocalEngine
 from medray.errors import UserError
-from medray.manifest_table import Manifest
 from medray.progress import Silent
 from medray.verbs import settings
 from medray.verbs.index import index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from medray.eligibility import Select, learnt, narrowed, refused
+from medray.archive.eligibility import Select, learnt, narrowed, refused
 
 CT = {
     "Modality": "CT",

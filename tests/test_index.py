@@ -10,10 +10,10 @@ import pytest
 import toy
 
 from medray import bundles
+from medray.archive.manifest import Manifest
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError, UserError
-from medray.manifest_table import Manifest
 from medray.verbs import index as verb
 from medray.verbs.index import index
 

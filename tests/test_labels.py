@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from medray.archive.entries import Part, digest, group_parts, parts_table, pseudonym
 from medray.errors import LabelError
 from medray.labels import LabelSettings, apply_labels
-from medray.manifests import Part, digest, group_parts, parts_table, pseudonym
 
 KEY = b"k" * 32
 ROOT = "/archive"

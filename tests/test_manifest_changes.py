@@ -17,16 +17,16 @@ import pytest
 import toy
 from PIL import Image
 
-from medray import manifest_table
+from medray.archive import changes
+from medray.archive import manifest as manifest_table
+from medray.archive.manifest import CHANGES, Manifest, changes_of, read_state
 from medray.engines.local import LocalEngine
 from medray.flows import Receipt
-from medray.manifest_table import CHANGES, Manifest, changes_of, read_state
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
 from medray.storage import files, row_files
 from medray.verbs import index as verb
-from medray.verbs import regroup
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult
 
@@ -323,7 +323,7 @@ def test_after_any_sequence_of_changes_the_manifest_is_that_of_an_index_from_scr
 ):
     monkeypatch.setattr(row_files, "SMALL_FILES", 3)  # compactions, and pieces of a few rows
     monkeypatch.setattr(row_files, "GROUP_ROWS", 4)
-    monkeypatch.setattr(regroup, "PIECE_PARTS", 3)
+    monkeypatch.setattr(changes, "PIECE_PARTS", 3)
     monkeypatch.setattr(verb, "ROUND_FILES", 4)
     walk(tmp_path, (SERIES, PICTURES)[seed % 2], seed, nights=10)
 
@@ -335,7 +335,7 @@ def test_after_many_sequences_of_changes_the_manifest_is_that_of_an_index_from_s
 ):
     monkeypatch.setattr(row_files, "SMALL_FILES", 2 + seed % 4)
     monkeypatch.setattr(row_files, "GROUP_ROWS", 2 + seed % 5)
-    monkeypatch.setattr(regroup, "PIECE_PARTS", 1 + seed % 7)
+    monkeypatch.setattr(changes, "PIECE_PARTS", 1 + seed % 7)
     walk(tmp_path, (SERIES, PICTURES)[seed % 2], seed, nights=40)
 
 
@@ -407,6 +407,6 @@ def test_of_a_manifest_on_disk_only_what_is_pending_comes_into_memory(archive: P
 def test_rows_are_equal_only_when_all_their_values_and_lists_are():
     one = pa.table({"a": [1, None, 3, None, 5], "b": [["x"], [], None, ["y", None], ["z"]]})
     two = pa.table({"a": [1, None, 3, 4, 5], "b": [["x"], [], [], ["y", None], ["z", "z"]]})
-    assert regroup.same(one, two, ["a"]).tolist() == [True, True, True, False, True]
-    assert regroup.same(one, two, ["b"]).tolist() == [True, True, False, True, False]
-    assert regroup.same(one.slice(0, 0), two.slice(0, 0), ["a", "b"]).tolist() == []
+    assert changes.same(one, two, ["a"]).tolist() == [True, True, True, False, True]
+    assert changes.same(one, two, ["b"]).tolist() == [True, True, False, True, False]
+    assert changes.same(one.slice(0, 0), two.slice(0, 0), ["a", "b"]).tolist() == []

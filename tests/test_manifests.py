@@ -13,8 +13,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from medray.errors import ArchiveError
-from medray.manifests import (
+from medray.archive.entries import (
     MANIFEST,
     Entries,
     Part,
@@ -28,6 +27,7 @@ from medray.manifests import (
     read_manifest,
     write_manifest,
 )
+from medray.errors import ArchiveError
 from medray.modalities.base import free_text, judge
 from medray.modalities.imaging.spec import ImagingSpec
 

@@ -14,8 +14,8 @@ import toy
 from deltalake import DeltaTable
 
 from medray import bundles
+from medray.archive.manifest import changes_of, read_state
 from medray.engines.local import LocalEngine
-from medray.manifest_table import changes_of, read_state
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.morning import Summary, write_page
 from medray.scores import ScoreStore

@@ -13,9 +13,9 @@ import pytest
 import toy
 
 from medray import bundles, stages
+from medray.archive.entries import group_parts
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
-from medray.manifests import group_parts
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from medray.archive.entries import MANIFEST
 from medray.errors import SplitError
-from medray.manifests import MANIFEST
 from medray.splits import SplitSettings, assign_splits, class_balance, split_name
 
 

@@ -13,8 +13,8 @@ import pytest
 import toy
 
 from medray import bundles, stages
+from medray.archive.entries import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
 from medray.errors import BundleError, SampleError
-from medray.manifests import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
 from medray.modalities.base import Modality, read_each
 from medray.objectives import MulticlassObjective
 from medray.samples import sample_schema, tensor_column, tensor_field

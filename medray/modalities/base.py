@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from medray import eligibility
-from medray.eligibility import Fact, Refused, Select, Trained
+from medray.archive import eligibility
+from medray.archive.eligibility import Fact, Refused, Select, Trained
+from medray.archive.entries import Describe, Entry, Judge, Part
 from medray.errors import RunFileError, SampleError
 from medray.inputs import Inputs
-from medray.manifests import Describe, Entry, Judge, Part
 from medray.samples import KEYS
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File

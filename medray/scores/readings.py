@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from medray.archive.manifest import Manifest
 from medray.errors import PASSING, REASONS
-from medray.manifest_table import Manifest
 from medray.scores import standing
 from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 from medray.storage import delta, files

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from medray.manifest_table import Manifest
+from medray.archive.manifest import Manifest
 from medray.scores.sink import now, write_file
 from medray.scores.table import IN_FILE, RETIRED, Claim, entry_keys
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from medray.manifests import entry_keys as entry_keys
+from medray.archive.entries import entry_keys as entry_keys
 
 
 def _column(name: str, kind: pa.DataType, comment: str, *, unit: str = "", nullable: bool = False) -> pa.Field:

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles, stages
+from medray.archive.entries import own_subject, pseudonym_key
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows import Flow
-from medray.manifests import own_subject, pseudonym_key
 from medray.progress import Progress, Silent
 from medray.report import ReportFacts, write_report
 from medray.shards import ShardSet, read_samples

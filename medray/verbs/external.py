@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles, stages
+from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
-from medray.manifests import TARGET, by_place, manifest_digest, pseudonym_key
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress

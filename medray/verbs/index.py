@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles, stages
-from medray.engines.base import Engine
-from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.flows import Flow, shards
-from medray.manifest_table import (
+from medray.archive.changes import regroup
+from medray.archive.entries import PARTS, pseudonym_key
+from medray.archive.listing import FILES, compare, list_archive, named
+from medray.archive.manifest import (
     STATE,
     IndexState,
     Manifest,
@@ -27,15 +27,15 @@ from medray.manifest_table import (
     read_state,
     write_state,
 )
-from medray.manifests import PARTS, pseudonym_key
+from medray.engines.base import Engine
+from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
+from medray.flows import Flow, shards
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site, describer, free_text, judge
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
 from medray.storage.row_files import RowFiles, new_rows
-from medray.verbs.listing import FILES, compare, list_archive, named
-from medray.verbs.regroup import regroup
 from medray.verbs.results import IndexResult
 from medray.verbs.settings import EvaluateRun, ScoreRun, TrainRun
 from medray.verbs.tables import TableSink

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pyarrow.compute as pc
 
 from medray import bundles
+from medray.archive.entries import read_manifest
+from medray.archive.manifest import STATE, Counts, Manifest
 from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError
-from medray.manifest_table import STATE, Counts, Manifest
-from medray.manifests import read_manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Inspection
 from medray.scores import ScoreStore

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from medray import bundles
+from medray.archive.manifest import Manifest
 from medray.drift import compared
+from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import MedrayError
-from medray.manifest_table import Manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.morning import BundleNight, Summary, write_page
@@ -26,7 +27,6 @@ from medray.scores.nights import NIGHTS, recent_runs, values
 from medray.storage import files, locks
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult
-from medray.verbs.schedule import deadline_at
 from medray.verbs.score import note_unlearnt, score_manifest
 from medray.verbs.settings import Housekeeping, NightlyRun, ScoreRun
 

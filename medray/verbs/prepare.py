@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import stages
-from medray.eligibility import Trained, categories, value_of
+from medray.archive.eligibility import Trained, categories, value_of
+from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
+from medray.archive.manifest import KINDS
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows import Flow, shards
 from medray.labels import apply_labels
-from medray.manifest_table import KINDS
-from medray.manifests import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
 from medray.modalities import Modality
 from medray.progress import Progress, Silent
 from medray.samples import sample_schema

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles, stages
+from medray.archive.manifest import Manifest
+from medray.archive.order import file_edges, placed, rounds
+from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
 from medray.flows import SLOWEST, Flow, Receipt, Sink, shards
-from medray.manifest_table import Manifest
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
@@ -24,7 +26,6 @@ from medray.scores.runs import recorded
 from medray.storage import files
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
-from medray.verbs.schedule import deadline_at, file_edges, placed, rounds
 from medray.verbs.settings import ScoreRun
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 8192, 2**25

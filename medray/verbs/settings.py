@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medray.archive.order import NEWEST, check_order
+from medray.durations import deadline_at
 from medray.engines.base import EngineSpec, RaySpec
 from medray.errors import REASONS
 from medray.labels import LabelSettings
@@ -20,7 +22,6 @@ from medray.optimizers import TrainingSettings
 from medray.runs import load_run
 from medray.splits import SplitSettings
 from medray.storage import files
-from medray.verbs.schedule import NEWEST, check_order, deadline_at
 
 
 class ArchiveRun(BaseModel):

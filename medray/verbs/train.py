@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from medray import bundles
+from medray.archive.entries import pseudonym_key
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
-from medray.manifests import pseudonym_key
 from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
 from medray.shards import ShardSet, read_samples

@@ -6,9 +6,9 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from medray.archive.entries import own_subject, pseudonym, pseudonym_key
 from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
-from medray.manifests import own_subject, pseudonym, pseudonym_key
 from medray.scores import ScoreStore
 from medray.verbs.results import ForgetResult, VacuumResult
 

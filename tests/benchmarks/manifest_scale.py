@@ -25,7 +25,7 @@ PIECE = 131_072
 
 def listing(folder: str, rows: int, changed: int):
     """A listing of which the first `changed` files are of another size in every second one, and gone in the others."""
-    from medray.manifest_table import LISTING
+    from medray.archive.manifest import LISTING
     from medray.storage.row_files import RowFiles, new_rows
 
     with new_rows(folder, "files", LISTING) as writer:
@@ -42,7 +42,7 @@ def listing(folder: str, rows: int, changed: int):
 
 
 def manifest(folder: str, rows: int):
-    from medray.manifest_table import CHANGES, Counts, IndexState, Manifest
+    from medray.archive.manifest import CHANGES, Counts, IndexState, Manifest
     from medray.storage.row_files import RowFiles, new_rows
 
     with new_rows(folder, "entries", CHANGES) as writer:
@@ -90,9 +90,9 @@ def scored(rows: int, pending: int) -> pa.RecordBatchReader:
 
 def step(name: str, folder: str, rows: int, memory: str) -> None:
     """One measurement, in this process."""
-    from medray.manifest_table import counted
+    from medray.archive.listing import compare
+    from medray.archive.manifest import counted
     from medray.storage.queries import database, query
-    from medray.verbs.listing import compare
 
     changed = 1000
     start = time.perf_counter()
@@ -118,7 +118,7 @@ def step(name: str, folder: str, rows: int, memory: str) -> None:
 
 def tables(folder: str) -> dict:
     """What `main` wrote, opened again."""
-    from medray.manifest_table import LISTING, IndexState, Manifest
+    from medray.archive.manifest import LISTING, IndexState, Manifest
     from medray.storage.row_files import RowFile, RowFiles
 
     found = {}

@@ -77,8 +77,8 @@ def write_manifest(folder: Path, count: int) -> None:
     """As `medray index` leaves it: one file an entry, in folders of a thousand."""
     from score_store import BLOCK, entries
 
-    from medray.manifest_table import CHANGES, Counts, IndexState, write_state
-    from medray.manifests import entry_keys
+    from medray.archive.entries import entry_keys
+    from medray.archive.manifest import CHANGES, Counts, IndexState, write_state
     from medray.storage.row_files import new_rows
 
     now = np.datetime64("2026-01-01T00:00:00", "us").item()
@@ -113,7 +113,7 @@ def run(folder: Path, engine: Any, sleep: float) -> tuple[Any, Clock]:
     import toy
 
     from medray import bundles, stages
-    from medray.manifest_table import Manifest
+    from medray.archive.manifest import Manifest
     from medray.verbs import score as verb
 
     bundle = toy.bundle()

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medray.manifest_table import CHANGES, Counts, IndexState, Manifest, write_state
-from medray.manifests import entry_keys
+from medray.archive.entries import entry_keys
+from medray.archive.manifest import CHANGES, Counts, IndexState, Manifest, write_state
 from medray.scores import GIVEN, ScoreStore
 from medray.storage.queries import database, query
 from medray.storage.row_files import new_rows

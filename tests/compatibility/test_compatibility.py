@@ -10,8 +10,8 @@ import toy
 from deltalake import DeltaTable
 
 from medray import bundles
+from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
-from medray.manifest_table import Manifest
 from medray.progress import Silent
 from medray.scores import ScoreStore
 from medray.shards import ShardSet, read_samples

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from medray.archive.entries import Entry, Part
 from medray.errors import SampleError
 from medray.inputs import Input, Inputs
-from medray.manifests import Entry, Part
 from medray.modalities.base import Inspection, Modality, Spec, read_each
 from medray.storage.files import File, read_bytes, relative
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from medray.archive.entries import Entries, Entry, Part
 from medray.errors import UserError
 from medray.inputs import Input, Inputs
-from medray.manifests import Entries, Entry, Part
 from medray.modalities.base import Modality
 from medray.modalities.ehr import reading, vocabulary
 from medray.modalities.ehr.archive import Archive

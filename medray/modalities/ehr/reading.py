@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pyarrow as pa
 
+from medray.archive.entries import Entries
 from medray.errors import SampleError
-from medray.manifests import Entries
 from medray.modalities.ehr import selection
 from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.codes import code_hash

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from medray.archive.entries import Part, digest
 from medray.errors import SampleError
-from medray.manifests import Part, digest
 from medray.modalities.ehr import task
 from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.meds import MedsFile, Rows, equal_runs, spread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medray.eligibility import Rule
+from medray.archive.eligibility import Rule
 from medray.modalities.ehr.codes import CodeTable, code_hash
 from medray.modalities.ehr.meds import STATIC
 from medray.modalities.ehr.spec import EhrSpec

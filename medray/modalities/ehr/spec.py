@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medray.eligibility import Refused, Select
+from medray.archive.eligibility import Refused, Select
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.ehr.rules import Rule, duration_us, parse_rule
 

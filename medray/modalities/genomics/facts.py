@@ -1,4 +1,4 @@
-"""Facts: what headers of sequence and variant files say of an entry, for rules of [modality.select] (`eligibility.py`).
+"""Facts: what headers of sequence and variant files say of an entry, for rules of [modality.select] (`archive/eligibility.py`).
 
     format          fasta, fastq, genbank, table, parquet or vcf
     contig          of windows and variants: the name as the file has it; "chr1" and "1" are two names
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from medray.eligibility import Fact
+from medray.archive.eligibility import Fact
 from medray.modalities.genomics.records import Record
 
 Facts = dict[str, Fact]

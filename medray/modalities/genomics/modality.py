@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from medray.archive.entries import Entry, Part
 from medray.errors import UserError
 from medray.inputs import Input, Inputs
-from medray.manifests import Entry, Part
 from medray.modalities.base import Exact, Modality
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.sequences import Sequences

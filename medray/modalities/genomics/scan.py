@@ -11,8 +11,8 @@ from typing import Any
 
 import xxhash
 
+from medray.archive.entries import Part, digest
 from medray.errors import SampleError
-from medray.manifests import Part, digest
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
 from medray.modalities.genomics.facts import record_facts, window_facts
 from medray.modalities.genomics.fasta import fasta

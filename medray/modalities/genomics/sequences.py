@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from medray.archive.entries import Entry, Part, digest
 from medray.errors import SampleError
-from medray.manifests import Entry, Part, digest
 from medray.modalities.genomics.codes import PAD, N, SoftMask, to_codes
 from medray.modalities.genomics.scan import scan, sniff, span, to_plain
 from medray.modalities.genomics.source import Source

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from medray.manifests import Entry, Part
+from medray.archive.entries import Entry, Part
 from medray.modalities.base import Exact
 from medray.storage.files import File
 

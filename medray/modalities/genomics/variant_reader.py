@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from medray.archive.entries import Entries, Entry, Part, digest
 from medray.errors import SampleError
-from medray.manifests import Entries, Entry, Part, digest
 from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N

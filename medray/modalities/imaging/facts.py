@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.eligibility import Fact
+from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging import nifti
 from medray.modalities.imaging.arrays import unzipped_head

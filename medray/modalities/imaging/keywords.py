@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from medray.eligibility import INDEXED
+from medray.archive.eligibility import INDEXED
 
 DICOM_FACTS = (
     "Modality",

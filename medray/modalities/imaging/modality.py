@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from medray.eligibility import Fact
+from medray.archive.eligibility import Fact
+from medray.archive.entries import Entry, Part, unchanged
 from medray.errors import SampleError, UserError
 from medray.inputs import Input, Inputs
-from medray.manifests import Entry, Part, unchanged
 from medray.modalities.base import Modality, read_each
 from medray.modalities.imaging import arrays, resample
 from medray.modalities.imaging.image import Image

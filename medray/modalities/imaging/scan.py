@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
+from medray.archive.entries import Part, digest
 from medray.errors import SampleError
-from medray.manifests import Part, digest
 from medray.modalities.imaging import arrays, facts, nifti, pictures
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medray.eligibility import Select
+from medray.archive.eligibility import Select
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.imaging.keywords import CODED, check_select
 

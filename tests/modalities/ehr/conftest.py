@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.manifests import Entries, Entry, by_place, group_parts, parts_table
+from medray.archive.entries import Entries, Entry, by_place, group_parts, parts_table
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec
 from medray.samples import good

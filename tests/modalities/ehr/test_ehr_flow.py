@@ -15,9 +15,9 @@ from meds_data import at, physionet, write_events, write_labels, write_splits
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from medray import bundles
+from medray.archive.manifest import Manifest
 from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
-from medray.manifest_table import Manifest
 from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.models.rnn import RnnSpec

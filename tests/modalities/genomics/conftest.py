@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.manifests import Entries, by_place, group_parts, parts_table
+from medray.archive.entries import Entries, by_place, group_parts, parts_table
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.samples import tensor_view

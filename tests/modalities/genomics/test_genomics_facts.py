@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from medray.eligibility import learnt, refused
-from medray.manifests import Part
+from medray.archive.eligibility import learnt, refused
+from medray.archive.entries import Part
 from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.storage.files import list_files

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from medray.manifests import Entries
+from medray.archive.entries import Entries
 from medray.modalities.base import at_site
 from medray.modalities.genomics.codes import PAD, reverse_complement, to_codes, to_text
 from medray.modalities.genomics.modality import Genomics

@@ -237,7 +237,7 @@ def _coding(peer: SeqRecord) -> np.ndarray:
 
 
 def _digest(letters: str) -> bytes:
-    from medray.manifests import digest
+    from medray.archive.entries import digest
 
     return digest(to_codes(letters.encode()))
 

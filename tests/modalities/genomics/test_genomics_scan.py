@@ -11,7 +11,7 @@ import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
-from medray.manifests import digest
+from medray.archive.entries import digest
 from medray.modalities.genomics.codes import to_codes
 from medray.modalities.genomics.fasta import fasta
 from medray.modalities.genomics.fastq import fastq
@@ -142,7 +142,7 @@ def test_gzip_and_bgzip_give_the_samples_and_fingerprints_of_the_plain_file(tmp_
 
 
 def _entries(manifest: pa.Table):
-    from medray.manifests import Entries
+    from medray.archive.entries import Entries
 
     return Entries(manifest)
 

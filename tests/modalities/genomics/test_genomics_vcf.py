@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from variant_files import COLUMNS, entries, opened, parts, rows, table, untar, vcf_text, write
 
+from medray.archive.entries import group_parts, parts_table
 from medray.errors import SampleError
-from medray.manifests import group_parts, parts_table
 from medray.modalities.genomics import text, variant_reader, vcf
 from medray.modalities.genomics.variant_inspection import inspect_vcf
 

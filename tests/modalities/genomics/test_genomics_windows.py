@@ -6,7 +6,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 from Bio.SeqFeature import BeforePosition, ExactPosition, SeqFeature, SimpleLocation
 
-from medray.manifests import Entries
+from medray.archive.entries import Entries
 from medray.modalities.genomics.codes import to_codes
 from medray.modalities.genomics.features import Coverage, Features, cuts, groups
 from medray.modalities.genomics.genbank import translate

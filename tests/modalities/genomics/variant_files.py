@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from Bio import bgzf
 
-from medray.manifests import Entry, Part, PartRef
+from medray.archive.entries import Entry, Part, PartRef
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variant_reader import Variants

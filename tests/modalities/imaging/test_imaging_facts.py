@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 from pydicom.sr.codedict import codes
 
-from medray.eligibility import Refused, learnt, refused
+from medray.archive.eligibility import Refused, learnt, refused
 from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.frames import described
 from medray.modalities.imaging.header import parse

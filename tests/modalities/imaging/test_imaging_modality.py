@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from medray.archive.entries import Entry, PartRef
 from medray.errors import SampleError, UserError
 from medray.inputs import Input
-from medray.manifests import Entry, PartRef
 from medray.modalities import open_modality
 from medray.modalities.imaging import resample
 from medray.modalities.imaging.image import Image as Decoded

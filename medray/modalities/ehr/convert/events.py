@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from medray.archive.entries import pseudonym
 from medray.errors import SampleError
-from medray.manifests import pseudonym
 
 EVENT, PATIENT, COUNT, LOOKUP, FAILED, VERSION, LINK = range(7)
 """Kinds of rows. PATIENT: there is such a patient. COUNT: so many of `source` had the outcome `code` (READ, a key of

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.durations import seconds_of
-from medray.manifest_table import Manifest
-from medray.manifests import MANIFEST, by_place, place_order
+from medray.archive.entries import MANIFEST, by_place, place_order
+from medray.archive.manifest import Manifest
 from medray.storage.arrow import one_chunk
-
-_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 ROUND_ENTRIES = 2**19
 """So many entries of a run are in memory at once. A round costs the start of its workers."""
@@ -23,28 +18,6 @@ ROUND_ENTRIES = 2**19
 NEWEST, OLDEST = "newest", "oldest"
 COLUMNS = tuple(field.name for field in MANIFEST if not pa.types.is_nested(field.type))
 """Columns of a manifest that a run may be ordered by."""
-
-
-def deadline_at(text: str, now: float) -> float:
-    """Seconds since the epoch of the next "06:00" by this machine's local clock after `now`, or of "4h" after it.
-
-    A duration is as `durations.seconds_of` reads it. On the nights when clocks are changed "06:00" is what the clock on the wall
-    shows. Raises ValueError for anything else.
-    """
-    clock = _CLOCK.fullmatch(text.strip())
-    if clock is None:
-        try:
-            return now + seconds_of(text)
-        except ValueError:
-            expected = 'expected a local time such as "06:00", or a duration such as "30s", "90min" or "4h"'
-            raise ValueError(expected) from None
-    today = time.localtime(now)
-    for days in (0, 1):
-        day = (today.tm_year, today.tm_mon, today.tm_mday + days, int(clock[1]), int(clock[2]), 0, 0, 0, -1)
-        at = time.mktime(day)  # -1: whether summer time holds is looked up for that day
-        if at > now:
-            break
-    return at
 
 
 def check_order(text: str) -> str:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from medray.eligibility import Fact, Refused
+from medray.archive.eligibility import Fact, Refused
 from medray.errors import ArchiveError, SampleError
 from medray.storage.arrow import one_chunk
 from medray.storage.files import File, read_bytes, write_bytes
@@ -56,7 +56,7 @@ class Part:
     """Set when the scan already knows that the part cannot be read: a key of errors.REASONS."""
     detail: str | None = None
     facts: Mapping[str, Fact] | None = None
-    """What the header says that eligibility, reports and score rows need (`eligibility.py`), JSON-ready; never a name,
+    """What the header says that eligibility, reports and score rows need (`archive/eligibility.py`), JSON-ready; never a name,
     a birth date or a record number."""
 
 
@@ -126,7 +126,7 @@ MANIFEST = pa.schema(
         pa.field("split", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
-        pa.field("facts", pa.string()),  # JSON object: what the headers say (`eligibility.py`)
+        pa.field("facts", pa.string()),  # JSON object: what the headers say (`archive/eligibility.py`)
     ]
 )
 TARGET = pa.field("target", pa.list_(pa.float32()))

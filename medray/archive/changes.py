@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.manifest_table import CHANGES
-from medray.manifests import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts
+from medray.archive.entries import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts
+from medray.archive.manifest import CHANGES
 from medray.storage.arrow import one_chunk
 from medray.storage.queries import execute, query
 from medray.storage.row_files import AT, RowFiles, new_rows

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medray.eligibility import INDEXED
+from medray.archive.eligibility import INDEXED
+from medray.archive.entries import MANIFEST, PARTS
 from medray.errors import NOT_ELIGIBLE
-from medray.manifests import MANIFEST, PARTS
 from medray.storage import files
 from medray.storage.queries import MEMORY, database, query
 from medray.storage.row_files import AT, RowFile, RowFiles, is_whole

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.manifest_table import LISTING
-from medray.manifests import hashed
+from medray.archive.entries import hashed
+from medray.archive.manifest import LISTING
 from medray.storage import files
 from medray.storage.queries import query
 from medray.storage.row_files import AT, RowFiles, new_rows
