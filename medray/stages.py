@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from medray import bundles
 from medray.archive.entries import Entries, Part, digest, parts_table
 from medray.errors import PASSING, BundleError
-from medray.flows import Stage
+from medray.flows.flow import Stage
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Modality, read_rows
 from medray.samples import good, sample_schema

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from medray import stages
-from medray.flows import Stage
+from medray.flows.flow import Stage
 
 
 def take(uri: str) -> None:

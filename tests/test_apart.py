@@ -19,7 +19,7 @@ from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut
 from medray.errors import ArchiveError, MachineError, UserError
-from medray.flows import Flow, Stage, closing, lane, opening
+from medray.flows.flow import Flow, Stage, closing, lane, opening
 from medray.verbs.score import score
 
 APART = {"kind": "ray", "workers": 1, "stages": "apart"}

@@ -10,7 +10,7 @@ import pytest
 from medray.engines.base import RaySpec
 from medray.engines.deadline import Said, Stopped, until_stopped
 from medray.engines.local import LocalEngine
-from medray.flows import Flow, Receipt, Stage, lane
+from medray.flows.flow import Flow, Receipt, Stage, lane
 
 
 class Slow:

@@ -10,7 +10,7 @@ import pytest
 from medray.engines.base import LocalSpec, RaySpec, open_engine
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError, MachineError, UserError
-from medray.flows import Flow, Stage
+from medray.flows.flow import Flow, Stage
 
 
 class Collect:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from medray.flows import Flow, Receipt, Stage, collect, lane, shards
+from medray.flows.flow import Flow, Receipt, Stage, collect, lane, shards
 
 
 class Kept:

@@ -12,7 +12,7 @@ from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.careful import Careful
 from medray.errors import MachineError
-from medray.flows import Stage
+from medray.flows.flow import Stage
 from medray.scores import ScoreStore
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medray.errors import ArchiveError, LabelError
-from medray.flows import Sink
+from medray.flows.flow import Sink
 from medray.samples import KEYS, sample_schema, tensor_column, tensor_field, tensor_view
 from medray.shards import Rows, Shard, ShardReader, ShardSet, ShardSink, cached, gather, read_samples, write_samples
 

@@ -21,11 +21,12 @@ from flaky_job_server import FlakyServer
 from typer.testing import CliRunner
 
 import medray
-from medray import flows, job, sent, stopping
+from medray import job, sent, stopping
 from medray.cli import app
 from medray.console import Log
 from medray.engines.jobs import Following, JobServer, _url
 from medray.errors import MachineError, UserError
+from medray.flows import flow as flows
 from medray.verbs import settings
 from medray.verbs.submit import PATHS, packed, parcel
 

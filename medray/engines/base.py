@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
-from medray.flows import Flow
+from medray.flows.flow import Flow
 from medray.training import FitPlan
 
 Live = Callable[[dict[str, Any]], None]

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from medray.engines.child import OUT_OF_MEMORY
 from medray.errors import MachineError, from_json
-from medray.flows import Flow, Receipt, Sink, Stage
+from medray.flows.flow import Flow, Receipt, Sink, Stage
 
 ATTEMPTS, IF_KILLED = 2, 3
 """An entry that has ended so many processes in which it was alone is at fault; more where something killed them: the

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
-from medray.flows import Receipt
+from medray.flows.flow import Receipt
 
 GRACE_SECONDS = 8.0
 """After the deadline the driver waits so long for what workers have begun; what comes later is done again next time."""

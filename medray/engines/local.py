@@ -12,7 +12,7 @@ from medray.checkpoints import newest_whole, told
 from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
-from medray.flows import Flow, collect, in_turn
+from medray.flows.flow import Flow, collect, in_turn
 from medray.storage import files
 from medray.training import FitPlan, fit
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from medray.engines.base import RaySpec
 from medray.errors import UserError
-from medray.flows import Flow
+from medray.flows.flow import Flow
 
 PARCEL_BYTES = 2**26
 """What one parcel of opened entries should be: large enough that handing it over costs little beside reading it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.flows import Flow, Receipt
+from medray.flows.flow import Flow, Receipt
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge

@@ -28,7 +28,7 @@ from medray.engines.memory import give_back, keep_freed_memory
 from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
 from medray.engines.prometheus import Meter
 from medray.errors import MachineError, MedrayError, UserError, from_json
-from medray.flows import Flow, Receipt, collect
+from medray.flows.flow import Flow, Receipt, collect
 from medray.storage import files
 from medray.training import FitPlan, fit
 

@@ -16,7 +16,8 @@ from medray import bundles, stages
 from medray.archive.entries import own_subject, pseudonym_key
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
-from medray.flows import Flow
+from medray.flows.flow import Flow
+from medray.flows.table_sink import TableSink
 from medray.progress import Progress, Silent
 from medray.report import ReportFacts, write_report
 from medray.shards import ShardSet, read_samples
@@ -28,7 +29,6 @@ from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.reporting import report_facts
 from medray.verbs.results import EvaluateResult
 from medray.verbs.settings import EvaluateRun, TrainRun
-from medray.verbs.tables import TableSink
 from medray.verbs.train import FLOOR, floor_uri
 
 SMALL_SAMPLES = 256

@@ -15,7 +15,7 @@ from medray import bundles, stages
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
-from medray.flows import Flow, shards
+from medray.flows.flow import Flow, shards
 from medray.labels import apply_labels
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site

@@ -29,7 +29,8 @@ from medray.archive.manifest import (
 )
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.flows import Flow, shards
+from medray.flows.flow import Flow, shards
+from medray.flows.table_sink import TableSink
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site, describer, free_text, judge
 from medray.progress import Progress, Silent
@@ -38,7 +39,6 @@ from medray.storage.queries import database, execute
 from medray.storage.row_files import RowFiles, new_rows
 from medray.verbs.results import IndexResult
 from medray.verbs.settings import EvaluateRun, ScoreRun, TrainRun
-from medray.verbs.tables import TableSink
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

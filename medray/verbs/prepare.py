@@ -18,7 +18,7 @@ from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_
 from medray.archive.manifest import KINDS
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
-from medray.flows import Flow, shards
+from medray.flows.flow import Flow, shards
 from medray.labels import apply_labels
 from medray.modalities import Modality
 from medray.progress import Progress, Silent

@@ -17,7 +17,7 @@ from medray.archive.order import file_edges, placed, rounds
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
-from medray.flows import SLOWEST, Flow, Receipt, Sink, shards
+from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent

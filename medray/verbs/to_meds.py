@@ -15,7 +15,7 @@ import medray
 from medray.archive.entries import pseudonym_key
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, UserError
-from medray.flows import Flow
+from medray.flows.flow import Flow
 from medray.modalities.ehr.convert import dataset
 from medray.modalities.ehr.convert.buckets import read_all
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import ArchiveError
-from medray.flows import Receipt, Stage
+from medray.flows.flow import Receipt, Stage
 from medray.modalities.ehr.convert.buckets import HELD_ROWS, Buckets, plan_of, write_table
 from medray.modalities.ehr.convert.days import settle
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, KEPT, LINK, LOOKUP, PATIENT, VERSION

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.flows import Stage
+from medray.flows.flow import Stage
 from medray.modalities.ehr.convert.events import KEPT, ROWS, Subjects
 from medray.modalities.ehr.convert.fhir_references import Keys, literal
 from medray.modalities.ehr.convert.versions import rows_of_bucket, without_lost

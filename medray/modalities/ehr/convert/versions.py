@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.flows import Receipt, Stage
+from medray.flows.flow import Receipt, Stage
 from medray.modalities.ehr.convert.buckets import Buckets, read_all, write_table
 from medray.modalities.ehr.convert.events import DELETION, KEPT, NOTE, ROWS
 

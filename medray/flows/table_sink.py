@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray.flows import Receipt
+from medray.flows.flow import Receipt
 from medray.storage import files
 
 
