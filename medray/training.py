@@ -22,6 +22,7 @@ import numpy as np
 from medray import checkpoints
 from medray.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
 from medray.bundles import channels_last, layout, to_device
+from medray.datasets.shards import ShardReader
 from medray.errors import MachineError, MedrayError, RunFileError
 from medray.metrics import DIRECTIONS
 from medray.modalities import ModalitySpec
@@ -35,7 +36,6 @@ from medray.optimizers import (
     load_flat_state,
     make_optimizer,
 )
-from medray.shards import ShardReader
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from medray.archive.entries import Part, digest, group_parts, parts_table, pseudonym
+from medray.datasets.labels import LabelSettings, apply_labels
 from medray.errors import LabelError
-from medray.labels import LabelSettings, apply_labels
 
 KEY = b"k" * 32
 ROOT = "/archive"

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from medray.datasets.samples import KEYS, failed, good, sample_schema, tensor_column, tensor_field, tensor_view
 from medray.errors import REASONS, RunFileError, SampleError
-from medray.samples import KEYS, failed, good, sample_schema, tensor_column, tensor_field, tensor_view
 from medray.storage.arrow import joined, null_column, rebatch
 
 IMAGE = tensor_field("image", (1, 2, 3), np.uint8, dims="C H W")

@@ -15,10 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from medray.datasets.samples import KEYS, sample_schema, tensor_column, tensor_field, tensor_view
+from medray.datasets.shards import (
+    Rows,
+    Shard,
+    ShardReader,
+    ShardSet,
+    ShardSink,
+    cached,
+    gather,
+    read_samples,
+    write_samples,
+)
 from medray.errors import ArchiveError, LabelError
 from medray.flows.flow import Sink
-from medray.samples import KEYS, sample_schema, tensor_column, tensor_field, tensor_view
-from medray.shards import Rows, Shard, ShardReader, ShardSet, ShardSink, cached, gather, read_samples, write_samples
 
 PAYLOAD = pa.schema(
     [

@@ -9,8 +9,8 @@ import pytest
 import xxhash
 
 from medray.archive.entries import MANIFEST
+from medray.datasets.splits import SplitSettings, assign_splits, class_balance, split_name
 from medray.errors import SplitError
-from medray.splits import SplitSettings, assign_splits, class_balance, split_name
 
 
 def splittable(

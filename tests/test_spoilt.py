@@ -13,12 +13,12 @@ import toy
 
 from medray import bundles, checkpoints
 from medray.checkpoints import BrokenCheckpoint
+from medray.datasets.shards import ShardSet
 from medray.engines import checkpoints as places
 from medray.engines import local as local_engine
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError, MedrayError
 from medray.progress import Silent
-from medray.shards import ShardSet
 from medray.storage import files
 from medray.verbs.inspect import inspect_history, inspect_store
 from medray.verbs.prepare import prepare

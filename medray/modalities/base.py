@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from medray.archive import eligibility
 from medray.archive.eligibility import Fact, Refused, Select, Trained
 from medray.archive.entries import Describe, Entry, Judge, Part
+from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError
 from medray.inputs import Inputs
-from medray.samples import KEYS
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
 

@@ -13,16 +13,16 @@ import pyarrow.compute as pc
 
 from medray import bundles, stages
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
+from medray.datasets.labels import apply_labels
+from medray.datasets.samples import sample_schema
+from medray.datasets.shards import ShardSet, ShardSink
+from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
 from medray.flows.flow import Flow, shards
-from medray.labels import apply_labels
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress
-from medray.samples import sample_schema
-from medray.shards import ShardSet, ShardSink
-from medray.splits import SPLITS, assign_splits
 from medray.storage import files
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen

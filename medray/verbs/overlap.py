@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.entries import own_subject, pseudonym
-from medray.shards import ShardSet, read_samples
+from medray.datasets.shards import ShardSet, read_samples
 from medray.storage import files
 
 SEEN = "subjects.u64"

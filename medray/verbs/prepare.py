@@ -16,15 +16,15 @@ from medray import stages
 from medray.archive.eligibility import Trained, categories, value_of
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
 from medray.archive.manifest import KINDS
+from medray.datasets.labels import apply_labels
+from medray.datasets.samples import sample_schema
+from medray.datasets.shards import ShardSet, ShardSink
+from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows.flow import Flow, shards
-from medray.labels import apply_labels
 from medray.modalities import Modality
 from medray.progress import Progress, Silent
-from medray.samples import sample_schema
-from medray.shards import ShardSet, ShardSink
-from medray.splits import SPLITS, assign_splits
 from medray.storage import files
 from medray.verbs.index import index_archive, mixture_words
 from medray.verbs.results import PrepareResult

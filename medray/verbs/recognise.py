@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Any
 
 from medray.checkpoints import STATE as CHECKPOINT_STATE
+from medray.datasets.shards.index import INDEX_NAME, ShardSet
 from medray.errors import MedrayError
 from medray.modalities.base import Inspection
-from medray.shards.index import INDEX_NAME, ShardSet
 from medray.storage import files
 
 LOOKED_AT = 200

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray import bundles
+from medray.datasets.shards import ShardSet, read_samples
 from medray.report import Mistake, ReportFacts
-from medray.shards import ShardSet, read_samples
 from medray.storage import files
 from medray.training import stacked
 from medray.verbs.measuring import Archive, score_matrix

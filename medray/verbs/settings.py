@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medray.archive.order import NEWEST, check_order
+from medray.datasets.labels import LabelSettings
+from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
 from medray.engines.base import EngineSpec, RaySpec
 from medray.errors import REASONS
-from medray.labels import LabelSettings
 from medray.metrics import Figures
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
@@ -20,7 +21,6 @@ from medray.models import ModelSpec
 from medray.objectives import ObjectiveSpec
 from medray.optimizers import TrainingSettings
 from medray.runs import load_run
-from medray.splits import SplitSettings
 from medray.storage import files
 
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from medray import bundles
 from medray.archive.entries import pseudonym_key
+from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
 from medray.models.logistic import LogisticSpec
 from medray.progress import Progress, Silent
-from medray.shards import ShardSet, read_samples
 from medray.storage import files
 from medray.training import FitPlan, stacked
 from medray.verbs.overlap import SEEN, write_seen

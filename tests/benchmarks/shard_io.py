@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medray.samples import KEYS, sample_schema, tensor_column, tensor_field
-from medray.shards import Rows, Shard, cached, read_samples, write_samples
+from medray.datasets.samples import KEYS, sample_schema, tensor_column, tensor_field
+from medray.datasets.shards import Rows, Shard, cached, read_samples, write_samples
 
 BATCH_COLUMNS = ["entry_id", "sample_id", "subject_id", "target", "pixels"]
 

@@ -11,10 +11,10 @@ from deltalake import DeltaTable
 
 from medray import bundles
 from medray.archive.manifest import Manifest
+from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.local import LocalEngine
 from medray.progress import Silent
 from medray.scores import ScoreStore
-from medray.shards import ShardSet, read_samples
 from medray.verbs.score import score
 
 WRITTEN = Path(__file__).parent / "written_by_6119fbd"

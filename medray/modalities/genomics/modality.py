@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.archive.entries import Entry, Part
+from medray.datasets.samples import tensor_view
 from medray.errors import UserError
 from medray.inputs import Input, Inputs
 from medray.modalities.base import Exact, Modality
@@ -18,7 +19,6 @@ from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variant_reader import Variants
-from medray.samples import tensor_view
 from medray.storage.files import File
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.archive.entries import Entry, Part, digest
+from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import PAD, N, SoftMask, to_codes
 from medray.modalities.genomics.scan import scan, sniff, span, to_plain
@@ -16,7 +17,6 @@ from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.table import ParquetCells
 from medray.modalities.genomics.text import Ranges, blocks
-from medray.samples import tensor_column, tensor_field
 from medray.storage.files import File, open_input
 
 LINE_NUMBERS = re.compile(rb"(?:^|\n)[ \t]*\d+(?=\s)")

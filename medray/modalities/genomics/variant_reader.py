@@ -11,6 +11,7 @@ import pyarrow as pa
 import xxhash
 
 from medray.archive.entries import Entries, Entry, Part, digest
+from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.base import Exact
 from medray.modalities.genomics import text, variants, vcf
@@ -22,7 +23,6 @@ from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants import Alleles, read_alleles, record_key
-from medray.samples import tensor_column, tensor_field
 from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23

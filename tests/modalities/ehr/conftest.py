@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from medray.archive.entries import Entries, Entry, by_place, group_parts, parts_table
+from medray.datasets.samples import good
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec
-from medray.samples import good
 from medray.storage.files import list_files
 
 KEY = b"k" * 32

@@ -10,11 +10,11 @@ import pytest
 from meds_data import at, write_events, write_labels
 from pydantic import ValidationError
 
+from medray.datasets.samples import good
 from medray.errors import NOT_ELIGIBLE, LabelError
 from medray.modalities.ehr.codes import code_hash
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
-from medray.samples import good
 
 BORN = datetime(1950, 1, 1)  # noqa: DTZ001  MEDS times have no zone
 EVENTS = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="24h", representation="events", min_samples=1)

@@ -16,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from medray import bundles
 from medray.archive.manifest import Manifest
+from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
 from medray.modalities.ehr.scan import NOWHERE
@@ -23,7 +24,6 @@ from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.models.rnn import RnnSpec
 from medray.objectives import BinaryObjective
 from medray.optimizers import TrainingSettings
-from medray.shards import ShardSet, read_samples
 from medray.verbs.index import index
 from medray.verbs.score import score
 from medray.verbs.settings import ScoreRun, TrainRun

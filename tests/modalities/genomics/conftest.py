@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from medray.archive.entries import Entries, by_place, group_parts, parts_table
+from medray.datasets.samples import tensor_view
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.samples import tensor_view
 from medray.storage.files import list_files
 
 Index = Callable[[GenomicsSpec, Path], pa.Table]

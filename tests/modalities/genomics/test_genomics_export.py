@@ -148,7 +148,7 @@ def test_a_variant_scores_as_its_two_windows_do(scored: Path):
 def _sequences(windows: np.ndarray):
     import pyarrow as pa
 
-    from medray.samples import tensor_column
+    from medray.datasets.samples import tensor_column
 
     return pa.record_batch([tensor_column(windows)], names=["bases"])
 

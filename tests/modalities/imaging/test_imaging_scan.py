@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medray.datasets.splits import SPLITS
 from medray.errors import REASONS
 from medray.modalities.imaging.dicom_writer import uid
 from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.splits import SPLITS
 from medray.storage.files import list_files
 
 FLAT = ImagingSpec(size=(8, 8))

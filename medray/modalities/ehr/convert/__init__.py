@@ -13,7 +13,7 @@
     fhir.py             NDJSON and Bundles to rows
     long_csv.py         long tables with a column map to rows
     csv_head.py, csv_times.py, csv_values.py   the names of its columns; its cells to times, numbers and texts
-    labels.py           a CSV of outcomes to a label table
+    datasets/labels.py           a CSV of outcomes to a label table
     flow.py             the stages and sinks of the flows, over files of buckets.py
     versions.py         which version of a resource is the newest, and what was deleted
     links.py            ids of several servers, linked patient records

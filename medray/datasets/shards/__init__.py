@@ -16,9 +16,9 @@ entries, not the order in which workers finished, so the rows of a split come in
 
 from __future__ import annotations
 
-from medray.shards.index import INDEX, Shard, ShardSet, ShardSink
-from medray.shards.parquet import read_samples, write_samples
-from medray.shards.reader import Rows, ShardReader, cached, gather
+from medray.datasets.shards.index import INDEX, Shard, ShardSet, ShardSink
+from medray.datasets.shards.parquet import read_samples, write_samples
+from medray.datasets.shards.reader import Rows, ShardReader, cached, gather
 
 __all__ = [
     "INDEX",

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from medray.datasets.samples import KEYS
+from medray.datasets.shards.index import Shard, ShardSet
+from medray.datasets.shards.parquet import bitmap, read_samples
 from medray.errors import LabelError
-from medray.samples import KEYS
-from medray.shards.index import Shard, ShardSet
-from medray.shards.parquet import bitmap, read_samples
 from medray.storage import files
 
 BATCH_KEYS = ("entry_id", "sample_id", "subject_id", "target")

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.datasets.samples import KEYS, failed, good
+from medray.datasets.shards.parquet import read_samples, write_samples
 from medray.errors import ArchiveError
-from medray.samples import KEYS, failed, good
-from medray.shards.parquet import read_samples, write_samples
 from medray.storage import files
 
 Summarise = Callable[[pa.RecordBatch], pa.Table]

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medray.archive.entries import MANIFEST, pseudonym
+from medray.datasets.splits import class_balance, split_name
 from medray.errors import LabelError
-from medray.splits import class_balance, split_name
 from medray.storage.files import read_bytes
 
 SHOWN = 20  # so many examples stand in a report or an error

@@ -1,0 +1,1 @@
+"""What a training reads: samples, labels, splits and shards of decoded samples."""
