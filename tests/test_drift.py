@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from medray.drift import NEEDED, bin_edges, compared, drift, psi
+from medray.scores.drift import NEEDED, bin_edges, compared, drift, psi
 
 HUNDRED = np.arange(100) / 100
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from medray.drift import ALERT, NEEDED, WATCH
 from medray.errors import REASONS
 from medray.figures import wilson
 from medray.morning.pictures import distribution, nights
 from medray.morning.summary import LEVELS, BundleNight, Summary
 from medray.morning.words import LEVEL_WORDS, NONE, duration, moment, nights_said, number, share
 from medray.report import Section, Table, embedded, rendered
+from medray.scores.drift import ALERT, NEEDED, WATCH
 
 SHOWN = 12
 """Outputs with a picture: those that have drifted most."""

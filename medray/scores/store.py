@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import history, runs, upkeep
+from medray.scores import audit, history, upkeep
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink, added, now
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
@@ -204,17 +204,17 @@ class ScoreStore(Readings):
 
     # -- audit and upkeep
 
-    def begin_run(self, what: str, run_id: str, bundle_id: str | None = None) -> runs.Record:
+    def begin_run(self, what: str, run_id: str, bundle_id: str | None = None) -> audit.Record:
         """Note who begins what, when and with which code. `end_run` completes it; a killed run stays "running"."""
-        return runs.begin(self.uri, what, run_id, bundle_id)
+        return audit.begin(self.uri, what, run_id, bundle_id)
 
-    def end_run(self, record: runs.Record, state: str = "done", **counts: Any) -> None:
+    def end_run(self, record: audit.Record, state: str = "done", **counts: Any) -> None:
         """Note how it ended: `state` "done", "stopped", "fenced" or "failed", and runs.Counts by name."""
-        runs.end(self.uri, record, state, runs.Counts(**counts))
+        audit.end(self.uri, record, state, audit.Counts(**counts))
 
     def runs(self) -> list[dict[str, Any]]:
         """The audit table, newest first, JSON-ready: one row per run, with the columns of runs.RUNS."""
-        return runs.read(self.uri)
+        return audit.read(self.uri)
 
     def merge(self, claim: Claim) -> int:
         """Merge files of the claim's bundle where many are of like size: a commit costs what the number of live files

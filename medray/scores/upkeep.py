@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import MachineError
-from medray.scores.runs import recorded
+from medray.scores.audit import recorded
 from medray.scores.sink import added, write_file
 from medray.scores.table import IN_FILE, Claim
 from medray.storage import delta, files

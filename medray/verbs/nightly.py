@@ -13,7 +13,6 @@ import numpy as np
 
 from medray import bundles
 from medray.archive.manifest import Manifest
-from medray.drift import compared
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import MedrayError
@@ -23,6 +22,7 @@ from medray.morning import BundleNight, Summary, write_page
 from medray.morning.summary import LEVELS
 from medray.progress import Progress, Silent
 from medray.scores import ScoreStore
+from medray.scores.drift import compared
 from medray.scores.nights import NIGHTS, recent_runs, values
 from medray.storage import files, locks
 from medray.verbs.index import index_archive

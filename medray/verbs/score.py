@@ -22,7 +22,7 @@ from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
-from medray.scores.runs import recorded
+from medray.scores.audit import recorded
 from medray.storage import files
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult

@@ -26,7 +26,7 @@ import medray
 from medray import sent
 from medray.errors import MachineError, RunFileError, UserError
 from medray.runs import as_written
-from medray.scores.runs import code
+from medray.scores.audit import code
 from medray.storage import files
 from medray.verbs.settings import Run
 
