@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medray.drawing import COLOURS, FAINT, INK, Figure, blank, labelled, saved, shortened, unit_square, whole_ticks
-from medray.metrics import DIRECTIONS, MEANINGS
+from medray.learning.metrics import DIRECTIONS, MEANINGS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -280,7 +280,7 @@ def values(name: str, predicted: np.ndarray, true: np.ndarray) -> list[Figure]:
 
 
 def _areas(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    from medray.metrics import areas
+    from medray.learning.metrics import areas
 
     found = areas(scores, positive)
     return found["auroc"], found["auprc"]

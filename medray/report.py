@@ -18,9 +18,9 @@ import numpy as np
 
 from medray.errors import REASONS
 from medray.figures import Figure, figures, learning_curve
-from medray.metrics import MEANINGS, PLAIN, Figures
-from medray.objectives import ObjectiveSpec
-from medray.thresholds import WORDS
+from medray.learning.metrics import MEANINGS, PLAIN, Figures
+from medray.learning.objectives import ObjectiveSpec
+from medray.learning.objectives.thresholds import WORDS
 
 if TYPE_CHECKING:
     import pyarrow as pa

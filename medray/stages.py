@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles
 from medray.archive.entries import Entries, Part, digest, parts_table
 from medray.datasets.samples import good, sample_schema
 from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Modality, read_rows
 from medray.storage.arrow import joined, null_column

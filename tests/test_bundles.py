@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray.bundles import CARD, SPEC, WEIGHTS, Predictor, build_network, load, make_bundle, save
 from medray.datasets.samples import tensor_column
 from medray.errors import BundleError
-from medray.models.cnn import CnnSpec
-from medray.objectives import RegressionObjective
+from medray.learning.bundles import CARD, SPEC, WEIGHTS, Predictor, build_network, load, make_bundle, save
+from medray.learning.models.cnn import CnnSpec
+from medray.learning.objectives import RegressionObjective
 
 
 def samples(count: int) -> pa.RecordBatch:

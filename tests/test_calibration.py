@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medray.calibration import logit, platt, temperature
-from medray.objectives import BinaryObjective, MulticlassObjective, RegressionObjective
+from medray.learning.objectives import BinaryObjective, MulticlassObjective, RegressionObjective
+from medray.learning.objectives.calibration import logit, platt, temperature
 
 
 def drawn(rows: int = 4000) -> tuple[np.ndarray, np.ndarray]:

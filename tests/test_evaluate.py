@@ -72,7 +72,7 @@ def test_predictions_name_every_entry_of_the_split_once(trained, evaluated):
 
 
 def test_the_threshold_is_the_one_chosen_on_validation(trained, evaluated):
-    from medray import bundles
+    from medray.learning import bundles
 
     assert evaluated.thresholds == bundles.load(str(trained / "bundle")).recipe.thresholds
 

@@ -15,10 +15,10 @@ import toy
 from test_evaluate import Resources
 from typer.testing import CliRunner
 
-from medray import bundles
 from medray.cli import app
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError, LabelError, RunFileError, SplitError
+from medray.learning import bundles
 from medray.verbs.evaluate import evaluate
 from medray.verbs.overlap import SEEN
 from medray.verbs.prepare import prepare

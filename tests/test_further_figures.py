@@ -12,13 +12,13 @@ import toy
 from sklearn import metrics as sk
 from test_metrics import SUBJECTS, N, binary_case, multiclass_case
 
-from medray import bootstrap as boot
-from medray import bundles
 from medray.engines.local import LocalEngine
 from medray.errors import RunFileError
-from medray.metrics import BINARY, Figures
-from medray.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
-from medray.thresholds import FEW, choose
+from medray.learning import bootstrap as boot
+from medray.learning import bundles
+from medray.learning.metrics import BINARY, Figures
+from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
+from medray.learning.objectives.thresholds import FEW, choose
 from medray.verbs.evaluate import evaluate
 from medray.verbs.train import train
 

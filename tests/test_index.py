@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import toy
 
-from medray import bundles
 from medray.archive.manifest import Manifest
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError, UserError
+from medray.learning import bundles
 from medray.verbs import index as verb
 from medray.verbs.index import index
 

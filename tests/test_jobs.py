@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from medray import bundles
+from medray.learning import bundles
 from medray.verbs import settings
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"

@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 from store_rows import rows
 from store_rows import score as score_rows
 
-from medray import bundles
+from medray.learning import bundles
 from medray.scores import ScoreStore
 
 DRIVER = Path(__file__).with_name("storm_driver.py")

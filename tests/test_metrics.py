@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from medray import bootstrap as boot
 from medray.errors import MedrayError
-from medray.metrics import BINARY, CLASSIFICATION, DIRECTIONS, MEANINGS, REGRESSION
-from medray.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
+from medray.learning import bootstrap as boot
+from medray.learning.metrics import BINARY, CLASSIFICATION, DIRECTIONS, MEANINGS, REGRESSION
+from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
 
 N = 600
 SUBJECTS = np.array([f"s{i // 3}" for i in range(N)])

@@ -47,9 +47,9 @@ def place(tmp_path_factory) -> Path:
 
 
 def _genomics(folder: Path) -> None:
-    from medray import bundles
+    from medray.learning import bundles
+    from medray.learning.models.cnn1d import Cnn1dSpec
     from medray.modalities.genomics.spec import GenomicsSpec
-    from medray.models.cnn1d import Cnn1dSpec
 
     (folder / "vcf").mkdir()
     (folder / "reference.fa").write_text(FASTA)

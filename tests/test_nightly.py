@@ -13,9 +13,9 @@ import pytest
 import toy
 from deltalake import DeltaTable
 
-from medray import bundles
 from medray.archive.manifest import changes_of, read_state
 from medray.engines.local import LocalEngine
+from medray.learning import bundles
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.morning import Summary, write_page
 from medray.scores import ScoreStore

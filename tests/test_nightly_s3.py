@@ -11,8 +11,8 @@ import pytest
 import toy
 from s3_server import BUCKET, s3_server
 
-from medray import bundles
 from medray.engines.local import LocalEngine
+from medray.learning import bundles
 from medray.storage import files, locks
 from medray.verbs.nightly import LOCK, nightly
 from medray.verbs.settings import NightlyRun

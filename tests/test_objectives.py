@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from medray.errors import LabelError, MedrayError
-from medray.objectives import (
+from medray.learning.objectives import (
     BinaryObjective,
     MulticlassObjective,
     MultilabelObjective,

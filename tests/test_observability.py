@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from medray import bundles
+from medray.learning import bundles
 
 PLANTED = "planted"
 """Part of every name that is no business of a log: of a patient, a file, a folder, an entry."""

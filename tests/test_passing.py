@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import bundles, stages
+from medray import stages
 from medray.archive.entries import group_parts
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec

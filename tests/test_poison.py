@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.careful import Careful
 from medray.errors import MachineError
 from medray.flows.flow import Stage
+from medray.learning import bundles
 from medray.scores import ScoreStore
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare

@@ -7,12 +7,12 @@ import pytest
 import torch
 import toy
 
-from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.learning import bundles
+from medray.learning.models.cnn import CnnSpec
+from medray.learning.objectives import BinaryObjective
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.models.cnn import CnnSpec
-from medray.objectives import BinaryObjective
 from medray.verbs.score import score
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medray import figures
-from medray.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
+from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
 from medray.report import Mistake, ReportFacts, ScoringRun, number, thumbnail, write_report
 
 HISTORY = [

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import toy
 
-from medray import bundles
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError, BundleError
+from medray.learning import bundles
 from medray.verbs.score import score
 from medray.verbs.train import train
 

@@ -11,14 +11,14 @@ import toy
 from deltalake import DeltaTable
 from pydantic import ValidationError
 
-from medray import bundles
 from medray.archive import order as schedule
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, in_order, newest_part, rounds
 from medray.durations import deadline_at
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
-from medray.models.resnet import ResNetSpec
+from medray.learning import bundles
+from medray.learning.models.resnet import ResNetSpec
 from medray.scores import ScoreStore
 from medray.verbs.score import score
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import toy
 
-from medray import bundles, checkpoints
-from medray.checkpoints import BrokenCheckpoint
 from medray.datasets.shards import ShardSet
 from medray.engines import checkpoints as places
 from medray.engines import local as local_engine
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError, MedrayError
+from medray.learning import bundles, checkpoints
+from medray.learning.checkpoints import BrokenCheckpoint
 from medray.progress import Silent
 from medray.storage import files
 from medray.verbs.inspect import inspect_history, inspect_store

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import bundles, stages
+from medray import stages
 from medray.archive.entries import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
 from medray.datasets.samples import sample_schema, tensor_column, tensor_field
 from medray.datasets.shards.parquet import write_samples
 from medray.errors import BundleError, SampleError
+from medray.learning import bundles
+from medray.learning.objectives import MulticlassObjective
 from medray.modalities.base import Modality, read_each
-from medray.objectives import MulticlassObjective
 from medray.stages import SCORE_ROWS, LoadShard, Read, Scan, Score, failed_rows, score_rows
 from medray.storage.arrow import joined
 from medray.storage.files import list_files

@@ -10,10 +10,10 @@ import pytest
 import toy
 from store_rows import content, manifest, rows, score
 
-from medray import bundles
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
 from medray.errors import Fenced
+from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import ScoreStore, standing
 from medray.verbs import score as verb

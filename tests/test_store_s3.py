@@ -13,9 +13,9 @@ from deltalake import DeltaTable
 from s3_server import BUCKET, s3_server
 from store_rows import Receipt, manifest, rows, score, seen
 
-from medray import bundles
 from medray.engines.local import LocalEngine
 from medray.errors import Fenced, StoreError
+from medray.learning import bundles
 from medray.scores import ScoreStore, upkeep
 from medray.storage import files
 

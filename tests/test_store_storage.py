@@ -14,9 +14,9 @@ import pytest
 import toy
 from store_rows import Receipt, content, ids, manifest, rows, score, seen
 
-from medray import bundles
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError, StoreError
+from medray.learning import bundles
 from medray.scores import GIVEN, ScoreStore
 from medray.storage import files
 from medray.verbs.score import score as run_score

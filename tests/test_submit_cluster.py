@@ -19,8 +19,8 @@ import toy
 from deltalake import DeltaTable
 from ray_cluster import Cluster, Proxy, cluster
 
-from medray import bundles
-from medray.models.resnet import ResNetSpec
+from medray.learning import bundles
+from medray.learning.models.resnet import ResNetSpec
 from medray.verbs.settings import NightlyRun
 
 PRINTED_HERE = ("note: ", "job ", "medray: ")

@@ -11,7 +11,7 @@ import pytest
 import toy
 from ray_cluster import other_code
 
-from medray import bundles
+from medray.learning import bundles
 
 HALF = 512
 """Entries of a job: shards for an actor on each raylet."""

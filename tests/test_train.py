@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import toy
 
-from medray import bundles
 from medray.engines import local as local_engine
 from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError, LabelError, MachineError, RunFileError
+from medray.learning import bundles
 from medray.progress import Silent
 from medray.verbs.evaluate import evaluate
 from medray.verbs.prepare import prepare

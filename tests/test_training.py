@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from medray.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
-from medray.optimizers import (
+from medray.learning.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
+from medray.learning.optimizers import (
     TrainingSettings,
     averaged_network,
     flat_state,

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from medray import bundles
-from medray.bundles import Bundle, Recipe, make_bundle
+from medray.learning import bundles
+from medray.learning.bundles import Bundle, Recipe, make_bundle
+from medray.learning.models.cnn import CnnSpec
+from medray.learning.objectives import BinaryObjective
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.models.cnn import CnnSpec
-from medray.objectives import BinaryObjective
 from medray.verbs.settings import ScoreRun, TrainRun
 
 SIZE = 16

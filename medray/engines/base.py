@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 from medray.flows.flow import Flow
-from medray.training import FitPlan
+from medray.learning.training import FitPlan
 
 Live = Callable[[dict[str, Any]], None]
 """Called now and then with how far training is: epoch, epochs, step, steps, history."""

@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from medray import checkpoints
 from medray.engines.base import Fitted
+from medray.learning import checkpoints
 from medray.storage import files
 
 LEFT_SECONDS = 86400.0

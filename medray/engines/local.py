@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medray.checkpoints import newest_whole, told
 from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.flows.flow import Flow, collect, in_turn
+from medray.learning.checkpoints import newest_whole, told
+from medray.learning.training import FitPlan, fit
 from medray.storage import files
-from medray.training import FitPlan, fit
 
 
 class LocalEngine:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray.checkpoints import newest_whole, told
 from medray.engines.base import Fitted, Live, RaySpec
 from medray.engines.careful import careful
 from medray.engines.checkpoints import cache_folder, fitted
@@ -29,8 +28,9 @@ from medray.engines.placement import Apart, apart, check_fraction, check_whole, 
 from medray.engines.prometheus import Meter
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows.flow import Flow, Receipt, collect
+from medray.learning.checkpoints import newest_whole, told
+from medray.learning.training import FitPlan, fit
 from medray.storage import files
-from medray.training import FitPlan, fit
 
 LIVE, REFUSED = "live.json", "refused.json"
 LIVE_SECONDS = 2.0

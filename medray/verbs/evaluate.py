@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, stages
+from medray import stages
 from medray.archive.entries import own_subject, pseudonym_key
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
+from medray.learning import bundles
 from medray.progress import Progress, Silent
 from medray.report import ReportFacts, write_report
 from medray.storage import files

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, stages
+from medray import stages
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema
@@ -20,6 +20,7 @@ from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
 from medray.flows.flow import Flow, shards
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress

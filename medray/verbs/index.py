@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, stages
+from medray import stages
 from medray.archive.changes import regroup
 from medray.archive.entries import PARTS, pseudonym_key
 from medray.archive.listing import FILES, compare, list_archive, named
@@ -31,6 +31,7 @@ from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
 from medray.flows.flow import Flow, shards
 from medray.flows.table_sink import TableSink
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site, describer, free_text, judge
 from medray.progress import Progress, Silent

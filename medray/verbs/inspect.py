@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import pyarrow.compute as pc
 
-from medray import bundles
 from medray.archive.entries import read_manifest
 from medray.archive.manifest import STATE, Counts, Manifest
 from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Inspection
 from medray.scores import ScoreStore

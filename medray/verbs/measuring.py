@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles
-from medray.training import stacked
+from medray.learning import bundles
+from medray.learning.training import stacked
 from medray.verbs.settings import EvaluationSettings
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from medray import bundles
 from medray.archive.manifest import Manifest
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import MedrayError
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.morning import BundleNight, Summary, write_page

@@ -8,9 +8,9 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
-from medray.checkpoints import STATE as CHECKPOINT_STATE
 from medray.datasets.shards.index import INDEX_NAME, ShardSet
 from medray.errors import MedrayError
+from medray.learning.checkpoints import STATE as CHECKPOINT_STATE
 from medray.modalities.base import Inspection
 from medray.storage import files
 

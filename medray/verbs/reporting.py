@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles
 from medray.datasets.shards import ShardSet, read_samples
+from medray.learning import bundles
+from medray.learning.training import stacked
 from medray.report import Mistake, ReportFacts
 from medray.storage import files
-from medray.training import stacked
 from medray.verbs.measuring import Archive, score_matrix
 from medray.verbs.prepare import mixture_of
 from medray.verbs.settings import EvaluateRun, TrainRun

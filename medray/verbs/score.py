@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import bundles, stages
+from medray import stages
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, placed, rounds
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
 from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
+from medray.learning import bundles
 from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
 from medray.progress import Progress, Silent

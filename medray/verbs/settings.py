@@ -14,12 +14,12 @@ from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
 from medray.engines.base import EngineSpec, RaySpec
 from medray.errors import REASONS
-from medray.metrics import Figures
+from medray.learning.metrics import Figures
+from medray.learning.models import ModelSpec
+from medray.learning.objectives import ObjectiveSpec
+from medray.learning.optimizers import TrainingSettings
 from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
-from medray.models import ModelSpec
-from medray.objectives import ObjectiveSpec
-from medray.optimizers import TrainingSettings
 from medray.runs import load_run
 from medray.storage import files
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from medray import bundles
 from medray.archive.entries import pseudonym_key
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
-from medray.models.logistic import LogisticSpec
+from medray.learning import bundles
+from medray.learning.models.logistic import LogisticSpec
+from medray.learning.training import FitPlan, stacked
 from medray.progress import Progress, Silent
 from medray.storage import files
-from medray.training import FitPlan, stacked
 from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult

@@ -84,8 +84,8 @@ def score_here(folder: Path) -> dict:
     import toy
 
     from medray.engines import ray as engine_module
+    from medray.learning.models.cnn import CnnSpec
     from medray.modalities.imaging.spec import ImagingSpec
-    from medray.models.cnn import CnnSpec
     from medray.verbs import score as verb
 
     if not (folder / "bundle").exists():

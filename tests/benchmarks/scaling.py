@@ -112,8 +112,9 @@ def run(folder: Path, engine: Any, sleep: float) -> tuple[Any, Clock]:
     """The `score` verb over the manifest in `folder`, with work that sleeps in the place of decoding and a network."""
     import toy
 
-    from medray import bundles, stages
+    from medray import stages
     from medray.archive.manifest import Manifest
+    from medray.learning import bundles
     from medray.verbs import score as verb
 
     bundle = toy.bundle()

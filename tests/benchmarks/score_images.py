@@ -30,9 +30,9 @@ BATCH = 16
 
 def make(data: Path, count: int) -> None:
     """16-bit monochrome files with smooth, image-like content, the same for the same arguments; a small CNN."""
+    from medray.learning.models.cnn import CnnSpec
     from medray.modalities.imaging.dicom_writer import write_dicom
     from medray.modalities.imaging.spec import ImagingSpec
-    from medray.models.cnn import CnnSpec
 
     folder = data / "archive"
     folder.mkdir(parents=True)
@@ -55,7 +55,7 @@ def make(data: Path, count: int) -> None:
 def network_of(bundle: str) -> Any:
     import torch
 
-    from medray import bundles
+    from medray.learning import bundles
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)

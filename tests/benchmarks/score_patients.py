@@ -71,8 +71,8 @@ def make_archive(root: Path, patients: int) -> None:
 
 def make(data: Path, count: int) -> None:
     """The archive, and a GRU."""
+    from medray.learning.models.rnn import RnnSpec
     from medray.modalities.ehr.spec import Code, EhrSpec, TaskSpec
-    from medray.models.rnn import RnnSpec
 
     make_archive(data / "archive", count)
     spec = EhrSpec(
@@ -132,7 +132,7 @@ def _ideal_worker(files: list[str], bundle: str, out: str, queue: Queue) -> None
     import pyarrow.parquet as pq
     import torch
 
-    from medray import bundles
+    from medray.learning import bundles
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)

@@ -50,8 +50,8 @@ def make_data(folder: Path, variants: int) -> None:
 
 def make(data: Path, count: int) -> None:
     """The reference, the variants, and a small CNN."""
+    from medray.learning.models.cnn1d import Cnn1dSpec
     from medray.modalities.genomics.spec import GenomicsSpec
-    from medray.models.cnn1d import Cnn1dSpec
 
     make_data(data, count)
     model = Cnn1dSpec(channels=(32, 32), widths=(7, 7), dense=32)
@@ -66,7 +66,7 @@ def _ideal_worker(folder: str, bundle: str, out: str, part: int, parts: int, que
     import pyarrow.parquet as pq
     import torch
 
-    from medray import bundles
+    from medray.learning import bundles
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)

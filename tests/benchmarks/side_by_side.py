@@ -142,8 +142,8 @@ def save_bundle(uri: Path, **recipe: Any) -> None:
     """A network with seeded weights: no training is needed to measure scoring."""
     import torch
 
-    from medray import bundles
-    from medray.objectives import BinaryObjective
+    from medray.learning import bundles
+    from medray.learning.objectives import BinaryObjective
 
     torch.manual_seed(0)
     network = recipe["model"].build(recipe["modality"].open().inputs(), 1)

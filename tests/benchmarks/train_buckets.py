@@ -2,7 +2,7 @@
 
     python tests/benchmarks/train_buckets.py [--patients 2500] [--sigma 1.0] [--epochs 2] [--rounds 3] [--archive MEDS]
 
-buckets  medray's training as it is: a batch holds samples of like length (medray/batches.py)
+buckets  medray's training as it is: a batch holds samples of like length (medray/learning/batches.py)
 naive    the same loop on the same shards with random batches, each padded to its own longest
 
 Both run alone in a fresh process on one thread and take turns; the best round of each counts. The rate is that of the
@@ -67,9 +67,9 @@ def fit(system: str, archive: Path, work: Path, epochs: int) -> dict[str, float]
     """Samples per second, computed steps per event, and the loss at the end."""
     import pyarrow.csv
 
-    from medray import training
-    from medray.batches import cut_batches, epoch_order
     from medray.engines.local import LocalEngine
+    from medray.learning import training
+    from medray.learning.batches import cut_batches, epoch_order
     from medray.verbs.settings import TrainRun
     from medray.verbs.train import train
 

@@ -49,7 +49,7 @@ def bare(path: Path, epochs: int) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     from medray.inputs import Input
-    from medray.models.cnn import CnnSpec
+    from medray.learning.models.cnn import CnnSpec
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

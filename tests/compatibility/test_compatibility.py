@@ -9,10 +9,10 @@ import pytest
 import toy
 from deltalake import DeltaTable
 
-from medray import bundles
 from medray.archive.manifest import Manifest
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.local import LocalEngine
+from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import ScoreStore
 from medray.verbs.score import score

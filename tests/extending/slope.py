@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medray.errors import RunFileError
 from medray.inputs import Inputs
-from medray.models.base import ModelBase
+from medray.learning.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medray.inputs import Input, Inputs
-from medray.models import ModelSpec
+from medray.learning.models import ModelSpec
 
 FEATURES, CODES, STATIC, SUMMARY = 3, 7, 2, 4
 WHOLE = ("static", "summary")

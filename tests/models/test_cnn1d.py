@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from sequence_inputs import batch, names, network, parameters
 
 from medray.inputs import Input
-from medray.models.cnn1d import Cnn1dSpec
-from medray.models.sequences import Convolution, MaskedBatchNorm, pooled
+from medray.learning.models.cnn1d import Cnn1dSpec
+from medray.learning.models.sequences import Convolution, MaskedBatchNorm, pooled
 
 SPLICE = {"sequence": Input((60, 4))}
 

@@ -7,7 +7,7 @@ import torch
 from sequence_inputs import names, network, parameters
 
 from medray.inputs import Input
-from medray.models.cnn_rnn import CnnRnnSpec
+from medray.learning.models.cnn_rnn import CnnRnnSpec
 
 
 def test_the_settings_of_danq_give_danq():

@@ -8,7 +8,7 @@ from sequence_inputs import EVERYTHING, WHOLE, batch, names
 
 from medray.errors import RunFileError
 from medray.inputs import Input
-from medray.models.logistic import LogisticSpec, bag, overview, small
+from medray.learning.models.logistic import LogisticSpec, bag, overview, small
 
 
 def width(spec: LogisticSpec, inputs) -> int:

@@ -9,8 +9,8 @@ from sequence_inputs import EVERYTHING, FEATURES, batch, names, network, paramet
 
 from medray.errors import RunFileError
 from medray.inputs import Input
-from medray.models.rnn import RnnSpec
-from medray.models.sequences import Cell, FeatureDropout, Recurrent, reverse
+from medray.learning.models.rnn import RnnSpec
+from medray.learning.models.sequences import Cell, FeatureDropout, Recurrent, reverse
 
 SEQUENCE = names("sequence", "mask")
 

@@ -9,13 +9,13 @@ import torch
 import toy
 from sequence_inputs import EVERYTHING, WHOLE, batch, names, network, padded, row
 
-from medray.bundles import Recipe, build_network
 from medray.errors import BundleError, RunFileError
 from medray.inputs import Input, Inputs
-from medray.models.cnn1d import Cnn1dSpec
-from medray.models.cnn_rnn import CnnRnnSpec
-from medray.models.logistic import LogisticSpec
-from medray.models.rnn import RnnSpec
+from medray.learning.bundles import Recipe, build_network
+from medray.learning.models.cnn1d import Cnn1dSpec
+from medray.learning.models.cnn_rnn import CnnRnnSpec
+from medray.learning.models.logistic import LogisticSpec
+from medray.learning.models.rnn import RnnSpec
 
 SMALL = [
     Cnn1dSpec(channels=(6, 5), widths=(3, 4), dense=4, embedding=3),

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from meds_data import at, write_events, write_labels, write_splits
 
-from medray import bundles
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError
+from medray.learning import bundles
 from medray.verbs.evaluate import evaluate
 from medray.verbs.settings import EvaluateRun, TrainRun
 from medray.verbs.train import train

@@ -14,16 +14,16 @@ from deltalake import DeltaTable
 from meds_data import at, physionet, write_events, write_labels, write_splits
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from medray import bundles
 from medray.archive.manifest import Manifest
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
+from medray.learning import bundles
+from medray.learning.models.rnn import RnnSpec
+from medray.learning.objectives import BinaryObjective
+from medray.learning.optimizers import TrainingSettings
 from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
-from medray.models.rnn import RnnSpec
-from medray.objectives import BinaryObjective
-from medray.optimizers import TrainingSettings
 from medray.verbs.index import index
 from medray.verbs.score import score
 from medray.verbs.settings import ScoreRun, TrainRun

@@ -13,13 +13,13 @@ import pytest
 from store_rows import Receipt
 from variant_files import opened, table, untar, vcf_text, write
 
-from medray import bundles
 from medray.cli import app
 from medray.engines.local import LocalEngine
 from medray.errors import UserError
+from medray.learning import bundles
+from medray.learning.models.cnn1d import Cnn1dSpec
+from medray.learning.objectives import BinaryObjective
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.models.cnn1d import Cnn1dSpec
-from medray.objectives import BinaryObjective
 from medray.scores import GIVEN, ScoreStore
 from medray.verbs.export import export
 from medray.verbs.results import ScoreResult

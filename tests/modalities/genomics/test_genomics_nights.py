@@ -15,9 +15,9 @@ from store_rows import Receipt
 from test_genomics_export import make_bundle, run_score
 from variant_files import COLUMNS, write
 
-from medray import bundles
 from medray.engines.base import LocalSpec, RaySpec
 from medray.engines.local import LocalEngine
+from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
 from medray.verbs.nightly import nightly

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from variant_files import opened, rows, table, untar, vcf_text, write
 
-from medray import bundles
 from medray.errors import NOT_ELIGIBLE
+from medray.learning import bundles
+from medray.learning.models.cnn1d import Cnn1dSpec
+from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
+from medray.learning.objectives.base import Objective
 from medray.modalities.base import Exact
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variant_reader import Variants
 from medray.modalities.genomics.variants import derive, score_names
-from medray.models.cnn1d import Cnn1dSpec
-from medray.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
-from medray.objectives.base import Objective
 
 
 def reader(folder: Path, bases: str = "ACGTTTGCAACGTACG", length: int = 7) -> Variants:

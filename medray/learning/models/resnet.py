@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from medray.inputs import Inputs
-from medray.models.base import ModelBase, image_shape
+from medray.learning.models.base import ModelBase, image_shape
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from medray.inputs import Inputs
-from medray.models.base import ModelBase
+from medray.learning.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ class Cnn1dSpec(ModelBase):
         import torch
         from torch import nn
 
-        from medray.models import sequences
+        from medray.learning.models import sequences
 
         shape = sequences.sequence_shape(inputs, self.kind)
         features = self._features(shape.length)

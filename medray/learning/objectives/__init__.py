@@ -21,9 +21,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medray.objectives.binary import BinaryObjective, MultilabelObjective
-from medray.objectives.multiclass import MulticlassObjective
-from medray.objectives.regression import RegressionObjective
+from medray.learning.objectives.binary import BinaryObjective, MultilabelObjective
+from medray.learning.objectives.multiclass import MulticlassObjective
+from medray.learning.objectives.regression import RegressionObjective
 
 ObjectiveSpec = Annotated[
     BinaryObjective | MulticlassObjective | MultilabelObjective | RegressionObjective, Field(discriminator="kind")

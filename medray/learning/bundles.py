@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import medray
 from medray.errors import BundleError
+from medray.learning.models import ModelSpec
+from medray.learning.objectives import ObjectiveSpec
 from medray.modalities import ModalitySpec
 from medray.modalities.base import Exact
-from medray.models import ModelSpec
-from medray.objectives import ObjectiveSpec
 from medray.storage import files
 
 if TYPE_CHECKING:

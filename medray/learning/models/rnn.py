@@ -13,7 +13,7 @@ from pydantic import Field
 
 from medray.errors import RunFileError
 from medray.inputs import Inputs
-from medray.models.base import ModelBase
+from medray.learning.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ class RnnSpec(ModelBase):
         import torch
         from torch import nn
 
-        from medray.models import sequences
+        from medray.learning.models import sequences
 
         shape = sequences.sequence_shape(inputs, self.kind)
         if self.pooling == "flatten":

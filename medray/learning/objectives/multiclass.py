@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from medray import bootstrap as boot
-from medray import calibration as cal
-from medray import classes as text
-from medray import losses
-from medray import metrics as measure
 from medray.errors import LabelError
-from medray.losses import ClassWeights
-from medray.metrics import PLAIN, Direction, Figures
-from medray.objectives.base import Labels, Objective
+from medray.learning import bootstrap as boot
+from medray.learning import metrics as measure
+from medray.learning.metrics import PLAIN, Direction, Figures
+from medray.learning.objectives import calibration as cal
+from medray.learning.objectives import classes as text
+from medray.learning.objectives import losses
+from medray.learning.objectives.base import Labels, Objective
+from medray.learning.objectives.losses import ClassWeights
 
 if TYPE_CHECKING:
     import torch

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from medray import bootstrap as boot
-from medray import calibration as cal
-from medray import classes as text
-from medray import metrics as measure
-from medray.losses import ClassWeights
-from medray.metrics import CLASSIFICATION, PLAIN, Direction, Figures
+from medray.learning import bootstrap as boot
+from medray.learning import metrics as measure
+from medray.learning.metrics import CLASSIFICATION, PLAIN, Direction, Figures
+from medray.learning.objectives import calibration as cal
+from medray.learning.objectives import classes as text
+from medray.learning.objectives.losses import ClassWeights
 
 if TYPE_CHECKING:
     import torch

@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from medray import checkpoints
-from medray.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
-from medray.bundles import channels_last, layout, to_device
 from medray.datasets.shards import ShardReader
 from medray.errors import MachineError, MedrayError, RunFileError
-from medray.metrics import DIRECTIONS
-from medray.modalities import ModalitySpec
-from medray.models import ModelSpec
-from medray.objectives import ObjectiveSpec
-from medray.optimizers import (
+from medray.learning import checkpoints
+from medray.learning.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
+from medray.learning.bundles import channels_last, layout, to_device
+from medray.learning.metrics import DIRECTIONS
+from medray.learning.models import ModelSpec
+from medray.learning.objectives import ObjectiveSpec
+from medray.learning.optimizers import (
     TrainingSettings,
     averaged_network,
     flat_state,
@@ -36,6 +35,7 @@ from medray.optimizers import (
     load_flat_state,
     make_optimizer,
 )
+from medray.modalities import ModalitySpec
 
 if TYPE_CHECKING:
     import torch
@@ -429,7 +429,7 @@ class Trainer:
         }
 
     def save(self, folder: Path) -> None:
-        """The checkpoint: see checkpoints.py."""
+        """The checkpoint: see learning/checkpoints.py."""
         tensors: dict[str, Mapping[str, torch.Tensor]] = {
             "last": self.network.state_dict(),
             "best": self.best_weights,

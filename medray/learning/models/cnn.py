@@ -13,7 +13,7 @@ from pydantic import Field
 
 from medray.errors import RunFileError
 from medray.inputs import Inputs
-from medray.models.base import ModelBase, image_shape
+from medray.learning.models.base import ModelBase, image_shape
 
 if TYPE_CHECKING:
     from torch import nn

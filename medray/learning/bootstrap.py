@@ -2,7 +2,7 @@
 
 N row, R resample, K class, B bin.  A resample draws whole subjects with replacement, so it is a weight per row:
 how often the row's subject was drawn. Metrics here take weights (N, R) and give (R,); with weights of 1 they
-equal those of metrics.py, which the tests check.
+equal those of learning/metrics.py, which the tests check.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from medray.metrics import (
+from medray.learning.metrics import (
     ECE_BINS,
     PLAIN,
     REGRESSION,
@@ -22,7 +22,7 @@ from medray.metrics import (
     multiclass_rates,
     ratio,
 )
-from medray.thresholds import Rule, choose
+from medray.learning.objectives.thresholds import Rule, choose
 
 Scalars = dict[str, np.ndarray]
 CELLS = 500_000  # weights held at once: 4 MB, so that sums stay in the processor's cache

@@ -1,7 +1,7 @@
 """Metrics of scores against targets: numbers from torchmetrics, exact, and None where a metric is not defined.
 
     N row, K class, R resample.  Counts may carry leading axes; a rate that is not defined is NaN inside this file
-    and in bootstrap.py, and None in what `present` gives out.
+    and in learning/bootstrap.py, and None in what `present` gives out.
 
 Rules that libraries differ in, as they are here:
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medray.models.cnn import CnnSpec
-from medray.models.cnn1d import Cnn1dSpec
-from medray.models.cnn_rnn import CnnRnnSpec
-from medray.models.logistic import LogisticSpec
-from medray.models.resnet import ResNetSpec
-from medray.models.rnn import RnnSpec
+from medray.learning.models.cnn import CnnSpec
+from medray.learning.models.cnn1d import Cnn1dSpec
+from medray.learning.models.cnn_rnn import CnnRnnSpec
+from medray.learning.models.logistic import LogisticSpec
+from medray.learning.models.resnet import ResNetSpec
+from medray.learning.models.rnn import RnnSpec
 
 ModelSpec = Annotated[
     CnnSpec | Cnn1dSpec | CnnRnnSpec | LogisticSpec | ResNetSpec | RnnSpec, Field(discriminator="kind")

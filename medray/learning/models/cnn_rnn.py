@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from medray.inputs import Inputs
-from medray.models.base import ModelBase
+from medray.learning.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ class CnnRnnSpec(ModelBase):
         import torch
         from torch import nn
 
-        from medray.models import sequences
+        from medray.learning.models import sequences
 
         shape = sequences.sequence_shape(inputs, self.kind)
         if self.pooling == "flatten":

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from medray.errors import RunFileError
 from medray.inputs import Input, Inputs
-from medray.models.base import ModelBase
+from medray.learning.models.base import ModelBase
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +38,7 @@ class LogisticSpec(ModelBase):
         import torch
         from torch import nn
 
-        from medray.models import sequences
+        from medray.learning.models import sequences
 
         if set(inputs) - set(READS) or set(inputs) <= {"mask"}:
             raise RunFileError(
@@ -115,7 +115,7 @@ def overview(sequence_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
     """(B, 4F): mean, last, smallest and largest valid value of each feature; zeros for a row without any."""
     import torch
 
-    from medray.models import sequences
+    from medray.learning.models import sequences
 
     if sequence_BTF.shape[1] == 0:
         return sequence_BTF.new_zeros(sequence_BTF.shape[0], 4 * sequence_BTF.shape[2])

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pyarrow as pa
 
-from medray import bootstrap as boot
-from medray import classes as text
-from medray import losses
-from medray import metrics as measure
 from medray.errors import LabelError
-from medray.metrics import PLAIN, REGRESSION, Direction, Figures
-from medray.objectives.base import Labels, Objective, precise
+from medray.learning import bootstrap as boot
+from medray.learning import metrics as measure
+from medray.learning.metrics import PLAIN, REGRESSION, Direction, Figures
+from medray.learning.objectives import classes as text
+from medray.learning.objectives import losses
+from medray.learning.objectives.base import Labels, Objective, precise
 
 if TYPE_CHECKING:
     import torch

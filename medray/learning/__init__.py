@@ -1,0 +1,1 @@
+"""What is learnt and by what: models, objectives, metrics, training, bundles."""
