@@ -20,8 +20,8 @@ from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.base import Modality, read_rows
+from medray.modalities.registry import ModalitySpec
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File, is_local, modified_ns, relative
 

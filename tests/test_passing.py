@@ -17,11 +17,11 @@ from medray.archive.entries import group_parts
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.dicom_writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import ModalitySpec
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.storage.arrow import joined

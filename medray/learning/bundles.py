@@ -24,8 +24,8 @@ import medray
 from medray.errors import BundleError
 from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
-from medray.modalities import ModalitySpec
 from medray.modalities.base import Exact
+from medray.modalities.registry import ModalitySpec
 from medray.storage import files
 
 if TYPE_CHECKING:

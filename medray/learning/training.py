@@ -35,7 +35,7 @@ from medray.learning.optimizers import (
     load_flat_state,
     make_optimizer,
 )
-from medray.modalities import ModalitySpec
+from medray.modalities.registry import ModalitySpec
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from medray.archive.eligibility import Fact, Refused, Select, Trained
 from medray.archive.entries import Describe, Entry, Judge, Part
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError
-from medray.inputs import Inputs
+from medray.modalities.inputs import Inputs
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
 

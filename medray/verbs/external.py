@@ -21,8 +21,8 @@ from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
 from medray.flows.flow import Flow, shards
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
+from medray.modalities.registry import ModalitySpec
 from medray.progress import Progress
 from medray.storage import files
 from medray.verbs.index import index_archive

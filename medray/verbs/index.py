@@ -32,8 +32,8 @@ from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
 from medray.flows.flow import Flow, shards
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site, describer, free_text, judge
+from medray.modalities.registry import ModalitySpec
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute

@@ -11,8 +11,8 @@ from medray.archive.entries import read_manifest
 from medray.archive.manifest import STATE, Counts, Manifest
 from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.base import Inspection
+from medray.modalities.registry import ModalitySpec
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.verbs.recognise import of_medray, of_others

@@ -16,8 +16,8 @@ from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import MedrayError
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
+from medray.modalities.registry import ModalitySpec
 from medray.morning import BundleNight, Summary, write_page
 from medray.morning.summary import LEVELS
 from medray.progress import Progress, Silent

@@ -23,7 +23,7 @@ from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows.flow import Flow, shards
-from medray.modalities import Modality
+from medray.modalities.registry import Modality
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs.index import index_archive, mixture_words

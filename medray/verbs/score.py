@@ -19,8 +19,8 @@ from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
 from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
 from medray.learning import bundles
-from medray.modalities import ModalitySpec
 from medray.modalities.base import at_site
+from medray.modalities.registry import ModalitySpec
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import recorded

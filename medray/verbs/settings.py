@@ -18,8 +18,8 @@ from medray.learning.metrics import Figures
 from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import TrainingSettings
-from medray.modalities import ModalitySpec
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
+from medray.modalities.registry import ModalitySpec
 from medray.runs import load_run
 from medray.storage import files
 

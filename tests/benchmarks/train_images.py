@@ -48,8 +48,8 @@ def bare(path: Path, epochs: int) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from medray.inputs import Input
     from medray.learning.models.cnn import CnnSpec
+    from medray.modalities.inputs import Input
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

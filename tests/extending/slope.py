@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from medray.errors import RunFileError
-from medray.inputs import Inputs
 from medray.learning.models.base import ModelBase
+from medray.modalities.inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ import xxhash
 
 from medray.archive.entries import Entry, Part
 from medray.errors import SampleError
-from medray.inputs import Input, Inputs
 from medray.modalities.base import Inspection, Modality, Spec, read_each
+from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File, read_bytes, relative
 
 if TYPE_CHECKING:

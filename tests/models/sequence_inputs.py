@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medray.inputs import Input, Inputs
 from medray.learning.models import ModelSpec
+from medray.modalities.inputs import Input, Inputs
 
 FEATURES, CODES, STATIC, SUMMARY = 3, 7, 2, 4
 WHOLE = ("static", "summary")

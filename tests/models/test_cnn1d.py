@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from sequence_inputs import batch, names, network, parameters
 
-from medray.inputs import Input
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.models.sequences import Convolution, MaskedBatchNorm, pooled
+from medray.modalities.inputs import Input
 
 SPLICE = {"sequence": Input((60, 4))}
 

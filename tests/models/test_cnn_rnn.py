@@ -6,8 +6,8 @@ import pytest
 import torch
 from sequence_inputs import names, network, parameters
 
-from medray.inputs import Input
 from medray.learning.models.cnn_rnn import CnnRnnSpec
+from medray.modalities.inputs import Input
 
 
 def test_the_settings_of_danq_give_danq():

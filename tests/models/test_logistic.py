@@ -7,8 +7,8 @@ import torch
 from sequence_inputs import EVERYTHING, WHOLE, batch, names
 
 from medray.errors import RunFileError
-from medray.inputs import Input
 from medray.learning.models.logistic import LogisticSpec, bag, overview, small
+from medray.modalities.inputs import Input
 
 
 def width(spec: LogisticSpec, inputs) -> int:

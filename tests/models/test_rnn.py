@@ -8,9 +8,9 @@ import torch
 from sequence_inputs import EVERYTHING, FEATURES, batch, names, network, parameters
 
 from medray.errors import RunFileError
-from medray.inputs import Input
 from medray.learning.models.rnn import RnnSpec
 from medray.learning.models.sequences import Cell, FeatureDropout, Recurrent, reverse
+from medray.modalities.inputs import Input
 
 SEQUENCE = names("sequence", "mask")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from medray.errors import RunFileError
-from medray.inputs import Inputs
+from medray.modalities.inputs import Inputs
 
 
 class ModelBase(BaseModel):

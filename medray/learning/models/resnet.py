@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from medray.inputs import Inputs
 from medray.learning.models.base import ModelBase, image_shape
+from medray.modalities.inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import nn

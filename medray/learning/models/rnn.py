@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from medray.errors import RunFileError
-from medray.inputs import Inputs
 from medray.learning.models.base import ModelBase
+from medray.modalities.inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import nn

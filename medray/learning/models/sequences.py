@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from medray.errors import RunFileError
-from medray.inputs import Inputs
+from medray.modalities.inputs import Inputs
 
 READS = ("sequence", "codes", "mask", "static", "summary")
 Cell = Literal["elman", "gru", "lstm"]

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from medray.archive.entries import Entries, Entry, Part
 from medray.errors import UserError
-from medray.inputs import Input, Inputs
 from medray.modalities.base import Modality
 from medray.modalities.ehr import reading, vocabulary
 from medray.modalities.ehr.archive import Archive
@@ -19,6 +18,7 @@ from medray.modalities.ehr.bins import bins, features
 from medray.modalities.ehr.events import FEATURES, events, facts
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.ehr.summary import summary, width
+from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part, unchanged
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
-from medray.inputs import Input, Inputs
 from medray.modalities.base import Modality, read_each
 from medray.modalities.imaging import arrays, resample
 from medray.modalities.imaging.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File, read_bytes
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from medray.datasets.samples import good
 from medray.errors import UserError
-from medray.modalities import ModalitySpec
 from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec, TaskSpec
 from medray.modalities.ehr.summary import MOMENTS
 from medray.modalities.ehr.vocabulary import Lookup, _grid, _of_grid, exact_sum
+from medray.modalities.registry import ModalitySpec
 
 FOUR_HOURS = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="4h", min_samples=1)
 """Predictions at hour 4 of what happened from hour 0 on: bins 0 to 3."""

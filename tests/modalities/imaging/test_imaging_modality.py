@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from medray.archive.entries import Entry, PartRef
 from medray.datasets.samples import tensor_column, tensor_view
 from medray.errors import SampleError, UserError
-from medray.inputs import Input
-from medray.modalities import open_modality
 from medray.modalities.imaging import resample
 from medray.modalities.imaging.image import Image as Decoded
 from medray.modalities.imaging.modality import conform
 from medray.modalities.imaging.spec import AugmentSpec, ImagingSpec
+from medray.modalities.inputs import Input
+from medray.modalities.registry import open_modality
 
 GREY = (np.arange(64, dtype=np.uint8) * 4).reshape(8, 8)
 
