@@ -21,9 +21,9 @@ import pyarrow as pa
 
 import medray
 from medray.errors import NOT_ELIGIBLE, SampleError, UserError
-from medray.modalities.genomics import text, vcf
-from medray.modalities.genomics.names import RecordNames
-from medray.modalities.genomics.variants import allele_of
+from medray.modalities.genomics.formats import text, vcf
+from medray.modalities.genomics.variants.alleles import allele_of
+from medray.modalities.genomics.variants.names import RecordNames
 from medray.scores import ScoreStore
 from medray.storage.files import absolute, new_file
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from medray.archive.eligibility import Fact
-from medray.modalities.genomics.records import Record
+from medray.modalities.genomics.formats.records import Record
 
 Facts = dict[str, Fact]
 

@@ -12,13 +12,13 @@ import numpy as np
 from medray.errors import SampleError
 from medray.modalities.base import Inspection
 from medray.modalities.genomics.codes import BAD, LETTERS, SOFT, N, to_codes
-from medray.modalities.genomics.genbank import annotated, translate
-from medray.modalities.genomics.records import Record
+from medray.modalities.genomics.formats.genbank import annotated, translate
+from medray.modalities.genomics.formats.records import Record
+from medray.modalities.genomics.formats.table import cells, delimiter
+from medray.modalities.genomics.formats.text import BGZF_HEADER, blocks, compression
 from medray.modalities.genomics.scan import open_records, sniff
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.table import cells, delimiter
-from medray.modalities.genomics.text import BGZF_HEADER, blocks, compression
-from medray.modalities.genomics.variant_inspection import inspect_vcf
+from medray.modalities.genomics.variants.inspection import inspect_vcf
 from medray.storage.files import list_files, open_input, relative
 
 if TYPE_CHECKING:

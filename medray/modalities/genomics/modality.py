@@ -14,10 +14,10 @@ from medray.datasets.samples import tensor_view
 from medray.errors import UserError
 from medray.modalities.base import Exact, Modality
 from medray.modalities.genomics import codes
+from medray.modalities.genomics.formats.source import Source
 from medray.modalities.genomics.sequences import Sequences
-from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variant_reader import Variants
+from medray.modalities.genomics.variants.reader import Variants
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File
 

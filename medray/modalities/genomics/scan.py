@@ -15,15 +15,15 @@ from medray.archive.entries import Part, digest
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
 from medray.modalities.genomics.facts import record_facts, window_facts
-from medray.modalities.genomics.fasta import fasta
-from medray.modalities.genomics.fastq import fastq
-from medray.modalities.genomics.features import Overlap, cuts, groups
-from medray.modalities.genomics.features import Part as FeaturePart
-from medray.modalities.genomics.genbank import elsewhere, genbank
-from medray.modalities.genomics.records import Reader, Record
+from medray.modalities.genomics.formats.fasta import fasta
+from medray.modalities.genomics.formats.fastq import fastq
+from medray.modalities.genomics.formats.features import Overlap, cuts, groups
+from medray.modalities.genomics.formats.features import Part as FeaturePart
+from medray.modalities.genomics.formats.genbank import elsewhere, genbank
+from medray.modalities.genomics.formats.records import Reader, Record
+from medray.modalities.genomics.formats.table import delimiter, parquet_rows, text_table
+from medray.modalities.genomics.formats.text import Chunk, blocks
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.table import delimiter, parquet_rows, text_table
-from medray.modalities.genomics.text import Chunk, blocks
 from medray.modalities.genomics.windows import Stretch, tile
 from medray.storage.files import File, relative
 

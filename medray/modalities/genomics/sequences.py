@@ -12,11 +12,11 @@ from medray.archive.entries import Entry, Part, digest
 from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import PAD, N, SoftMask, to_codes
+from medray.modalities.genomics.formats.source import Source
+from medray.modalities.genomics.formats.table import ParquetCells
+from medray.modalities.genomics.formats.text import Ranges, blocks
 from medray.modalities.genomics.scan import scan, sniff, span, to_plain
-from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.table import ParquetCells
-from medray.modalities.genomics.text import Ranges, blocks
 from medray.storage.files import File, open_input
 
 LINE_NUMBERS = re.compile(rb"(?:^|\n)[ \t]*\d+(?=\s)")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medray.modalities.genomics.codes import SoftMask, is_base, to_codes
-from medray.modalities.genomics.text import Chunk
+from medray.modalities.genomics.formats.text import Chunk
 
 _IS_BASE = is_base()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medray.modalities.genomics.features import Overlap, features
-from medray.modalities.genomics.genbank import annotation
+from medray.modalities.genomics.formats.features import Overlap, features
+from medray.modalities.genomics.formats.genbank import annotation
 from medray.modalities.genomics.spec import GenomicsSpec
 
 WINDOWS = GenomicsSpec(entries="windows", length=10, label_feature="CDS")

@@ -19,12 +19,12 @@ from Bio.SeqRecord import SeqRecord
 from variant_files import opened, rows, table, untar
 
 from medray.modalities.genomics.codes import to_codes, to_text
-from medray.modalities.genomics.genbank import annotated, translate
-from medray.modalities.genomics.reference import Reference
+from medray.modalities.genomics.formats.genbank import annotated, translate
+from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.formats.text import blocks
 from medray.modalities.genomics.scan import open_records
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.text import blocks
-from medray.modalities.genomics.variants import _shown
+from medray.modalities.genomics.variants.alleles import _shown
 from medray.storage.files import list_files
 
 FILES = pytest.mark.parametrize("files", [12, pytest.param(300, marks=pytest.mark.slow)])

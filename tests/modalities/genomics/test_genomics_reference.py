@@ -10,7 +10,7 @@ from variant_files import untar, write
 
 from medray.errors import SampleError, UserError
 from medray.modalities.genomics.codes import to_text
-from medray.modalities.genomics.reference import Contig, Reference, build_index
+from medray.modalities.genomics.formats.reference import Contig, Reference, build_index
 
 TWO = b">one first record\nACGTA\nCGTAC\nGT\n>two\nTTTNr\n"
 

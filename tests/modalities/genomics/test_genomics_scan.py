@@ -13,10 +13,10 @@ from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
 from medray.archive.entries import digest
 from medray.modalities.genomics.codes import to_codes
-from medray.modalities.genomics.fasta import fasta
-from medray.modalities.genomics.fastq import fastq
+from medray.modalities.genomics.formats.fasta import fasta
+from medray.modalities.genomics.formats.fastq import fastq
+from medray.modalities.genomics.formats.text import Chunk, Ranges, blocks, lines
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.text import Chunk, Ranges, blocks, lines
 
 SHORT = GenomicsSpec(length=8)
 FASTA = b">one first\nACGT\nACGT\n>two\r\nAC\r\nGTAC\r\n\n>three\nTTTTTTTTTTTT"

@@ -18,8 +18,8 @@ from medray.learning.objectives import BinaryObjective, MulticlassObjective, Mul
 from medray.learning.objectives.base import Objective
 from medray.modalities.base import Exact
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variant_reader import Variants
-from medray.modalities.genomics.variants import derive, score_names
+from medray.modalities.genomics.variants.alleles import derive, score_names
+from medray.modalities.genomics.variants.reader import Variants
 
 
 def reader(folder: Path, bases: str = "ACGTTTGCAACGTACG", length: int = 7) -> Variants:

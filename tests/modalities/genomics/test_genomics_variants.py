@@ -9,10 +9,18 @@ import pytest
 from variant_files import opened, rows, table, untar, vcf_text, write
 
 from medray.modalities.base import Exact
-from medray.modalities.genomics import variants
-from medray.modalities.genomics.reference import Reference
-from medray.modalities.genomics.variant_reader import Variants
-from medray.modalities.genomics.variants import Allele, allele_of, derive, normalise, record_key, sample_id, score_names
+from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.variants import alleles as variants
+from medray.modalities.genomics.variants.alleles import (
+    Allele,
+    allele_of,
+    derive,
+    normalise,
+    record_key,
+    sample_id,
+    score_names,
+)
+from medray.modalities.genomics.variants.reader import Variants
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from variant_files import COLUMNS, entries, opened, parts, rows, table, untar, v
 
 from medray.archive.entries import group_parts, parts_table
 from medray.errors import SampleError
-from medray.modalities.genomics import text, variant_reader, vcf
-from medray.modalities.genomics.variant_inspection import inspect_vcf
+from medray.modalities.genomics.formats import text, vcf
+from medray.modalities.genomics.variants import reader as variant_reader
+from medray.modalities.genomics.variants.inspection import inspect_vcf
 
 
 @pytest.fixture

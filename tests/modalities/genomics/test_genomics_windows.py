@@ -8,10 +8,10 @@ from Bio.SeqFeature import BeforePosition, ExactPosition, SeqFeature, SimpleLoca
 
 from medray.archive.entries import Entries
 from medray.modalities.genomics.codes import to_codes
-from medray.modalities.genomics.features import Coverage, Features, cuts, groups
-from medray.modalities.genomics.genbank import translate
+from medray.modalities.genomics.formats.features import Coverage, Features, cuts, groups
+from medray.modalities.genomics.formats.genbank import translate
+from medray.modalities.genomics.formats.text import Chunk
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.text import Chunk
 from medray.modalities.genomics.windows import tile
 
 

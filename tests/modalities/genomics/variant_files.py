@@ -13,7 +13,7 @@ from medray.archive.entries import Entry, Part, PartRef
 from medray.datasets.samples import tensor_view
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variant_reader import Variants
+from medray.modalities.genomics.variants.reader import Variants
 from medray.storage.files import list_files
 
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"

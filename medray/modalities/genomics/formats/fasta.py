@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from medray.errors import SampleError
-from medray.modalities.genomics.records import Record, decode, first_word
-from medray.modalities.genomics.text import Chunk
+from medray.modalities.genomics.formats.records import Record, decode, first_word
+from medray.modalities.genomics.formats.text import Chunk
 
 LONGEST_HEADER = 1 << 16
 

@@ -24,7 +24,7 @@ import xxhash
 from medray.errors import SampleError
 from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import BAD, SOFT, to_codes
-from medray.modalities.genomics.reference import CONCRETE, Reference
+from medray.modalities.genomics.formats.reference import CONCRETE, Reference
 
 SCORES = ("ref", "alt", "delta", "log_odds")
 """What `derive` gives for each output, in this order."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BLANKS
-from medray.modalities.genomics.features import ANYWHERE, Part, features
-from medray.modalities.genomics.records import Record, decode
-from medray.modalities.genomics.text import BLOCK, Chunk, Lines
+from medray.modalities.genomics.formats.features import ANYWHERE, Part, features
+from medray.modalities.genomics.formats.records import Record, decode
+from medray.modalities.genomics.formats.text import BLOCK, Chunk, Lines
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq

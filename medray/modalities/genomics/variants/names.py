@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from medray.modalities.genomics.variants import is_record, record_key
+from medray.modalities.genomics.variants.alleles import is_record, record_key
 
 
 @dataclass

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.modalities.genomics.records import Reader, Record, decode
-from medray.modalities.genomics.text import Chunk, Lines
+from medray.modalities.genomics.formats.records import Reader, Record, decode
+from medray.modalities.genomics.formats.text import Chunk, Lines
 from medray.storage.files import open_input
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BAD, to_codes
-from medray.modalities.genomics.fasta import named
-from medray.modalities.genomics.records import Record, first_word
-from medray.modalities.genomics.text import Chunk, Lines
+from medray.modalities.genomics.formats.fasta import named
+from medray.modalities.genomics.formats.records import Record, first_word
+from medray.modalities.genomics.formats.text import Chunk, Lines
 
 
 def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from medray.modalities.base import Inspection
-from medray.modalities.genomics import text, vcf
-from medray.modalities.genomics.variants import UNOBSERVED
+from medray.modalities.genomics.formats import text, vcf
+from medray.modalities.genomics.variants.alleles import UNOBSERVED
 
 SHOWN = 100
 """Contigs that stand in a table one by one."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from medray.errors import SampleError
-from medray.modalities.genomics.features import Features
-from medray.modalities.genomics.text import Chunk
+from medray.modalities.genomics.formats.features import Features
+from medray.modalities.genomics.formats.text import Chunk
 
 
 @dataclass(frozen=True)

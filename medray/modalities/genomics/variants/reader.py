@@ -14,15 +14,16 @@ from medray.archive.entries import Entries, Entry, Part, digest
 from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.base import Exact
-from medray.modalities.genomics import text, variants, vcf
 from medray.modalities.genomics.codes import SOFT, N
 from medray.modalities.genomics.facts import VcfFacts
-from medray.modalities.genomics.names import RecordNames
-from medray.modalities.genomics.reference import Reference
+from medray.modalities.genomics.formats import text, vcf
+from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.formats.source import Source
 from medray.modalities.genomics.scan import ignored
-from medray.modalities.genomics.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.genomics.variants import Alleles, read_alleles, record_key
+from medray.modalities.genomics.variants import alleles as variants
+from medray.modalities.genomics.variants.alleles import Alleles, read_alleles, record_key
+from medray.modalities.genomics.variants.names import RecordNames
 from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23

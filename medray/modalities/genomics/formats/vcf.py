@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import SampleError
-from medray.modalities.genomics.text import LONGEST_LINE, Chunk
+from medray.modalities.genomics.formats.text import LONGEST_LINE, Chunk
 
 HEADER_BYTES = 1 << 28
 """A header longer than this is no header."""

@@ -15,7 +15,7 @@ import xxhash
 
 from medray.errors import SampleError, UserError
 from medray.modalities.genomics.codes import BLANKS, MEANINGS, N, SoftMask, to_codes
-from medray.modalities.genomics.text import BGZF_HEADER, Ranges, blocks, compression
+from medray.modalities.genomics.formats.text import BGZF_HEADER, Ranges, blocks, compression
 from medray.storage.files import exists, is_local, local_path, open_input, read_bytes
 
 CHUNK = 1 << 24

@@ -1,0 +1,1 @@
+"""Readers of sequence and variant files."""

@@ -1,0 +1,1 @@
+"""Variants: alleles over a reference, their records, their encoding."""
