@@ -22,7 +22,7 @@ from medray.archive import manifest as manifest_table
 from medray.archive.manifest import CHANGES, Manifest, changes_of, read_state
 from medray.engines.local import LocalEngine
 from medray.flows.flow import Receipt
-from medray.modalities.imaging.dicom_writer import uid, write_dicom
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
 from medray.storage import files, row_files

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from medray.archive.manifest import changes_of, read_state
 from medray.engines.local import LocalEngine
 from medray.learning import bundles
-from medray.modalities.imaging.dicom_writer import uid, write_dicom
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.morning import Summary, write_page
 from medray.scores import ScoreStore
 from medray.storage import files, locks

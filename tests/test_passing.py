@@ -19,7 +19,7 @@ from medray.errors import MachineError
 from medray.learning import bundles
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.imaging.dicom_writer import uid, write_dicom
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import ModalitySpec
 from medray.scores import ScoreStore

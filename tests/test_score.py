@@ -97,7 +97,7 @@ def test_a_second_run_scores_only_what_is_new_or_replaced(trained, tmp_path):
 
     new = toy.pixels(100, 1)
     toy.write_image(tmp_path / "archive" / "new.dcm", 100, 1)
-    from medray.modalities.imaging.dicom_writer import uid, write_dicom
+    from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 
     changed = write_dicom(
         new, patient_id="S0002", study_uid=uid("toy", 2, "study"), series_uid=uid("toy", 2, "series"),

@@ -50,7 +50,7 @@ def entry_ids(folder, run_id: str | None = None) -> list[str]:
 
 
 def ids_by_number() -> list[str]:
-    from medray.modalities.imaging.dicom_writer import uid
+    from medray.modalities.imaging.formats.dicom.writer import uid
 
     return [uid("toy", number, "image") for number in range(12)]
 

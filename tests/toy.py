@@ -13,7 +13,7 @@ from medray.learning import bundles
 from medray.learning.bundles import Bundle, Recipe, make_bundle
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
-from medray.modalities.imaging.dicom_writer import uid, write_dicom
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.verbs.settings import ScoreRun, TrainRun
 

@@ -86,7 +86,7 @@ def write_archive(out: Path) -> None:
 
 
 def _write(path: Path, pixels: np.ndarray, subject: str) -> None:
-    from medray.modalities.imaging.dicom_writer import uid, write_dicom
+    from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(

@@ -31,7 +31,7 @@ BATCH = 16
 def make(data: Path, count: int) -> None:
     """16-bit monochrome files with smooth, image-like content, the same for the same arguments; a small CNN."""
     from medray.learning.models.cnn import CnnSpec
-    from medray.modalities.imaging.dicom_writer import write_dicom
+    from medray.modalities.imaging.formats.dicom.writer import write_dicom
     from medray.modalities.imaging.spec import ImagingSpec
 
     folder = data / "archive"

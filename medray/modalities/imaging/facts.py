@@ -9,14 +9,22 @@ import numpy as np
 
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
-from medray.modalities.imaging import nifti
-from medray.modalities.imaging.arrays import unzipped_head
-from medray.modalities.imaging.dicom import frame_spacing
-from medray.modalities.imaging.frames import Frame, described, frame_types, frames, has_groups, items, stated
-from medray.modalities.imaging.header import Header
-from medray.modalities.imaging.keywords import DICOM_FACTS, asked
-from medray.modalities.imaging.objects import is_mosaic, kind
-from medray.modalities.imaging.series import Plane, Stack, placed, plane, stack
+from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.arrays import unzipped_head
+from medray.modalities.imaging.formats.dicom.frames import (
+    Frame,
+    described,
+    frame_types,
+    frames,
+    has_groups,
+    items,
+    stated,
+)
+from medray.modalities.imaging.formats.dicom.header import Header
+from medray.modalities.imaging.formats.dicom.keywords import DICOM_FACTS, asked
+from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
+from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
+from medray.modalities.imaging.formats.dicom.series import Plane, Stack, placed, plane, stack
 
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
 """Of a part only, as the geometry of the entry is made of them: where its frames start, x y z of each (LPS, mm), or the

@@ -15,8 +15,9 @@ from medray.archive.entries import Entry, Part, unchanged
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, read_each
-from medray.modalities.imaging import arrays, resample
-from medray.modalities.imaging.image import Image
+from medray.modalities.imaging.encoding import resample
+from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File, read_bytes
@@ -168,7 +169,7 @@ class Imaging(Modality):
         elif scale != 1:
             pixels = pixels / scale
         if augmentation is not None:
-            from medray.modalities.imaging.augment import augment
+            from medray.modalities.imaging.encoding.augment import augment
 
             pixels = augment(pixels, spec.augment, augmentation)
         return {"pixels": pixels}
@@ -219,17 +220,18 @@ def decode(raws: list[bytes], volumes: bool) -> Image:
         raise SampleError("empty_file")
     kind = sniff(raw)
     if kind == "dicom":
-        from medray.modalities.imaging import dicom, series
+        from medray.modalities.imaging.formats.dicom import pixels as dicom
+        from medray.modalities.imaging.formats.dicom import series
 
         return series.read_series(raws) if volumes else dicom.read_image(raw)
     if len(raws) > 1:
         raise SampleError("corrupt", f"{len(raws)} files that are no DICOM series")
     if kind == "picture":
-        from medray.modalities.imaging import pictures
+        from medray.modalities.imaging.formats import pictures
 
         return pictures.read_picture(raw)
     if kind == "nifti":
-        from medray.modalities.imaging import nifti
+        from medray.modalities.imaging.formats import nifti
 
         return nifti.read_nifti(raw)
     raise SampleError("unrecognised_format")

@@ -10,11 +10,12 @@ from functools import lru_cache
 
 from medray.archive.entries import Part, digest
 from medray.errors import SampleError
-from medray.modalities.imaging import arrays, facts, nifti, pictures
-from medray.modalities.imaging.frames import described
-from medray.modalities.imaging.header import MEDIA_DIRECTORY, check, parse, uid_name
-from medray.modalities.imaging.keywords import asked
-from medray.modalities.imaging.objects import refuse_other_objects
+from medray.modalities.imaging import facts
+from medray.modalities.imaging.formats import arrays, nifti, pictures
+from medray.modalities.imaging.formats.dicom.frames import described
+from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, check, parse, uid_name
+from medray.modalities.imaging.formats.dicom.keywords import asked
+from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.files import File, exists, read_bytes, relative
 

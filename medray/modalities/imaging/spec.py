@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medray.archive.eligibility import Select
 from medray.modalities.base import Inspection, Spec
-from medray.modalities.imaging.keywords import CODED, check_select
+from medray.modalities.imaging.formats.dicom.keywords import CODED, check_select
 
 if TYPE_CHECKING:
     from medray.modalities.imaging.modality import Imaging
@@ -142,7 +142,7 @@ class ImagingSpec(Spec):
         """Of an idx file the labels or the images that belong to it."""
         if "idx" not in uri:
             return ()
-        from medray.modalities.imaging.arrays import idx_partners
+        from medray.modalities.imaging.formats.arrays import idx_partners
 
         return idx_partners(uri)
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medray.modalities.imaging.dicom_writer import uid
+from medray.modalities.imaging.formats.dicom.writer import uid
 
 ROOT = "1.2.840.10008.5.1.4.1.1."
 CT, MR, PT, CR, DX, US, SC = (ROOT + place for place in ("2", "4", "128", "1", "1.1", "6.1", "7"))

@@ -29,7 +29,7 @@ from dicom_build import (
 )
 from pydicom.dataset import Dataset
 
-from medray.modalities.imaging.dicom_writer import uid
+from medray.modalities.imaging.formats.dicom.writer import uid
 
 HEAD = ("ORIGINAL", "PRIMARY", "AXIAL")
 SIZE = 8

@@ -21,7 +21,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import UID
 
-from medray.modalities.imaging.dicom_writer import CLASSES, uid
+from medray.modalities.imaging.formats.dicom.writer import CLASSES, uid
 
 IMPLICIT, EXPLICIT, BIG, DEFLATED = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.99"))
 RLE = "1.2.840.10008.1.2.5"

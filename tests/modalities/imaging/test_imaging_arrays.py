@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from medray.errors import SampleError
-from medray.modalities.imaging import arrays
-from medray.modalities.imaging.arrays import ArrayCache
+from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats.arrays import ArrayCache
+from medray.modalities.imaging.formats.pictures import read_picture
 from medray.modalities.imaging.modality import conform
-from medray.modalities.imaging.pictures import read_picture
 from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 

@@ -12,8 +12,8 @@ import pytest
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from medray.errors import SampleError
-from medray.modalities.imaging import dicom
-from medray.modalities.imaging.header import parse
+from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom.header import parse
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

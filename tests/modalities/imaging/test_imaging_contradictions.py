@@ -17,8 +17,8 @@ from pydicom.uid import UID
 from synthetic_dicom import BASELINE, EXPLICIT, HT, J2K, LOSSLESS, LS, RLE, Recipe
 
 from medray.errors import SampleError
-from medray.modalities.imaging import dicom
-from medray.modalities.imaging.header import parse
+from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.files import File
 

@@ -18,8 +18,8 @@ from dicom_build import CT, ENHANCED_CT, ENHANCED_MR, MR, PT, dataset, encoded, 
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging import series
-from medray.modalities.imaging.dicom_writer import uid
+from medray.modalities.imaging.formats.dicom import series
+from medray.modalities.imaging.formats.dicom.writer import uid
 
 DCM2NIIX = shutil.which("dcm2niix", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 needs_it = pytest.mark.skipif(DCM2NIIX is None, reason="dcm2niix is not installed (pip install dcm2niix)")

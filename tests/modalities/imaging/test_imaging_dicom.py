@@ -9,10 +9,10 @@ import pytest
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from medray.errors import REASONS, SampleError
-from medray.modalities.imaging import dicom
-from medray.modalities.imaging.dicom_writer import uid, write_dicom
-from medray.modalities.imaging.elements import walk
-from medray.modalities.imaging.header import parse, parse_by_pydicom
+from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom.elements import walk
+from medray.modalities.imaging.formats.dicom.header import parse, parse_by_pydicom
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 rng = np.random.default_rng(0)

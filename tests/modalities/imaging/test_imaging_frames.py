@@ -23,9 +23,10 @@ from dicom_build import (
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging import dicom, series
-from medray.modalities.imaging.frames import frames
-from medray.modalities.imaging.header import parse
+from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom import series
+from medray.modalities.imaging.formats.dicom.frames import frames
+from medray.modalities.imaging.formats.dicom.header import parse
 
 STORED = np.arange(1, 13, dtype=np.int16).reshape(1, 3, 4)
 

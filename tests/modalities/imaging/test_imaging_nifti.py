@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.nifti import is_nifti, read_nifti
 from medray.modalities.imaging.modality import conform
-from medray.modalities.imaging.nifti import is_nifti, read_nifti
 from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 

@@ -29,10 +29,10 @@ from dicom_build import (
 from pydicom._uid_dict import UID_dictionary
 
 from medray.errors import NOT_ELIGIBLE, SampleError
-from medray.modalities.imaging import dicom, series
-from medray.modalities.imaging.header import parse
+from medray.modalities.imaging.formats.dicom import pixels, series
+from medray.modalities.imaging.formats.dicom.header import parse
+from medray.modalities.imaging.formats.dicom.objects import IMAGES, csa_number, is_mosaic, kind
 from medray.modalities.imaging.inspection import inspect
-from medray.modalities.imaging.objects import IMAGES, csa_number, is_mosaic, kind
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.files import File
 
@@ -114,7 +114,7 @@ def test_pixels_do_not_make_an_image_in_2d_or_3d_when_scanned_or_read(tmp_path, 
     assert (part.entry_id, part.reason) == ("file.dcm", reason) and reason in NOT_ELIGIBLE
     assert part.facts is not None and part.facts["SOPClassUID"] == sop_class
     with pytest.raises(SampleError) as caught:
-        series.read_series([raw]) if len(size) == 3 else dicom.read_image(raw)
+        series.read_series([raw]) if len(size) == 3 else pixels.read_image(raw)
     assert caught.value.reason == reason
 
 
@@ -212,7 +212,7 @@ def test_a_mosaic_is_refused_in_2d_and_in_3d(tmp_path, name, made, syntax):
         assert (
             part.reason is None and "spacing_mm" not in part.facts
         )  # whether it is asked for is known before it is read
-    for read in (dicom.read_image, lambda raw: series.read_series([raw])):
+    for read in (pixels.read_image, lambda raw: series.read_series([raw])):
         with pytest.raises(SampleError, match="a mosaic") as caught:
             read(raw)
         assert caught.value.reason == "unsupported"

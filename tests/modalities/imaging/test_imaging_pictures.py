@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from medray.errors import SampleError
-from medray.modalities.imaging.pictures import read_picture
+from medray.modalities.imaging.formats.pictures import read_picture
 from medray.modalities.imaging.scan import sniff
 
 rng = np.random.default_rng(2)

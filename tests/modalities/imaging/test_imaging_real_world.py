@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
 from medray.errors import SampleError
-from medray.modalities.imaging import dicom
+from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.modality import conform
 from medray.modalities.imaging.spec import ImagingSpec
 

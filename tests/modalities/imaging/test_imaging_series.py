@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from medray.errors import SampleError
-from medray.modalities.imaging import dicom, nifti, series
-from medray.modalities.imaging.header import parse
+from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom import series
+from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.inspection import inspect
 from medray.modalities.imaging.modality import conform, decode
 from medray.modalities.imaging.spec import ImagingSpec

@@ -13,8 +13,8 @@ import synthetic_dicom
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from synthetic_dicom import BIG, Recipe, Synthetic
 
-from medray.modalities.imaging import dicom
-from medray.modalities.imaging.header import parse
+from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom.header import parse
 
 RECIPES = list(synthetic_dicom.recipes())
 

@@ -20,8 +20,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging.elements import PRIVATE, UNDEFINED, sequence
-from medray.modalities.imaging.header import IMPLICIT, Header, reading
+from medray.modalities.imaging.formats.dicom.elements import PRIVATE, UNDEFINED, sequence
+from medray.modalities.imaging.formats.dicom.header import IMPLICIT, Header, reading
 
 Item = dict[int, Any]
 """Tag to bytes, or to the items of a sequence."""

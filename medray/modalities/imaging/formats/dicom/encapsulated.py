@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.codestream import STARTS, Codestream, read_codestream
-from medray.modalities.imaging.header import Header, fragments, reading, uid_name
+from medray.modalities.imaging.formats.dicom.codestream import STARTS, Codestream, read_codestream
+from medray.modalities.imaging.formats.dicom.header import Header, fragments, reading, uid_name
 
 JPEG_LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
 JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}

@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.frames import Group
-from medray.modalities.imaging.header import Header, reading
-from medray.modalities.imaging.lookup import modality_lut, modality_lut_top
+from medray.modalities.imaging.formats.dicom.frames import Group
+from medray.modalities.imaging.formats.dicom.header import Header, reading
+from medray.modalities.imaging.formats.dicom.lookup import modality_lut, modality_lut_top
 
 QUANTITIES = frozenset({"CT", "PT", "NM"})
 """Modalities whose stored or rescaled values are a quantity by their IOD: HU, activity, counts."""

@@ -9,13 +9,13 @@ import numpy as np
 from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
-from medray.modalities.imaging.encapsulated import Cells, decoded_frames
-from medray.modalities.imaging.frames import Frame, Group, frames
-from medray.modalities.imaging.header import Header, check, native_bytes, parse, reading
-from medray.modalities.imaging.image import Image
-from medray.modalities.imaging.lookup import palette
-from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
-from medray.modalities.imaging.transform import cover, real_world
+from medray.modalities.imaging.formats.dicom.encapsulated import Cells, decoded_frames
+from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames
+from medray.modalities.imaging.formats.dicom.header import Header, check, native_bytes, parse, reading
+from medray.modalities.imaging.formats.dicom.lookup import palette
+from medray.modalities.imaging.formats.dicom.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.formats.dicom.transform import cover, real_world
+from medray.modalities.imaging.formats.image import Image
 
 MASKED = frozenset({"native", "rle", "lossless"})
 """What may hold more than BitsStored bits in a cell: the bits above are not the image's (PS3.5 8.1.1)."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.image import Image, decoding
+from medray.modalities.imaging.formats.image import Image, decoding
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How TIFF begins; with + it is BigTIFF, of 64-bit offsets."""

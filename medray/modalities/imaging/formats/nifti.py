@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.arrays import unzipped
-from medray.modalities.imaging.image import Image, decoding
+from medray.modalities.imaging.formats.arrays import unzipped
+from medray.modalities.imaging.formats.image import Image, decoding
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Spatial code of xyzt_units: unknown (taken as mm, as ITK, FSL and SPM do), metre, mm, micron."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from medray.errors import SampleError
-from medray.modalities.imaging.frames import frame_types, private
-from medray.modalities.imaging.header import Header, uid_name
+from medray.modalities.imaging.formats.dicom.frames import frame_types, private
+from medray.modalities.imaging.formats.dicom.header import Header, uid_name
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _CR_DX_MG_IO = "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1"

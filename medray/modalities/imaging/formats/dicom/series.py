@@ -15,12 +15,19 @@ from typing import Any
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.dicom import cover, plane_spacing, real_world, stored
-from medray.modalities.imaging.frames import Frame, Group, frames, has_groups
-from medray.modalities.imaging.header import Header, check, parse
-from medray.modalities.imaging.image import Image
-from medray.modalities.imaging.mixture import BLOCKS, ONE, differing, refuse_mixture, refuse_places, refuse_rescales
-from medray.modalities.imaging.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
+from medray.modalities.imaging.formats.dicom.header import Header, check, parse
+from medray.modalities.imaging.formats.dicom.mixture import (
+    BLOCKS,
+    ONE,
+    differing,
+    refuse_mixture,
+    refuse_places,
+    refuse_rescales,
+)
+from medray.modalities.imaging.formats.dicom.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.formats.dicom.pixels import cover, plane_spacing, real_world, stored
+from medray.modalities.imaging.formats.image import Image
 
 REGULAR_MM = 0.01
 """A stack is regular when its affine meets every slice's own position within this."""

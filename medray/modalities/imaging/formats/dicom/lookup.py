@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
 from medray.errors import SampleError
-from medray.modalities.imaging.header import Header, reading
+from medray.modalities.imaging.formats.dicom.header import Header, reading
 
 COLORS = ("Red", "Green", "Blue")
 

@@ -17,10 +17,10 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
-from medray.modalities.imaging import pixel_description
-from medray.modalities.imaging.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
-from medray.modalities.imaging.image import decoding
-from medray.modalities.imaging.pixel_description import EXPLICIT, IMPLICIT
+from medray.modalities.imaging.formats.dicom import pixel_description
+from medray.modalities.imaging.formats.dicom.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
+from medray.modalities.imaging.formats.dicom.pixel_description import EXPLICIT, IMPLICIT
+from medray.modalities.imaging.formats.image import decoding
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 ELSEWHERE = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204"})

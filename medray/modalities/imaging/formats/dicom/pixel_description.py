@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from medray.errors import SampleError
 
 if TYPE_CHECKING:
-    from medray.modalities.imaging.header import Header
+    from medray.modalities.imaging.formats.dicom.header import Header
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 NATIVE = frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN})

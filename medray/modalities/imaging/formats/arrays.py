@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.image import Image, decoding
+from medray.modalities.imaging.formats.image import Image, decoding
 from medray.storage.files import is_local, local_path, read_bytes
 
 LONGER = 4

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.frames import Frame, frame_type, private
-from medray.modalities.imaging.header import Header
+from medray.modalities.imaging.formats.dicom.frames import Frame, frame_type, private
+from medray.modalities.imaging.formats.dicom.header import Header
 
 SCALED_BY_SLICE = frozenset(("PT", "NM", "MR"))
 """Modalities whose slices may each have a slope of their own (PS3.3 C.8.9.4 for PET; Philips MR)."""

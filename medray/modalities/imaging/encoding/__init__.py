@@ -1,0 +1,1 @@
+"""Pixels to the arrays that a network is given."""
