@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from medray.errors import SampleError
 from medray.modalities.base import Inspection
-from medray.modalities.ehr import task
-from medray.modalities.ehr.archive import Archive
-from medray.modalities.ehr.meds import ABSENT, STATIC, MedsFile, Rows
+from medray.modalities.ehr.meds import task
+from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.file import ABSENT, STATIC, MedsFile, Rows
 from medray.modalities.ehr.scan import ranges_of, runs
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.storage.files import File, relative

@@ -12,12 +12,13 @@ import pyarrow as pa
 from medray.archive.entries import Entries, Entry, Part
 from medray.errors import UserError
 from medray.modalities.base import Modality
-from medray.modalities.ehr import reading, vocabulary
-from medray.modalities.ehr.archive import Archive
-from medray.modalities.ehr.bins import bins, features
-from medray.modalities.ehr.events import FEATURES, events, facts
+from medray.modalities.ehr import reading
+from medray.modalities.ehr.encoding import vocabulary
+from medray.modalities.ehr.encoding.bins import bins, features
+from medray.modalities.ehr.encoding.events import FEATURES, events, facts
+from medray.modalities.ehr.encoding.summary import summary, width
+from medray.modalities.ehr.meds.archive import Archive
 from medray.modalities.ehr.spec import Code, EhrSpec
-from medray.modalities.ehr.summary import summary, width
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File
 

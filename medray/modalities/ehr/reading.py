@@ -10,13 +10,13 @@ import pyarrow as pa
 from medray.archive.entries import Entries
 from medray.errors import SampleError
 from medray.modalities.ehr import selection
-from medray.modalities.ehr.archive import Archive
-from medray.modalities.ehr.codes import code_hash
-from medray.modalities.ehr.meds import STATIC, Rows
+from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.codes import code_hash
+from medray.modalities.ehr.meds.file import STATIC, Rows
+from medray.modalities.ehr.meds.task import text_times
+from medray.modalities.ehr.meds.usable import NEVER, Usable, rule_times, usable
 from medray.modalities.ehr.scan import ranges_of
 from medray.modalities.ehr.spec import AGE
-from medray.modalities.ehr.task import text_times
-from medray.modalities.ehr.usable import NEVER, Usable, rule_times, usable
 
 AGE_HASH = np.uint64(code_hash(AGE))
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from medray.archive.entries import Part, digest
 from medray.errors import SampleError
-from medray.modalities.ehr import task
-from medray.modalities.ehr.archive import Archive
-from medray.modalities.ehr.meds import MedsFile, Rows, equal_runs, spread
-from medray.modalities.ehr.usable import NEVER, digests, rule_times, usable
+from medray.modalities.ehr.meds import task
+from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.file import MedsFile, Rows, equal_runs, spread
+from medray.modalities.ehr.meds.usable import NEVER, digests, rule_times, usable
 from medray.storage.files import File, relative
 
 ROWS_AT_ONCE = 2**18

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from medray.archive.eligibility import Rule
-from medray.modalities.ehr.codes import CodeTable, code_hash
-from medray.modalities.ehr.meds import STATIC
+from medray.modalities.ehr.meds.codes import CodeTable, code_hash
+from medray.modalities.ehr.meds.file import STATIC
+from medray.modalities.ehr.meds.usable import Usable
 from medray.modalities.ehr.spec import EhrSpec
-from medray.modalities.ehr.usable import Usable
 
 UNKNOWN_CODES = "no event within the window has a code of the model's vocabulary"
 

@@ -186,13 +186,13 @@ class EhrSpec(Spec):
 
     def companions(self, root: str) -> tuple[str, ...]:
         """Files and folders below or beside `root` that decide which entries there are, and their labels and splits."""
-        from medray.modalities.ehr.task import companions
+        from medray.modalities.ehr.meds.task import companions
 
         return companions(self.task, root)
 
     def lists(self, root: str) -> tuple[str, ...]:
         """The label table: each of its rows is an entry, whether or not a data file holds the subject."""
-        from medray.modalities.ehr.task import label_tables
+        from medray.modalities.ehr.meds.task import label_tables
 
         return label_tables(self.task, root)
 

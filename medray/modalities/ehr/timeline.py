@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.ehr.archive import Archive
 from medray.modalities.ehr.inspection import HOUR_US, INSPECTED, first_time, patient_rows
-from medray.modalities.ehr.meds import STATIC
+from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.file import STATIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from medray.modalities.ehr.convert.csv_times import times
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
+from medray.modalities.ehr.convert.long_csv.times import times
 from medray.modalities.ehr.convert.members import Unit
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from medray.modalities.ehr.convert.events import COUNT, DROPS, EVENT, FAILED, NOTE, NOTES, READ, VERSION, Drop
-from medray.modalities.ehr.convert.fhir_reading import Reading
-from medray.modalities.ehr.convert.fhir_resources import MAPPERS
+from medray.modalities.ehr.convert.fhir.reading import Reading
+from medray.modalities.ehr.convert.fhir.resources import MAPPERS
 from medray.modalities.ehr.convert.members import Unit, units
 from medray.modalities.ehr.convert.settings import FhirSource
 from medray.modalities.ehr.convert.times import moment

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from medray.datasets.samples import good
 from medray.errors import NOT_ELIGIBLE, LabelError
-from medray.modalities.ehr.codes import code_hash
+from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 

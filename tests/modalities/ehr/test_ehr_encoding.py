@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from medray.datasets.samples import good
 from medray.errors import UserError
+from medray.modalities.ehr.encoding.summary import MOMENTS
+from medray.modalities.ehr.encoding.vocabulary import Lookup, _grid, _of_grid, exact_sum
 from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec, TaskSpec
-from medray.modalities.ehr.summary import MOMENTS
-from medray.modalities.ehr.vocabulary import Lookup, _grid, _of_grid, exact_sum
 from medray.modalities.registry import ModalitySpec
 
 FOUR_HOURS = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="4h", min_samples=1)

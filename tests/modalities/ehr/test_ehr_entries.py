@@ -14,7 +14,7 @@ from meds_data import at, physionet, rows, write_events, write_labels, write_spl
 
 from medray.errors import LabelError, RunFileError
 from medray.modalities.base import at_site
-from medray.modalities.ehr.codes import code_hash
+from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.rules import duration_us, parse_rule
 from medray.modalities.ehr.scan import NOWHERE, ranges_of
 from medray.modalities.ehr.spec import AGE, EhrSpec, TaskSpec

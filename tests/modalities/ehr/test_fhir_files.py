@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fhir_data import convert, observation, patient
 
-from medray.modalities.ehr.convert.fhir_json import TWICE, load
+from medray.modalities.ehr.convert.fhir.json import TWICE, load
 
 PAIR = [patient(), observation()]
 LINES = "\n".join(map(json.dumps, PAIR)).encode()

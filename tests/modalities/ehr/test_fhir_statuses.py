@@ -15,11 +15,11 @@ import pytest
 from fhir_data import VALID, concept, convert, observation, patient, valid
 from r4_definitions import extract
 
-from medray.modalities.ehr.convert import fhir_status
 from medray.modalities.ehr.convert.events import DROPS, Drop
-from medray.modalities.ehr.convert.fhir_reading import Reading
-from medray.modalities.ehr.convert.fhir_resources import MAPPERS
-from medray.modalities.ehr.convert.fhir_values import COMPARATORS
+from medray.modalities.ehr.convert.fhir import status as fhir_status
+from medray.modalities.ehr.convert.fhir.reading import Reading
+from medray.modalities.ehr.convert.fhir.resources import MAPPERS
+from medray.modalities.ehr.convert.fhir.values import COMPARATORS
 
 R4 = json.loads((Path(__file__).parent / "r4_definitions.json").read_text())
 

@@ -1,6 +1,6 @@
 """Where events stand in time: known or happened, dates without a time, ends, leap seconds.
 
-The rule is that of medray/modalities/ehr/convert/fhir_reading.py; elements are those of FHIR R4.
+The rule is that of medray/modalities/ehr/convert/fhir/reading.py; elements are those of FHIR R4.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pytest
 from fhir_data import convert, observation, patient, valid
 
 from medray.modalities.ehr.convert.events import Drop
-from medray.modalities.ehr.convert.fhir_reading import Reading
-from medray.modalities.ehr.convert.fhir_resources import MAPPERS
+from medray.modalities.ehr.convert.fhir.reading import Reading
+from medray.modalities.ehr.convert.fhir.resources import MAPPERS
 from medray.modalities.ehr.convert.times import moment
 
 R4 = json.loads((Path(__file__).parent / "r4_definitions.json").read_text())

@@ -9,8 +9,8 @@ import pytest
 from fhir_data import SNOMED, UCUM, concept, convert, observation, patient, quantity, valid
 
 from medray.modalities.ehr.convert.events import DROPS, NOTES, Drop
-from medray.modalities.ehr.convert.fhir_reading import Reading
-from medray.modalities.ehr.convert.fhir_resources import MAPPERS
+from medray.modalities.ehr.convert.fhir.reading import Reading
+from medray.modalities.ehr.convert.fhir.resources import MAPPERS
 
 CODE = "LOINC//718-7"
 ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medray.errors import LabelError, SampleError
-from medray.modalities.ehr.convert.csv_head import HEAD, check_names, column_names
 from medray.modalities.ehr.convert.events import Drop, Subjects
+from medray.modalities.ehr.convert.long_csv.head import HEAD, check_names, column_names
 from medray.modalities.ehr.convert.members import TARS, members
 from medray.modalities.ehr.convert.settings import MedsLabels
 from medray.storage import files

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from medray.flows.flow import Stage
 from medray.modalities.ehr.convert.events import KEPT, ROWS, Subjects
-from medray.modalities.ehr.convert.fhir_references import Keys, literal
+from medray.modalities.ehr.convert.fhir.references import Keys, literal
 from medray.modalities.ehr.convert.versions import rows_of_bucket, without_lost
 
 NAMES = pa.schema([("subject_id", pa.int64()), ("server", pa.int64())])

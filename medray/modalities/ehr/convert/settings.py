@@ -104,7 +104,7 @@ class FhirSource(_Source):
     keep_ids: Literal[False] = False
 
     def open(self, key: bytes) -> Parser:
-        from medray.modalities.ehr.convert.fhir import FhirParser
+        from medray.modalities.ehr.convert.fhir.parser import FhirParser
 
         return FhirParser(self, key)
 
@@ -208,7 +208,7 @@ class CsvSource(_Source):
         return ()
 
     def open(self, key: bytes) -> Parser:
-        from medray.modalities.ehr.convert.long_csv import CsvParser
+        from medray.modalities.ehr.convert.long_csv.parser import CsvParser
 
         return CsvParser(self, key)
 

@@ -7,9 +7,9 @@ from collections import OrderedDict
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.ehr import task
-from medray.modalities.ehr.codes import CodeTable
-from medray.modalities.ehr.meds import MedsFile
+from medray.modalities.ehr.meds import task
+from medray.modalities.ehr.meds.codes import CodeTable
+from medray.modalities.ehr.meds.file import MedsFile
 from medray.modalities.ehr.spec import EhrSpec
 from medray.storage.files import is_local, local_path
 

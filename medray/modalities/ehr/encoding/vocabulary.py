@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import UserError
-from medray.modalities.ehr.codes import code_hash
-from medray.modalities.ehr.meds import equal_runs
+from medray.modalities.ehr.meds.codes import code_hash
+from medray.modalities.ehr.meds.file import equal_runs
 from medray.modalities.ehr.reading import COUNTS
 from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.modalities.ehr.codes import CodeTable
+from medray.modalities.ehr.meds.codes import CodeTable
 from medray.storage.files import open_input
 
 STATIC = np.iinfo(np.int64).min

@@ -19,8 +19,8 @@ import numpy as np
 
 from medray.modalities.ehr.convert.codes import Coding, coding, rows, table, text, unit
 from medray.modalities.ehr.convert.events import Drop, Event
-from medray.modalities.ehr.convert.fhir_reading import Reading, event
-from medray.modalities.ehr.convert.fhir_status import ABSENT_SYSTEM, absent
+from medray.modalities.ehr.convert.fhir.reading import Reading, event
+from medray.modalities.ehr.convert.fhir.status import ABSENT_SYSTEM, absent
 from medray.modalities.ehr.convert.times import Moment
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from medray.modalities.ehr.codes import CodeTable, Role
-from medray.modalities.ehr.meds import ABSENT, STATIC, Rows
+from medray.modalities.ehr.meds.codes import CodeTable, Role
+from medray.modalities.ehr.meds.file import ABSENT, STATIC, Rows
 from medray.modalities.ehr.rules import Rule
 
 YEAR_DAYS = 365.25

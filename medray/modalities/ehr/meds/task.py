@@ -10,7 +10,7 @@ import pyarrow as pa
 from meds import data_subdirectory, subject_splits_filepath
 
 from medray.errors import ArchiveError, LabelError, SampleError
-from medray.modalities.ehr.meds import BROKEN, check_times
+from medray.modalities.ehr.meds.file import BROKEN, check_times
 from medray.modalities.ehr.spec import TaskSpec
 from medray.storage.files import File, exists, is_local, join, list_files, open_input, relative
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import xxhash
 
 from medray.errors import SampleError
-from medray.modalities.ehr.convert import fhir_json, fhir_status
 from medray.modalities.ehr.convert.codes import coding, rows, table, text
 from medray.modalities.ehr.convert.events import (
     DELETION,
@@ -27,8 +26,9 @@ from medray.modalities.ehr.convert.events import (
     Subjects,
     Writer,
 )
-from medray.modalities.ehr.convert.fhir_reading import Reading
-from medray.modalities.ehr.convert.fhir_references import (
+from medray.modalities.ehr.convert.fhir import json, status
+from medray.modalities.ehr.convert.fhir.reading import Reading
+from medray.modalities.ehr.convert.fhir.references import (
     Around,
     Keys,
     Reference,
@@ -38,7 +38,7 @@ from medray.modalities.ehr.convert.fhir_references import (
     of_entry,
     resolve,
 )
-from medray.modalities.ehr.convert.fhir_resources import MAPPERS
+from medray.modalities.ehr.convert.fhir.resources import MAPPERS
 from medray.modalities.ehr.convert.members import Member, Unit, broken_files, members
 from medray.modalities.ehr.convert.settings import FhirSource
 from medray.modalities.ehr.convert.times import moment
@@ -82,7 +82,7 @@ class FhirParser:
                 if name.endswith(JSON):
                     self._document(member.stream, writer)
                     return
-                for line in fhir_json.lines(member.stream, unit.start, unit.end if unit.end < unit.size else None):
+                for line in json.lines(member.stream, unit.start, unit.end if unit.end < unit.size else None):
                     self._line(line, writer)
                     if len(writer) >= ROWS_AT_ONCE:
                         yield from writer.take()
@@ -90,10 +90,10 @@ class FhirParser:
             writer.failed(member.index, error)
 
     def _document(self, stream: BinaryIO, writer: Writer) -> None:
-        content = fhir_json.without_mark(stream.read())
+        content = json.without_mark(stream.read())
         if not content.strip():
             raise SampleError("empty_file")
-        found = fhir_json.documents(content)
+        found = json.documents(content)
         if found == [[]]:
             raise SampleError("unrecognised_format", "an empty list")
         for each in found:
@@ -103,7 +103,7 @@ class FhirParser:
         if not line.strip():
             return
         try:
-            found = fhir_json.load(line)
+            found = json.load(line)
         except orjson.JSONDecodeError:
             writer.count(NO_JSON, READ)
             writer.count(NO_JSON, "not_json")
@@ -143,7 +143,7 @@ class FhirParser:
         entries = rows(bundle.get("entry"))
         if bundle.get("implicitRules"):
             refused = "implicit_rules"
-        elif fhir_json.TWICE in bundle:
+        elif json.TWICE in bundle:
             refused = "duplicate_keys"
         where = around(entries, refused)
         for entry in entries:
@@ -217,10 +217,10 @@ class FhirParser:
         """The patient of a resource that is understood and valid. Raises Drop: it gives no events."""
         if each.where.refused:
             raise Drop(each.where.refused)
-        if fhir_json.names_twice(each.found):
+        if json.names_twice(each.found):
             raise Drop("duplicate_keys")
-        fhir_status.refuse_modifiers(each.kind, each.found)
-        each.reading.suffix = fhir_status.meaning(each.kind, each.found, each.reading.notes)
+        status.refuse_modifiers(each.kind, each.found)
+        each.reading.suffix = status.meaning(each.kind, each.found, each.reading.notes)
         if each.kind == "Medication":
             self._look_up(each, writer)
             raise Drop("looked_up")
@@ -253,7 +253,7 @@ class FhirParser:
         if given.startswith("#"):
             inside = [each for each in rows(found.get("contained")) if each.get("id") == given[1:]]
             if inside:
-                fhir_status.meaning("Medication", inside[0], [])
+                status.meaning("Medication", inside[0], [])
             return found | {"medicationCodeableConcept": inside[0].get("code") if inside else None}
         reference = resolve(found["medicationReference"], each.where)
         if reference is None or reference.type not in ("Medication", ""):
@@ -319,7 +319,7 @@ def _refused(entry: dict[str, Any]) -> str | None:
     held = orjson.dumps(entry)
     if b'"modifierExtension":' in held:
         return "modifier_extension"
-    return "duplicate_keys" if fhir_json.TWICE in entry else None
+    return "duplicate_keys" if json.TWICE in entry else None
 
 
 def _not_applied(request: dict[str, Any], writer: Writer) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from medray.modalities.ehr.encoding.vocabulary import Lookup
 from medray.modalities.ehr.spec import EhrSpec
-from medray.modalities.ehr.vocabulary import Lookup
 
 HOUR_US = 3_600_000_000
 

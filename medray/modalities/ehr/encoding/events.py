@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medray.modalities.ehr.bins import HOUR_US
-from medray.modalities.ehr.vocabulary import Lookup
+from medray.modalities.ehr.encoding.bins import HOUR_US
+from medray.modalities.ehr.encoding.vocabulary import Lookup
 
 FEATURES = 4
 """z-score or 0; 1 where there is a number; log1p hours since the event before, 0 for the first; log1p hours to the

@@ -23,8 +23,8 @@ from typing import Any
 
 from medray.modalities.ehr.convert.codes import code_text, coding, rows, table, text
 from medray.modalities.ehr.convert.events import Drop, Event
-from medray.modalities.ehr.convert.fhir_reading import Reading, event
-from medray.modalities.ehr.convert.fhir_values import measured
+from medray.modalities.ehr.convert.fhir.reading import Reading, event
+from medray.modalities.ehr.convert.fhir.values import measured
 from medray.modalities.ehr.convert.times import Moment
 
 EXTENSIONS = {

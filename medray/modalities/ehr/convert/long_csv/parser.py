@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import SampleError
-from medray.modalities.ehr.convert.csv_head import HEAD, Rest, check_names, column_names
-from medray.modalities.ehr.convert.csv_times import times
-from medray.modalities.ehr.convert.csv_values import NOTHING_AS_CODE, NOTHING_OF_TOOLS, values
 from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, NOTE, READ, ROWS, Drop, Subjects, Writer
+from medray.modalities.ehr.convert.long_csv.head import HEAD, Rest, check_names, column_names
+from medray.modalities.ehr.convert.long_csv.times import times
+from medray.modalities.ehr.convert.long_csv.values import NOTHING_AS_CODE, NOTHING_OF_TOOLS, values
 from medray.modalities.ehr.convert.members import Member, Unit, broken_files, members
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from medray.modalities.ehr.encoding.vocabulary import Lookup
 from medray.modalities.ehr.rules import duration_us
 from medray.modalities.ehr.spec import EhrSpec
-from medray.modalities.ehr.vocabulary import Lookup
 
 MOMENTS = ("measured", "log_count", "least", "greatest", "mean", "first", "last", "change", "deviation")
 """Of the z-scores or normal scores of a code's numbers; all 0 where there is none. log_count is log(1 + count), change

@@ -1,0 +1,1 @@
+"""Long CSV tables to MEDS events."""

@@ -1,0 +1,1 @@
+"""Events to the arrays that a network is given."""

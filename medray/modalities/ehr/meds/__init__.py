@@ -1,0 +1,1 @@
+"""MEDS datasets: files, codes, tasks, and which events may be used."""
