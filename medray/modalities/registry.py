@@ -33,7 +33,7 @@ def exporter(format: str) -> Exporter:
     """What writes scores into a file of this format. Raises UserError for an unknown one."""
     match format:
         case "vcf":
-            from medray.modalities.genomics.export import export_vcf
+            from medray.exports.vcf import export_vcf
 
             return export_vcf
         case _:

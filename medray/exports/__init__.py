@@ -1,0 +1,1 @@
+"""Scores in other people's formats."""
