@@ -17,7 +17,7 @@ from medray.archive.manifest import changes_of, read_state
 from medray.engines.local import LocalEngine
 from medray.learning import bundles
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
-from medray.morning import Summary, write_page
+from medray.reports.nightly import Summary, write_page
 from medray.scores import ScoreStore
 from medray.storage import files, locks
 from medray.verbs.nightly import LOCK, nightly

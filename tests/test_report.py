@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from medray import figures
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
-from medray.report import Mistake, ReportFacts, ScoringRun, number, thumbnail, write_report
+from medray.reports import figures
+from medray.reports.evaluation import Mistake, ReportFacts, ScoringRun, number, thumbnail, write_report
 
 HISTORY = [
     {"epoch": 1, "train_loss": 0.7, "loss": 0.6, "auroc": None, "accuracy": 0.5, "learning_rate": 1e-3},

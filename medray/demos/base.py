@@ -11,7 +11,7 @@ from typing import Any
 from medray.engines.base import Engine, RaySpec, open_engine
 from medray.errors import UserError
 from medray.progress import Progress
-from medray.report import ScoringRun, write_report
+from medray.reports.evaluation import ScoringRun, write_report
 from medray.verbs import settings
 from medray.verbs.evaluate import evaluate_bundle
 from medray.verbs.index import index

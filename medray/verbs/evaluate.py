@@ -21,7 +21,7 @@ from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
 from medray.progress import Progress, Silent
-from medray.report import ReportFacts, write_report
+from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
 from medray.verbs import overlap
 from medray.verbs.external import External, labelled_entries

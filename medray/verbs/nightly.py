@@ -18,9 +18,9 @@ from medray.errors import MedrayError
 from medray.learning import bundles
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
-from medray.morning import BundleNight, Summary, write_page
-from medray.morning.summary import LEVELS
 from medray.progress import Progress, Silent
+from medray.reports.nightly import BundleNight, Summary, write_page
+from medray.reports.nightly.summary import LEVELS
 from medray.scores import ScoreStore
 from medray.scores.drift import compared
 from medray.scores.nights import NIGHTS, recent_runs, values

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from medray.datasets.shards import ShardSet, read_samples
 from medray.learning import bundles
 from medray.learning.training import stacked
-from medray.report import Mistake, ReportFacts
+from medray.reports.evaluation import Mistake, ReportFacts
 from medray.storage import files
 from medray.verbs.measuring import Archive, score_matrix
 from medray.verbs.prepare import mixture_of

@@ -229,7 +229,7 @@ def _write_history(history: list[dict[str, Any]], best_epoch: int, folder: str) 
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    from medray.figures import learning_curve
+    from medray.reports.figures import learning_curve
 
     table = pa.Table.from_pylist(history)
     for name, write in (("history.csv", pyarrow.csv.write_csv), ("history.parquet", pq.write_table)):

@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medray.drawing import COLOURS, FAINT, INK, Figure, blank, labelled, saved, shortened, unit_square, whole_ticks
 from medray.learning.metrics import DIRECTIONS, MEANINGS
+from medray.reports.drawing import (
+    COLOURS,
+    FAINT,
+    INK,
+    Figure,
+    blank,
+    labelled,
+    saved,
+    shortened,
+    unit_square,
+    whole_ticks,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa

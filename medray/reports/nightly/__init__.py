@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medray.morning.page import write_page
-from medray.morning.summary import BundleNight, Summary
+from medray.reports.nightly.page import write_page
+from medray.reports.nightly.summary import BundleNight, Summary
 
 __all__ = ["BundleNight", "Summary", "write_page"]

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from medray.errors import REASONS
-from medray.figures import Figure, figures, learning_curve
 from medray.learning.metrics import MEANINGS, PLAIN, Figures
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.objectives.thresholds import WORDS
+from medray.reports.figures import Figure, figures, learning_curve
 
 if TYPE_CHECKING:
     import pyarrow as pa

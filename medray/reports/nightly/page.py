@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from medray.errors import REASONS
-from medray.figures import wilson
-from medray.morning.pictures import distribution, nights
-from medray.morning.summary import LEVELS, BundleNight, Summary
-from medray.morning.words import LEVEL_WORDS, NONE, duration, moment, nights_said, number, share
-from medray.report import Section, Table, embedded, rendered
+from medray.reports.evaluation import Section, Table, embedded, rendered
+from medray.reports.figures import wilson
+from medray.reports.nightly.pictures import distribution, nights
+from medray.reports.nightly.summary import LEVELS, BundleNight, Summary
+from medray.reports.nightly.words import LEVEL_WORDS, NONE, duration, moment, nights_said, number, share
 from medray.scores.drift import ALERT, NEEDED, WATCH
 
 SHOWN = 12

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medray.drawing import COLOURS, FAINT, Figure, blank, labelled, saved, shortened, whole_ticks
-from medray.morning.words import LEVEL_WORDS, number
+from medray.reports.drawing import COLOURS, FAINT, Figure, blank, labelled, saved, shortened, whole_ticks
+from medray.reports.nightly.words import LEVEL_WORDS, number
 
 
 def distribution(output: Mapping[str, Any]) -> Figure:
