@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray import stages
 from medray.flows.flow import Stage
+from medray.verbs import stages
 
 
 def take(uri: str) -> None:

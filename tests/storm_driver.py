@@ -31,11 +31,10 @@ class Slow:
 
 
 def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
-    from medray import stages
     from medray.engines.base import open_engine
     from medray.errors import MedrayError
     from medray.verbs import score as verb
-    from medray.verbs import settings
+    from medray.verbs import settings, stages
 
     make_stage = stages.score
 

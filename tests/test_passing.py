@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import stages
 from medray.archive.entries import group_parts
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
@@ -26,7 +25,7 @@ from medray.scores import ScoreStore
 from medray.storage import files
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
-from medray.verbs import prepare, score
+from medray.verbs import prepare, score, stages
 from medray.verbs.score import score as score_verb
 
 KEY = b"k" * 32

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray import stages
 from medray.archive.entries import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
 from medray.datasets.samples import sample_schema, tensor_column, tensor_field
 from medray.datasets.shards.parquet import write_samples
@@ -20,9 +19,10 @@ from medray.errors import BundleError, SampleError
 from medray.learning import bundles
 from medray.learning.objectives import MulticlassObjective
 from medray.modalities.base import Modality, read_each
-from medray.stages import SCORE_ROWS, LoadShard, Read, Scan, Score, failed_rows, score_rows
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
+from medray.verbs import stages
+from medray.verbs.stages import SCORE_ROWS, LoadShard, Read, Scan, Score, failed_rows, score_rows
 
 KEY = b"k" * 32
 SPEC = toy.MODALITY

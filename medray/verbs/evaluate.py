@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import stages
 from medray.archive.entries import own_subject, pseudonym_key
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine
@@ -23,7 +22,7 @@ from medray.learning import bundles
 from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
-from medray.verbs import overlap
+from medray.verbs import overlap, stages
 from medray.verbs.external import External, labelled_entries
 from medray.verbs.measuring import Archive, measured
 from medray.verbs.prepare import Prepared, prepare_shards, require_split

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import stages
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema
@@ -25,6 +24,7 @@ from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
 from medray.progress import Progress
 from medray.storage import files
+from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen
 from medray.verbs.prepare import SMALL_BYTES, rows_per_shard, split_facts

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import stages
 from medray.archive.changes import regroup
 from medray.archive.entries import PARTS, pseudonym_key
 from medray.archive.listing import FILES, compare, list_archive, named
@@ -38,6 +37,7 @@ from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
 from medray.storage.row_files import RowFiles, new_rows
+from medray.verbs import stages
 from medray.verbs.results import IndexResult
 from medray.verbs.settings import EvaluateRun, ScoreRun, TrainRun
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import stages
 from medray.archive.eligibility import Trained, categories, value_of
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
 from medray.archive.manifest import KINDS
@@ -26,6 +25,7 @@ from medray.flows.flow import Flow, shards
 from medray.modalities.registry import Modality
 from medray.progress import Progress, Silent
 from medray.storage import files
+from medray.verbs import stages
 from medray.verbs.index import index_archive, mixture_words
 from medray.verbs.results import PrepareResult
 from medray.verbs.settings import TrainRun

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray import stages
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, placed, rounds
 from medray.durations import deadline_at
@@ -25,6 +24,7 @@ from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import recorded
 from medray.storage import files
+from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
 from medray.verbs.settings import ScoreRun

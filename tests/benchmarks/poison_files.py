@@ -42,10 +42,10 @@ def run(data: Path) -> dict[str, Any]:
     import poison
     import toy
 
-    from medray import stages
     from medray.engines import ray as engine_module
     from medray.engines.lanes import CarefulLane
     from medray.engines.ray import RayEngine
+    from medray.verbs import stages
     from medray.verbs.score import score
 
     stages.read = poison.reading  # type: ignore[assignment]

@@ -43,7 +43,7 @@ class Constant:
     """Entries to one score each."""
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        from medray.stages import SCORE_ROWS
+        from medray.verbs.stages import SCORE_ROWS
 
         rows = len(batch)
         columns: dict[str, Any] = {name: batch.column(name) for name in ("entry_id", "subject_id", "fingerprint")}
@@ -112,10 +112,10 @@ def run(folder: Path, engine: Any, sleep: float) -> tuple[Any, Clock]:
     """The `score` verb over the manifest in `folder`, with work that sleeps in the place of decoding and a network."""
     import toy
 
-    from medray import stages
     from medray.archive.manifest import Manifest
     from medray.learning import bundles
     from medray.verbs import score as verb
+    from medray.verbs import stages
 
     bundle = toy.bundle()
     bundles.save(bundle, str(folder / "bundle"))
