@@ -15,7 +15,7 @@ from medray.cli_shared import RESULT, errors, given, print_result, refuse_kind
 from medray.errors import UserError
 
 if TYPE_CHECKING:
-    from medray.engines.jobs import Job, JobServer
+    from medray.engines.ray.job_server import Job, JobServer
     from medray.verbs.submit import Parcel
 
 FORWARDED = {"ignore_unknown_options": True}
@@ -228,7 +228,7 @@ def _options(taken: Any) -> list[str]:
 
 
 def _server(address: str | None, ca: str | None, insecure_http: bool) -> JobServer:
-    from medray.engines.jobs import JobServer
+    from medray.engines.ray.job_server import JobServer
 
     return JobServer(address, ca=ca, insecure_http=insecure_http)
 
@@ -274,7 +274,7 @@ class _Shown:
 
 def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
     """The log to stderr, the result to stdout; the exit code of the job. `name` is told first."""
-    from medray.engines.jobs import Following
+    from medray.engines.ray.job_server import Following
 
     following, shown = Following(server, id, lambda text: _say(f"medray: {text}")), _Shown(_say)
     try:

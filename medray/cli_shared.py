@@ -68,7 +68,7 @@ def run(
 ) -> None:
     """Load the run file, open its engine, call the verb, print its result, exit with its code."""
     with errors(), terminal(json_) as shown:
-        from medray.engines.base import open_engine
+        from medray.engines.opening import open_engine
         from medray.verbs import settings
 
         settled = settings.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])

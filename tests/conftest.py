@@ -46,7 +46,7 @@ def ray_session() -> Iterator[None]:
     """One local Ray of two CPUs for the whole session; engines connect to it instead of starting their own."""
     import ray
 
-    from medray.engines.connection import start
+    from medray.engines.ray.connection import start
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(PROJECT / "tests"), prepend=os.pathsep)  # workers find the tests' own classes

@@ -31,7 +31,7 @@ class Slow:
 
 
 def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
-    from medray.engines.base import open_engine
+    from medray.engines.opening import open_engine
     from medray.errors import MedrayError
     from medray.verbs import score as verb
     from medray.verbs import settings, stages

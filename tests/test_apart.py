@@ -15,9 +15,9 @@ import toy
 from test_deadline import Names, Slow, shards
 from test_engines import Broken, Collect, Double, Refuse, plan
 
-from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
-from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut
+from medray.engines.ray.placement import Apart, apart, check_fraction, check_whole, cut
+from medray.engines.spec import RaySpec
 from medray.errors import ArchiveError, MachineError, UserError
 from medray.flows.flow import Flow, Stage, closing, lane, opening
 from medray.verbs.score import score
@@ -28,7 +28,7 @@ ON_GPU = Stage(Double, 3, gpus=1.0, name="score")
 
 @pytest.fixture(scope="module")
 def engine(ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     return RayEngine(RaySpec.model_validate(APART))
 
@@ -44,7 +44,7 @@ def archived(tmp_path_factory):
 
 
 def test_scores_are_those_of_one_worker_for_all(archived, engine, tmp_path, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     found = {}
     for name, each in (("local", LocalEngine()), ("fused", RayEngine(RaySpec(workers=2))), ("apart", engine)):
@@ -125,7 +125,7 @@ def test_a_refusal_in_either_worker_comes_out_as_itself(engine, place):
 
 
 def test_entries_that_end_the_worker_that_decodes_are_failed_rows(tmp_path, ray_session, monkeypatch):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     settings = APART | {"memory_per_worker": "1GB"}
     test_poison.archive(tmp_path, 198, segfault=9001, glutton=9002)
@@ -187,7 +187,7 @@ def test_workers_share_the_cluster(settings, cluster, expected):
 
 
 def placed(spec, cpus, gpus):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     resources = {"CPU": float(cpus), "GPU": float(gpus)}
     engine = object.__new__(RayEngine)
@@ -276,7 +276,7 @@ def stream(folder: str, parcels: int) -> None:
     import ray
     from ray._private import internal_api
 
-    from medray.engines import ray as engines
+    from medray.engines.ray import engine as engines
 
     engines.start(num_cpus=2, object_store_memory=120 * 2**20, object_spilling_directory=folder)
     engine = engines.RayEngine(RaySpec.model_validate(APART))

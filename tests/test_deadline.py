@@ -7,9 +7,9 @@ import time
 import pyarrow as pa
 import pytest
 
-from medray.engines.base import RaySpec
-from medray.engines.deadline import Said, Stopped, until_stopped
 from medray.engines.local import LocalEngine
+from medray.engines.ray.deadline import Said, Stopped, until_stopped
+from medray.engines.spec import RaySpec
 from medray.flows.flow import Flow, Receipt, Stage, lane
 
 
@@ -44,7 +44,7 @@ def engine(request):
     if request.param == "local":
         return LocalEngine()
     request.getfixturevalue("ray_session")
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     return RayEngine(RaySpec(workers=2))
 
@@ -62,7 +62,7 @@ def test_a_flow_stops_within_ten_seconds_of_its_deadline_with_all_that_it_did(en
 
 
 def test_the_workers_of_a_flow_that_was_stopped_make_room_for_the_next(ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     engine, sink = RayEngine(RaySpec(workers=2)), Names()
     engine.run(Flow("slow", shards(200, 100), (Stage(Slow, 8),), Names(), until=time.time() + 8))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.engines.base import LocalSpec, RaySpec, open_engine
 from medray.engines.local import LocalEngine
+from medray.engines.opening import open_engine
+from medray.engines.spec import LocalSpec, RaySpec
 from medray.errors import ArchiveError, MachineError, UserError
 from medray.flows.flow import Flow, Stage
 
@@ -50,7 +51,7 @@ def plan(shards=4, rows=5):
 
 @pytest.fixture(scope="module")
 def ray_engine(ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     return RayEngine(RaySpec(workers=2))
 
@@ -105,7 +106,7 @@ def test_an_empty_plan_is_no_work(ray_engine):
     ],
 )
 def test_more_than_the_cluster_has_is_refused_before_ray_hangs(ray_session, spec, what):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     with pytest.raises(UserError, match=what) as caught:
         RayEngine(spec)
@@ -113,7 +114,7 @@ def test_more_than_the_cluster_has_is_refused_before_ray_hangs(ray_session, spec
 
 
 def test_more_workers_than_cpus_share_them_by_default(ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     engine = RayEngine(RaySpec(workers=4))
     assert (engine.workers, engine.cpus, engine.gpus) == (4, 0.5, 0.0)
@@ -128,7 +129,7 @@ def test_more_workers_than_cpus_share_them_by_default(ray_session):
     ],
 )
 def test_of_a_range_of_workers_as_many_are_taken_as_there_is_room_for(ray_session, spec, workers, cpus):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     engine = RayEngine(spec)
     assert (engine.workers, engine.cpus) == (workers, cpus)
@@ -136,7 +137,7 @@ def test_of_a_range_of_workers_as_many_are_taken_as_there_is_room_for(ray_sessio
 
 @pytest.mark.parametrize(("workers", "what"), [((3, 2), "no range"), ((0, 2), "no range"), (0, "has to be a worker")])
 def test_workers_that_are_no_range_are_refused(ray_session, workers, what):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     with pytest.raises(UserError, match=what) as caught:
         RayEngine(RaySpec(workers=workers))

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from medray.engines.base import LocalSpec, open_engine
+from medray.engines.opening import open_engine
+from medray.engines.spec import LocalSpec
 from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
 from medray.verbs.to_meds import to_meds

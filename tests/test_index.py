@@ -10,8 +10,8 @@ import pytest
 import toy
 
 from medray.archive.manifest import Manifest
-from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import RaySpec
 from medray.errors import ArchiveError, UserError
 from medray.learning import bundles
 from medray.verbs import index as verb
@@ -180,7 +180,7 @@ def test_a_folder_with_nothing_but_ignored_files_says_so(tmp_path):
 
 
 def test_an_index_on_ray_is_that_of_the_local_engine(archive, monkeypatch, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     (archive / "archive" / "text.dcm").write_text("no image")
     local = index(toy.train_run(archive, work=str(archive / "local")), LocalEngine())

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray.engines.base import RaySpec
-from medray.engines.careful import Careful
+from medray.engines.ray.careful import Careful
+from medray.engines.spec import RaySpec
 from medray.errors import MachineError
 from medray.flows.flow import Stage
 from medray.learning import bundles
@@ -23,7 +23,7 @@ ENGINE = {"kind": "ray", "workers": 2, "memory_per_worker": "1GB"}
 
 @pytest.fixture(scope="module")
 def engine(ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     return RayEngine(RaySpec.model_validate(ENGINE))
 

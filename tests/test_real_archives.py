@@ -7,8 +7,8 @@ import pytest
 import torch
 import toy
 
-from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import RaySpec
 from medray.learning import bundles
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
@@ -31,7 +31,7 @@ def save_bundle(uri, **modality):
 
 
 def test_ten_thousand_pngs_are_ten_thousand_scores(shared_data, tmp_path, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     with tarfile.open(shared_data / "imaging" / "mnist" / "mnist_png_t10k.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import toy
 
-from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import RaySpec
 from medray.errors import ArchiveError, BundleError
 from medray.learning import bundles
 from medray.verbs.score import score
@@ -46,7 +46,7 @@ def test_batch_size_changes_no_score(trained, reference, tmp_path, batch_size):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ray_with_any_number_of_workers_scores_as_the_local_engine(trained, reference, tmp_path, ray_session, workers):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     run = toy.score_run(trained, store=str(tmp_path / "s"), work=str(tmp_path / "w"), batch_size=5)
     result = score(run, RayEngine(RaySpec(workers=workers)))

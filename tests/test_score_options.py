@@ -15,8 +15,8 @@ from medray.archive import order as schedule
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, in_order, newest_part, rounds
 from medray.durations import deadline_at
-from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import RaySpec
 from medray.learning import bundles
 from medray.learning.models.resnet import ResNetSpec
 from medray.scores import ScoreStore
@@ -101,7 +101,7 @@ def slow(tmp_path_factory):
 
 
 def test_at_the_deadline_what_is_scored_is_committed_and_the_next_runs_do_the_rest(slow, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     began = time.time()
     first = score(toy.score_run(slow, deadline="2s", batch_size=32), LocalEngine())

@@ -24,7 +24,7 @@ import medray
 from medray import job, sent, stopping
 from medray.cli import app
 from medray.console import Log
-from medray.engines.jobs import Following, JobServer, _url
+from medray.engines.ray.job_server import Following, JobServer, _url
 from medray.errors import MachineError, UserError
 from medray.flows import flow as flows
 from medray.verbs import settings

@@ -20,7 +20,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medray.cli import app
-from medray.engines.base import LocalSpec, RaySpec, open_engine
+from medray.engines.opening import open_engine
+from medray.engines.spec import LocalSpec, RaySpec
 from medray.errors import ArchiveError
 from medray.modalities.ehr.convert.events import DROPS, KEPT, PATIENT, Subjects
 from medray.modalities.ehr.convert.flow import Arrange

@@ -13,8 +13,8 @@ import pytest
 import toy
 
 from medray.engines import local as local_engine
-from medray.engines.base import RaySpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import RaySpec
 from medray.errors import BundleError, LabelError, MachineError, RunFileError
 from medray.learning import bundles
 from medray.progress import Silent
@@ -182,7 +182,7 @@ def test_one_class_cannot_be_told_apart(archive, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ray_with_any_number_of_workers_trains_as_the_local_engine(archive, tmp_path, ray_session, workers):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     alone = train(run_in(archive, tmp_path / "local"), LocalEngine())
     many = train(run_in(archive, tmp_path / "ray"), RayEngine(RaySpec(workers=workers)))
@@ -193,7 +193,7 @@ def test_ray_with_any_number_of_workers_trains_as_the_local_engine(archive, tmp_
 
 
 def test_a_worker_without_a_row_of_the_batch_waits_for_nobody_and_changes_nothing(archive, tmp_path, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     settings = {"epochs": 2, "batch_size": 1}
     alone = train(run_in(archive, tmp_path / "local", training=settings), LocalEngine())
@@ -203,7 +203,7 @@ def test_a_worker_without_a_row_of_the_batch_waits_for_nobody_and_changes_nothin
 
 
 def test_a_worker_refuses_settings_once_and_in_words(archive, tmp_path, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     run = run_in(archive, tmp_path, training={"select_by": "dice"})
     with pytest.raises(RunFileError, match="no such metric"):
@@ -250,7 +250,7 @@ def worker_processes() -> list[int]:
 
 
 def test_training_survives_a_killed_worker(archive, tmp_path, ray_session):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     settings = {"epochs": 3, "batch_size": 2, "checkpoint_minutes": 1e-9}
     alone = train(run_in(archive, tmp_path / "whole", training=settings), LocalEngine())

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medray.engines.base import Engine, RaySpec, open_engine
+from medray.engines.base import Engine
+from medray.engines.opening import open_engine
+from medray.engines.spec import RaySpec
 from medray.errors import UserError
 from medray.progress import Progress
 from medray.reports.evaluation import ScoringRun, write_report

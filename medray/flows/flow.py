@@ -99,7 +99,7 @@ class Flow:
     """Deadline, seconds since the epoch: from then on no entry is begun; what was begun is finished and committed."""
     failable: bool = False
     """A row of the plan may be given with a `reason`: the first stage then makes a failed row of it, and does not touch
-    what it names. Such a flow outlives a row that kills its worker (`engines/careful.py`)."""
+    what it names. Such a flow outlives a row that kills its worker (`engines/ray/careful.py`)."""
     apart: bool = False
     """What comes before the GPU costs more than handing it on: an engine may do it in workers without a GPU, and may cut
     the plan's shards for that. Its rows are entries."""

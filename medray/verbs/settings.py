@@ -12,7 +12,7 @@ from medray.archive.order import NEWEST, check_order
 from medray.datasets.labels import LabelSettings
 from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
-from medray.engines.base import EngineSpec, RaySpec
+from medray.engines.spec import EngineSpec, RaySpec
 from medray.errors import REASONS
 from medray.learning.metrics import Figures
 from medray.learning.models import ModelSpec

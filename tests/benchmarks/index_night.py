@@ -83,7 +83,7 @@ def score_here(folder: Path) -> dict:
     import side_by_side
     import toy
 
-    from medray.engines import ray as engine_module
+    from medray.engines.ray import engine as engine_module
     from medray.learning.models.cnn import CnnSpec
     from medray.modalities.imaging.spec import ImagingSpec
     from medray.verbs import score as verb

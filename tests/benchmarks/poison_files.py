@@ -42,9 +42,9 @@ def run(data: Path) -> dict[str, Any]:
     import poison
     import toy
 
-    from medray.engines import ray as engine_module
-    from medray.engines.lanes import CarefulLane
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray import engine as engine_module
+    from medray.engines.ray.engine import RayEngine
+    from medray.engines.ray.lanes import CarefulLane
     from medray.verbs import stages
     from medray.verbs.score import score
 

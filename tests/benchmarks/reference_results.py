@@ -13,7 +13,8 @@ import os
 import statistics
 from pathlib import Path
 
-from medray.engines.base import LocalSpec, RaySpec, open_engine
+from medray.engines.opening import open_engine
+from medray.engines.spec import LocalSpec, RaySpec
 from medray.verbs import settings
 from medray.verbs.evaluate import evaluate
 from medray.verbs.train import train

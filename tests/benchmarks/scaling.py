@@ -132,8 +132,8 @@ def run(folder: Path, engine: Any, sleep: float) -> tuple[Any, Clock]:
 def scaling(options: argparse.Namespace, nodes: int) -> dict[str, float]:
     from ray.cluster_utils import Cluster
 
-    from medray.engines.base import RaySpec
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
+    from medray.engines.spec import RaySpec
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(nodes):
@@ -155,8 +155,8 @@ def scaling(options: argparse.Namespace, nodes: int) -> dict[str, float]:
 def pending(options: argparse.Namespace, count: int) -> dict[str, float]:
     import os
 
-    from medray.engines.base import RaySpec
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
+    from medray.engines.spec import RaySpec
 
     most, done = 0, threading.Event()
 

@@ -124,8 +124,8 @@ def score_with_medray(
     """The score flow on a Ray of this machine; an entry is `each` units."""
     import ray
 
-    from medray.engines import ray as engine_module
-    from medray.engines.base import RaySpec
+    from medray.engines.ray import engine as engine_module
+    from medray.engines.spec import RaySpec
     from medray.verbs.score import score
     from medray.verbs.settings import ScoreRun
 

@@ -84,8 +84,8 @@ def bare(path: Path, epochs: int) -> None:
 
 
 def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
-    from medray.engines import ray as engine_module
-    from medray.engines.base import RaySpec
+    from medray.engines.ray import engine as engine_module
+    from medray.engines.spec import RaySpec
     from medray.verbs.settings import TrainRun
     from medray.verbs.train import train
 

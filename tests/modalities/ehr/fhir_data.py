@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medray.engines.base import LocalSpec, open_engine
+from medray.engines.opening import open_engine
+from medray.engines.spec import LocalSpec
 from medray.verbs.results import ToMedsResult
 from medray.verbs.settings import ConvertRun
 from medray.verbs.to_meds import to_meds

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import LocalSpec
 from medray.errors import LabelError
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable, MedsLabels
 from medray.verbs.settings import ConvertRun

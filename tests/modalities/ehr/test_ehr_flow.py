@@ -16,8 +16,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from medray.archive.manifest import Manifest
 from medray.datasets.shards import ShardSet, read_samples
-from medray.engines.base import LocalSpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import LocalSpec
 from medray.learning import bundles
 from medray.learning.models.rnn import RnnSpec
 from medray.learning.objectives import BinaryObjective

@@ -15,8 +15,8 @@ from store_rows import Receipt
 from test_genomics_export import make_bundle, run_score
 from variant_files import COLUMNS, write
 
-from medray.engines.base import LocalSpec, RaySpec
 from medray.engines.local import LocalEngine
+from medray.engines.spec import LocalSpec, RaySpec
 from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
@@ -301,7 +301,7 @@ def test_a_file_that_breaks_off_retires_nothing_and_is_whole_again_the_next_nigh
 
 
 def test_ray_scores_the_same_nights_as_the_local_engine(tmp_path: Path, ray_session: None):
-    from medray.engines.ray import RayEngine
+    from medray.engines.ray.engine import RayEngine
 
     cohort = Cohort(tmp_path)
     run = ScoreRun(

@@ -1,6 +1,6 @@
 """A process that works on shards for another one, and may die of it: `python -m medray.engines.child CONNECTION LIFE`.
 
-The parent (`engines/careful.py`) sends what to do and is told of every batch before it is begun, so that it knows what
+The parent (`engines/ray/careful.py`) sends what to do and is told of every batch before it is begun, so that it knows what
 was at hand when the process died. When the parent is gone, so is the child.
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from medray.engines.base import RaySpec
+from medray.engines.spec import RaySpec
 from medray.errors import UserError
 from medray.flows.flow import Flow
 

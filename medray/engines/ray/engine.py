@@ -17,15 +17,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray.engines.base import Fitted, Live, RaySpec
-from medray.engines.careful import careful
+from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
-from medray.engines.connection import start
-from medray.engines.deadline import Said, until_stopped
-from medray.engines.lanes import CarefulLane, Closer, Lane, Opener, parcel
 from medray.engines.memory import give_back, keep_freed_memory
-from medray.engines.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
-from medray.engines.prometheus import Meter
+from medray.engines.ray.careful import careful
+from medray.engines.ray.connection import start
+from medray.engines.ray.deadline import Said, until_stopped
+from medray.engines.ray.lanes import CarefulLane, Closer, Lane, Opener, parcel
+from medray.engines.ray.placement import Apart, apart, check_fraction, check_whole, cut, opened_bytes
+from medray.engines.ray.prometheus import Meter
+from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows.flow import Flow, Receipt, collect
 from medray.learning.checkpoints import newest_whole, told

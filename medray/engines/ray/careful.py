@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from medray.engines.child import OUT_OF_MEMORY
+from medray.engines.ray.child import OUT_OF_MEMORY
 from medray.errors import MachineError, from_json
 from medray.flows.flow import Flow, Receipt, Sink, Stage
 
@@ -126,14 +126,14 @@ class Careful:
 
 
 class _Child:
-    """A process of `engines/child.py`, with this process's module path."""
+    """A process of `engines/ray/child.py`, with this process's module path."""
 
     def __init__(self, threads: int) -> None:
         self.connection, theirs = Pipe()
         life, self.life = os.pipe()
         given = (theirs.fileno(), life)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "medray.engines.child", *map(str, given)],
+            [sys.executable, "-m", "medray.engines.ray.child", *map(str, given)],
             pass_fds=given,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

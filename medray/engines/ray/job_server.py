@@ -276,7 +276,7 @@ def _url(address: str | None, *, insecure_http: bool) -> str:
     if address is None or "://" not in address:
         from ray.dashboard.utils import ray_address_to_api_server_url
 
-        from medray.engines.connection import knock
+        from medray.engines.ray.connection import knock
 
         if address not in (None, "auto", "local"):
             _refuse_plain(f"http://{address}", insecure_http)  # a token would go to the head in the clear as well

@@ -1,0 +1,52 @@
+"""Settings of the engines, as a run file names them; no ray here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+
+
+class LocalSpec(BaseModel):
+    """This process: for tests, notebooks and the debugger."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["local"] = "local"
+
+
+class RaySpec(BaseModel):
+    """A local Ray of this machine by default, a running cluster by address."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["ray"] = "ray"
+    address: str | None = None
+    """`auto` or host:port of a running cluster; none: start Ray on this machine (or use RAY_ADDRESS)."""
+    workers: int | Literal["auto"] | tuple[int, int] = Field(default="auto")
+    """Data-parallel training workers, and scoring actors; auto: one per GPU, or one per CPU where there is none.
+    [2, 8]: at least, at most. Training then goes on with fewer when a node is lost, and with more when one comes;
+    scoring takes as many as the cluster has room for when it starts."""
+    cpus_per_worker: float | Literal["auto"] = "auto"
+    """auto: one, or less where the machine has fewer CPUs than workers (of a range: than it has at least)."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """auto: one where the cluster has GPUs for all workers, else none. Scoring workers may share one: 0.5."""
+    stages: Literal["auto", "fused", "apart"] = "auto"
+    """Of scoring: "fused": a worker decodes and scores. "apart": workers without a GPU decode, and hand samples to workers
+    that score. auto: apart where workers have GPUs and leave CPUs for others, else fused."""
+    decode_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Where stages are apart: workers that decode, and with GPUs also those that index and prepare; auto: one for each
+    CPU that the other workers leave."""
+    memory_per_worker: ByteSize | None = None
+    """"4GB": what one scoring actor may take beside what it needs to stand; an entry that needs more is a failed row
+    (`worker_died`) instead of a trial for the whole machine. None: as much as there is."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often training goes on from its last checkpoint after a worker or a node is lost."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _gpus(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and (value < 0 or (value > 1 and value != int(value))):
+            raise ValueError('expected a part of one GPU (0.5), a whole number of them, 0 or "auto"')
+        return value
+
+
+EngineSpec = Annotated[LocalSpec | RaySpec, Field(discriminator="kind")]
