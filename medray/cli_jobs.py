@@ -202,11 +202,11 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
     asked = {name: taken.params.get(name) for name in ("deadline", "order", "limit", "retry")}
     overrides = [*(taken.params["set_"] or []), *given(**asked)]
 
-    from medray.verbs import settings
+    from medray.config import runs
     from medray.verbs.submit import parcel
 
     run_file = Path(taken.params["run_file"])
-    run = settings.load(run_file, overrides)
+    run = runs.load(run_file, overrides)
     refuse_kind(run, VERBS[verb], run_file)
     return parcel(verb, run_file, run, _options(taken), overrides, root=root, id=id, unpinned=unpinned)
 

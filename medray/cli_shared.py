@@ -68,10 +68,10 @@ def run(
 ) -> None:
     """Load the run file, open its engine, call the verb, print its result, exit with its code."""
     with errors(), terminal(json_) as shown:
+        from medray.config import runs
         from medray.engines.opening import open_engine
-        from medray.verbs import settings
 
-        settled = settings.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])
+        settled = runs.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])
         refuse_kind(settled, kind, run_file)
         shown.about(run=settled.name)
         engine = open_engine(settled.engine, settled.name)

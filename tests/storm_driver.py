@@ -31,10 +31,11 @@ class Slow:
 
 
 def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
+    from medray.config import runs
     from medray.engines.opening import open_engine
     from medray.errors import MedrayError
     from medray.verbs import score as verb
-    from medray.verbs import settings, stages
+    from medray.verbs import stages
 
     make_stage = stages.score
 
@@ -44,7 +45,7 @@ def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
 
     stages.score = slow
     verb.ENTRIES_PER_SHARD = verb.MANY_ENTRIES = int(entries)
-    run = settings.load(run_file)
+    run = runs.load(run_file)
     try:
         result = verb.score(run, open_engine(run.engine))
     except MedrayError as error:

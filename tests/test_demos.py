@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medray.archive.manifest import Manifest
+from medray.config import runs
 from medray.demos import DEMOS, run_demo
 from medray.demos.base import Demo
 from medray.demos.genomics import GENOMICS
@@ -15,7 +16,6 @@ from medray.demos.imaging import IMAGING
 from medray.engines.local import LocalEngine
 from medray.errors import UserError
 from medray.progress import Silent
-from medray.verbs import settings
 from medray.verbs.index import index
 from medray.verbs.to_meds import to_meds
 
@@ -24,12 +24,12 @@ def indexed(demo: Demo, out: Path) -> dict[str, tuple[bytes, str | None]]:
     """Entry id to fingerprint and reason, of the demo's archive as it lies there now."""
     if demo.convert is not None:
         (out / "to_meds.toml").write_text(demo.convert.format(out=out))
-        convert = settings.load(out / "to_meds.toml")
-        assert isinstance(convert, settings.ConvertRun)
+        convert = runs.load(out / "to_meds.toml")
+        assert isinstance(convert, runs.ConvertRun)
         to_meds(convert, LocalEngine())
     (out / "train.toml").write_text(demo.train.format(out=out))
-    run = settings.load(out / "train.toml")
-    assert isinstance(run, settings.TrainRun)
+    run = runs.load(out / "train.toml")
+    assert isinstance(run, runs.TrainRun)
     rows = Manifest.open(index(run, LocalEngine()).manifest).table()
     return {row["entry_id"]: (row["fingerprint"], row["reason"]) for row in rows.to_pylist()}
 
@@ -60,8 +60,8 @@ def test_a_demo_changes_a_few_entries_and_no_others(tmp_path, demo, entries, cha
 def test_a_demos_score_run_names_the_bundle_that_its_training_makes(tmp_path, demo):
     for name, text in (("train", demo.train), ("score", demo.score)):
         (tmp_path / f"{name}.toml").write_text(text.format(out=tmp_path))
-    trained, scored = settings.load(tmp_path / "train.toml"), settings.load(tmp_path / "score.toml")
-    assert isinstance(scored, settings.ScoreRun)
+    trained, scored = runs.load(tmp_path / "train.toml"), runs.load(tmp_path / "score.toml")
+    assert isinstance(scored, runs.ScoreRun)
     assert (trained.bundle, trained.archive) == (scored.bundle, scored.archive)
 
 

@@ -10,12 +10,12 @@ import pytest
 import toy
 from PIL import Image
 
+from medray.config.runs import TrainRun
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError, LabelError
 from medray.verbs.evaluate import evaluate
 from medray.verbs.reporting import measures_of
 from medray.verbs.score import score
-from medray.verbs.settings import TrainRun
 from medray.verbs.train import train
 
 

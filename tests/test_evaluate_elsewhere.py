@@ -16,6 +16,7 @@ from test_evaluate import Resources
 from typer.testing import CliRunner
 
 from medray.cli import app
+from medray.config.runs import EvaluateRun, TrainRun, load
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError, LabelError, RunFileError, SplitError
 from medray.learning import bundles
@@ -23,7 +24,6 @@ from medray.verbs.evaluate import evaluate
 from medray.verbs.overlap import SEEN
 from medray.verbs.prepare import prepare
 from medray.verbs.score import score
-from medray.verbs.settings import EvaluateRun, TrainRun, load
 from medray.verbs.train import train
 
 

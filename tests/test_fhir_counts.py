@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from medray.config.runs import ConvertRun
 from medray.engines.opening import open_engine
 from medray.engines.spec import LocalSpec
 from medray.verbs.results import ToMedsResult
-from medray.verbs.settings import ConvertRun
 from medray.verbs.to_meds import to_meds
 
 # FHIR R4: codes of a status that say that nothing happened, is known, or is valid

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import toy
 
+from medray.config import runs
 from medray.learning import bundles
-from medray.verbs import settings
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 RUNS = sorted((JOBS / "runs").glob("*.toml"))
@@ -22,10 +22,10 @@ def job(verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
 def test_every_run_file_that_ships_loads(file):
-    run = settings.load(file)
-    assert isinstance(run, settings.ScoreRun) == file.stem.endswith("_score")
-    assert isinstance(run, settings.NightlyRun) == file.stem.endswith("_nightly")
-    assert isinstance(run, settings.EvaluateRun) == file.stem.endswith("_evaluate")
+    run = runs.load(file)
+    assert isinstance(run, runs.ScoreRun) == file.stem.endswith("_score")
+    assert isinstance(run, runs.NightlyRun) == file.stem.endswith("_nightly")
+    assert isinstance(run, runs.EvaluateRun) == file.stem.endswith("_evaluate")
     plain = run.name.removesuffix("-score").removesuffix("-nightly").removesuffix("-evaluate")
     named = file.stem.removesuffix("_train").removesuffix("_score").removesuffix("_nightly").removesuffix("_evaluate")
     assert named == plain

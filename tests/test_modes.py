@@ -18,7 +18,7 @@ import toy
 from typer.testing import CliRunner
 
 from medray.cli import app
-from medray.verbs.settings import NightlyRun
+from medray.config.runs import NightlyRun
 
 MODES = ("terminal", "plain", "json lines", "--json", "json lines and --json")
 FASTA, COLUMNS = ">c\n" + "ACGT" * 25 + "\n", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"

@@ -14,6 +14,7 @@ import toy
 from deltalake import DeltaTable
 
 from medray.archive.manifest import changes_of, read_state
+from medray.config.runs import NightlyRun
 from medray.engines.local import LocalEngine
 from medray.learning import bundles
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
@@ -21,7 +22,6 @@ from medray.reports.nightly import Summary, write_page
 from medray.scores import ScoreStore
 from medray.storage import files, locks
 from medray.verbs.nightly import LOCK, nightly
-from medray.verbs.settings import NightlyRun
 
 PER_NIGHT = 360
 

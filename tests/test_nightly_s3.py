@@ -11,11 +11,11 @@ import pytest
 import toy
 from s3_server import BUCKET, s3_server
 
+from medray.config.runs import NightlyRun
 from medray.engines.local import LocalEngine
 from medray.learning import bundles
 from medray.storage import files, locks
 from medray.verbs.nightly import LOCK, nightly
-from medray.verbs.settings import NightlyRun
 
 HOME = f"s3://{BUCKET}/nightly"
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medray.config.loader import key_lines, key_paths, load_run, parse_override
+from medray.config.runs import load
 from medray.errors import RunFileError
 from medray.modalities.base import at_site
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.runs import key_lines, key_paths, load_run, parse_override
-from medray.verbs.settings import load
 
 
 class Table(BaseModel):

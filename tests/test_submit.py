@@ -23,11 +23,11 @@ from typer.testing import CliRunner
 import medray
 from medray import job, sent, stopping
 from medray.cli import app
+from medray.config import runs
 from medray.console import Log
 from medray.engines.ray.job_server import Following, JobServer, _url
 from medray.errors import MachineError, UserError
 from medray.flows import flow as flows
-from medray.verbs import settings
 from medray.verbs.submit import PATHS, packed, parcel
 
 RAY = {"engine": {"kind": "ray", "workers": 2}, "pseudonym_key": "/keys/pseudonym.key"}
@@ -63,14 +63,14 @@ def test_relative_paths_start_from_the_root(tmp_path):
     file = tmp_path / "score.toml"
     file.write_text('archive = "data/us"\nbundle = "b"\nstore = "s"\n')
     assert submit("score", file, "--root", "/shared").exit_code == 1  # only the cluster is missing
-    made = parcel(["score"], file, settings.load(file), [], [], root="/shared")
+    made = parcel(["score"], file, runs.load(file), [], [], root="/shared")
     assert "--root=/shared" in shlex.split(made.command)
 
 
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("jobs/runs/*.toml")), ids=lambda file: file.stem)
 def test_every_path_of_a_run_file_that_ships_is_known_as_one(file):
     """Those with a folder in them: a key that is missing in PATHS would be looked for in the job's own folder."""
-    from medray.runs import as_written
+    from medray.config.loader import as_written
 
     def texts(table, keys=()):
         for key, value in table.items():
@@ -147,7 +147,7 @@ def test_a_password_in_an_address_is_refused_without_being_repeated():
 
 
 def test_the_command_is_the_verb_with_its_options_and_the_versions_it_needs(score_file):
-    run = settings.load(score_file)
+    run = runs.load(score_file)
     made = parcel(["score"], score_file, run, ["--limit", "5", "--set", 'order="bytes descending"'], [])
     words = shlex.split(made.command)
     assert words[:4] == ["exec", "python", "-m", "medray.job"]
@@ -160,13 +160,13 @@ def test_the_command_is_the_verb_with_its_options_and_the_versions_it_needs(scor
 def test_a_job_belongs_to_the_cluster_that_it_was_submitted_to(tmp_path):
     other = {"engine": {"kind": "ray", "address": "elsewhere:6379"}}
     file = toy.write_run_file(tmp_path / "score.toml", toy.score_run(tmp_path, **other))
-    made = parcel(["score"], file, settings.load(file), [], [])
+    made = parcel(["score"], file, runs.load(file), [], [])
     assert made.command.endswith("--set engine.address=auto")
     assert "pseudonym_key" in made.notes[0]  # not set there either
 
 
 def test_equal_commands_are_known_by_their_digest_and_have_ids_of_their_own(score_file):
-    run = settings.load(score_file)
+    run = runs.load(score_file)
     one, two = (parcel(["score"], score_file, run, [], []) for _ in range(2))
     other = parcel(["score"], score_file, run, ["--limit", "5"], [])
     assert one.facts == two.facts and one.id != two.id

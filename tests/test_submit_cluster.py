@@ -19,9 +19,9 @@ import toy
 from deltalake import DeltaTable
 from ray_cluster import Cluster, Proxy, cluster
 
+from medray.config.runs import NightlyRun
 from medray.learning import bundles
 from medray.learning.models.resnet import ResNetSpec
-from medray.verbs.settings import NightlyRun
 
 PRINTED_HERE = ("note: ", "job ", "medray: ")
 """How lines begin that are the client's own."""

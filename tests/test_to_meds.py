@@ -20,14 +20,15 @@ import pytest
 from typer.testing import CliRunner
 
 from medray.cli import app
+from medray.config import runs
+from medray.config.loader import load_run
+from medray.config.runs import ConvertRun
 from medray.engines.opening import open_engine
 from medray.engines.spec import LocalSpec, RaySpec
 from medray.errors import ArchiveError
 from medray.modalities.ehr.convert.events import DROPS, KEPT, PATIENT, Subjects
 from medray.modalities.ehr.convert.flow import Arrange
-from medray.runs import load_run
-from medray.verbs import settings, to_meds
-from medray.verbs.settings import ConvertRun
+from medray.verbs import to_meds
 
 PROJECT = Path(__file__).resolve().parents[1]
 KEY = "k" * 64
@@ -526,4 +527,4 @@ def test_an_empty_file_is_one_that_failed(tmp_path):
 
 
 def test_the_run_file_that_ships_is_a_conversion():
-    assert isinstance(settings.load(PROJECT / "jobs/runs/physionet_to_meds.toml"), ConvertRun)
+    assert isinstance(runs.load(PROJECT / "jobs/runs/physionet_to_meds.toml"), ConvertRun)

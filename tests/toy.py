@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from medray.config.runs import ScoreRun, TrainRun
 from medray.learning import bundles
 from medray.learning.bundles import Bundle, Recipe, make_bundle
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.verbs.settings import ScoreRun, TrainRun
 
 SIZE = 16
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medray.config import runs as settings
 from medray.engines.base import Engine
 from medray.engines.opening import open_engine
 from medray.engines.spec import RaySpec
 from medray.errors import UserError
 from medray.progress import Progress
 from medray.reports.evaluation import ScoringRun, write_report
-from medray.verbs import settings
 from medray.verbs.evaluate import evaluate_bundle
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare

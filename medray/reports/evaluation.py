@@ -179,7 +179,9 @@ def rendered(name: str, **facts: Any) -> str:
     """A page of medray's own templates; the look of all of them is in page.html.j2."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    loader = FunctionLoader(lambda name: package_files("medray").joinpath("reports", "templates", name).read_text(encoding="utf-8"))
+    loader = FunctionLoader(
+        lambda name: package_files("medray").joinpath("reports", "templates", name).read_text(encoding="utf-8")
+    )
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return pages.get_template(name).render(facts)
 

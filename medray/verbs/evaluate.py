@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.entries import own_subject, pseudonym_key
+from medray.config.runs import EvaluateRun, TrainRun
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
@@ -28,7 +29,6 @@ from medray.verbs.measuring import Archive, measured
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.reporting import report_facts
 from medray.verbs.results import EvaluateResult
-from medray.verbs.settings import EvaluateRun, TrainRun
 from medray.verbs.train import FLOOR, floor_uri
 
 SMALL_SAMPLES = 256

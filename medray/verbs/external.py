@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
+from medray.config.runs import EvaluateRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema
 from medray.datasets.shards import ShardSet, ShardSink
@@ -28,7 +29,6 @@ from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen
 from medray.verbs.prepare import SMALL_BYTES, rows_per_shard, split_facts
-from medray.verbs.settings import EvaluateRun
 
 SHOWN = 20
 

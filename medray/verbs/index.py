@@ -26,6 +26,7 @@ from medray.archive.manifest import (
     read_state,
     write_state,
 )
+from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
 from medray.flows.flow import Flow, shards
@@ -39,7 +40,6 @@ from medray.storage.queries import database, execute
 from medray.storage.row_files import RowFiles, new_rows
 from medray.verbs import stages
 from medray.verbs.results import IndexResult
-from medray.verbs.settings import EvaluateRun, ScoreRun, TrainRun
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

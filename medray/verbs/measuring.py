@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.config.runs import EvaluationSettings
 from medray.learning import bundles
 from medray.learning.training import stacked
-from medray.verbs.settings import EvaluationSettings
 
 
 def measured(

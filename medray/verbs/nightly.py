@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medray.archive.manifest import Manifest
+from medray.config.runs import Housekeeping, NightlyRun, ScoreRun
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import MedrayError
@@ -28,7 +29,6 @@ from medray.storage import files, locks
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult
 from medray.verbs.score import note_unlearnt, score_manifest
-from medray.verbs.settings import Housekeeping, NightlyRun, ScoreRun
 
 LOCK = "_medray/nightly.json"
 """Below the store; readers and vacuum of Delta pass over names with an underscore in front."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from medray.archive.eligibility import Trained, categories, value_of
 from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
 from medray.archive.manifest import KINDS
+from medray.config.runs import TrainRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema
 from medray.datasets.shards import ShardSet, ShardSink
@@ -28,7 +29,6 @@ from medray.storage import files
 from medray.verbs import stages
 from medray.verbs.index import index_archive, mixture_words
 from medray.verbs.results import PrepareResult
-from medray.verbs.settings import TrainRun
 
 SHARD_BYTES = 64 * 2**20
 SMALL_BYTES = 2**22

@@ -78,7 +78,7 @@ def _told(title: str, path: str, takes: str, **facts: Any) -> Inspection:
 
 
 def _run_file(path: str, uri: str) -> Inspection | None:
-    from medray.verbs import settings
+    from medray.config import runs
 
     try:
         keys = tomllib.loads(files.read_bytes(uri).decode()).keys()
@@ -86,7 +86,7 @@ def _run_file(path: str, uri: str) -> Inspection | None:
         return None
     facts: dict[str, Any] = {"tables": sorted(keys)}
     try:
-        run = settings.load(uri)
+        run = runs.load(uri)
         verb = VERBS[type(run).__name__]
         facts |= {"name": run.name, "archive": run.archive, "engine": run.engine.kind}
     except MedrayError as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.config.runs import EvaluateRun, TrainRun
 from medray.datasets.shards import ShardSet, read_samples
 from medray.learning import bundles
 from medray.learning.training import stacked
@@ -17,7 +18,6 @@ from medray.reports.evaluation import Mistake, ReportFacts
 from medray.storage import files
 from medray.verbs.measuring import Archive, score_matrix
 from medray.verbs.prepare import mixture_of
-from medray.verbs.settings import EvaluateRun, TrainRun
 
 SHOWN = 12
 """Mistakes in a report."""

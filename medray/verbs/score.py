@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, placed, rounds
+from medray.config.runs import ScoreRun
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
@@ -27,7 +28,6 @@ from medray.storage import files
 from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
-from medray.verbs.settings import ScoreRun
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 8192, 2**25
 SMALL_ENTRIES = 32

@@ -24,11 +24,11 @@ from typing import Any
 
 import medray
 from medray import sent
+from medray.config.loader import as_written
+from medray.config.runs import Run
 from medray.errors import MachineError, RunFileError, UserError
-from medray.runs import as_written
 from medray.scores.audit import code
 from medray.storage import files
-from medray.verbs.settings import Run
 
 PATHS = (
     "archive", "work", "bundle", "bundles", "store", "summary", "out", "pseudonym_key", "labels.table",

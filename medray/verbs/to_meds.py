@@ -13,6 +13,7 @@ import pyarrow as pa
 
 import medray
 from medray.archive.entries import pseudonym_key
+from medray.config.runs import ConvertRun
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, UserError
 from medray.flows.flow import Flow
@@ -27,7 +28,6 @@ from medray.modalities.ehr.convert.versions import VersionSink, newest
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs.results import ToMedsResult
-from medray.verbs.settings import ConvertRun
 
 PIECE_BYTES = 2**26
 """Plain files that may be cut are read in pieces of this size."""

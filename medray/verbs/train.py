@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.archive.entries import pseudonym_key
+from medray.config.runs import TrainRun
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
@@ -24,7 +25,6 @@ from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult
-from medray.verbs.settings import TrainRun
 
 FLOOR = LogisticSpec()
 

@@ -21,9 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from medray.config import runs
 from medray.engines.base import Engine
 from medray.engines.local import LocalEngine
-from medray.verbs import settings
 from medray.verbs.evaluate import evaluate
 from medray.verbs.results import EvaluateResult
 from medray.verbs.to_meds import to_meds
@@ -77,8 +77,8 @@ def archive_of(name: str, work: Path, engine: Engine) -> str:
         return str(without_test(PROJECT / "medray" / "demos" / "data" / "breastmnist.npz", work / "breastmnist.npz"))
     out = work / "meds"
     changes = [f'archive="{DATA / "ehr" / "physionet2012"}"', f'out="{out}"', f'work="{work}"', "source.keep_ids=true"]
-    run = settings.load(PROJECT / "jobs" / "runs" / "physionet_to_meds.toml", changes)
-    assert isinstance(run, settings.ConvertRun)
+    run = runs.load(PROJECT / "jobs" / "runs" / "physionet_to_meds.toml", changes)
+    assert isinstance(run, runs.ConvertRun)
     print(f"to-meds: {to_meds(run, engine).events:,} events", flush=True)
     return str(out)
 
@@ -107,8 +107,8 @@ def one(
         "floor=false",
         *MODELS[name][model],
     ]
-    run = settings.load(PROJECT / "jobs" / "runs" / f"{name}_train.toml", changes)
-    assert isinstance(run, settings.TrainRun)
+    run = runs.load(PROJECT / "jobs" / "runs" / f"{name}_train.toml", changes)
+    assert isinstance(run, runs.TrainRun)
     train(run, engine)
     return evaluate(run, engine)
 

@@ -13,9 +13,9 @@ import os
 import statistics
 from pathlib import Path
 
+from medray.config import runs
 from medray.engines.opening import open_engine
 from medray.engines.spec import LocalSpec, RaySpec
-from medray.verbs import settings
 from medray.verbs.evaluate import evaluate
 from medray.verbs.train import train
 
@@ -55,8 +55,8 @@ def one(name: str, seed: int, where: str, arguments: argparse.Namespace, engine)
         f'work="{work}"',
         f"training.seed={seed}",
     ]
-    run = settings.load(PROJECT / "jobs" / "runs" / f"{name}_train.toml", changes)
-    assert isinstance(run, settings.TrainRun)
+    run = runs.load(PROJECT / "jobs" / "runs" / f"{name}_train.toml", changes)
+    assert isinstance(run, runs.TrainRun)
     trained = train(run, engine)
     tested = evaluate(run, engine)
     auc, accuracy = tested.metrics["auroc"], tested.metrics["accuracy"]

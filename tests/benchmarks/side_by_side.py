@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 if TYPE_CHECKING:
-    from medray.verbs.settings import ScoreRun
+    from medray.config.runs import ScoreRun
 
 BEGUN = time.time()
 
@@ -124,10 +124,10 @@ def score_with_medray(
     """The score flow on a Ray of this machine; an entry is `each` units."""
     import ray
 
+    from medray.config.runs import ScoreRun
     from medray.engines.ray import engine as engine_module
     from medray.engines.spec import RaySpec
     from medray.verbs.score import score
-    from medray.verbs.settings import ScoreRun
 
     engine_module.start(num_cpus=processes)
     places = {"archive": str(archive), "bundle": bundle, "store": str(out / "store"), "work": str(out / "work")}

@@ -67,10 +67,10 @@ def fit(system: str, archive: Path, work: Path, epochs: int) -> dict[str, float]
     """Samples per second, computed steps per event, and the loss at the end."""
     import pyarrow.csv
 
+    from medray.config.runs import TrainRun
     from medray.engines.local import LocalEngine
     from medray.learning import training
     from medray.learning.batches import cut_batches, epoch_order
-    from medray.verbs.settings import TrainRun
     from medray.verbs.train import train
 
     lengths: list[list[np.ndarray]] = []

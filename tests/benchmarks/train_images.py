@@ -84,9 +84,9 @@ def bare(path: Path, epochs: int) -> None:
 
 
 def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
+    from medray.config.runs import TrainRun
     from medray.engines.ray import engine as engine_module
     from medray.engines.spec import RaySpec
-    from medray.verbs.settings import TrainRun
     from medray.verbs.train import train
 
     engine_module.start(num_cpus=processes)

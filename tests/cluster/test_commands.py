@@ -12,14 +12,14 @@ import yaml
 from cluster_files import CLUSTER, KUBERNETES, LAUNCHERS, PROJECT, TEXTS, UNITS, documents, settings_of, short, walk
 
 from medray.cli import app
-from medray.verbs import settings
+from medray.config import runs
 
 README = CLUSTER / "README.md"
 RUNS = {  # where an operator puts a run file -> which one of ours it is made of
     "/etc/medray/train.toml": KUBERNETES / "runs" / "train.toml",
     "/etc/medray/nightly.toml": KUBERNETES / "runs" / "nightly.toml",
 }
-KINDS = {"score": settings.ScoreRun, "nightly": settings.NightlyRun, "to_meds": settings.ConvertRun}
+KINDS = {"score": runs.ScoreRun, "nightly": runs.NightlyRun, "to_meds": runs.ConvertRun}
 VERBS = {"index", "prepare", "train", "evaluate", "score", "nightly"}
 JOB = re.compile(r"python \S*jobs/(\w+)\.py(?P<rest>.*)")
 
@@ -44,8 +44,8 @@ def check(words: list[str]) -> None:
     parse(words)
     if words[0] in VERBS:
         (file,) = [word for word in words[1:] if word.endswith(".toml")]
-        run = settings.load(RUNS.get(file) or PROJECT / file)
-        assert isinstance(run, KINDS.get(words[0], settings.TrainRun)), f"{file} is no run file of {words[0]}"
+        run = runs.load(RUNS.get(file) or PROJECT / file)
+        assert isinstance(run, KINDS.get(words[0], runs.TrainRun)), f"{file} is no run file of {words[0]}"
 
 
 def checked(line: str) -> None:
@@ -125,13 +125,13 @@ def test_a_planted_mistake_in_a_command_is_found(line):
 
 @pytest.mark.parametrize("file", sorted((KUBERNETES / "runs").glob("*.toml")), ids=short)
 def test_the_run_files_for_kubernetes_load_and_leave_the_address_to_the_job(file):
-    run = settings.load(file)
+    run = runs.load(file)
     assert run.engine.kind == "ray" and run.engine.address is None
     assert run.pseudonym_key == "/etc/medray/keys/pseudonym.key"
 
 
 def test_a_training_asks_for_as_many_workers_as_its_rayjob_has():
-    run = settings.load(KUBERNETES / "runs" / "train.toml")
+    run = runs.load(KUBERNETES / "runs" / "train.toml")
     (job,) = documents(KUBERNETES / "rayjob-train.yaml")
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert run.engine.workers == group["replicas"] == group["minReplicas"]

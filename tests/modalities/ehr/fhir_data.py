@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medray.config.runs import ConvertRun
 from medray.engines.opening import open_engine
 from medray.engines.spec import LocalSpec
 from medray.verbs.results import ToMedsResult
-from medray.verbs.settings import ConvertRun
 from medray.verbs.to_meds import to_meds
 
 KEY = "k" * 64

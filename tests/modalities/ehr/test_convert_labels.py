@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from medray.config.runs import ConvertRun
 from medray.engines.local import LocalEngine
 from medray.engines.spec import LocalSpec
 from medray.errors import LabelError
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable, MedsLabels
-from medray.verbs.settings import ConvertRun
 from medray.verbs.to_meds import to_meds
 
 EVENTS = """id,when,what

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from meds_data import at, write_events, write_labels, write_splits
 
+from medray.config.runs import EvaluateRun, TrainRun
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError
 from medray.learning import bundles
 from medray.verbs.evaluate import evaluate
-from medray.verbs.settings import EvaluateRun, TrainRun
 from medray.verbs.train import train
 
 

@@ -15,6 +15,7 @@ from meds_data import at, physionet, write_events, write_labels, write_splits
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from medray.archive.manifest import Manifest
+from medray.config.runs import ScoreRun, TrainRun
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.local import LocalEngine
 from medray.engines.spec import LocalSpec
@@ -26,7 +27,6 @@ from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.verbs.index import index
 from medray.verbs.score import score
-from medray.verbs.settings import ScoreRun, TrainRun
 from medray.verbs.train import train
 
 

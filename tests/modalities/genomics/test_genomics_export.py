@@ -14,6 +14,7 @@ from store_rows import Receipt
 from variant_files import opened, table, untar, vcf_text, write
 
 from medray.cli import app
+from medray.config.runs import ScoreRun
 from medray.engines.local import LocalEngine
 from medray.errors import UserError
 from medray.learning import bundles
@@ -24,7 +25,6 @@ from medray.scores import GIVEN, ScoreStore
 from medray.verbs.export import export
 from medray.verbs.results import ScoreResult
 from medray.verbs.score import score
-from medray.verbs.settings import ScoreRun
 
 BASES = "ACGTTTGCAACGTACGGATTACAGATTACA"
 RECORDS = (

@@ -15,6 +15,7 @@ from store_rows import Receipt
 from test_genomics_export import make_bundle, run_score
 from variant_files import COLUMNS, write
 
+from medray.config.runs import NightlyRun, ScoreRun
 from medray.engines.local import LocalEngine
 from medray.engines.spec import LocalSpec, RaySpec
 from medray.learning import bundles
@@ -22,7 +23,6 @@ from medray.progress import Silent
 from medray.scores import GIVEN, ScoreStore
 from medray.verbs.nightly import nightly
 from medray.verbs.score import score
-from medray.verbs.settings import NightlyRun, ScoreRun
 
 Current = dict[tuple[str, str, str | None], float | str | None]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import mixed_archive
 import pytest
 
+from medray.config.runs import ScoreRun, TrainRun
 from medray.engines.local import LocalEngine
 from medray.scores import ScoreStore
 from medray.verbs.score import score
-from medray.verbs.settings import ScoreRun, TrainRun
 from medray.verbs.train import train
 
 

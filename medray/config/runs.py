@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medray.archive.order import NEWEST, check_order
+from medray.config.loader import load_run
 from medray.datasets.labels import LabelSettings
 from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
@@ -20,7 +21,6 @@ from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import TrainingSettings
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
 from medray.modalities.registry import ModalitySpec
-from medray.runs import load_run
 from medray.storage import files
 
 

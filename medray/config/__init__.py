@@ -1,0 +1,1 @@
+"""Run files: TOML to types."""
