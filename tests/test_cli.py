@@ -16,7 +16,7 @@ import toy
 from typer.testing import CliRunner
 
 import medray
-from medray.cli import app
+from medray.cli.app import app
 
 VERBS = (
     "index",
@@ -79,7 +79,7 @@ def test_help_answers_without_anything_heavy():
     code = f"""
 import sys
 from typer.testing import CliRunner
-from medray.cli import app
+from medray.cli.app import app
 for arguments in ([], *([verb] for verb in {VERBS})):
     done = CliRunner().invoke(app, [*arguments, "--help"])
     assert done.exit_code == 0 and "Usage" in done.output, (arguments, done.output)

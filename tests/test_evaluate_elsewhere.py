@@ -15,7 +15,7 @@ import toy
 from test_evaluate import Resources
 from typer.testing import CliRunner
 
-from medray.cli import app
+from medray.cli.app import app
 from medray.config.runs import EvaluateRun, TrainRun, load
 from medray.engines.local import LocalEngine
 from medray.errors import BundleError, LabelError, RunFileError, SplitError

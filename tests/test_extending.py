@@ -25,7 +25,7 @@ TOYS = Path(__file__).parent / "extending"
 
 COMMANDS = """
 import json, sys
-from medray.cli import app
+from medray.cli.app import app
 for command in json.load(sys.stdin):
     code = app(command, standalone_mode=False)
     print(json.dumps({"command": command[0], "code": code or 0}))
@@ -48,9 +48,9 @@ def extended(tmp_path_factory) -> Path:
     shutil.copytree(PACKAGE, folder / "medray", ignore=shutil.ignore_patterns("__pycache__", "data"))
     (folder / "medray/modalities/traces").mkdir()
     shutil.copy(TOYS / "traces.py", folder / "medray/modalities/traces/__init__.py")
-    shutil.copy(TOYS / "slope.py", folder / "medray/models/slope.py")
-    registered(folder / "medray/modalities/__init__.py", "ModalitySpec", "TracesSpec", "medray.modalities.traces")
-    registered(folder / "medray/models/__init__.py", "ModelSpec", "SlopeSpec", "medray.models.slope")
+    shutil.copy(TOYS / "slope.py", folder / "medray/learning/models/slope.py")
+    registered(folder / "medray/modalities/registry.py", "ModalitySpec", "TracesSpec", "medray.modalities.traces")
+    registered(folder / "medray/learning/models/__init__.py", "ModelSpec", "SlopeSpec", "medray.learning.models.slope")
     return folder
 
 

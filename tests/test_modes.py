@@ -17,7 +17,7 @@ import pytest
 import toy
 from typer.testing import CliRunner
 
-from medray.cli import app
+from medray.cli.app import app
 from medray.config.runs import NightlyRun
 
 MODES = ("terminal", "plain", "json lines", "--json", "json lines and --json")
@@ -207,7 +207,7 @@ ABORTS_AT_EXIT = """
 import ctypes, sys
 libc = ctypes.CDLL(None)
 libc.__cxa_atexit(libc.abort, None, None)  # as a thread that meets the destructors of a native library
-from medray.cli import main
+from medray.cli.app import main
 sys.argv = ["medray", {words}]
 main()
 """

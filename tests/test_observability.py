@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from ray_cluster import free_ports
 
-from medray.cli import app
+from medray.cli.app import app
 from medray.engines.connection import start
 
 port = free_ports(1)[0]
@@ -173,8 +173,8 @@ def test_an_error_is_a_line_without_what_was_found(archive, tmp_path):
 
 
 def test_a_fault_of_a_worker_says_where_in_the_code_and_quotes_no_value():
+    from medray.cli.logs import of_error
     from medray.errors import MachineError
-    from medray.logs import of_error
 
     trace = (
         "Traceback (most recent call last):\n"

@@ -21,13 +21,15 @@ from flaky_job_server import FlakyServer
 from typer.testing import CliRunner
 
 import medray
-from medray import job, sent, stopping
-from medray.cli import app
+from medray import stopping
+from medray.cli import job
+from medray.cli.app import app
+from medray.cli.console import Log
 from medray.config import runs
-from medray.console import Log
 from medray.engines.ray.job_server import Following, JobServer, _url
 from medray.errors import MachineError, UserError
 from medray.flows import flow as flows
+from medray.storage import sent
 from medray.verbs.submit import PATHS, packed, parcel
 
 RAY = {"engine": {"kind": "ray", "workers": 2}, "pseudonym_key": "/keys/pseudonym.key"}
@@ -150,7 +152,7 @@ def test_the_command_is_the_verb_with_its_options_and_the_versions_it_needs(scor
     run = runs.load(score_file)
     made = parcel(["score"], score_file, run, ["--limit", "5", "--set", 'order="bytes descending"'], [])
     words = shlex.split(made.command)
-    assert words[:4] == ["exec", "python", "-m", "medray.job"]
+    assert words[:4] == ["exec", "python", "-m", "medray.cli.job"]
     assert [word.split("=")[1] for word in words if word.startswith("--needs=")] == ["python", "ray", "torch"]
     assert words[words.index("score") :] == ["score", "score.toml", "--limit", "5", "--set", 'order="bytes descending"']
     assert not made.notes
@@ -177,7 +179,7 @@ def test_sent_are_the_run_file_and_the_code_and_no_data(score_file):
     with packed(score_file) as package:
         names = {str(file.relative_to(package)) for file in Path(package).rglob("*") if file.is_file()}
         size = sum((Path(package) / file).stat().st_size for file in names)
-    assert {"sent/score.toml", "job.py", "cli.py", "report.html.j2"} <= names
+    assert {"sent/score.toml", "cli/job.py", "cli/app.py", "reports/templates/report.html.j2"} <= names
     assert {name for name in names if name.startswith("sent/")} <= {"sent/score.toml", f"sent/{sent.CODE}"}
     assert all(name.startswith("sent/") or (Path(medray.__file__).parent / name).is_file() for name in names)
     assert not [file for file in names if "demos/data" in file or "__pycache__" in file]
@@ -201,7 +203,7 @@ def test_code_that_is_too_large_is_refused(score_file, tmp_path, monkeypatch):
 
 
 def test_a_job_in_another_environment_ends_with_what_differs(tmp_path):
-    command = [sys.executable, "-m", "medray.job", "--needs=ray=1.0.0", "--needs=numpy=0.1", "score", "none.toml"]
+    command = [sys.executable, "-m", "medray.cli.job", "--needs=ray=1.0.0", "--needs=numpy=0.1", "score", "none.toml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "expected: ray 1.0.0, numpy 0.1" in done.stderr and "--unpinned" in done.stderr
@@ -211,7 +213,7 @@ def test_a_job_marks_its_result_and_starts_from_its_root(tmp_path):
     toy.write_archive(tmp_path / "shared", 8)
     run = toy.train_run(tmp_path / "shared", archive="archive", work="work", labels={})
     toy.write_run_file(tmp_path / "train.toml", run)
-    command = [sys.executable, "-m", "medray.job", f"--root={tmp_path / 'shared'}", "index", "train.toml"]
+    command = [sys.executable, "-m", "medray.cli.job", f"--root={tmp_path / 'shared'}", "index", "train.toml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('medray-result {"entries": 8')

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from medray.cli import app
+from medray.cli.app import app
 from medray.config import runs
 from medray.config.loader import load_run
 from medray.config.runs import ConvertRun

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 import medray
-from medray import sent
 from medray.errors import Fenced, MachineError
-from medray.storage import delta, files
+from medray.storage import delta, files, sent
 
 if TYPE_CHECKING:
     from medray.scores.store import ScoreStore

@@ -1,7 +1,7 @@
 """submit: one verb with its run file as a job of a cluster. Sent are the code of medray and the run file, never data.
 
 client                                          cluster
-run file checked whole ── package ── job id ──> python -m medray.job, with a copy of the package on every node
+run file checked whole ── package ── job id ──> python -m medray.cli.job, with a copy of the package on every node
 log, result, exit code <── Following ────────── the same verb, joined to this cluster
 """
 
@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import medray
-from medray import sent
 from medray.config.loader import as_written
 from medray.config.runs import Run
 from medray.errors import MachineError, RunFileError, UserError
 from medray.scores.audit import code
-from medray.storage import files
+from medray.storage import files, sent
 
 PATHS = (
     "archive", "work", "bundle", "bundles", "store", "summary", "out", "pseudonym_key", "labels.table",
@@ -91,7 +90,7 @@ def parcel(
     # A run file may name a cluster; a job belongs to the one that it was submitted to.
     joined = ["--set", "engine.address=auto"] if run.engine.address is not None else []
     words = [
-        *("exec", "python", "-m", "medray.job"),
+        *("exec", "python", "-m", "medray.cli.job"),
         *(f"--root={files.absolute(root)}" for _ in [0] if root is not None),
         *(f"--needs={name}={version}" for name, version in ({} if unpinned else pins()).items()),
         *(*verb, sent_as(run_file), *options, *joined),

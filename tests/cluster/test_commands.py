@@ -11,7 +11,7 @@ import typer.main
 import yaml
 from cluster_files import CLUSTER, KUBERNETES, LAUNCHERS, PROJECT, TEXTS, UNITS, documents, settings_of, short, walk
 
-from medray.cli import app
+from medray.cli.app import app
 from medray.config import runs
 
 README = CLUSTER / "README.md"

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from typing import Any
 
-from medray import sent
 from medray.errors import MachineError
+from medray.storage import sent
 
 
 def start(address: str | None = None, **options: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from store_rows import Receipt
 from variant_files import opened, table, untar, vcf_text, write
 
-from medray.cli import app
+from medray.cli.app import app
 from medray.config.runs import ScoreRun
 from medray.engines.local import LocalEngine
 from medray.errors import UserError

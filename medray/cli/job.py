@@ -1,7 +1,7 @@
 """What a job of a cluster runs: a verb whose progress is plain lines, and that commits what it has when it is stopped.
 
 python jobs/score.py RUN.toml [options]                    by hand, by cron, as a RayJob
-python -m medray.job --needs=ray=2.60.0 score RUN.toml …   by `medray submit`: the result is for its client
+python -m medray.cli.job --needs=ray=2.60.0 score RUN.toml …   by `medray submit`: the result is for its client
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medray import sent
 from medray.errors import MedrayError, UserError
+from medray.storage import sent
 
 
 def run(*verb: str) -> None:
@@ -81,8 +81,8 @@ def _start_from(folder: str) -> None:
 
 
 def _run(arguments: Sequence[str], *, marked: bool) -> None:
-    from medray.cli import app
-    from medray.cli_shared import MANNER, Manner, call
+    from medray.cli.app import app
+    from medray.cli.shared import MANNER, Manner, call
 
     MANNER.set(Manner(log=True, marked=marked))
     call(app, list(arguments))

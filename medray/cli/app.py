@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import medray
-from medray import cli_jobs
-from medray.cli_shared import (
+from medray.cli import jobs
+from medray.cli.shared import (
     MANNER,
     Json,
     LocalEngine,
@@ -47,8 +47,8 @@ app = typer.Typer(
 
 ehr = typer.Typer(help="Health records.", no_args_is_help=True)
 app.add_typer(ehr, name="ehr")
-app.command("submit", context_settings=cli_jobs.FORWARDED)(cli_jobs.submit)
-app.add_typer(cli_jobs.jobs, name="jobs")
+app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
+app.add_typer(jobs.jobs, name="jobs")
 
 
 class LogFormat(StrEnum):
@@ -319,7 +319,7 @@ def demo(
         if json_:
             typer.echo(json.dumps(summary))
             return
-        from medray.console import Paper
+        from medray.cli.console import Paper
 
         paper = Paper()
         for name, facts in summary.items():
@@ -330,7 +330,3 @@ def demo(
 
 def main() -> None:
     call(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import medray
+
 FOLDER = "sent"
 """In the package."""
 CODE = "medray.commit"
-"""File with what `scores.runs.code` says of the one who submitted."""
+"""File with what `scores.audit.code` says of the one who submitted."""
 
 
 def here() -> Path | None:
     """The folder of what came along with the package that runs; None: it was not sent."""
-    folder = Path(__file__).with_name(FOLDER)
+    folder = Path(medray.__file__).with_name(FOLDER)
     return folder if folder.is_dir() else None

@@ -24,7 +24,7 @@ from medray.stopping import Stopped, on_signals
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from medray.console import Terminal
+    from medray.cli.console import Terminal
     from medray.engines.base import Engine
     from medray.modalities.base import Inspection
     from medray.progress import Progress
@@ -155,7 +155,7 @@ def refuse_kind(run: Any, kind: str, run_file: Path) -> None:
 
 def print_result(found: dict[str, Any]) -> None:
     """Facts, then what each holds: records as a table, metrics beside their confidence intervals."""
-    from medray.console import Paper
+    from medray.cli.console import Paper
 
     paper = Paper()
     intervals = found.get("intervals", {})
@@ -184,7 +184,7 @@ def print_result(found: dict[str, Any]) -> None:
 
 def print_model(result: BaseModel, json_: bool) -> None:
     """A result that is single facts."""
-    from medray.console import Paper
+    from medray.cli.console import Paper
 
     found = result.model_dump(mode="json")
     if json_:
@@ -215,7 +215,7 @@ def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[
 
 def _by_archive(archives: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each figure, a column for each archive."""
-    from medray.console import number
+    from medray.cli.console import number
 
     rows = [{"": name} | {each: found[name] for each, found in archives.items()} for name in ("n", "subjects")]
     for metric in next(iter(archives.values()))["metrics"]:
@@ -235,7 +235,7 @@ def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, An
 
 def print_seen(seen: Inspection) -> None:
     """Facts as a list, tables as tables; a fact that holds records is for `--json`, and one of the tables."""
-    from medray.console import Paper
+    from medray.cli.console import Paper
 
     paper = Paper()
     paper.title(seen.title)
@@ -252,12 +252,12 @@ def _records(value: Any) -> bool:
 
 @contextmanager
 def terminal(json_: bool) -> Iterator[Terminal]:
-    from medray.console import Log, Terminal
+    from medray.cli.console import Log, Terminal
 
     manner = MANNER.get()
     shown = Terminal(quiet=json_)
     if manner.json:
-        from medray.logs import JsonLog
+        from medray.cli.logs import JsonLog
 
         shown = JsonLog(manner.verb)
     elif manner.marked or (manner.log and not json_ and not shown.live):
@@ -279,13 +279,13 @@ def errors() -> Iterator[None]:
     try:
         yield
     except MedrayError as error:
-        from medray.console import print_error
+        from medray.cli.console import print_error
 
         if not MANNER.get().json:  # it may quote what was found; the log has the rest
             print_error(f"medray: {error}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as stop:
-        from medray.console import print_error
+        from medray.cli.console import print_error
 
         if not MANNER.get().json:
             print_error("medray: stopped; the same command goes on from the last checkpoint or commit")

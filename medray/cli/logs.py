@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import medray
-from medray.console import Log
+from medray.cli.console import Log
 from medray.errors import BundleError, MedrayError, RunFileError, StoreError
 
 KEPT = ("run_id", "bundle_id", "night", "split", "stopped", "level")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medray.cli_shared import RESULT, errors, given, print_result, refuse_kind
+from medray.cli.shared import RESULT, errors, given, print_result, refuse_kind
 from medray.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def list_(
         if json_:
             typer.echo(json.dumps({"jobs": found}))
             return
-        from medray.console import Paper
+        from medray.cli.console import Paper
 
         paper = Paper()
         if found:
@@ -142,7 +142,7 @@ def status(
         if json_:
             typer.echo(json.dumps(found))
             return
-        from medray.console import Paper
+        from medray.cli.console import Paper
 
         Paper().facts(found.items())
 

@@ -1,0 +1,5 @@
+"""`python -m medray.cli` is `medray`."""
+
+from medray.cli.app import main
+
+main()
