@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 import tomllib
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -386,3 +388,43 @@ def test_a_recipe_for_the_current_scores_gives_them(
         "PyArrow": lambda: found,
     }[reader]().to_pylist()
     assert sorted((row["entry_id"], row["value"], row["status"]) for row in rows) == CURRENT
+
+
+# -- the site
+
+
+class SiteFiles:
+    """The files of a site, as MkDocs hands them to a hook."""
+
+    def __init__(self, *uris: str) -> None:
+        self.uris = uris
+
+    def get_file_from_path(self, uri: str) -> str | None:
+        return uri if uri in self.uris else None
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("cluster.md", "[c](../cluster/README.md#slurm)", "[c](repository/cluster/README.md#slurm)"),
+        ("repository/README.md", "[s](docs/index.md)", "[s](../index.md)"),
+        ("repository/README.md", "![r](docs/images/evaluation-report.png)", "![r](../images/evaluation-report.png)"),
+        ("repository/README.md", "[a](ARCHITECTURE.md)", "a"),  # not on the site
+        ("index.md", "[n](none.md)", "[n](none.md)"),  # MkDocs tells of it
+        ("index.md", "[u](https://www.ray.io)", "[u](https://www.ray.io)"),
+    ],
+)
+def test_a_link_of_the_repository_is_written_for_the_site(page: str, link: str, expected: str) -> None:
+    spec = importlib.util.spec_from_file_location("mkdocs_hooks", PROJECT / "docs" / "mkdocs_hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    uris = (
+        "index.md",
+        "cluster.md",
+        "images/evaluation-report.png",
+        "repository/README.md",
+        "repository/cluster/README.md",
+    )
+    of_page = SimpleNamespace(file=SimpleNamespace(src_uri=page))
+    assert hooks.on_page_markdown(link, of_page, None, SiteFiles(*uris)) == expected
