@@ -36,9 +36,9 @@ from pages import (
 from pydantic import BaseModel, TypeAdapter
 
 from medray.cli.app import app
+from medray.config import runs
 from medray.errors import NOT_ELIGIBLE, REASONS
 from medray.modalities.ehr.spec import SELECTABLE
-from medray.config import runs
 
 RUNS = PROJECT / "jobs" / "runs"
 KINDS = {"score": runs.ScoreRun, "nightly": runs.NightlyRun, "ehr": runs.ConvertRun}
@@ -85,9 +85,7 @@ def check(line: str) -> None:
     for verb, file in run_files(words):
         run = runs.load(file)
         usual = (runs.TrainRun, runs.EvaluateRun) if verb == "evaluate" else (runs.TrainRun,)
-        wanted = (
-            (KINDS[verb],) if verb in KINDS else (runs.TrainRun, runs.ScoreRun) if verb == "index" else usual
-        )
+        wanted = (KINDS[verb],) if verb in KINDS else (runs.TrainRun, runs.ScoreRun) if verb == "index" else usual
         assert isinstance(run, wanted), f"{short(file)} is no run file of {verb}"
 
 
