@@ -59,7 +59,7 @@ def network_of(bundle: str) -> Any:
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
-    return bundles.build_network(loaded.recipe, loaded.weights).to(memory_format=torch.channels_last)
+    return build_network(loaded.recipe, loaded.weights).to(memory_format=torch.channels_last)
 
 
 def forward(network: Any, pixels: np.ndarray) -> np.ndarray:

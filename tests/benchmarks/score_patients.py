@@ -136,7 +136,7 @@ def _ideal_worker(files: list[str], bundle: str, out: str, queue: Queue) -> None
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
-    network = bundles.build_network(loaded.recipe, loaded.weights)
+    network = build_network(loaded.recipe, loaded.weights)
     for path in files:
         for subjects, sequence, static in grids(path):
             with torch.inference_mode():
