@@ -13,21 +13,20 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import MachineError
 from medray.scores.audit import recorded
-from medray.scores.sink import added, write_file
+from medray.scores.file import ScoreFile, added, write_file
+from medray.scores.log import LiveFile, Replaced, ScoreLog
 from medray.scores.table import IN_FILE, Claim
 from medray.storage import delta, files
 
 if TYPE_CHECKING:
     from deltalake.transaction import RemoveAction
-
-    from medray.scores.store import ScoreStore
 
 KEPT = timedelta(days=7)
 """How long a file stays that a commit has replaced: readers of an earlier version may still be at it."""
@@ -39,29 +38,17 @@ LIKE = 32
 _ROUNDS = 5
 
 
-class Replaced(Exception):
-    """Files that a commit would replace are not live any more: another one has replaced them."""
-
-
-class LiveFile(NamedTuple):
-    """A file that the newest version names."""
-
-    path: str
-    bundle_id: str
-    size: int
-
-
 # --- compact --------------------------------------------------------------------------------------------------
 
 
-def compact(store: ScoreStore) -> dict[str, Any]:
+def compact(store: ScoreLog) -> dict[str, Any]:
     with delta.storing(store.uri):
         groups = small_groups(store.live_files())
     done = {"files_merged": 0, "files_made": 0}
     if not groups:
         return done
     claim = store.claim_upkeep()
-    with recorded(store, "compact", claim.run_id) as counts:
+    with recorded(store.uri, "compact", claim.run_id) as counts:
         for group in groups:
             with suppress(Replaced):  # by a run that scores meanwhile, and merges its own
                 done["files_made"] += _replace(store, claim, group, "compact") is not None
@@ -72,7 +59,7 @@ def compact(store: ScoreStore) -> dict[str, Any]:
     return done
 
 
-def merge(store: ScoreStore, claim: Claim) -> int:
+def merge(store: ScoreLog, claim: Claim) -> int:
     with delta.storing(store.uri):
         found = [each for each in store.live_files() if each.bundle_id == claim.bundle_id]
     tiers: dict[int, list[LiveFile]] = defaultdict(list)
@@ -101,16 +88,16 @@ def small_groups(found: Iterable[LiveFile]) -> list[list[LiveFile]]:
 
 
 def _replace(
-    store: ScoreStore, claim: Claim, old: list[LiveFile], what: str, without: Collection[str] = ()
-) -> dict[str, Any] | None:
+    store: ScoreLog, claim: Claim, old: list[LiveFile], what: str, without: Collection[str] = ()
+) -> ScoreFile | None:
     """Put one new file in the place of `old`, without the rows of these subjects, in one commit; None: no row is left."""
     bundle_id = old[0].bundle_id
     new = write_file(store.uri, bundle_id, _rows(store.uri, old, without), modified=datetime.now(UTC))
     data_change = bool(without)
-    made = [added(new, bundle_id, new_rows=data_change)] if new["rows"] else []
+    made = [] if new is None else [added(new, bundle_id, new_rows=data_change)]
     actions = [*made, *(_removed(each, data_change) for each in old)]
     store.commit(claim, actions, {"medray.kind": what}, [each.path for each in old])
-    return new if new["rows"] else None
+    return new
 
 
 def _removed(each: LiveFile, data_change: bool) -> RemoveAction:
@@ -142,8 +129,8 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
 # --- vacuum ---------------------------------------------------------------------------------------------------
 
 
-def vacuum(store: ScoreStore, older_than: timedelta) -> dict[str, Any]:
-    with recorded(store, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
+def vacuum(store: ScoreLog, older_than: timedelta) -> dict[str, Any]:
+    with recorded(store.uri, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
         gone = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
         until = (datetime.now(UTC) - LIVE).timestamp() * 1e9
         old = [
@@ -174,14 +161,14 @@ def _remove(uris: Iterable[str]) -> None:
 # --- forget ---------------------------------------------------------------------------------------------------
 
 
-def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
+def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
     names = set(subjects)
     done = {"rows": 0, "files": 0, "unreadable": 0}
     with delta.storing(store.uri):
         if not any(_holds(file.uri, names) != 0 for file in _written(store.uri)):
             return done
     claim = store.claim_upkeep()
-    with recorded(store, "forget", claim.run_id) as counts:
+    with recorded(store.uri, "forget", claim.run_id) as counts:
         store.fence_all(claim.run_id)
         for _ in range(_ROUNDS):
             done["rows"] += _rewrite_without(store, claim, names)
@@ -201,7 +188,7 @@ def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
     return done
 
 
-def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) -> int:
+def _rewrite_without(store: ScoreLog, claim: Claim, names: Collection[str]) -> int:
     """How many rows of these subjects were in files of the newest version: no longer there."""
     rows = 0
     for each in store.live_files():
@@ -220,7 +207,7 @@ def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) ->
     return rows
 
 
-def _remove_dead(store: ScoreStore, names: Collection[str]) -> tuple[int, int]:
+def _remove_dead(store: ScoreLog, names: Collection[str]) -> tuple[int, int]:
     """Remove the files that hold these subjects, none of which the newest version names: replaced, or never committed.
     Returns how many, and how many of them could not be read.
 
