@@ -39,8 +39,8 @@ def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
 
     make_stage = stages.score
 
-    def slow(*arguments: Any) -> stages.Stage:
-        stage = make_stage(*arguments)
+    def slow(*arguments: Any, **options: Any) -> stages.Stage:
+        stage = make_stage(*arguments, **options)
         return stage._replace(make=partial(Slow, stage.make, pids, float(seconds) / int(entries)))
 
     stages.score = slow

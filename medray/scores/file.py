@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.scores.table import IN_FILE, OF_SUBJECTS
+from medray.scores.artefacts import Written
+from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS
 from medray.storage import files
 from medray.storage.delta import storing
 
@@ -24,7 +25,7 @@ _BOUNDED = ("key_hi", "key_lo", "output", "value", "run_id", "scored_at", "statu
 # Of a column without bounds delta-rs tells PyArrow "at least null", and a filter on it then finds nothing. Those of
 # texts that may point to a subject are therefore there, and say nothing: the empty text, and the last code point.
 _UNBOUNDED = {
-    name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail", "facts") if IN_FILE.field(name).type == pa.string()
+    name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail", *ADDED) if IN_FILE.field(name).type == pa.string()
 }
 _REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail", "facts"]
 
@@ -45,6 +46,8 @@ class ScoreFile(TypedDict):
     """Since the epoch (UTC)."""
     stats: str
     """JSON text of the Delta protocol."""
+    artefacts: NotRequired[Written]
+    """Files that its rows name."""
 
 
 def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, modified: datetime) -> ScoreFile | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 
 from medray.errors import Fenced, MachineError, StoreError
+from medray.scores import artefacts
 from medray.scores.file import ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
@@ -93,10 +94,9 @@ class ScoreLog(ScoreScan):
     def fence_all(self, run_id: str) -> None:
         """Void every claim on a bundle: runs that are scoring can commit no more."""
         with delta.storing(self.uri):
-            found = {files.relative(file.uri, self.uri) for file in files.list_files(self.uri)}
-        folders = {path.partition("/")[0] for path in found if path.startswith("bundle_id=")}
-        for folder in sorted(folders):
-            self._claimed(folder.removeprefix("bundle_id="), {"medray.kind": "fence"}, run_id)
+            bundles = {_bundle_of(files.relative(file.uri, self.uri)) for file in files.list_files(self.uri)}
+        for bundle_id in sorted(bundles - {UPKEEP}):
+            self._claimed(bundle_id, {"medray.kind": "fence"}, run_id)
 
     @staticmethod
     def new_run_id() -> str:
@@ -188,7 +188,11 @@ class ScoreLog(ScoreScan):
             )
 
     def _refuse_absent(self, written: Sequence[ScoreFile]) -> None:
-        """A file that the driver cannot see is lost to every reader. Checked on local paths, where it costs nothing."""
+        """A file that the driver cannot see is lost to every reader. Files of scores are checked on local paths, where it
+        costs nothing, and artefacts everywhere: one listing for a shard that has any."""
+        for each in written:
+            if "artefacts" in each:
+                artefacts.refuse_absent(self.uri, each["artefacts"])
         if not files.is_local(self.uri):
             return
         for each in written:
@@ -231,9 +235,17 @@ _FACTS: dict[str, Any] = {
         "delta.logRetentionDuration": "interval 30 days",  # a commit lists the log; the table of runs is the audit trail
         "delta.checkpointInterval": "20",  # what a commit reads of the log begins at the last one
         # Other writers put minima and maxima of all columns into the log, which is kept: none of a subject's then.
-        "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in (*OF_SUBJECTS, "facts")),
+        "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in (*OF_SUBJECTS, *ADDED)),
     },
 }
+
+
+def _bundle_of(path: str) -> str:
+    """The bundle that a file below the store is of; UPKEEP where it is of none."""
+    for above in ("bundle_id=", f"{artefacts.FOLDER}/"):
+        if path.startswith(above):
+            return path.removeprefix(above).partition("/")[0]
+    return UPKEEP
 
 
 def _refuse_other(uri: str, create: bool) -> None:

@@ -141,7 +141,8 @@ class Readings(ScoreScan):
     ) -> Iterator[pa.RecordBatch]:
         """Current rows of the entries in `order` (number int64, entry_id), ordered by number, in bounded memory.
 
-        `prefix` is how their ids begin. Columns number, sample_id, output, value, reason.
+        `prefix` is how their ids begin. Columns number, sample_id, output, value, reason. Without scores that are
+        artefacts alone.
         """
         names = ("entry_id", "sample_id", "output", "value", "reason", "status")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
@@ -150,7 +151,8 @@ class Readings(ScoreScan):
         found = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select number, sample_id, output, value, reason
                   from (from found qualify "at" = max("at") over (partition by entry_id))
-                  join wanted using (entry_id) where status <> '{RETIRED}' order by number"""
+                  join wanted using (entry_id)
+                  where status <> '{RETIRED}' and (value is not null or output is null) order by number"""
         with self._whole(), database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
             yield from rows
 

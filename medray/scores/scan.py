@@ -26,16 +26,21 @@ class ScoreScan:
         """Version of the log as last read."""
         return self._table.version()
 
+    @property
+    def has_artefacts(self) -> bool:
+        """Whether the table has the column `artefact`; one of an earlier version gets it at the next claim."""
+        return "artefact" in pa.schema(self._table.schema()).names
+
     def query(
         self,
         sql: str,
         columns: dict[str, ds.Expression],
-        bundle_id: str,
+        bundle_id: str | None,
         *,
         where: ds.Expression | None = None,
         memory: str = "2GB",
     ) -> pa.Table:
-        """Rows of a query in DuckDB over `found`: these columns of a bundle's rows, of every attempt.
+        """Rows of a query in DuckDB over `found`: these columns of the rows of a bundle, or of all, of every attempt.
 
         `where` on scored_at or run_id spares reading files of other runs.
         """
@@ -45,12 +50,12 @@ class ScoreScan:
         self,
         sql: str,
         columns: dict[str, ds.Expression] | None = None,
-        bundle_id: str = "",
+        bundle_id: str | None = None,
         *,
         memory: str = "2GB",
         **tables: pa.Table | pa.RecordBatchReader,
     ) -> pa.Table:
-        """As `query`, with further tables; `found` is there where columns of it are asked for."""
+        """As `query`, with further tables; `found` is there where columns of it are asked for, of one bundle or of all."""
         if columns is not None:
             tables["found"] = self._scan(columns, bundle_id)
         return self._query(sql, memory, **tables)

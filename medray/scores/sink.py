@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE
 from medray.scores import upkeep
+from medray.scores.artefacts import ArtefactWriter
 from medray.scores.file import ScoreFile, now, write_file
 from medray.scores.log import ScoreLog
-from medray.scores.table import GIVEN, IN_FILE, Claim, entry_keys
+from medray.scores.table import ADDED, GIVEN, IN_FILE, OF_ARTEFACT, Claim, entry_keys
 from medray.storage.arrow import rebatch
 
 MERGE_AFTER = 32
@@ -46,21 +47,26 @@ class ScoreSink:
         return self.__dict__ | {"store": None, "_committed": set()}
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> dict[str, object]:
-        """Rows of GIVEN (other columns are ignored) to one Parquet file; no rows, no file.
+        """Rows of GIVEN (other columns are ignored) to one Parquet file, and their artefacts to files that lie there before
+        it does; no rows, no file.
 
         Returns a ScoreFile; {"rows": 0} of no rows.
         """
-        pieces = rebatch((_given(batch) for batch in batches), _FILE_ROWS)
-        first = next(pieces, None)
-        if first is None:
-            return {"rows": 0}
-        scored_at = self.clock()
-        rows = (self._complete(piece, scored_at) for piece in chain([first], pieces))
-        written = write_file(self.uri, self.claim.bundle_id, rows, modified=scored_at)
-        return {"rows": 0} if written is None else dict(written)
+        with ArtefactWriter(self.uri, self.claim.bundle_id) as artefacts:
+            pieces = rebatch((_given(batch, artefacts) for batch in batches), _FILE_ROWS)
+            first = next(pieces, None)
+            if first is None:
+                return {"rows": 0}
+            scored_at = self.clock()
+            rows = (self._complete(piece, scored_at) for piece in chain([first], pieces))
+            written = write_file(self.uri, self.claim.bundle_id, rows, modified=scored_at)
+            if written is None:
+                return {"rows": 0}
+            named = artefacts.written()
+            return dict(written) | ({} if named is None else {"artefacts": named})
 
     def _complete(self, given: pa.RecordBatch, scored_at: datetime) -> pa.RecordBatch:
-        """GIVEN rows to the columns of a file."""
+        """Rows as `_given` makes them to the columns of a file."""
         keys = entry_keys(given)
         rows = len(given)
         columns = {name: given.column(name) for name in given.schema.names} | {
@@ -96,12 +102,20 @@ def _status(reasons: pa.Array) -> pa.Array:
     return pc.if_else(reasons.is_null(), "scored", pc.if_else(passed_over, "not_eligible", "failed"))
 
 
-def _given(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The columns of GIVEN, in its types. Raises KeyError when one is missing, but for `facts`: none are known then."""
-    columns = [
-        pa.nulls(len(batch), f.type)
-        if f.name == "facts" and f.name not in batch.schema.names
-        else batch.column(f.name).cast(f.type)
-        for f in GIVEN
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=GIVEN)
+def _given(batch: pa.RecordBatch, artefacts: ArtefactWriter) -> pa.RecordBatch:
+    """The columns of GIVEN, in their types; of artefacts, which are written here, the references.
+
+    Raises KeyError when a column is missing that is not of ADDED; such a one is null then.
+    """
+    names = [name for name in GIVEN.names if name in batch.schema.names or name not in ADDED]
+    rows = pa.RecordBatch.from_arrays(
+        [batch.column(name).cast(GIVEN.field(name).type) for name in names], schema=pa.schema(map(GIVEN.field, names))
+    )
+    columns = {name: rows.column(name) for name in names}
+    if columns.pop("artefact", None) is not None:
+        columns |= artefacts.referenced(rows)
+    fields = [IN_FILE.field(name) for name in (*GIVEN.names[:-1], *OF_ARTEFACT)]
+    return pa.RecordBatch.from_arrays(
+        [columns[f.name] if f.name in columns else pa.nulls(len(batch), f.type) for f in fields],
+        schema=pa.schema(fields),
+    )

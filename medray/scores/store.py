@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
-from medray.scores import audit, history, upkeep
+from medray.scores import artefacts, audit, history, upkeep
 from medray.scores.log import ScoreLog
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink
@@ -25,6 +25,13 @@ class ScoreStore(Readings, ScoreLog):
                 (folder / f"bundle_id={claim.bundle_id}").mkdir(exist_ok=True)
                 files.sync_folder(folder)
         return ScoreSink(self.uri, claim, self)
+
+    def artefact(self, row: Mapping[str, object]) -> bytes:
+        """The content of a row's artefact; of the row the columns `artefact` and `artefact_digest` are looked at.
+
+        Raises MachineError where the file is missing, or is not what was written; StoreError where the row has none.
+        """
+        return artefacts.content(self.uri, row)
 
     # -- audit and upkeep
 
@@ -53,7 +60,7 @@ class ScoreStore(Readings, ScoreLog):
         return upkeep.compact(self)
 
     def vacuum(self, older_than: timedelta = upkeep.KEPT) -> dict[str, Any]:
-        """Remove files that the newest version does not name: {files_removed, bytes_freed}.
+        """Remove files that the newest version does not name, artefacts too: {files_removed, bytes_freed}.
 
         Those that a commit replaced more than `older_than` ago, and those of killed runs, when they are older than
         `older_than` and than an hour: a run that is scoring loses nothing. Earlier versions can then not be read.
@@ -61,7 +68,8 @@ class ScoreStore(Readings, ScoreLog):
         return upkeep.vacuum(self, older_than)
 
     def forget(self, subjects: Collection[str]) -> dict[str, Any]:
-        """Remove every row of these pseudonyms from every file below the store: {rows, files, unreadable}, 0 where none.
+        """Remove every row of these pseudonyms from every file below the store, and their artefacts: {rows, files,
+        unreadable}, 0 where none.
 
         A file that a kill cut short may hold anyone: it is removed, too (`unreadable` of the `files`).
 

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from medray.errors import MachineError
+from medray.scores import artefacts
 from medray.scores.audit import recorded
 from medray.scores.file import ScoreFile, added, write_file
 from medray.scores.log import LiveFile, Replaced, ScoreLog
@@ -131,14 +133,33 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
 
 def vacuum(store: ScoreLog, older_than: timedelta) -> dict[str, Any]:
     with recorded(store.uri, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
+        stray = _artefacts_without_row(store, datetime.now(UTC) - max(older_than, LIVE))
         gone = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
         until = (datetime.now(UTC) - LIVE).timestamp() * 1e9
         old = [
             f for f in parquet_files(store.uri) if f.modified_ns < until and files.relative(f.uri, store.uri) in gone
         ]
         _remove(f.uri for f in old)
-        counts["files"] = len(old)
-    return {"files_removed": len(old), "bytes_freed": sum(f.size for f in old)}
+        artefacts.remove(store.uri, stray.column("path").to_pylist())
+        counts["files"] = len(old) + len(stray)
+    freed = sum(f.size for f in old) + sum(stray.column("size").to_pylist())
+    return {"files_removed": len(old) + len(stray), "bytes_freed": freed}
+
+
+def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:
+    """(path, size) of artefacts that no row of the newest version names, in folders where nothing was written after `until`:
+    a worker may be at a shard for long."""
+    listed = artefacts.listed(store.uri)  # before the log is read: what is committed from then on is not among them
+    if len(listed) == 0:
+        return listed.select(["path", "size"])
+    columns = {"path": ds.field("artefact")}
+    named = (
+        store.ask("select distinct path from found where path is not null", columns) if store.has_artefacts else None
+    )
+    sql = f"""select path, size from (from listed qualify max(modified_ns) over (partition by folder)
+                                                          < {int(until.timestamp() * 1e9):d})
+              anti join named using (path) order by path"""
+    return store.ask(sql, listed=listed, named=listed.slice(0, 0).select(["path"]) if named is None else named)
 
 
 def parquet_files(uri: str) -> list[files.File]:
@@ -165,7 +186,8 @@ def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
     names = set(subjects)
     done = {"rows": 0, "files": 0, "unreadable": 0}
     with delta.storing(store.uri):
-        if not any(_holds(file.uri, names) != 0 for file in _written(store.uri)):
+        known = any(_holds(file.uri, names) != 0 for file in _written(store.uri))
+        if not known and not artefacts.of_subjects(store.uri, names):
             return done
     claim = store.claim_upkeep()
     with recorded(store.uri, "forget", claim.run_id) as counts:
@@ -184,6 +206,7 @@ def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
                 found="a scoring run at work",
                 do="stop it, then run this again",
             )
+        done["files"] += _remove_artefacts(store, names)
         counts |= {name: done[name] for name in ("rows", "files")}
     return done
 
@@ -220,6 +243,21 @@ def _remove_dead(store: ScoreLog, names: Collection[str]) -> tuple[int, int]:
     with delta.storing(store.uri):
         _remove(found)
     return len(found), sum(held is None for held in found.values())
+
+
+def _remove_artefacts(store: ScoreLog, names: Collection[str]) -> int:
+    """Remove the artefacts of these subjects: their rows named them, or a run was killed before its rows did. Returns how many.
+
+    What a row names by now is of a run that began meanwhile.
+    """
+    with delta.storing(store.uri):
+        paths = set(artefacts.of_subjects(store.uri, names))
+        if paths and store.has_artefacts:
+            theirs = ds.field("subject_id").isin(pa.array(sorted(names), pa.string()))
+            rows = store.query("from found", {"path": ds.field("artefact")}, None, where=theirs)
+            paths -= set(rows.column("path").to_pylist())
+        artefacts.remove(store.uri, paths)
+    return len(paths)
 
 
 def _written(uri: str) -> list[files.File]:

@@ -220,7 +220,7 @@ def _flow(
         placed(plan),
         (
             stages.read(spec, rows),
-            stages.score(run.bundle_uri, bundle.id, rows, spec),
+            stages.score(run.bundle_uri, bundle.id, rows, spec, artefacts=True),
         ),
         sink,
         progress.advance,
