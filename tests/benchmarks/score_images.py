@@ -56,6 +56,7 @@ def network_of(bundle: str) -> Any:
     import torch
 
     from medray.learning import bundles
+    from medray.learning.predictor import build_network
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)

@@ -133,6 +133,7 @@ def _ideal_worker(files: list[str], bundle: str, out: str, queue: Queue) -> None
     import torch
 
     from medray.learning import bundles
+    from medray.learning.predictor import build_network
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)

@@ -67,6 +67,7 @@ def _ideal_worker(folder: str, bundle: str, out: str, part: int, parts: int, que
     import torch
 
     from medray.learning import bundles
+    from medray.learning.predictor import build_network
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
