@@ -1,7 +1,7 @@
 """Being told to stop: SIGTERM and Ctrl-C end a run between two commits, never within one.
 
 A job server, systemd and Kubernetes send SIGTERM and kill after some seconds. In those seconds what workers have
-finished is committed, so that the next run does not repeat it. `flows.collect` does that; `held` is how it says that a
+finished is committed, so that the next run does not repeat it. `flows.driver.collect` does that; `held` is how it says that a
 commit must not be cut.
 """
 

@@ -19,7 +19,8 @@ from medray.engines.local import LocalEngine
 from medray.engines.ray.placement import Apart, apart, check_fraction, check_whole, cut
 from medray.engines.spec import RaySpec
 from medray.errors import ArchiveError, MachineError, UserError
-from medray.flows.flow import Flow, Stage, closing, lane, opening
+from medray.flows.flow import Flow, Stage
+from medray.flows.lane import closing, lane, opening
 from medray.verbs.score import score
 
 APART = {"kind": "ray", "workers": 1, "stages": "apart"}

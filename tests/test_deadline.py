@@ -10,7 +10,8 @@ import pytest
 from medray.engines.local import LocalEngine
 from medray.engines.ray.deadline import Said, Stopped, until_stopped
 from medray.engines.spec import RaySpec
-from medray.flows.flow import Flow, Receipt, Stage, lane
+from medray.flows.flow import Flow, Receipt, Stage
+from medray.flows.lane import lane
 
 
 class Slow:

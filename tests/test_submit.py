@@ -28,7 +28,8 @@ from medray.cli.console import Log
 from medray.config import runs
 from medray.engines.ray.job_server import Following, JobServer, _url
 from medray.errors import MachineError, UserError
-from medray.flows import flow as flows
+from medray.flows.driver import collect
+from medray.flows.flow import Flow, Receipt
 from medray.storage import sent
 from medray.verbs.submit import PATHS, packed, parcel
 
@@ -267,15 +268,15 @@ def test_what_has_come_is_committed_where_a_flow_commits_as_it_goes(commit_secon
             self.commits.append([receipt.entries for receipt in receipts])
 
     def receipts():
-        yield flows.Receipt(1, 0)
-        yield flows.Receipt(2, 0)
+        yield Receipt(1, 0)
+        yield Receipt(2, 0)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
     sink = Sink()
-    flow = flows.Flow("score", [], (), sink, commit_seconds=commit_seconds)
+    flow = Flow("score", [], (), sink, commit_seconds=commit_seconds)
     with pytest.raises(stopping.Stopped), stopping.on_signals():
-        flows.collect(flow, receipts())
+        collect(flow, receipts())
     assert sink.commits == committed
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
-from medray.flows.flow import Flow, collect, in_turn
+from medray.flows.driver import collect, in_turn
+from medray.flows.flow import Flow
 from medray.learning.checkpoints import newest_whole, told
 from medray.learning.training import FitPlan, fit
 from medray.storage import files

@@ -19,7 +19,8 @@ from medray.datasets.shards import ShardSet, ShardSink
 from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
-from medray.flows.flow import Flow, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow
 from medray.learning import bundles
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec

@@ -29,7 +29,8 @@ from medray.archive.manifest import (
 from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.flows.flow import Flow, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
 from medray.modalities.base import at_site, describer, free_text, judge

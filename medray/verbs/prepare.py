@@ -22,7 +22,8 @@ from medray.datasets.shards import ShardSet, ShardSink
 from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
-from medray.flows.flow import Flow, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow
 from medray.modalities.registry import Modality
 from medray.progress import Progress, Silent
 from medray.storage import files

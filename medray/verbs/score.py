@@ -17,7 +17,9 @@ from medray.config.runs import ScoreRun
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
-from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow, Receipt, Sink
+from medray.flows.lane import SLOWEST
 from medray.learning import bundles
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec

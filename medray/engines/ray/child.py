@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from medray.engines.memory import is_out_of_memory, keep_freed_memory, limit_memory
 from medray.errors import MedrayError
-from medray.flows.flow import lane
+from medray.flows.lane import lane
 
 OUT_OF_MEMORY = 77
 """Exit code of a process that was refused memory: it ends, for what it holds may be half done."""

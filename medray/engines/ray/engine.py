@@ -28,7 +28,8 @@ from medray.engines.ray.placement import Apart, apart, check_fraction, check_who
 from medray.engines.ray.prometheus import Meter
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, UserError, from_json
-from medray.flows.flow import Flow, Receipt, collect
+from medray.flows.driver import collect
+from medray.flows.flow import Flow, Receipt
 from medray.learning.checkpoints import newest_whole, told
 from medray.learning.training import FitPlan, fit
 from medray.storage import files

@@ -16,7 +16,8 @@ import pyarrow as pa
 from medray.engines.memory import Trim, free_memory, is_out_of_memory, keep_freed_memory, limit_memory
 from medray.engines.ray.careful import Careful
 from medray.errors import MachineError, MedrayError
-from medray.flows.flow import Opened, Receipt, Sink, Stage, closing, lane, opening
+from medray.flows.flow import Receipt, Sink, Stage
+from medray.flows.lane import Opened, closing, lane, opening
 
 Made = TypeVar("Made")
 
