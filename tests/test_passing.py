@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray.archive.entries import group_parts
+from medray.archive.grouping import group_parts
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
 from medray.learning import bundles

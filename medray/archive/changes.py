@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts
+from medray.archive.entries import MANIFEST, PARTS, entry_keys
+from medray.archive.grouping import Describe, Judge, group_parts
 from medray.archive.manifest import CHANGES
 from medray.storage.arrow import one_chunk
 from medray.storage.queries import execute, query

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
+from medray.archive.entries import TARGET, by_place, manifest_digest
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema

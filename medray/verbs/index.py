@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.changes import regroup
-from medray.archive.entries import PARTS, pseudonym_key
+from medray.archive.entries import PARTS
 from medray.archive.listing import FILES, compare, list_archive, named
 from medray.archive.manifest import (
     STATE,
@@ -26,6 +26,7 @@ from medray.archive.manifest import (
     read_state,
     write_state,
 )
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import own_subject, pseudonym
+from medray.archive.pseudonyms import own_subject, pseudonym
 from medray.datasets.shards import ShardSet, read_samples
 from medray.storage import files
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.eligibility import Trained, categories, value_of
-from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
+from medray.archive.entries import TARGET, by_place, manifest_digest, write_manifest
 from medray.archive.manifest import KINDS
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import TrainRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 import medray
-from medray.archive.entries import pseudonym_key
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import ConvertRun
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, UserError

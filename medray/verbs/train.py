@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from medray.archive.entries import pseudonym_key
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import TrainRun
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from medray.archive.entries import own_subject, pseudonym, pseudonym_key
+from medray.archive.pseudonyms import own_subject, pseudonym, pseudonym_key
 from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
 from medray.scores import ScoreStore
