@@ -26,7 +26,8 @@ from medray.cli import job
 from medray.cli.app import app
 from medray.cli.console import Log
 from medray.config import runs
-from medray.engines.ray.job_server import Following, JobServer, _url
+from medray.engines.ray.job_log import Following
+from medray.engines.ray.job_server import JobServer, _url
 from medray.errors import MachineError, UserError
 from medray.flows.driver import collect
 from medray.flows.flow import Flow, Receipt

@@ -78,3 +78,15 @@ def _held_stderr() -> Iterator[None]:
         finally:
             os.dup2(real, 2)
             os.close(real)
+
+
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """A failure of Ray's, or of code in a worker, as a MachineError with its cause."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    try:
+        yield
+    except (RayError, TrainingFailedError) as error:
+        raise MachineError("the work failed on the cluster", found=str(error).strip()[-3000:]) from error
