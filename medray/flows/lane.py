@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,21 +34,11 @@ def lane(
     is begun only before it: the receipt says how many entries are left. One entry is never cut. `begin` is told how
     many rows the first stage is about to get, before each batch.
     """
-    steps, pace = _made(stages), _Pace()
+    head = _Head(stages, until, begin)
 
     def run(shard: pa.Table) -> Receipt:
-        began = time.monotonic()
-        tally, watch, begun = _Tally(), _Watch(), 0
-
-        def work() -> Iterator[pa.RecordBatch]:
-            nonlocal begun
-            for piece in (shard,) if until is None else pace.pieces(shard, steps[0].batch_size, until):
-                begun += len(piece)
-                yield from _through(steps, piece.to_batches(), watch, begin)
-
-        payload = sink.write(tally.counted(work()))
-        seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
-        return tally.receipt(begun, len(shard) - begun, payload, seconds, watch.slowest)
+        watch = _Watch()
+        return _written(head.pieces(shard, watch), len(shard), sink, watch)
 
     return run
 
@@ -65,22 +55,22 @@ class Opened:
 
 
 def opening(stages: Sequence[Stage], until: float | None, most: int) -> Callable[[pa.Table], Opened | None]:
-    """The first half of a lane: one shard through these stages, held in memory. None where that is more than `most`
+    """The first half of a lane: one shard through these stages, kept in memory. None where that is more than `most`
     bytes. `until` is as in `lane`."""
-    steps, pace = _made(stages), _Pace()
+    head = _Head(stages, until)
 
     def run(shard: pa.Table) -> Opened | None:
-        watch, held, begun = _Watch(), 0, 0
+        watch, size = _Watch(), 0
         pieces: list[tuple[int, list[pa.RecordBatch]]] = []
-        for piece in (shard,) if until is None else pace.pieces(shard, steps[0].batch_size, until):
-            begun += len(piece)
-            pieces.append((len(piece), []))
-            for batch in _through(steps, piece.to_batches(), watch, lambda rows: None):
-                held += batch.nbytes
-                if held > most:
+        for entries, batches in head.pieces(shard, watch):
+            pieces.append((entries, []))
+            for batch in batches:
+                size += batch.nbytes
+                if size > most:
                     return None
                 pieces[-1][1].append(batch)
-        return Opened(pieces, len(shard) - begun, watch.seconds, watch.slowest)
+        left = len(shard) - sum(entries for entries, _ in pieces)
+        return Opened(pieces, left, watch.seconds, watch.slowest)
 
     return run
 
@@ -94,25 +84,57 @@ def closing(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> 
     steps = _made(stages)
 
     def run(opened: Opened) -> Receipt:
-        began = time.monotonic()
-        tally, watch, done = _Tally(), _Watch(), 0
+        watch = _Watch()
 
-        def work() -> Iterator[pa.RecordBatch]:
-            nonlocal done
+        def pieces() -> Iterator[Piece]:
             for entries, batches in opened.pieces:
                 if until is not None and time.time() >= until + FINISH_SECONDS:
                     return
-                done += entries
-                yield from _through(steps, batches, watch)
+                yield entries, _through(steps, batches, watch)
 
-        payload = sink.write(tally.counted(work()))
-        seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
+        entries = opened.left + sum(entries for entries, _ in opened.pieces)
+        receipt = _written(pieces(), entries, sink, watch)
+        seconds = dict(receipt.seconds)
         for name, spent in opened.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
-        left = opened.left + sum(entries for entries, _ in opened.pieces) - done
-        return tally.receipt(done, left, payload, seconds, opened.slowest)
+        return replace(receipt, seconds=seconds, slowest=opened.slowest)
 
     return run
+
+
+Piece = tuple[int, Iterable[pa.RecordBatch]]
+"""(entries, what becomes of them): they are worked on as the batches are asked for."""
+
+
+class _Head:
+    """The first stages of a flow, made once: shards go in, and come out in pieces that are begun before the deadline."""
+
+    def __init__(
+        self, stages: Sequence[Stage], until: float | None, begin: Callable[[int], None] = lambda rows: None
+    ) -> None:
+        self.steps, self.until, self.begin, self.pace = _made(stages), until, begin, _Pace()
+
+    def pieces(self, shard: pa.Table, watch: _Watch) -> Iterator[Piece]:
+        """One piece where there is no deadline. A piece is begun when the one before it is used up."""
+        until, most = self.until, self.steps[0].batch_size
+        for piece in (shard,) if until is None else self.pace.pieces(shard, most, until):
+            yield len(piece), _through(self.steps, piece.to_batches(), watch, self.begin)
+
+
+def _written(pieces: Iterable[Piece], entries: int, sink: Sink, watch: _Watch) -> Receipt:
+    """The receipt of a shard of so many entries, once its pieces are in the sink."""
+    began = time.monotonic()
+    tally, begun = _Tally(), 0
+
+    def work() -> Iterator[pa.RecordBatch]:
+        nonlocal begun
+        for count, batches in pieces:
+            begun += count
+            yield from batches
+
+    payload = sink.write(tally.counted(work()))
+    seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
+    return tally.receipt(begun, entries - begun, payload, seconds, watch.slowest)
 
 
 class _Step(NamedTuple):

@@ -15,7 +15,7 @@ from medray.engines.memory import give_back
 from medray.engines.ray.careful import careful
 from medray.engines.ray.connection import machine_errors, start
 from medray.engines.ray.deadline import Said, until_stopped
-from medray.engines.ray.lanes import CarefulLane, Closer, Lane, Opener, parcel
+from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, ScoreWorker, parcel
 from medray.engines.ray.placement import Apart, apart, check_fraction, cut, opened_bytes
 from medray.engines.ray.prometheus import Meter
 from medray.engines.ray.training import fit_on_cluster
@@ -141,10 +141,10 @@ class RayEngine:
         count = len(shards)
         arguments = (opening, flow.until, halves.most_bytes, self.memory)
         openers, closers = min(halves.openers, count), min(halves.closers, count)
-        opened = _mapped(_parcels(shards), Opener, arguments, openers, halves.opener_cpus, 0.0, shards=count)
+        opened = _mapped(_parcels(shards), DecodeWorker, arguments, openers, halves.opener_cpus, 0.0, shards=count)
         arguments = (closing, flow.sink, flow.until, self.memory)
-        said = _mapped(opened, Closer, arguments, closers, halves.closer_cpus, self.gpus, shards=count)
-        # the object store is for parcels on their way: an Opener waits while there are enough, and nothing spills
+        said = _mapped(opened, ScoreWorker, arguments, closers, halves.closer_cpus, self.gpus, shards=count)
+        # the object store is for parcels on their way: an DecodeWorker waits while there are enough, and nothing spills
         options = said.context.execution_options
         options.resource_limits = options.resource_limits.copy(
             object_store_memory=halves.store_bytes(opened_bytes(flow))
@@ -234,7 +234,7 @@ def _mapped(
 def _said(dataset: Any) -> Iterator[Said]:
     """What the actors say, as it comes. Raises the medray error that an actor met."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text in batch.column("said").to_pylist():
+        for text in batch.column("reply").to_pylist():
             said = json.loads(text)
             if "refused" in said:
                 raise from_json(said["refused"])
