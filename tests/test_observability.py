@@ -23,7 +23,7 @@ sys.path.insert(0, {tests!r})
 from ray_cluster import free_ports
 
 from medray.cli.app import app
-from medray.engines.connection import start
+from medray.engines.ray.connection import start
 
 port = free_ports(1)[0]
 start(num_cpus=2, _metrics_export_port=port, _system_config={{"metrics_report_interval_ms": 1000}})

@@ -6,15 +6,15 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from medray.engines.base import Fitted, Live
+from medray.engines.base import Fitted, Show
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.flows.driver import collect, in_turn
 from medray.flows.flow import Flow
 from medray.learning.checkpoints import newest_whole, told
 from medray.learning.training import FitPlan, fit
+from medray.progress import Live
 from medray.storage import files
 
 
@@ -24,7 +24,7 @@ class LocalEngine:
     def run(self, flow: Flow) -> None:
         collect(flow, in_turn(flow))
 
-    def fit(self, plan: FitPlan, show: Live) -> Fitted:
+    def fit(self, plan: FitPlan, show: Show) -> Fitted:
         import torch
 
         keep_freed_memory()
@@ -37,7 +37,7 @@ class LocalEngine:
         for place in broken:  # not in the way of whole ones
             shutil.rmtree(place)
 
-        def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+        def report(live: Live, save: Callable[[Path], None] | None) -> None:
             show(live)
             if save is not None:
                 _replace(checkpoint, save)

@@ -10,9 +10,9 @@ nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 import pyarrow as pa
 
@@ -33,6 +33,17 @@ class Stage(NamedTuple):
     """About what one row given to it becomes; 0 where that is not known."""
 
 
+class SlowBatch(TypedDict):
+    """A batch of the first stage that took long."""
+
+    seconds: float
+    """Per entry."""
+    together: int
+    """Entries in it."""
+    entry_id: str
+    """Of its first entry."""
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What a worker says about one shard: how much it did and what it wrote. Small; the data stays in files."""
@@ -44,7 +55,7 @@ class Receipt:
     """How many samples failed for which reason; an entry that cannot be read is one."""
     samples: int = 0
     """Rows of work inside the entries: samples, or failed rows."""
-    payload: dict[str, Any] = field(default_factory=dict)
+    payload: dict[str, object] = field(default_factory=dict)
     """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
     left: int = 0
     """Entries of the shard that were not begun because the flow's deadline came."""
@@ -54,12 +65,12 @@ class Receipt:
     """How many samples are not eligible, and by which reason."""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     """Of this worker's time, by stage and for "write"."""
-    slowest: list[dict[str, Any]] = field(default_factory=list, compare=False)
-    """The slowest batches of the first stage: {seconds (per entry), together (entries in it), entry_id (its first)}."""
+    slowest: list[SlowBatch] = field(default_factory=list, compare=False)
+    """The slowest batches of the first stage, slowest first."""
 
 
 class Sink(Protocol):
-    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+    def write(self, batches: Iterator[pa.RecordBatch]) -> Mapping[str, object]:
         """Write files nobody sees yet, in the worker. May run twice for one shard. Returns the receipt's payload."""
         ...
 
@@ -93,7 +104,7 @@ class Flow:
     failable: bool = False
     """A row of the plan may be given with a `reason`: the first stage then makes a failed row of it, and does not touch
     what it names. Such a flow outlives a row that kills its worker (`engines/ray/careful.py`)."""
-    apart: bool = False
+    may_split: bool = False
     """What comes before the GPU costs more than handing it on: an engine may do it in workers without a GPU, and may cut
     the plan's shards for that. Its rows are entries."""
 

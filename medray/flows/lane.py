@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE
-from medray.flows.flow import Apply, Receipt, Sink, Stage
+from medray.flows.flow import Apply, Receipt, Sink, SlowBatch, Stage
 from medray.storage.arrow import rebatch
 
 PIECE_SECONDS = 2.0
@@ -51,7 +51,7 @@ class Opened:
     """(entries, what became of them), as they were begun."""
     left: int
     seconds: dict[str, float]
-    slowest: list[dict[str, Any]]
+    slowest: list[SlowBatch]
 
 
 def opening(stages: Sequence[Stage], until: float | None, most: int) -> Callable[[pa.Table], Opened | None]:
@@ -191,7 +191,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.slowest: list[dict[str, Any]] = []
+        self.slowest: list[SlowBatch] = []
 
     def applied(
         self, name: str, apply: Apply, batches: Iterable[pa.RecordBatch], *, noted: bool
@@ -214,7 +214,7 @@ class _Watch:
         each = spent / len(batch)
         if len(self.slowest) == SLOWEST and each <= self.slowest[-1]["seconds"]:
             return
-        row = {"seconds": each, "together": len(batch), "entry_id": batch.column("entry_id")[0].as_py()}
+        row: SlowBatch = {"seconds": each, "together": len(batch), "entry_id": batch.column("entry_id")[0].as_py()}
         self.slowest = sorted([*self.slowest, row], key=lambda row: -row["seconds"])[:SLOWEST]
 
 
@@ -277,9 +277,9 @@ class _Tally:
         self,
         entries: int,
         left: int,
-        payload: dict[str, Any],
+        payload: Mapping[str, object],
         seconds: dict[str, float],
-        slowest: list[dict[str, Any]],
+        slowest: list[SlowBatch],
     ) -> Receipt:
         failed = len(self.lost & self.faulty)
         return Receipt(
@@ -287,7 +287,7 @@ class _Tally:
             failed,
             {reason: count for reason, count in self.reasons.items() if reason not in NOT_ELIGIBLE},
             self.samples,
-            payload,
+            dict(payload),
             left=left,
             not_eligible=len(self.lost) - failed,
             passed_over={reason: count for reason, count in self.reasons.items() if reason in NOT_ELIGIBLE},

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from medray.learning.optimizers import (
     make_optimizer,
 )
 from medray.modalities.registry import ModalitySpec
+from medray.progress import EpochRow, Live
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ class FitPlan:
 
 
 class Report(Protocol):
-    def __call__(self, live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+    def __call__(self, live: Live, save: Callable[[Path], None] | None) -> None:
         """`live`: position and history, JSON-ready. `save` writes a checkpoint into a folder.
 
         With `save`, every worker calls in step with the others, and worker 0's checkpoint is the one to keep: the
@@ -78,7 +79,7 @@ class State:
     loss_sum: float = 0.0
     """Of the samples seen so far in this epoch."""
     seconds: float = 0.0
-    history: list[dict[str, Any]] | None = None
+    history: list[EpochRow] | None = None
     best: float | None = None
     best_epoch: int = -1
     thresholds: tuple[float, ...] = ()
@@ -316,7 +317,7 @@ class Trainer:
         row, thresholds, choice, objective = found
         state = self.state
         assert state.history is not None
-        state.history.append(row)
+        state.history.append(cast(EpochRow, row))
         if self._better(value := self._selected(row)):
             state.best, state.best_epoch, state.thresholds = value, row["epoch"], thresholds
             state.objective, state.threshold_choice = objective, tuple(choice)
@@ -416,14 +417,14 @@ class Trainer:
 
     # -- checkpoints
 
-    def live(self) -> dict[str, Any]:
+    def live(self) -> Live:
         state = self.state
         return {
             "epoch": state.epoch,
             "epochs": self.settings.epochs,
             "step": state.step,
             "steps": self.steps,
-            "history": state.history,
+            "history": state.history or [],
             "stopped": state.stopped,
             "note": self.note,
         }

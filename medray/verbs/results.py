@@ -145,7 +145,7 @@ class ScoreResult(Result):
     """Seconds of this run, one after the other: index, pending (what has no score yet), scoring."""
     worker_seconds: dict[str, float]
     """Seconds inside workers, all together: read, score, write."""
-    slowest: list[dict[str, Any]]
+    slowest: list[dict[str, int | float | str]]
     """The entries that took longest to read: {key_hi (as in the score table), seconds, together}. A batch is timed as
     a whole: `together` says how many entries shared the time, and `key_hi` is of the first of them."""
     store: str

@@ -7,7 +7,6 @@ import json
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from medray.errors import BundleError, LabelError
 from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.training import FitPlan, stacked
-from medray.progress import Progress, Silent
+from medray.progress import EpochRow, Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
@@ -219,12 +218,12 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
     )
 
 
-def _samples_per_second(history: list[dict[str, Any]]) -> float:
+def _samples_per_second(history: list[EpochRow]) -> float:
     seconds = sum(row["seconds"] for row in history)
     return sum(row["samples_per_second"] * row["seconds"] for row in history) / max(seconds, 1e-9)
 
 
-def _write_history(history: list[dict[str, Any]], best_epoch: int, folder: str) -> None:
+def _write_history(history: list[EpochRow], best_epoch: int, folder: str) -> None:
     """history.csv, history.parquet and learning_curve.png beside the checkpoints."""
     import pyarrow.csv
     import pyarrow.parquet as pq

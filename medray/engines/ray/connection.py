@@ -26,7 +26,7 @@ def start(address: str | None = None, **options: Any) -> None:
     if address == "local":
         options["include_dashboard"] = False
     if address is not None and address not in ("auto", "local"):
-        knock(address)
+        check_reachable(address)
     try:
         with _held_stderr(), _at_what_was_sent():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
@@ -34,8 +34,8 @@ def start(address: str | None = None, **options: Any) -> None:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
 
 
-def knock(address: str) -> None:
-    """Ray itself waits minutes for a head that is not there. Raises MachineError."""
+def check_reachable(address: str) -> None:
+    """Raises MachineError where nothing answers at the address: Ray itself would wait minutes for a head that is not there."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

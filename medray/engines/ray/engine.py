@@ -6,17 +6,17 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
-from medray.engines.base import Fitted, Live
+from medray.engines.base import Fitted, Show
 from medray.engines.memory import give_back
 from medray.engines.ray.careful import careful
 from medray.engines.ray.connection import machine_errors, start
-from medray.engines.ray.deadline import Said, until_stopped
-from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, ScoreWorker, parcel
-from medray.engines.ray.placement import Apart, apart, check_fraction, cut, opened_bytes
+from medray.engines.ray.deadline import Reply, until_stopped
+from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, Message, ScoreWorker, parcel
+from medray.engines.ray.placement import Split, check_fraction, cut, opened_bytes, split_workers
 from medray.engines.ray.prometheus import Meter
 from medray.engines.ray.training import fit_on_cluster
 from medray.engines.spec import RaySpec
@@ -24,6 +24,10 @@ from medray.errors import MachineError, UserError, from_json
 from medray.flows.driver import collect
 from medray.flows.flow import Flow, Receipt
 from medray.learning.training import FitPlan
+from medray.progress import Live
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 class RayEngine:
@@ -37,7 +41,7 @@ class RayEngine:
         resources = ray.cluster_resources()
         self.workers, self.cpus, self.gpus = self._placement(resources)
         check_fraction(self.workers, self.gpus, resources.get("GPU", 0.0))
-        self.apart = apart(
+        self.split = split_workers(
             spec,
             resources.get("CPU", 0.0),
             _object_store(),
@@ -45,7 +49,7 @@ class RayEngine:
             each_cpu=self.cpus,
             each_gpu=self.gpus,
         )
-        self.readers = self.apart.openers if self.apart and self.gpus else self.workers
+        self.readers = self.split.decoders if self.split and self.gpus else self.workers
         self.memory = spec.memory_per_worker
 
     def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
@@ -87,35 +91,35 @@ class RayEngine:
         collect(flow, self._receipts(flow))
 
     def _receipts(self, flow: Flow) -> Iterator[Receipt | None]:
-        """Of every shard, as they come; those that a worker died of, or was lost with, once more and with care."""
-        halves = self._halves(flow)
-        if halves is not None:
-            flow = cut(flow, halves)
+        """Receipts of every shard, as they come. Shards that a worker died of, or was lost with, are done again, with care."""
+        split = self._split_of(flow)
+        if split is not None:
+            flow = cut(flow, split)
         missing, meter = dict(enumerate(flow.plan)), self.meter.begin(flow)
 
-        def heard(dataset: Any) -> Iterator[Said]:
-            for said in _said(dataset):
-                shard = missing.pop(said.number, None)
-                if shard is None:  # told a second time: its entries are committed, and must not be again
+        def first_replies(dataset: Dataset) -> Iterator[Reply]:
+            for reply in _replies(dataset):
+                shard = missing.pop(reply.number, None)
+                if shard is None:  # a second reply: its entries are committed, and must not be again
                     continue
-                meter(shard, said.receipt)
-                yield said
+                meter(shard, reply.receipt)
+                yield reply
 
         for kind, retries in ((Lane, 0), (CarefulLane, 2)):
             if not missing or flow.over:
                 return
-            if kind is Lane and halves is not None:
-                workers, dataset = min(halves.openers, len(missing)), self._in_halves(flow, halves, missing)
+            if kind is Lane and split is not None:
+                workers, dataset = min(split.decoders, len(missing)), self._in_halves(flow, split, missing)
             else:
                 workers = min(self.workers if self.gpus and flow.on_gpu else self.readers, len(missing))
                 dataset = self._whole(flow, kind, missing, workers, retries=retries)
             give_back()
-            said = heard(dataset)
+            replies = first_replies(dataset)
             with machine_errors():
                 if flow.until is None:
-                    yield from (each.receipt for each in said)
+                    yield from (reply.receipt for reply in replies)
                 else:
-                    yield from until_stopped(said, flow.until, workers)
+                    yield from until_stopped(replies, flow.until, workers)
         if missing and not flow.over:
             raise MachineError(
                 "workers were lost again and again",
@@ -123,38 +127,38 @@ class RayEngine:
                 do="look at the cluster with `ray status`; what was committed is safe, the same command goes on",
             )
 
-    def _halves(self, flow: Flow) -> Apart | None:
+    def _split_of(self, flow: Flow) -> Split | None:
         """How the flow is run by two kinds of workers; None: by one."""
-        fits = self.apart is not None and flow.apart and flow.halves[0] and self.apart.holds(opened_bytes(flow))
-        return self.apart if fits else None
+        fits = self.split is not None and flow.may_split and flow.halves[0] and self.split.holds(opened_bytes(flow))
+        return self.split if fits else None
 
-    def _whole(self, flow: Flow, kind: type, shards: Mapping[int, pa.Table], workers: int, *, retries: int) -> Any:
-        """What actors that do all of a shard's work say, lazily."""
+    def _whole(self, flow: Flow, kind: type, shards: Mapping[int, pa.Table], workers: int, *, retries: int) -> Dataset:
+        """Replies of actors that do all of a shard's work, lazily."""
         arguments = (flow.stages, flow.sink, flow.until, flow.failable, self.memory)
         gpus = self.gpus if flow.on_gpu else 0.0
-        cpus = self.cpus if flow.on_gpu or self.apart is None or not self.gpus else self.apart.opener_cpus
+        cpus = self.cpus if flow.on_gpu or self.split is None or not self.gpus else self.split.decoder_cpus
         return _mapped(_parcels(shards), kind, arguments, workers, cpus, gpus, shards=len(shards), retries=retries)
 
-    def _in_halves(self, flow: Flow, halves: Apart, shards: Mapping[int, pa.Table]) -> Any:
-        """What the second of two kinds of actors say, lazily."""
+    def _in_halves(self, flow: Flow, split: Split, shards: Mapping[int, pa.Table]) -> Dataset:
+        """Replies of the second of two kinds of actors, lazily."""
         opening, closing = flow.halves
         count = len(shards)
-        arguments = (opening, flow.until, halves.most_bytes, self.memory)
-        openers, closers = min(halves.openers, count), min(halves.closers, count)
-        opened = _mapped(_parcels(shards), DecodeWorker, arguments, openers, halves.opener_cpus, 0.0, shards=count)
+        arguments = (opening, flow.until, split.most_bytes, self.memory)
+        decoders, scorers = min(split.decoders, count), min(split.scorers, count)
+        opened = _mapped(_parcels(shards), DecodeWorker, arguments, decoders, split.decoder_cpus, 0.0, shards=count)
         arguments = (closing, flow.sink, flow.until, self.memory)
-        said = _mapped(opened, ScoreWorker, arguments, closers, halves.closer_cpus, self.gpus, shards=count)
-        # the object store is for parcels on their way: an DecodeWorker waits while there are enough, and nothing spills
-        options = said.context.execution_options
+        replies = _mapped(opened, ScoreWorker, arguments, scorers, split.scorer_cpus, self.gpus, shards=count)
+        # the object store is for parcels on their way: a DecodeWorker waits while there are enough, and nothing spills
+        options = replies.context.execution_options
         options.resource_limits = options.resource_limits.copy(
-            object_store_memory=halves.store_bytes(opened_bytes(flow))
+            object_store_memory=split.store_bytes(opened_bytes(flow))
         )
-        return said
+        return replies
 
     # -- training
 
-    def fit(self, plan: FitPlan, show: Live) -> Fitted:
-        def shown(live: dict[str, Any]) -> None:
+    def fit(self, plan: FitPlan, show: Show) -> Fitted:
+        def shown(live: Live) -> None:
             self.meter.training(live)
             show(live)
 
@@ -194,7 +198,7 @@ def _fitting(gpus: float, each: float | str) -> int:
     return int(gpus) * int(1 / each + 1e-6) if isinstance(each, float) and 0 < each < 1 else int(gpus)
 
 
-def _parcels(shards: Mapping[int, pa.Table]) -> Any:
+def _parcels(shards: Mapping[int, pa.Table]) -> Dataset:
     import ray.data
 
     _quiet_ray_data()
@@ -202,16 +206,16 @@ def _parcels(shards: Mapping[int, pa.Table]) -> Any:
 
 
 def _mapped(
-    dataset: Any,
+    dataset: Dataset,
     kind: type,
-    arguments: tuple[Any, ...],
+    arguments: tuple[object, ...],
     size: int,
     cpus: float,
     gpus: float,
     *,
     shards: int,
     retries: int = 0,
-) -> Any:
+) -> Dataset:
     """What actors of this kind make of the dataset's blocks, one at a time, lazily."""
     import ray.data
 
@@ -231,15 +235,16 @@ def _mapped(
         )
 
 
-def _said(dataset: Any) -> Iterator[Said]:
-    """What the actors say, as it comes. Raises the medray error that an actor met."""
+def _replies(dataset: Dataset) -> Iterator[Reply]:
+    """Replies of the actors, as they come. Raises the medray error that an actor met."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text in batch.column("reply").to_pylist():
-            said = json.loads(text)
-            if "refused" in said:
-                raise from_json(said["refused"])
-            if "receipt" in said:
-                yield Said(Receipt(**said["receipt"]), said["worker"], said["turn"], said["number"])
+        for text in cast("pa.Table", batch).column("reply").to_pylist():
+            message: Message = json.loads(text)
+            if "refused" in message:
+                raise from_json(message["refused"])
+            if "receipt" in message:
+                receipt = Receipt(**message["receipt"])
+                yield Reply(receipt, message["worker"], message["turn"], message["number"])
 
 
 def _quiet_ray_data() -> None:

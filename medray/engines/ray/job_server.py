@@ -80,7 +80,9 @@ class JobServer:
         Raises UserError where another job has this id.
         """
         # Not as `working_dir`: Ray removes that folder and unpacks it again for each raylet, also under those that run.
-        environment: dict[str, Any] = {"py_modules": [package], "env_vars": dict(env)} | ({"pip": pip} if pip else {})
+        environment: dict[str, object] = {"py_modules": [package], "env_vars": dict(env)}
+        if pip:
+            environment["pip"] = pip
         until, sent = time.monotonic() + SUBMIT_SECONDS, False
         while True:
             try:
@@ -151,11 +153,11 @@ def _url(address: str | None, *, insecure_http: bool) -> str:
     if address is None or "://" not in address:
         from ray.dashboard.utils import ray_address_to_api_server_url
 
-        from medray.engines.ray.connection import knock
+        from medray.engines.ray.connection import check_reachable
 
         if address not in (None, "auto", "local"):
             _refuse_plain(f"http://{address}", insecure_http)  # a token would go to the head in the clear as well
-            knock(address)
+            check_reachable(address)
         address = str(ray_address_to_api_server_url(None if address == "local" else address))
     url = urlsplit(address)
     if url.scheme not in ("http", "https") or not url.hostname:

@@ -9,17 +9,44 @@ import traceback
 import uuid
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 
 from medray.engines.memory import Trim, free_memory, is_out_of_memory, keep_freed_memory, limit_memory
 from medray.engines.ray.careful import Careful
 from medray.errors import MachineError, MedrayError
-from medray.flows.flow import Receipt, Sink, Stage
+from medray.flows.flow import Receipt, Sink, SlowBatch, Stage
 from medray.flows.lane import Opened, closing, lane, opening
 
 Made = TypeVar("Made")
+
+
+class Handed(TypedDict):
+    """What a DecodeWorker says of the samples that it hands over: `Opened`, without them."""
+
+    pieces: list[tuple[int, int]]
+    """(entries, batches that they became)"""
+    left: int
+    seconds: dict[str, float]
+    slowest: list[SlowBatch]
+
+
+class Message(TypedDict):
+    """The reply to a parcel, JSON-ready. Without `receipt` and `refused` the shard has to be worked on again."""
+
+    worker: str
+    """A worker that was started again has another name."""
+    turn: int
+    """The number of this parcel among the worker's, from 1."""
+    number: int
+    """Place of the shard in the plan."""
+    opened: NotRequired[Handed]
+    """Between the two halves of a lane alone."""
+    receipt: NotRequired[dict[str, Any]]
+    """The fields of a Receipt."""
+    refused: NotRequired[dict[str, str]]
+    """The error that ends the run (`errors.from_json`)."""
 
 
 class Worker:
@@ -39,7 +66,7 @@ class Worker:
         if self.memory is not None:
             limit_memory(self.memory)
 
-    def reply(self, parcel: pa.Table) -> dict[str, Any]:
+    def reply(self, parcel: pa.Table) -> Message:
         """The head of the reply to a parcel that is taken on now."""
         self.trim()
         self.turn += 1
@@ -124,14 +151,14 @@ class ScoreWorker(Worker):
 
     def __call__(self, handed: pa.Table) -> pa.Table:
         self.trim()
-        reply: dict[str, Any] = json.loads(handed.column("reply")[0].as_py())
+        reply: Message = json.loads(handed.column("reply")[0].as_py())
         facts = reply.pop("opened", None)
         if facts is None:
             return _told(reply)
         return _receipt(reply, lambda: self.work(_taken(facts, handed)))
 
 
-def _receipt(reply: dict[str, Any], work: Callable[[], Receipt]) -> pa.Table:
+def _receipt(reply: Message, work: Callable[[], Receipt]) -> pa.Table:
     """The reply with the receipt of the work, or with why there is none."""
     receipt = _tried(reply, work)
     if receipt is not None:
@@ -139,11 +166,11 @@ def _receipt(reply: dict[str, Any], work: Callable[[], Receipt]) -> pa.Table:
     return _told(reply)
 
 
-def _told(reply: dict[str, Any]) -> pa.Table:
+def _told(reply: Message) -> pa.Table:
     return pa.table({"reply": [json.dumps(reply)]})
 
 
-def _tried(reply: dict[str, Any], work: Callable[[], Made]) -> Made | None:
+def _tried(reply: Message, work: Callable[[], Made]) -> Made | None:
     """What the work gives; None where it failed, with what is to come out of the run in the reply."""
     try:
         return work()
@@ -177,13 +204,13 @@ def unpacked(parcel: pa.Table) -> pa.Table:
         return reader.read_all()
 
 
-def _handed(reply: dict[str, Any], batches: list[pa.RecordBatch]) -> pa.Table:
+def _handed(reply: Message, batches: list[pa.RecordBatch]) -> pa.Table:
     """One row, so that Ray Data never cuts it: the reply to a parcel, and its samples."""
     samples = _stream(batches[0].schema, batches) if batches else pa.array([b""], pa.large_binary())
     return pa.table({"reply": [json.dumps(reply)], "samples": samples})
 
 
-def _taken(facts: dict[str, Any], handed: pa.Table) -> Opened:
+def _taken(facts: Handed, handed: pa.Table) -> Opened:
     """What was handed over, in the memory of the object store: nothing is copied."""
     stream = handed.column("samples")[0].as_buffer()
     batches = list(pa.ipc.open_stream(stream)) if stream.size else []

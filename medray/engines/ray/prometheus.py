@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.flows.flow import Flow, Receipt
+from medray.progress import Live
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge
@@ -62,7 +63,7 @@ class Meter:
             told(shard, receipt)
             yield receipt
 
-    def training(self, live: dict[str, Any]) -> None:
+    def training(self, live: Live) -> None:
         self.gauges["medray_training_epoch"].set(live["epoch"], {"run": self.run})
         if "workers" in live:
             self.gauges["medray_training_workers"].set(live["workers"], {"run": self.run})

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from medray.engines.base import Fitted, Live
+from medray.engines.base import Fitted, Show
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.engines.ray.connection import machine_errors
@@ -22,22 +22,28 @@ from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, from_json
 from medray.learning.checkpoints import newest_whole, told
 from medray.learning.training import FitPlan, fit
+from medray.progress import Live
 from medray.storage import files
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+    from ray.train import Checkpoint
 
 LIVE, REFUSED = "live.json", "refused.json"
 LIVE_SECONDS = 2.0
 """How often worker 0 says how far it is: each time is a file that survives a power cut, which costs milliseconds."""
 
 
-def _storage(uri: str) -> dict[str, Any]:
-    """Where Ray Train keeps checkpoints: a remote place through medray's own file system, which waits for faults."""
+def _storage(uri: str) -> tuple[str, FileSystem | None]:
+    """(path, file system) where Ray Train keeps checkpoints: remote storage through medray's own file system, which waits
+    for passing faults."""
     if files.is_local(uri):
-        return {"storage_path": uri}
+        return uri, None
     system, path = files.file_system(uri)
-    return {"storage_path": path, "storage_filesystem": system}
+    return path, system
 
 
-def fit_on_cluster(plan: FitPlan, show: Live, spec: RaySpec, *, workers: int, cpus: float, gpus: float) -> Fitted:
+def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cpus: float, gpus: float) -> Fitted:
     """Train with Ray Train on so many workers, with so many CPUs and GPUs each; `show` is told how far it is.
 
     Raises UserError, MachineError, and what a worker refused.
@@ -46,10 +52,11 @@ def fit_on_cluster(plan: FitPlan, show: Live, spec: RaySpec, *, workers: int, cp
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: Any) -> None:
+        def _register_sigint_handler(self, controller: object) -> None:
             """Ray's would end a training that Ctrl-C has stopped with code 0 or 1; medray's stays in force."""
 
     check_whole(workers, gpus)
+    path, system = _storage(plan.work)
     elastic = None if isinstance(spec.workers, int | str) else spec.workers
     if elastic is not None:
         # Ray may take a lost node for a living one, for 20 seconds, and then waits a minute for its workers
@@ -66,7 +73,8 @@ def fit_on_cluster(plan: FitPlan, show: Live, spec: RaySpec, *, workers: int, cp
         ),
         run_config=RunConfig(
             name=plan.name,
-            **_storage(plan.work),
+            storage_path=path,
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=spec.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -76,30 +84,30 @@ def fit_on_cluster(plan: FitPlan, show: Live, spec: RaySpec, *, workers: int, cp
     with _watched(files.join(folder, LIVE), show), machine_errors():
         result = trainer.fit()
     if files.exists(files.join(folder, REFUSED)):
-        told_of = files.read_bytes(files.join(folder, REFUSED))
+        refusal = files.read_bytes(files.join(folder, REFUSED))
         files.remove_tree(folder)  # Ray would return this run as finished
-        raise _refusal(told_of)
+        raise _refusal(refusal)
     if result.checkpoint is None:
         raise MachineError("training ended without a checkpoint", where=str(result.path))
     with result.checkpoint.as_directory() as folder:
         return fitted(Path(folder), (result.metrics or {}).get("workers", workers))
 
 
-def _train_worker(config: dict[str, Any]) -> None:
+def _train_worker(config: dict[str, FitPlan]) -> None:
     """What each Ray Train worker runs."""
     import ray.train
     import ray.train.torch
 
     keep_freed_memory(heaps=True)
-    plan: FitPlan = config["plan"]
+    plan = config["plan"]
     context = ray.train.get_context()
     first, shown = context.get_world_rank() == 0, -LIVE_SECONDS
-    place = files.join(plan.work, plan.name, LIVE)
+    progress_file = files.join(plan.work, plan.name, LIVE)
 
-    def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+    def report(live: Live, save: Callable[[Path], None] | None) -> None:
         nonlocal shown
         if first and (save is not None or time.monotonic() - shown > LIVE_SECONDS):
-            files.write_bytes(place, json.dumps(live | {"workers": context.get_world_size()}).encode())
+            files.write_bytes(progress_file, json.dumps(live | {"workers": context.get_world_size()}).encode())
             shown = time.monotonic()
         if save is None:
             return
@@ -134,7 +142,7 @@ def _refusal(content: bytes) -> MedrayError:
 
 
 @contextmanager
-def _newest_whole(newest: Any) -> Iterator[tuple[Path | None, str]]:
+def _newest_whole(newest: Checkpoint | None) -> Iterator[tuple[Path | None, str]]:
     """(folder of the newest checkpoint that is whole, or None, and what to say) from Ray's newest and the one before it.
     Every worker looks at the same storage, and finds the same."""
     from pyarrow.fs import FileSelector
@@ -144,26 +152,27 @@ def _newest_whole(newest: Any) -> Iterator[tuple[Path | None, str]]:
         yield None, ""
         return
     parent, _, name = newest.path.rstrip("/").rpartition("/")
+    assert newest.filesystem is not None  # Ray Train gives it to each checkpoint
     listed = newest.filesystem.get_file_info(FileSelector(parent))
     earlier = sorted(
         (f.path for f in listed if f.base_name.startswith("checkpoint_") and f.base_name < name), reverse=True
     )
-    with ExitStack() as held:
+    with ExitStack() as folders:
         kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
-        start, broken = newest_whole(Path(held.enter_context(each.as_directory())) for each in kept)
+        start, broken = newest_whole(Path(folders.enter_context(each.as_directory())) for each in kept)
         yield start, told(broken, start)
 
 
 @contextmanager
-def _watched(uri: str, live: Live) -> Iterator[None]:
+def _watched(uri: str, show: Show) -> Iterator[None]:
     """Read the progress file of worker 0 every half second while training runs."""
     done = threading.Event()
 
     def watch() -> None:
-        seen = b""
+        last = b""
         while not done.wait(0.5):
-            seen = _show(uri, seen, live)
-        _show(uri, seen, live)
+            last = _shown(uri, last, show)
+        _shown(uri, last, show)
 
     thread = threading.Thread(target=watch, name="medray-progress", daemon=True)
     thread.start()
@@ -174,12 +183,13 @@ def _watched(uri: str, live: Live) -> Iterator[None]:
         thread.join()
 
 
-def _show(uri: str, seen: bytes, live: Live) -> bytes:
+def _shown(uri: str, last: bytes, show: Show) -> bytes:
+    """The content of the progress file; it is shown where it is not what was read last."""
     try:
         text = files.read_bytes(uri)
     except FileNotFoundError:  # before the first report
-        return seen
-    if text != seen:
+        return last
+    if text != last:
         with suppress(json.JSONDecodeError):  # spoilt, and written anew by the next report
-            live(json.loads(text))
+            show(json.loads(text))
     return text
