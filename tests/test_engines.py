@@ -159,7 +159,7 @@ from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 cluster.add_node(num_cpus=1)
 from medray.engines.spec import RaySpec
-from medray.engines.ray import RayEngine
+from medray.engines.ray.engine import RayEngine
 from medray.verbs.score import score
 from medray.verbs.train import train
 folder = Path({folder!r})

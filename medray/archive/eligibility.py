@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -62,7 +62,7 @@ class Rule(BaseModel):
         """It says nothing of its own: the rules in `all` decide."""
         return not self.any and self.pattern is None and self.min is None and self.max is None
 
-    def _one(self, value: Any) -> bool:
+    def _one(self, value: object) -> bool:
         if self.any and not any(_equal(value, wanted) for wanted in self.any):
             return False
         if self.pattern is not None and re.search(self.pattern, str(value)) is None:
@@ -87,7 +87,7 @@ class Rule(BaseModel):
         return " and ".join([*own, *(f"({rule})" for rule in self.all)])
 
 
-def _as_rule(value: Any) -> Any:
+def _as_rule(value: object) -> object:
     """A bare value or list of a run file as the rule that it stands for."""
     if isinstance(value, (str, int, float, bool)):
         return {"any": [value]}
@@ -191,7 +191,7 @@ def _found(name: str, value: Fact, shown: set[str]) -> str:
     return "\\".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _equal(value: Any, wanted: str | float | bool) -> bool:
+def _equal(value: object, wanted: str | float | bool) -> bool:
     """Text without regard to case and outer blanks; numbers as numbers, also where the header has them as text."""
     if isinstance(wanted, bool) or isinstance(value, bool):
         return value is wanted
@@ -200,8 +200,10 @@ def _equal(value: Any, wanted: str | float | bool) -> bool:
     return str(value).strip().upper() == wanted.strip().upper()
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return None

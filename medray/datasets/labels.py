@@ -6,7 +6,7 @@ table row ── key ──> path of a file or its folder | entry id | subject �
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -40,8 +40,8 @@ class LabelReport(BaseModel):
     """Where they stand in the table, at most 20."""
     duplicate_rows: int = 0
     """Rows that repeat an earlier one."""
-    balance: tuple[dict[str, Any], ...]
-    """manifests.class_balance of the result."""
+    balance: tuple[dict[str, str | int | None], ...]
+    """splits.class_balance of the result."""
 
     def notes(self) -> list[str]:
         """What a person should know of it, one line each; none when every entry and every row is used."""
@@ -104,15 +104,27 @@ def apply_labels(
     )
 
 
-def _report(manifest: pa.Table, **counts: Any) -> LabelReport:
+def _report(
+    manifest: pa.Table,
+    *,
+    rows: int,
+    matched: int,
+    unused_rows: int = 0,
+    unused_first: tuple[str, ...] = (),
+    duplicate_rows: int = 0,
+) -> LabelReport:
     labelled = manifest.column("label").is_valid()
     bare = manifest.filter(pc.and_(pc.invert(labelled), manifest.column("reason").is_null())).column("entry_id")
     return LabelReport(
+        rows=rows,
+        matched=matched,
         labelled=pc.sum(labelled).as_py() or 0,
         unlabelled=len(bare),
         unlabelled_first=tuple(bare.slice(0, SHOWN).to_pylist()),
         balance=tuple(class_balance(manifest)),
-        **counts,
+        unused_rows=unused_rows,
+        unused_first=unused_first,
+        duplicate_rows=duplicate_rows,
     )
 
 

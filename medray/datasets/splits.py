@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +119,7 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings, *, only: str | No
     return manifest.set_column(manifest.schema.get_field_index("split"), MANIFEST.field("split"), names)
 
 
-def class_balance(manifest: pa.Table) -> list[dict[str, Any]]:
+def class_balance(manifest: pa.Table) -> list[dict[str, str | int | None]]:
     """How many entries and subjects each class has in each split, of entries that can be read: rows for a report.
 
     Keys: split (null where none is assigned), label (of several columns, joined by ", "), entries, subjects.
@@ -137,17 +137,18 @@ def class_balance(manifest: pa.Table) -> list[dict[str, Any]]:
         )
     )
     counts = rows.group_by(["split", "label"]).aggregate([([], "count_all"), ("subject_id", "count_distinct")])
-    balance = [
+    order = {name: number for number, name in enumerate(SPLITS)}
+    return [
         {
-            "split": r["split"],
-            "label": r["label"],
-            "entries": r["count_all"],
-            "subjects": r["subject_id_count_distinct"],
+            "split": row["split"],
+            "label": row["label"],
+            "entries": row["count_all"],
+            "subjects": row["subject_id_count_distinct"],
         }
-        for r in counts.to_pylist()
+        for row in sorted(
+            counts.to_pylist(), key=lambda row: (order.get(row["split"], len(SPLITS)), row["label"] or "")
+        )
     ]
-    order = {name: place for place, name in enumerate(SPLITS)}
-    return sorted(balance, key=lambda row: (order.get(row["split"], len(SPLITS)), row["label"] or ""))
 
 
 def _takes_part(manifest: pa.Table) -> np.ndarray:

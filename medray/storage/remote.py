@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -67,7 +67,7 @@ def file_system(uri: str) -> tuple[fs.FileSystem, str]:
 @lru_cache(maxsize=64)
 def _s3(bucket: str, endpoint: str | None, region: str | None, keys: tuple[str | None, ...]) -> fs.FileSystem:
     region = region or (None if endpoint else patiently(lambda: fs.resolve_s3_region(bucket)))
-    options: dict[str, Any] = {"endpoint_override": endpoint, "region": region}
+    options = {"endpoint_override": endpoint, "region": region}
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=8)
     # a small file is then one request instead of three
     made = fs.S3FileSystem(
@@ -127,10 +127,10 @@ class Patient(fs.FileSystemHandler):
     def open_input_file(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(_Input(patiently(lambda: self.inner.open_input_file(path))), mode="r")
 
-    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+    def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
         return self.inner.open_output_stream(path, metadata=metadata)
 
-    def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+    def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
         return self.inner.open_append_stream(path, metadata=metadata)
 
 

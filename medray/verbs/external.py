@@ -31,6 +31,7 @@ from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen
 from medray.verbs.prepare import SMALL_BYTES, rows_per_shard, split_facts
+from medray.verbs.results import class_counts
 
 SHOWN = 20
 
@@ -84,7 +85,7 @@ def labelled_entries(
     lost = [*manifest.column("reason").drop_null().to_pylist(), *ShardSet.open(folder).failed()["reason"].to_pylist()]
     reasons = Counter(str(reason) for reason in lost)
     facts = split_facts(used, split, recipe.classes, recipe.objective.kind)
-    absent = tuple(name for name, count in facts.get("classes", {}).items() if not count)
+    absent = tuple(name for name, count in class_counts(facts).items() if not count)
     if absent:
         progress.note(f"no entry evaluated has the class {', '.join(absent)}: figures that need it are not defined")
     return External(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow.compute as pc
 
@@ -170,7 +170,7 @@ def _entries(uri: str, root: str, counts: Counts) -> Inspection:
         **{name: getattr(counts, name) for name in ("entries", "subjects", "bytes", "failed", "not_eligible")},
     }
     told = {"failed": counts.by_reason, "not eligible": counts.not_eligible_by_reason}
-    tables: dict[str, list[dict[str, Any]]] = {
+    tables: dict[str, list[dict[str, object]]] = {
         title: [{"reason": reason, "entries": count} for reason, count in reasons.items()]
         for title, reasons in told.items()
         if reasons

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 
@@ -75,7 +74,7 @@ class _Night:
     bundles: list[BundleNight] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("index", "pending", "scoring"), 0.0))
-    housekeeping: dict[str, Any] = field(default_factory=dict)
+    housekeeping: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.run.deadline is not None:
@@ -83,7 +82,7 @@ class _Night:
 
     def work_on(self, uri: str) -> None:
         """Index and score with one bundle; a fault of it is kept."""
-        facts: dict[str, Any] = {"bundle": uri}
+        facts: dict[str, object] = {"bundle": uri}
         try:
             self._score(uri, facts)
         except MedrayError as error:
@@ -91,9 +90,9 @@ class _Night:
             self.progress.fact("bundle_failed", "error", error=type(error).__name__, message=error.what)
             self.codes.append(error.exit_code)
             facts["error"] = str(error)
-        self.bundles.append(BundleNight(**facts))
+        self.bundles.append(BundleNight.model_validate(facts))
 
-    def _score(self, uri: str, facts: dict[str, Any]) -> None:
+    def _score(self, uri: str, facts: dict[str, object]) -> None:
         """Into `facts` as they become known."""
         bundle = bundles.load(files.absolute(uri))
         facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
@@ -199,7 +198,7 @@ class _Night:
         return Summary.model_validate(facts | most | total)
 
 
-def _short(each: BundleNight) -> dict[str, Any]:
+def _short(each: BundleNight) -> dict[str, int | str | None]:
     names = ("bundle_id", *COUNTED)
     return {name: getattr(each, name) for name in names} | {"drift": each.level, "error": each.error}
 
@@ -221,9 +220,9 @@ def _with_scores(store: ScoreStore, night: BundleNight) -> BundleNight:
     return night.model_copy(update={"outputs": outputs, "nights": before})
 
 
-def housekeep(store: ScoreStore, settings: Housekeeping) -> dict[str, Any]:
+def housekeep(store: ScoreStore, settings: Housekeeping) -> dict[str, object]:
     """Compact and vacuum as the run file says; what was done."""
-    done: dict[str, Any] = {}
+    done: dict[str, object] = {}
     if settings.compact:
         done |= store.compact()
     if settings.vacuum_days is not None:

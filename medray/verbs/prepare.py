@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -186,10 +186,10 @@ def rows_per_shard(modality: Modality) -> int:
     return max(1, min(4096, SHARD_BYTES // max(1, stages.sample_bytes(modality))))
 
 
-def split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, Any]:
+def split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, int | dict[str, int]]:
     """entries, subjects and how many entries each class has, for one split."""
     rows = used.filter(pc.equal(used.column("split"), name))
-    facts: dict[str, Any] = {
+    facts: dict[str, int | dict[str, int]] = {
         "entries": len(rows),
         "subjects": pc.count_distinct(rows.column("subject_id")).as_py() if len(rows) else 0,
     }

@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections import Counter
 from itertools import islice
-from typing import Any
 
 from medray.datasets.shards.index import INDEX_NAME, ShardSet
 from medray.errors import MedrayError
@@ -73,7 +72,7 @@ def of_others(path: str, uri: str) -> Inspection | None:
     return None
 
 
-def _told(title: str, path: str, takes: str, **facts: Any) -> Inspection:
+def _told(title: str, path: str, takes: str, **facts: object) -> Inspection:
     return Inspection(title=f"{title} {path}", facts=facts | {"command": takes})
 
 
@@ -84,7 +83,7 @@ def _run_file(path: str, uri: str) -> Inspection | None:
         keys = tomllib.loads(files.read_bytes(uri).decode()).keys()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         return None
-    facts: dict[str, Any] = {"tables": sorted(keys)}
+    facts: dict[str, object] = {"tables": sorted(keys)}
     try:
         run = runs.load(uri)
         verb = VERBS[type(run).__name__]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,17 +58,23 @@ class PrepareResult(Result):
     mixture: list[dict[str, str | int]] = []
     """What the entries used are, as `medray index` tells it of the archive."""
     by_reason: dict[str, int]
-    splits: dict[str, dict[str, Any]]
+    splits: dict[str, dict[str, int | dict[str, int]]]
     """Per split: entries, subjects, classes."""
     folder: str
     reused: bool
     seconds: float
 
 
+def class_counts(split: Mapping[str, int | dict[str, int]]) -> dict[str, int]:
+    """Entries of each class in a split of `PrepareResult.splits`; none where labels are no classes."""
+    counts = split.get("classes")
+    return counts if isinstance(counts, dict) else {}
+
+
 class TrainResult(Result):
     bundle: str
     bundle_id: str
-    metrics: dict[str, Any]
+    metrics: dict[str, object]
     """Of the validation split, at the best epoch."""
     epochs: int
     best_epoch: int
@@ -90,11 +97,11 @@ class EvaluateResult(Result):
     """Read as another archive than the one trained on: not from the shards of its training."""
     n: int
     subjects: int
-    metrics: dict[str, Any]
-    floor: dict[str, Any] | None = None
+    metrics: dict[str, object]
+    floor: dict[str, object] | None = None
     """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
-    by_archive: dict[str, dict[str, Any]] = {}
+    by_archive: dict[str, dict[str, object]] = {}
     """Of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
     absent_classes: tuple[str, ...] = ()
     """Classes of the bundle that no entry evaluated has; what needs them is null."""
@@ -180,7 +187,7 @@ class NightlyResult(Result):
     """The JSON file of this night."""
     page: str = ""
     """The HTML page of this night."""
-    bundles: dict[str, dict[str, Any]] = {}
+    bundles: dict[str, dict[str, int | str | None]] = {}
     """Per bundle folder: bundle_id, pending, scored, failed, not_eligible, left, drift, error."""
     code: int = 0
 
@@ -209,9 +216,9 @@ class ToMedsResult(Result):
     """How many were dropped because something is wrong with them, not by a rule."""
     ignored: int
     """Files that are none of this source."""
-    failed_files: list[dict[str, Any]]
+    failed_files: list[dict[str, int | str | None]]
     """The first hundred: place in the order of names, member, reason."""
-    labels: dict[str, Any]
+    labels: dict[str, object]
     out: str
     reused: bool
     seconds: float

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import medray
 from medray.config.loader import as_written
@@ -125,7 +124,7 @@ def pins() -> dict[str, str]:
     return {"python": python} | {name: importlib.metadata.version(name).partition("+")[0] for name in PINNED}
 
 
-def _refuse_paths(run_file: Path, settings: Mapping[str, Any], root: str | None) -> None:
+def _refuse_paths(run_file: Path, settings: Mapping[str, object], root: str | None) -> None:
     """A relative path would lead into the folder of what was sent, which Ray removes, and with it what was written."""
     if root is not None:
         if not files.is_local(root):
@@ -144,9 +143,9 @@ def _refuse_paths(run_file: Path, settings: Mapping[str, Any], root: str | None)
         )
 
 
-def _paths(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _paths(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for dotted in PATHS:
-        found: list[Any] = [settings]
+        found: list[object] = [settings]
         for key in dotted.split("."):
             held = [each[key] for each in found if isinstance(each, Mapping) and key in each]
             found = [each for value in held for each in (value if isinstance(value, list) else [value])]

@@ -7,7 +7,6 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -157,7 +156,7 @@ def _settle(read: BucketSink, decided: VersionSink, engine: Engine, progress: Pr
     return same
 
 
-def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, Any]]:
+def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, int | str | None]]:
     """Files by their place in the order of names, from 1: a name may tell who the patient is."""
     place = {uri: i for i, uri in enumerate(sorted(file.uri for file in listed), 1)}
     found = {}

@@ -23,7 +23,7 @@ from medray.progress import EpochRow, Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
-from medray.verbs.results import TrainResult
+from medray.verbs.results import TrainResult, class_counts
 
 FLOOR = LogisticSpec()
 
@@ -99,7 +99,7 @@ def _require_classes(run: TrainRun, prepared: Prepared) -> None:
     """Raises LabelError for a class, or a label, of which validation holds no entry: nothing could be said of it, and the
     epoch and the threshold would be chosen without it. Before the first epoch."""
     splits = prepared.result.splits
-    counts = {name: facts.get("classes", {}) for name, facts in splits.items()}
+    counts = {name: class_counts(facts) for name, facts in splits.items()}
     names = dict(zip(prepared.classes, run.objective.display(prepared.classes), strict=True))
     absent = [name for name in prepared.classes if counts["validation"].get(name) == 0]
     if absent:
