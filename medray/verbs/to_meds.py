@@ -105,11 +105,12 @@ def _convert(
     engine.run(Flow("arrange", plan, (stage,), written, progress.advance, small=small))
     draft = drafts / "dataset"
     subjects = dataset.write_metadata(draft, run.name, read, written, run.split, datetime.now(UTC))
-    labels: dict[str, Any] = {}
+    labels: dict[str, object] = {}
     if run.labels is not None:
         keyed = LinkedSubjects(key, same) if run.source.kind == "fhir" else Subjects(key, keep=run.source.keep_ids)
-        labels = write_labels(draft, run.labels, listed, subjects, keyed)
-        for name, count in labels["warnings"].items():
+        written_labels = write_labels(draft, run.labels, listed, subjects, keyed)
+        labels |= written_labels
+        for name, count in written_labels["warnings"].items():
             progress.fact("labels", warning=name, rows=count)
             progress.note(f"labels, {name}: {count:,} rows: {WARNINGS[name]}")
     counts = dataset.Counts(read, decided, written)
