@@ -8,7 +8,7 @@ commit must not be cut.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,7 +38,7 @@ _signals = _Signals()
 
 
 @contextmanager
-def on_signals() -> Iterator[None]:
+def on_signals() -> Generator[None]:
     """In the block SIGTERM raises Stopped and Ctrl-C KeyboardInterrupt, after what is `held`. In the main thread only.
 
     Ray has a handler of its own from `ray.init` on, which prints a stack and aborts the process after three seconds.
@@ -52,7 +52,7 @@ def on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def held() -> Generator[None]:
     """What is in the block is not cut by a signal: it comes to an end, and the signal is raised then."""
     _signals.holds += 1
     try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Fact = str | float | int | bool | None | list
+Fact = str | float | int | bool | None | list[Any]
 """One fact of an entry, as JSON has it; absent and None are the same: not stated."""
 
 INDEXED = re.compile(r"(.+)\[([1-9]\d*)\]")
@@ -75,23 +75,23 @@ class Rule(BaseModel):
         )
 
     def __str__(self) -> str:
-        told = []
+        conditions: list[str] = []
         if self.any:
-            told.append(" or ".join(map(str, self.any)))
+            conditions.append(" or ".join(map(str, self.any)))
         if self.pattern is not None:
-            told.append(f"text like {self.pattern}")
+            conditions.append(f"text like {self.pattern}")
         if self.min is not None or self.max is not None:
-            told.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
+            conditions.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
                         f"{'any' if self.max is None else f'{self.max:g}'}")  # fmt: skip
-        own = [", ".join(told) + (" or nothing stated" if self.absent else "")] if told else []
+        own = [", ".join(conditions) + (" or nothing stated" if self.absent else "")] if conditions else []
         return " and ".join([*own, *(f"({rule})" for rule in self.all)])
 
 
 def _as_rule(value: object) -> object:
     """A bare value or list of a run file as the rule that it stands for."""
-    if isinstance(value, (str, int, float, bool)):
+    if isinstance(value, str | int | float | bool):
         return {"any": [value]}
-    return {"any": value} if isinstance(value, (list, tuple)) else value
+    return {"any": cast("list[object]", value)} if isinstance(value, list | tuple) else value
 
 
 Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule)]]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -267,13 +267,13 @@ class Entries(Sequence[Entry]):
 
     @cached_property
     def _objects(self) -> list[Entry]:
-        def values(name: str) -> list:
+        def values(name: str) -> list[Any]:
             return self.rows.column(name).to_pylist() if name in self.rows.schema.names else [None] * len(self)
 
         _, uri, locator = self.places()
         digests = self._parts.flatten().field("digest").to_pylist()
-        places = zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)
-        refs = [PartRef(at, piece, known or b"") for at, piece, known in places]
+        columns = zip(uri.to_pylist(), locator.to_pylist(), digests, strict=True)
+        refs = [PartRef(uri, locator, digest or b"") for uri, locator, digest in columns]
         edges = np.cumsum([0, *self._parts.value_lengths().to_pylist()]).tolist()
         parts = [tuple(refs[start:stop]) for start, stop in pairwise(edges)]
         targets = [None if target is None else tuple(target) for target in values("target")]
@@ -317,7 +317,8 @@ def read_manifest(uri: str) -> tuple[pa.Table, str]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(pa.BufferReader(read_bytes(uri)))
-    return table, (table.schema.metadata or {}).get(b"root", b"").decode()
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    return table, metadata.get(b"root", b"").decode()
 
 
 def manifest_digest(manifest: pa.Table) -> str:

@@ -126,9 +126,9 @@ def _without_text(text: str | None, names: Collection[str]) -> str | None:
     if text is None or not names:
         return text
     facts = json.loads(text)
-    said = {name for name in names if any(isinstance(each, str) for each in _listed(facts.get(name)))}
-    return facts_text({name: value for name, value in facts.items() if name not in said})
+    texts = {name for name in names if any(isinstance(value, str) for value in _listed(facts.get(name)))}
+    return facts_text({name: value for name, value in facts.items() if name not in texts})
 
 
-def _listed(value: Fact) -> list:
+def _listed(value: Fact) -> list[Fact]:
     return value if isinstance(value, list) else [value]

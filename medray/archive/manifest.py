@@ -285,7 +285,7 @@ def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) 
         with query(db, sql, found=entries.scan(["subject_id", "reason", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
         mixture = _mixture(db, entries, facts) if facts else ()
-    groups.sort(key=lambda row: (-row["entries"], row["reason"] or ""))
+    groups = sorted(groups, key=lambda row: (-row["entries"], row["reason"] or ""))
     reasons = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
     failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
     passed_over = {reason: count for reason, count in reasons.items() if reason in NOT_ELIGIBLE}

@@ -66,7 +66,8 @@ def read_table(settings: LabelSettings) -> pa.Table:
     names = list(dict.fromkeys([settings.key, *value_columns(settings)]))
     for name in names:
         if table.column_names.count(name) != 1:
-            near = difflib.get_close_matches(name, table.column_names, 1)
+            there: list[str] = table.column_names
+            near = difflib.get_close_matches(name, there, 1)
             raise LabelError(
                 f"the label table must have one column {name!r}",
                 where=uri,

@@ -45,7 +45,7 @@ class LabelReport(BaseModel):
 
     def notes(self) -> list[str]:
         """What a person should know of it, one line each; none when every entry and every row is used."""
-        lines = []
+        lines: list[str] = []
         if self.unlabelled:
             lines.append(f"{self.unlabelled} entries have no label, such as {self.unlabelled_first[0]}")
         if self.unused_rows:
@@ -255,7 +255,7 @@ def _refuse(
     pairs: list[tuple[int, int]], values: pa.Table, origin: np.ndarray, what: str, settings: LabelSettings
 ) -> NoReturn:
     """`pairs` of rows of `values` that should be alike; `origin` (rows,): which rows of the table these are, from 0."""
-    shown = []
+    shown: list[str] = []
     for one, two in pairs[:SHOWN]:
         differ = [name for name in values.column_names if values[name][one].as_py() != values[name][two].as_py()]
         lines = line_numbers(settings, origin[[one, two]])

@@ -161,7 +161,7 @@ def _takes_part(manifest: pa.Table) -> np.ndarray:
 def _given_splits(manifest: pa.Table) -> np.ndarray:
     """(N,) int8: index into SPLITS, -1 where none is given. Raises SplitError for a name that is no split."""
     words = one_chunk(manifest.column("split")).dictionary_encode()
-    codes = []
+    codes: list[int] = []
     for word in words.dictionary.to_pylist():
         name = split_name(word)
         if name is None:

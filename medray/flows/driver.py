@@ -61,13 +61,14 @@ def shards(
     may hold is where it ends.
     """
     size = max(1, min(rows_per_shard, -(-len(rows) // (4 * max(1, workers)))))
-    found, start = [], 0
+    cuts: list[pa.Table] = []
+    start = 0
     while start < len(rows):
         stop = start + size
         if edges is not None and stop < len(rows):
             last = int(np.searchsorted(edges, stop, side="right")) - 1
             if last >= 0 and edges[last] - start > size // 2:
                 stop = int(edges[last])
-        found.append(rows.slice(start, stop - start))
+        cuts.append(rows.slice(start, stop - start))
         start = stop
-    return found
+    return cuts

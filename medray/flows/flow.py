@@ -51,21 +51,21 @@ class Receipt:
     entries: int
     failed: int
     """Entries of which nothing came because something is wrong: no row of theirs is good, and one failed."""
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict[str, int])
     """How many samples failed for which reason; an entry that cannot be read is one."""
     samples: int = 0
     """Rows of work inside the entries: samples, or failed rows."""
-    payload: dict[str, object] = field(default_factory=dict)
+    payload: dict[str, object] = field(default_factory=dict[str, object])
     """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
     left: int = 0
     """Entries of the shard that were not begun because the flow's deadline came."""
     not_eligible: int = 0
     """Entries of which nothing came, and nothing failed: the model is not asked about them (errors.NOT_ELIGIBLE)."""
-    passed_over: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict[str, int])
     """How many samples are not eligible, and by which reason."""
-    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    seconds: dict[str, float] = field(default_factory=dict[str, float], compare=False)
     """Of this worker's time, by stage and for "write"."""
-    slowest: list[SlowBatch] = field(default_factory=list, compare=False)
+    slowest: list[SlowBatch] = field(default_factory=list[SlowBatch], compare=False)
     """The slowest batches of the first stage, slowest first."""
 
 

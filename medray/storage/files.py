@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from medray.storage.walk import list_files as list_files
 from medray.storage.walk import list_pieces as list_pieces
 
 if TYPE_CHECKING:
-    from pyarrow import NativeFile
+    import pyarrow as pa
 
 
 def exists(uri: str) -> bool:
@@ -85,7 +85,7 @@ def _without_waiting(path: str, flags: int) -> int:
     return handle
 
 
-def open_input(uri: str):
+def open_input(uri: str) -> pa.NativeFile:
     """A seekable pyarrow NativeFile for reading. Raises OSError, also for what is no regular file."""
     if is_local(uri):
         import pyarrow as pa
@@ -106,7 +106,7 @@ def is_broken_parquet(error: Exception) -> bool:
 
 
 @contextmanager
-def whole(what: str, where: str, do: str) -> Iterator[None]:
+def whole(what: str, where: str, do: str) -> Generator[None]:
     """A file of medray's own that is cut short or spoilt, met inside the block, as a MachineError: what, where, what to do."""
     import zlib
 
@@ -146,7 +146,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 @contextmanager
-def new_file(uri: str) -> Iterator[NativeFile]:
+def new_file(uri: str) -> Generator[pa.NativeFile]:
     """A stream for a file under a name never used before. After the block it is whole, and fsynced where local.
 
     Nothing may point to the name before that. When the block raises, what was written is removed.

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -63,7 +63,7 @@ def _born(pid: int) -> str:
 
 
 @contextmanager
-def held(uri: str, run_id: str) -> Iterator[Holder | None]:
+def held(uri: str, run_id: str) -> Generator[Holder | None]:
     """Hold the lock file at `uri` for the block: yields None; or who else holds it, and then the block should leave.
 
     The lock of a holder that is gone is taken over. Raises MachineError when the place cannot be written.

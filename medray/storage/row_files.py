@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ class RowFiles:
 
     def marked(self, where: np.ndarray) -> RowFiles:
         """The table with the rows `where` (places,) bool marked as well. Files without a live row are left out."""
-        found = []
+        remaining: list[RowFile] = []
         for file, start in zip(self.found, self.starts.tolist(), strict=False):
             bits = where[start : start + file.rows]
             if bits.any():
@@ -161,8 +161,9 @@ class RowFiles:
                 name = f"dead-{uuid.uuid4().hex}.bits"
                 files.write_bytes(files.join(self.folder, name), zlib.compress(np.packbits(bits).tobytes(), 1))
                 file = file.model_copy(update={"dead": name, "dead_rows": int(bits.sum())})
-            found.append(file)
-        return RowFiles(self.folder, [file for file in found if file.dead_rows < file.rows], self.schema)
+            if file.dead_rows < file.rows:
+                remaining.append(file)
+        return RowFiles(self.folder, remaining, self.schema)
 
     def added(self, file: RowFile) -> RowFiles:
         """The table with one more file; one without rows is left out."""
@@ -212,7 +213,7 @@ class RowWriter:
 
 
 @contextmanager
-def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Iterator[RowWriter]:
+def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Generator[RowWriter]:
     """A new file of a table. After the block it is whole; when the block raises, it is removed."""
     import pyarrow.parquet as pq
 
@@ -227,7 +228,7 @@ def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Iterator[RowWriter]
         files.remove_file(files.join(folder, name))
 
 
-def _all_null(group, column: str) -> bool:
+def _all_null(group: pq.RowGroupMetaData, column: str) -> bool:
     """By the statistics of a Parquet row group: no value of the column is there."""
     for number in range(group.num_columns):
         chunk = group.column(number)

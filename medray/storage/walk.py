@@ -53,9 +53,9 @@ def list_pieces(root: str, linked: list[str] | None = None) -> Iterator[pa.Recor
 class _Columns:
     """Columns of files."""
 
-    paths: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list[str])
+    sizes: list[int] = field(default_factory=list[int])
+    times: list[int] = field(default_factory=list[int])
 
     def add(self, path: str, size: int, modified_ns: int) -> None:
         self.paths.append(path)

@@ -62,9 +62,9 @@ class ShardSink:
     """Run on each batch of good rows; the tables of all shards stand in the index (`ShardSet.summaries`)."""
     planned: int | None = None
     """Entries of the whole plan: until the index has them all, `ShardSet.open` refuses it."""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the shards were made from; stands in the index."""
-    _rows: dict[str, dict[str, object]] = field(default_factory=dict, repr=False)
+    _rows: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]], repr=False)
 
     def __post_init__(self) -> None:
         self.folder = files.absolute(self.folder)  # a worker has another working directory

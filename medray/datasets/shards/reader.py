@@ -161,7 +161,7 @@ class Rows:
                 raise ValueError(f"batch {i} has another schema than batch {shards[0]}")
             self._views[i] = [_view(column) for column in batch.columns]
         picked = [self._views[i] for i in shards]
-        arrays = []
+        arrays: list[pa.Array] = []
         for c, field in enumerate(first.schema):
             views = [views[c] for views in picked]
             if all(type(view) is _Fixed for view in views):
@@ -300,7 +300,7 @@ class _Split:
 
     def _open(self, wanted: list[int]) -> None:
         """First what no other worker is decoding: so the workers of a node share the decoding between them."""
-        busy = []
+        busy: list[int] = []
         for i in wanted:
             batch = _cached(self.shards[i], self.cache, wait=False)
             if batch is None:

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import chdir, contextmanager, nullcontext
 from typing import Any
 
@@ -54,7 +54,7 @@ def _no_cluster(address: str | None, found: str) -> MachineError:
 
 
 @contextmanager
-def _at_what_was_sent() -> Iterator[None]:
+def _at_what_was_sent() -> Generator[None]:
     """Ray has workers import first of all from where the driver stands: of a submitted job, from what was sent."""
     folder = sent.here()
     with nullcontext() if folder is None else chdir(folder.parents[1]):
@@ -62,7 +62,7 @@ def _at_what_was_sent() -> Iterator[None]:
 
 
 @contextmanager
-def _held_stderr() -> Iterator[None]:
+def _held_stderr() -> Generator[None]:
     """Hold back what native code prints to stderr; show it where the work fails."""
     sys.stderr.flush()
     real = os.dup(2)
@@ -81,7 +81,7 @@ def _held_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def machine_errors() -> Iterator[None]:
+def machine_errors() -> Generator[None]:
     """A failure of Ray's, or of code in a worker, as a MachineError with its cause."""
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from medray.errors import MachineError, UserError
@@ -24,7 +24,7 @@ class Exists(MachineError):
 
 
 @contextmanager
-def answered(url: str) -> Iterator[None]:
+def answered(url: str) -> Generator[None]:
     """Ray's errors as ours, without what may hold a token. Raises UserError, Unreachable, MachineError."""
     import aiohttp
     import requests

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -88,7 +88,7 @@ class Following:
 
 
 @contextmanager
-def _heard(stream: AsyncIterator[str]) -> Iterator[SimpleQueue[str | Exception | None]]:
+def _heard(stream: AsyncIterator[str]) -> Generator[SimpleQueue[str | Exception | None]]:
     """The pieces of a stream as they come, its error or None as the last. It is read in a thread: Ctrl-C cuts the wait
     for a piece, and never aiohttp at work, which would lose the signal or fail by it."""
     import asyncio

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,7 +142,7 @@ def _refusal(content: bytes) -> MedrayError:
 
 
 @contextmanager
-def _newest_whole(newest: Checkpoint | None) -> Iterator[tuple[Path | None, str]]:
+def _newest_whole(newest: Checkpoint | None) -> Generator[tuple[Path | None, str]]:
     """(folder of the newest checkpoint that is whole, or None, and what to say) from Ray's newest and the one before it.
     Every worker looks at the same storage, and finds the same."""
     from pyarrow.fs import FileSelector
@@ -164,7 +164,7 @@ def _newest_whole(newest: Checkpoint | None) -> Iterator[tuple[Path | None, str]
 
 
 @contextmanager
-def _watched(uri: str, show: Show) -> Iterator[None]:
+def _watched(uri: str, show: Show) -> Generator[None]:
     """Read the progress file of worker 0 every half second while training runs."""
     done = threading.Event()
 
