@@ -13,7 +13,7 @@ class EpochRow(TypedDict):
     """From 1."""
     train_loss: float
     loss: float
-    """Of the validation split."""
+    """Mean loss of the validation split."""
     learning_rate: float
     seconds: float
     samples_per_second: float

@@ -248,7 +248,7 @@ def test_a_log_tells_what_begins_how_far_it_is_and_every_epoch(capsys):
 
 def test_a_signal_in_a_commit_is_raised_after_it():
     committed, before = [], signal.getsignal(signal.SIGTERM)
-    with pytest.raises(stopping.Stopped), stopping.on_signals(), stopping.held():
+    with pytest.raises(stopping.Stopped), stopping.on_signals(), stopping.signals_deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         committed.append("whole")

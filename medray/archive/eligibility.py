@@ -124,8 +124,8 @@ def value_of(facts: Mapping[str, Fact], name: str) -> Fact:
     indexed = INDEXED.fullmatch(name)
     if indexed is None:
         return None
-    values, place = facts.get(indexed[1]), int(indexed[2])
-    return values[place - 1] if isinstance(values, list) and len(values) >= place else None
+    values, number = facts.get(indexed[1]), int(indexed[2])
+    return values[number - 1] if isinstance(values, list) and len(values) >= number else None
 
 
 def refused(
@@ -145,15 +145,17 @@ def refused(
     for name, rule in select.items():
         value = value_of(facts, name)
         if not rule.passes(value):
-            return Refused(rule=name, detail=f"{name}: {_found(name, value, shown)}; [modality.select] asks for {rule}")
+            return Refused(
+                rule=name, detail=f"{name}: {_shown_value(name, value, shown)}; [modality.select] asks for {rule}"
+            )
     for name, known in trained.items():
         values = categories(value_of(facts, name))
         if values == ("",) and name in where_stated:
             continue
         if not set(values) <= set(known):
             expected = " or ".join(each or "none" for each in known)
-            found = _found(name, value_of(facts, name), shown)
-            return Refused(rule=name, detail=f"{name}: {found}; the training archive held {expected}")
+            shown_value = _shown_value(name, value_of(facts, name), shown)
+            return Refused(rule=name, detail=f"{name}: {shown_value}; the training archive held {expected}")
     return None
 
 
@@ -183,7 +185,7 @@ def base_name(name: str) -> str:
     return indexed[1] if indexed else name
 
 
-def _found(name: str, value: Fact, shown: set[str]) -> str:
+def _shown_value(name: str, value: Fact, shown: set[str]) -> str:
     if value is None or value == "" or value == []:
         return "not stated"
     if base_name(name) not in shown:

@@ -40,7 +40,7 @@ class Part:
     size: int = 0
     """Bytes of this part; for a part that is a whole file, the file's."""
     modified_ns: int = 0
-    """Of the file."""
+    """Time of the file, ns since the epoch."""
     subject: str | None = None
     """As the file has it; `pseudonym` replaces it before it leaves the worker. None: the entry is its own subject."""
     person: bool = True
@@ -57,7 +57,7 @@ class Part:
 
 
 class PartRef(NamedTuple):
-    """Where a part of an entry is."""
+    """The file that holds a part of an entry, and which piece of it."""
 
     uri: str
     locator: str
@@ -144,7 +144,7 @@ def parts_table(parts: Iterable[Part], key: bytes, files: Iterable[File] | None 
     """
     parts = list(parts)
     subjects = [_hidden(part, key) for part in parts]
-    held = None if files is None else list(files)
+    listed = None if files is None else list(files)
     columns = {
         "entry_id": [
             p.entry_id.replace("{subject}", subject or "") if "{" in p.entry_id else p.entry_id
@@ -154,8 +154,8 @@ def parts_table(parts: Iterable[Part], key: bytes, files: Iterable[File] | None 
         "locator": [p.locator for p in parts],
         "digest": [p.digest or digest(b"") for p in parts],
         "size": [p.size for p in parts],
-        "modified_ns": [each.modified_ns for each in held or parts],
-        "file_size": [file.size for file in held] if held is not None else [None] * len(parts),
+        "modified_ns": [each.modified_ns for each in listed or parts],
+        "file_size": [file.size for file in listed] if listed is not None else [None] * len(parts),
         "subject_id": subjects,
         "label": [list(p.label) or None for p in parts],
         "split": [p.split for p in parts],
@@ -174,11 +174,11 @@ def _hidden(part: Part, key: bytes) -> str | None:
 
 def _facts_texts(parts: Iterable[Part]) -> list[str | None]:
     """The facts of parts as text; those that many parts share are told once."""
-    told: dict[int, str | None] = {id(None): None}
+    texts: dict[int, str | None] = {id(None): None}
     for part in parts:
-        if id(part.facts) not in told:
-            told[id(part.facts)] = facts_text(part.facts or {})
-    return [told[id(part.facts)] for part in parts]
+        if id(part.facts) not in texts:
+            texts[id(part.facts)] = facts_text(part.facts or {})
+    return [texts[id(part.facts)] for part in parts]
 
 
 def facts_text(facts: Mapping[str, Fact]) -> str:
@@ -248,13 +248,13 @@ class Entries(Sequence[Entry]):
         return self.rows.column("entry_id").to_pylist()
 
     def places(self) -> tuple[np.ndarray, pa.Array, pa.Array]:
-        """Of all P parts, entry by entry: (P,) int64 number of the entry, uri, locator."""
+        """Number of the entry (P,) int64, uri and locator of all P parts, entry by entry."""
         parts = self._parts
         flat = parts.flatten()
         return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), flat.field("locator")
 
     def modified(self) -> tuple[np.ndarray, pa.Array, np.ndarray]:
-        """Of all P parts, entry by entry: (P,) int64 number of the entry, uri, (P,) int64 its modified_ns; 0: not known."""
+        """Number of the entry (P,) int64, uri and modified_ns (P,) int64 of all P parts, entry by entry; 0: not known."""
         parts = self._parts
         flat = parts.flatten()
         times = flat.field("modified_ns").fill_null(0).to_numpy()
@@ -292,12 +292,12 @@ def hashed(values: pa.Array) -> np.ndarray:
 
 def entry_keys(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     """(N, 2) int64, key_hi and key_lo of each row's (entry_id, fingerprint); a repeated pair is hashed once."""
-    found = [np.empty((0, 2), np.int64)]
+    keys = [np.empty((0, 2), np.int64)]
     for batch in pa.table(rows.select(["entry_id", "fingerprint"])).to_batches(max_chunksize=1 << 18):
         entry, print_ = (batch.column(name).cast(pa.binary()) for name in ("entry_id", "fingerprint"))
         pairs = pc.binary_join_element_wise(entry, print_, pa.scalar(b"\0")).dictionary_encode()
-        found.append(hashed(pairs.dictionary)[pairs.indices.to_numpy()])
-    return np.concatenate(found)
+        keys.append(hashed(pairs.dictionary)[pairs.indices.to_numpy()])
+    return np.concatenate(keys)
 
 
 # --- storage --------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def read_manifest(uri: str) -> tuple[pa.Table, str]:
 def manifest_digest(manifest: pa.Table) -> str:
     """32 hex digits over entry ids, fingerprints, splits and targets: which data a bundle was made from."""
     whole = xxhash.xxh3_128()
-    held = [n for n in ("entry_id", "fingerprint", "split", "target") if n in manifest.schema.names]
-    for row in manifest.select(held).sort_by("entry_id").to_pylist():
+    names = [n for n in ("entry_id", "fingerprint", "split", "target") if n in manifest.schema.names]
+    for row in manifest.select(names).sort_by("entry_id").to_pylist():
         whole.update(repr(list(row.values())).encode())
     return whole.hexdigest()

@@ -18,20 +18,20 @@ def pseudonym_key(path: str | None) -> bytes:
 
     Two archives indexed with one key agree on their subjects; without the key nobody can test a guess.
     """
-    place = Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    key_file = Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
+    if not key_file.exists():
+        key_file.parent.mkdir(parents=True, exist_ok=True)
+        draft = key_file.with_name(f".{key_file.name}.{os.getpid()}.tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(secrets.token_hex(32) + "\n")
         with suppress(FileExistsError):  # another run made it first: its key holds
-            os.link(draft, place)
+            os.link(draft, key_file)
         draft.unlink()
-    key = place.read_bytes().strip()
+    key = key_file.read_bytes().strip()
     if len(key) < 32:
         raise ArchiveError(
             "the pseudonym key is too short",
-            where=str(place),
+            where=str(key_file),
             found=f"{len(key)} characters",
             expected="at least 32",
             do="make one with: openssl rand -hex 32",

@@ -21,7 +21,7 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
 
 
 class LabelSettings(BaseModel):
-    """Where labels come from; without a `table`, from what the archive carries (class folders, label arrays)."""
+    """Source of the labels; without a `table`, what the archive carries (class folders, label arrays)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,8 +66,8 @@ def read_table(settings: LabelSettings) -> pa.Table:
     names = list(dict.fromkeys([settings.key, *value_columns(settings)]))
     for name in names:
         if table.column_names.count(name) != 1:
-            there: list[str] = table.column_names
-            near = difflib.get_close_matches(name, there, 1)
+            columns: list[str] = table.column_names
+            near = difflib.get_close_matches(name, columns, 1)
             raise LabelError(
                 f"the label table must have one column {name!r}",
                 where=uri,
@@ -87,13 +87,13 @@ def read_table(settings: LabelSettings) -> pa.Table:
     table = table.cast(pa.schema([(name, pa.string()) for name in names]))
     for name in value_columns(settings):
         trimmed = pc.utf8_trim_whitespace(table.column(name))
-        held = pc.invert(pc.is_in(trimmed, value_set=pa.array(EMPTY)))
-        table = table.set_column(table.column_names.index(name), name, pc.if_else(held, trimmed, None))
+        filled = pc.invert(pc.is_in(trimmed, value_set=pa.array(EMPTY)))
+        table = table.set_column(table.column_names.index(name), name, pc.if_else(filled, trimmed, None))
     return table
 
 
 def _refuse_rounded_keys(column: pa.ChunkedArray, settings: LabelSettings) -> None:
-    """Of two identifiers above 2^53 that differ by one, a 64-bit float makes one."""
+    """Raises LabelError for floats above 2^53: two identifiers that differ by one would be one number."""
     if pa.types.is_floating(column.type):
         largest = 2**24 if column.type == pa.float32() else 2**53
         if pc.any(pc.greater_equal(pc.abs(column), float(largest))).as_py():
@@ -143,7 +143,7 @@ def _without_points(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def line_numbers(settings: LabelSettings, rows: np.ndarray) -> list[int]:
-    """Where rows (from 0) of the table stand in its file, as a person counts: of a CSV the header is row 1."""
+    """Line numbers in the file of rows (from 0) of the table, as a person counts: the header of a CSV is row 1."""
     uri = settings.table or ""
     if uri.endswith((".parquet", ".pq")):
         return [row + 1 for row in rows.tolist()]
@@ -151,5 +151,5 @@ def line_numbers(settings: LabelSettings, rows: np.ndarray) -> list[int]:
     text = pa.CompressedInputStream(pa.BufferReader(raw), "gzip").read() if uri.endswith(".gz") else raw
     if b'"' in text:  # a cell may hold line ends
         return [row + 2 for row in rows.tolist()]
-    held = [number for number, line in enumerate(text.splitlines(), 1) if line]  # Arrow passes over empty lines
-    return [held[row + 1] for row in rows.tolist()]
+    filled = [number for number, line in enumerate(text.splitlines(), 1) if line]  # Arrow passes over empty lines
+    return [filled[row + 1] for row in rows.tolist()]

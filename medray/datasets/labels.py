@@ -37,7 +37,7 @@ class LabelReport(BaseModel):
     unused_rows: int = 0
     """Rows that name no entry."""
     unused_first: tuple[str, ...] = ()
-    """Where they stand in the table, at most 20."""
+    """Their rows in the table, at most 20."""
     duplicate_rows: int = 0
     """Rows that repeat an earlier one."""
     balance: tuple[dict[str, str | int | None], ...]
@@ -153,16 +153,16 @@ def _pseudonyms(column: pa.ChunkedArray, key: bytes) -> pa.ChunkedArray:
 
 def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, np.ndarray]:
     """Keys and values without rows that have no key or repeat one, and which rows of the table they are, from 0."""
-    held = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
+    with_key = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
     codes = keys.drop_null().dictionary_encode().indices.to_numpy()
     first = np.unique(codes, return_index=True)[1]  # dictionary codes count up by first appearance
-    alike = _alike(values.take(held))
+    alike = _alike(values.take(with_key))
     wrong = np.flatnonzero(alike != alike[first[codes]])
     if len(wrong):
-        pairs = [(int(held[first[codes[i]]]), int(held[i])) for i in wrong.tolist()]
+        pairs = [(int(with_key[first[codes[i]]]), int(with_key[i])) for i in wrong.tolist()]
         _refuse(pairs, values, np.arange(len(values)), "the label table gives one key different values", settings)
-    rows = pa.array(held[first])
-    return keys.take(rows), values.take(rows), held[first]
+    rows = pa.array(with_key[first])
+    return keys.take(rows), values.take(rows), with_key[first]
 
 
 def _alike(table: pa.Table) -> np.ndarray:
@@ -180,18 +180,18 @@ def _pairs(manifest: pa.Table, keys: pa.Array, settings: LabelSettings, root: st
         column = "entry_id" if settings.match == "entry" else "subject_id"
         row = pc.index_in(manifest.column(column), value_set=keys)
         entry = np.arange(len(manifest))
-        return _found(entry, row)
+        return _named(entry, row)
     parts = manifest.column("parts").combine_chunks()
     entry = pc.list_parent_indices(parts).to_numpy()
     path = _below(pc.struct_field(parts.flatten(), "uri"), root)
-    by_file = _found(entry, pc.index_in(path, value_set=keys))
+    by_file = _named(entry, pc.index_in(path, value_set=keys))
     folder = pc.replace_substring_regex(path, "/?[^/]*$", "")
-    by_folder = _found(entry, pc.index_in(folder, value_set=keys))
+    by_folder = _named(entry, pc.index_in(folder, value_set=keys))
     others = ~np.isin(by_folder[0], by_file[0])  # a file's own row goes before its folder's
     return np.append(by_file[0], by_folder[0][others]), np.append(by_file[1], by_folder[1][others])
 
 
-def _found(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _named(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     row = row.fill_null(-1).to_numpy()
     return entry[row >= 0], row[row >= 0]
 

@@ -179,13 +179,13 @@ def _refuse_shared_subjects(manifest: pa.Table, codes: np.ndarray) -> None:
     if len(shared) == 0:
         return
     listed = first.filter(pc.is_in(first.column("subject_id"), value_set=shared.sort().slice(0, 20)))
-    places: dict[str, list[str]] = {}
+    splits_of: dict[str, list[str]] = {}
     for row in listed.sort_by([("subject_id", "ascending"), ("split", "ascending")]).to_pylist():
-        places.setdefault(row["subject_id"], []).append(f"{SPLITS[row['split']]} ({row['entry_id_min']})")
-    more = [f"and {len(shared) - len(places)} more"] if len(shared) > len(places) else []
+        splits_of.setdefault(row["subject_id"], []).append(f"{SPLITS[row['split']]} ({row['entry_id_min']})")
+    more = [f"and {len(shared) - len(splits_of)} more"] if len(shared) > len(splits_of) else []
     raise SplitError(
         f"{len(shared)} {'subject stands' if len(shared) == 1 else 'subjects stand'} in more than one split",
-        found="\n    ".join(["one subject: " + ", ".join(where) for where in places.values()] + more),
+        found="\n    ".join(["one subject: " + ", ".join(where) for where in splits_of.values()] + more),
         expected="all entries of a subject in one split",
         do='correct the split column, or set split.by = "hash"',
     )
@@ -198,20 +198,20 @@ def _cut_subjects(rows: pa.Table, settings: SplitSettings, fractions: Sequence[f
     """
     words = one_chunk(rows.column("subject_id")).dictionary_encode()
     subject = words.indices.to_numpy()
-    place = np.fromiter(
+    ranks = np.fromiter(
         (xxhash.xxh3_64_intdigest(f"{settings.seed}/{salt}{s}".encode()) / 2**64 for s in words.dictionary.to_pylist()),
         float,
     )
     shares = np.array(fractions) / sum(fractions)
     if not settings.stratify or rows.column("label").null_count == len(rows):
         cuts = np.cumsum(shares)[:-1]
-        return np.searchsorted(cuts, place, side="right").astype(np.int8)[subject]
+        return np.searchsorted(cuts, ranks, side="right").astype(np.int8)[subject]
     by_id = pc.sort_indices(rows.column("entry_id")).to_numpy()
     first_row = by_id[np.unique(subject[by_id], return_index=True)[1]]
     classes = one_chunk(pc.binary_join(rows.column("label"), "\x1f").take(pa.array(first_row)))
     stratum = pc.rank(classes, tiebreaker="dense").to_numpy()
-    codes = np.empty(len(place), np.int8)
-    order = np.lexsort((place, stratum))
+    codes = np.empty(len(ranks), np.int8)
+    order = np.lexsort((ranks, stratum))
     owed = np.zeros(len(shares))  # what rounding kept from each split so far: rare classes spread over all of them
     for members in np.split(order, np.flatnonzero(np.diff(stratum[order])) + 1):
         ideal = len(members) * shares

@@ -31,11 +31,11 @@ class LocalEngine:
         folder = files.local_path(files.join(plan.work, plan.name))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint"
-        kept = [place for place in (checkpoint, before(checkpoint)) if place.exists()]
+        kept = [each for each in (checkpoint, before(checkpoint)) if each.exists()]
         start, broken = newest_whole(kept)
         note = told(broken, start)
-        for place in broken:  # not in the way of whole ones
-            shutil.rmtree(place)
+        for candidate in broken:  # not in the way of whole ones
+            shutil.rmtree(candidate)
 
         def report(live: Live, save: Callable[[Path], None] | None) -> None:
             show(live)
@@ -61,7 +61,7 @@ class LocalEngine:
 
 
 def before(checkpoint: Path) -> Path:
-    """Where the checkpoint before the newest lies."""
+    """Folder of the checkpoint before the newest."""
     return checkpoint.with_name("checkpoint-before")
 
 

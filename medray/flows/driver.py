@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from medray.flows.flow import Flow, Receipt
 from medray.flows.lane import lane
-from medray.stopping import held
+from medray.stopping import signals_deferred
 
 
 def in_turn(flow: Flow) -> Iterator[Receipt]:
@@ -32,7 +32,7 @@ def collect(flow: Flow, receipts: Iterable[Receipt | None]) -> None:
 
     def commit() -> None:
         nonlocal waiting, last
-        with held():
+        with signals_deferred():
             flow.sink.commit(waiting)
             waiting = []
         last = time.monotonic()

@@ -28,7 +28,7 @@ class Stage(NamedTuple):
     gpus: float = 0.0
     """More than none: it runs on a GPU where there is one. How much of one its worker has is the engine's affair."""
     name: str = "work"
-    """In words: its time is counted under this name."""
+    """The name under which its time is counted, in words."""
     row_bytes: int = 0
     """About what one row given to it becomes; 0 where that is not known."""
 
@@ -41,7 +41,7 @@ class SlowBatch(TypedDict):
     together: int
     """Entries in it."""
     entry_id: str
-    """Of its first entry."""
+    """The id of its first entry."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Receipt:
     passed_over: dict[str, int] = field(default_factory=dict[str, int])
     """How many samples are not eligible, and by which reason."""
     seconds: dict[str, float] = field(default_factory=dict[str, float], compare=False)
-    """Of this worker's time, by stage and for "write"."""
+    """Seconds of this worker, by stage and for "write"."""
     slowest: list[SlowBatch] = field(default_factory=list[SlowBatch], compare=False)
     """The slowest batches of the first stage, slowest first."""
 
@@ -79,7 +79,7 @@ class Sink(Protocol):
         ...
 
 
-class Progress(Protocol):
+class Advance(Protocol):
     def __call__(self, done: int, failed: int) -> None:
         """Entries finished since the last call, and how many of them failed."""
         ...
@@ -92,7 +92,7 @@ class Flow:
     """One small table of rows (entries, files; no data) per shard."""
     stages: tuple[Stage, ...]
     sink: Sink
-    progress: Progress = lambda done, failed: None
+    progress: Advance = lambda done, failed: None
     small: bool = False
     """Too little work to be worth starting workers: an engine may do it in the driver, with the same result."""
     commit_seconds: float | None = None
@@ -111,8 +111,8 @@ class Flow:
     @property
     def halves(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
         """The stages before the first that wants a GPU, and the rest; nothing and all where none does."""
-        place = next((place for place, stage in enumerate(self.stages) if stage.gpus), 0)
-        return self.stages[:place], self.stages[place:]
+        first = next((first for first, stage in enumerate(self.stages) if stage.gpus), 0)
+        return self.stages[:first], self.stages[first:]
 
     @property
     def on_gpu(self) -> bool:
@@ -124,8 +124,8 @@ class Flow:
         """The deadline has come."""
         return self.until is not None and time.time() >= self.until
 
-    def due(self, held: int, seconds: float) -> bool:
+    def due(self, receipts: int, seconds: float) -> bool:
         """So many receipts, held for so long, should be committed."""
         return (self.commit_seconds is not None and seconds >= self.commit_seconds) or (
-            self.commit_receipts is not None and held >= self.commit_receipts
+            self.commit_receipts is not None and receipts >= self.commit_receipts
         )

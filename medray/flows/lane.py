@@ -19,7 +19,7 @@ from medray.storage.arrow import rebatch
 PIECE_SECONDS = 2.0
 """Before a deadline a worker takes on so much at once, by the pace it has seen, and looks at the clock again."""
 SLOWEST = 5
-"""Batches that a receipt tells of."""
+"""Number of batches that a receipt names."""
 
 
 def lane(
@@ -124,7 +124,7 @@ class _Head:
 def _written(pieces: Iterable[Piece], entries: int, sink: Sink, watch: _Watch) -> Receipt:
     """The receipt of a shard of so many entries, once its pieces are in the sink."""
     began = time.monotonic()
-    tally, begun = _Tally(), 0
+    tally, begun = _EntryCounter(), 0
 
     def work() -> Iterator[pa.RecordBatch]:
         nonlocal begun
@@ -156,11 +156,11 @@ def _through(
     begin: Callable[[int], None] | None = None,
 ) -> Iterable[pa.RecordBatch]:
     """The batches through all steps. `begin`: these are entries, and it is told of the first step's rows."""
-    for place, step in enumerate(steps):
+    for number, step in enumerate(steps):
         batches = rebatch(batches, step.batch_size)
-        if place == 0 and begin is not None:
+        if number == 0 and begin is not None:
             batches = _announced(batches, begin)
-        batches = watch.applied(step.name, step.apply, batches, noted=place == 0 and begin is not None)
+        batches = watch.applied(step.name, step.apply, batches, noted=number == 0 and begin is not None)
     return batches
 
 
@@ -231,7 +231,7 @@ def _timed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch | float
         yield spent
 
 
-class _Tally:
+class _EntryCounter:
     """Counts what passes: samples, those without a score by reason, and the entries of which nothing came.
 
     The rows of a sample, and of an entry, follow each other.
@@ -240,7 +240,7 @@ class _Tally:
     def __init__(self) -> None:
         self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
         self.faulty: set[str] = set()
-        """Of the lost ones, those with a failed row."""
+        """The lost ones that have a failed row."""
         self.last: tuple[str, str] | None = None
         self.good = ""
         """The last entry that has a good row."""

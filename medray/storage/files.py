@@ -164,16 +164,16 @@ def new_file(uri: str) -> Generator[pa.NativeFile]:
             raise
         stream.close()
         return
-    place = local_path(uri)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    path = local_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with pa.OSFile(str(place), "wb") as stream:
+        with pa.OSFile(str(path), "wb") as stream:
             yield stream
-        sync_file(place)
+        sync_file(path)
     except BaseException:  # Ctrl-C, too: half a file does not stay; it is raised again
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
-    sync_folder(place.parent)
+    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:
@@ -198,23 +198,23 @@ def make_folder(uri: str) -> None:
 def make_closed_folder(uri: str) -> None:
     """A folder for what is of patients: where it is new, no other user enters it, and the group as the umask has it."""
     if is_local(uri):
-        place = local_path(uri)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.mkdir(mode=0o770, exist_ok=True)
+        folder = local_path(uri)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o770, exist_ok=True)
 
 
 def own_folder(parent: Path, name: str) -> Path:
     """A folder below `parent`, a place of all users such as /tmp, that this user alone can enter: `name`, or `name.1` and
     so on where another user was there first. Raises MachineError."""
     for number in range(100):
-        place = parent / (f"{name}.{number}" if number else name)
+        folder = parent / (f"{name}.{number}" if number else name)
         with suppress(FileExistsError):
-            place.mkdir(mode=0o700)
-        facts = place.lstat()  # not what a link leads to
+            folder.mkdir(mode=0o700)
+        facts = folder.lstat()  # not what a link leads to
         if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid():
             if stat.S_IMODE(facts.st_mode) != 0o700:
-                place.chmod(0o700)
-            return place
+                folder.chmod(0o700)
+            return folder
     raise MachineError(
         "there is no folder that is this user's alone",
         where=str(parent / name),

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 MEMORY = "2GB"
 COUNTED = 0.75
-"""Of the memory it takes, what DuckDB counts against its limit: at a join of 100 million rows it took 1.25 times that."""
+"""Share of the memory it takes that DuckDB counts against its limit: at a join of 100 million rows it took 1.25 times that."""
 
-Rows = pa.Table | pa.RecordBatchReader
+RowSource = pa.Table | pa.RecordBatchReader
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def database(memory: str = MEMORY) -> Generator[DuckDBPyConnection]:
 
 
 @contextmanager
-def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Generator[pa.RecordBatchReader]:
+def query(connection: DuckDBPyConnection, sql: str, **tables: RowSource) -> Generator[pa.RecordBatchReader]:
     """The rows of a query as a stream; `tables` are seen by it alone. Queries may be open at the same time."""
     with connection.cursor() as cursor, closed(tables):
         for name, table in tables.items():
@@ -50,7 +50,7 @@ def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Generator
 
 
 @contextmanager
-def closed(tables: Mapping[str, Rows]) -> Generator[None]:
+def closed(tables: Mapping[str, RowSource]) -> Generator[None]:
     """After the block, streams among the tables are closed: DuckDB does not read to its end what it can do without, and a scan
     of Arrow's would go on reading ahead in threads of its own."""
     try:
@@ -61,7 +61,7 @@ def closed(tables: Mapping[str, Rows]) -> Generator[None]:
                 table.close()
 
 
-def execute(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> None:
+def execute(connection: DuckDBPyConnection, sql: str, **tables: RowSource) -> None:
     """A statement without rows of its own; what it creates is seen by later queries."""
     with connection.cursor() as cursor, closed(tables):
         for name, table in tables.items():

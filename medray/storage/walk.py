@@ -78,9 +78,9 @@ class _Columns:
     def _escape(self) -> None:
         """Names that are not UTF-8 to text that no file has."""
         for i, path in enumerate(self.paths):
-            told = os.fsencode(path).decode("utf-8", "backslashreplace")
-            if told != path:
-                self.paths[i], self.sizes[i], self.times[i] = told, 0, 0
+            escaped = os.fsencode(path).decode("utf-8", "backslashreplace")
+            if escaped != path:
+                self.paths[i], self.sizes[i], self.times[i] = escaped, 0, 0
 
 
 def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
@@ -95,14 +95,14 @@ def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
     top = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path))
     folders = sorted(each.path for each in top if each.type == fs.FileType.Directory)
     below = (system.get_file_info(fs.FileSelector(folder, recursive=True)) for folder in folders)
-    found = _Columns()
+    columns = _Columns()
     for listed in chain([top], below):
         for each in sorted((f for f in listed if f.type == fs.FileType.File), key=lambda f: f.path):
-            found.add(prefix + each.path, each.size, each.mtime_ns or 0)
-        if len(found.paths) >= PIECE_FILES:
-            yield found.take()
-    if found.paths:
-        yield found.take()
+            columns.add(prefix + each.path, each.size, each.mtime_ns or 0)
+        if len(columns.paths) >= PIECE_FILES:
+            yield columns.take()
+    if columns.paths:
+        yield columns.take()
 
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
@@ -113,11 +113,11 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
     import pyarrow as pa
 
     top = str(local_path(root))
-    found = _Columns()
+    columns = _Columns()
     if os.path.isfile(top):
         facts = os.stat(top)
-        found.add(top, facts.st_size, facts.st_mtime_ns)
-    folders = [] if found.paths else [top]
+        columns.add(top, facts.st_size, facts.st_mtime_ns)
+    folders = [] if columns.paths else [top]
     while folders:
         folder = folders.pop()
         below: list[str] = []
@@ -125,11 +125,11 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
         try:
             with os.scandir(folder) as listing:
                 while children := sorted(islice(listing, PIECE_FILES), key=attrgetter("name")):
-                    if len(children) == PIECE_FILES and found.paths and not large:
-                        yield found.take()  # the folder may be large: it is put into order by itself
-                    _add(children, found, below, linked)
+                    if len(children) == PIECE_FILES and columns.paths and not large:
+                        yield columns.take()  # the folder may be large: it is put into order by itself
+                    _add(children, columns, below, linked)
                     if len(children) == PIECE_FILES:
-                        large.append(found.take())
+                        large.append(columns.take())
         except FileNotFoundError:
             if folder != top:  # went while the archive was listed, as its files may
                 continue
@@ -138,37 +138,37 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
             ) from None
         except OSError as error:
             if folder != top and error.errno in _REFUSED:
-                found.add(folder, 0, 0)
+                columns.add(folder, 0, 0)
                 continue
             raise ArchiveError(
                 "the folder cannot be listed", where=folder, found=error.strerror or str(error)
             ) from None
         if large:
-            yield from pa.Table.from_batches([*large, found.take()]).sort_by("uri").to_batches(PIECE_FILES)
-        elif len(found.paths) >= PIECE_FILES:
-            yield found.take()
+            yield from pa.Table.from_batches([*large, columns.take()]).sort_by("uri").to_batches(PIECE_FILES)
+        elif len(columns.paths) >= PIECE_FILES:
+            yield columns.take()
         folders.extend(sorted(below, reverse=True))
-    if found.paths:
-        yield found.take()
+    if columns.paths:
+        yield columns.take()
 
 
-def _add(children: list[os.DirEntry[str]], found: _Columns, below: list[str], linked: list[str] | None) -> None:
+def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], linked: list[str] | None) -> None:
     """Files, and what is no file and no folder, to `found`, folders to `below`, links to folders to `linked`."""
     for child in children:
         try:
             if child.is_file():
                 facts = child.stat()
-                found.add(child.path, facts.st_size, facts.st_mtime_ns)
+                columns.add(child.path, facts.st_size, facts.st_mtime_ns)
             elif child.is_dir(follow_symlinks=False):
                 below.append(child.path)
             elif child.is_dir():
                 if linked is not None:
                     linked.append(child.path)
             elif child.is_symlink() or os.path.lexists(child.path):  # not what went while the archive was listed
-                found.add(child.path, 0, 0)
+                columns.add(child.path, 0, 0)
         except FileNotFoundError:
             continue
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise
-            found.add(child.path, 0, 0)
+            columns.add(child.path, 0, 0)

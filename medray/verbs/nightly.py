@@ -42,7 +42,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
     progress = progress or Silent()
     night = _Night(run, engine, progress)
     store = ScoreStore.open(run.store_uri, create=True)
-    with locks.held(files.join(run.store_uri, LOCK), night.id) as other:
+    with locks.hold(files.join(run.store_uri, LOCK), night.id) as other:
         if other is not None:
             progress.fact("held", "warning")
             progress.note(f"another nightly run works on {run.store}: {other}. This one leaves; nothing is done.")
@@ -53,7 +53,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
             night.work_on(bundle)
         night.read_scores(store)
         night.tidy(store)
-        return night.told()
+        return night.finish()
 
 
 COUNTED = ("pending", "scored", "failed", "not_eligible", "left")
@@ -70,7 +70,7 @@ class _Night:
     started: float = field(default_factory=time.monotonic)
     until: float | None = None
     indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict)
-    """By the modality's settings: bundles that read alike share an index."""
+    """Indexes by the modality's settings: bundles that read alike share one."""
     bundles: list[BundleNight] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("index", "pending", "scoring"), 0.0))
@@ -100,14 +100,14 @@ class _Night:
         note_unlearnt(bundle, self.progress)
         work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
         scoring = self.run.of_bundle(uri, work)
-        manifest, seen = self._index(scoring, spec)
-        facts |= {name: getattr(seen, name) for name in ("entries", "new", "changed", "vanished")}
-        found = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
-        told = found.model_dump(exclude={"entries", "store"})
-        facts |= told | {"stages": {"index": seen.seconds, **found.stages}}
-        for name, seconds in found.stages.items():
+        manifest, indexed = self._index(scoring, spec)
+        facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
+        result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
+        counts = result.model_dump(exclude={"entries", "store"})
+        facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}
+        for name, seconds in result.stages.items():
             self.stages[name] += seconds
-        code = found.exit_code(self.run.max_failed)
+        code = result.exit_code(self.run.max_failed)
         facts["too_many"] = code == 3
         self.codes.append(code)
 
@@ -136,14 +136,14 @@ class _Night:
             self.housekeeping = {"error": str(error)}
         self.stages["housekeeping"] = time.monotonic() - began
 
-    def told(self) -> NightlyResult:
+    def finish(self) -> NightlyResult:
         """Write the summary and the page; the result names them."""
         summary = self._summary()
-        places = {}
+        uris = {}
         for kind, text in (("json", summary.model_dump_json(indent=1) + "\n"), ("html", write_page(summary))):
-            places[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
-            for place in (places[kind], files.join(self.run.summary_uri, f"latest.{kind}")):
-                files.write_bytes(place, text.encode())
+            uris[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
+            for uri in (uris[kind], files.join(self.run.summary_uri, f"latest.{kind}")):
+                files.write_bytes(uri, text.encode())
         same = (
             "entries",
             "failed",
@@ -161,8 +161,8 @@ class _Night:
         return NightlyResult.model_validate(
             {name: getattr(summary, name) for name in same}
             | {
-                "summary": places["json"],
-                "page": places["html"],
+                "summary": uris["json"],
+                "page": uris["html"],
                 "bundles": {each.bundle: _short(each) for each in summary.bundles},
                 "code": summary.exit_code,
             }

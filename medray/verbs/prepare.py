@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
 
     folder: str
     digest: str
-    """Of the entries used, their splits and targets, and how they were read."""
+    """Digest of the entries used, their splits and targets, and how they were read."""
     classes: tuple[str, ...]
     result: PrepareResult
     trained: Trained | None
@@ -122,17 +122,17 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
 
 
 def mixture_of(facts: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str | int]]:
-    """What entries with these facts are, as `manifest_table.Counts.mixture`."""
+    """What entries with these facts are, as `archive.manifest.EntryCounts.mixture`."""
     kinds: Counter[tuple[str, ...]] = Counter()
     for text in facts if names else ():
         if text is not None:
             known = json.loads(text)
             kinds[tuple("\\".join(categories(value_of(known, name))) for name in names)] += 1
-    found = [
+    mixture = [
         {**{name: value for name, value in zip(names, kind, strict=True) if value}, "entries": count}
         for kind, count in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:KINDS]
     ]
-    return [kind for kind in found if len(kind) > 1]
+    return [kind for kind in mixture if len(kind) > 1]
 
 
 def _with_targets(manifest: pa.Table, run: TrainRun) -> tuple[pa.Table, tuple[str, ...]]:

@@ -75,7 +75,7 @@ class TrainResult(Result):
     bundle: str
     bundle_id: str
     metrics: dict[str, object]
-    """Of the validation split, at the best epoch."""
+    """Metrics of the validation split, at the best epoch."""
     epochs: int
     best_epoch: int
     stopped: str
@@ -102,7 +102,7 @@ class EvaluateResult(Result):
     """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
     by_archive: dict[str, dict[str, object]] = {}
-    """Of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
+    """Results of each of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
     absent_classes: tuple[str, ...] = ()
     """Classes of the bundle that no entry evaluated has; what needs them is null."""
     not_eligible: dict[str, int] = {}
@@ -111,9 +111,9 @@ class EvaluateResult(Result):
     """Subjects of other archives whom the bundle was trained or validated on; null: not known, or its own archive."""
     thresholds: tuple[float, ...]
     beta: float = 2.0
-    """Of `f_beta`."""
+    """The beta of `f_beta`."""
     prevalence: float | None = None
-    """Of `ppv_at_prevalence` and `npv_at_prevalence`."""
+    """The prevalence of `ppv_at_prevalence` and `npv_at_prevalence`."""
     predictions: str
     report: str
     seconds: float
@@ -138,7 +138,7 @@ class ScoreResult(Result):
     stopped: Literal["deadline", "limit", "archive"] | None
     """Why entries are left; archive: it was no longer there, and the exit code is 1."""
     samples: int
-    """Of this run's entries; an entry that cannot be read counts as one."""
+    """Samples of this run's entries; an entry that cannot be read counts as one."""
     failed_samples: int
     by_reason: dict[str, int]
     """Failed samples."""
@@ -147,7 +147,7 @@ class ScoreResult(Result):
     """Samples that the model is not asked about."""
     seconds: float
     entries_per_second: float
-    """Of those scored, failed and not eligible, from the first to the last commit."""
+    """Entries scored, failed and not eligible, over the time from the first to the last commit."""
     stages: dict[str, float]
     """Seconds of this run, one after the other: index, pending (what has no score yet), scoring."""
     worker_seconds: dict[str, float]
@@ -181,7 +181,7 @@ class NightlyResult(Result):
     not_eligible: int = 0
     left: int = 0
     level: str = ""
-    """Of drift: alert, watch, none, too few; "" where nothing was scored."""
+    """Level of drift: alert, watch, none, too few; "" where nothing was scored."""
     seconds: float
     summary: str = ""
     """The JSON file of this night."""
@@ -209,7 +209,7 @@ class ToMedsResult(Result):
     converted: dict[str, int]
     events_by_type: dict[str, int]
     dropped: dict[str, dict[str, int]]
-    """By type and reason."""
+    """Dropped ones by type and reason."""
     notes: dict[str, dict[str, int]]
     """What else is worth knowing of what was converted: values left out, dates without a time of day."""
     faults: int
@@ -245,7 +245,7 @@ class ExportResult(BaseModel):
     not_eligible: int
     """There was nothing to score: a reference block, an allele that is deleted."""
     not_scored: int
-    """Of which the store holds nothing: added or changed since, or in a part that could not be read."""
+    """Alleles of which the store holds nothing: added or changed since, or in a part that could not be read."""
     seconds: float
 
 
@@ -255,7 +255,7 @@ class VacuumResult(BaseModel):
     store: str
     files_merged: int
     files_made: int
-    """Of the merged ones."""
+    """Files that the merged ones became."""
     files_removed: int
     bytes_freed: int
     seconds: float
@@ -272,7 +272,7 @@ class ForgetResult(BaseModel):
     files: int
     """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
     unreadable: int
-    """Of these, those that a kill had cut short: nobody can say whom they held."""
+    """Files among these that a kill had cut short: nobody can say whom they held."""
     untouched: str = "the archive, work folders (manifests, shards, reports), bundles, exports, backups"
-    """Where the subject may stand as well."""
+    """Other places where the subject may stand."""
     seconds: float

@@ -99,9 +99,9 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     spec = at_site(bundle.recipe.modality, run.modality)
     note_unlearnt(bundle, progress)
     manifest, indexed = index_archive(run, spec, engine, progress)
-    found = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
-    seconds = {"index": indexed.seconds, **found.stages}
-    return found.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
+    result = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
+    seconds = {"index": indexed.seconds, **result.stages}
+    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
 
 
 def note_unlearnt(bundle: bundles.Bundle, progress: Progress) -> None:
@@ -191,25 +191,27 @@ def score_manifest(
 
 def retire(store: ScoreStore, claim: Claim, spec: ModalitySpec, manifest: Manifest, progress: Progress) -> int:
     """Rows of entries whose files are there and hold them no more are current no longer. How many entries these are."""
-    gone = standing.absent(store, manifest, claim.bundle_id)
-    ids = gone.column("entry_id").to_pylist()
-    gone = gone.filter(pa.array(manifest.no_longer_held(ids, spec.file_of), pa.bool_()))
-    standing.retire(store, claim, gone)
-    if spec.earlier_ids and any(re.fullmatch(spec.earlier_ids, each) for each in gone.column("entry_id").to_pylist()):
+    retired = standing.absent(store, manifest, claim.bundle_id)
+    ids = retired.column("entry_id").to_pylist()
+    retired = retired.filter(pa.array(manifest.no_longer_held(ids, spec.file_of), pa.bool_()))
+    standing.retire(store, claim, retired)
+    if spec.earlier_ids and any(
+        re.fullmatch(spec.earlier_ids, each) for each in retired.column("entry_id").to_pylist()
+    ):
         progress.fact("ids_changed", "warning")
         progress.note("entries have other ids in this version of medray: they are scored once more under the new ones")
-    if len(gone):
-        progress.fact("retired", entries=len(gone))
-        progress.note(f"{len(gone)} entries of the store are retired: their files hold them no more")
-    return len(gone)
+    if len(retired):
+        progress.fact("retired", entries=len(retired))
+        progress.note(f"{len(retired)} entries of the store are retired: their files hold them no more")
+    return len(retired)
 
 
 def _tell_passing(by_reason: Counter[str], progress: Progress) -> None:
     passing = {reason: count for reason, count in by_reason.items() if reason in PASSING}
     if passing:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
         progress.fact("tried_again", "warning", reasons=passing)
-        progress.note(f"could not be read as the index had it, and will be tried again by the next run: {told}")
+        progress.note(f"could not be read as the index had it, and will be tried again by the next run: {counts}")
 
 
 def _flow(
@@ -244,7 +246,7 @@ def _flow(
 
 
 def _keyed(batches: list[SlowBatch | SlowEntry], chosen: pa.Table) -> list[SlowBatch | SlowEntry]:
-    """By key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
+    """Batches by key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
     ids = pa.array([batch["entry_id"] for batch in batches if "entry_id" in batch], pa.string())
     keys = entry_keys(chosen.take(pc.index_in(ids, chosen.column("entry_id"))))
     key_of = dict(zip(ids.to_pylist(), map(int, keys[:, 0]), strict=True))

@@ -175,32 +175,32 @@ class ShardSet:
         """Raises ArchiveError when there is no index, or not yet all of the planned entries and not `partial`."""
         import pyarrow.parquet as pq
 
-        place = files.join(folder, INDEX_NAME)
+        index_uri = files.join(folder, INDEX_NAME)
         again = f"remove the folder {folder}: the next `medray prepare` makes its shards again"
         try:
-            with files.whole("the index of the shards is spoilt", place, again):
-                index = pq.read_table(pa.BufferReader(files.read_bytes(place)))
+            with files.whole("the index of the shards is spoilt", index_uri, again):
+                index = pq.read_table(pa.BufferReader(files.read_bytes(index_uri)))
         except FileNotFoundError:
             raise ArchiveError("there are no prepared shards here", where=folder, do="run `medray prepare`") from None
         about = index.schema.metadata
-        planned, found = json.loads(about[b"planned"]), pc.sum(index.column("entries")).as_py() or 0
-        if planned is not None and found < planned and not partial:
+        planned, entries = json.loads(about[b"planned"]), pc.sum(index.column("entries")).as_py() or 0
+        if planned is not None and entries < planned and not partial:
             raise ArchiveError(
                 "the preparation of these shards did not end",
                 where=folder,
-                found=f"{found} entries",
+                found=f"{entries} entries",
                 expected=f"{planned} entries",
                 do="run `medray prepare` again",
             )
-        return cls(folder, index, json.loads(about[b"facts"]), planned is None or found >= planned)
+        return cls(folder, index, json.loads(about[b"facts"]), planned is None or entries >= planned)
 
     def is_whole(self) -> bool:
         """Whether every file is there, those of samples in their full length. One listing, nothing is opened."""
-        found = {files.relative(file.uri, self.folder): file.size for file in files.list_files(self.folder)}
+        sizes = {files.relative(file.uri, self.folder): file.size for file in files.list_files(self.folder)}
         rows = self.index.select(["path", "bytes", "failed_path"]).to_pylist()
         return all(
-            (row["path"] is None or found.get(row["path"]) == row["bytes"])
-            and (row["failed_path"] is None or found.get(row["failed_path"], 0) > 0)
+            (row["path"] is None or sizes.get(row["path"]) == row["bytes"])
+            and (row["failed_path"] is None or sizes.get(row["failed_path"], 0) > 0)
             for row in rows
         )
 
@@ -219,8 +219,8 @@ class ShardSet:
     @property
     def splits(self) -> dict[str | None, int]:
         """Samples per split."""
-        held = [row["split"] for row in self.index.select(["path", "split"]).to_pylist() if row["path"] is not None]
-        return {name: self.rows(name) for name in sorted(set(held), key=str)}
+        names = [row["split"] for row in self.index.select(["path", "split"]).to_pylist() if row["path"] is not None]
+        return {name: self.rows(name) for name in sorted(set(names), key=str)}
 
     @property
     def entries(self) -> int:
@@ -233,8 +233,8 @@ class ShardSet:
 
     def summaries(self, name: str | None) -> pa.Table:
         """What `summarise` gave for the shards of a split, one below the other. Raises ArchiveError when nothing."""
-        held = [r["summary"] for r in self.index.select(["summary", "split"]).to_pylist() if r["split"] == name]
-        tables = [pa.ipc.open_stream(summary).read_all() for summary in held if summary is not None]
+        summaries = [r["summary"] for r in self.index.select(["summary", "split"]).to_pylist() if r["split"] == name]
+        tables = [pa.ipc.open_stream(summary).read_all() for summary in summaries if summary is not None]
         if not tables:
             raise ArchiveError(
                 "these shards have no summary of this split", where=self.folder, expected=f"samples in split {name}"

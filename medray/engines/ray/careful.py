@@ -182,10 +182,10 @@ def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
     """The shard with a reason in these rows: the first stage makes failed rows of them."""
     texts: dict[str, dict[int, str]] = {"reason": dict.fromkeys(guilty, "worker_died"), "detail": guilty}
     for name, new in texts.items():
-        there = name in shard.column_names
-        old = shard.column(name).to_pylist() if there else [None] * len(shard)
+        exists = name in shard.column_names
+        old = shard.column(name).to_pylist() if exists else [None] * len(shard)
         column = pa.array([new.get(i, text) for i, text in enumerate(old)], pa.string())
-        if there:
+        if exists:
             shard = shard.set_column(shard.schema.get_field_index(name), shard.schema.field(name), column)
         else:
             shard = shard.append_column(name, column)

@@ -43,11 +43,11 @@ def check_reachable(address: str) -> None:
         raise _no_cluster(address, str(error)) from None
 
 
-def _no_cluster(address: str | None, found: str) -> MachineError:
+def _no_cluster(address: str | None, reason: str) -> MachineError:
     return MachineError(
         "there is no Ray cluster at this address",
         where=f"[engine] address = {address!r}",
-        found=found,
+        found=reason,
         expected="host:port of a running head, or auto",
         do="check it with `ray status --address …`, or leave the key out to use this machine",
     )
@@ -66,14 +66,14 @@ def _held_stderr() -> Generator[None]:
     """Hold back what native code prints to stderr; show it where the work fails."""
     sys.stderr.flush()
     real = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
         try:
             yield
         except BaseException:  # Ctrl-C, too: what was held back is shown, and it goes on
             os.dup2(real, 2)
-            held.seek(0)
-            os.write(2, held.read())
+            held_back.seek(0)
+            os.write(2, held_back.read())
             raise
         finally:
             os.dup2(real, 2)

@@ -66,18 +66,18 @@ class RayEngine:
         if each_cpu == "auto":
             each_cpu = min(1.0, int(1000 * cpus / least) / 1000)
         room = most
-        for what, each, there in (("CPU", each_cpu, cpus), ("GPU", each_gpu, gpus)):
-            if least * each > there:
+        for what, each, available in (("CPU", each_cpu, cpus), ("GPU", each_gpu, gpus)):
+            if least * each > available:
                 raise UserError(
                     f"the cluster has too few {what}s for the workers asked for",
                     where="[engine]",
                     found=f"{'' if least == most else 'at least '}{least} workers x {each:g} {what}s on a cluster "
-                    f"with {there:g}",
-                    expected=f"at most {there:g} {what}s in all",
+                    f"with {available:g}",
+                    expected=f"at most {available:g} {what}s in all",
                     do=f"lower [engine] workers or {what.lower()}s_per_worker",
                 )
             if each:
-                room = min(room, int(there / each + 1e-6))
+                room = min(room, int(available / each + 1e-6))
         return room, each_cpu, each_gpu
 
     # -- flows

@@ -74,12 +74,16 @@ def _by_status(url: str, status: int, text: str) -> Exception:
     return kind("the job server answers with a fault", where=url, found=f"{status or ''} {last[:300]}".strip())
 
 
-def _refused(url: str, said: str) -> UserError:
+def _refused(url: str, answer: str) -> UserError:
     """401, 403, or a client that is to send a token and finds none."""
-    found = (
-        "none was sent" if "required" in said else "another one was sent" if "failed" in said else "there is none here"
+    token = (
+        "none was sent"
+        if "required" in answer
+        else "another one was sent"
+        if "failed" in answer
+        else "there is none here"
     )
-    return UserError("the cluster asks for its token; nothing was started", where=url, found=found, do=TOKEN)
+    return UserError("the cluster asks for its token; nothing was started", where=url, found=token, do=TOKEN)
 
 
 def _is_about_tls(error: BaseException | None) -> bool:

@@ -24,7 +24,7 @@ class Following:
     ) -> None:
         """`note` is told of lost connections; after `patience` seconds without one it gives up."""
         self.server, self.id, self.note, self.patience = server, id, note, patience
-        self.seen, self.rest = 0, ""
+        self.given_out, self.rest = 0, ""
         """Characters of the log that were given out, as Ray sends it from its beginning to whoever asks; of them a line
         without its end."""
 
@@ -37,21 +37,21 @@ class Following:
             yield self.rest
 
     def pieces(self) -> Iterator[str]:
-        heard, pause, lost = time.monotonic(), 0.5, False
+        last_answer, pause, lost = time.monotonic(), 0.5, False
         while True:
             try:
                 over = self.server.job(self.id).over
                 for text in () if over else self._stream():  # Ray takes seconds to end the stream of a finished job
                     if lost:
                         self.note("connected again")
-                    heard, pause, lost = time.monotonic(), 0.5, False
+                    last_answer, pause, lost = time.monotonic(), 0.5, False
                     yield text
                 if over or self.server.job(self.id).over:
                     yield from self._given_out(self.server.log(self.id))
                     return
-                heard = time.monotonic()
+                last_answer = time.monotonic()
             except MachineError as error:
-                if time.monotonic() - heard > self.patience:
+                if time.monotonic() - last_answer > self.patience:
                     raise _given_up(self.id, error) from None
                 if not lost and pause > 0.5:  # the second time in a row: a person may wonder
                     self.note(f"the connection is lost ({error.found or error.what}); the job goes on; trying again")
@@ -61,15 +61,15 @@ class Following:
 
     def _given_out(self, whole: str) -> Iterator[str]:
         """What of the log was not given out yet."""
-        text = whole[self.seen :]
-        self.seen = max(self.seen, len(whole))
+        text = whole[self.given_out :]
+        self.given_out = max(self.given_out, len(whole))
         if text:
             yield text
 
     def _stream(self) -> Iterator[str]:
         """What of the log is new, as it comes, until Ray ends the stream. Raises Unreachable."""
         passed = 0
-        with _heard(self.server.client.tail_job_logs(self.id)) as pieces:
+        with _read_ahead(self.server.client.tail_job_logs(self.id)) as pieces:
             while True:
                 with answered(self.server.url):
                     try:
@@ -80,15 +80,15 @@ class Following:
                         raise text
                 if text is None:
                     return
-                new = text[max(0, self.seen - passed) :]
+                new = text[max(0, self.given_out - passed) :]
                 passed += len(text)
-                self.seen = max(self.seen, passed)
+                self.given_out = max(self.given_out, passed)
                 if new:
                     yield new
 
 
 @contextmanager
-def _heard(stream: AsyncIterator[str]) -> Generator[SimpleQueue[str | Exception | None]]:
+def _read_ahead(stream: AsyncIterator[str]) -> Generator[SimpleQueue[str | Exception | None]]:
     """The pieces of a stream as they come, its error or None as the last. It is read in a thread: Ctrl-C cuts the wait
     for a piece, and never aiohttp at work, which would lose the signal or fail by it."""
     import asyncio

@@ -86,8 +86,8 @@ class JobServer:
         until, sent = time.monotonic() + SUBMIT_SECONDS, False
         while True:
             try:
-                if sent and (found := self.find(id)) is not None:
-                    return _same(found, facts)
+                if sent and (existing := self.find(id)) is not None:
+                    return _same(existing, facts)
                 sent = True
                 with answered(self.url):
                     self.client.submit_job(
@@ -103,10 +103,10 @@ class JobServer:
 
     def job(self, id: str) -> Job:
         """Raises UserError where there is none of this id."""
-        found = self.find(id)
-        if found is None:
+        job = self.find(id)
+        if job is None:
             raise UserError("the cluster knows no such job", where=id, do="medray jobs list")
-        return found
+        return job
 
     def find(self, id: str) -> Job | None:
         try:
@@ -118,8 +118,8 @@ class JobServer:
     def jobs(self) -> list[Job]:
         """Those that were submitted, newest first."""
         with answered(self.url):
-            found = [_job(details) for details in self.client.list_jobs() if details.submission_id]
-        return sorted(found, key=lambda job: job.began or datetime.max.replace(tzinfo=UTC), reverse=True)
+            jobs = [_job(details) for details in self.client.list_jobs() if details.submission_id]
+        return sorted(jobs, key=lambda job: job.began or datetime.max.replace(tzinfo=UTC), reverse=True)
 
     def log(self, id: str) -> str:
         """All that the job has printed until now."""

@@ -154,7 +154,7 @@ class ScoreWorker(Worker):
         reply: Message = json.loads(handed.column("reply")[0].as_py())
         facts = reply.pop("opened", None)
         if facts is None:
-            return _told(reply)
+            return _sent(reply)
         return _receipt(reply, lambda: self.work(_taken(facts, handed)))
 
 
@@ -163,10 +163,10 @@ def _receipt(reply: Message, work: Callable[[], Receipt]) -> pa.Table:
     receipt = _tried(reply, work)
     if receipt is not None:
         reply["receipt"] = dataclasses.asdict(receipt)
-    return _told(reply)
+    return _sent(reply)
 
 
-def _told(reply: Message) -> pa.Table:
+def _sent(reply: Message) -> pa.Table:
     return pa.table({"reply": [json.dumps(reply)]})
 
 
@@ -190,7 +190,7 @@ def _threads() -> int:
 
 
 def _share(free: int | None, threads: int) -> int | None:
-    """Of free memory, what a worker may take: its CPUs' part, less a tenth."""
+    """Part of the free memory that a worker may take: that of its CPUs, less a tenth."""
     return None if free is None else int(0.9 * free * min(1.0, threads / (os.cpu_count() or 1)))
 
 

@@ -19,7 +19,7 @@ PARCEL_ROWS = 256
 """Entries of a parcel where nobody knows how large they become."""
 
 STORE_SHARE = 0.5
-"""Of Ray's object store, for parcels on their way. Ray begins to write to disk at 0.8."""
+"""Share of Ray's object store for parcels on their way. Ray begins to write to disk at 0.8."""
 
 
 @dataclass(frozen=True)

@@ -53,14 +53,14 @@ class Meter:
 
         return {name: Gauge(name, text, labels) for name, (text, labels) in GAUGES.items()}
 
-    def begin(self, flow: Flow) -> Progress:
-        return Progress(self, flow)
+    def begin(self, flow: Flow) -> FlowMeter:
+        return FlowMeter(self, flow)
 
     def in_order(self, flow: Flow, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
         """The receipts, which are of the plan's shards one after the other, each told."""
-        told = self.begin(flow)
+        count = self.begin(flow)
         for shard, receipt in zip(flow.plan, receipts, strict=False):
-            told(shard, receipt)
+            count(shard, receipt)
             yield receipt
 
     def training(self, live: Live) -> None:
@@ -69,7 +69,7 @@ class Meter:
             self.gauges["medray_training_workers"].set(live["workers"], {"run": self.run})
 
 
-class Progress:
+class FlowMeter:
     """Tells what a shard of one flow came to."""
 
     def __init__(self, meter: Meter, flow: Flow) -> None:
