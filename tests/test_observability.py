@@ -178,7 +178,7 @@ def test_a_fault_of_a_worker_says_where_in_the_code_and_quotes_no_value():
 
     trace = (
         "Traceback (most recent call last):\n"
-        '  File "/opt/medray/medray/stages.py", line 12, in __call__\n'
+        '  File "/opt/medray/medray/verbs/stages.py", line 12, in __call__\n'
         "    value = table[name]\n"
         "KeyError: 'PLANTED^ANNA'\n"
     )
