@@ -154,8 +154,9 @@ def score_manifest(
                 progress.fact("archive_away", "error", message=error.what)
                 progress.note(str(error))
                 break
+            finally:
+                sink.slowest = _keyed(sink.slowest, chosen)
             del flow  # before the next round is read
-            sink.slowest = _keyed(sink.slowest, chosen)
     _tell_passing(sink.by_reason, progress)
     now = time.monotonic()
     return ScoreResult(
