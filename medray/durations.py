@@ -8,15 +8,15 @@ import time
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 """Seconds in each."""
 PATTERN = r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)"
-"""Of a regular expression: two groups, the number and the unit."""
+"""Regular expression of two groups, the number and the unit."""
 
 
 def seconds_of(text: str) -> float:
     """Seconds of "30s", "1.5 h", "7d" or "2w". Raises ValueError."""
-    found = re.fullmatch(PATTERN, text.strip())
-    if found is None:
+    match = re.fullmatch(PATTERN, text.strip())
+    if match is None:
         raise ValueError(f"a duration is a number and a unit ({', '.join(UNITS)}), such as 48h; found {text!r}")
-    return float(found[1]) * UNITS[found[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")

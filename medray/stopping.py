@@ -1,14 +1,14 @@
 """Being told to stop: SIGTERM and Ctrl-C end a run between two commits, never within one.
 
 A job server, systemd and Kubernetes send SIGTERM and kill after some seconds. In those seconds what workers have
-finished is committed, so that the next run does not repeat it. `flows.collect` does that; `held` is how it says that a
-commit must not be cut.
+finished is committed, so that the next run does not repeat it. `flows.driver.collect` does that; `signals_deferred` keeps a
+commit from being cut.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,7 +21,7 @@ class _Signals:
     def __init__(self) -> None:
         self.holds = 0
         self.waiting: int | None = None
-        """A signal that came while something was held."""
+        """A signal that came while signals were deferred."""
 
     def came(self, number: int, frame: FrameType | None) -> None:
         if self.holds:
@@ -38,8 +38,9 @@ _signals = _Signals()
 
 
 @contextmanager
-def on_signals() -> Iterator[None]:
-    """In the block SIGTERM raises Stopped and Ctrl-C KeyboardInterrupt, after what is `held`. In the main thread only.
+def on_signals() -> Generator[None]:
+    """Let SIGTERM raise Stopped and Ctrl-C KeyboardInterrupt in the block, but not within `signals_deferred`. In the main
+    thread only.
 
     Ray has a handler of its own from `ray.init` on, which prints a stack and aborts the process after three seconds.
     """
@@ -52,8 +53,8 @@ def on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """What is in the block is not cut by a signal: it comes to an end, and the signal is raised then."""
+def signals_deferred() -> Generator[None]:
+    """Let the block come to its end: a signal that comes meanwhile is raised then."""
     _signals.holds += 1
     try:
         yield

@@ -16,10 +16,11 @@ from test_deadline import Names, Slow, shards
 from test_engines import Broken, Collect, Double, Refuse, plan
 
 from medray.engines.local import LocalEngine
-from medray.engines.ray.placement import Apart, apart, check_fraction, check_whole, cut
+from medray.engines.ray.placement import Split, check_fraction, check_whole, cut, split_workers
 from medray.engines.spec import RaySpec
 from medray.errors import ArchiveError, MachineError, UserError
-from medray.flows.flow import Flow, Stage, closing, lane, opening
+from medray.flows.flow import Flow, Stage
+from medray.flows.lane import closing, lane, opening
 from medray.verbs.score import score
 
 APART = {"kind": "ray", "workers": 1, "stages": "apart"}
@@ -81,7 +82,7 @@ class Pids(Collect):
 def test_the_stages_before_the_gpu_run_in_workers_of_their_own(engine):
     sink, done = Pids(), []
     stages = (Stage(Where, 4, name="read"), Stage(Where, 3, gpus=1.0, name="score"))
-    flow = Flow("double", plan(4, 50), stages, sink, lambda n, _: done.append(n), apart=True)
+    flow = Flow("double", plan(4, 50), stages, sink, lambda n, _: done.append(n), may_split=True)
     engine.run(flow)
     rows = [row for payload in sink.found for row in payload["values"]]
     assert sorted(value for value, *_ in rows) == [4 * n for n in range(200)] and sum(done) == 200
@@ -105,9 +106,9 @@ def test_two_halves_make_the_receipt_of_a_whole():
 def test_more_than_may_be_handed_over_is_done_by_one_worker(engine, monkeypatch):
     names = pa.table({"entry_id": ["a" * 100] * 10})
     assert opening((Stage(lambda: lambda batch: batch, 4),), None, 500)(names) is None
-    monkeypatch.setattr(engine, "apart", Apart(1, 0.5, 1, 0.5, most_bytes=64))
+    monkeypatch.setattr(engine, "split", Split(1, 0.5, 1, 0.5, most_bytes=64))
     sink = Collect()
-    engine.run(Flow("double", plan(2, 100), (Stage(Double, 50), ON_GPU), sink, apart=True))
+    engine.run(Flow("double", plan(2, 100), (Stage(Double, 50), ON_GPU), sink, may_split=True))
     assert sorted(v for payload in sink.found for v in payload["values"]) == [4 * n for n in range(200)]
 
 
@@ -116,11 +117,11 @@ def test_a_refusal_in_either_worker_comes_out_as_itself(engine, place):
     stages = [Stage(Double, 3), ON_GPU]
     stages[place] = stages[place]._replace(make=Refuse)
     with pytest.raises(ArchiveError, match="nothing here") as caught:
-        engine.run(Flow("refuse", plan(), tuple(stages), Collect(), apart=True))
+        engine.run(Flow("refuse", plan(), tuple(stages), Collect(), may_split=True))
     assert (caught.value.where, caught.value.do) == ("s3://bucket", "look elsewhere")
     stages[place] = stages[place]._replace(make=Broken)
     with pytest.raises(MachineError, match="failed on the cluster") as caught:
-        engine.run(Flow("broken", plan(), tuple(stages), Collect(), apart=True))
+        engine.run(Flow("broken", plan(), tuple(stages), Collect(), may_split=True))
     assert "a bug" in caught.value.found
 
 
@@ -141,7 +142,7 @@ def test_a_flow_of_two_kinds_of_workers_stops_at_its_deadline_with_all_that_it_d
     sink, done = Names(), []
     until = time.time() + 30  # workers take seconds to start
     stages = (Stage(Slow, 16, name="read"), Stage(lambda: lambda batch: batch, 50, gpus=1.0, name="score"))
-    flow = Flow("slow", shards(20, 1000), stages, sink, lambda n, _: done.append(n), until=until, apart=True)
+    flow = Flow("slow", shards(20, 1000), stages, sink, lambda n, _: done.append(n), until=until, may_split=True)
     engine.run(flow)
     assert until <= time.time() <= until + 10
     assert 0 < sum(done) == len(sink.committed) == len(set(sink.committed)) < 1000
@@ -181,9 +182,9 @@ def test_what_was_opened_is_finished_for_a_while_after_the_deadline():
 )
 def test_workers_share_the_cluster(settings, cluster, expected):
     found = placed(RaySpec.model_validate({"kind": "ray"} | settings), *cluster)
-    assert expected == (found and (found.openers, found.opener_cpus, found.closers, found.closer_cpus))
+    assert expected == (found and (found.decoders, found.decoder_cpus, found.scorers, found.scorer_cpus))
     if found:
-        assert found.openers * found.opener_cpus + found.closers * found.closer_cpus <= cluster[0]
+        assert found.decoders * found.decoder_cpus + found.scorers * found.scorer_cpus <= cluster[0]
 
 
 def placed(spec, cpus, gpus):
@@ -194,7 +195,7 @@ def placed(spec, cpus, gpus):
     engine.spec = spec
     workers, each_cpu, each_gpu = engine._placement(resources)
     check_fraction(workers, each_gpu, gpus)
-    return apart(spec, float(cpus), 2.0**33, workers=workers, each_cpu=each_cpu, each_gpu=each_gpu)
+    return split_workers(spec, float(cpus), 2.0**33, workers=workers, each_cpu=each_cpu, each_gpu=each_gpu)
 
 
 def test_parts_of_a_gpu_have_to_fit_on_it():
@@ -214,7 +215,7 @@ def test_parcels_are_of_moderate_size():
     """A store of 8 GB and 7 + 3 workers: half of it for 17 parcels, so 64 MB each are far from its bounds."""
     found = placed(RaySpec(), 8, 1)
     read = Stage(Double, 4, name="read", row_bytes=2**20)
-    flow = Flow("score", plan(3, 1000), (read, ON_GPU), Collect(), apart=True)
+    flow = Flow("score", plan(3, 1000), (read, ON_GPU), Collect(), may_split=True)
     assert [len(shard) for shard in cut(flow, found).plan[:2]] == [64, 64]
     large = flow.stages[0]._replace(row_bytes=2**27)
     assert {len(shard) for shard in cut(Flow("score", plan(1, 9), (large, ON_GPU), Collect()), found).plan} == {1}
@@ -224,14 +225,14 @@ def test_parcels_are_of_moderate_size():
 
 
 def test_only_work_that_gains_is_cut_in_halves(engine):
-    flow = Flow("score", plan(), (Stage(Double, 3, row_bytes=10), ON_GPU), Collect(), apart=True)
-    assert engine._halves(flow) is engine.apart
+    flow = Flow("score", plan(), (Stage(Double, 3, row_bytes=10), ON_GPU), Collect(), may_split=True)
+    assert engine._split_of(flow) is engine.split
     for other in (
         Flow("score", plan(), flow.stages, Collect()),
-        Flow("score", plan(), flow.stages[1:], Collect(), apart=True),
-        Flow("score", plan(), (Stage(Double, 3, row_bytes=2**40), ON_GPU), Collect(), apart=True),
+        Flow("score", plan(), flow.stages[1:], Collect(), may_split=True),
+        Flow("score", plan(), (Stage(Double, 3, row_bytes=2**40), ON_GPU), Collect(), may_split=True),
     ):
-        assert engine._halves(other) is None
+        assert engine._split_of(other) is None
 
 
 # -- back-pressure
@@ -282,9 +283,9 @@ def stream(folder: str, parcels: int) -> None:
     engine = engines.RayEngine(RaySpec.model_validate(APART))
     sink, done, row = Widths(), [], 2**20
     stages = (Stage(Large, 4, name="read", row_bytes=row), Stage(Sleepy, 4, gpus=1.0, name="score"))
-    rows = parcels * (engine.apart.parcel_bytes(row) // row)
+    rows = parcels * (engine.split.parcel_bytes(row) // row)
     table = pa.table({"entry_id": [f"e{n}" for n in range(rows)]})
-    engine.run(Flow("stream", [table], stages, sink, lambda n, _: done.append(n), apart=True))
+    engine.run(Flow("stream", [table], stages, sink, lambda n, _: done.append(n), may_split=True))
     state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
     store = internal_api.get_memory_info_reply(state).store_stats
     found = {"spilled": store.spilled_bytes_total, "held": store.object_store_bytes_used, "bytes": sink.bytes}

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from medray.engines.local import LocalEngine
-from medray.engines.ray.deadline import Said, Stopped, until_stopped
+from medray.engines.ray.deadline import Reply, StoppedWorkers, until_stopped
 from medray.engines.spec import RaySpec
-from medray.flows.flow import Flow, Receipt, Stage, lane
+from medray.flows.flow import Flow, Receipt, Stage
+from medray.flows.lane import lane
 
 
 class Slow:
@@ -92,18 +93,18 @@ def test_a_lane_takes_on_pieces_by_the_pace_it_has_seen():
     assert receipt.slowest[0]["seconds"] >= 0.1
 
 
-def said(worker: str, turn: int, entries: int, left: int) -> Said:
-    return Said(Receipt(entries, 0, left=left), worker, turn)
+def said(worker: str, turn: int, entries: int, left: int) -> Reply:
+    return Reply(Receipt(entries, 0, left=left), worker, turn)
 
 
 def test_a_worker_has_stopped_when_all_it_did_before_has_arrived():
-    stopped = Stopped(2)
+    stopped = StoppedWorkers(2)
     for each in (said("a", 1, 9, 0), said("a", 3, 0, 9), said("b", 1, 4, 5)):
-        stopped.hear(each)
+        stopped.note(each)
     assert not stopped.all
-    stopped.hear(said("b", 2, 0, 9))
+    stopped.note(said("b", 2, 0, 9))
     assert not stopped.all  # what a did at its second turn is still on its way
-    stopped.hear(said("a", 2, 3, 6))
+    stopped.note(said("a", 2, 3, 6))
     assert stopped.all
 
 

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import fs
 
 from medray.errors import ArchiveError
-from medray.storage import files
+from medray.storage import files, walk
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_link_that_leads_nowhere_is_listed_so_that_its_entry_can_fail(archive:
 
 def test_a_large_folder_is_listed_in_pieces_in_the_same_order(archive: Path, monkeypatch: pytest.MonkeyPatch):
     expected = names(str(archive))
-    monkeypatch.setattr(files, "PIECE_FILES", 2)
+    monkeypatch.setattr(walk, "PIECE_FILES", 2)
     (archive / "a" / "empty").mkdir()
     assert names(str(archive)) == expected
     assert all(len(piece) <= 3 for piece in files.list_pieces(str(archive)))
@@ -163,7 +163,8 @@ def test_a_missing_archive_is_refused(tmp_path: Path):
 
 def test_remote_storage_lists_the_same_files_under_its_scheme(archive: Path, monkeypatch: pytest.MonkeyPatch):
     bucket = fs.SubTreeFileSystem(str(archive.parent), fs.LocalFileSystem())
-    monkeypatch.setattr(files, "file_system", lambda uri: (bucket, uri.removeprefix("s3://").rstrip("/")))
+    for module in (files, walk):
+        monkeypatch.setattr(module, "file_system", lambda uri: (bucket, uri.removeprefix("s3://").rstrip("/")))
     root = f"s3://{archive.name}"
     for spelling in (root, root + "/"):
         assert sorted(names(spelling)) == ["a.png", "a/x/deep.dcm", "b/10.dcm", "b/2.dcm", "z.png"]

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from medray.flows.flow import Flow, Receipt, Stage, collect, lane, shards
+from medray.flows.driver import collect, shards
+from medray.flows.flow import Flow, Receipt, Stage
+from medray.flows.lane import lane
 
 
 class Kept:

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medray.archive.entries import Part, digest, group_parts, parts_table, pseudonym
-from medray.datasets.labels import LabelSettings, apply_labels
+from medray.archive.entries import Part, digest, parts_table
+from medray.archive.grouping import group_parts
+from medray.archive.pseudonyms import pseudonym
+from medray.datasets.label_table import LabelSettings
+from medray.datasets.labels import apply_labels
 from medray.errors import LabelError
 
 KEY = b"k" * 32

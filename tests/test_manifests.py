@@ -18,15 +18,13 @@ from medray.archive.entries import (
     Entries,
     Part,
     digest,
-    group_parts,
     manifest_digest,
-    own_subject,
     parts_table,
-    pseudonym,
-    pseudonym_key,
     read_manifest,
     write_manifest,
 )
+from medray.archive.grouping import group_parts
+from medray.archive.pseudonyms import own_subject, pseudonym, pseudonym_key
 from medray.errors import ArchiveError
 from medray.modalities.base import free_text, judge
 from medray.modalities.imaging.spec import ImagingSpec

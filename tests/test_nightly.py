@@ -138,7 +138,7 @@ def test_after_the_deadline_nothing_is_begun_and_the_summary_says_what_is_left(a
 HOLD = """
 import sys, time
 from medray.storage import locks
-with locks.held(sys.argv[1], "first") as other:
+with locks.hold(sys.argv[1], "first") as other:
     print(other, flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -192,11 +192,11 @@ def test_a_lock_of_another_host_holds_until_it_has_been_silent_too_long(tmp_path
         files.write_bytes(place, json.dumps(text).encode())
 
     write(locks.STALE_SECONDS - 60)
-    with locks.held(place, "mine") as other:
+    with locks.hold(place, "mine") as other:
         assert other is not None and other.host == "elsewhere"
     assert Path(place).exists()
     write(locks.STALE_SECONDS + 1)
-    with locks.held(place, "mine") as other:
+    with locks.hold(place, "mine") as other:
         assert other is None
         assert json.loads(Path(place).read_text())["run_id"] == "mine"
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +210,7 @@ def test_a_process_number_that_was_given_again_does_not_hold_a_lock(tmp_path):
     (tmp_path / "lock.json").write_text(
         json.dumps(text | {"pid": 1, "born": "0"})
     )  # there is a process 1, but not this
-    with locks.held(str(tmp_path / "lock.json"), "mine") as other:
+    with locks.hold(str(tmp_path / "lock.json"), "mine") as other:
         assert other is None
 
 

@@ -63,6 +63,6 @@ def test_of_two_that_write_a_lock_at_once_the_last_holds_it(monkeypatch):
         files.write_bytes(lock, json.dumps(asdict(other)).encode())
 
     monkeypatch.setattr(locks.time, "sleep", settle)
-    with locks.held(lock, "mine") as found:
+    with locks.hold(lock, "mine") as found:
         assert found == other
     assert files.exists(lock)

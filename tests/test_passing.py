@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray.archive.entries import group_parts
+from medray.archive.grouping import group_parts
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError
 from medray.learning import bundles
@@ -21,6 +21,7 @@ from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import ModalitySpec
+from medray.progress import Silent
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.storage.arrow import joined
@@ -231,6 +232,24 @@ def test_an_archive_that_goes_stops_the_run_and_the_next_one_scores_it(archive, 
     (archive / "away").rename(archive / "archive")
     again = score_verb(run, LocalEngine())
     assert (again.pending, again.scored, again.exit_code(0.0)) == (4, 4, 0)
+
+
+def test_the_slowest_entries_before_an_archive_went_are_named_by_key(archive):
+    """An id may be a path or hold a date of care, and the result leaves the store."""
+
+    class Unmounts(Silent):
+        work = ""
+
+        def begin(self, name: str, total: int) -> None:
+            self.work = name
+
+        def advance(self, done: int, failed: int) -> None:
+            if self.work == "score" and (archive / "archive").exists():
+                (archive / "archive").rename(archive / "away")
+
+    result = score_verb(toy.score_run(archive, commit_files=1), LocalEngine(), Unmounts())
+    assert (result.stopped, result.scored, result.left) == ("archive", 1, 3)
+    assert [row.keys() for row in result.slowest] == [{"key_hi", "seconds", "together"}]
 
 
 def test_an_empty_mount_point_is_an_archive_that_has_gone(archive, between):

@@ -17,7 +17,7 @@ import pytest
 
 from medray.datasets.samples import KEYS, sample_schema, tensor_column, tensor_field, tensor_view
 from medray.datasets.shards import (
-    Rows,
+    Gatherer,
     Shard,
     ShardReader,
     ShardSet,
@@ -293,14 +293,14 @@ def test_gathering_takes_types_of_every_kind() -> None:
     batches = [odd(12), odd(7), odd(30)]
     shard = rng.integers(0, 3, 50)
     row = np.array([rng.integers(0, len(batches[s])) for s in shard])
-    found = Rows(batches, batches[0].schema.names).gather(shard, row)
+    found = Gatherer(batches, batches[0].schema.names).gather(shard, row)
     found.validate(full=True)
     assert found.equals(pa.concat_batches([batches[s].slice(r, 1) for s, r in zip(shard, row, strict=True)]))
 
 
 def test_a_row_or_batch_that_is_not_there_is_an_error() -> None:
     batches = {4: samples("ab"), 5: samples("c").select(["entry_id"])}
-    rows = Rows(batches, ["entry_id", "pixels"])
+    rows = Gatherer(batches, ["entry_id", "pixels"])
     assert ids(rows.gather(np.array([4]), np.array([1]))) == "b"
     for row in (2, -1):
         with pytest.raises(IndexError):

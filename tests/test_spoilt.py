@@ -309,5 +309,5 @@ def test_a_lock_file_of_nonsense_holds_nobody_up_for_ever(tmp_path, content):
     place = tmp_path / "lock.json"
     place.write_bytes(content)
     os.utime(place, (0, 0))
-    with locks.held(str(place), "me") as other:
+    with locks.hold(str(place), "me") as other:
         assert other is None

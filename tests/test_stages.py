@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 import toy
 
-from medray.archive.entries import MANIFEST, PARTS, TARGET, digest, group_parts, pseudonym
+from medray.archive.entries import MANIFEST, PARTS, TARGET, digest
+from medray.archive.grouping import group_parts
+from medray.archive.pseudonyms import pseudonym
 from medray.datasets.samples import sample_schema, tensor_column, tensor_field
 from medray.datasets.shards.parquet import write_samples
 from medray.errors import BundleError, SampleError

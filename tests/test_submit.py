@@ -26,9 +26,11 @@ from medray.cli import job
 from medray.cli.app import app
 from medray.cli.console import Log
 from medray.config import runs
-from medray.engines.ray.job_server import Following, JobServer, _url
+from medray.engines.ray.job_log import Following
+from medray.engines.ray.job_server import JobServer, _url
 from medray.errors import MachineError, UserError
-from medray.flows import flow as flows
+from medray.flows.driver import collect
+from medray.flows.flow import Flow, Receipt
 from medray.storage import sent
 from medray.verbs.submit import PATHS, packed, parcel
 
@@ -246,7 +248,7 @@ def test_a_log_tells_what_begins_how_far_it_is_and_every_epoch(capsys):
 
 def test_a_signal_in_a_commit_is_raised_after_it():
     committed, before = [], signal.getsignal(signal.SIGTERM)
-    with pytest.raises(stopping.Stopped), stopping.on_signals(), stopping.held():
+    with pytest.raises(stopping.Stopped), stopping.on_signals(), stopping.signals_deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         committed.append("whole")
@@ -267,15 +269,15 @@ def test_what_has_come_is_committed_where_a_flow_commits_as_it_goes(commit_secon
             self.commits.append([receipt.entries for receipt in receipts])
 
     def receipts():
-        yield flows.Receipt(1, 0)
-        yield flows.Receipt(2, 0)
+        yield Receipt(1, 0)
+        yield Receipt(2, 0)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
     sink = Sink()
-    flow = flows.Flow("score", [], (), sink, commit_seconds=commit_seconds)
+    flow = Flow("score", [], (), sink, commit_seconds=commit_seconds)
     with pytest.raises(stopping.Stopped), stopping.on_signals():
-        flows.collect(flow, receipts())
+        collect(flow, receipts())
     assert sink.commits == committed
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import MANIFEST, PARTS, Describe, Judge, entry_keys, group_parts
+from medray.archive.entries import MANIFEST, PARTS, entry_keys
+from medray.archive.grouping import Describe, Judge, group_parts
 from medray.archive.manifest import CHANGES
 from medray.storage.arrow import one_chunk
 from medray.storage.queries import execute, query
@@ -25,7 +26,7 @@ PIECE_PARTS = 131_072
 """Parts that are grouped at once."""
 
 Group = Callable[[pa.Table], pa.Table]
-"""`manifests.group_parts`, with what the modality has to say of it."""
+"""`grouping.group_parts`, with what the modality has to say of it."""
 
 COMPARED = [name for name in CHANGES.names if name not in ("key_hi", "key_lo", "change", "seen_at")]
 
@@ -52,7 +53,7 @@ def regroup(
     *,
     afresh: bool,
 ) -> Regrouped:
-    """`old` parts without those of the table `stirred` (uri) of `db`, with `new` ones; `entries` with what that changes.
+    """`old` parts without those of the table `touched_uris` (uri) of `db`, with `new` ones; `entries` with what that changes.
 
     `describe`, `judge` and `free_text`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
     looked at.
@@ -60,22 +61,22 @@ def regroup(
     kept, among = RowFiles(old.folder, (), PARTS), ""
     if not afresh:
         sql = """create table affected as
-                 select entry_id from old semi join stirred using (uri) union select entry_id from new"""
+                 select entry_id from old semi join touched_uris using (uri) union select entry_id from new"""
         execute(db, sql, old=old.scan(["uri", "entry_id"]), new=new.scan(["entry_id"]))
-        kept, among = without_stirred(db, old), "semi join affected using (entry_id)"
+        kept, among = without_touched(db, old), "semi join affected using (entry_id)"
     sql = f"select * from (select * from kept {among} union all by name select * from new) order by entry_id"
     known = f"select * from entries {among} order by entry_id"
-    held = entries.scan([name for name in CHANGES.names if name != "seen_at"], at=True)
+    earlier = entries.scan([name for name in CHANGES.names if name != "seen_at"], at=True)
     kinds: dict[str, int] = {}
     superseded = np.zeros(entries.places, bool)
     with (
         query(db, sql, kept=kept.scan(PARTS.names), new=new.scan(PARTS.names)) as parts,
-        query(db, known, entries=held) as before,
+        query(db, known, entries=earlier) as before,
         new_rows(entries.folder, "entries", CHANGES) as writer,
     ):
         for change in _changes(
             grouped(parts, partial(group_parts, describe=describe, judge=judge, free_text=free_text)),
-            _Sorted(before, held.schema),
+            _Sorted(before, earlier.schema),
             seen_at,
         ):
             superseded[change.superseded] = True
@@ -83,13 +84,13 @@ def regroup(
             for kind, count in _kinds(change.rows):
                 kinds[kind] = kinds.get(kind, 0) + count
     after = entries.marked(superseded).added(writer.file)
-    return Regrouped(RowFiles(kept.folder, [*kept.found, *new.found], PARTS), after, kinds)
+    return Regrouped(RowFiles(kept.folder, [*kept.files, *new.files], PARTS), after, kinds)
 
 
-def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
-    """A table with a `uri`, without the rows of files of the table `stirred` of `db`."""
+def without_touched(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
+    """A table with a `uri`, without the rows of files of the table `touched_uris` of `db`."""
     where = np.zeros(old.places, bool)
-    sql = f"select {AT} from old semi join stirred using (uri)"
+    sql = f"select {AT} from old semi join touched_uris using (uri)"
     with query(db, sql, old=old.scan(["uri"], at=True)) as rows:
         for batch in rows:
             where[batch.column(0).to_numpy()] = True
@@ -98,26 +99,27 @@ def without_stirred(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
 
 def grouped(parts: Iterable[pa.RecordBatch], group: Group = group_parts) -> Iterator[pa.Table]:
     """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
-    held: list[pa.RecordBatch] = []
+    waiting: list[pa.RecordBatch] = []
     for batch in parts:
-        held.append(batch)
-        if sum(map(len, held)) < PIECE_PARTS:
+        waiting.append(batch)
+        if sum(map(len, waiting)) < PIECE_PARTS:
             continue
-        piece = pa.Table.from_batches(held)
+        piece = pa.Table.from_batches(waiting)
         ids = piece.column("entry_id")
         cut = pc.index(ids, ids[-1]).as_py()  # the last entry may go on
         if cut:
             yield _entries(piece.slice(0, cut), group)
-        held = piece.slice(cut).combine_chunks().to_batches()
-    if held:
-        yield _entries(pa.Table.from_batches(held), group)
+        waiting = piece.slice(cut).combine_chunks().to_batches()
+    if waiting:
+        yield _entries(pa.Table.from_batches(waiting), group)
 
 
 def _entries(parts: pa.Table, group: Group) -> pa.Table:
     """CHANGES without `change` and `seen_at`."""
     made = group(parts.select(PARTS.names).cast(PARTS))
-    places = one_chunk(made.column("parts"))
-    newest = np.maximum.reduceat(places.flatten().field("modified_ns").to_numpy(), places.offsets.to_numpy()[:-1])
+    part_lists = one_chunk(made.column("parts"))
+    modified = part_lists.flatten().field("modified_ns").to_numpy()
+    newest = np.maximum.reduceat(modified, part_lists.offsets.to_numpy()[:-1])
     keys = entry_keys(made)
     columns = {name: made.column(name) for name in MANIFEST.names}
     columns |= {"key_hi": pa.array(keys[:, 0]), "key_lo": pa.array(keys[:, 1]), "modified_ns": pa.array(newest)}
@@ -137,19 +139,19 @@ class _Sorted:
 
     def __init__(self, rows: pa.RecordBatchReader, schema: pa.Schema) -> None:
         self.rows, self.schema = rows, pa.schema([f.remove_metadata() for f in schema])
-        self.held: pa.Table = self.schema.empty_table()
+        self.rest: pa.Table = self.schema.empty_table()
 
     def up_to(self, entry_id: str | None) -> pa.Table:
         """The rows not taken yet, until this id; None: all."""
-        found = [self.held]
-        while entry_id is None or len(found[-1]) == 0 or found[-1].column("entry_id")[-1].as_py() <= entry_id:
+        batches = [self.rest]
+        while entry_id is None or len(batches[-1]) == 0 or batches[-1].column("entry_id")[-1].as_py() <= entry_id:
             batch = next(self.rows, None)
             if batch is None:
                 break
-            found.append(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
-        rows = pa.concat_tables(found)
+            batches.append(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
+        rows = pa.concat_tables(batches)
         count = len(rows) if entry_id is None else pc.sum(pc.less_equal(rows.column("entry_id"), entry_id)).as_py() or 0
-        self.held = rows.slice(count)
+        self.rest = rows.slice(count)
         return rows.slice(0, count).combine_chunks()
 
 
@@ -165,34 +167,36 @@ def _compared(now: pa.Table, old: pa.Table, seen_at: datetime) -> _Change:
     """Rows of CHANGES for what differs between entries of one range of ids as they are and as they were."""
     was = pc.index_in(now.column("entry_id"), old.column("entry_id")) if len(now) else pa.chunked_array([], pa.int32())
     known = was.is_valid().to_numpy()
-    place = was.fill_null(0).to_numpy()
-    there = pc.not_equal(old.column("change"), "vanished").to_numpy(zero_copy_only=False)
-    matched = np.flatnonzero(known & (there[place] if len(old) else False))
-    ours, theirs = now.take(pa.array(matched)), old.take(pa.array(place[matched]))
+    row_before = was.fill_null(0).to_numpy()
+    present = pc.not_equal(old.column("change"), "vanished").to_numpy(zero_copy_only=False)
+    matched = np.flatnonzero(known & (present[row_before] if len(old) else False))
+    ours, theirs = now.take(pa.array(matched)), old.take(pa.array(row_before[matched]))
     kinds = np.full(len(now), "new", object)
     kinds[matched] = np.where(same(ours, theirs, ["fingerprint"]), "updated", "changed")
     as_before = np.zeros(len(now), bool)
     as_before[matched] = same(ours, theirs, COMPARED)
-    told = np.flatnonzero(~as_before)
-    left = np.flatnonzero(there & ~pc.is_in(old.column("entry_id"), now.column("entry_id").combine_chunks()).to_numpy())
+    differing = np.flatnonzero(~as_before)
+    vanished = np.flatnonzero(
+        present & ~pc.is_in(old.column("entry_id"), now.column("entry_id").combine_chunks()).to_numpy()
+    )
     rows = pa.concat_tables(
         [
-            _told(now.take(pa.array(told)), pa.array(kinds[told], pa.string()), seen_at),
-            _told(_emptied(old.take(pa.array(left))), pa.repeat("vanished", len(left)), seen_at),
+            change_rows(now.take(pa.array(differing)), pa.array(kinds[differing], pa.string()), seen_at),
+            change_rows(tombstones(old.take(pa.array(vanished))), pa.repeat("vanished", len(vanished)), seen_at),
         ]
     )
-    gone = np.concatenate([place[told[known[told]]], left]).astype(np.int64)
-    return _Change(rows, old.column(AT).to_numpy()[gone])
+    superseded = np.concatenate([row_before[differing[known[differing]]], vanished]).astype(np.int64)
+    return _Change(rows, old.column(AT).to_numpy()[superseded])
 
 
-def _told(rows: pa.Table, kinds: pa.Array, seen_at: datetime) -> pa.Table:
+def change_rows(rows: pa.Table, kinds: pa.Array, seen_at: datetime) -> pa.Table:
     when = pa.repeat(pa.scalar(seen_at, CHANGES.field("seen_at").type), len(rows))
     columns = {name: rows.column(name) for name in rows.schema.names} | {"change": kinds, "seen_at": when}
     return pa.table({name: columns[name] for name in CHANGES.names}).cast(CHANGES)
 
 
-def _emptied(rows: pa.Table) -> pa.Table:
-    """Of entries that are no more: who they were, their last content and where it lay; no label."""
+def tombstones(rows: pa.Table) -> pa.Table:
+    """Rows of entries that are no more: who they were, their last content and where it lay; no label."""
     for name in ("label", "split", "reason", "detail", "facts"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.nulls(len(rows), CHANGES.field(name).type))
     return rows.set_column(

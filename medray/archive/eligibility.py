@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Fact = str | float | int | bool | None | list
+Fact = str | float | int | bool | None | list[Any]
 """One fact of an entry, as JSON has it; absent and None are the same: not stated."""
 
 INDEXED = re.compile(r"(.+)\[([1-9]\d*)\]")
@@ -62,7 +62,7 @@ class Rule(BaseModel):
         """It says nothing of its own: the rules in `all` decide."""
         return not self.any and self.pattern is None and self.min is None and self.max is None
 
-    def _one(self, value: Any) -> bool:
+    def _one(self, value: object) -> bool:
         if self.any and not any(_equal(value, wanted) for wanted in self.any):
             return False
         if self.pattern is not None and re.search(self.pattern, str(value)) is None:
@@ -75,23 +75,23 @@ class Rule(BaseModel):
         )
 
     def __str__(self) -> str:
-        told = []
+        conditions: list[str] = []
         if self.any:
-            told.append(" or ".join(map(str, self.any)))
+            conditions.append(" or ".join(map(str, self.any)))
         if self.pattern is not None:
-            told.append(f"text like {self.pattern}")
+            conditions.append(f"text like {self.pattern}")
         if self.min is not None or self.max is not None:
-            told.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
+            conditions.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
                         f"{'any' if self.max is None else f'{self.max:g}'}")  # fmt: skip
-        own = [", ".join(told) + (" or nothing stated" if self.absent else "")] if told else []
+        own = [", ".join(conditions) + (" or nothing stated" if self.absent else "")] if conditions else []
         return " and ".join([*own, *(f"({rule})" for rule in self.all)])
 
 
-def _as_rule(value: Any) -> Any:
+def _as_rule(value: object) -> object:
     """A bare value or list of a run file as the rule that it stands for."""
-    if isinstance(value, (str, int, float, bool)):
+    if isinstance(value, str | int | float | bool):
         return {"any": [value]}
-    return {"any": value} if isinstance(value, (list, tuple)) else value
+    return {"any": cast("list[object]", value)} if isinstance(value, list | tuple) else value
 
 
 Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule)]]
@@ -124,8 +124,8 @@ def value_of(facts: Mapping[str, Fact], name: str) -> Fact:
     indexed = INDEXED.fullmatch(name)
     if indexed is None:
         return None
-    values, place = facts.get(indexed[1]), int(indexed[2])
-    return values[place - 1] if isinstance(values, list) and len(values) >= place else None
+    values, number = facts.get(indexed[1]), int(indexed[2])
+    return values[number - 1] if isinstance(values, list) and len(values) >= number else None
 
 
 def refused(
@@ -145,15 +145,17 @@ def refused(
     for name, rule in select.items():
         value = value_of(facts, name)
         if not rule.passes(value):
-            return Refused(rule=name, detail=f"{name}: {_found(name, value, shown)}; [modality.select] asks for {rule}")
+            return Refused(
+                rule=name, detail=f"{name}: {_shown_value(name, value, shown)}; [modality.select] asks for {rule}"
+            )
     for name, known in trained.items():
         values = categories(value_of(facts, name))
         if values == ("",) and name in where_stated:
             continue
         if not set(values) <= set(known):
             expected = " or ".join(each or "none" for each in known)
-            found = _found(name, value_of(facts, name), shown)
-            return Refused(rule=name, detail=f"{name}: {found}; the training archive held {expected}")
+            shown_value = _shown_value(name, value_of(facts, name), shown)
+            return Refused(rule=name, detail=f"{name}: {shown_value}; the training archive held {expected}")
     return None
 
 
@@ -183,7 +185,7 @@ def base_name(name: str) -> str:
     return indexed[1] if indexed else name
 
 
-def _found(name: str, value: Fact, shown: set[str]) -> str:
+def _shown_value(name: str, value: Fact, shown: set[str]) -> str:
     if value is None or value == "" or value == []:
         return "not stated"
     if base_name(name) not in shown:
@@ -191,7 +193,7 @@ def _found(name: str, value: Fact, shown: set[str]) -> str:
     return "\\".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _equal(value: Any, wanted: str | float | bool) -> bool:
+def _equal(value: object, wanted: str | float | bool) -> bool:
     """Text without regard to case and outer blanks; numbers as numbers, also where the header has them as text."""
     if isinstance(wanted, bool) or isinstance(value, bool):
         return value is wanted
@@ -200,8 +202,10 @@ def _equal(value: Any, wanted: str | float | bool) -> bool:
     return str(value).strip().upper() == wanted.strip().upper()
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return None

@@ -48,23 +48,23 @@ where now.{AT} is null or old.{AT} is null or now.size <> old.size or now.modifi
 
 def compare(db: DuckDBPyConnection, old: RowFiles, now: RowFiles) -> tuple[np.ndarray, np.ndarray]:
     """(files of `now`,) bool: new, or of another size or time; (files of `old`,) bool: gone."""
-    fresh, gone = np.zeros(now.places, bool), np.zeros(old.places, bool)
+    fresh, vanished = np.zeros(now.places, bool), np.zeros(old.places, bool)
     if old.places == 0:
         fresh[:] = True
-        return fresh, gone
+        return fresh, vanished
     columns = ["key_hi", "key_lo", "size", "modified_ns"]
     with query(db, _DIFFERENT, now=now.scan(columns, at=True), old=old.scan(columns, at=True)) as rows:
         for batch in rows:
-            here, there = batch.column("now"), batch.column("old")
-            fresh[here.drop_null().to_numpy()] = True
-            gone[there.filter(here.is_null()).to_numpy()] = True
-    return fresh, gone
+            now_rows, old_rows = batch.column("now"), batch.column("old")
+            fresh[now_rows.drop_null().to_numpy()] = True
+            vanished[old_rows.filter(now_rows.is_null()).to_numpy()] = True
+    return fresh, vanished
 
 
 def named(listing: RowFiles, uris: pa.Array) -> np.ndarray:
     """(files,) bool: those with one of these URIs."""
-    found = np.zeros(listing.places, bool)
+    mask = np.zeros(listing.places, bool)
     if len(uris):
         for batch in listing.scan(["uri"], at=True):
-            found[batch.column(AT).filter(pc.is_in(batch.column("uri"), uris)).to_numpy()] = True
-    return found
+            mask[batch.column(AT).filter(pc.is_in(batch.column("uri"), uris)).to_numpy()] = True
+    return mask

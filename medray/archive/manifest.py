@@ -76,14 +76,14 @@ LISTING = pa.schema(
 )
 
 
-class Counts(BaseModel):
-    """Of the current entries."""
+class EntryCounts(BaseModel):
+    """Numbers of the current entries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     entries: int = 0
     failed: int = 0
     subjects: int = 0
-    """Of the entries that can be read."""
+    """Number of subjects of entries that can be read."""
     bytes: int = 0
     by_reason: dict[str, int] = {}
     """Failed entries, most frequent first."""
@@ -109,15 +109,15 @@ class IndexState(BaseModel):
     listing: tuple[RowFile, ...] = ()
     parts: tuple[RowFile, ...] = ()
     entries: tuple[RowFile, ...] = ()
-    counts: Counts = Counts()
+    counts: EntryCounts = EntryCounts()
     retired: dict[str, datetime] = {}
     """Files of earlier states, and since when nothing names them."""
 
     @property
     def names(self) -> set[str]:
-        """Of all files that are in force."""
-        found = [*self.listing, *self.parts, *self.entries]
-        return {name for file in found for name in (file.name, file.dead) if name}
+        """Names of all files that are in force."""
+        row_files = [*self.listing, *self.parts, *self.entries]
+        return {name for file in row_files for name in (file.name, file.dead) if name}
 
 
 class Manifest:
@@ -158,42 +158,42 @@ class Manifest:
         )
 
     def no_longer_held(self, ids: Sequence[str], file_of: Callable[[str], str | None]) -> list[bool]:
-        """Of entries that are not current: whether all files that held them are there, were read, and hold them no more.
+        """Tell of entries that are not current whether all files that held them are there, were read, and hold them no more.
 
         Where an entry lay is what the change table has of it; of one that it never had, the file below the root that
         `file_of` makes of its id. False where the file is gone, or more may be in it than could be read.
         """
-        places = self._last_places(ids)
+        uris_of = self._last_uris(ids)
         for each in ids:
-            if each not in places and (path := file_of(each)) is not None:
-                places[each] = [files.join(self.root, path)]
-        whole = self._read_whole({uri for uris in places.values() for uri in uris})
-        return [bool(places.get(each)) and whole.issuperset(places[each]) for each in ids]
+            if each not in uris_of and (path := file_of(each)) is not None:
+                uris_of[each] = [files.join(self.root, path)]
+        whole = self._read_whole({uri for uris in uris_of.values() for uri in uris})
+        return [bool(uris_of.get(each)) and whole.issuperset(uris_of[each]) for each in ids]
 
-    def _last_places(self, ids: Sequence[str]) -> dict[str, list[str]]:
+    def _last_uris(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """Vanished entries among these to the URIs of their last parts."""
         if len(ids) == 0:
             return {}
-        gone = np.zeros(self._rows.places, bool)
+        vanished = np.zeros(self._rows.places, bool)
         for batch in self._rows.scan(["change"], at=True):
-            gone[batch.column(AT).filter(pc.equal(batch.column("change"), "vanished")).to_numpy()] = True
-        wanted, found = pa.array(ids, pa.string()), dict[str, list[str]]()
-        for batch in self._rows.scan(["entry_id", "parts"], where=gone):
+            vanished[batch.column(AT).filter(pc.equal(batch.column("change"), "vanished")).to_numpy()] = True
+        wanted, last_uris = pa.array(ids, pa.string()), dict[str, list[str]]()
+        for batch in self._rows.scan(["entry_id", "parts"], where=vanished):
             rows = batch.filter(pc.is_in(batch.column("entry_id"), wanted))
             for each, parts in zip(rows.column("entry_id").to_pylist(), rows.column("parts").to_pylist(), strict=True):
                 if parts:  # earlier versions did not keep them
-                    found[each] = [part["uri"] for part in parts]
-        return found
+                    last_uris[each] = [part["uri"] for part in parts]
+        return last_uris
 
     def _read_whole(self, uris: Iterable[str]) -> set[str]:
         """Those of these files that gave parts at the last index, and were read to their end."""
-        wanted, there, broken = pa.array(sorted(uris), pa.string()), set[str](), set[str]()
+        wanted, listed, broken = pa.array(sorted(uris), pa.string()), set[str](), set[str]()
         for batch in parts_of(self.uri, self.state).scan(["uri", "reason"]) if len(wanted) else ():
             rows = batch.filter(pc.is_in(batch.column("uri"), wanted))
-            there.update(rows.column("uri").unique().to_pylist())
+            listed.update(rows.column("uri").unique().to_pylist())
             bad = rows.filter(pc.is_in(rows.column("reason"), pa.array(UNREAD)))
             broken.update(bad.column("uri").to_pylist())
-        return there - broken
+        return listed - broken
 
     def take(self, numbers: np.ndarray) -> pa.Table:
         """The entries with these numbers, (N,) int64 in any order: MANIFEST, ordered by entry id."""
@@ -215,19 +215,19 @@ class Manifest:
         def current() -> Iterator[pa.RecordBatch]:
             for batch in rows:
                 here = batch.select(schema.names)
-                there = pc.not_equal(batch.column("change"), "vanished")
-                yield here if pc.all(there).as_py() else here.filter(there)
+                present = pc.not_equal(batch.column("change"), "vanished")
+                yield here if pc.all(present).as_py() else here.filter(present)
 
         return pa.RecordBatchReader.from_batches(schema, current())
 
     def _in_order(self, columns: Sequence[str], where: np.ndarray | None) -> pa.Table:
         names = [*columns, *({"entry_id"} - set(columns))]
-        found = self._current(names, at=False, where=where).read_all()
-        ids = found.column("entry_id")
-        if len(found) > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():  # as after the first index
-            found = found.take(pc.sort_indices(ids))
-        found = found.select(list(columns))
-        return found.cast(pa.schema([f.remove_metadata() for f in found.schema]))
+        entries = self._current(names, at=False, where=where).read_all()
+        ids = entries.column("entry_id")
+        if len(entries) > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():  # as after the first index
+            entries = entries.take(pc.sort_indices(ids))
+        entries = entries.select(list(columns))
+        return entries.cast(pa.schema([f.remove_metadata() for f in entries.schema]))
 
 
 # --- state ----------------------------------------------------------------------------------------------------
@@ -239,8 +239,8 @@ def read_state(folder: str) -> IndexState | None:
         state = IndexState.model_validate_json(files.read_bytes(files.join(folder, STATE)))
     except (FileNotFoundError, ValidationError):
         return None
-    found = [*state.listing, *state.parts, *state.entries]
-    return state if state.format == FORMAT and all(is_whole(folder, file) for file in found) else None
+    row_files = [*state.listing, *state.parts, *state.entries]
+    return state if state.format == FORMAT and all(is_whole(folder, file) for file in row_files) else None
 
 
 def write_state(folder: str, state: IndexState, before: IndexState | None) -> None:
@@ -248,15 +248,15 @@ def write_state(folder: str, state: IndexState, before: IndexState | None) -> No
     now = datetime.now(UTC)
     retired = {} if before is None else before.retired | dict.fromkeys(before.names, now)
     retired = {name: since for name, since in retired.items() if name not in state.names}
-    gone = {name for name, since in retired.items() if now - since > KEPT}
-    retired = {name: since for name, since in retired.items() if name not in gone}
+    expired = {name for name, since in retired.items() if now - since > KEPT}
+    retired = {name: since for name, since in retired.items() if name not in expired}
     state = state.model_copy(update={"retired": retired})
     files.write_bytes(files.join(folder, STATE), (state.model_dump_json(indent=1) + "\n").encode())
     before_now = (now - KEPT).timestamp() * 1e9
     for file in files.list_files(folder):
         name = file.uri.rsplit("/", 1)[-1]
         left = file.modified_ns < before_now and name not in state.names | retired.keys() | {STATE}  # by a killed run
-        if name in gone or left:
+        if name in expired or left:
             files.remove_file(file.uri)
 
 
@@ -272,7 +272,7 @@ def changes_of(folder: str, state: IndexState | None) -> RowFiles:
     return RowFiles(folder, state.entries if state else (), CHANGES)
 
 
-def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) -> Counts:
+def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) -> EntryCounts:
     """Two passes over the current entries, three where the mixture by these facts is asked for."""
     sql = """select reason, count(*)::bigint as entries, sum(bytes)::bigint as bytes from found
              where change <> 'vanished' group by reason"""
@@ -285,11 +285,11 @@ def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) 
         with query(db, sql, found=entries.scan(["subject_id", "reason", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
         mixture = _mixture(db, entries, facts) if facts else ()
-    groups.sort(key=lambda row: (-row["entries"], row["reason"] or ""))
+    groups = sorted(groups, key=lambda row: (-row["entries"], row["reason"] or ""))
     reasons = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
     failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
     passed_over = {reason: count for reason, count in reasons.items() if reason in NOT_ELIGIBLE}
-    return Counts(
+    return EntryCounts(
         entries=sum(row["entries"] for row in groups),
         failed=sum(failed.values()),
         subjects=subjects,
@@ -306,7 +306,7 @@ KINDS = 12
 
 
 def _mixture(db: DuckDBPyConnection, entries: RowFiles, facts: Sequence[str]) -> tuple[dict[str, str | int], ...]:
-    """Current entries that can be read by these facts, as `Counts.mixture`."""
+    """Current entries that can be read by these facts, as `EntryCounts.mixture`."""
     names = [f'"{name}"' for name in facts]
     values = [
         f"json_extract_string(facts, '{_json_path(name)}') as {column}"
@@ -316,9 +316,9 @@ def _mixture(db: DuckDBPyConnection, entries: RowFiles, facts: Sequence[str]) ->
               where change <> 'vanished' and (reason is null or reason = 'not_eligible') and facts is not null
               group by all order by entries desc, {", ".join(names)} limit {KINDS}"""
     with query(db, sql, found=entries.scan(["facts", "reason", "change"])) as rows:
-        found = rows.read_all().to_pylist()
-    told = [{name: value for name, value in row.items() if value not in (None, "")} for row in found]
-    return tuple(row for row in told if len(row) > 1)
+        rows_of_kinds = rows.read_all().to_pylist()
+    kinds = [{name: value for name, value in row.items() if value not in (None, "")} for row in rows_of_kinds]
+    return tuple(row for row in kinds if len(row) > 1)
 
 
 def _json_path(name: str) -> str:

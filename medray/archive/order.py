@@ -43,11 +43,13 @@ def in_order(pending: pa.Table, order: str) -> pa.Table:
     So the windows of one sequence and the images of one array, which came together, are still read front to back.
     """
     name, descending = _order(order)
-    by, places = newest_part(pending) if name == NEWEST else pending.column(name), place_order(pending)
-    if places is not None:
-        by = by.take(places)
-    found = pc.sort_indices(pa.table({"by": by}), [("by", "descending" if descending else "ascending")])  # stable
-    return pending.take(found if places is None else places.take(found))
+    by, file_order = newest_part(pending) if name == NEWEST else pending.column(name), place_order(pending)
+    if file_order is not None:
+        by = by.take(file_order)
+    order_of_rows = pc.sort_indices(
+        pa.table({"by": by}), [("by", "descending" if descending else "ascending")]
+    )  # stable
+    return pending.take(order_of_rows if file_order is None else file_order.take(order_of_rows))
 
 
 def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | None) -> Iterator[pa.Table]:
@@ -65,11 +67,11 @@ def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | Non
         rows.append(some)
         keys.append(newest_part(pa.Table.from_batches([batch])) if name == NEWEST else batch.column(0))
     by = pa.table({"by": pa.chunked_array(keys)})
-    place = pc.sort_indices(by, [("by", "descending" if descending else "ascending")]).to_numpy()
-    found = np.concatenate(rows)[place][:limit]
-    del by, keys, rows, place
-    for start in range(0, len(found), ROUND_ENTRIES):
-        yield in_order(manifest.take(found[start : start + ROUND_ENTRIES]), order)
+    ranks = pc.sort_indices(by, [("by", "descending" if descending else "ascending")]).to_numpy()
+    chosen = np.concatenate(rows)[ranks][:limit]
+    del by, keys, rows, ranks
+    for start in range(0, len(chosen), ROUND_ENTRIES):
+        yield in_order(manifest.take(chosen[start : start + ROUND_ENTRIES]), order)
 
 
 def newest_part(manifest: pa.Table) -> pa.Array:

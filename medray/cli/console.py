@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 from rich.table import Table
+
+from medray.progress import Live
 
 METRICS = ("train_loss", "loss", "auroc", "accuracy", "balanced_accuracy", "rmse", "samples_per_second")
 """What the line of an epoch shows, in this order, where training reports it."""
@@ -53,7 +55,7 @@ class Terminal:
             note = f"{self.failed} failed" if self.failed else ""
             self.bars.update(self.task, advance=done, note=note)
 
-    def training(self, live: dict[str, Any]) -> None:
+    def training(self, live: Live) -> None:
         self._say_once(live.get("note", ""))
         total = live["epochs"] * live["steps"]
         if self.live and (self.bars is None or self.bars.tasks[0].description != "train"):
@@ -143,7 +145,7 @@ class Log(Terminal):
         if self.finished >= self.total or time.monotonic() - self.told >= self.every:
             self._tell()
 
-    def training(self, live: dict[str, Any]) -> None:
+    def training(self, live: Live) -> None:
         self._say_once(live.get("note", ""))
         history = live["history"]
         self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
@@ -175,7 +177,7 @@ class Log(Terminal):
         )  # fmt: skip
 
 
-def epoch_line(row: dict[str, Any]) -> str:
+def epoch_line(row: Mapping[str, object]) -> str:
     """One epoch as a line: its number, losses, the field's usual metrics, speed."""
     shown = [f"{name} {number(row[name])}" for name in METRICS if row.get(name) is not None]
     return f"epoch {row['epoch']:>3}  " + "  ".join(shown)

@@ -274,7 +274,7 @@ class _Shown:
 
 def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
     """The log to stderr, the result to stdout; the exit code of the job. `name` is told first."""
-    from medray.engines.ray.job_server import Following
+    from medray.engines.ray.job_log import Following
 
     following, shown = Following(server, id, lambda text: _say(f"medray: {text}")), _Shown(_say)
     try:

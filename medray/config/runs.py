@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medray.archive.order import NEWEST, check_order
 from medray.config.loader import load_run
-from medray.datasets.labels import LabelSettings
+from medray.datasets.label_table import LabelSettings
 from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
 from medray.engines.spec import EngineSpec, RaySpec

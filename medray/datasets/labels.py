@@ -5,46 +5,19 @@ table row ── key ──> path of a file or its folder | entry id | subject �
 
 from __future__ import annotations
 
-import difflib
 import re
-from typing import Any, Literal, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
-from medray.archive.entries import MANIFEST, pseudonym
+from medray.archive.entries import MANIFEST
+from medray.archive.pseudonyms import pseudonym
+from medray.datasets.label_table import SHOWN, LabelSettings, line_numbers, read_table, value_columns
 from medray.datasets.splits import class_balance, split_name
 from medray.errors import LabelError
-from medray.storage.files import read_bytes
-
-SHOWN = 20  # so many examples stand in a report or an error
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
-"""Cells of a CSV that hold nothing."""
-
-
-class LabelSettings(BaseModel):
-    """Where labels come from; without a `table`, from what the archive carries (class folders, label arrays)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    table: str | None = None
-    """CSV (comma, semicolon or tab; may be .gz) or Parquet."""
-    key: str = "path"
-    """Column of the table that names the entry."""
-    match: Literal["path", "entry", "subject"] = "path"
-    """What `key` holds: a file's path below the archive (or its folder), an entry id, or the subject's identifier."""
-    columns: tuple[str, ...] = ("label",)
-    """Columns of the labels; none keeps the archive's own labels."""
-    split_column: str | None = None
-    subject_column: str | None = None
-
-    @model_validator(mode="after")
-    def _gives_something(self) -> LabelSettings:
-        if not (self.columns or self.split_column or self.subject_column):
-            raise ValueError("a label table must give columns, split_column or subject_column")
-        return self
 
 
 class LabelReport(BaseModel):
@@ -64,15 +37,15 @@ class LabelReport(BaseModel):
     unused_rows: int = 0
     """Rows that name no entry."""
     unused_first: tuple[str, ...] = ()
-    """Where they stand in the table, at most 20."""
+    """Their rows in the table, at most 20."""
     duplicate_rows: int = 0
     """Rows that repeat an earlier one."""
-    balance: tuple[dict[str, Any], ...]
-    """manifests.class_balance of the result."""
+    balance: tuple[dict[str, str | int | None], ...]
+    """splits.class_balance of the result."""
 
     def notes(self) -> list[str]:
         """What a person should know of it, one line each; none when every entry and every row is used."""
-        lines = []
+        lines: list[str] = []
         if self.unlabelled:
             lines.append(f"{self.unlabelled} entries have no label, such as {self.unlabelled_first[0]}")
         if self.unused_rows:
@@ -96,7 +69,7 @@ def apply_labels(
         return manifest, _report(manifest, rows=0, matched=0)
     table = read_table(settings)
     keys = _keys(table.column(settings.key), settings, root, pseudonym_key)
-    keys, values, origin = _distinct(keys, table.select(_value_columns(settings)), settings)
+    keys, values, origin = _distinct(keys, table.select(value_columns(settings)), settings)
     repeats = len(table) - table.column(settings.key).null_count - len(keys)
     entry, row = _pairs(manifest, keys, settings, root)
     if not len(entry) and len(manifest):
@@ -126,126 +99,37 @@ def apply_labels(
         rows=len(table),
         matched=int((row_of >= 0).sum()),
         unused_rows=int(unused.sum()) + table.column(settings.key).null_count,
-        unused_first=tuple(f"row {n}" for n in _lines(settings, origin[unused][:SHOWN])),
+        unused_first=tuple(f"row {n}" for n in line_numbers(settings, origin[unused][:SHOWN])),
         duplicate_rows=repeats,
     )
 
 
-def _report(manifest: pa.Table, **counts: Any) -> LabelReport:
+def _report(
+    manifest: pa.Table,
+    *,
+    rows: int,
+    matched: int,
+    unused_rows: int = 0,
+    unused_first: tuple[str, ...] = (),
+    duplicate_rows: int = 0,
+) -> LabelReport:
     labelled = manifest.column("label").is_valid()
     bare = manifest.filter(pc.and_(pc.invert(labelled), manifest.column("reason").is_null())).column("entry_id")
     return LabelReport(
+        rows=rows,
+        matched=matched,
         labelled=pc.sum(labelled).as_py() or 0,
         unlabelled=len(bare),
         unlabelled_first=tuple(bare.slice(0, SHOWN).to_pylist()),
         balance=tuple(class_balance(manifest)),
-        **counts,
+        unused_rows=unused_rows,
+        unused_first=unused_first,
+        duplicate_rows=duplicate_rows,
     )
 
 
 def _with(manifest: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
     return manifest.set_column(manifest.schema.get_field_index(name), MANIFEST.field(name), values)
-
-
-# --- the table ------------------------------------------------------------------------------------------------
-
-
-def read_table(settings: LabelSettings) -> pa.Table:
-    """The key and value columns of the label table, all as text; an empty cell, NA, NaN or null is null.
-
-    A CSV keeps its text as it is ("007"), but for blanks around values; whole numbers of a Parquet file have no decimal
-    point. Raises LabelError, also for keys in floating point that are too large to tell neighbours apart.
-    """
-    uri = settings.table or ""
-    try:
-        data = pa.BufferReader(read_bytes(uri))
-    except OSError as error:
-        raise LabelError("the label table cannot be read", where=uri, found=error.strerror or str(error)) from None
-    try:
-        table = (
-            _read_parquet(data) if uri.endswith((".parquet", ".pq")) else _read_csv(data, packed=uri.endswith(".gz"))
-        )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        # Arrow's message may quote a row of the table
-        raise LabelError(
-            "the label table cannot be read", where=uri, found=type(error).__name__, expected="CSV or Parquet, UTF-8"
-        ) from None
-    names = list(dict.fromkeys([settings.key, *_value_columns(settings)]))
-    for name in names:
-        if table.column_names.count(name) != 1:
-            near = difflib.get_close_matches(name, table.column_names, 1)
-            raise LabelError(
-                f"the label table must have one column {name!r}",
-                where=uri,
-                found=", ".join(table.column_names),
-                do=f"did you mean {near[0]}?" if near else "name the columns in [labels]",
-            )
-    _refuse_rounded_keys(table.column(settings.key), settings)
-    for name in names:
-        kind = table.column(name).type
-        if pa.types.is_string(kind) and pc.any(pc.match_substring_regex(table.column(name), r"[\r\n]")).as_py():
-            raise LabelError(
-                f"cells of the column {name!r} hold line breaks",
-                where=uri,
-                do="look for a quote that is not closed: the rows behind it would be lost",
-            )
-    table = pa.table({name: _without_points(table.column(name)) for name in names})
-    table = table.cast(pa.schema([(name, pa.string()) for name in names]))
-    for name in _value_columns(settings):
-        trimmed = pc.utf8_trim_whitespace(table.column(name))
-        held = pc.invert(pc.is_in(trimmed, value_set=pa.array(EMPTY)))
-        table = table.set_column(table.column_names.index(name), name, pc.if_else(held, trimmed, None))
-    return table
-
-
-def _refuse_rounded_keys(column: pa.ChunkedArray, settings: LabelSettings) -> None:
-    """Of two identifiers above 2^53 that differ by one, a 64-bit float makes one."""
-    if pa.types.is_floating(column.type):
-        largest = 2**24 if column.type == pa.float32() else 2**53
-        if pc.any(pc.greater_equal(pc.abs(column), float(largest))).as_py():
-            raise LabelError(
-                "the keys of the label table were rounded: they are floating-point numbers that are too large",
-                where=settings.table or "",
-                found=f"{settings.key} of type {column.type}, with numbers of {largest} and more",
-                expected="whole numbers or text",
-                do="write the table again with the keys as text",
-            )
-
-
-def _value_columns(settings: LabelSettings) -> list[str]:
-    named = (*settings.columns, settings.split_column, settings.subject_column)
-    return list(dict.fromkeys(name for name in named if name))
-
-
-def _read_csv(data: pa.BufferReader, *, packed: bool) -> pa.Table:
-    from pyarrow import csv
-
-    text = pa.CompressedInputStream(data, "gzip").read() if packed else data.read()
-    header = text[:65536].split(b"\n", 1)[0]
-    delimiter = max(",;\t", key=lambda mark: header.count(mark.encode()))
-    names = csv.open_csv(pa.BufferReader(text), parse_options=csv.ParseOptions(delimiter=delimiter)).schema.names
-    return csv.read_csv(
-        pa.BufferReader(text),
-        parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=EMPTY
-        ),
-    )
-
-
-def _read_parquet(data: pa.BufferReader) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(data)
-
-
-def _without_points(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers that were stored as floats, beside a missing one, as integers; NaN is null."""
-    if not pa.types.is_floating(column.type):
-        return column
-    column = pc.if_else(pc.is_nan(column), None, column)
-    whole = pc.and_(pc.equal(column, pc.round(column)), pc.less(pc.abs(column), 2.0**53))
-    return column.cast(pa.int64()) if pc.all(whole).as_py() else column
 
 
 # --- from rows to entries -------------------------------------------------------------------------------------
@@ -269,16 +153,16 @@ def _pseudonyms(column: pa.ChunkedArray, key: bytes) -> pa.ChunkedArray:
 
 def _distinct(keys: pa.Array, values: pa.Table, settings: LabelSettings) -> tuple[pa.Array, pa.Table, np.ndarray]:
     """Keys and values without rows that have no key or repeat one, and which rows of the table they are, from 0."""
-    held = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
+    with_key = np.flatnonzero(keys.is_valid().to_numpy(zero_copy_only=False))
     codes = keys.drop_null().dictionary_encode().indices.to_numpy()
     first = np.unique(codes, return_index=True)[1]  # dictionary codes count up by first appearance
-    alike = _alike(values.take(held))
+    alike = _alike(values.take(with_key))
     wrong = np.flatnonzero(alike != alike[first[codes]])
     if len(wrong):
-        pairs = [(int(held[first[codes[i]]]), int(held[i])) for i in wrong.tolist()]
+        pairs = [(int(with_key[first[codes[i]]]), int(with_key[i])) for i in wrong.tolist()]
         _refuse(pairs, values, np.arange(len(values)), "the label table gives one key different values", settings)
-    rows = pa.array(held[first])
-    return keys.take(rows), values.take(rows), held[first]
+    rows = pa.array(with_key[first])
+    return keys.take(rows), values.take(rows), with_key[first]
 
 
 def _alike(table: pa.Table) -> np.ndarray:
@@ -296,18 +180,18 @@ def _pairs(manifest: pa.Table, keys: pa.Array, settings: LabelSettings, root: st
         column = "entry_id" if settings.match == "entry" else "subject_id"
         row = pc.index_in(manifest.column(column), value_set=keys)
         entry = np.arange(len(manifest))
-        return _found(entry, row)
+        return _named(entry, row)
     parts = manifest.column("parts").combine_chunks()
     entry = pc.list_parent_indices(parts).to_numpy()
     path = _below(pc.struct_field(parts.flatten(), "uri"), root)
-    by_file = _found(entry, pc.index_in(path, value_set=keys))
+    by_file = _named(entry, pc.index_in(path, value_set=keys))
     folder = pc.replace_substring_regex(path, "/?[^/]*$", "")
-    by_folder = _found(entry, pc.index_in(folder, value_set=keys))
+    by_folder = _named(entry, pc.index_in(folder, value_set=keys))
     others = ~np.isin(by_folder[0], by_file[0])  # a file's own row goes before its folder's
     return np.append(by_file[0], by_folder[0][others]), np.append(by_file[1], by_folder[1][others])
 
 
-def _found(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _named(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     row = row.fill_null(-1).to_numpy()
     return entry[row >= 0], row[row >= 0]
 
@@ -371,10 +255,10 @@ def _refuse(
     pairs: list[tuple[int, int]], values: pa.Table, origin: np.ndarray, what: str, settings: LabelSettings
 ) -> NoReturn:
     """`pairs` of rows of `values` that should be alike; `origin` (rows,): which rows of the table these are, from 0."""
-    shown = []
+    shown: list[str] = []
     for one, two in pairs[:SHOWN]:
         differ = [name for name in values.column_names if values[name][one].as_py() != values[name][two].as_py()]
-        lines = _lines(settings, origin[[one, two]])
+        lines = line_numbers(settings, origin[[one, two]])
         shown.append(f"rows {lines[0]} and {lines[1]} differ in {', '.join(differ)}")
     more = f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
     raise LabelError(
@@ -386,22 +270,13 @@ def _refuse(
     )
 
 
-def _lines(settings: LabelSettings, rows: np.ndarray) -> list[int]:
-    """Where rows (from 0) of the table stand in its file, as a person counts: of a CSV the header is row 1."""
-    uri = settings.table or ""
-    if uri.endswith((".parquet", ".pq")):
-        return [row + 1 for row in rows.tolist()]
-    raw = read_bytes(uri)
-    text = pa.CompressedInputStream(pa.BufferReader(raw), "gzip").read() if uri.endswith(".gz") else raw
-    if b'"' in text:  # a cell may hold line ends
-        return [row + 2 for row in rows.tolist()]
-    held = [number for number, line in enumerate(text.splitlines(), 1) if line]  # Arrow passes over empty lines
-    return [held[row + 1] for row in rows.tolist()]
-
-
 def _first_key(settings: LabelSettings, keys: pa.Array) -> str:
     """The user's own text, unless it is a subject's."""
-    return f"row {_lines(settings, np.array([0]))[0]}" if settings.match == "subject" else f"{settings.key} = {keys[0]}"
+    return (
+        f"row {line_numbers(settings, np.array([0]))[0]}"
+        if settings.match == "subject"
+        else f"{settings.key} = {keys[0]}"
+    )
 
 
 def _example(manifest: pa.Table, settings: LabelSettings, root: str) -> str:

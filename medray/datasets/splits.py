@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +119,7 @@ def assign_splits(manifest: pa.Table, settings: SplitSettings, *, only: str | No
     return manifest.set_column(manifest.schema.get_field_index("split"), MANIFEST.field("split"), names)
 
 
-def class_balance(manifest: pa.Table) -> list[dict[str, Any]]:
+def class_balance(manifest: pa.Table) -> list[dict[str, str | int | None]]:
     """How many entries and subjects each class has in each split, of entries that can be read: rows for a report.
 
     Keys: split (null where none is assigned), label (of several columns, joined by ", "), entries, subjects.
@@ -137,17 +137,18 @@ def class_balance(manifest: pa.Table) -> list[dict[str, Any]]:
         )
     )
     counts = rows.group_by(["split", "label"]).aggregate([([], "count_all"), ("subject_id", "count_distinct")])
-    balance = [
+    order = {name: number for number, name in enumerate(SPLITS)}
+    return [
         {
-            "split": r["split"],
-            "label": r["label"],
-            "entries": r["count_all"],
-            "subjects": r["subject_id_count_distinct"],
+            "split": row["split"],
+            "label": row["label"],
+            "entries": row["count_all"],
+            "subjects": row["subject_id_count_distinct"],
         }
-        for r in counts.to_pylist()
+        for row in sorted(
+            counts.to_pylist(), key=lambda row: (order.get(row["split"], len(SPLITS)), row["label"] or "")
+        )
     ]
-    order = {name: place for place, name in enumerate(SPLITS)}
-    return sorted(balance, key=lambda row: (order.get(row["split"], len(SPLITS)), row["label"] or ""))
 
 
 def _takes_part(manifest: pa.Table) -> np.ndarray:
@@ -160,7 +161,7 @@ def _takes_part(manifest: pa.Table) -> np.ndarray:
 def _given_splits(manifest: pa.Table) -> np.ndarray:
     """(N,) int8: index into SPLITS, -1 where none is given. Raises SplitError for a name that is no split."""
     words = one_chunk(manifest.column("split")).dictionary_encode()
-    codes = []
+    codes: list[int] = []
     for word in words.dictionary.to_pylist():
         name = split_name(word)
         if name is None:
@@ -178,13 +179,13 @@ def _refuse_shared_subjects(manifest: pa.Table, codes: np.ndarray) -> None:
     if len(shared) == 0:
         return
     listed = first.filter(pc.is_in(first.column("subject_id"), value_set=shared.sort().slice(0, 20)))
-    places: dict[str, list[str]] = {}
+    splits_of: dict[str, list[str]] = {}
     for row in listed.sort_by([("subject_id", "ascending"), ("split", "ascending")]).to_pylist():
-        places.setdefault(row["subject_id"], []).append(f"{SPLITS[row['split']]} ({row['entry_id_min']})")
-    more = [f"and {len(shared) - len(places)} more"] if len(shared) > len(places) else []
+        splits_of.setdefault(row["subject_id"], []).append(f"{SPLITS[row['split']]} ({row['entry_id_min']})")
+    more = [f"and {len(shared) - len(splits_of)} more"] if len(shared) > len(splits_of) else []
     raise SplitError(
         f"{len(shared)} {'subject stands' if len(shared) == 1 else 'subjects stand'} in more than one split",
-        found="\n    ".join(["one subject: " + ", ".join(where) for where in places.values()] + more),
+        found="\n    ".join(["one subject: " + ", ".join(where) for where in splits_of.values()] + more),
         expected="all entries of a subject in one split",
         do='correct the split column, or set split.by = "hash"',
     )
@@ -197,20 +198,20 @@ def _cut_subjects(rows: pa.Table, settings: SplitSettings, fractions: Sequence[f
     """
     words = one_chunk(rows.column("subject_id")).dictionary_encode()
     subject = words.indices.to_numpy()
-    place = np.fromiter(
+    ranks = np.fromiter(
         (xxhash.xxh3_64_intdigest(f"{settings.seed}/{salt}{s}".encode()) / 2**64 for s in words.dictionary.to_pylist()),
         float,
     )
     shares = np.array(fractions) / sum(fractions)
     if not settings.stratify or rows.column("label").null_count == len(rows):
         cuts = np.cumsum(shares)[:-1]
-        return np.searchsorted(cuts, place, side="right").astype(np.int8)[subject]
+        return np.searchsorted(cuts, ranks, side="right").astype(np.int8)[subject]
     by_id = pc.sort_indices(rows.column("entry_id")).to_numpy()
     first_row = by_id[np.unique(subject[by_id], return_index=True)[1]]
     classes = one_chunk(pc.binary_join(rows.column("label"), "\x1f").take(pa.array(first_row)))
     stratum = pc.rank(classes, tiebreaker="dense").to_numpy()
-    codes = np.empty(len(place), np.int8)
-    order = np.lexsort((place, stratum))
+    codes = np.empty(len(ranks), np.int8)
+    order = np.lexsort((ranks, stratum))
     owed = np.zeros(len(shares))  # what rounding kept from each split so far: rare classes spread over all of them
     for members in np.split(order, np.flatnonzero(np.diff(stratum[order])) + 1):
         ideal = len(members) * shares

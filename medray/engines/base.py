@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from medray.flows.flow import Flow
 from medray.learning.plan import FitPlan
+from medray.progress import EpochRow, Live
 
-Live = Callable[[dict[str, Any]], None]
-"""Called now and then with how far training is: epoch, epochs, step, steps, history."""
+Show = Callable[[Live], None]
+"""Called now and then with how far training is."""
+
+
+class FitState(TypedDict):
+    """State of a finished training, as its checkpoint has it (`learning/training.py`, State)."""
+
+    epoch: int
+    step: int
+    loss_sum: float
+    seconds: float
+    history: list[EpochRow]
+    best: float | None
+    best_epoch: int
+    """From 1."""
+    thresholds: list[float]
+    threshold_choice: NotRequired[list[dict[str, object]]]
+    """Not known of checkpoints from before it was kept."""
+    objective: dict[str, object]
+    """As calibrated at the best epoch."""
+    stopped: str
+    """Why training ended."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +41,7 @@ class Fitted:
     """What training leaves: the best epoch's weights and the final state (history, thresholds, why it ended)."""
 
     weights: Mapping[str, np.ndarray]
-    state: dict[str, Any]
+    state: FitState
     workers: int
 
 
@@ -39,7 +60,7 @@ class Engine(Protocol):
         """Run every shard of the plan through stages and sink; commit; raise what a stage raised."""
         ...
 
-    def fit(self, plan: FitPlan, show: Live) -> Fitted:
+    def fit(self, plan: FitPlan, show: Show) -> Fitted:
         """Train, or go on from the last checkpoint of a plan with this name; `show` is told how far it is."""
         ...
 

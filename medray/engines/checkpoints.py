@@ -8,8 +8,9 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
-from medray.engines.base import Fitted
+from medray.engines.base import FitState, Fitted
 from medray.learning import checkpoints
 from medray.storage import files
 
@@ -34,4 +35,4 @@ def fitted(checkpoint: Path, workers: int) -> Fitted:
     """Best weights and state of a finished checkpoint folder. Raises BrokenCheckpoint."""
     state = checkpoints.read_state(checkpoint)
     weights = {name: tensor.numpy() for name, tensor in checkpoints.read_tensors(checkpoint, "best").items()}
-    return Fitted(weights, state, workers)
+    return Fitted(weights, cast(FitState, state), workers)

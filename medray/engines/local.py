@@ -6,15 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from medray.engines.base import Fitted, Live
+from medray.engines.base import Fitted, Show
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
-from medray.flows.flow import Flow, collect, in_turn
+from medray.flows.driver import collect, in_turn
+from medray.flows.flow import Flow
 from medray.learning.checkpoints import newest_whole, told
 from medray.learning.plan import FitPlan
 from medray.learning.training import fit
+from medray.progress import Live
 from medray.storage import files
 
 
@@ -24,20 +25,20 @@ class LocalEngine:
     def run(self, flow: Flow) -> None:
         collect(flow, in_turn(flow))
 
-    def fit(self, plan: FitPlan, show: Live) -> Fitted:
+    def fit(self, plan: FitPlan, show: Show) -> Fitted:
         import torch
 
         keep_freed_memory()
         folder = files.local_path(files.join(plan.work, plan.name))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint"
-        kept = [place for place in (checkpoint, before(checkpoint)) if place.exists()]
+        kept = [each for each in (checkpoint, before(checkpoint)) if each.exists()]
         start, broken = newest_whole(kept)
         note = told(broken, start)
-        for place in broken:  # not in the way of whole ones
-            shutil.rmtree(place)
+        for candidate in broken:  # not in the way of whole ones
+            shutil.rmtree(candidate)
 
-        def report(live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+        def report(live: Live, save: Callable[[Path], None] | None) -> None:
             show(live)
             if save is not None:
                 _replace(checkpoint, save)
@@ -61,7 +62,7 @@ class LocalEngine:
 
 
 def before(checkpoint: Path) -> Path:
-    """Where the checkpoint before the newest lies."""
+    """Folder of the checkpoint before the newest."""
     return checkpoint.with_name("checkpoint-before")
 
 

@@ -84,9 +84,9 @@ def limit_memory(more: int) -> None:
     import resource
 
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmData:"))
-    held = 1024 * int(line.split()[1])
+    in_use = 1024 * int(line.split()[1])
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = held + more if most == resource.RLIM_INFINITY else min(held + more, most)
+    limit = in_use + more if most == resource.RLIM_INFINITY else min(in_use + more, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
@@ -97,12 +97,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> int | None:
     """Bytes that this process's control group or the machine can still give; None where neither tells."""
-    found: list[int] = []
+    limits: list[int] = []
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
-        found.append(1024 * int(line.split()[1]))
+        limits.append(1024 * int(line.split()[1]))
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no control group here, or one without a limit ("max")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return min(found, default=None)
+        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(limits, default=None)

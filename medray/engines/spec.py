@@ -44,7 +44,7 @@ class RaySpec(BaseModel):
     @field_validator("gpus_per_worker")
     @classmethod
     def _gpus(cls, value: float | str) -> float | str:
-        if isinstance(value, float) and (value < 0 or (value > 1 and value != int(value))):
+        if isinstance(value, float) and (value < 0 or (value > 1 and not value.is_integer())):
             raise ValueError('expected a part of one GPU (0.5), a whole number of them, 0 or "auto"')
         return value
 

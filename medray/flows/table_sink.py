@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import pyarrow as pa
 
 from medray.flows.flow import Receipt
 from medray.storage import files
+
+
+class _Payload(TypedDict):
+    uri: str
 
 
 class TableSink:
@@ -26,7 +30,7 @@ class TableSink:
     def __exit__(self, *error: object) -> None:
         files.remove_tree(self.folder)
 
-    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+    def write(self, batches: Iterator[pa.RecordBatch]) -> _Payload:
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_stream(buffer, self.schema) as writer:
             for batch in batches:
@@ -36,7 +40,7 @@ class TableSink:
         return {"uri": uri}
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
-        self.uris += [receipt.payload["uri"] for receipt in receipts]
+        self.uris += [cast(_Payload, receipt.payload)["uri"] for receipt in receipts]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows, in no particular order; one shard's are in memory at once."""

@@ -11,6 +11,7 @@ from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import TrainingSettings
 from medray.modalities.registry import ModalitySpec
+from medray.progress import EpochRow, Live
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FitPlan:
 
 
 class Report(Protocol):
-    def __call__(self, live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
+    def __call__(self, live: Live, save: Callable[[Path], None] | None) -> None:
         """`live`: position and history, JSON-ready. `save` writes a checkpoint into a folder.
 
         With `save`, every worker calls in step with the others, and worker 0's checkpoint is the one to keep: the
@@ -49,7 +50,7 @@ class State:
     loss_sum: float = 0.0
     """Of the samples seen so far in this epoch."""
     seconds: float = 0.0
-    history: list[dict[str, Any]] | None = None
+    history: list[EpochRow] | None = None
     best: float | None = None
     best_epoch: int = -1
     thresholds: tuple[float, ...] = ()

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from medray.learning.optimizers import (
 from medray.learning.plan import FitPlan, Report, State
 from medray.learning.predictor import channels_last, layout, to_device
 from medray.learning.team import Team
+from medray.progress import EpochRow, Live
 
 if TYPE_CHECKING:
     import torch
@@ -230,7 +231,7 @@ class Trainer:
         row, thresholds, choice, objective = found
         state = self.state
         assert state.history is not None
-        state.history.append(row)
+        state.history.append(cast(EpochRow, row))
         if self._better(value := self._selected(row)):
             state.best, state.best_epoch, state.thresholds = value, row["epoch"], thresholds
             state.objective, state.threshold_choice = objective, tuple(choice)
@@ -330,14 +331,14 @@ class Trainer:
 
     # -- checkpoints
 
-    def live(self) -> dict[str, Any]:
+    def live(self) -> Live:
         state = self.state
         return {
             "epoch": state.epoch,
             "epochs": self.settings.epochs,
             "step": state.step,
             "steps": self.steps,
-            "history": state.history,
+            "history": state.history or [],
             "stopped": state.stopped,
             "note": self.note,
         }

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from medray.archive import eligibility
 from medray.archive.eligibility import Fact, Refused, Select, Trained
-from medray.archive.entries import Describe, Entry, Judge, Part
+from medray.archive.entries import Entry, Part
+from medray.archive.grouping import Describe, Judge
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError
 from medray.modalities.inputs import Inputs

@@ -18,20 +18,20 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordB
     """The same rows in the same order, `rows` at a time; only the last batch may be shorter."""
     if rows < 1:
         raise ValueError(f"a batch has at least one row, found {rows}")
-    held: list[pa.RecordBatch] = []
+    waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
         start = 0
         while len(batch) - start >= rows - count:
-            held.append(batch.slice(start, rows - count))
+            waiting.append(batch.slice(start, rows - count))
             start += rows - count
-            yield joined(held)
-            held, count = [], 0
+            yield joined(waiting)
+            waiting, count = [], 0
         if start < len(batch):
-            held.append(batch.slice(start))
+            waiting.append(batch.slice(start))
             count += len(batch) - start
-    if held:
-        yield joined(held)
+    if waiting:
+        yield joined(waiting)
 
 
 def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -63,7 +63,7 @@ def _born(pid: int) -> str:
 
 
 @contextmanager
-def held(uri: str, run_id: str) -> Iterator[Holder | None]:
+def hold(uri: str, run_id: str) -> Generator[Holder | None]:
     """Hold the lock file at `uri` for the block: yields None; or who else holds it, and then the block should leave.
 
     The lock of a holder that is gone is taken over. Raises MachineError when the place cannot be written.
@@ -90,49 +90,49 @@ def held(uri: str, run_id: str) -> Iterator[Holder | None]:
     finally:
         done.set()
         beating.join()
-        found = _read(uri)
-        if found is not None and found.run_id == run_id:
+        holder = _read(uri)
+        if holder is not None and holder.run_id == run_id:
             files.remove_file(uri)
 
 
 def _take_local(uri: str, mine: Holder) -> Holder | None:
     """A hard link to a finished file is made whole or not at all, on network file systems too."""
-    place = files.local_path(uri)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    lock = files.local_path(uri)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    draft = lock.with_name(f".{lock.name}.{uuid.uuid4().hex}")
     draft.write_bytes(_text(mine))
     try:
         while True:
             try:
-                os.link(draft, place)
+                os.link(draft, lock)
                 return None
             except FileExistsError:
                 try:
-                    found = _parsed(files.read_bytes(uri))
+                    holder = _parsed(files.read_bytes(uri))
                 except FileNotFoundError:  # its holder let go meanwhile
                     continue
-            if found is not None and not found.is_gone():
-                return found
-            _bury(place, found)  # none: spoilt, as by a power cut, since a lock is made whole
+            if holder is not None and not holder.is_gone():
+                return holder
+            _bury(lock, holder)  # none: spoilt, as by a power cut, since a lock is made whole
     finally:
         draft.unlink()
 
 
-def _bury(place: Path, gone: Holder | None) -> None:
+def _bury(lock: Path, dead: Holder | None) -> None:
     """Take away the lock of a dead holder, or a spoilt one; of two that try, one finds the other's fresh lock in its hand: it is put back."""
-    grave = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    grave = lock.with_name(f".{lock.name}.{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):
-        place.rename(grave)
-        if (found := _parsed(grave.read_bytes())) is not None and (gone is None or found.run_id != gone.run_id):
+        lock.rename(grave)
+        if (buried := _parsed(grave.read_bytes())) is not None and (dead is None or buried.run_id != dead.run_id):
             with suppress(FileExistsError):  # a third has it by now
-                os.link(grave, place)
+                os.link(grave, lock)
         grave.unlink()
 
 
 def _take_remote(uri: str, mine: Holder) -> Holder | None:
-    found = _read(uri)
-    if found is not None and not found.is_gone():
-        return found
+    holder = _read(uri)
+    if holder is not None and not holder.is_gone():
+        return holder
     files.write_bytes(uri, _text(mine))
     time.sleep(SETTLE_SECONDS)
     last = _read(uri)
@@ -141,8 +141,8 @@ def _take_remote(uri: str, mine: Holder) -> Holder | None:
 
 def _beat(uri: str, mine: Holder, done: threading.Event) -> None:
     while not done.wait(BEAT_SECONDS):
-        found = _read(uri)
-        if found is None or found.run_id != mine.run_id:  # taken over: the store's claim fences this run
+        holder = _read(uri)
+        if holder is None or holder.run_id != mine.run_id:  # taken over: the store's claim fences this run
             return
         with suppress(OSError):  # a passing fault of the storage costs one beat of many
             files.write_bytes(uri, _text(replace(mine, beat=time.time())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 MEMORY = "2GB"
 COUNTED = 0.75
-"""Of the memory it takes, what DuckDB counts against its limit: at a join of 100 million rows it took 1.25 times that."""
+"""Share of the memory it takes that DuckDB counts against its limit: at a join of 100 million rows it took 1.25 times that."""
 
-Rows = pa.Table | pa.RecordBatchReader
+RowSource = pa.Table | pa.RecordBatchReader
 
 
 @contextmanager
-def database(memory: str = MEMORY) -> Iterator[DuckDBPyConnection]:
+def database(memory: str = MEMORY) -> Generator[DuckDBPyConnection]:
     """A DuckDB that holds no more than about `memory` (as "2GB") and spills the rest below TMPDIR.
 
     Of a join, the right side is the one that is built: an Arrow stream has no size by which DuckDB could choose.
@@ -30,7 +30,7 @@ def database(memory: str = MEMORY) -> Iterator[DuckDBPyConnection]:
 
     limit = TypeAdapter(ByteSize).validate_python(memory)
     with tempfile.TemporaryDirectory(prefix="medray-") as spill:
-        settings = {
+        settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{int(COUNTED * limit)}B",
             "temp_directory": spill,
             "preserve_insertion_order": False,
@@ -41,7 +41,7 @@ def database(memory: str = MEMORY) -> Iterator[DuckDBPyConnection]:
 
 
 @contextmanager
-def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Iterator[pa.RecordBatchReader]:
+def query(connection: DuckDBPyConnection, sql: str, **tables: RowSource) -> Generator[pa.RecordBatchReader]:
     """The rows of a query as a stream; `tables` are seen by it alone. Queries may be open at the same time."""
     with connection.cursor() as cursor, closed(tables):
         for name, table in tables.items():
@@ -50,7 +50,7 @@ def query(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> Iterator[
 
 
 @contextmanager
-def closed(tables: Mapping[str, Rows]) -> Iterator[None]:
+def closed(tables: Mapping[str, RowSource]) -> Generator[None]:
     """After the block, streams among the tables are closed: DuckDB does not read to its end what it can do without, and a scan
     of Arrow's would go on reading ahead in threads of its own."""
     try:
@@ -61,7 +61,7 @@ def closed(tables: Mapping[str, Rows]) -> Iterator[None]:
                 table.close()
 
 
-def execute(connection: DuckDBPyConnection, sql: str, **tables: Rows) -> None:
+def execute(connection: DuckDBPyConnection, sql: str, **tables: RowSource) -> None:
     """A statement without rows of its own; what it creates is seen by later queries."""
     with connection.cursor() as cursor, closed(tables):
         for name, table in tables.items():

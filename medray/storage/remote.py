@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -60,14 +60,14 @@ def file_system(uri: str) -> tuple[fs.FileSystem, str]:
         # the key has all that the client takes from the environment when it is made
         keys = tuple(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN"))
         return _s3(parts.netloc, endpoint, region, keys), f"{parts.netloc}{parts.path}".rstrip("/")
-    found, path = fs.FileSystem.from_uri(uri)
-    return fs.PyFileSystem(Patient(found)), path
+    system, path = fs.FileSystem.from_uri(uri)
+    return fs.PyFileSystem(Patient(system)), path
 
 
 @lru_cache(maxsize=64)
 def _s3(bucket: str, endpoint: str | None, region: str | None, keys: tuple[str | None, ...]) -> fs.FileSystem:
     region = region or (None if endpoint else patiently(lambda: fs.resolve_s3_region(bucket)))
-    options: dict[str, Any] = {"endpoint_override": endpoint, "region": region}
+    options = {"endpoint_override": endpoint, "region": region}
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=8)
     # a small file is then one request instead of three
     made = fs.S3FileSystem(
@@ -127,10 +127,10 @@ class Patient(fs.FileSystemHandler):
     def open_input_file(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(_Input(patiently(lambda: self.inner.open_input_file(path))), mode="r")
 
-    def open_output_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+    def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
         return self.inner.open_output_stream(path, metadata=metadata)
 
-    def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
+    def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
         return self.inner.open_append_stream(path, metadata=metadata)
 
 
@@ -138,24 +138,24 @@ class _Input:
     """A remote file for reading: each read is repeated from where it began."""
 
     def __init__(self, inner: pa.NativeFile) -> None:
-        self.inner, self.place, self.length = inner, 0, inner.size()
+        self.inner, self.position, self.length = inner, 0, inner.size()
 
     @property
     def closed(self) -> bool:
         return self.inner.closed
 
     def read(self, size: int | None = None) -> bytes:
-        wanted = self.length - self.place if size is None or size < 0 else min(size, self.length - self.place)
-        found = patiently(lambda: self.inner.read_at(wanted, self.place)) if wanted > 0 else b""
-        self.place += len(found)
-        return found
+        wanted = self.length - self.position if size is None or size < 0 else min(size, self.length - self.position)
+        content = patiently(lambda: self.inner.read_at(wanted, self.position)) if wanted > 0 else b""
+        self.position += len(content)
+        return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self.place = offset + {0: 0, 1: self.place, 2: self.length}[whence]
-        return self.place
+        self.position = offset + {0: 0, 1: self.position, 2: self.length}[whence]
+        return self.position
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def readable(self) -> bool:
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -62,9 +62,9 @@ def is_whole(folder: str, file: RowFile) -> bool:
 class RowFiles:
     """The live rows of some Parquet files of a folder. A row's place is its number over all of them."""
 
-    def __init__(self, folder: str, found: Sequence[RowFile], schema: pa.Schema) -> None:
-        self.folder, self.found, self.schema = folder, tuple(found), schema
-        self.starts = np.cumsum([0, *(file.rows for file in self.found)])
+    def __init__(self, folder: str, row_files: Sequence[RowFile], schema: pa.Schema) -> None:
+        self.folder, self.files, self.schema = folder, tuple(row_files), schema
+        self.starts = np.cumsum([0, *(file.rows for file in self.files)])
 
     @property
     def places(self) -> int:
@@ -73,12 +73,12 @@ class RowFiles:
 
     def __len__(self) -> int:
         """Live rows."""
-        return sum(file.rows - file.dead_rows for file in self.found)
+        return sum(file.rows - file.dead_rows for file in self.files)
 
     @property
     def names(self) -> list[str]:
-        """Of everything in the folder that belongs to the table."""
-        return [name for file in self.found for name in (file.name, file.dead) if name]
+        """Names of everything in the folder that belongs to the table."""
+        return [name for file in self.files for name in (file.name, file.dead) if name]
 
     # -- reading
 
@@ -95,7 +95,7 @@ class RowFiles:
 
     def _batches(self, schema: pa.Schema, where: np.ndarray | None, valid: str | None) -> Iterator[pa.RecordBatch]:
         read = [name for name in self.schema.names if name in schema.names or name == valid]
-        for file, start in zip(self.found, self.starts.tolist(), strict=False):
+        for file, start in zip(self.files, self.starts.tolist(), strict=False):
             live = None if where is None else where[start : start + file.rows]
             dead = self.dead(file)
             if dead is not None:
@@ -108,8 +108,8 @@ class RowFiles:
                     keep = keep & batch.column(valid).is_valid().to_numpy(zero_copy_only=False)
                 if not keep.any():
                     continue
-                places = pa.array(np.arange(start + first, start + first + len(batch)))
-                arrays = [places if name == AT else batch.column(name) for name in schema.names]
+                numbers = pa.array(np.arange(start + first, start + first + len(batch)))
+                arrays = [numbers if name == AT else batch.column(name) for name in schema.names]
                 rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
                 yield rows if keep.all() else rows.filter(pa.array(keep))
 
@@ -121,14 +121,14 @@ class RowFiles:
 
         with files.open_input(files.join(self.folder, file.name)) as stream, pq.ParquetFile(stream) as parquet:
             # a column that an earlier medray did not write is null in its rows
-            there = [name for name in columns if name in parquet.schema_arrow.names]
+            stored = [name for name in columns if name in parquet.schema_arrow.names]
             stop = 0
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 first, stop = stop, stop + group.num_rows
                 if (live is not None and not live[first:stop].any()) or (valid and _all_null(group, valid)):
                     continue
-                for batch in parquet.iter_batches(GROUP_ROWS, row_groups=[number], columns=there):
+                for batch in parquet.iter_batches(GROUP_ROWS, row_groups=[number], columns=stored):
                     yield self._whole(batch, columns), first
                     first += len(batch)
 
@@ -152,8 +152,8 @@ class RowFiles:
 
     def marked(self, where: np.ndarray) -> RowFiles:
         """The table with the rows `where` (places,) bool marked as well. Files without a live row are left out."""
-        found = []
-        for file, start in zip(self.found, self.starts.tolist(), strict=False):
+        remaining: list[RowFile] = []
+        for file, start in zip(self.files, self.starts.tolist(), strict=False):
             bits = where[start : start + file.rows]
             if bits.any():
                 known = self.dead(file)
@@ -161,25 +161,26 @@ class RowFiles:
                 name = f"dead-{uuid.uuid4().hex}.bits"
                 files.write_bytes(files.join(self.folder, name), zlib.compress(np.packbits(bits).tobytes(), 1))
                 file = file.model_copy(update={"dead": name, "dead_rows": int(bits.sum())})
-            found.append(file)
-        return RowFiles(self.folder, [file for file in found if file.dead_rows < file.rows], self.schema)
+            if file.dead_rows < file.rows:
+                remaining.append(file)
+        return RowFiles(self.folder, remaining, self.schema)
 
     def added(self, file: RowFile) -> RowFiles:
         """The table with one more file; one without rows is left out."""
-        return RowFiles(self.folder, [*self.found, *([file] if file.rows else [])], self.schema)
+        return RowFiles(self.folder, [*self.files, *([file] if file.rows else [])], self.schema)
 
     def compacted(self, prefix: str) -> RowFiles:
         """The same live rows: small files merged where there are many, and files of which a quarter is marked."""
-        small = [file for file in self.found if file.rows < SMALL_ROWS]
+        small = [file for file in self.files if file.rows < SMALL_ROWS]
         chosen = {file.name for file in (small if len(small) > SMALL_FILES else [])}
-        chosen |= {file.name for file in self.found if 4 * file.dead_rows > file.rows}
+        chosen |= {file.name for file in self.files if 4 * file.dead_rows > file.rows}
         if not chosen:
             return self
-        old = RowFiles(self.folder, [file for file in self.found if file.name in chosen], self.schema)
+        old = RowFiles(self.folder, [file for file in self.files if file.name in chosen], self.schema)
         with new_rows(self.folder, prefix, self.schema) as writer:
             for batch in old.scan(self.schema.names):
                 writer.write(batch)
-        kept = [file for file in self.found if file.name not in chosen]
+        kept = [file for file in self.files if file.name not in chosen]
         return RowFiles(self.folder, kept, self.schema).added(writer.file)
 
 
@@ -189,30 +190,30 @@ class RowWriter:
     def __init__(self, parquet: pq.ParquetWriter, name: str, schema: pa.Schema) -> None:
         self._parquet, self.schema = parquet, schema
         self.file = RowFile(name=name, rows=0)
-        self._held: list[pa.RecordBatch] = []
+        self._waiting: list[pa.RecordBatch] = []
 
     @property
     def rows(self) -> int:
         """Given so far."""
-        return self.file.rows + sum(map(len, self._held))
+        return self.file.rows + sum(map(len, self._waiting))
 
     def write(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Rows of the schema, in any number."""
-        self._held += rows.to_batches() if isinstance(rows, pa.Table) else [rows]
+        self._waiting += rows.to_batches() if isinstance(rows, pa.Table) else [rows]
         if self.rows - self.file.rows >= GROUP_ROWS:
             self.flush(whole_groups=True)
 
     def flush(self, *, whole_groups: bool = False) -> None:
-        held = pa.Table.from_batches(self._held, self.schema)
-        rows = len(held) // GROUP_ROWS * GROUP_ROWS if whole_groups else len(held)
+        waiting = pa.Table.from_batches(self._waiting, self.schema)
+        rows = len(waiting) // GROUP_ROWS * GROUP_ROWS if whole_groups else len(waiting)
         if rows:
-            self._parquet.write_table(held.slice(0, rows), row_group_size=GROUP_ROWS)
-        self._held = held.slice(rows).to_batches()
+            self._parquet.write_table(waiting.slice(0, rows), row_group_size=GROUP_ROWS)
+        self._waiting = waiting.slice(rows).to_batches()
         self.file = self.file.model_copy(update={"rows": self.file.rows + rows})
 
 
 @contextmanager
-def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Iterator[RowWriter]:
+def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Generator[RowWriter]:
     """A new file of a table. After the block it is whole; when the block raises, it is removed."""
     import pyarrow.parquet as pq
 
@@ -227,8 +228,8 @@ def new_rows(folder: str, prefix: str, schema: pa.Schema) -> Iterator[RowWriter]
         files.remove_file(files.join(folder, name))
 
 
-def _all_null(group, column: str) -> bool:
-    """By the statistics of a Parquet row group: no value of the column is there."""
+def _all_null(group: pq.RowGroupMetaData, column: str) -> bool:
+    """Whether the statistics of a Parquet row group say that the column has no value."""
     for number in range(group.num_columns):
         chunk = group.column(number)
         if chunk.path_in_schema == column:

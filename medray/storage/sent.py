@@ -7,7 +7,7 @@ from pathlib import Path
 import medray
 
 FOLDER = "sent"
-"""In the package."""
+"""Folder in the package."""
 CODE = "medray.commit"
 """File with what `scores.audit.code` says of the one who submitted."""
 

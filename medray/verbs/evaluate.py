@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import own_subject, pseudonym_key
+from medray.archive.pseudonyms import own_subject, pseudonym_key
 from medray.config.runs import EvaluateRun, TrainRun
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine

@@ -19,13 +19,15 @@ def export(format: str, store: str, source: str, out: str, bundle: str | None = 
     write = exporter(format)
     scores = ScoreStore.open(store)
     known = sorted(scores.summary()["bundles"])
-    found = [name for name in known if name.startswith(bundle or "")]
-    if len(found) != 1:
+    matches = [name for name in known if name.startswith(bundle or "")]
+    if len(matches) != 1:
         raise StoreError(
-            "the scores of one bundle are written, and this does not say which" if found else "no such scores",
+            "the scores of one bundle are written, and this does not say which" if matches else "no such scores",
             where=store,
-            found=", ".join(found or known) or "no scores",
+            found=", ".join(matches or known) or "no scores",
             expected="one bundle",
             do="name it: --bundle ID",
         )
-    return ExportResult(bundle_id=found[0], **write(scores, found[0], source, out), seconds=time.monotonic() - started)
+    return ExportResult(
+        bundle_id=matches[0], **write(scores, matches[0], source, out), seconds=time.monotonic() - started
+    )

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key
+from medray.archive.entries import TARGET, by_place, manifest_digest
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema
@@ -19,7 +20,8 @@ from medray.datasets.shards import ShardSet, ShardSink
 from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
-from medray.flows.flow import Flow, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow
 from medray.learning import bundles
 from medray.learning.recipe import Recipe
 from medray.modalities.base import at_site
@@ -30,6 +32,7 @@ from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen
 from medray.verbs.prepare import SMALL_BYTES, rows_per_shard, split_facts
+from medray.verbs.results import class_counts
 
 SHOWN = 20
 
@@ -83,7 +86,7 @@ def labelled_entries(
     lost = [*manifest.column("reason").drop_null().to_pylist(), *ShardSet.open(folder).failed()["reason"].to_pylist()]
     reasons = Counter(str(reason) for reason in lost)
     facts = split_facts(used, split, recipe.classes, recipe.objective.kind)
-    absent = tuple(name for name, count in facts.get("classes", {}).items() if not count)
+    absent = tuple(name for name, count in class_counts(facts).items() if not count)
     if absent:
         progress.note(f"no entry evaluated has the class {', '.join(absent)}: figures that need it are not defined")
     return External(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.changes import regroup
-from medray.archive.entries import PARTS, pseudonym_key
+from medray.archive.entries import PARTS
 from medray.archive.listing import FILES, compare, list_archive, named
 from medray.archive.manifest import (
     STATE,
@@ -26,10 +26,12 @@ from medray.archive.manifest import (
     read_state,
     write_state,
 )
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.flows.flow import Flow, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
 from medray.modalities.base import at_site, describer, free_text, judge
@@ -97,16 +99,16 @@ def index_archive(
         database() as db,
         files.whole("a file of the index is spoilt", folder, "remove the folder: the next index reads every file anew"),
     ):
-        night = _Night(run, spec, engine, progress, db)
-        state, kinds = night.index()
+        index_run = _IndexRun(run, spec, engine, progress, db)
+        state, kinds = index_run.index()
     result = IndexResult(
         entries=state.counts.entries,
         failed=state.counts.failed,
         subjects=state.counts.subjects,
         bytes=state.counts.bytes,
-        files=night.listing.places,
-        scanned=int(night.opened.sum()),
-        linked=night.linked,
+        files=index_run.listing.places,
+        scanned=int(index_run.opened.sum()),
+        linked=index_run.linked,
         new=kinds.get("new", 0),
         changed=kinds.get("changed", 0),
         vanished=kinds.get("vanished", 0),
@@ -114,30 +116,30 @@ def index_archive(
         not_eligible=state.counts.not_eligible,
         not_eligible_by_reason=state.counts.not_eligible_by_reason,
         mixture=list(state.counts.mixture),
-        manifest=night.folder,
+        manifest=index_run.folder,
         seconds=time.monotonic() - started,
     )
     if len(result.mixture) > 1:
         progress.note(f"this archive is a mixture: {mixture_words(result.mixture)}")
-    return Manifest(night.folder, state), result
+    return Manifest(index_run.folder, state), result
 
 
 def mixture_words(mixture: Sequence[Mapping[str, str | int]]) -> str:
     """ "12 of Modality CT, BodyPartExamined HEAD; 3 of Modality MR": what differs between the kinds, most frequent first."""
     common = set.intersection(*(set(kind.items()) for kind in mixture))
-    told = []
+    kinds = []
     for kind in mixture:
         own = [f"{name} {value}" for name, value in kind.items() if name != "entries" and (name, value) not in common]
-        told.append(f"{kind['entries']:,} of {', '.join(own) or 'another kind, which is not stated'}")
-    return "; ".join(told)
+        kinds.append(f"{kind['entries']:,} of {', '.join(own) or 'another kind, which is not stated'}")
+    return "; ".join(kinds)
 
 
 def _refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
     """What medray writes would be entries of the archive at the next index. Raises UserError."""
-    places = {"work": run.folder, "bundle": run.bundle_uri}
+    uris = {"work": run.folder, "bundle": run.bundle_uri}
     if isinstance(run, ScoreRun):
-        places["store"] = run.store_uri
-    for key, uri in places.items():
+        uris["store"] = run.store_uri
+    for key, uri in uris.items():
         if f"{uri.rstrip('/')}/".startswith(f"{run.root.rstrip('/')}/"):
             raise UserError(
                 f"the {key} lies inside the archive, and would be read as data at the next index",
@@ -148,7 +150,7 @@ def _refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
             )
 
 
-class _Night:
+class _IndexRun:
     """One index run. `index` leaves the state before it in force until the last step."""
 
     def __init__(
@@ -193,13 +195,13 @@ class _Night:
             raise ArchiveError(
                 "the archive holds no files", where=self.run.root, do="check the `archive` key of the run file"
             )
-        self.opened, gone = self._todo()
+        self.opened, vanished = self._todo()
         if self.opened.any():
             self._scan(self.opened)
-        if self.before is not None and not self.opened.any() and not gone.any():
+        if self.before is not None and not self.opened.any() and not vanished.any():
             self._forget_listing()
             return self.before, {}
-        return self._regroup(gone)
+        return self._regroup(vanished)
 
     def _forget_listing(self) -> None:
         for name in self.listing.names:
@@ -207,33 +209,33 @@ class _Night:
 
     def _todo(self) -> tuple[np.ndarray, np.ndarray]:
         """(files,) bool: to be opened; (files of the last listing,) bool: gone."""
-        fresh, gone = compare(self.db, self.old_listing, self.listing)
+        fresh, vanished = compare(self.db, self.old_listing, self.listing)
         if self.afresh:
             fresh[:] = True
-            return fresh, gone
+            return fresh, vanished
         unread = [pa.array([], pa.string())]
         for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
             unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
         fresh |= named(self.listing, pa.concat_arrays(unread))
-        if fresh.any() or gone.any():  # the data of what a list names may have come or gone
+        if fresh.any() or vanished.any():  # the data of what a list names may have come or gone
             fresh[self.first_list :] = True
-            fresh |= self._beside(fresh, gone)
-        return fresh, gone
+            fresh |= self._beside(fresh, vanished)
+        return fresh, vanished
 
-    def _beside(self, late: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    def _beside(self, fresh: np.ndarray, vanished: np.ndarray) -> np.ndarray:
         """(files,) bool: those whose parts hang on a file that came, went or changed."""
         beside: set[str] = set()
-        for listing, where in ((self.listing, late), (self.old_listing, gone)):
+        for listing, where in ((self.listing, fresh), (self.old_listing, vanished)):
             for batch in listing.scan(["uri"], where=where):
                 for uri in batch.column("uri").to_pylist():
                     beside.update(self.spec.beside(uri))
         return named(self.listing, pa.array(sorted(beside), pa.string()))
 
-    def _scan(self, late: np.ndarray) -> None:
+    def _scan(self, fresh: np.ndarray) -> None:
         """The parts of these files, through the engine."""
-        self.progress.begin("index", int(late.sum()))
+        self.progress.begin("index", int(fresh.sum()))
         stage = stages.scan(self.spec, self.run.root, self.key)
-        for listed in _rounds(self.listing.scan(FILES, where=late)):
+        for listed in _rounds(self.listing.scan(FILES, where=fresh)):
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
             plan = shards(listed, workers=self.engine.readers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
@@ -243,15 +245,17 @@ class _Night:
                     writer.write(batch)
             self.new_parts = self.new_parts.added(writer.file)
 
-    def _regroup(self, gone: np.ndarray) -> tuple[IndexState, dict[str, int]]:
+    def _regroup(self, vanished: np.ndarray) -> tuple[IndexState, dict[str, int]]:
         if not self.afresh:
             streams = {
                 "opened": self.listing.scan(["uri"], where=self.opened),
-                "gone": self.old_listing.scan(["uri"], where=gone),
+                "gone": self.old_listing.scan(["uri"], where=vanished),
             }
-            execute(self.db, "create table stirred as select uri from opened union all select uri from gone", **streams)
+            execute(
+                self.db, "create table touched_uris as select uri from opened union all select uri from gone", **streams
+            )
         old = changes_of(self.folder, self.before)
-        found = regroup(
+        regrouped = regroup(
             self.db,
             self.old_parts,
             self.new_parts,
@@ -262,7 +266,9 @@ class _Night:
             free_text(self.spec),
             afresh=self.afresh,
         )
-        counts = self.before.counts if self.before and not found.kinds else counted(found.entries, self.spec.kinds)
+        counts = (
+            self.before.counts if self.before and not regrouped.kinds else counted(regrouped.entries, self.spec.kinds)
+        )
         if counts.entries == 0:
             raise ArchiveError(
                 "the archive holds no data that this modality reads",
@@ -275,25 +281,25 @@ class _Night:
             how=self.how,
             root=self.run.root,
             seen_at=self.seen_at,
-            listing=self.listing.found,
-            parts=found.parts.compacted("parts").found,
-            entries=found.entries.compacted("entries").found,
+            listing=self.listing.files,
+            parts=regrouped.parts.compacted("parts").files,
+            entries=regrouped.entries.compacted("entries").files,
             counts=counts,
         )
         write_state(self.folder, state, self.before)
-        return state, found.kinds
+        return state, regrouped.kinds
 
 
 def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     """The files of a listing, at most about ROUND_FILES at once."""
-    held: list[pa.RecordBatch] = []
+    waiting: list[pa.RecordBatch] = []
     for batch in listed:
-        held.append(batch)
-        if sum(map(len, held)) >= ROUND_FILES:
-            yield pa.Table.from_batches(held).cast(stages.FILES)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held).cast(stages.FILES)
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= ROUND_FILES:
+            yield pa.Table.from_batches(waiting).cast(stages.FILES)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting).cast(stages.FILES)
 
 
 def _companions(spec: ModalitySpec, root: str) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow.compute as pc
 
 from medray.archive.entries import read_manifest
-from medray.archive.manifest import STATE, Counts, Manifest
+from medray.archive.manifest import STATE, EntryCounts, Manifest
 from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError
 from medray.learning import bundles
 from medray.modalities.base import Inspection
@@ -55,12 +55,12 @@ def inspect(path: str) -> Inspection:
     )
 
 
-def _with_command(seen: Inspection, kind: str, path: str) -> Inspection:
-    """Of data: what its run file holds. Pieces of files are looked at, not run on."""
+def _with_command(inspection: Inspection, kind: str, path: str) -> Inspection:
+    """The inspection, with what a run file of this data has to hold. Pieces of files are looked at, not run on."""
     if "#" in path:
-        return seen
+        return inspection
     takes = f'medray index RUN.toml, with archive = "{path}" and [modality] kind = "{kind}"; then train or score'
-    return seen.model_copy(update={"facts": seen.facts | {"command": takes}})
+    return inspection.model_copy(update={"facts": inspection.facts | {"command": takes}})
 
 
 def modality_kinds() -> list:
@@ -152,7 +152,7 @@ def _prepared_manifest(uri: str) -> Inspection:
     reasons = Counter(r for r in manifest.column("reason").to_pylist() if r is not None)
     failed = {reason: count for reason, count in reasons.most_common() if reason not in NOT_ELIGIBLE}
     passed_over = {reason: count for reason, count in reasons.most_common() if reason in NOT_ELIGIBLE}
-    counts = Counts(
+    counts = EntryCounts(
         entries=len(manifest),
         failed=sum(failed.values()),
         not_eligible=sum(passed_over.values()),
@@ -164,15 +164,15 @@ def _prepared_manifest(uri: str) -> Inspection:
     return _entries(uri, root, counts)
 
 
-def _entries(uri: str, root: str, counts: Counts) -> Inspection:
+def _entries(uri: str, root: str, counts: EntryCounts) -> Inspection:
     facts = {
         "root": root,
         **{name: getattr(counts, name) for name in ("entries", "subjects", "bytes", "failed", "not_eligible")},
     }
-    told = {"failed": counts.by_reason, "not eligible": counts.not_eligible_by_reason}
-    tables: dict[str, list[dict[str, Any]]] = {
+    tallies = {"failed": counts.by_reason, "not eligible": counts.not_eligible_by_reason}
+    tables: dict[str, list[dict[str, object]]] = {
         title: [{"reason": reason, "entries": count} for reason, count in reasons.items()]
-        for title, reasons in told.items()
+        for title, reasons in tallies.items()
         if reasons
     }
     if counts.mixture:

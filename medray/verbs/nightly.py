@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 
@@ -44,7 +43,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
     progress = progress or Silent()
     night = _Night(run, engine, progress)
     store = ScoreStore.open(run.store_uri, create=True)
-    with locks.held(files.join(run.store_uri, LOCK), night.id) as other:
+    with locks.hold(files.join(run.store_uri, LOCK), night.id) as other:
         if other is not None:
             progress.fact("held", "warning")
             progress.note(f"another nightly run works on {run.store}: {other}. This one leaves; nothing is done.")
@@ -55,7 +54,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
             night.work_on(bundle)
         night.read_scores(store)
         night.tidy(store)
-        return night.told()
+        return night.finish()
 
 
 COUNTED = ("pending", "scored", "failed", "not_eligible", "left")
@@ -72,11 +71,11 @@ class _Night:
     started: float = field(default_factory=time.monotonic)
     until: float | None = None
     indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict)
-    """By the modality's settings: bundles that read alike share an index."""
+    """Indexes by the modality's settings: bundles that read alike share one."""
     bundles: list[BundleNight] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("index", "pending", "scoring"), 0.0))
-    housekeeping: dict[str, Any] = field(default_factory=dict)
+    housekeeping: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.run.deadline is not None:
@@ -84,7 +83,7 @@ class _Night:
 
     def work_on(self, uri: str) -> None:
         """Index and score with one bundle; a fault of it is kept."""
-        facts: dict[str, Any] = {"bundle": uri}
+        facts: dict[str, object] = {"bundle": uri}
         try:
             self._score(uri, facts)
         except MedrayError as error:
@@ -92,9 +91,9 @@ class _Night:
             self.progress.fact("bundle_failed", "error", error=type(error).__name__, message=error.what)
             self.codes.append(error.exit_code)
             facts["error"] = str(error)
-        self.bundles.append(BundleNight(**facts))
+        self.bundles.append(BundleNight.model_validate(facts))
 
-    def _score(self, uri: str, facts: dict[str, Any]) -> None:
+    def _score(self, uri: str, facts: dict[str, object]) -> None:
         """Into `facts` as they become known."""
         bundle = bundles.load(files.absolute(uri))
         facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
@@ -102,14 +101,14 @@ class _Night:
         note_unlearnt(bundle, self.progress)
         work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
         scoring = self.run.of_bundle(uri, work)
-        manifest, seen = self._index(scoring, spec)
-        facts |= {name: getattr(seen, name) for name in ("entries", "new", "changed", "vanished")}
-        found = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
-        told = found.model_dump(exclude={"entries", "store"})
-        facts |= told | {"stages": {"index": seen.seconds, **found.stages}}
-        for name, seconds in found.stages.items():
+        manifest, indexed = self._index(scoring, spec)
+        facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
+        result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
+        counts = result.model_dump(exclude={"entries", "store"})
+        facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}
+        for name, seconds in result.stages.items():
             self.stages[name] += seconds
-        code = found.exit_code(self.run.max_failed)
+        code = result.exit_code(self.run.max_failed)
         facts["too_many"] = code == 3
         self.codes.append(code)
 
@@ -138,14 +137,14 @@ class _Night:
             self.housekeeping = {"error": str(error)}
         self.stages["housekeeping"] = time.monotonic() - began
 
-    def told(self) -> NightlyResult:
+    def finish(self) -> NightlyResult:
         """Write the summary and the page; the result names them."""
         summary = self._summary()
-        places = {}
+        uris = {}
         for kind, text in (("json", summary.model_dump_json(indent=1) + "\n"), ("html", write_page(summary))):
-            places[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
-            for place in (places[kind], files.join(self.run.summary_uri, f"latest.{kind}")):
-                files.write_bytes(place, text.encode())
+            uris[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
+            for uri in (uris[kind], files.join(self.run.summary_uri, f"latest.{kind}")):
+                files.write_bytes(uri, text.encode())
         same = (
             "entries",
             "failed",
@@ -163,8 +162,8 @@ class _Night:
         return NightlyResult.model_validate(
             {name: getattr(summary, name) for name in same}
             | {
-                "summary": places["json"],
-                "page": places["html"],
+                "summary": uris["json"],
+                "page": uris["html"],
                 "bundles": {each.bundle: _short(each) for each in summary.bundles},
                 "code": summary.exit_code,
             }
@@ -200,7 +199,7 @@ class _Night:
         return Summary.model_validate(facts | most | total)
 
 
-def _short(each: BundleNight) -> dict[str, Any]:
+def _short(each: BundleNight) -> dict[str, int | str | None]:
     names = ("bundle_id", *COUNTED)
     return {name: getattr(each, name) for name in names} | {"drift": each.level, "error": each.error}
 
@@ -222,9 +221,9 @@ def _with_scores(store: ScoreStore, night: BundleNight) -> BundleNight:
     return night.model_copy(update={"outputs": outputs, "nights": before})
 
 
-def housekeep(store: ScoreStore, settings: Housekeeping) -> dict[str, Any]:
+def housekeep(store: ScoreStore, settings: Housekeeping) -> dict[str, object]:
     """Compact and vacuum as the run file says; what was done."""
-    done: dict[str, Any] = {}
+    done: dict[str, object] = {}
     if settings.compact:
         done |= store.compact()
     if settings.vacuum_days is not None:

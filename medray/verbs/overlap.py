@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import own_subject, pseudonym
+from medray.archive.pseudonyms import own_subject, pseudonym
 from medray.datasets.shards import ShardSet, read_samples
 from medray.storage import files
 
@@ -37,14 +37,14 @@ def seen(uri: str, rows: pa.Table, key: bytes) -> np.ndarray | None:
     None: not known, because the bundle is from before this was kept, or its subjects were hashed under another key.
     """
     try:
-        held = np.frombuffer(files.read_bytes(files.join(uri, SEEN)), "<u8")
+        hashes = np.frombuffer(files.read_bytes(files.join(uri, SEEN)), "<u8")
     except FileNotFoundError:
         return None
-    if not len(held) or held[0] != _number(pseudonym(_KEY_CHECK, key)):
+    if not len(hashes) or hashes[0] != _number(pseudonym(_KEY_CHECK, key)):
         return None
     words = rows.column("subject_id").combine_chunks().dictionary_encode()
     known = _known(rows)
-    hits = np.array([word in known and _number(word) in held[1:] for word in words.dictionary.to_pylist()], bool)
+    hits = np.array([word in known and _number(word) in hashes[1:] for word in words.dictionary.to_pylist()], bool)
     return hits[words.indices.to_numpy()]
 
 

@@ -7,14 +7,15 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.eligibility import Trained, categories, value_of
-from medray.archive.entries import TARGET, by_place, manifest_digest, pseudonym_key, write_manifest
+from medray.archive.entries import TARGET, by_place, manifest_digest, write_manifest
 from medray.archive.manifest import KINDS
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import TrainRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema
@@ -22,7 +23,8 @@ from medray.datasets.shards import ShardSet, ShardSink
 from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
-from medray.flows.flow import Flow, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow
 from medray.modalities.registry import Modality
 from medray.progress import Progress, Silent
 from medray.storage import files
@@ -40,7 +42,7 @@ class Prepared(NamedTuple):
 
     folder: str
     digest: str
-    """Of the entries used, their splits and targets, and how they were read."""
+    """Digest of the entries used, their splits and targets, and how they were read."""
     classes: tuple[str, ...]
     result: PrepareResult
     trained: Trained | None
@@ -120,17 +122,17 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
 
 
 def mixture_of(facts: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str | int]]:
-    """What entries with these facts are, as `manifest_table.Counts.mixture`."""
+    """What entries with these facts are, as `archive.manifest.EntryCounts.mixture`."""
     kinds: Counter[tuple[str, ...]] = Counter()
     for text in facts if names else ():
         if text is not None:
             known = json.loads(text)
             kinds[tuple("\\".join(categories(value_of(known, name))) for name in names)] += 1
-    found = [
+    mixture = [
         {**{name: value for name, value in zip(names, kind, strict=True) if value}, "entries": count}
         for kind, count in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:KINDS]
     ]
-    return [kind for kind in found if len(kind) > 1]
+    return [kind for kind in mixture if len(kind) > 1]
 
 
 def _with_targets(manifest: pa.Table, run: TrainRun) -> tuple[pa.Table, tuple[str, ...]]:
@@ -184,10 +186,10 @@ def rows_per_shard(modality: Modality) -> int:
     return max(1, min(4096, SHARD_BYTES // max(1, stages.sample_bytes(modality))))
 
 
-def split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, Any]:
+def split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, int | dict[str, int]]:
     """entries, subjects and how many entries each class has, for one split."""
     rows = used.filter(pc.equal(used.column("split"), name))
-    facts: dict[str, Any] = {
+    facts: dict[str, int | dict[str, int]] = {
         "entries": len(rows),
         "subjects": pc.count_distinct(rows.column("subject_id")).as_py() if len(rows) else 0,
     }

@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections import Counter
 from itertools import islice
-from typing import Any
 
 from medray.datasets.shards.index import INDEX_NAME, ShardSet
 from medray.errors import MedrayError
@@ -27,17 +26,15 @@ def of_medray(path: str, uri: str) -> Inspection | None:
     if uri.endswith(".toml") and files.is_local(uri) and files.local_path(uri).is_file():
         return _run_file(path, uri)
     if files.exists(files.join(uri, "last.safetensors")) and files.exists(files.join(uri, CHECKPOINT_STATE)):
-        return _told("checkpoint of a training", path, "medray train RUN.toml, which goes on from it by itself")
+        return _described("checkpoint of a training", path, "medray train RUN.toml, which goes on from it by itself")
     if files.exists(files.join(uri, INDEX_NAME)):
         return _shards(path, uri)
-    held = [name for name in ("manifest", "shards", "training", "evaluation", "nights") if _is_there(uri, name)]
-    if "manifest" in held or {"shards", "training"} <= set(held):
-        inside = (
-            f"medray inspect {path.rstrip('/')}/{held[0]}; the run files that name it as `work` take it up themselves"
-        )
-        return _told("work folder of medray", path, inside, holds=held)
+    contents = [name for name in ("manifest", "shards", "training", "evaluation", "nights") if _is_there(uri, name)]
+    if "manifest" in contents or {"shards", "training"} <= set(contents):
+        inside = f"medray inspect {path.rstrip('/')}/{contents[0]}; the run files that name it as `work` take it up themselves"
+        return _described("work folder of medray", path, inside, holds=contents)
     if files.exists(files.join(uri, "latest.json")) and files.exists(files.join(uri, "latest.html")):
-        return _told("summaries of nights", path, f"open {path.rstrip('/')}/latest.html in a browser")
+        return _described("summaries of nights", path, f"open {path.rstrip('/')}/latest.html in a browser")
     return None
 
 
@@ -45,16 +42,16 @@ def of_others(path: str, uri: str) -> Inspection | None:
     """Data that a command converts or reads beside an archive: FHIR, long CSV, tables; an empty folder. None: unknown."""
     listed = list(islice(files.list_files(uri), LOOKED_AT))
     if not listed:
-        return _told("empty folder", path, "none: there is nothing in it")
+        return _described("empty folder", path, "none: there is nothing in it")
     kinds: Counter[str] = Counter()
     types: Counter[str] = Counter()
     columns: list[str] = []
     for file in listed:
         head = _head(file.uri)
-        found = re.findall(rb'"resourceType"\s*:\s*"([A-Za-z]+)"', head)
-        if found and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        resource_types = re.findall(rb'"resourceType"\s*:\s*"([A-Za-z]+)"', head)
+        if resource_types and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
             kinds["fhir"] += 1
-            types.update({found[0].decode()})
+            types.update({resource_types[0].decode()})
         elif names := _columns(file.uri, head):
             kinds["csv"] += 1
             columns = columns or names
@@ -63,17 +60,17 @@ def of_others(path: str, uri: str) -> Inspection | None:
     looked = {"files": len(listed)} if len(listed) < LOOKED_AT else {"files": f"{LOOKED_AT} or more"}
     if kinds["fhir"]:
         facts = {"format": "fhir", **looked, "first resources": dict(sorted(types.items()))}
-        return _told("FHIR resources", path, TO_MEDS.format(path=path, kind="fhir"), **facts)
+        return _described("FHIR resources", path, TO_MEDS.format(path=path, kind="fhir"), **facts)
     if kinds["csv"]:
         facts = {"format": "csv", **looked, "columns": columns}
         takes = f'as labels of an archive: [labels] table = "{path}"; as records of patients: ' + TO_MEDS.format(
             path=path, kind="csv"
         )
-        return _told("table" if len(listed) == 1 else "folder of tables", path, takes, **facts)
+        return _described("table" if len(listed) == 1 else "folder of tables", path, takes, **facts)
     return None
 
 
-def _told(title: str, path: str, takes: str, **facts: Any) -> Inspection:
+def _described(title: str, path: str, takes: str, **facts: object) -> Inspection:
     return Inspection(title=f"{title} {path}", facts=facts | {"command": takes})
 
 
@@ -84,21 +81,23 @@ def _run_file(path: str, uri: str) -> Inspection | None:
         keys = tomllib.loads(files.read_bytes(uri).decode()).keys()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         return None
-    facts: dict[str, Any] = {"tables": sorted(keys)}
+    facts: dict[str, object] = {"tables": sorted(keys)}
     try:
         run = runs.load(uri)
         verb = VERBS[type(run).__name__]
         facts |= {"name": run.name, "archive": run.archive, "engine": run.engine.kind}
     except MedrayError as error:
-        return _told("run file with a fault", path, "none, before it is right", **facts, fault=str(error))
-    return _told("run file", path, f"medray {verb} {path}", **facts)
+        return _described("run file with a fault", path, "none, before it is right", **facts, fault=str(error))
+    return _described("run file", path, f"medray {verb} {path}", **facts)
 
 
 def _shards(path: str, uri: str) -> Inspection:
     shards = ShardSet.open(uri, partial=True)
     facts = {"samples": {str(name): rows for name, rows in shards.splits.items()}, "entries": shards.entries}
     facts |= {"failed": shards.failed_entries, "whole": shards.complete and shards.is_whole()}
-    return _told("prepared shards", path, "medray train and medray evaluate with the run file that made them", **facts)
+    return _described(
+        "prepared shards", path, "medray train and medray evaluate with the run file that made them", **facts
+    )
 
 
 def _is_there(uri: str, name: str) -> bool:

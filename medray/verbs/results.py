@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,18 +58,24 @@ class PrepareResult(Result):
     mixture: list[dict[str, str | int]] = []
     """What the entries used are, as `medray index` tells it of the archive."""
     by_reason: dict[str, int]
-    splits: dict[str, dict[str, Any]]
+    splits: dict[str, dict[str, int | dict[str, int]]]
     """Per split: entries, subjects, classes."""
     folder: str
     reused: bool
     seconds: float
 
 
+def class_counts(split: Mapping[str, int | dict[str, int]]) -> dict[str, int]:
+    """Entries of each class in a split of `PrepareResult.splits`; none where labels are no classes."""
+    counts = split.get("classes")
+    return counts if isinstance(counts, dict) else {}
+
+
 class TrainResult(Result):
     bundle: str
     bundle_id: str
-    metrics: dict[str, Any]
-    """Of the validation split, at the best epoch."""
+    metrics: dict[str, object]
+    """Metrics of the validation split, at the best epoch."""
     epochs: int
     best_epoch: int
     stopped: str
@@ -90,12 +97,12 @@ class EvaluateResult(Result):
     """Read as another archive than the one trained on: not from the shards of its training."""
     n: int
     subjects: int
-    metrics: dict[str, Any]
-    floor: dict[str, Any] | None = None
+    metrics: dict[str, object]
+    floor: dict[str, object] | None = None
     """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
-    by_archive: dict[str, dict[str, Any]] = {}
-    """Of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
+    by_archive: dict[str, dict[str, object]] = {}
+    """Results of each of several archives, and of the bundle's own test split: {name: {n, subjects, metrics, intervals}}."""
     absent_classes: tuple[str, ...] = ()
     """Classes of the bundle that no entry evaluated has; what needs them is null."""
     not_eligible: dict[str, int] = {}
@@ -104,9 +111,9 @@ class EvaluateResult(Result):
     """Subjects of other archives whom the bundle was trained or validated on; null: not known, or its own archive."""
     thresholds: tuple[float, ...]
     beta: float = 2.0
-    """Of `f_beta`."""
+    """The beta of `f_beta`."""
     prevalence: float | None = None
-    """Of `ppv_at_prevalence` and `npv_at_prevalence`."""
+    """The prevalence of `ppv_at_prevalence` and `npv_at_prevalence`."""
     predictions: str
     report: str
     seconds: float
@@ -131,7 +138,7 @@ class ScoreResult(Result):
     stopped: Literal["deadline", "limit", "archive"] | None
     """Why entries are left; archive: it was no longer there, and the exit code is 1."""
     samples: int
-    """Of this run's entries; an entry that cannot be read counts as one."""
+    """Samples of this run's entries; an entry that cannot be read counts as one."""
     failed_samples: int
     by_reason: dict[str, int]
     """Failed samples."""
@@ -140,12 +147,12 @@ class ScoreResult(Result):
     """Samples that the model is not asked about."""
     seconds: float
     entries_per_second: float
-    """Of those scored, failed and not eligible, from the first to the last commit."""
+    """Entries scored, failed and not eligible, over the time from the first to the last commit."""
     stages: dict[str, float]
     """Seconds of this run, one after the other: index, pending (what has no score yet), scoring."""
     worker_seconds: dict[str, float]
     """Seconds inside workers, all together: read, score, write."""
-    slowest: list[dict[str, Any]]
+    slowest: list[dict[str, int | float | str]]
     """The entries that took longest to read: {key_hi (as in the score table), seconds, together}. A batch is timed as
     a whole: `together` says how many entries shared the time, and `key_hi` is of the first of them."""
     store: str
@@ -174,13 +181,13 @@ class NightlyResult(Result):
     not_eligible: int = 0
     left: int = 0
     level: str = ""
-    """Of drift: alert, watch, none, too few; "" where nothing was scored."""
+    """Level of drift: alert, watch, none, too few; "" where nothing was scored."""
     seconds: float
     summary: str = ""
     """The JSON file of this night."""
     page: str = ""
     """The HTML page of this night."""
-    bundles: dict[str, dict[str, Any]] = {}
+    bundles: dict[str, dict[str, int | str | None]] = {}
     """Per bundle folder: bundle_id, pending, scored, failed, not_eligible, left, drift, error."""
     code: int = 0
 
@@ -202,16 +209,16 @@ class ToMedsResult(Result):
     converted: dict[str, int]
     events_by_type: dict[str, int]
     dropped: dict[str, dict[str, int]]
-    """By type and reason."""
+    """Dropped ones by type and reason."""
     notes: dict[str, dict[str, int]]
     """What else is worth knowing of what was converted: values left out, dates without a time of day."""
     faults: int
     """How many were dropped because something is wrong with them, not by a rule."""
     ignored: int
     """Files that are none of this source."""
-    failed_files: list[dict[str, Any]]
+    failed_files: list[dict[str, int | str | None]]
     """The first hundred: place in the order of names, member, reason."""
-    labels: dict[str, Any]
+    labels: dict[str, object]
     out: str
     reused: bool
     seconds: float
@@ -238,7 +245,7 @@ class ExportResult(BaseModel):
     not_eligible: int
     """There was nothing to score: a reference block, an allele that is deleted."""
     not_scored: int
-    """Of which the store holds nothing: added or changed since, or in a part that could not be read."""
+    """Alleles of which the store holds nothing: added or changed since, or in a part that could not be read."""
     seconds: float
 
 
@@ -248,7 +255,7 @@ class VacuumResult(BaseModel):
     store: str
     files_merged: int
     files_made: int
-    """Of the merged ones."""
+    """Files that the merged ones became."""
     files_removed: int
     bytes_freed: int
     seconds: float
@@ -265,7 +272,7 @@ class ForgetResult(BaseModel):
     files: int
     """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
     unreadable: int
-    """Of these, those that a kill had cut short: nobody can say whom they held."""
+    """Files among these that a kill had cut short: nobody can say whom they held."""
     untouched: str = "the archive, work folders (manifests, shards, reports), bundles, exports, backups"
-    """Where the subject may stand as well."""
+    """Other places where the subject may stand."""
     seconds: float

@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,9 @@ from medray.config.runs import ScoreRun
 from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
-from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
+from medray.flows.driver import shards
+from medray.flows.flow import Flow, Receipt, Sink, SlowBatch
+from medray.flows.lane import SLOWEST
 from medray.learning import bundles
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
@@ -33,17 +35,25 @@ ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 8192, 2**25
 SMALL_ENTRIES = 32
 
 
-class Tally:
+class SlowEntry(TypedDict):
+    """A batch of entries that took long to read, under the key of its first entry."""
+
+    key_hi: int
+    seconds: float
+    together: int
+
+
+class ScoreTally:
     """A sink that counts what passes through its commits, for the result and for the audit table (`counts`); the
     writing is the inner sink's."""
 
-    def __init__(self, sink: Sink, counts: dict[str, Any], root: str) -> None:
+    def __init__(self, sink: Sink, counts: dict[str, object], root: str) -> None:
         self.write, self.inner, self.counts, self.root = sink.write, sink, counts, root
         self.entries, self.failed, self.not_eligible, self.samples = 0, 0, 0, 0
         self.by_reason: Counter[str] = Counter()
         self.passed_over: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
-        self.slowest: list[dict[str, Any]] = []
+        self.slowest: list[SlowBatch | SlowEntry] = []
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         """Raises ArchiveAway where entries could not be read because all of the archive has gone: their failures are not
@@ -89,9 +99,9 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     spec = at_site(bundle.recipe.modality, run.modality)
     note_unlearnt(bundle, progress)
     manifest, indexed = index_archive(run, spec, engine, progress)
-    found = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
-    seconds = {"index": indexed.seconds, **found.stages}
-    return found.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
+    result = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
+    seconds = {"index": indexed.seconds, **result.stages}
+    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
 
 
 def note_unlearnt(bundle: bundles.Bundle, progress: Progress) -> None:
@@ -128,7 +138,7 @@ def score_manifest(
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
         retired = retire(store, claim, spec, manifest, progress)
-        sink, away = Tally(store.sink(claim), counts, run.root), False
+        sink, away = ScoreTally(store.sink(claim), counts, run.root), False
         scoring = time.monotonic()
         progress.begin("score", wanted)
         for chosen in rounds(manifest, pending, run.order, run.limit) if wanted else ():
@@ -144,8 +154,9 @@ def score_manifest(
                 progress.fact("archive_away", "error", message=error.what)
                 progress.note(str(error))
                 break
+            finally:
+                sink.slowest = _keyed(sink.slowest, chosen)
             del flow  # before the next round is read
-            sink.slowest = _keyed(sink.slowest, chosen)
     _tell_passing(sink.by_reason, progress)
     now = time.monotonic()
     return ScoreResult(
@@ -174,32 +185,34 @@ def score_manifest(
         entries_per_second=sink.entries / max(now - scoring, 1e-9),
         stages={"pending": scoring - started, "scoring": now - scoring},
         worker_seconds=dict(sink.seconds),
-        slowest=sink.slowest,
+        slowest=cast("list[dict[str, int | float | str]]", sink.slowest),
         store=run.store_uri,
     )
 
 
 def retire(store: ScoreStore, claim: Claim, spec: ModalitySpec, manifest: Manifest, progress: Progress) -> int:
     """Rows of entries whose files are there and hold them no more are current no longer. How many entries these are."""
-    gone = standing.absent(store, manifest, claim.bundle_id)
-    ids = gone.column("entry_id").to_pylist()
-    gone = gone.filter(pa.array(manifest.no_longer_held(ids, spec.file_of), pa.bool_()))
-    standing.retire(store, claim, gone)
-    if spec.earlier_ids and any(re.fullmatch(spec.earlier_ids, each) for each in gone.column("entry_id").to_pylist()):
+    retired = standing.absent(store, manifest, claim.bundle_id)
+    ids = retired.column("entry_id").to_pylist()
+    retired = retired.filter(pa.array(manifest.no_longer_held(ids, spec.file_of), pa.bool_()))
+    standing.retire(store, claim, retired)
+    if spec.earlier_ids and any(
+        re.fullmatch(spec.earlier_ids, each) for each in retired.column("entry_id").to_pylist()
+    ):
         progress.fact("ids_changed", "warning")
         progress.note("entries have other ids in this version of medray: they are scored once more under the new ones")
-    if len(gone):
-        progress.fact("retired", entries=len(gone))
-        progress.note(f"{len(gone)} entries of the store are retired: their files hold them no more")
-    return len(gone)
+    if len(retired):
+        progress.fact("retired", entries=len(retired))
+        progress.note(f"{len(retired)} entries of the store are retired: their files hold them no more")
+    return len(retired)
 
 
 def _tell_passing(by_reason: Counter[str], progress: Progress) -> None:
     passing = {reason: count for reason, count in by_reason.items() if reason in PASSING}
     if passing:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
         progress.fact("tried_again", "warning", reasons=passing)
-        progress.note(f"could not be read as the index had it, and will be tried again by the next run: {told}")
+        progress.note(f"could not be read as the index had it, and will be tried again by the next run: {counts}")
 
 
 def _flow(
@@ -229,21 +242,20 @@ def _flow(
         commit_receipts=run.commit_files,
         until=until,
         failable=True,
-        apart=True,
+        may_split=True,
     )
 
 
-def _keyed(rows: list[dict[str, Any]], chosen: pa.Table) -> list[dict[str, Any]]:
-    """By key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
-    late = [row for row in rows if "entry_id" in row]
-    wanted = pa.array([row["entry_id"] for row in late], pa.string())
-    keys = entry_keys(chosen.take(pc.index_in(wanted, chosen.column("entry_id"))))
-    found = {row["entry_id"]: int(key) for row, key in zip(late, keys[:, 0], strict=True)}
+def _keyed(batches: list[SlowBatch | SlowEntry], chosen: pa.Table) -> list[SlowBatch | SlowEntry]:
+    """Batches by key instead of id: an id may be a path or hold a date of care, and this leaves the store."""
+    ids = pa.array([batch["entry_id"] for batch in batches if "entry_id" in batch], pa.string())
+    keys = entry_keys(chosen.take(pc.index_in(ids, chosen.column("entry_id"))))
+    key_of = dict(zip(ids.to_pylist(), map(int, keys[:, 0]), strict=True))
     return [
-        row
-        if "key_hi" in row
-        else {"key_hi": found[row["entry_id"]], "seconds": row["seconds"], "together": row["together"]}
-        for row in rows
+        SlowEntry(key_hi=key_of[batch["entry_id"]], seconds=batch["seconds"], together=batch["together"])
+        if "entry_id" in batch
+        else batch
+        for batch in batches
     ]
 
 

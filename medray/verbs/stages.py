@@ -55,14 +55,14 @@ OF_SAMPLE = ["entry_id", "sample_id", "subject_id", "fingerprint", "facts"]
 
 
 class Scan:
-    """Files (FILES) to parts (manifests.PARTS). A file given with a `reason` and a `detail` is not opened."""
+    """Files (FILES) to parts (archive.entries.PARTS). A file given with a `reason` and a `detail` is not opened."""
 
     def __init__(self, spec: ModalitySpec, root: str, key: bytes) -> None:
         self.modality, self.root, self.key = spec.open(), root, key
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        found = (pair for row in batch.to_pylist() for pair in self._scan(**row))
-        while piece := list(islice(found, PARTS_AT_ONCE)):
+        pairs = (pair for row in batch.to_pylist() for pair in self._scan(**row))
+        while piece := list(islice(pairs, PARTS_AT_ONCE)):
             parts, of_file = zip(*piece, strict=True)
             yield from parts_table(parts, self.key, of_file).to_batches()
 
@@ -93,19 +93,19 @@ class Read:
         lost = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
         if lost.all():
             return self._known_failed(batch)
-        found, numbers = self._read(batch.filter(pa.array(~lost)) if lost.any() else batch)
+        samples, numbers = self._read(batch.filter(pa.array(~lost)) if lost.any() else batch)
         if not lost.any():
-            return found
-        places = np.concatenate([np.flatnonzero(~lost)[numbers], np.flatnonzero(lost)])
-        rows = joined([found, self._known_failed(batch.filter(pa.array(lost)))])
-        return rows.take(pa.array(np.argsort(places, kind="stable")))
+            return samples
+        positions = np.concatenate([np.flatnonzero(~lost)[numbers], np.flatnonzero(lost)])
+        rows = joined([samples, self._known_failed(batch.filter(pa.array(lost)))])
+        return rows.take(pa.array(np.argsort(positions, kind="stable")))
 
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""
         entries = Entries(rows)
-        found = self.modality.read(entries)
-        found = _refuse_replaced(found, replaced(self.modality, entries), self.modality.payload)
-        numbers = found.column("entry").to_numpy()
+        samples = self.modality.read(entries)
+        samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
+        numbers = samples.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
         keys = rows.select(
@@ -115,14 +115,14 @@ class Read:
                 if name in rows.schema.names
             ]
         )
-        of_entry = keys if len(found) == len(rows) else keys.take(found.column("entry"))
+        of_entry = keys if len(samples) == len(rows) else keys.take(samples.column("entry"))
         columns = {name: of_entry.column(name) for name in of_entry.schema.names if name != "target"}
-        columns |= {name: found.column(name) for name in found.schema.names if name != "entry"}
+        columns |= {name: samples.column(name) for name in samples.schema.names if name != "entry"}
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
             given = of_entry.column("target")
-            own = columns.get("target", pa.nulls(len(found), given.type))
+            own = columns.get("target", pa.nulls(len(samples), given.type))
             columns["target"] = pc.if_else(own.is_valid(), own, given)
-        return self._sample_rows(columns, len(found)), numbers
+        return self._sample_rows(columns, len(samples)), numbers
 
     def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that the scan already found unreadable."""
@@ -151,16 +151,16 @@ def replaced(modality: Modality, entries: Entries) -> np.ndarray:
     known = then != 0
     if 2 * pc.count_distinct(uris).as_py() > len(entries):  # files of their own: most are compared, and not asked for
         known &= ~np.array([modality.verifies(entry) for entry in entries], bool)[owner]
-    late = np.zeros(len(entries), bool)
+    mask = np.zeros(len(entries), bool)
     if known.any():
         of_file = uris.filter(pa.array(known)).dictionary_encode()
         now = np.array([_modified(uri) for uri in of_file.dictionary.to_pylist()], np.int64)[of_file.indices.to_numpy()]
         local = np.array([is_local(uri) for uri in of_file.dictionary.to_pylist()])[of_file.indices.to_numpy()]
         then = np.where(local, then[known], then[known] // 10**9 * 10**9)
-        late[owner[known][(now != then) & (now != _GONE)]] = True
-    for i in np.flatnonzero(late).tolist():
-        late[i] = not modality.verifies(entries[i])
-    return late
+        mask[owner[known][(now != then) & (now != _GONE)]] = True
+    for i in np.flatnonzero(mask).tolist():
+        mask[i] = not modality.verifies(entries[i])
+    return mask
 
 
 _GONE = -1
@@ -168,23 +168,23 @@ _GONE = -1
 
 def _modified(uri: str) -> int:
     try:
-        found = modified_ns(uri)
+        modified = modified_ns(uri)
     except OSError:  # the reader has met it, too, or read before it
         return _GONE
-    return _GONE if found is None else found
+    return _GONE if modified is None else modified
 
 
-def _refuse_replaced(found: pa.RecordBatch, late: np.ndarray, payload: pa.Schema) -> pa.RecordBatch:
+def _refuse_replaced(samples: pa.RecordBatch, replaced: np.ndarray, payload: pa.Schema) -> pa.RecordBatch:
     """What `Modality.read` gave, with one failed row for each entry that is `late` (E,); those that could not be read stay."""
-    if not late.any():
-        return found
-    numbers = found.column("entry").to_numpy()
-    spoilt = late[numbers]
-    if "reason" in found.schema.names:
-        unread = pc.is_in(found.column("reason"), pa.array(sorted(PASSING))).fill_null(False)
+    if not replaced.any():
+        return samples
+    numbers = samples.column("entry").to_numpy()
+    spoilt = replaced[numbers]
+    if "reason" in samples.schema.names:
+        unread = pc.is_in(samples.column("reason"), pa.array(sorted(PASSING))).fill_null(False)
         spoilt &= ~unread.to_numpy(zero_copy_only=False)
     if not spoilt.any():
-        return found
+        return samples
     lost = np.unique(numbers[spoilt])
     kept = ~np.isin(numbers, lost)
     failed = pa.RecordBatch.from_pydict(
@@ -194,7 +194,7 @@ def _refuse_replaced(found: pa.RecordBatch, late: np.ndarray, payload: pa.Schema
             "detail": pa.repeat("a file of it was written to after it was indexed", len(lost)),
         }
     )
-    rows = joined([read_rows(numbers[kept], found.filter(pa.array(kept)), payload), read_rows(lost, failed, payload)])
+    rows = joined([read_rows(numbers[kept], samples.filter(pa.array(kept)), payload), read_rows(lost, failed, payload)])
     return rows.take(pc.sort_indices(rows.column("entry")))
 
 
@@ -249,14 +249,14 @@ class Score:
 def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, ...]) -> pa.RecordBatch:
     """Samples (B rows) and their scores (B, O) to B x O rows of SCORE_ROWS, sample by sample."""
     many = len(outputs)
-    found = samples.select(OF_SAMPLE)
+    rows = samples.select(OF_SAMPLE)
     if many > 1:
-        found = found.take(pa.array(np.repeat(np.arange(len(samples)), many)))
+        rows = rows.take(pa.array(np.repeat(np.arange(len(samples)), many)))
         names = pa.array(list(outputs)).take(pa.array(np.tile(np.arange(many), len(samples))))
     else:
         names = pa.repeat(outputs[0], len(samples))
-    empty = pa.nulls(len(found), pa.string())
-    columns = dict(zip(found.schema.names, found.columns, strict=True))
+    empty = pa.nulls(len(rows), pa.string())
+    columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns |= {"output": names, "value": pa.array(scores.reshape(-1).astype(np.float32))}
     columns |= {"reason": empty, "detail": empty}
     return pa.RecordBatch.from_arrays([columns[f.name] for f in SCORE_ROWS], schema=SCORE_ROWS)

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import medray
 from medray.config.loader import as_written
@@ -125,13 +124,13 @@ def pins() -> dict[str, str]:
     return {"python": python} | {name: importlib.metadata.version(name).partition("+")[0] for name in PINNED}
 
 
-def _refuse_paths(run_file: Path, settings: Mapping[str, Any], root: str | None) -> None:
+def _refuse_paths(run_file: Path, settings: Mapping[str, object], root: str | None) -> None:
     """A relative path would lead into the folder of what was sent, which Ray removes, and with it what was written."""
     if root is not None:
         if not files.is_local(root):
             raise UserError("the root is no folder of the cluster", where="--root", found=root, expected="a path")
         return
-    wrong = [f"{key} = {json.dumps(found)}" for key, found in _paths(settings) if _is_relative(found)]
+    wrong = [f"{key} = {json.dumps(path)}" for key, path in _paths(settings) if _is_relative(path)]
     if "work" not in settings and "out" not in settings:
         wrong.append('work is not set, so it is "work/<name>"')
     if wrong:
@@ -144,13 +143,13 @@ def _refuse_paths(run_file: Path, settings: Mapping[str, Any], root: str | None)
         )
 
 
-def _paths(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _paths(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for dotted in PATHS:
-        found: list[Any] = [settings]
+        values: list[object] = [settings]
         for key in dotted.split("."):
-            held = [each[key] for each in found if isinstance(each, Mapping) and key in each]
-            found = [each for value in held for each in (value if isinstance(value, list) else [value])]
-        yield from ((dotted, path) for path in found if isinstance(path, str))
+            inner = [each[key] for each in values if isinstance(each, Mapping) and key in each]
+            values = [each for value in inner for each in (value if isinstance(value, list) else [value])]
+        yield from ((dotted, path) for path in values if isinstance(path, str))
 
 
 def _is_relative(uri: str) -> bool:

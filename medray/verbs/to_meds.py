@@ -7,12 +7,11 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 import medray
-from medray.archive.entries import pseudonym_key
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import ConvertRun
 from medray.engines.base import Engine
 from medray.errors import ArchiveError, UserError
@@ -32,7 +31,7 @@ from medray.verbs.results import ToMedsResult
 PIECE_BYTES = 2**26
 """Plain files that may be cut are read in pieces of this size."""
 BUCKET_BYTES = 2**26
-"""Of the source, packed as it is: a bucket is sorted in memory."""
+"""Bytes of the source, packed as it is: a bucket is sorted in memory."""
 SMALL_BYTES = 2**22
 SHOWN = 100
 
@@ -65,7 +64,7 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
 
 
 def _digest(run: ConvertRun, listed: list[files.File], key: bytes) -> str:
-    """Of everything that decides the dataset: settings, the files as they are, the key; not the engine."""
+    """Digest of everything that decides the dataset: settings, the files as they are, the key; not the engine."""
     settings = run.model_dump_json(exclude={"engine", "work", "max_failed"})
     whole = hashlib.sha256(f"{medray.__version__}\0{settings}\0".encode() + key)
     for file in listed:
@@ -106,11 +105,12 @@ def _convert(
     engine.run(Flow("arrange", plan, (stage,), written, progress.advance, small=small))
     draft = drafts / "dataset"
     subjects = dataset.write_metadata(draft, run.name, read, written, run.split, datetime.now(UTC))
-    labels: dict[str, Any] = {}
+    labels: dict[str, object] = {}
     if run.labels is not None:
         keyed = LinkedSubjects(key, same) if run.source.kind == "fhir" else Subjects(key, keep=run.source.keep_ids)
-        labels = write_labels(draft, run.labels, listed, subjects, keyed)
-        for name, count in labels["warnings"].items():
+        written_labels = write_labels(draft, run.labels, listed, subjects, keyed)
+        labels |= written_labels
+        for name, count in written_labels["warnings"].items():
             progress.fact("labels", warning=name, rows=count)
             progress.note(f"labels, {name}: {count:,} rows: {WARNINGS[name]}")
     counts = dataset.Counts(read, decided, written)
@@ -126,7 +126,7 @@ def _convert(
         converted=counts.converted,
         events_by_type=counts.events,
         dropped={source: dict(reasons) for source, reasons in counts.dropped.items()},
-        notes={source: dict(found) for source, found in counts.notes.items()},
+        notes={source: dict(counted) for source, counted in counts.notes.items()},
         faults=counts.faults,
         ignored=read.counts["", IGNORED],
         failed_files=failed[:SHOWN],
@@ -157,11 +157,11 @@ def _settle(read: BucketSink, decided: VersionSink, engine: Engine, progress: Pr
     return same
 
 
-def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, Any]]:
+def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, int | str | None]]:
     """Files by their place in the order of names, from 1: a name may tell who the patient is."""
-    place = {uri: i for i, uri in enumerate(sorted(file.uri for file in listed), 1)}
-    found = {}
+    number_of = {uri: i for i, uri in enumerate(sorted(file.uri for file in listed), 1)}
+    failed = {}
     for unit, member, reason, detail in sorted(read.failed):
-        facts = {"file": place[pieces[unit].uri], "of": len(listed), "member": member + 1 or None}
-        found.setdefault(tuple(facts.values()), facts | {"reason": reason, "detail": detail})
-    return list(found.values())
+        facts = {"file": number_of[pieces[unit].uri], "of": len(listed), "member": member + 1 or None}
+        failed.setdefault(tuple(facts.values()), facts | {"reason": reason, "detail": detail})
+    return list(failed.values())

@@ -7,12 +7,11 @@ import json
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from medray.archive.entries import pseudonym_key
+from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import TrainRun
 from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardSet, read_samples
@@ -22,11 +21,11 @@ from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.plan import FitPlan
 from medray.learning.recipe import Recipe, versions
-from medray.progress import Progress, Silent
+from medray.progress import EpochRow, Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
-from medray.verbs.results import TrainResult
+from medray.verbs.results import TrainResult, class_counts
 
 FLOOR = LogisticSpec()
 
@@ -56,10 +55,10 @@ def train(
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
     folder = files.join(plan.work, plan.name)
-    there = None if replace and fresh else _there(run.bundle_uri)
-    finished = there if there and there.recipe.training.get("plan") == plan.name else None
-    if there is not None and finished is None:
-        _replace_or_refuse(run, there, progress, replace)
+    existing = None if replace and fresh else _existing(run.bundle_uri)
+    finished = existing if existing and existing.recipe.training.get("plan") == plan.name else None
+    if existing is not None and finished is None:
+        _replace_or_refuse(run, existing, progress, replace)
     if fresh:
         finished = None
         files.remove_tree(folder)
@@ -74,9 +73,9 @@ def train(
     files.make_folder(folder)
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
-    late = None if replace else _there(run.bundle_uri)  # by a training that ended meanwhile
-    if late is not None and late.recipe.training.get("plan") != plan.name:
-        _replace_or_refuse(run, late, progress, replace)
+    meanwhile = None if replace else _existing(run.bundle_uri)  # by a training that ended meanwhile
+    if meanwhile is not None and meanwhile.recipe.training.get("plan") != plan.name:
+        _replace_or_refuse(run, meanwhile, progress, replace)
     if run.remember_subjects:
         write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
     bundles.save(bundle, run.bundle_uri)
@@ -84,36 +83,37 @@ def train(
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
 
 
-def _replace_or_refuse(run: TrainRun, there: bundles.Bundle, progress: Progress, replace: bool) -> None:
+def _replace_or_refuse(run: TrainRun, existing: bundles.Bundle, progress: Progress, replace: bool) -> None:
     """Raises BundleError for the bundle of another training, unless it may be replaced."""
     if not replace:
         raise BundleError(
             "the bundle's place holds the bundle of another training",
             where=run.bundle_uri,
-            found=f"bundle {there.id}, made {there.recipe.created[:10]} by {there.recipe.name!r}",
+            found=f"bundle {existing.id}, made {existing.recipe.created[:10]} by {existing.recipe.name!r}",
             expected="a place of its own for each training: score stores name their bundle by its id",
             do="name another `bundle` in the run file, or say --replace: the bundle that is there is then lost",
         )
-    progress.fact("replaces", bundle_id=there.id)
-    progress.note(f"the bundle of another training, {there.id[:12]}, is replaced: {run.bundle}")
+    progress.fact("replaces", bundle_id=existing.id)
+    progress.note(f"the bundle of another training, {existing.id[:12]}, is replaced: {run.bundle}")
 
 
 def _require_classes(run: TrainRun, prepared: Prepared) -> None:
     """Raises LabelError for a class, or a label, of which validation holds no entry: nothing could be said of it, and the
     epoch and the threshold would be chosen without it. Before the first epoch."""
     splits = prepared.result.splits
-    counts = {name: facts.get("classes", {}) for name, facts in splits.items()}
+    counts = {name: class_counts(facts) for name, facts in splits.items()}
     names = dict(zip(prepared.classes, run.objective.display(prepared.classes), strict=True))
     absent = [name for name in prepared.classes if counts["validation"].get(name) == 0]
     if absent:
-        told = [
-            f"{names[name]}: " + ", ".join(f"{split} {held.get(name, 0):,}" for split, held in counts.items() if held)
+        lacking = [
+            f"{names[name]}: "
+            + ", ".join(f"{split} {counted.get(name, 0):,}" for split, counted in counts.items() if counted)
             for name in absent
         ]
         raise LabelError(
             "the validation split lacks a class",
             where="[split]",
-            found="; ".join(told),
+            found="; ".join(lacking),
             expected="at least one entry of each class in train and in validation",
             do='set split.stratify = true or other fractions, mark some subjects of the class as "validation", or leave the '
             "class out",
@@ -121,7 +121,7 @@ def _require_classes(run: TrainRun, prepared: Prepared) -> None:
 
 
 def floor_uri(run: TrainRun, prepared: Prepared) -> str:
-    """Where the logistic model lies that was trained on the same samples as the run's bundle."""
+    """Folder of the logistic model that was trained on the same samples as the run's bundle."""
     plan = fit_plan(as_floor(run), prepared)
     return files.join(plan.work, plan.name, "bundle")
 
@@ -172,7 +172,7 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     )
 
 
-def _there(uri: str) -> bundles.Bundle | None:
+def _existing(uri: str) -> bundles.Bundle | None:
     """The bundle at `uri`, if one is. Raises BundleError for one that is altered, and must not be overwritten."""
     if not files.exists(files.join(uri, bundles.SPEC)):
         return None
@@ -221,12 +221,12 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
     )
 
 
-def _samples_per_second(history: list[dict[str, Any]]) -> float:
+def _samples_per_second(history: list[EpochRow]) -> float:
     seconds = sum(row["seconds"] for row in history)
     return sum(row["samples_per_second"] * row["seconds"] for row in history) / max(seconds, 1e-9)
 
 
-def _write_history(history: list[dict[str, Any]], best_epoch: int, folder: str) -> None:
+def _write_history(history: list[EpochRow], best_epoch: int, folder: str) -> None:
     """history.csv, history.parquet and learning_curve.png beside the checkpoints."""
     import pyarrow.csv
     import pyarrow.parquet as pq

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from medray.archive.entries import own_subject, pseudonym, pseudonym_key
+from medray.archive.pseudonyms import own_subject, pseudonym, pseudonym_key
 from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
 from medray.scores import ScoreStore
@@ -51,9 +51,9 @@ def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResul
 
 def _pseudonyms(subject: str, key_file: str | None) -> set[str]:
     """What the score table may call a subject: what was given, and what is made of it."""
-    place = Path(key_file).expanduser() if key_file else Path.home() / ".medray" / "pseudonym.key"
-    if place.exists():
-        keyed = {pseudonym(subject, pseudonym_key(str(place)))}
+    key_path = Path(key_file).expanduser() if key_file else Path.home() / ".medray" / "pseudonym.key"
+    if key_path.exists():
+        keyed = {pseudonym(subject, pseudonym_key(str(key_path)))}
     elif key_file is None:
         keyed = set[str]()
     else:

@@ -42,7 +42,7 @@ def listing(folder: str, rows: int, changed: int):
 
 
 def manifest(folder: str, rows: int):
-    from medray.archive.manifest import CHANGES, Counts, IndexState, Manifest
+    from medray.archive.manifest import CHANGES, EntryCounts, IndexState, Manifest
     from medray.storage.row_files import RowFiles, new_rows
 
     with new_rows(folder, "entries", CHANGES) as writer:
@@ -71,7 +71,8 @@ def manifest(folder: str, rows: int):
             writer.write(pa.RecordBatch.from_arrays(columns, schema=CHANGES))
     table = RowFiles(folder, (), CHANGES).added(writer.file)
     return Manifest(
-        folder, IndexState(how="", root="", seen_at=datetime.now(UTC), entries=table.found, counts=Counts(entries=rows))
+        folder,
+        IndexState(how="", root="", seen_at=datetime.now(UTC), entries=table.files, counts=EntryCounts(entries=rows)),
     )
 
 

@@ -78,7 +78,7 @@ def write_manifest(folder: Path, count: int) -> None:
     from score_store import BLOCK, entries
 
     from medray.archive.entries import entry_keys
-    from medray.archive.manifest import CHANGES, Counts, IndexState, write_state
+    from medray.archive.manifest import CHANGES, EntryCounts, IndexState, write_state
     from medray.storage.row_files import new_rows
 
     now = np.datetime64("2026-01-01T00:00:00", "us").item()
@@ -104,7 +104,7 @@ def write_manifest(folder: Path, count: int) -> None:
                 pa.nulls(size, f.type) if f.name not in found else pa.array(found[f.name]).cast(f.type) for f in CHANGES
             ]
             writer.write(pa.RecordBatch.from_arrays(columns, schema=CHANGES))
-    state = IndexState(how="", root="/archive", seen_at=now, entries=(writer.file,), counts=Counts(entries=count))
+    state = IndexState(how="", root="/archive", seen_at=now, entries=(writer.file,), counts=EntryCounts(entries=count))
     write_state(str(folder), state, None)
 
 

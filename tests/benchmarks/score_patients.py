@@ -166,7 +166,7 @@ def scores(system: str, out: Path, data: Path) -> np.ndarray:
     if system == "medray":
         from deltalake import DeltaTable
 
-        from medray.archive.entries import pseudonym, pseudonym_key
+        from medray.archive.pseudonyms import pseudonym, pseudonym_key
 
         key = pseudonym_key(str(data / "key"))
         table = DeltaTable(str(out / "store")).to_pyarrow_table(columns=["subject_id", "value"])

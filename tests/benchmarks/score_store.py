@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medray.archive.entries import entry_keys
-from medray.archive.manifest import CHANGES, Counts, IndexState, Manifest, write_state
+from medray.archive.manifest import CHANGES, EntryCounts, IndexState, Manifest, write_state
 from medray.scores import GIVEN, ScoreStore
 from medray.storage.queries import database, query
 from medray.storage.row_files import new_rows
@@ -133,7 +133,7 @@ def write_manifest(folder: Path, count: int) -> None:
                 pa.nulls(size, f.type) if f.name not in found else pa.array(found[f.name]).cast(f.type) for f in CHANGES
             ]
             writer.write(pa.RecordBatch.from_arrays(columns, schema=CHANGES))
-    state = IndexState(how="", root="", seen_at=now, entries=(writer.file,), counts=Counts(entries=count))
+    state = IndexState(how="", root="", seen_at=now, entries=(writer.file,), counts=EntryCounts(entries=count))
     write_state(str(folder), state, None)
 
 

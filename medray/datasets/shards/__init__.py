@@ -1,7 +1,7 @@
 """Shards: Parquet files of samples, their index, and how training reads them.
 
     samples ── ShardSink.write: one Parquet file (and one of failed rows) ── ShardSink.commit: index.parquet
-    index ── ShardSet ── cached: one memory-mapped Arrow file per shard and node ── Rows.gather: a batch
+    index ── ShardSet ── cached: one memory-mapped Arrow file per shard and node ── Gatherer.gather: a batch
 
 A fixed-shape tensor column lies in Parquet as fixed-size binary: the bytes of one sample, C order, little-endian.
 That is read 5 to 15 times faster than Parquet's lists (tests/benchmarks/shard_io.py). Shape, dtype and dims stand in
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from medray.datasets.shards.index import INDEX, Shard, ShardSet, ShardSink
 from medray.datasets.shards.parquet import read_samples, write_samples
-from medray.datasets.shards.reader import Rows, ShardReader, cached, gather
+from medray.datasets.shards.reader import Gatherer, ShardReader, cached, gather
 
 __all__ = [
     "INDEX",
-    "Rows",
+    "Gatherer",
     "Shard",
     "ShardReader",
     "ShardSet",

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol
+from typing import TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from medray.datasets.samples import KEYS, failed, good
 from medray.datasets.shards.parquet import read_samples, write_samples
 from medray.errors import ArchiveError
+from medray.flows.flow import Receipt
 from medray.storage import files
 
 Summarise = Callable[[pa.RecordBatch], pa.Table]
@@ -36,11 +37,18 @@ INDEX = pa.schema(
 INDEX_NAME = "index.parquet"
 
 
-class Written(Protocol):
-    """What `commit` needs of a receipt (flows.Receipt)."""
+class ShardFacts(TypedDict):
+    """A row of INDEX as a receipt has it: JSON-ready, the summary as base64."""
 
-    @property
-    def payload(self) -> dict[str, Any]: ...
+    path: str | None
+    rows: int
+    bytes: int
+    split: str | None
+    first: str
+    entries: int
+    failed_path: str | None
+    failed_entries: int
+    summary: str | None
 
 
 @dataclass
@@ -54,18 +62,18 @@ class ShardSink:
     """Run on each batch of good rows; the tables of all shards stand in the index (`ShardSet.summaries`)."""
     planned: int | None = None
     """Entries of the whole plan: until the index has them all, `ShardSet.open` refuses it."""
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the shards were made from; stands in the index."""
-    _found: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    _rows: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]], repr=False)
 
     def __post_init__(self) -> None:
         self.folder = files.absolute(self.folder)  # a worker has another working directory
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_found": {}}
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_rows": {}}
 
-    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
-        """Samples of one shard to files nobody names yet. Returns a row of INDEX, the summary as base64."""
+    def write(self, batches: Iterator[pa.RecordBatch]) -> ShardFacts:
+        """Samples of one shard to files nobody names yet. Returns their row of INDEX."""
         name = uuid.uuid4()
         lost: list[pa.RecordBatch] = []
         summaries: list[pa.Table] = []
@@ -83,35 +91,44 @@ class ShardSink:
                         summaries.append(self.summarise(rows))
                     yield rows
 
-        row: dict[str, Any] = dict.fromkeys(INDEX.names) | {"rows": 0, "bytes": 0, "failed_entries": 0}
-        flow = usable()
-        start = next(flow, None)
+        path, rows, size, split = None, 0, 0, None
+        samples = usable()
+        start = next(samples, None)
         if start is not None:
-            row["path"] = f"shard-{name}.parquet"
-            place = files.join(self.folder, row["path"])
-            row["rows"], row["bytes"] = write_samples(chain([start], flow), place, self.schema)
+            path = f"shard-{name}.parquet"
+            rows, size = write_samples(chain([start], samples), files.join(self.folder, path), self.schema)
             if len(splits) > 1:
                 raise ValueError(
                     f"a shard holds one split, found {sorted(map(str, splits))}: plan each split by itself"
                 )
-            row["split"] = splits.pop()
+            split = splits.pop()
         bad = [batch for batch in lost if len(batch)]
+        failed_path, failed_entries = None, set[str]()
         if bad:
-            row["failed_path"] = f"failed-{name}.parquet"
-            row["failed_entries"] = len({e for batch in bad for e in batch.column("entry_id").to_pylist()})
-            write_samples(bad, files.join(self.folder, row["failed_path"]), KEYS)
-        row["entries"], row["first"] = len(entries), min(entries, default="")
-        row["summary"] = base64.b64encode(_to_ipc(pa.concat_tables(summaries))).decode() if summaries else None
-        return row
+            failed_path = f"failed-{name}.parquet"
+            failed_entries = {entry for batch in bad for entry in batch.column("entry_id").to_pylist()}
+            write_samples(bad, files.join(self.folder, failed_path), KEYS)
+        return {
+            "path": path,
+            "rows": rows,
+            "bytes": size,
+            "split": split,
+            "first": min(entries, default=""),
+            "entries": len(entries),
+            "failed_path": failed_path,
+            "failed_entries": len(failed_entries),
+            "summary": base64.b64encode(_to_ipc(pa.concat_tables(summaries))).decode() if summaries else None,
+        }
 
-    def commit(self, receipts: Sequence[Written]) -> None:
+    def commit(self, receipts: Sequence[Receipt]) -> None:
         """Write the index of all shards committed so far, in the order of their entries. Readers see all or none."""
         for receipt in receipts:
-            row = dict(receipt.payload)
-            if row["entries"]:
-                row["summary"] = None if row["summary"] is None else base64.b64decode(row["summary"])
-                self._found[row["path"] or row["failed_path"]] = row
-        rows = sorted(self._found.values(), key=lambda row: row["first"])
+            facts = cast(ShardFacts, receipt.payload)
+            path = facts["path"] or facts["failed_path"]
+            if path is not None:
+                summary = None if facts["summary"] is None else base64.b64decode(facts["summary"])
+                self._rows[path] = {**facts, "summary": summary}
+        rows = sorted(self._rows.values(), key=lambda row: str(row["first"]))
         about = {"facts": json.dumps(dict(self.facts), sort_keys=True), "planned": json.dumps(self.planned)}
         table = pa.Table.from_pylist(rows, schema=INDEX.with_metadata(about))
         files.write_bytes(files.join(self.folder, INDEX_NAME), _to_parquet(table))
@@ -158,32 +175,32 @@ class ShardSet:
         """Raises ArchiveError when there is no index, or not yet all of the planned entries and not `partial`."""
         import pyarrow.parquet as pq
 
-        place = files.join(folder, INDEX_NAME)
+        index_uri = files.join(folder, INDEX_NAME)
         again = f"remove the folder {folder}: the next `medray prepare` makes its shards again"
         try:
-            with files.whole("the index of the shards is spoilt", place, again):
-                index = pq.read_table(pa.BufferReader(files.read_bytes(place)))
+            with files.whole("the index of the shards is spoilt", index_uri, again):
+                index = pq.read_table(pa.BufferReader(files.read_bytes(index_uri)))
         except FileNotFoundError:
             raise ArchiveError("there are no prepared shards here", where=folder, do="run `medray prepare`") from None
         about = index.schema.metadata
-        planned, found = json.loads(about[b"planned"]), pc.sum(index.column("entries")).as_py() or 0
-        if planned is not None and found < planned and not partial:
+        planned, entries = json.loads(about[b"planned"]), pc.sum(index.column("entries")).as_py() or 0
+        if planned is not None and entries < planned and not partial:
             raise ArchiveError(
                 "the preparation of these shards did not end",
                 where=folder,
-                found=f"{found} entries",
+                found=f"{entries} entries",
                 expected=f"{planned} entries",
                 do="run `medray prepare` again",
             )
-        return cls(folder, index, json.loads(about[b"facts"]), planned is None or found >= planned)
+        return cls(folder, index, json.loads(about[b"facts"]), planned is None or entries >= planned)
 
     def is_whole(self) -> bool:
         """Whether every file is there, those of samples in their full length. One listing, nothing is opened."""
-        found = {files.relative(file.uri, self.folder): file.size for file in files.list_files(self.folder)}
+        sizes = {files.relative(file.uri, self.folder): file.size for file in files.list_files(self.folder)}
         rows = self.index.select(["path", "bytes", "failed_path"]).to_pylist()
         return all(
-            (row["path"] is None or found.get(row["path"]) == row["bytes"])
-            and (row["failed_path"] is None or found.get(row["failed_path"], 0) > 0)
+            (row["path"] is None or sizes.get(row["path"]) == row["bytes"])
+            and (row["failed_path"] is None or sizes.get(row["failed_path"], 0) > 0)
             for row in rows
         )
 
@@ -202,8 +219,8 @@ class ShardSet:
     @property
     def splits(self) -> dict[str | None, int]:
         """Samples per split."""
-        held = [row["split"] for row in self.index.select(["path", "split"]).to_pylist() if row["path"] is not None]
-        return {name: self.rows(name) for name in sorted(set(held), key=str)}
+        names = [row["split"] for row in self.index.select(["path", "split"]).to_pylist() if row["path"] is not None]
+        return {name: self.rows(name) for name in sorted(set(names), key=str)}
 
     @property
     def entries(self) -> int:
@@ -216,8 +233,8 @@ class ShardSet:
 
     def summaries(self, name: str | None) -> pa.Table:
         """What `summarise` gave for the shards of a split, one below the other. Raises ArchiveError when nothing."""
-        held = [r["summary"] for r in self.index.select(["summary", "split"]).to_pylist() if r["split"] == name]
-        tables = [pa.ipc.open_stream(summary).read_all() for summary in held if summary is not None]
+        summaries = [r["summary"] for r in self.index.select(["summary", "split"]).to_pylist() if r["split"] == name]
+        tables = [pa.ipc.open_stream(summary).read_all() for summary in summaries if summary is not None]
         if not tables:
             raise ArchiveError(
                 "these shards have no summary of this split", where=self.folder, expected=f"samples in split {name}"

@@ -18,7 +18,7 @@ def _is_tensor(kind: pa.DataType) -> bool:
 
 def packed_schema(schema: pa.Schema) -> pa.Schema:
     """The schema with tensor columns as fixed-size binary; `shape` (JSON) and `dtype` (numpy) join the metadata."""
-    fields = []
+    fields: list[pa.Field] = []
     for each in schema:
         if _is_tensor(each.type):
             dtype = np.dtype(each.type.value_type.to_pandas_dtype())

@@ -40,37 +40,37 @@ def _cached(shard: Shard, folder: Path, *, wait: bool) -> pa.RecordBatch | None:
     """As `cached`; without `wait`, None while another process decodes this shard."""
     import fcntl
 
-    place = folder / (shard.uri.rsplit("/", 1)[-1].removesuffix(".parquet") + ".arrow")
-    if place.exists():
+    copy = folder / (shard.uri.rsplit("/", 1)[-1].removesuffix(".parquet") + ".arrow")
+    if copy.exists():
         with suppress(pa.ArrowInvalid, OSError):  # spoilt, as on a full disk: it is decoded again below
-            return _mapped(place)
-        place.unlink(missing_ok=True)
+            return _mapped(copy)
+        copy.unlink(missing_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(place.with_suffix(".lock"), "w") as lock:  # the kernel frees it when its holder is killed
+    with open(copy.with_suffix(".lock"), "w") as lock:  # the kernel frees it when its holder is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return None
-        if not place.exists():
-            _decode(shard, place)
-    return _mapped(place)
+        if not copy.exists():
+            _decode(shard, copy)
+    return _mapped(copy)
 
 
-def _decode(shard: Shard, place: Path) -> None:
+def _decode(shard: Shard, copy: Path) -> None:
     samples = read_samples(shard.uri)
-    draft = place.with_name(f"{place.stem}.{uuid.uuid4().hex}.tmp")
+    draft = copy.with_name(f"{copy.stem}.{uuid.uuid4().hex}.tmp")
     try:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # of patients: nobody else reads it
         with pa.OSFile(str(draft), "wb") as stream, pa.ipc.new_file(stream, samples.schema) as writer:
             writer.write_batch(samples)
         files.sync_file(draft)
-        os.replace(draft, place)
+        os.replace(draft, copy)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _mapped(place: Path) -> pa.RecordBatch:
-    with pa.memory_map(str(place)) as source:
+def _mapped(copy: Path) -> pa.RecordBatch:
+    with pa.memory_map(str(copy)) as source:
         return pa.ipc.open_file(source).get_batch(0)
 
 
@@ -137,7 +137,7 @@ def _view(column: pa.Array) -> _Fixed | _Varied | None:
     return None
 
 
-class Rows:
+class Gatherer:
     """Batches of one schema, and any rows of them in any order. Their memory is looked at once, never copied whole."""
 
     def __init__(
@@ -161,7 +161,7 @@ class Rows:
                 raise ValueError(f"batch {i} has another schema than batch {shards[0]}")
             self._views[i] = [_view(column) for column in batch.columns]
         picked = [self._views[i] for i in shards]
-        arrays = []
+        arrays: list[pa.Array] = []
         for c, field in enumerate(first.schema):
             views = [views[c] for views in picked]
             if all(type(view) is _Fixed for view in views):
@@ -183,13 +183,13 @@ class Rows:
 
 def _gather_fixed(views: list[_Fixed], rows: list[int], kind: pa.DataType) -> pa.Array:
     data = np.empty((len(rows), views[0].data.shape[1]), np.uint8)
-    places: dict[int, list[int]] = {}
+    numbers_of: dict[int, list[int]] = {}
     for i, view in enumerate(views):
-        places.setdefault(id(view), []).append(i)
-    if 2 * len(places) < len(rows):  # several rows of a shard: one call for them all
+        numbers_of.setdefault(id(view), []).append(i)
+    if 2 * len(numbers_of) < len(rows):  # several rows of a shard: one call for them all
         picked = np.asarray(rows)
-        for held in places.values():
-            data[held] = views[held[0]].data[picked[held]]
+        for numbers in numbers_of.values():
+            data[numbers] = views[numbers[0]].data[picked[numbers]]
     else:
         for i, (view, row) in enumerate(zip(views, rows, strict=True)):
             data[i] = view.data[row]
@@ -230,8 +230,8 @@ def gather(
     row: np.ndarray,
     columns: Sequence[str] | None = None,
 ) -> pa.RecordBatch:
-    """Row `row[i]` of `batches[shard[i]]` for each i, in this order. Many times from the same batches: use Rows."""
-    return Rows(batches, columns or batches[int(shard[0])].schema.names).gather(shard, row)
+    """Row `row[i]` of `batches[shard[i]]` for each i, in this order. Many times from the same batches: use a Gatherer."""
+    return Gatherer(batches, columns or batches[int(shard[0])].schema.names).gather(shard, row)
 
 
 class ShardReader:
@@ -283,14 +283,14 @@ class _Split:
     def __init__(self, shards: list[Shard], cache: Path, keys: tuple[str, ...]) -> None:
         self.shards, self.cache, self.keys = shards, cache, keys
         self.batches: dict[int, pa.RecordBatch] = {}
-        self.samples: Rows | None = None
+        self.samples: Gatherer | None = None
 
     def gather(self, rows: np.ndarray) -> pa.RecordBatch:
         self._open([int(i) for i in np.unique(rows[:, 0]) if int(i) not in self.batches])
         if self.samples is None:
             names = next(iter(self.batches.values())).schema.names
             payload = [name for name in names if name not in KEYS.names]
-            self.samples = Rows(self.batches, [*self.keys, *payload])
+            self.samples = Gatherer(self.batches, [*self.keys, *payload])
         return self.samples.gather(rows[:, 0], rows[:, 1])
 
     def batch(self, number: int) -> pa.RecordBatch:
@@ -300,7 +300,7 @@ class _Split:
 
     def _open(self, wanted: list[int]) -> None:
         """First what no other worker is decoding: so the workers of a node share the decoding between them."""
-        busy = []
+        busy: list[int] = []
         for i in wanted:
             batch = _cached(self.shards[i], self.cache, wait=False)
             if batch is None:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from typing import Any
 
 import pyarrow as pa
 
@@ -66,10 +65,12 @@ class Careful:
         while True:
             if self.until is not None and time.time() >= self.until:
                 return Receipt(entries=0, failed=0, left=len(shard))
-            found = self._ask("run", shard)
-            if not isinstance(found, Died):
-                return Receipt(**found)
-            guilty = self._guilty(shard, found)
+            answer = self._ask("run", shard)
+            if isinstance(answer, Receipt):
+                return answer
+            if answer is None:
+                raise RuntimeError("the child answers without a receipt")
+            guilty = self._guilty(shard, answer)
             if guilty and self.failable:
                 shard = _marked(shard, guilty)
                 continue
@@ -77,8 +78,8 @@ class Careful:
             if guilty or unexplained == UNEXPLAINED:
                 raise MachineError(
                     "the work ends its process each time",
-                    where=f"{len(shard)} rows of work, after {found.until} were begun",
-                    found=found.how,
+                    where=f"{len(shard)} rows of work, after {answer.until} were begun",
+                    found=answer.how,
                     expected="a process that lives",
                     do="look at the machine's memory and at its kernel log; give a worker more memory, or fewer workers",
                 )
@@ -86,28 +87,28 @@ class Careful:
     def _guilty(self, shard: pa.Table, died: Died) -> dict[int, str]:
         """Rows that end a process alone, and how: those of the batch at hand, else any that was begun."""
         for rows in (range(died.since, died.until), range(died.since)):
-            found = {}
+            guilty: dict[int, str] = {}
             for row in rows:
                 if self.until is not None and time.time() >= self.until:
-                    return found
+                    return guilty
                 how = self._kills(shard.slice(row, 1))
                 if how is not None:
-                    found[row] = how
-            if found:
-                return found
+                    guilty[row] = how
+            if guilty:
+                return guilty
         return {}
 
     def _kills(self, row: pa.Table) -> str | None:
         times = 0
         while True:
-            found = self._ask("try", row)
-            if not isinstance(found, Died):
+            answer = self._ask("try", row)
+            if not isinstance(answer, Died):
                 return None
             times += 1
-            if times >= (IF_KILLED if KILLED in found.how else ATTEMPTS):
-                return f"{found.how}, {times} times"
+            if times >= (IF_KILLED if KILLED in answer.how else ATTEMPTS):
+                return f"{answer.how}, {times} times"
 
-    def _ask(self, what: str, shard: pa.Table) -> Died | Any:
+    def _ask(self, what: str, shard: pa.Table) -> Died | Receipt | None:
         if self.child is None:
             self.child = _Child(self.threads)
             ready = self.child.ask(*self.work)
@@ -142,7 +143,7 @@ class _Child:
         theirs.close()
         os.close(life)
 
-    def ask(self, *request: Any) -> Died | Any:
+    def ask(self, *request: object) -> Died | Receipt | None:
         """The answer's content, or how the process died of it. Raises what it refused."""
         since = until = 0
         try:
@@ -181,10 +182,10 @@ def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
     """The shard with a reason in these rows: the first stage makes failed rows of them."""
     texts: dict[str, dict[int, str]] = {"reason": dict.fromkeys(guilty, "worker_died"), "detail": guilty}
     for name, new in texts.items():
-        there = name in shard.column_names
-        old = shard.column(name).to_pylist() if there else [None] * len(shard)
+        exists = name in shard.column_names
+        old = shard.column(name).to_pylist() if exists else [None] * len(shard)
         column = pa.array([new.get(i, text) for i, text in enumerate(old)], pa.string())
-        if there:
+        if exists:
             shard = shard.set_column(shard.schema.get_field_index(name), shard.schema.field(name), column)
         else:
             shard = shard.append_column(name, column)

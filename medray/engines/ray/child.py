@@ -6,21 +6,20 @@ was at hand when the process died. When the parent is gone, so is the child.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pyarrow as pa
 
 from medray.engines.memory import is_out_of_memory, keep_freed_memory, limit_memory
 from medray.errors import MedrayError
-from medray.flows.flow import lane
+from medray.flows.flow import Receipt
+from medray.flows.lane import lane
 
 OUT_OF_MEMORY = 77
 """Exit code of a process that was refused memory: it ends, for what it holds may be half done."""
@@ -29,12 +28,12 @@ OUT_OF_MEMORY = 77
 class Nothing:
     """A sink for a trial: the work is done, and nothing is kept."""
 
-    def write(self, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+    def write(self, batches: Iterator[pa.RecordBatch]) -> Mapping[str, object]:
         for _ in batches:
             pass
         return {}
 
-    def commit(self, receipts: Any) -> None: ...
+    def commit(self, receipts: Sequence[Receipt]) -> None: ...
 
 
 def serve(connection: Connection) -> None:
@@ -56,9 +55,9 @@ def serve(connection: Connection) -> None:
                 if memory is not None:
                     limit_memory(memory)
                 run, probe = lane(stages, sink, until, begin), lane(stages, Nothing())
-                answer: tuple[str, Any] = ("ready", None)
+                answer: tuple[str, object] = ("ready", None)
             elif what == "run" and run is not None:
-                answer = ("receipt", dataclasses.asdict(run(given[0])))
+                answer = ("receipt", run(given[0]))
             elif what == "try" and probe is not None:
                 probe(given[0])
                 answer = ("tried", None)

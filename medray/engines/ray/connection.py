@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import chdir, contextmanager, nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ def start(address: str | None = None, **options: Any) -> None:
     if address == "local":
         options["include_dashboard"] = False
     if address is not None and address not in ("auto", "local"):
-        knock(address)
+        check_reachable(address)
     try:
         with _held_stderr(), _at_what_was_sent():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
@@ -34,8 +34,8 @@ def start(address: str | None = None, **options: Any) -> None:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
 
 
-def knock(address: str) -> None:
-    """Ray itself waits minutes for a head that is not there. Raises MachineError."""
+def check_reachable(address: str) -> None:
+    """Raises MachineError where nothing answers at the address: Ray itself would wait minutes for a head that is not there."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -43,18 +43,18 @@ def knock(address: str) -> None:
         raise _no_cluster(address, str(error)) from None
 
 
-def _no_cluster(address: str | None, found: str) -> MachineError:
+def _no_cluster(address: str | None, reason: str) -> MachineError:
     return MachineError(
         "there is no Ray cluster at this address",
         where=f"[engine] address = {address!r}",
-        found=found,
+        found=reason,
         expected="host:port of a running head, or auto",
         do="check it with `ray status --address …`, or leave the key out to use this machine",
     )
 
 
 @contextmanager
-def _at_what_was_sent() -> Iterator[None]:
+def _at_what_was_sent() -> Generator[None]:
     """Ray has workers import first of all from where the driver stands: of a submitted job, from what was sent."""
     folder = sent.here()
     with nullcontext() if folder is None else chdir(folder.parents[1]):
@@ -62,19 +62,31 @@ def _at_what_was_sent() -> Iterator[None]:
 
 
 @contextmanager
-def _held_stderr() -> Iterator[None]:
+def _held_stderr() -> Generator[None]:
     """Hold back what native code prints to stderr; show it where the work fails."""
     sys.stderr.flush()
     real = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
         try:
             yield
         except BaseException:  # Ctrl-C, too: what was held back is shown, and it goes on
             os.dup2(real, 2)
-            held.seek(0)
-            os.write(2, held.read())
+            held_back.seek(0)
+            os.write(2, held_back.read())
             raise
         finally:
             os.dup2(real, 2)
             os.close(real)
+
+
+@contextmanager
+def machine_errors() -> Generator[None]:
+    """A failure of Ray's, or of code in a worker, as a MachineError with its cause."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    try:
+        yield
+    except (RayError, TrainingFailedError) as error:
+        raise MachineError("the work failed on the cluster", found=str(error).strip()[-3000:]) from error

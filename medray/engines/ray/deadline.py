@@ -17,20 +17,20 @@ GRACE_SECONDS = 8.0
 TICK_SECONDS = 0.5
 
 
-class Said(NamedTuple):
-    """A receipt, and whose it is."""
+class Reply(NamedTuple):
+    """A receipt, and which worker sent it."""
 
     receipt: Receipt
     worker: str
     """A worker that was started again has another name."""
     turn: int
-    """Which of the worker's shards it is of, from 1."""
+    """The number of this shard among the worker's, from 1."""
     number: int = 0
-    """Which shard of the plan."""
+    """Place of the shard in the plan."""
 
 
-class Stopped:
-    """Which workers have stopped at the deadline, and told of all that they did before it."""
+class StoppedWorkers:
+    """The workers that have stopped at the deadline, and whose replies up to then have all arrived."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -38,20 +38,20 @@ class Stopped:
         self.last: dict[str, int] = {}
         """The worker's first turn at which it began nothing."""
 
-    def hear(self, said: Said) -> None:
-        self.turns.setdefault(said.worker, set()).add(said.turn)
-        if said.receipt.left and not said.receipt.entries:
-            self.last[said.worker] = min(said.turn, self.last.get(said.worker, said.turn))
+    def note(self, reply: Reply) -> None:
+        self.turns.setdefault(reply.worker, set()).add(reply.turn)
+        if reply.receipt.left and not reply.receipt.entries:
+            self.last[reply.worker] = min(reply.turn, self.last.get(reply.worker, reply.turn))
 
     @property
     def all(self) -> bool:
         """Receipts may arrive out of order, so the earlier ones of each are counted."""
-        told = [worker for worker, last in self.last.items() if self.turns[worker].issuperset(range(1, last))]
-        return len(told) >= self.workers
+        complete = [worker for worker, last in self.last.items() if self.turns[worker].issuperset(range(1, last))]
+        return len(complete) >= self.workers
 
 
 def until_stopped(
-    source: Generator[Said] | Iterator[Said], until: float, workers: int
+    source: Generator[Reply] | Iterator[Reply], until: float, workers: int
 ) -> Generator[Receipt | None, None, None]:
     """Receipts as they come; None where nothing has come for half a second, so that a commit need not wait.
 
@@ -59,12 +59,12 @@ def until_stopped(
     nothing of a shard, and GRACE_SECONDS after it at the latest. The shards that nobody has looked at are not waited
     for: of a large archive they are many. Raises what the source raises.
     """
-    arrived: queue.SimpleQueue[Said] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[Reply] = queue.SimpleQueue()
     leave = threading.Event()
 
     def pump() -> None:
-        for said in source:
-            arrived.put(said)
+        for reply in source:
+            arrived.put(reply)
             if leave.is_set():
                 break
         if isinstance(source, Generator):
@@ -72,20 +72,20 @@ def until_stopped(
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="medray-receipts")
     pumping = pool.submit(pump)
-    stopped = Stopped(workers)
+    stopped = StoppedWorkers(workers)
     try:
         while True:
             ended = pumping.done()  # asked before the look into the queue: then nothing is missed
             try:
-                said = arrived.get(timeout=0 if ended else TICK_SECONDS)
+                reply = arrived.get(timeout=0 if ended else TICK_SECONDS)
             except queue.Empty:
                 if ended:
                     pumping.result()
                     return
                 yield None
             else:
-                stopped.hear(said)
-                yield said.receipt
+                stopped.note(reply)
+                yield reply.receipt
             now = time.time()
             if now >= until and (stopped.all or now >= until + GRACE_SECONDS):
                 return

@@ -1,4 +1,4 @@
-"""Who runs where: workers that open entries beside workers that score, and how much is on its way between them."""
+"""Who runs where: workers that decode beside workers that score, and how much is on its way between them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ PARCEL_ROWS = 256
 """Entries of a parcel where nobody knows how large they become."""
 
 STORE_SHARE = 0.5
-"""Of Ray's object store, for parcels on their way. Ray begins to write to disk at 0.8."""
+"""Share of Ray's object store for parcels on their way. Ray begins to write to disk at 0.8."""
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Workers that open entries, and workers that have the other half of the work."""
+class Split:
+    """How many workers decode, how many score, and with what: the two halves of the work."""
 
-    openers: int
-    opener_cpus: float
-    closers: int
-    closer_cpus: float
+    decoders: int
+    decoder_cpus: float
+    scorers: int
+    scorer_cpus: float
     most_bytes: int
     """What a parcel may be at most: as many as may be on their way fit into their share of the object store."""
 
     @property
     def under_way(self) -> int:
-        """Parcels that keep everybody busy: one at each opener; at each of the others one, one behind it, one to come."""
-        return self.openers + 3 * self.closers
+        """Parcels that keep everybody busy: one at each decoder; at each scorer one, one behind it, one to come."""
+        return self.decoders + 3 * self.scorers
 
     def parcel_bytes(self, row_bytes: int) -> int:
         """What a parcel of such rows should be. Estimates leave out keys, hence the tenth."""
@@ -51,7 +51,9 @@ class Apart:
         return row_bytes <= self.most_bytes
 
 
-def apart(spec: RaySpec, cpus: float, store: float, *, workers: int, each_cpu: float, each_gpu: float) -> Apart | None:
+def split_workers(
+    spec: RaySpec, cpus: float, store: float, *, workers: int, each_cpu: float, each_gpu: float
+) -> Split | None:
     """Both kinds of workers on a cluster with so many CPUs and so large an object store; None: every worker does all.
 
     Raises UserError where no CPU is left for those that were asked for.
@@ -59,13 +61,13 @@ def apart(spec: RaySpec, cpus: float, store: float, *, workers: int, each_cpu: f
     left = cpus - workers * each_cpu
     if spec.stages == "fused" or (spec.stages == "auto" and not (each_gpu and left >= 1)):
         return None
-    openers = max(1, int(left)) if spec.decode_workers == "auto" else spec.decode_workers
-    if left >= openers:
-        opener_cpus, closer_cpus = 1.0, each_cpu
+    decoders = max(1, int(left)) if spec.decode_workers == "auto" else spec.decode_workers
+    if left >= decoders:
+        decoder_cpus, scorer_cpus = 1.0, each_cpu
     elif spec.cpus_per_worker == "auto":
-        opener_cpus = closer_cpus = _share(cpus, openers + workers)
+        decoder_cpus = scorer_cpus = _share(cpus, decoders + workers)
     elif left > 0:
-        opener_cpus, closer_cpus = _share(left, openers), each_cpu
+        decoder_cpus, scorer_cpus = _share(left, decoders), each_cpu
     else:
         raise UserError(
             "the scoring workers leave no CPU for workers that decode",
@@ -74,9 +76,9 @@ def apart(spec: RaySpec, cpus: float, store: float, *, workers: int, each_cpu: f
             expected=f"some of {cpus:g} CPUs left",
             do='lower [engine] workers or cpus_per_worker, or set stages = "fused"',
         )
-    # an opener may have one more in hand before Ray Data knows how large its first one is
-    at_most = 2 * openers + 3 * workers
-    return Apart(openers, opener_cpus, workers, closer_cpus, max(1, int(STORE_SHARE * store / at_most)))
+    # a decoder may have one more in hand before Ray Data knows how large its first one is
+    at_most = 2 * decoders + 3 * workers
+    return Split(decoders, decoder_cpus, workers, scorer_cpus, max(1, int(STORE_SHARE * store / at_most)))
 
 
 def _share(cpus: float, workers: int) -> float:
@@ -108,12 +110,12 @@ def check_whole(workers: int, each: float) -> None:
         )
 
 
-def cut(flow: Flow, placed: Apart) -> Flow:
+def cut(flow: Flow, split: Split) -> Flow:
     """The flow with shards that are parcels when they are opened, several for each worker."""
     row_bytes = opened_bytes(flow)
     rows = sum(len(shard) for shard in flow.plan)
-    most = placed.parcel_bytes(row_bytes) // row_bytes if row_bytes else PARCEL_ROWS
-    size = max(1, min(most, math.ceil(rows / (4 * placed.openers))))
+    most = split.parcel_bytes(row_bytes) // row_bytes if row_bytes else PARCEL_ROWS
+    size = max(1, min(most, math.ceil(rows / (4 * split.decoders))))
     return replace(flow, plan=list(_pieces(flow.plan, size)))
 
 

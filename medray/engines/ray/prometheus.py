@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.flows.flow import Flow, Receipt
+from medray.progress import Live
 
 if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge
@@ -52,23 +53,23 @@ class Meter:
 
         return {name: Gauge(name, text, labels) for name, (text, labels) in GAUGES.items()}
 
-    def begin(self, flow: Flow) -> Progress:
-        return Progress(self, flow)
+    def begin(self, flow: Flow) -> FlowMeter:
+        return FlowMeter(self, flow)
 
     def in_order(self, flow: Flow, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
         """The receipts, which are of the plan's shards one after the other, each told."""
-        told = self.begin(flow)
+        count = self.begin(flow)
         for shard, receipt in zip(flow.plan, receipts, strict=False):
-            told(shard, receipt)
+            count(shard, receipt)
             yield receipt
 
-    def training(self, live: dict[str, Any]) -> None:
+    def training(self, live: Live) -> None:
         self.gauges["medray_training_epoch"].set(live["epoch"], {"run": self.run})
         if "workers" in live:
             self.gauges["medray_training_workers"].set(live["workers"], {"run": self.run})
 
 
-class Progress:
+class FlowMeter:
     """Tells what a shard of one flow came to."""
 
     def __init__(self, meter: Meter, flow: Flow) -> None:

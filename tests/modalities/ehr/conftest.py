@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.archive.entries import Entries, Entry, by_place, group_parts, parts_table
+from medray.archive.entries import Entries, Entry, by_place, parts_table
+from medray.archive.grouping import group_parts
 from medray.datasets.samples import good
 from medray.modalities.ehr.modality import Ehr
 from medray.modalities.ehr.spec import EhrSpec

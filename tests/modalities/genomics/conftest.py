@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from medray.archive.entries import Entries, by_place, group_parts, parts_table
+from medray.archive.entries import Entries, by_place, parts_table
+from medray.archive.grouping import group_parts
 from medray.datasets.samples import tensor_view
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec

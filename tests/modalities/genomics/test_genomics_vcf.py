@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from variant_files import COLUMNS, entries, opened, parts, rows, table, untar, vcf_text, write
 
-from medray.archive.entries import group_parts, parts_table
+from medray.archive.entries import parts_table
+from medray.archive.grouping import group_parts
 from medray.errors import SampleError
 from medray.modalities.genomics.formats import text, vcf
 from medray.modalities.genomics.variants import reader as variant_reader

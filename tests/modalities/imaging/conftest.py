@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from medray.archive.entries import Entries, Entry, PartRef, group_parts, parts_table
+from medray.archive.entries import Entries, Entry, PartRef, parts_table
+from medray.archive.grouping import group_parts
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.modality import Imaging
 from medray.storage.files import list_files

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from medray.archive.entries import pseudonym
+from medray.archive.pseudonyms import pseudonym
 from medray.errors import SampleError
 
 EVENT, PATIENT, COUNT, LOOKUP, FAILED, VERSION, LINK = range(7)

@@ -123,7 +123,7 @@ class BucketSink:
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            said = receipt.payload
+            said: dict[str, Any] = receipt.payload
             for bucket, uri in said["buckets"]:
                 self.files[bucket].append(uri)
             for bucket, uri in said["versions"]:
@@ -309,7 +309,7 @@ class DatasetSink:
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            said = receipt.payload
+            said: dict[str, Any] = receipt.payload
             self.data += [(split, bucket, uri) for split, bucket, uri in said["data"]]
             self.codes += [said["codes"]] if said["codes"] else []
             self.subjects += [said["subjects"]] if said["subjects"] else []

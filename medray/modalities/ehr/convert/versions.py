@@ -196,7 +196,7 @@ class VersionSink:
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            said = receipt.payload
+            said: dict[str, Any] = receipt.payload
             for bucket, uri in said["lost"]:
                 self.lost[bucket].append(uri)
             self.of_nobody += [said["of_nobody"]] if said["of_nobody"] else []

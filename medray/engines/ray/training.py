@@ -1,0 +1,196 @@
+"""How Ray Train fits a network: what each worker runs, and what the driver sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medray.engines.base import Fitted, Show
+from medray.engines.checkpoints import cache_folder, fitted
+from medray.engines.memory import keep_freed_memory
+from medray.engines.ray.connection import machine_errors
+from medray.engines.ray.placement import check_whole
+from medray.engines.spec import RaySpec
+from medray.errors import MachineError, MedrayError, from_json
+from medray.learning.checkpoints import newest_whole, told
+from medray.learning.plan import FitPlan
+from medray.learning.training import fit
+from medray.progress import Live
+from medray.storage import files
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+    from ray.train import Checkpoint
+
+LIVE, REFUSED = "live.json", "refused.json"
+LIVE_SECONDS = 2.0
+"""How often worker 0 says how far it is: each time is a file that survives a power cut, which costs milliseconds."""
+
+
+def _storage(uri: str) -> tuple[str, FileSystem | None]:
+    """(path, file system) where Ray Train keeps checkpoints: remote storage through medray's own file system, which waits
+    for passing faults."""
+    if files.is_local(uri):
+        return uri, None
+    system, path = files.file_system(uri)
+    return path, system
+
+
+def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cpus: float, gpus: float) -> Fitted:
+    """Train with Ray Train on so many workers, with so many CPUs and GPUs each; `show` is told how far it is.
+
+    Raises UserError, MachineError, and what a worker refused.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: object) -> None:
+            """Ray's would end a training that Ctrl-C has stopped with code 0 or 1; medray's stays in force."""
+
+    check_whole(workers, gpus)
+    path, system = _storage(plan.work)
+    elastic = None if isinstance(spec.workers, int | str) else spec.workers
+    if elastic is not None:
+        # Ray may take a lost node for a living one, for 20 seconds, and then waits a minute for its workers
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    trainer = Trainer(
+        _train_worker,
+        train_loop_config={"plan": plan},
+        scaling_config=ScalingConfig(
+            # a range is Ray's own elastic training: what the cluster has room for at each start, and it looks again
+            # for more every minute
+            num_workers=elastic or workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=plan.name,
+            storage_path=path,
+            storage_filesystem=system,
+            failure_config=FailureConfig(max_failures=spec.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    folder = files.join(plan.work, plan.name)
+
+    with _watched(files.join(folder, LIVE), show), machine_errors():
+        result = trainer.fit()
+    if files.exists(files.join(folder, REFUSED)):
+        refusal = files.read_bytes(files.join(folder, REFUSED))
+        files.remove_tree(folder)  # Ray would return this run as finished
+        raise _refusal(refusal)
+    if result.checkpoint is None:
+        raise MachineError("training ended without a checkpoint", where=str(result.path))
+    with result.checkpoint.as_directory() as folder:
+        return fitted(Path(folder), (result.metrics or {}).get("workers", workers))
+
+
+def _train_worker(config: dict[str, FitPlan]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    import ray.train.torch
+
+    keep_freed_memory(heaps=True)
+    plan = config["plan"]
+    context = ray.train.get_context()
+    first, shown = context.get_world_rank() == 0, -LIVE_SECONDS
+    progress_file = files.join(plan.work, plan.name, LIVE)
+
+    def report(live: Live, save: Callable[[Path], None] | None) -> None:
+        nonlocal shown
+        if first and (save is not None or time.monotonic() - shown > LIVE_SECONDS):
+            files.write_bytes(progress_file, json.dumps(live | {"workers": context.get_world_size()}).encode())
+            shown = time.monotonic()
+        if save is None:
+            return
+        metrics = {"epoch": live["epoch"], "step": live["step"], "workers": context.get_world_size()}
+        if not first:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory(prefix="medray-checkpoint-") as folder:
+            save(Path(folder))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    cache = cache_folder(plan.name)
+    device = str(ray.train.torch.get_device())
+    try:
+        with _newest_whole(ray.train.get_checkpoint()) as (start, note):
+            fit(plan, start=start, report=report, device=device, cache=cache, note=note)
+    except MedrayError as error:
+        # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
+        if first:
+            files.write_bytes(files.join(plan.work, plan.name, REFUSED), json.dumps(error.to_json()).encode())
+    finally:
+        if context.get_local_rank() == 0:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _refusal(content: bytes) -> MedrayError:
+    """What a worker refused with, as it was written."""
+    try:
+        return from_json(json.loads(content))
+    except (ValueError, KeyError, TypeError):
+        return MachineError("training was refused, and the file that says why is not whole", do="run it again")
+
+
+@contextmanager
+def _newest_whole(newest: Checkpoint | None) -> Generator[tuple[Path | None, str]]:
+    """(folder of the newest checkpoint that is whole, or None, and what to say) from Ray's newest and the one before it.
+    Every worker looks at the same storage, and finds the same."""
+    from pyarrow.fs import FileSelector
+    from ray.train import Checkpoint
+
+    if newest is None:
+        yield None, ""
+        return
+    parent, _, name = newest.path.rstrip("/").rpartition("/")
+    assert newest.filesystem is not None  # Ray Train gives it to each checkpoint
+    listed = newest.filesystem.get_file_info(FileSelector(parent))
+    earlier = sorted(
+        (f.path for f in listed if f.base_name.startswith("checkpoint_") and f.base_name < name), reverse=True
+    )
+    with ExitStack() as folders:
+        kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
+        start, broken = newest_whole(Path(folders.enter_context(each.as_directory())) for each in kept)
+        yield start, told(broken, start)
+
+
+@contextmanager
+def _watched(uri: str, show: Show) -> Generator[None]:
+    """Read the progress file of worker 0 every half second while training runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = b""
+        while not done.wait(0.5):
+            last = _shown(uri, last, show)
+        _shown(uri, last, show)
+
+    thread = threading.Thread(target=watch, name="medray-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _shown(uri: str, last: bytes, show: Show) -> bytes:
+    """The content of the progress file; it is shown where it is not what was read last."""
+    try:
+        text = files.read_bytes(uri)
+    except FileNotFoundError:  # before the first report
+        return last
+    if text != last:
+        with suppress(json.JSONDecodeError):  # spoilt, and written anew by the next report
+            show(json.loads(text))
+    return text

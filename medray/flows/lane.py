@@ -1,0 +1,299 @@
+"""What a worker does with one shard (`lane`), and its two halves for two workers (`opening`, `closing`)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray.errors import NOT_ELIGIBLE
+from medray.flows.flow import Apply, Receipt, Sink, SlowBatch, Stage
+from medray.storage.arrow import rebatch
+
+PIECE_SECONDS = 2.0
+"""Before a deadline a worker takes on so much at once, by the pace it has seen, and looks at the clock again."""
+SLOWEST = 5
+"""Number of batches that a receipt names."""
+
+
+def lane(
+    stages: Sequence[Stage],
+    sink: Sink,
+    until: float | None = None,
+    begin: Callable[[int], None] = lambda rows: None,
+) -> Callable[[pa.Table], Receipt]:
+    """A worker's work: one shard through all stages into the sink, in batches, in bounded memory.
+
+    With a deadline (seconds since the epoch, by this machine's clock) the shard goes through in pieces, and a piece
+    is begun only before it: the receipt says how many entries are left. One entry is never cut. `begin` is told how
+    many rows the first stage is about to get, before each batch.
+    """
+    head = _Head(stages, until, begin)
+
+    def run(shard: pa.Table) -> Receipt:
+        watch = _Watch()
+        return _written(head.pieces(shard, watch), len(shard), sink, watch)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the first stages of a flow made of one shard, for the worker that has the rest."""
+
+    pieces: list[tuple[int, list[pa.RecordBatch]]]
+    """(entries, what became of them), as they were begun."""
+    left: int
+    seconds: dict[str, float]
+    slowest: list[SlowBatch]
+
+
+def opening(stages: Sequence[Stage], until: float | None, most: int) -> Callable[[pa.Table], Opened | None]:
+    """The first half of a lane: one shard through these stages, kept in memory. None where that is more than `most`
+    bytes. `until` is as in `lane`."""
+    head = _Head(stages, until)
+
+    def run(shard: pa.Table) -> Opened | None:
+        watch, size = _Watch(), 0
+        pieces: list[tuple[int, list[pa.RecordBatch]]] = []
+        for entries, batches in head.pieces(shard, watch):
+            pieces.append((entries, []))
+            for batch in batches:
+                size += batch.nbytes
+                if size > most:
+                    return None
+                pieces[-1][1].append(batch)
+        left = len(shard) - sum(entries for entries, _ in pieces)
+        return Opened(pieces, left, watch.seconds, watch.slowest)
+
+    return run
+
+
+FINISH_SECONDS = 4.0
+"""After a deadline, what was opened before it is finished for so long; the rest is done again next time."""
+
+
+def closing(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> Callable[[Opened], Receipt]:
+    """The second half of a lane: what was opened through these stages into the sink. The receipt is of both halves."""
+    steps = _made(stages)
+
+    def run(opened: Opened) -> Receipt:
+        watch = _Watch()
+
+        def pieces() -> Iterator[Piece]:
+            for entries, batches in opened.pieces:
+                if until is not None and time.time() >= until + FINISH_SECONDS:
+                    return
+                yield entries, _through(steps, batches, watch)
+
+        entries = opened.left + sum(entries for entries, _ in opened.pieces)
+        receipt = _written(pieces(), entries, sink, watch)
+        seconds = dict(receipt.seconds)
+        for name, spent in opened.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
+        return replace(receipt, seconds=seconds, slowest=opened.slowest)
+
+    return run
+
+
+Piece = tuple[int, Iterable[pa.RecordBatch]]
+"""(entries, what becomes of them): they are worked on as the batches are asked for."""
+
+
+class _Head:
+    """The first stages of a flow, made once: shards go in, and come out in pieces that are begun before the deadline."""
+
+    def __init__(
+        self, stages: Sequence[Stage], until: float | None, begin: Callable[[int], None] = lambda rows: None
+    ) -> None:
+        self.steps, self.until, self.begin, self.pace = _made(stages), until, begin, _Pace()
+
+    def pieces(self, shard: pa.Table, watch: _Watch) -> Iterator[Piece]:
+        """One piece where there is no deadline. A piece is begun when the one before it is used up."""
+        until, most = self.until, self.steps[0].batch_size
+        for piece in (shard,) if until is None else self.pace.pieces(shard, most, until):
+            yield len(piece), _through(self.steps, piece.to_batches(), watch, self.begin)
+
+
+def _written(pieces: Iterable[Piece], entries: int, sink: Sink, watch: _Watch) -> Receipt:
+    """The receipt of a shard of so many entries, once its pieces are in the sink."""
+    began = time.monotonic()
+    tally, begun = _EntryCounter(), 0
+
+    def work() -> Iterator[pa.RecordBatch]:
+        nonlocal begun
+        for count, batches in pieces:
+            begun += count
+            yield from batches
+
+    payload = sink.write(tally.counted(work()))
+    seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
+    return tally.receipt(begun, entries - begun, payload, seconds, watch.slowest)
+
+
+class _Step(NamedTuple):
+    """A stage, made."""
+
+    name: str
+    apply: Apply
+    batch_size: int
+
+
+def _made(stages: Sequence[Stage]) -> list[_Step]:
+    return [_Step(stage.name, stage.make(), stage.batch_size) for stage in stages]
+
+
+def _through(
+    steps: Sequence[_Step],
+    batches: Iterable[pa.RecordBatch],
+    watch: _Watch,
+    begin: Callable[[int], None] | None = None,
+) -> Iterable[pa.RecordBatch]:
+    """The batches through all steps. `begin`: these are entries, and it is told of the first step's rows."""
+    for number, step in enumerate(steps):
+        batches = rebatch(batches, step.batch_size)
+        if number == 0 and begin is not None:
+            batches = _announced(batches, begin)
+        batches = watch.applied(step.name, step.apply, batches, noted=number == 0 and begin is not None)
+    return batches
+
+
+def _announced(batches: Iterable[pa.RecordBatch], begin: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        begin(len(batch))
+        yield batch
+
+
+class _Pace:
+    """How many entries make about PIECE_SECONDS of work, from what this worker has seen so far."""
+
+    size = 1
+
+    def pieces(self, shard: pa.Table, most: int, until: float) -> Iterator[pa.Table]:
+        start = 0
+        while start < len(shard) and time.time() < until:
+            piece = shard.slice(start, self.size)
+            began = time.monotonic()
+            yield piece
+            spent = max(time.monotonic() - began, 1e-6)
+            start += len(piece)
+            self.size = max(1, min(most, 2 * self.size, int(len(piece) * PIECE_SECONDS / spent)))
+
+
+class _Watch:
+    """Applies stages, and counts their time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.slowest: list[SlowBatch] = []
+
+    def applied(
+        self, name: str, apply: Apply, batches: Iterable[pa.RecordBatch], *, noted: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """What `apply` makes of the batches; `noted`: the slowest of them are kept."""
+        for batch in batches:
+            began = time.monotonic()
+            made = apply(batch)
+            spent = time.monotonic() - began
+            for each in (made,) if isinstance(made, pa.RecordBatch) else _timed(made):
+                if isinstance(each, float):
+                    spent += each
+                else:
+                    yield each
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            if noted and "entry_id" in batch.schema.names:
+                self._note(spent, batch)
+
+    def _note(self, spent: float, batch: pa.RecordBatch) -> None:
+        each = spent / len(batch)
+        if len(self.slowest) == SLOWEST and each <= self.slowest[-1]["seconds"]:
+            return
+        row: SlowBatch = {"seconds": each, "together": len(batch), "entry_id": batch.column("entry_id")[0].as_py()}
+        self.slowest = sorted([*self.slowest, row], key=lambda row: -row["seconds"])[:SLOWEST]
+
+
+def _timed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch | float]:
+    """Each batch, and after it the seconds that making it took."""
+    source = iter(batches)
+    while True:
+        began = time.monotonic()
+        batch = next(source, None)
+        spent = time.monotonic() - began
+        if batch is None:
+            return
+        yield batch
+        yield spent
+
+
+class _EntryCounter:
+    """Counts what passes: samples, those without a score by reason, and the entries of which nothing came.
+
+    The rows of a sample, and of an entry, follow each other.
+    """
+
+    def __init__(self) -> None:
+        self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
+        self.faulty: set[str] = set()
+        """The lost ones that have a failed row."""
+        self.last: tuple[str, str] | None = None
+        self.good = ""
+        """The last entry that has a good row."""
+
+    def counted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if len(batch) and "reason" in batch.schema.names:
+                self._count(batch)
+            yield batch
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        entry = batch.column("entry_id")
+        sample = batch.column("sample_id").fill_null("") if "sample_id" in batch.schema.names else entry
+        new = np.ones(len(batch), bool)
+        same = pc.and_(pc.equal(entry[1:], entry[:-1]), pc.equal(sample[1:], sample[:-1]))
+        new[1:] = ~same.to_numpy(zero_copy_only=False)
+        new[0] = (entry[0].as_py(), sample[0].as_py()) != self.last
+        self.last = (entry[-1].as_py(), sample[-1].as_py())
+        self.samples += int(new.sum())
+        reason = batch.column("reason")
+        bad = reason.is_valid().to_numpy(zero_copy_only=False)
+        if bad.any():
+            self.reasons.update(reason.filter(pa.array(bad & new)).to_pylist())
+            with_good = {*entry.filter(pa.array(~bad)).unique().to_pylist(), self.good}
+            self.lost |= set(entry.filter(pa.array(bad)).unique().to_pylist()) - with_good
+            failed = bad & ~pc.is_in(reason, _PASSED_OVER).to_numpy(zero_copy_only=False)
+            self.faulty |= set(entry.filter(pa.array(failed)).unique().to_pylist()) & self.lost
+        if not bad.all():
+            if self.lost:
+                self.lost -= set(entry.filter(pa.array(~bad)).unique().to_pylist())
+            self.good = entry[int(np.flatnonzero(~bad)[-1])].as_py()
+
+    def receipt(
+        self,
+        entries: int,
+        left: int,
+        payload: Mapping[str, object],
+        seconds: dict[str, float],
+        slowest: list[SlowBatch],
+    ) -> Receipt:
+        failed = len(self.lost & self.faulty)
+        return Receipt(
+            entries,
+            failed,
+            {reason: count for reason, count in self.reasons.items() if reason not in NOT_ELIGIBLE},
+            self.samples,
+            dict(payload),
+            left=left,
+            not_eligible=len(self.lost) - failed,
+            passed_over={reason: count for reason, count in self.reasons.items() if reason in NOT_ELIGIBLE},
+            seconds=seconds,
+            slowest=slowest,
+        )
+
+
+_PASSED_OVER = pa.array(sorted(NOT_ELIGIBLE))

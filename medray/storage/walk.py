@@ -1,0 +1,174 @@
+"""Listings of all files below a folder, in an order that does not depend on the machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from medray.errors import ArchiveError
+from medray.storage.uris import file_system, is_local, local_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+PIECE_FILES = 65_536
+"""A listing is taken in pieces of about so many files."""
+
+
+class File(NamedTuple):
+    """One listed file: `uri`, `size` in bytes, `modified_ns` since the epoch (UTC)."""
+
+    uri: str
+    size: int
+    modified_ns: int
+
+
+def list_files(root: str) -> Iterator[File]:
+    """The files of `list_pieces`, one by one."""
+    for piece in list_pieces(root):
+        yield from map(File, *(column.to_pylist() for column in piece.columns))
+
+
+def list_pieces(root: str, linked: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Every regular file below `root` (or `root` itself) as batches of uri (string), size and modified_ns (int64).
+
+    The order does not depend on the machine: the files of a folder by name, then its folders by name. Memory is bounded
+    by the largest folder. Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run:
+    they join `linked`. What is there and cannot be read as a file (a link that leads nowhere or to itself, a pipe, a
+    socket, a device, a folder that may not be opened, a name that is not UTF-8, with its bytes escaped) is listed with
+    size and time 0, so that it is one entry that fails. Raises ArchiveError when `root` does not exist or cannot be
+    listed, and when the storage fails below it (a mount that has gone): nothing is taken for gone then.
+    """
+    yield from _local_pieces(root, linked) if is_local(root) else _remote_pieces(root)
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Columns of files."""
+
+    paths: list[str] = field(default_factory=list[str])
+    sizes: list[int] = field(default_factory=list[int])
+    times: list[int] = field(default_factory=list[int])
+
+    def add(self, path: str, size: int, modified_ns: int) -> None:
+        self.paths.append(path)
+        self.sizes.append(size)
+        self.times.append(modified_ns)
+
+    def take(self) -> pa.RecordBatch:
+        """All of them; none are left."""
+        import pyarrow as pa
+
+        try:
+            uri = pa.array(self.paths, pa.string())
+        except UnicodeEncodeError:
+            self._escape()
+            uri = pa.array(self.paths, pa.string())
+        columns = [uri, pa.array(self.sizes, pa.int64()), pa.array(self.times, pa.int64())]
+        self.paths, self.sizes, self.times = [], [], []
+        return pa.record_batch(columns, ["uri", "size", "modified_ns"])
+
+    def _escape(self) -> None:
+        """Names that are not UTF-8 to text that no file has."""
+        for i, path in enumerate(self.paths):
+            escaped = os.fsencode(path).decode("utf-8", "backslashreplace")
+            if escaped != path:
+                self.paths[i], self.sizes[i], self.times[i] = escaped, 0, 0
+
+
+def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
+    """The files of `root`, then those below each of its folders: what storage lists at once is held in memory."""
+    from pyarrow import fs
+
+    system, path = file_system(root)
+    info = system.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise ArchiveError("the archive does not exist", where=root, do="check the `archive` key of the run file")
+    prefix = root[: len(root) - len(path)] if root.endswith(path) else f"{urlsplit(root).scheme}://"
+    top = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path))
+    folders = sorted(each.path for each in top if each.type == fs.FileType.Directory)
+    below = (system.get_file_info(fs.FileSelector(folder, recursive=True)) for folder in folders)
+    columns = _Columns()
+    for listed in chain([top], below):
+        for each in sorted((f for f in listed if f.type == fs.FileType.File), key=lambda f: f.path):
+            columns.add(prefix + each.path, each.size, each.mtime_ns or 0)
+        if len(columns.paths) >= PIECE_FILES:
+            yield columns.take()
+    if columns.paths:
+        yield columns.take()
+
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Errors of one place, that say nothing of the storage: those of a mount that fails are others."""
+
+
+def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    top = str(local_path(root))
+    columns = _Columns()
+    if os.path.isfile(top):
+        facts = os.stat(top)
+        columns.add(top, facts.st_size, facts.st_mtime_ns)
+    folders = [] if columns.paths else [top]
+    while folders:
+        folder = folders.pop()
+        below: list[str] = []
+        large: list[pa.RecordBatch] = []
+        try:
+            with os.scandir(folder) as listing:
+                while children := sorted(islice(listing, PIECE_FILES), key=attrgetter("name")):
+                    if len(children) == PIECE_FILES and columns.paths and not large:
+                        yield columns.take()  # the folder may be large: it is put into order by itself
+                    _add(children, columns, below, linked)
+                    if len(children) == PIECE_FILES:
+                        large.append(columns.take())
+        except FileNotFoundError:
+            if folder != top:  # went while the archive was listed, as its files may
+                continue
+            raise ArchiveError(
+                "the archive does not exist", where=folder, do="check the `archive` key of the run file"
+            ) from None
+        except OSError as error:
+            if folder != top and error.errno in _REFUSED:
+                columns.add(folder, 0, 0)
+                continue
+            raise ArchiveError(
+                "the folder cannot be listed", where=folder, found=error.strerror or str(error)
+            ) from None
+        if large:
+            yield from pa.Table.from_batches([*large, columns.take()]).sort_by("uri").to_batches(PIECE_FILES)
+        elif len(columns.paths) >= PIECE_FILES:
+            yield columns.take()
+        folders.extend(sorted(below, reverse=True))
+    if columns.paths:
+        yield columns.take()
+
+
+def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], linked: list[str] | None) -> None:
+    """Files, and what is no file and no folder, to `found`, folders to `below`, links to folders to `linked`."""
+    for child in children:
+        try:
+            if child.is_file():
+                facts = child.stat()
+                columns.add(child.path, facts.st_size, facts.st_mtime_ns)
+            elif child.is_dir(follow_symlinks=False):
+                below.append(child.path)
+            elif child.is_dir():
+                if linked is not None:
+                    linked.append(child.path)
+            elif child.is_symlink() or os.path.lexists(child.path):  # not what went while the archive was listed
+                columns.add(child.path, 0, 0)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            columns.add(child.path, 0, 0)

@@ -1,0 +1,9 @@
+# pyarrow ships no types
+from typing import Any
+
+def __getattr__(name: str) -> Any: ...
+
+class FileSystem:
+    @staticmethod
+    def from_uri(uri: str) -> tuple[FileSystem, str]: ...
+    def __getattr__(self, name: str) -> Any: ...
