@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from medray.modalities.genomics.formats.table import delimiter, parquet_rows, te
 from medray.modalities.genomics.formats.text import Chunk, blocks
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.windows import Stretch, tile
+from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, relative
 
 DIGITS = 19
@@ -51,15 +51,6 @@ def sniff(head: bytes) -> str:
     return "table" if text and b"\0" not in head and delimiter(text.split(b"\n", 1)[0]) else ""
 
 
-def ignored(path: str, globs: tuple[str, ...]) -> bool:
-    """A glob without / matches any one name of the path; with / the whole path."""
-    names = path.split("/")
-    return any(
-        fnmatch.fnmatchcase(path, glob) if "/" in glob else any(fnmatch.fnmatchcase(name, glob) for name in names)
-        for glob in globs
-    )
-
-
 def locator(start: int, end: int) -> str:
     return f"{start:0{DIGITS}d}-{end:0{DIGITS}d}"
 
@@ -77,7 +68,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     Raises OSError.
     """
     path = relative(file.uri, root)
-    if ignored(path, spec.ignore):
+    if matches_glob(path, spec.ignore):
         return
     unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
     whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)

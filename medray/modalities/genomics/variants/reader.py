@@ -19,11 +19,11 @@ from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.formats import text, vcf
 from medray.modalities.genomics.formats.reference import Reference
 from medray.modalities.genomics.formats.source import Source
-from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants import alleles as variants
 from medray.modalities.genomics.variants.alleles import Alleles, read_alleles, record_key
 from medray.modalities.genomics.variants.names import RecordNames
+from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
@@ -61,7 +61,7 @@ class Variants(Source):
         file are of one subject, which is the file.
         """
         path = relative(file.uri, root)
-        if file.uri == self.spec.reference or ignored(path, self.spec.ignore):
+        if file.uri == self.spec.reference or matches_glob(path, self.spec.ignore):
             return
         unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
         whole = Part(path, file.uri, digest=unread, size=file.size, subject=path, person=False)
