@@ -10,7 +10,6 @@ import numpy as np
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import nifti
-from medray.modalities.imaging.formats.arrays import unzipped_head
 from medray.modalities.imaging.formats.dicom.frames import (
     Frame,
     described,
@@ -25,6 +24,7 @@ from medray.modalities.imaging.formats.dicom.keywords import DICOM_FACTS, asked
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
 from medray.modalities.imaging.formats.dicom.series import Plane, Stack, placed, plane, stack
+from medray.storage.compressed import GZIP, unpacked_head
 
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
 """Of a part only, as the geometry of the entry is made of them: where its frames start, x y z of each (LPS, mm), or the
@@ -188,7 +188,7 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
     """Facts of a NIfTI file by its header: its grid, and how far its slices are sheared."""
     facts: dict[str, Fact] = {"format": "nifti"}
     try:
-        shape, spacing, starts = nifti.grid(unzipped_head(raw, 1024) if raw[:2] == b"\x1f\x8b" else raw[:1024])
+        shape, spacing, starts = nifti.grid(unpacked_head(raw, 1024) if raw.startswith(GZIP) else raw[:1024])
     except SampleError:  # its reading says why
         return facts
     if not volumes and shape[0] > 1:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from medray.errors import SampleError
+from medray.storage.compressed import GZIP, unpacking
 from medray.storage.files import open_input
 
 if TYPE_CHECKING:
@@ -35,20 +35,9 @@ class Chunk(NamedTuple):
 
 def compression(head: bytes) -> str:
     """ "bgzip", "gzip" or "" by the first 18 bytes (RFC 1952; SAM specification 4.1)."""
-    if head[:2] != b"\x1f\x8b":
+    if not head.startswith(GZIP):
         return ""
     return "bgzip" if head[3:4] == b"\x04" and head[12:16] == b"BC\x02\x00" else "gzip"
-
-
-@contextmanager
-def decoding() -> Iterator[None]:
-    """Errors of decompression become SampleError `truncated` or `corrupt`; other errors of storage pass."""
-    try:
-        yield
-    except EOFError:
-        raise SampleError("truncated", "the compressed file ends before its data does") from None
-    except zlib.error as error:
-        raise SampleError("corrupt", f"gzip: {error}") from None
 
 
 def blocks(uri: str) -> Iterator[Chunk]:
@@ -62,7 +51,7 @@ def blocks(uri: str) -> Iterator[Chunk]:
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
         offset = 0
-        with decoding():
+        with unpacking():
             for text in _pieces(raw, kind):
                 yield Chunk(offset, text)
                 offset += len(text)
@@ -207,7 +196,7 @@ class Ranges:
         """Text of [start, end). Raises SampleError `truncated` where the file ends before, or `corrupt`."""
         held = self._held
         if not held.offset <= start <= end <= held.offset + len(held.text):
-            with decoding():
+            with unpacking():
                 held = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
         if end - held.offset > len(held.text):
             raise SampleError("truncated", "the file is shorter than when it was indexed")

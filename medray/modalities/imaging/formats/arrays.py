@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
+from medray.storage.compressed import GZIP, unpacked_head
 from medray.storage.files import is_local, local_path, read_bytes
 
 LONGER = 4
@@ -22,7 +22,7 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 
 def unzipped(raw: bytes) -> bytes:
     """A gzip file's content; other bytes as they are. Raises SampleError `truncated` or `corrupt`."""
-    if raw[:2] != b"\x1f\x8b":
+    if not raw.startswith(GZIP):
         return raw
     with decoding("gzip"):
         return gzip.decompress(raw)
@@ -30,10 +30,7 @@ def unzipped(raw: bytes) -> bytes:
 
 def unzipped_head(raw: bytes, length: int = 512) -> bytes:
     """The first bytes of a gzip file's content, as many as can be had."""
-    try:
-        return zlib.decompressobj(31).decompress(raw, length)
-    except zlib.error:
-        return b""
+    return unpacked_head(raw, length)
 
 
 # --- arrays of images -----------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medray.errors import SampleError
+from medray.storage.compressed import unpacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +43,14 @@ MALFORMED = (
     TypeError,
     AttributeError,
     ArithmeticError,
-    EOFError,
     OSError,
     RuntimeError,
     SyntaxError,
     AssertionError,
     struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
 )
-"""What decoders raise on malformed bytes, besides exceptions of their own. Caught around their calls alone."""
+"""What decoders raise on malformed bytes, besides what `unpacking` catches and exceptions of their own. Caught around
+their calls alone."""
 
 
 @contextmanager
@@ -65,13 +62,11 @@ def decoding(what: str, *also: type[Exception]) -> Iterator[None]:
     log = logging.getLogger("pydicom")
     silent, log.disabled = log.disabled, True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unpacking(f"{what}: the data"):
             warnings.simplefilter("ignore")
             yield
     except SampleError:
         raise
-    except EOFError:
-        raise SampleError("truncated", f"{what}: the data ends too early") from None
     except MemoryError:
         raise SampleError("corrupt", f"{what}: it claims a size that does not fit into memory") from None
     except (*MALFORMED, *also) as error:
