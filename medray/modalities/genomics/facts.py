@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from medray.archive.eligibility import Fact
-from medray.modalities.genomics.formats.records import Record
+from medray.modalities.genomics.formats.records import SequenceRecord
 
 Facts = dict[str, Fact]
 
@@ -26,7 +26,7 @@ def record_facts(kind: str) -> Facts:
     return {"format": kind}
 
 
-def window_facts(kind: str, record: Record, of_persons: bool) -> Facts:
+def window_facts(kind: str, record: SequenceRecord, of_persons: bool) -> Facts:
     """Of the windows of a record; `of_persons`: records are sequences of subjects, so that their names are no contigs."""
     if of_persons or kind not in ("fasta", "genbank"):
         return record_facts(kind)

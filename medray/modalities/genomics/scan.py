@@ -16,10 +16,9 @@ from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, t
 from medray.modalities.genomics.facts import record_facts, window_facts
 from medray.modalities.genomics.formats.fasta import fasta
 from medray.modalities.genomics.formats.fastq import fastq
-from medray.modalities.genomics.formats.features import Overlap, cuts, groups
-from medray.modalities.genomics.formats.features import Part as FeaturePart
+from medray.modalities.genomics.formats.features import LocationPart, Overlap, cuts, groups
 from medray.modalities.genomics.formats.genbank import elsewhere, genbank
-from medray.modalities.genomics.formats.records import Reader, Record
+from medray.modalities.genomics.formats.records import Reader, SequenceRecord
 from medray.modalities.genomics.formats.table import delimiter, parquet_rows, text_table
 from medray.modalities.genomics.formats.text import Chunk, blocks
 from medray.modalities.genomics.spec import GenomicsSpec
@@ -72,7 +71,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
         return
     unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
     whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)
-    names = _Names(path)
+    names = _EntryIds(path)
     try:
         kind, records = open_records(spec, file.uri)
         claimed = elsewhere(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
@@ -92,7 +91,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
         yield _refused(whole, error)
 
 
-def _with_claims(record: Record, kind: str | None, claimed: dict[str, list[FeaturePart]]) -> Record:
+def _with_claims(record: SequenceRecord, kind: str | None, claimed: dict[str, list[LocationPart]]) -> SequenceRecord:
     """The record with what features of other records of its file say of it."""
     added = claimed.get(record.name, []) + claimed.get(record.name.partition(".")[0], [])
     if not added or kind is None:
@@ -106,7 +105,7 @@ def _refused(part: Part, problem: SampleError) -> Part:
     return replace(part, reason=problem.reason, detail=problem.detail or None)
 
 
-def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[Record]]:
+def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[SequenceRecord]]:
     """(what `sniff` says, the records) of a file of any format. Raises SampleError and OSError, and so do the records."""
     feed = blocks(uri)
     first = next(feed, Chunk(0, b""))
@@ -124,7 +123,7 @@ def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[Record]]:
 
 
 @dataclass
-class _Names:
+class _EntryIds:
     """Entry ids of one file: path#record, and path#record~2 for the second record of that name."""
 
     path: str
@@ -145,7 +144,7 @@ class _Names:
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
+def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Part:
     """A record as one part, its bases digested as they stream by."""
     content, letters = xxhash.xxh3_128(), Letters()
     held: list[bytes] = []
@@ -197,7 +196,7 @@ class Letters:
         return None
 
 
-def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | None) -> dict[str, Any]:
+def _subject(spec: GenomicsSpec, record: SequenceRecord, codes: bytes, otherwise: str | None) -> dict[str, Any]:
     """`subject` and `person` of a Part: who the entry is from; None where it is its own subject."""
     if record.subject is not None:
         return {"subject": record.subject}
@@ -210,12 +209,14 @@ def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | 
     return {"subject": otherwise, "person": False}
 
 
-def _overlap(spec: GenomicsSpec, record: Record) -> Overlap | None:
+def _overlap(spec: GenomicsSpec, record: SequenceRecord) -> Overlap | None:
     """Where the record's labelled features lie; None where labels come from elsewhere."""
     return Overlap(record.features.parts.get(spec.label_feature, [])) if spec.label_feature else None
 
 
-def _label(spec: GenomicsSpec, record: Record, covered: Overlap | None, start: int, end: int) -> tuple[str, ...]:
+def _label(
+    spec: GenomicsSpec, record: SequenceRecord, covered: Overlap | None, start: int, end: int
+) -> tuple[str, ...]:
     """Raises SampleError `unclear_label` where a feature of vague place decides it."""
     if record.label is not None:
         return (record.label,)
@@ -236,7 +237,7 @@ def _label(spec: GenomicsSpec, record: Record, covered: Overlap | None, start: i
 # --- windows ----------------------------------------------------------------------------------------------------
 
 
-def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
+def _windows(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Iterator[Part]:
     """The windows of a record, named by their bases from 1, both ends included, as samtools names regions.
 
     Where a record breaks off, the window that reaches the break is left out, and the record is a failed part.
@@ -258,7 +259,7 @@ def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
 
 
 def _window(
-    spec: GenomicsSpec, record: Record, part: Part, each: Stretch, group: list[int], covered: Overlap | None
+    spec: GenomicsSpec, record: SequenceRecord, part: Part, each: Stretch, group: list[int], covered: Overlap | None
 ) -> Part:
     place = Part(
         f"{part.entry_id}:{each.start + 1}-{each.end}",

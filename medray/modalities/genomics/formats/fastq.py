@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BAD, to_codes
 from medray.modalities.genomics.formats.fasta import named
-from medray.modalities.genomics.formats.records import Record, first_word
-from medray.modalities.genomics.formats.text import Chunk, Lines
+from medray.modalities.genomics.formats.records import SequenceRecord, first_word
+from medray.modalities.genomics.formats.text import Chunk, LineReader
 
 
-def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
+def fastq(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
     """Records of a FASTQ text. A damaged one is a record with its problem, which says how many lines nobody read.
 
     Raises SampleError where the text itself breaks off.
     """
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     while (header := feed.next_written()) is not None:
         try:
             bases = _whole(feed, header)
@@ -35,7 +35,7 @@ def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
         raise feed.broken
 
 
-def _whole(feed: Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
+def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]:
     """The sequence lines of the record that begins with `header`; `strict`: where it has to be certain that one does.
 
     Raises SampleError `corrupt` or `truncated` where no whole record stands there.
@@ -69,7 +69,7 @@ def _whole(feed: Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
     return bases
 
 
-def _qualities(feed: Lines, count: int) -> int:
+def _qualities(feed: LineReader, count: int) -> int:
     """Qualities read: lines until there are `count`, whatever they begin with, for @ and + are qualities too."""
     found = 0
     while (line := feed.next()) is not None:
@@ -79,7 +79,7 @@ def _qualities(feed: Lines, count: int) -> int:
     return found
 
 
-def _damaged(feed: Lines, header: Chunk, problem: SampleError) -> Record:
+def _damaged(feed: LineReader, header: Chunk, problem: SampleError) -> SequenceRecord:
     """The record with its problem; the lines up to the next whole record are passed over."""
     feed.back()
     passed, ended = 0, False
@@ -101,4 +101,4 @@ def _damaged(feed: Lines, header: Chunk, problem: SampleError) -> Record:
     rest = "the file has no whole record after it" if ended else "the next record is whole"
     detail = f"{problem.detail}; {passed} more lines not read, {rest}"
     name = first_word(header.text[1:].decode("utf-8", "replace")) if header.text.startswith(b"@") else ""
-    return Record(name, problem=SampleError(problem.reason, detail))
+    return SequenceRecord(name, problem=SampleError(problem.reason, detail))

@@ -28,7 +28,7 @@ ANYWHERE = 1 << 62
 """Bases of a record that does not say how many it has."""
 
 
-class Part(NamedTuple):
+class LocationPart(NamedTuple):
     """A part of a location, as certain as the record is about it."""
 
     certain: Interval
@@ -53,14 +53,14 @@ class Features:
     """Length of the record, as its LOCUS line has it; 0 where it has none."""
     genes: tuple[tuple[str, tuple[Interval, ...]], ...] = ()
     """(name, intervals) of everything that belongs to a gene, introns included."""
-    parts: dict[str, list[Part]] = field(default_factory=dict)
+    parts: dict[str, list[LocationPart]] = field(default_factory=dict)
     """Feature type → the parts of all its locations."""
 
 
 def features(record: SeqRecord, bases: int) -> Features:
     """Genes and parts of a Biopython record of `bases` bases; features that lie in another record are left out."""
     genes: list[tuple[str, tuple[Interval, ...]]] = []
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[LocationPart]] = {}
     transfer = {_gene_name(each) for each in record.features if each.type == "tRNA"}
     for number, each in enumerate(record.features):
         found = placed(each, bases)
@@ -76,13 +76,13 @@ def features(record: SeqRecord, bases: int) -> Features:
     return Features(bases, tuple(genes), parts)
 
 
-def placed(feature: SeqFeature, bases: int) -> list[Part]:
+def placed(feature: SeqFeature, bases: int) -> list[LocationPart]:
     """The parts of a location in a record of `bases` bases (0: unknown).
 
     A location that Biopython cannot read, or that reaches beyond the record, may be anywhere in it.
     """
     bases = bases or ANYWHERE
-    anywhere = Part((0, 0), (0, bases))
+    anywhere = LocationPart((0, 0), (0, bases))
     if feature.location is None:
         return [anywhere]
     here = [_part(part.start, part.end, bases) for part in feature.location.parts if part.ref is None]
@@ -90,18 +90,18 @@ def placed(feature: SeqFeature, bases: int) -> list[Part]:
     return here if inside else [anywhere]
 
 
-def _part(start: Position, end: Position, bases: int) -> Part:
+def _part(start: Position, end: Position, bases: int) -> LocationPart:
     from Bio.SeqFeature import AfterPosition, BeforePosition, UnknownPosition
 
     if isinstance(start, UnknownPosition) or isinstance(end, UnknownPosition):
-        return Part((0, 0), (0, bases))
+        return LocationPart((0, 0), (0, bases))
     first, latest_first = _bounds(start)
     earliest_last, last = _bounds(end)
     if isinstance(start, AfterPosition):  # >5..10: from somewhere after base 5
         latest_first = last
     if isinstance(end, BeforePosition):  # 5..<10: to somewhere before base 10
         earliest_last = first
-    return Part(
+    return LocationPart(
         (latest_first, max(latest_first, earliest_last)),
         (first, last),
         isinstance(start, BeforePosition) and first > 0,
@@ -173,7 +173,7 @@ class Overlap:
     or the one beside it, and is taken to reach no further window: INSDC says no more than "somewhere before".
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[LocationPart]) -> None:
         self._certain = Coverage(part.certain for part in parts)
         self._vague = any(part.vague for part in parts)
         self._possible = Coverage(part.possible for part in parts) if self._vague else self._certain

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BLANKS
-from medray.modalities.genomics.formats.features import ANYWHERE, Part, features
-from medray.modalities.genomics.formats.records import Record, decode
-from medray.modalities.genomics.formats.text import BLOCK, Chunk, Lines
+from medray.modalities.genomics.formats.features import ANYWHERE, LocationPart, features
+from medray.modalities.genomics.formats.records import SequenceRecord, decode
+from medray.modalities.genomics.formats.text import BLOCK, Chunk, LineReader
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
@@ -30,11 +30,11 @@ JOINED = BLOCK >> 4
 """Bytes of sequence lines that make one piece."""
 
 
-def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
+def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
     """Records of a GenBank flat file. Lines that belong to none, but for a release's header above the first, are a
     record with its problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
     """
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     first = True
     while True:
         stray = _stray(feed, first)
@@ -54,7 +54,7 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
         raise SampleError("truncated", "the last GenBank record does not end with //")
 
 
-def _stray(feed: Lines, first: bool) -> Record | None:
+def _stray(feed: LineReader, first: bool) -> SequenceRecord | None:
     """What stands before the next LOCUS line, as a record that cannot be read; None where nothing is lost."""
     count, marks = 0, False
     while (line := feed.next_written()) is not None and not line.text.startswith(b"LOCUS"):
@@ -64,10 +64,10 @@ def _stray(feed: Lines, first: bool) -> Record | None:
         feed.again(line)
     if not count or (first and not marks):
         return None
-    return Record("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
+    return SequenceRecord("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
 
 
-def _head(feed: Lines) -> tuple[bytes, bool]:
+def _head(feed: LineReader) -> tuple[bytes, bool]:
     """(everything from LOCUS to before ORIGIN, // or the next LOCUS, whether there is no ORIGIN)"""
     head: list[bytes] = []
     while (line := feed.next()) is not None:
@@ -89,7 +89,7 @@ class _Bases:
     what comes then is of an unknown place, and left out.
     """
 
-    def __init__(self, feed: Lines, head: bytes, done: bool) -> None:
+    def __init__(self, feed: LineReader, head: bytes, done: bool) -> None:
         self._feed, self.done = feed, done
         self.cut_short = False
         """The next record began before //."""
@@ -152,14 +152,14 @@ class _Bases:
         return SampleError("truncated", "the record has no // at its end") if self.cut_short else None
 
 
-def _record(head: bytes, bases: _Bases) -> Record:
+def _record(head: bytes, bases: _Bases) -> SequenceRecord:
     try:
         if AMINO_ACIDS.match(head):
             raise SampleError("not_dna", "a record of amino acids")
         parsed = annotation(decode(head))
     except SampleError as problem:
-        return Record("", bases, problem=problem)
-    return Record(
+        return SequenceRecord("", bases, problem=problem)
+    return SequenceRecord(
         (parsed.id if parsed.id not in ("", ".", "<unknown id>") else parsed.name) or "",
         bases,
         f"{parsed.id} {parsed.description}",
@@ -182,14 +182,14 @@ def annotation(head: str) -> SeqRecord:
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
 
 
-def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[Part]]:
+def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[LocationPart]]:
     """Accession → parts of it that features of type `kind` in other records of the file claim: join(1..9,J00194.1:5..8).
 
     So far as the text can be read: what breaks it off is told by whoever reads its records.
     """
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[LocationPart]] = {}
     location: list[bytes] | None = None
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     while (line := feed.next_written()) is not None:
         key = FEATURE.match(line.text)
         if key is not None:
@@ -202,13 +202,13 @@ def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[Part]]:
     return found
 
 
-def _add_remote(found: dict[str, list[Part]], location: str) -> None:
+def _add_remote(found: dict[str, list[LocationPart]], location: str) -> None:
     for accession, place in REMOTE.findall(location):
         bases = [int(number) for number in re.findall(r"\d+", place)]
         interval = (max(0, min(bases) - 1), max(bases))
         exact = re.fullmatch(r"\d+(\.\.\d+)?", place) is not None
         found.setdefault(accession, []).append(
-            Part(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
+            LocationPart(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
         )
 
 
@@ -216,7 +216,7 @@ def annotated(chunks: Iterator[Chunk]) -> Iterator[SeqRecord]:
     """Whole Biopython records, bases included; what cannot be read is left out."""
     from Bio.Seq import Seq
 
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     while True:
         _stray(feed, first=False)
         head, ended = _head(feed)

@@ -11,7 +11,7 @@ from medray.modalities.genomics.formats.text import Chunk
 
 
 @dataclass(frozen=True)
-class Record:
+class SequenceRecord:
     """One record, to be used before the next one is asked for: its pieces are read from the file as they are taken."""
 
     name: str
@@ -33,7 +33,7 @@ class Record:
     read."""
 
 
-Reader = Callable[[Iterator[Chunk]], Iterator[Record]]
+Reader = Callable[[Iterator[Chunk]], Iterator[SequenceRecord]]
 """Blocks of a text file to its records. Raises SampleError where the file cannot be followed any further."""
 
 

@@ -1,4 +1,4 @@
-"""Reference: random access to the contigs of a FASTA file, plain, bgzip or gz, in bounded memory.
+"""Reference genomes: random access to the contigs of a FASTA file, plain, bgzip or gz, in bounded memory.
 
 Positions are 0-based and half-open. Windows reach past the ends of a contig: what lies outside is N.
 """
@@ -53,21 +53,23 @@ class Contig(NamedTuple):
         return self.offset + position // self.bases * self.width + position % self.bases if self.bases else self.offset
 
 
-class Source(Protocol):
+class RandomAccess(Protocol):
     """The decoded bytes of a file, by offset; fewer where the file ends before."""
 
     def read(self, start: int, end: int) -> bytes: ...
 
 
-class Reference:
+class ReferenceGenome:
     """An opened FASTA file. Opened in the worker that reads it; only its URI travels. `open` is the way in."""
 
-    def __init__(self, uri: str, source: Source, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore") -> None:
+    def __init__(
+        self, uri: str, source: RandomAccess, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore"
+    ) -> None:
         self.uri, self.contigs, self._source = uri, contigs, source
         self._soft_mask: SoftMask = soft_mask
 
     @classmethod
-    def open(cls, uri: str, soft_mask: SoftMask = "ignore", memory_bytes: int = MEMORY_BYTES) -> Reference:
+    def open(cls, uri: str, soft_mask: SoftMask = "ignore", memory_bytes: int = MEMORY_BYTES) -> ReferenceGenome:
         """Open the FASTA file at `uri`: by its .fai (and .gzi) where they fit it, else after one pass over it.
 
         gz without bgzip, and lines of unequal length, are held in memory up to `memory_bytes`. Raises UserError.
@@ -188,7 +190,7 @@ class Held:
         return self._content[start:end]
 
 
-def _opened(uri: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+def _opened(uri: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
     """The text of the FASTA file and where its contigs lie. Raises SampleError and OSError."""
     with open_input(uri) as stream:
         kind = compression(stream.read(BGZF_HEADER))
@@ -207,7 +209,7 @@ def _texts(uri: str) -> Iterator[bytes]:
     return (chunk.text for chunk in blocks(uri))
 
 
-def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
     """A file that has no place by arithmetic, held decoded, with one line per contig. Raises SampleError when too large."""
     pieces, size = [], 0
     for text in _texts(uri):
@@ -232,7 +234,7 @@ def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str
 # --- the index --------------------------------------------------------------------------------------------------
 
 
-def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
+def _read_fai(uri: str, source: RandomAccess) -> dict[str, Contig] | None:
     """The contigs of the .fai beside the file; None where there is none, or it is of another file."""
     if not exists(uri + ".fai"):
         return None
@@ -247,7 +249,7 @@ def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
     )
 
 
-def _fits(source: Source, contig: Contig) -> bool:
+def _fits(source: RandomAccess, contig: Contig) -> bool:
     """The file has the contig's header before its first base, nothing but the line's end after its first line (of a line
     with blanks inside samtools counts the letters, and reads others), and another header or nothing after its last.
     """

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.modalities.genomics.formats.records import Reader, Record, decode
-from medray.modalities.genomics.formats.text import Chunk, Lines
+from medray.modalities.genomics.formats.records import Reader, SequenceRecord, decode
+from medray.modalities.genomics.formats.text import Chunk, LineReader
 from medray.storage.files import open_input
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ def text_table(spec: GenomicsSpec) -> Reader:
     return partial(_rows, spec)
 
 
-def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
+def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
     between, where, width = b"", None, 0
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     number = 0
     while (line := feed.next_written()) is not None:
         number += 1
@@ -147,7 +147,7 @@ def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
         else:
             row = _whole_row(feed, line, between, width)
         if row is None:
-            yield Record(
+            yield SequenceRecord(
                 f"row {number}", problem=SampleError("corrupt", f"row {number} has a quote that is not closed")
             )
         else:
@@ -160,7 +160,7 @@ def _cell_texts(row: list[Cell]) -> list[str]:
     return [decode(cell.text) for cell in row]
 
 
-def _whole_row(feed: Lines, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
+def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
     """The cells of the row that begins with `line`, and goes on in the next lines where it ends inside quotes.
 
     None where no line closes them so that the row has `width` cells; the lines after the first are then rows again.
@@ -178,20 +178,20 @@ def _whole_row(feed: Lines, line: Chunk, between: bytes, width: int | None) -> l
     return row
 
 
-def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) -> Record:
+def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) -> SequenceRecord:
     name = f"row {number}"
     surplus = [cell.text for cell in row[width:]]
     if len(row) < width or any(surplus):
-        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
+        return SequenceRecord(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
     if any(row[place].broken for place in where if place is not None):
-        return Record(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
+        return SequenceRecord(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
     try:
         texts = [None if place is None else decode(row[place].text) for place in where[1:]]
     except SampleError as problem:
-        return Record(name, problem=SampleError(problem.reason, f"row {number}"))
+        return SequenceRecord(name, problem=SampleError(problem.reason, f"row {number}"))
     given, label, split, subject = texts[0] or None, *map(_said, texts[1:])
     cell = row[where.sequence]
-    return Record(given or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
+    return SequenceRecord(given or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
 
 
 def _said(text: str | None) -> str | None:
@@ -202,7 +202,7 @@ def _said(text: str | None) -> str | None:
 # --- Parquet ----------------------------------------------------------------------------------------------------
 
 
-def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
+def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
     """Rows of a Parquet table; a letter's offset is its row's number, 31 bits further left, and its place in the cell.
 
     Raises SampleError.
@@ -217,7 +217,7 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
                 table = {role: _column_texts(batch.column(name)) for role, name in roles.items()}
                 for i, sequence in enumerate(table["sequence"]):
                     rest = {role: values[i] for role, values in table.items()}
-                    yield Record(
+                    yield SequenceRecord(
                         rest.get("id") or f"row {number + 1}",
                         [Chunk(number << CELL_BITS, (sequence or "").encode())],
                         label=_said(rest.get("label")),

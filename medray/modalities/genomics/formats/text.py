@@ -131,8 +131,8 @@ def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
         yield text
 
 
-class Lines:
-    """Lines, with the way back to a mark."""
+class LineReader:
+    """Lines one by one; what was taken since a mark can be read again."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
         self._feed = lines(chunks)

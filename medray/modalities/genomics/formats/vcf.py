@@ -23,7 +23,7 @@ HEADER_BYTES = 1 << 28
 """A header longer than this is no header."""
 
 
-class Lines(NamedTuple):
+class RecordLines(NamedTuple):
     """Record lines of one file, one after the other."""
 
     edges: list[int]
@@ -45,7 +45,7 @@ def spans(locators: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Header:
+class VcfHeader:
     """The lines above the records, as they stand in the file."""
 
     text: bytes
@@ -61,7 +61,7 @@ class Header:
 # --- the header -------------------------------------------------------------------------------------------------
 
 
-def split_header(pieces: Iterator[Chunk]) -> tuple[Header, Iterator[Chunk]]:
+def split_header(pieces: Iterator[Chunk]) -> tuple[VcfHeader, Iterator[Chunk]]:
     """The header, and the chunks from the first record on. Raises SampleError where the text is no VCF 4."""
     held = b""
     for offset, text in pieces:
@@ -86,7 +86,7 @@ def _again(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
     yield from others
 
 
-def parse_header(text: bytes) -> Header:
+def parse_header(text: bytes) -> VcfHeader:
     """Raises SampleError: `not_text`, `unrecognised_format`, `unsupported` (a version before 4), `corrupt`."""
     try:
         lines = text.decode("utf-8").splitlines()
@@ -105,16 +105,16 @@ def parse_header(text: bytes) -> Header:
         if line.startswith("##contig=") and (name := re.search(r"[<,]ID=([^,>]+)", line)):
             length = re.search(r"[<,]length=(\d+)", line)
             contigs[name[1]] = int(length[1]) if length else None
-    return Header(text, version, contigs, max(0, len(columns) - 9))
+    return VcfHeader(text, version, contigs, max(0, len(columns) - 9))
 
 
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[Lines]:
+def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[RecordLines]:
     """The lines below the header, up to `most` at once, without blank ones at the end. What stands before damage is given
     before the damage raises. Raises SampleError `corrupt` where a line does not end."""
-    found = Lines([], [])
+    found = RecordLines([], [])
     try:
         for lines in _whole_lines(pieces):
             found = _joined(found, lines)
@@ -130,7 +130,7 @@ def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[Lines]:
         yield found
 
 
-def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[Lines]:
+def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[RecordLines]:
     """As many lines as come together; those that end with a blank one, with what follows it."""
     held, start = b"", 0
     for offset, text in pieces:
@@ -147,7 +147,7 @@ def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[Lines]:
         yield _lines(start, held)
 
 
-def _lines(start: int, text: bytes) -> Lines:
+def _lines(start: int, text: bytes) -> RecordLines:
     """The lines of a text that begins with one, without blank ones at its end."""
     lines = text.split(b"\n")
     edges = (np.cumsum([start, *map(len, lines)]) + np.arange(len(lines) + 1)).tolist()
@@ -155,15 +155,15 @@ def _lines(start: int, text: bytes) -> Lines:
     while not lines[-1].strip():
         lines.pop()
         edges.pop()
-    return Lines(edges, list(map(columns, lines)))
+    return RecordLines(edges, list(map(columns, lines)))
 
 
-def _joined(one: Lines, two: Lines) -> Lines:
-    return Lines([*one.edges[:-1], *two.edges], one.rows + two.rows) if one.rows else two
+def _joined(one: RecordLines, two: RecordLines) -> RecordLines:
+    return RecordLines([*one.edges[:-1], *two.edges], one.rows + two.rows) if one.rows else two
 
 
-def _part(lines: Lines, start: int, stop: int) -> Lines:
-    return Lines(lines.edges[start : stop + 1], lines.rows[start:stop])
+def _part(lines: RecordLines, start: int, stop: int) -> RecordLines:
+    return RecordLines(lines.edges[start : stop + 1], lines.rows[start:stop])
 
 
 def columns(line: bytes) -> list[bytes]:

@@ -24,7 +24,7 @@ import xxhash
 from medray.errors import SampleError
 from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import BAD, SOFT, to_codes
-from medray.modalities.genomics.formats.reference import CONCRETE, Reference
+from medray.modalities.genomics.formats.reference import CONCRETE, ReferenceGenome
 
 SCORES = ("ref", "alt", "delta", "log_odds")
 """What `derive` gives for each output, in this order."""
@@ -50,7 +50,7 @@ class Allele(NamedTuple):
 # --- one allele -------------------------------------------------------------------------------------------------
 
 
-def check(reference: Reference, contig: str, position: int, ref: bytes, alt: bytes) -> None:
+def check(reference: ReferenceGenome, contig: str, position: int, ref: bytes, alt: bytes) -> None:
     """Raises SampleError where the allele cannot be laid over the reference.
 
     VCF 4.3 section 1.6.1: REF equals the reference letter for letter, whatever the case, once ambiguity codes are the
@@ -88,7 +88,7 @@ def _called(ref: bytes, alt: bytes) -> bool:
     return all(letter in b"ACGTUN" or ref[i : i + 1] == bytes([letter]) for i, letter in enumerate(alt))
 
 
-def _contig_hint(reference: Reference, contig: str) -> str:
+def _contig_hint(reference: ReferenceGenome, contig: str) -> str:
     other = contig.removeprefix("chr") if contig.startswith("chr") else f"chr{contig}"
     if other in reference.contigs:
         return f"the reference calls it {other}: bcftools annotate --rename-chrs"
@@ -126,7 +126,7 @@ def _shared_end(ref: bytes, alt: bytes) -> int:
     return shared
 
 
-def windows(reference: Reference, contig: str, allele: Allele, length: int) -> tuple[np.ndarray, np.ndarray]:
+def windows(reference: ReferenceGenome, contig: str, allele: Allele, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(length,) and (length,) uint8 codes of the reference and of the allele in its place. Raises SampleError."""
     longest = max(len(allele.ref), len(allele.alt))
     if longest > length:
@@ -168,7 +168,7 @@ class Alleles:
     """(R + 1,) int64: where the samples of each record begin, and N."""
 
 
-def read_alleles(reference: Reference, records: Sequence[list[bytes]], length: int) -> Alleles:
+def read_alleles(reference: ReferenceGenome, records: Sequence[list[bytes]], length: int) -> Alleles:
     """Records (columns as `vcf.columns` gives them) to samples.
 
     SNVs are cut together: a stretch of the reference is decoded once for all windows that lie in it.
@@ -196,7 +196,7 @@ def _refuse_letters(made: Alleles) -> None:
 
 
 def _read_snvs(
-    reference: Reference,
+    reference: ReferenceGenome,
     records: Sequence[list[bytes]],
     made: Alleles,
     rows: np.ndarray,
@@ -250,7 +250,7 @@ def _is_position(text: bytes) -> bool:
     return text.isdigit() and len(text) < 18
 
 
-def _read_record(reference: Reference, row: list[bytes], made: Alleles, place: int) -> None:
+def _read_record(reference: ReferenceGenome, row: list[bytes], made: Alleles, place: int) -> None:
     """Fill in the alleles of one record, each good or with its reason."""
     if not is_record(row):
         for i in range(row[4].count(b",") + 1 if len(row) == 8 else 1):

@@ -17,7 +17,7 @@ from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import SOFT, N
 from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.formats import text, vcf
-from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.formats.reference import ReferenceGenome
 from medray.modalities.genomics.formats.source import Source
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants import alleles as variants
@@ -42,9 +42,11 @@ class Variants(Source):
         return pa.schema([tensor_field("bases", (2, self.spec.length), "uint8", dims="ref/alt L")])
 
     @cached_property
-    def reference(self) -> Reference:
+    def reference(self) -> ReferenceGenome:
         """Raises UserError where it cannot be used."""
-        return Reference.open(self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel")
+        return ReferenceGenome.open(
+            self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel"
+        )
 
     def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """See `variants.derive`."""
