@@ -30,8 +30,8 @@ def window_facts(kind: str, record: SequenceRecord, of_persons: bool) -> Facts:
     """Of the windows of a record; `of_persons`: records are sequences of subjects, so that their names are no contigs."""
     if of_persons or kind not in ("fasta", "genbank"):
         return record_facts(kind)
-    found: Facts = {"format": kind, "contig": record.name or None, "contig_length": record.features.bases or None}
-    return _stated(found | {"build": record.build})
+    facts: Facts = {"format": kind, "contig": record.name or None, "contig_length": record.features.bases or None}
+    return _stated(facts | {"build": record.build})
 
 
 class VcfFacts:

@@ -69,8 +69,8 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     path = relative(file.uri, root)
     if matches_glob(path, spec.ignore):
         return
-    unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
-    whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)
+    stamp = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
+    whole = Part(path, file.uri, digest=stamp, size=file.size, modified_ns=file.modified_ns)
     names = _EntryIds(path)
     try:
         kind, records = open_records(spec, file.uri)
@@ -78,7 +78,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
         for record in records:
             record = _with_claims(record, spec.label_feature, claimed)
             entry_id = names.of(record.name)
-            failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
+            failed = Part(entry_id, file.uri, digest=stamp, modified_ns=file.modified_ns, subject=record.subject)
             if record.problem is not None:
                 yield _refused(failed, record.problem)
             elif spec.entries == "windows":
@@ -133,12 +133,12 @@ class _EntryIds:
 
     def of(self, name: str) -> str:
         self._count += 1
-        base = shown = name or f"record {self._count}"
-        while (key := xxhash.xxh3_64_intdigest(shown.encode())) in self._seen:
+        base = unique = name or f"record {self._count}"
+        while (key := xxhash.xxh3_64_intdigest(unique.encode())) in self._seen:
             self._again[base] = self._again.get(base, 1) + 1
-            shown = f"{base}~{self._again[base]}"
+            unique = f"{base}~{self._again[base]}"
         self._seen.add(key)
-        return f"{self.path}#{shown}"
+        return f"{self.path}#{unique}"
 
 
 # --- records ----------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class _EntryIds:
 def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Part:
     """A record as one part, its bases digested as they stream by."""
     content, letters = xxhash.xxh3_128(), Letters()
-    held: list[bytes] = []
+    kept_codes: list[bytes] = []
     start, end = None, 0
     for piece in record.pieces:
         codes = to_codes(piece.text, spec.soft_mask)
@@ -155,13 +155,13 @@ def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Par
         letters.add(codes)
         start, end = piece.offset if start is None else start, piece.offset + len(piece.text)
         if spec.subject == "sequence":
-            held.append(codes)
+            kept_codes.append(codes)
     start = start or 0
     part = replace(part, digest=content.digest(), size=end - start)
     problem = record.lost() or letters.problem()
     if problem:
         return _refused(part, problem)
-    subject = _subject(spec, record, b"".join(held), None)
+    subject = _subject(spec, record, b"".join(kept_codes), None)
     part = replace(part, locator=locator(start, end), split=record.split, **subject)
     try:
         return replace(part, label=_label(spec, record, _overlap(spec, record), 0, letters.total))
@@ -200,12 +200,12 @@ def _subject(spec: GenomicsSpec, record: SequenceRecord, codes: bytes, otherwise
     """`subject` and `person` of a Part: who the entry is from; None where it is its own subject."""
     if record.subject is not None:
         return {"subject": record.subject}
-    if spec.subject_pattern and (found := re.search(spec.subject_pattern, record.header)):
-        return {"subject": found.group(1)}
+    if spec.subject_pattern and (match := re.search(spec.subject_pattern, record.header)):
+        return {"subject": match.group(1)}
     if spec.subject == "sequence":
         plain = to_plain(codes)
-        own = f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
-        return {"subject": own, "person": False}
+        subject = f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
+        return {"subject": subject, "person": False}
     return {"subject": otherwise, "person": False}
 
 
@@ -220,8 +220,8 @@ def _label(
     """Raises SampleError `unclear_label` where a feature of vague place decides it."""
     if record.label is not None:
         return (record.label,)
-    if spec.label_pattern and (found := re.search(spec.label_pattern, record.header)):
-        return (found.group(1),) if found.group(1) else ()
+    if spec.label_pattern and (match := re.search(spec.label_pattern, record.header)):
+        return (match.group(1),) if match.group(1) else ()
     if covered is None:
         return ()
     least, most = covered.bases(start, end)
@@ -243,25 +243,25 @@ def _windows(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Iterator
     Where a record breaks off, the window that reaches the break is left out, and the record is a failed part.
     """
     # a FASTA record has no annotation, so nothing says where it may be cut: it is one segment
-    cut = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
-    group = groups(record.features, cut) if cut else [0]
+    positions = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
+    group = groups(record.features, positions) if positions else [0]
     covered = _overlap(spec, record)
     last: Stretch | None = None
-    for each in tile(record.pieces, spec.length, spec.step, cut, spec.soft_mask):
+    for each in tile(record.pieces, spec.length, spec.step, positions, spec.soft_mask):
         if last is not None:
             yield _window(spec, record, part, last, group, covered)
         last = each
-    lost = record.lost() or (SampleError("empty_sequence") if last is None else None)
-    if last is not None and (lost is None or last.end - last.start == spec.length):
+    problem = record.lost() or (SampleError("empty_sequence") if last is None else None)
+    if last is not None and (problem is None or last.end - last.start == spec.length):
         yield _window(spec, record, part, last, group, covered)
-    if lost is not None:
-        yield _refused(part, lost)
+    if problem is not None:
+        yield _refused(part, problem)
 
 
 def _window(
     spec: GenomicsSpec, record: SequenceRecord, part: Part, each: Stretch, group: list[int], covered: Overlap | None
 ) -> Part:
-    place = Part(
+    window = Part(
         f"{part.entry_id}:{each.start + 1}-{each.end}",
         part.uri,
         locator=locator(each.text_start, each.text_end),
@@ -273,13 +273,13 @@ def _window(
     )
     problem = Letters().add(each.codes).problem()
     if problem:
-        return _refused(place, problem)
-    own = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
-    place = replace(place, split=record.split, **_subject(spec, record, each.codes, own))
+        return _refused(window, problem)
+    subject = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
+    window = replace(window, split=record.split, **_subject(spec, record, each.codes, subject))
     try:
-        return replace(place, label=_label(spec, record, covered, each.start, each.end))
+        return replace(window, label=_label(spec, record, covered, each.start, each.end))
     except SampleError as unclear:
-        return _refused(place, unclear)
+        return _refused(window, unclear)
 
 
 _PLAIN = bytes(code & 127 for code in range(256))

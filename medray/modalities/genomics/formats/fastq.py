@@ -55,11 +55,11 @@ def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]
     repeated = line.text[1:].strip()
     if repeated and repeated != header.text[1:].strip():
         raise SampleError("corrupt", "the + line names another record than the @ line")
-    found = _qualities(feed, count)
-    if found < count:
+    qualities = _qualities(feed, count)
+    if qualities < count:
         raise SampleError("truncated", "a FASTQ record ends early")
-    if found > count:
-        raise SampleError("corrupt", f"{count} bases, but {found} qualities")
+    if qualities > count:
+        raise SampleError("corrupt", f"{count} bases, but {qualities} qualities")
     while (line := feed.next()) is not None and not line.text.strip():
         pass
     if line is not None:
@@ -71,18 +71,18 @@ def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]
 
 def _qualities(feed: LineReader, count: int) -> int:
     """Qualities read: lines until there are `count`, whatever they begin with, for @ and + are qualities too."""
-    found = 0
+    qualities = 0
     while (line := feed.next()) is not None:
-        found += len(line.text.strip())
-        if found >= count:
+        qualities += len(line.text.strip())
+        if qualities >= count:
             break
-    return found
+    return qualities
 
 
 def _damaged(feed: LineReader, header: Chunk, problem: SampleError) -> SequenceRecord:
     """The record with its problem; the lines up to the next whole record are passed over."""
     feed.back()
-    passed, ended = 0, False
+    skipped, ended = 0, False
     while True:
         line = feed.next_written()
         if line is None:
@@ -97,8 +97,8 @@ def _damaged(feed: LineReader, header: Chunk, problem: SampleError) -> SequenceR
                 feed.back()
                 feed.again(line)
                 break
-        passed += 1
+        skipped += 1
     rest = "the file has no whole record after it" if ended else "the next record is whole"
-    detail = f"{problem.detail}; {passed} more lines not read, {rest}"
+    detail = f"{problem.detail}; {skipped} more lines not read, {rest}"
     name = first_word(header.text[1:].decode("utf-8", "replace")) if header.text.startswith(b"@") else ""
     return SequenceRecord(name, problem=SampleError(problem.reason, detail))

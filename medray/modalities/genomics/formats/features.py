@@ -63,9 +63,9 @@ def features(record: SeqRecord, bases: int) -> Features:
     parts: dict[str, list[LocationPart]] = {}
     transfer = {_gene_name(each) for each in record.features if each.type == "tRNA"}
     for number, each in enumerate(record.features):
-        found = placed(each, bases)
-        parts.setdefault(each.type, []).extend(found)
-        located = sorted(part.possible for part in found if part.possible[1] > part.possible[0])
+        feature_parts = placed(each, bases)
+        parts.setdefault(each.type, []).extend(feature_parts)
+        located = sorted(part.possible for part in feature_parts if part.possible[1] > part.possible[0])
         if not located:
             continue
         if each.type in GENES:
@@ -85,9 +85,9 @@ def placed(feature: SeqFeature, bases: int) -> list[LocationPart]:
     anywhere = LocationPart((0, 0), (0, bases))
     if feature.location is None:
         return [anywhere]
-    here = [_part(part.start, part.end, bases) for part in feature.location.parts if part.ref is None]
-    inside = all(0 <= part.possible[0] <= part.possible[1] <= bases for part in here)
-    return here if inside else [anywhere]
+    local_parts = [_part(part.start, part.end, bases) for part in feature.location.parts if part.ref is None]
+    inside = all(0 <= part.possible[0] <= part.possible[1] <= bases for part in local_parts)
+    return local_parts if inside else [anywhere]
 
 
 def _part(start: Position, end: Position, bases: int) -> LocationPart:
@@ -136,10 +136,10 @@ def _gene_name(feature: SeqFeature) -> str:
     return ""
 
 
-def merged(found: Iterable[Interval]) -> list[Interval]:
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
     """Overlapping intervals joined, ascending; touching ones stay two."""
     joined: list[Interval] = []
-    for start, end in sorted(found):
+    for start, end in sorted(intervals):
         if end <= start:
             continue
         if joined and start < joined[-1][1]:
@@ -152,8 +152,8 @@ def merged(found: Iterable[Interval]) -> list[Interval]:
 class Coverage:
     """How many bases of a window lie in a set of intervals."""
 
-    def __init__(self, found: Iterable[Interval]) -> None:
-        joined = np.array(merged(found), np.int64).reshape(-1, 2)
+    def __init__(self, intervals: Iterable[Interval]) -> None:
+        joined = np.array(merged(intervals), np.int64).reshape(-1, 2)
         self._edges = joined.reshape(-1)
         covered = np.repeat(np.cumsum(joined[:, 1] - joined[:, 0]), 2)
         self._before = covered - np.stack([joined[:, 1] - joined[:, 0], np.zeros(len(joined), np.int64)], 1).reshape(-1)
@@ -195,25 +195,25 @@ def cuts(features: Features, segment_bases: int) -> list[int]:
     """Where a record is cut into segments of at least `segment_bases`: as early as no gene lies across the place."""
     genes = merged(interval for _, located in features.genes for interval in located)
     starts = np.array([start for start, _ in genes], np.int64)
-    found: list[int] = []
-    place = segment_bases
+    positions: list[int] = []
+    position = segment_bases
     while True:
-        over = int(np.searchsorted(starts, place, side="left")) - 1  # the last gene that begins before the place
-        if over >= 0 and genes[over][1] > place:
-            place = genes[over][1]
-        if place + segment_bases > features.bases:
-            return found
-        found.append(place)
-        place += segment_bases
+        over = int(np.searchsorted(starts, position, side="left")) - 1  # the last gene that begins before the place
+        if over >= 0 and genes[over][1] > position:
+            position = genes[over][1]
+        if position + segment_bases > features.bases:
+            return positions
+        positions.append(position)
+        position += segment_bases
 
 
-def groups(features: Features, cut: list[int]) -> list[int]:
+def groups(features: Features, positions: list[int]) -> list[int]:
     """For each segment the number of the first segment it shares a gene with, directly or by way of others.
 
     A gene that is trans-spliced, lies around the origin of a circle, or stands in the record more than once by name
     (inverted repeats) is in several segments, which must not be divided by a split.
     """
-    group = list(range(len(cut) + 1))
+    group = list(range(len(positions) + 1))
 
     def root(segment: int) -> int:
         while group[segment] != segment:
@@ -223,7 +223,7 @@ def groups(features: Features, cut: list[int]) -> list[int]:
     first_of: dict[str, int] = {}
     for name, located in features.genes:
         for start, end in located:
-            for segment in range(*np.searchsorted(cut, [start, end - 1], side="right") + np.array([0, 1])):
+            for segment in range(*np.searchsorted(positions, [start, end - 1], side="right") + np.array([0, 1])):
                 one, other = root(first_of.setdefault(name, int(segment))), root(int(segment))
                 group[max(one, other)] = min(one, other)
     return [root(segment) for segment in range(len(group))]

@@ -93,24 +93,24 @@ class _Bases:
         self._feed, self.done = feed, done
         self.cut_short = False
         """The next record began before //."""
-        stated = re.match(rb"LOCUS +\S+ +(\d+) +(?:bp|aa)", head)
-        self._stated = int(stated[1]) if stated else None
+        locus = re.match(rb"LOCUS +\S+ +(\d+) +(?:bp|aa)", head)
+        self._stated = int(locus[1]) if locus else None
         self._count = 0
         self._problem: SampleError | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
-        held: list[bytes] = []
+        texts: list[bytes] = []
         start = size = 0
         while (chunk := self._line()) is not None:
-            if not held:
+            if not texts:
                 start, size = chunk.offset, 0
-            held.append(chunk.text)
+            texts.append(chunk.text)
             size += len(chunk.text)
             if size >= JOINED:
-                yield Chunk(start, b"".join(held).upper())
-                held = []
-        if held:
-            yield Chunk(start, b"".join(held).upper())
+                yield Chunk(start, b"".join(texts).upper())
+                texts = []
+        if texts:
+            yield Chunk(start, b"".join(texts).upper())
 
     def _line(self) -> Chunk | None:
         """The next line with blanks for its number; None after the last that has its place."""
@@ -187,7 +187,7 @@ def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[LocationPart
 
     So far as the text can be read: what breaks it off is told by whoever reads its records.
     """
-    found: dict[str, list[LocationPart]] = {}
+    claims: dict[str, list[LocationPart]] = {}
     location: list[bytes] | None = None
     feed = LineReader(chunks)
     while (line := feed.next_written()) is not None:
@@ -197,17 +197,17 @@ def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[LocationPart
         elif location is not None and line.text.startswith(b" " * 21) and line.text[21:22] != b"/":
             location.append(line.text.strip())
         elif location is not None:
-            _add_remote(found, b"".join(location).decode("ascii", "replace"))
+            _add_remote(claims, b"".join(location).decode("ascii", "replace"))
             location = None
-    return found
+    return claims
 
 
-def _add_remote(found: dict[str, list[LocationPart]], location: str) -> None:
-    for accession, place in REMOTE.findall(location):
-        bases = [int(number) for number in re.findall(r"\d+", place)]
+def _add_remote(claims: dict[str, list[LocationPart]], location: str) -> None:
+    for accession, extent in REMOTE.findall(location):
+        bases = [int(number) for number in re.findall(r"\d+", extent)]
         interval = (max(0, min(bases) - 1), max(bases))
-        exact = re.fullmatch(r"\d+(\.\.\d+)?", place) is not None
-        found.setdefault(accession, []).append(
+        exact = re.fullmatch(r"\d+(\.\.\d+)?", extent) is not None
+        claims.setdefault(accession, []).append(
             LocationPart(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
         )
 
@@ -284,12 +284,12 @@ def _exceptions(
     """(number of the codon, letter) of each transl_except, such as (pos:complement(4..6),aa:Sec). Raises ValueError."""
     from Bio.SeqUtils import seq1
 
-    own = {"TERM": "*", "OTHER": "X", "Sec": "U", "Pyl": "O"}
-    places = list(location)
+    letters = {"TERM": "*", "OTHER": "X", "Sec": "U", "Pyl": "O"}
+    positions = list(location)
     for text in feature.qualifiers.get("transl_except", []):
-        found = EXCEPTION.fullmatch(text.replace(" ", ""))
-        if found is None:
+        match = EXCEPTION.fullmatch(text.replace(" ", ""))
+        if match is None:
             raise ValueError("no transl_except")
-        bases = [int(number) - 1 for number in re.findall(r"\d+", found[1])]
-        codon = (min(places.index(base) for base in bases) - skipped) // 3
-        yield codon, own.get(found[2]) or seq1(found[2], undef_code="X")
+        bases = [int(number) - 1 for number in re.findall(r"\d+", match[1])]
+        codon = (min(positions.index(base) for base in bases) - skipped) // 3
+        yield codon, letters.get(match[2]) or seq1(match[2], undef_code="X")

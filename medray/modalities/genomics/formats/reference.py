@@ -104,10 +104,10 @@ class ReferenceGenome:
         if first >= last:
             return np.full(end - start, N, np.uint8)
         raw = self._raw(contig, first, last)
-        found = np.frombuffer(_as_many(to_codes(raw, self._soft_mask), first, last), np.uint8)
+        inside = np.frombuffer(_as_many(to_codes(raw, self._soft_mask), first, last), np.uint8)
         if first == start and last == end:
-            return found
-        return np.pad(found, (first - start, end - last), constant_values=N)
+            return inside
+        return np.pad(inside, (first - start, end - last), constant_values=N)
 
     def windows(self, name: str, starts: np.ndarray, length: int) -> np.ndarray:
         """(B, length) uint8 codes of the windows that begin at `starts` (B,); N past the ends.
@@ -116,9 +116,9 @@ class ReferenceGenome:
         """
         out = np.empty((len(starts), length), np.uint8)
         order = np.argsort(starts, kind="stable")
-        placed = np.asarray(starts)[order]
-        far = np.flatnonzero(np.diff(placed) > 2 * length) + 1
-        for rows in np.split(order, far):
+        ascending = np.asarray(starts)[order]
+        breaks = np.flatnonzero(np.diff(ascending) > 2 * length) + 1
+        for rows in np.split(order, breaks):
             first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + length
             stretch = self.codes(name, first, last)
             out[rows] = np.lib.stride_tricks.sliding_window_view(stretch, length)[np.asarray(starts)[rows] - first]
@@ -137,18 +137,18 @@ class ReferenceGenome:
         return raw
 
 
-def _as_many(found: bytes, start: int, end: int) -> bytes:
+def _as_many(bases: bytes, start: int, end: int) -> bytes:
     """As it is. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
-    if len(found) != end - start:
+    if len(bases) != end - start:
         raise SampleError("corrupt", "the reference has blanks or line ends where its .fai has bases: remove the .fai")
-    return found
+    return bases
 
 
-def _refusal(uri: str, found: str) -> UserError:
+def _refusal(uri: str, problem: str) -> UserError:
     return UserError(
         "the reference cannot be used",
         where=uri,
-        found=found,
+        found=problem,
         expected="a FASTA file, plain or compressed with bgzip",
         do="check the `reference` key; compressed with gzip or of uneven lines it may have 1 GiB: gunzip, "
         "seqkit seq -w 60, bgzip",
@@ -227,8 +227,8 @@ def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, di
     for record in records:
         header, _, bases = record.partition(b"\n")
         lines += [b">" + header.rstrip(), bases.translate(None, BLANKS)]
-    held = b"\n".join(lines)
-    return Held(held), build_index(iter([held])) or {}
+    content = b"\n".join(lines)
+    return Held(content), build_index(iter([content])) or {}
 
 
 # --- the index --------------------------------------------------------------------------------------------------
@@ -274,18 +274,18 @@ class _Building:
 
     def add(self, bases: np.ndarray, widths: np.ndarray) -> bool:
         """Count lines. False where they are of unequal length, so that a position has no place by arithmetic."""
-        held = np.flatnonzero(bases)
-        if len(held) == 0:
+        filled = np.flatnonzero(bases)
+        if len(filled) == 0:
             self.ended |= len(bases) > 0
             return True
-        if self.ended or held[-1] + 1 != len(held):
+        if self.ended or filled[-1] + 1 != len(filled):
             return False
         if not self.bases:
             self.bases, self.width = int(bases[0]), int(widths[0])
-        full = (bases[held] == self.bases) & (widths[held] == self.width)
-        self.length += int(bases[held].sum())
-        self.ended = len(bases) > len(held) or not full[-1]
-        return bool(full[:-1].all()) and int(bases[held[-1]]) <= self.bases
+        full = (bases[filled] == self.bases) & (widths[filled] == self.width)
+        self.length += int(bases[filled].sum())
+        self.ended = len(bases) > len(filled) or not full[-1]
+        return bool(full[:-1].all()) and int(bases[filled[-1]]) <= self.bases
 
     def contig(self) -> Contig:
         return Contig(self.name, self.length, self.offset, self.bases, self.width)
@@ -297,7 +297,7 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
 
     Raises SampleError: `unrecognised_format` where the file does not begin with >, `corrupt` for a repeated name.
     """
-    found: dict[str, Contig] = {}
+    contigs: dict[str, Contig] = {}
     current: _Building | None = None
     offset = 0
     for chunk in _whole_lines(chunks):
@@ -317,7 +317,7 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
         for first, last in zip(np.append(-1, headers), np.append(headers, len(starts)), strict=True):
             if first >= 0:
                 line = chunk[starts[first] + 1 : ends[first]]
-                current = _next(found, current, line, offset + int(ends[first]) + 1)
+                current = _next(contigs, current, line, offset + int(ends[first]) + 1)
             rows = slice(first + 1, last)
             if current is None and bases[rows].any():
                 raise SampleError("unrecognised_format", "the file does not begin with >")
@@ -325,8 +325,8 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
                 return None
         offset += len(chunk)
     if current is not None:
-        _keep(found, current)
-    return found
+        _keep(contigs, current)
+    return contigs
 
 
 def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, headers: np.ndarray) -> bool:
@@ -339,26 +339,26 @@ def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, he
 
 def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes, cut after line ends."""
-    held = b""
+    rest = b""
     for chunk in chunks:
-        cut = chunk.rfind(b"\n") + 1
-        if cut == 0:
-            held += chunk
+        end = chunk.rfind(b"\n") + 1
+        if end == 0:
+            rest += chunk
             continue
-        yield held + chunk[:cut]
-        held = chunk[cut:]
-    if held:
-        yield held
+        yield rest + chunk[:end]
+        rest = chunk[end:]
+    if rest:
+        yield rest
 
 
-def _next(found: dict[str, Contig], current: _Building | None, header: bytes, offset: int) -> _Building:
+def _next(contigs: dict[str, Contig], current: _Building | None, header: bytes, offset: int) -> _Building:
     if current is not None:
-        _keep(found, current)
+        _keep(contigs, current)
     words = header.split(None, 1)
     return _Building(words[0].decode("utf-8", "replace") if words else "", offset)
 
 
-def _keep(found: dict[str, Contig], built: _Building) -> None:
-    if built.name in found:
+def _keep(contigs: dict[str, Contig], built: _Building) -> None:
+    if built.name in contigs:
         raise SampleError("corrupt", "two FASTA records have one name")
-    found[built.name] = built.contig()
+    contigs[built.name] = built.contig()

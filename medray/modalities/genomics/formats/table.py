@@ -77,22 +77,22 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
     Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
     lower = [name.strip('\ufeff "').lower() for name in names]
-    found: dict[str, int | None] = {}
+    numbers: dict[str, int | None] = {}
     for role, column in wanted(spec).items():
         if column is None:
-            known = [name for name in NAMES[role] if has_header(spec) and name in lower]
-            found[role] = _only(lower, known[0], role) if known else None
+            matches = [name for name in NAMES[role] if has_header(spec) and name in lower]
+            numbers[role] = _only(lower, matches[0], role) if matches else None
         elif isinstance(column, int):
             if column > len(names):
                 raise SampleError("bad_columns", f"{len(names)} columns; {role}_column is {column}")
-            found[role] = column - 1
+            numbers[role] = column - 1
         elif column.lower() in lower:
-            found[role] = _only(lower, column.lower(), role)
+            numbers[role] = _only(lower, column.lower(), role)
         else:
             raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
-    if found["sequence"] is None:
+    if numbers["sequence"] is None:
         raise SampleError("unrecognised_format", "a table without a column of sequences: set sequence_column")
-    return Columns(**found)  # type: ignore[arg-type]  # sequence is no None
+    return Columns(**numbers)  # type: ignore[arg-type]  # sequence is no None
 
 
 def _only(names: Sequence[str], name: str, role: str) -> int:
@@ -111,7 +111,7 @@ def delimiter(line: bytes) -> bytes:
 def cells(line: bytes, between: bytes) -> list[Cell]:
     """The cells of a line, quotes and blanks around them left out (RFC 4180)."""
     mark = re.escape(between)
-    found, at = [], 0
+    row, at = [], 0
     pattern = re.compile(rb'[ ]*"((?:[^"]|"")*)"[ ]*(?=' + mark + rb"|$)|([^" + mark + rb"]*)")
     line = line.rstrip(b"\r\n")
     while at <= len(line):
@@ -121,10 +121,10 @@ def cells(line: bytes, between: bytes) -> list[Cell]:
         start = match.start(group) if match else at
         broken = group == 2 and text.lstrip()[:1] == b'"'
         unclosed = broken and UNCLOSED.match(line, at) is not None
-        place = start + len(text) - len(text.lstrip())
-        found.append(Cell(place, text.strip().replace(b'""', b'"'), broken, unclosed))
+        text_start = start + len(text) - len(text.lstrip())
+        row.append(Cell(text_start, text.strip().replace(b'""', b'"'), broken, unclosed))
         at = (match.end() if match else at) + 1
-    return found
+    return row
 
 
 def text_table(spec: GenomicsSpec) -> Reader:
@@ -133,15 +133,15 @@ def text_table(spec: GenomicsSpec) -> Reader:
 
 
 def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
-    between, where, width = b"", None, 0
+    between, layout, width = b"", None, 0
     feed = LineReader(chunks)
     number = 0
     while (line := feed.next_written()) is not None:
         number += 1
-        if where is None:
+        if layout is None:
             between = delimiter(line.text) or b","
             row = _whole_row(feed, line, between, None) or cells(line.text, between)
-            where, width = columns(spec, _cell_texts(row) if has_header(spec) else [""] * len(row)), len(row)
+            layout, width = columns(spec, _cell_texts(row) if has_header(spec) else [""] * len(row)), len(row)
             if has_header(spec):
                 continue
         else:
@@ -151,7 +151,7 @@ def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[SequenceRecor
                 f"row {number}", problem=SampleError("corrupt", f"row {number} has a quote that is not closed")
             )
         else:
-            yield _row(where, width, row, line.offset, number)
+            yield _row(layout, width, row, line.offset, number)
     if feed.broken is not None:
         raise feed.broken
 
@@ -169,8 +169,8 @@ def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None)
     row = cells(text, between)
     if not any(cell.unclosed for cell in row):
         return row
-    while any(cell.unclosed for cell in row) and len(text) < LONGEST_ROW and (more := feed.next()) is not None:
-        text += more.text
+    while any(cell.unclosed for cell in row) and len(text) < LONGEST_ROW and (next_line := feed.next()) is not None:
+        text += next_line.text
         row = cells(text, between)
     if any(cell.broken for cell in row) or width not in (None, len(row)):
         feed.back()
@@ -178,20 +178,20 @@ def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None)
     return row
 
 
-def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) -> SequenceRecord:
+def _row(layout: Columns, width: int, row: list[Cell], offset: int, number: int) -> SequenceRecord:
     name = f"row {number}"
     surplus = [cell.text for cell in row[width:]]
     if len(row) < width or any(surplus):
         return SequenceRecord(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
-    if any(row[place].broken for place in where if place is not None):
+    if any(row[column].broken for column in layout if column is not None):
         return SequenceRecord(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
     try:
-        texts = [None if place is None else decode(row[place].text) for place in where[1:]]
+        texts = [None if column is None else decode(row[column].text) for column in layout[1:]]
     except SampleError as problem:
         return SequenceRecord(name, problem=SampleError(problem.reason, f"row {number}"))
-    given, label, split, subject = texts[0] or None, *map(_said, texts[1:])
-    cell = row[where.sequence]
-    return SequenceRecord(given or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
+    row_id, label, split, subject = texts[0] or None, *map(_said, texts[1:])
+    cell = row[layout.sequence]
+    return SequenceRecord(row_id or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
 
 
 def _said(text: str | None) -> str | None:
@@ -209,8 +209,8 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
     """
     with open_parquet(uri) as file:
         names = file.schema_arrow.names
-        where = columns(spec.model_copy(update={"header": True}), names)
-        roles = {role: names[place] for role, place in where._asdict().items() if place is not None}
+        layout = columns(spec.model_copy(update={"header": True}), names)
+        roles = {role: names[column] for role, column in layout._asdict().items() if column is not None}
         number = 0
         try:
             for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
@@ -267,8 +267,8 @@ class ParquetCells:
             raise SampleError("truncated", "the table is shorter than when it was indexed")
         group = next(i for i, start in enumerate(self._starts[1:]) if row < start)
         if group != self._group:
-            read = self._file.read_row_group(group, columns=[self._name])
-            self._group, self._cells = group, read.column(0).cast(pa.string())
+            row_group = self._file.read_row_group(group, columns=[self._name])
+            self._group, self._cells = group, row_group.column(0).cast(pa.string())
         cell = (self._cells[row - self._starts[group]].as_py() or "").encode()
         return cell[start - base : end - base]
 

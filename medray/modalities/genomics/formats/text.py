@@ -63,19 +63,19 @@ def blocks(uri: str) -> Iterator[Chunk]:
 
 def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """The same text line by line, line ends included. Raises SampleError `corrupt` where a line does not end."""
-    held, start = b"", 0
+    rest, start = b"", 0
     for offset, text in chunks:
-        if not held:
+        if not rest:
             start = offset
-        text = held + text
+        text = rest + text
         if len(text) > LONGEST_LINE and b"\n" not in text:
             raise SampleError("corrupt", f"a line of more than {LONGEST_LINE} bytes")
-        *whole, held = text.split(b"\n")
+        *whole, rest = text.split(b"\n")
         for line in whole:
             yield Chunk(start, line + b"\n")
             start += len(line) + 1
-    if held:
-        yield Chunk(start, held)
+    if rest:
+        yield Chunk(start, rest)
 
 
 def _pieces(raw: NativeFile, kind: str) -> Iterator[bytes]:
@@ -103,7 +103,7 @@ def _verify(raw: NativeFile) -> None:
 def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
     """The text of bgzip blocks, each after its checksum. Raises EOFError and zlib.error (SAM specification 4.1)."""
     packed, at = b"", 0
-    held: list[bytes] = []
+    texts: list[bytes] = []
     try:
         while True:
             if len(packed) - at < LONGEST_BGZF_BLOCK:
@@ -118,16 +118,16 @@ def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
             end = at + int.from_bytes(head[16:18], "little") + 1  # BSIZE
             if end > len(packed):
                 raise EOFError
-            held.append(zlib.decompress(packed[at:end], 31))
+            texts.append(zlib.decompress(packed[at:end], 31))
             at = end
-            if sum(map(len, held)) >= BLOCK:
-                yield b"".join(held)
-                held = []
+            if sum(map(len, texts)) >= BLOCK:
+                yield b"".join(texts)
+                texts = []
     except (EOFError, zlib.error):
-        if held:
-            yield b"".join(held)
+        if texts:
+            yield b"".join(texts)
         raise
-    if text := b"".join(held):
+    if text := b"".join(texts):
         yield text
 
 
@@ -194,19 +194,19 @@ class Ranges:
 
     def read(self, start: int, end: int) -> bytes:
         """Text of [start, end). Raises SampleError `truncated` where the file ends before, or `corrupt`."""
-        held = self._held
-        if not held.offset <= start <= end <= held.offset + len(held.text):
+        last = self._held
+        if not last.offset <= start <= end <= last.offset + len(last.text):
             with unpacking():
-                held = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
-        if end - held.offset > len(held.text):
+                last = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
+        if end - last.offset > len(last.text):
             raise SampleError("truncated", "the file is shorter than when it was indexed")
-        return held.text[start - held.offset : end - held.offset]
+        return last.text[start - last.offset : end - last.offset]
 
     def _fill(self, start: int, size: int) -> bytes:
-        held = self._held
-        if held.offset <= start < held.offset + len(held.text):  # what is held need not be decompressed again
-            kept = held.text[start - held.offset :]
-            self._stream.seek(held.offset + len(held.text))
+        last = self._held
+        if last.offset <= start < last.offset + len(last.text):  # what is held need not be decompressed again
+            kept = last.text[start - last.offset :]
+            self._stream.seek(last.offset + len(last.text))
             return kept + self._stream.read(size - len(kept))
         self._stream.seek(start)
         return self._stream.read(size)
@@ -239,7 +239,7 @@ class _Gzip:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, less only at the end. Raises EOFError or zlib.error where nothing more can be read."""
-        found: list[bytes] = []
+        texts: list[bytes] = []
         while size and not self._damage:
             try:
                 text = self._some(size)
@@ -248,22 +248,22 @@ class _Gzip:
                 break
             if not text:
                 break
-            found.append(text)
+            texts.append(text)
             size -= len(text)
             self._at += len(text)
-        if self._damage and not found:
+        if self._damage and not texts:
             raise self._damage
-        return b"".join(found)
+        return b"".join(texts)
 
     def _some(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
                 rest = self._member.unused_data.lstrip(b"\0")
                 while not rest:
-                    more = self._raw.read(self.PACKED)
-                    if not more:
+                    packed = self._raw.read(self.PACKED)
+                    if not packed:
                         return b""
-                    rest = more.lstrip(b"\0")
+                    rest = packed.lstrip(b"\0")
                 self._member, self._packed = zlib.decompressobj(31), rest
             elif not self._packed:
                 self._packed = self._raw.read(self.PACKED)
@@ -289,7 +289,7 @@ class _Bgzip:
         self._at = offset
 
     def read(self, size: int) -> bytes:
-        found = []
+        texts = []
         while size and self._at < self._texts[-1]:
             block = int(np.searchsorted(self._texts, self._at, side="right")) - 1
             if block != self._block:
@@ -297,12 +297,12 @@ class _Bgzip:
                 packed = self._raw.read(int(self._files[block + 1] - self._files[block]))
                 self._block, self._decoded = block, zlib.decompress(packed, 31)
             within = self._at - int(self._texts[block])
-            found.append(self._decoded[within : within + size])
-            if not found[-1]:
+            texts.append(self._decoded[within : within + size])
+            if not texts[-1]:
                 raise zlib.error("a block holds less than it says")
-            self._at += len(found[-1])
-            size -= len(found[-1])
-        return b"".join(found)
+            self._at += len(texts[-1])
+            size -= len(texts[-1])
+        return b"".join(texts)
 
 
 def _block_table(raw: NativeFile) -> tuple[np.ndarray, np.ndarray]:

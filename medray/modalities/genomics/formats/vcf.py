@@ -33,8 +33,8 @@ class RecordLines(NamedTuple):
 
     def locators(self) -> list[str]:
         """Texts whose order is the order in the file."""
-        places = [f"{at:015d}" for at in self.edges]
-        return [f"{start}-{end}" for start, end in pairwise(places)]
+        offsets = [f"{edge:015d}" for edge in self.edges]
+        return [f"{start}-{end}" for start, end in pairwise(offsets)]
 
 
 def spans(locators: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -63,22 +63,22 @@ class VcfHeader:
 
 def split_header(pieces: Iterator[Chunk]) -> tuple[VcfHeader, Iterator[Chunk]]:
     """The header, and the chunks from the first record on. Raises SampleError where the text is no VCF 4."""
-    held = b""
+    head = b""
     for offset, text in pieces:
-        before, held = len(held), held + text
-        if held.startswith(b"BCF\2"):
+        before, head = len(head), head + text
+        if head.startswith(b"BCF\2"):
             raise SampleError("unsupported", "BCF: bcftools view -Oz makes VCF of it")
-        if not held.startswith(b"##fileformat="[: len(held)]):
+        if not head.startswith(b"##fileformat="[: len(head)]):
             raise SampleError("unrecognised_format", "expected ##fileformat=VCFv4 in the first line")
-        line = held.rfind(b"\n", 0, before) + 1
-        if found := re.search(rb"^[^#]", held[line:], re.MULTILINE):
-            end = line + found.start()  # in this chunk, or an earlier round had found it
-            return parse_header(held[:end]), _again(Chunk(offset + end - before, held[end:]), pieces)
-        if len(held) > HEADER_BYTES:
+        line = head.rfind(b"\n", 0, before) + 1
+        if match := re.search(rb"^[^#]", head[line:], re.MULTILINE):
+            end = line + match.start()  # in this chunk, or an earlier round had found it
+            return parse_header(head[:end]), _again(Chunk(offset + end - before, head[end:]), pieces)
+        if len(head) > HEADER_BYTES:
             raise SampleError("unsupported", f"a header of more than {HEADER_BYTES} bytes")
-    if not held:
+    if not head:
         raise SampleError("empty_file")
-    return parse_header(held), iter(())
+    return parse_header(head), iter(())
 
 
 def _again(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -114,37 +114,37 @@ def parse_header(text: bytes) -> VcfHeader:
 def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[RecordLines]:
     """The lines below the header, up to `most` at once, without blank ones at the end. What stands before damage is given
     before the damage raises. Raises SampleError `corrupt` where a line does not end."""
-    found = RecordLines([], [])
+    pending = RecordLines([], [])
     try:
         for lines in _whole_lines(pieces):
-            found = _joined(found, lines)
-            whole = len(found.rows) - len(found.rows) % most
+            pending = _joined(pending, lines)
+            whole = len(pending.rows) - len(pending.rows) % most
             for start in range(0, whole, most):
-                yield _part(found, start, start + most)
-            found = _part(found, whole, len(found.rows))
+                yield _part(pending, start, start + most)
+            pending = _part(pending, whole, len(pending.rows))
     except SampleError:
-        if found.rows:
-            yield found
+        if pending.rows:
+            yield pending
         raise
-    if found.rows:
-        yield found
+    if pending.rows:
+        yield pending
 
 
 def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[RecordLines]:
     """As many lines as come together; those that end with a blank one, with what follows it."""
-    held, start = b"", 0
+    rest, start = b"", 0
     for offset, text in pieces:
-        start = start if held else offset
-        if len(held) > LONGEST_LINE and b"\n" not in text:
+        start = start if rest else offset
+        if len(rest) > LONGEST_LINE and b"\n" not in text:
             raise SampleError("corrupt", f"a line of more than {LONGEST_LINE} bytes")
         stop = text.rfind(b"\n") + 1
         if stop == 0 or not text[:stop].rsplit(b"\n", 2)[-2].strip():
-            held += text
+            rest += text
             continue
-        yield _lines(start, held + text[:stop])
-        held, start = text[stop:], offset + stop
-    if held.strip():
-        yield _lines(start, held)
+        yield _lines(start, rest + text[:stop])
+        rest, start = text[stop:], offset + stop
+    if rest.strip():
+        yield _lines(start, rest)
 
 
 def _lines(start: int, text: bytes) -> RecordLines:

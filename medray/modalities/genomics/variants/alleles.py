@@ -76,10 +76,10 @@ def check(reference: ReferenceGenome, contig: str, position: int, ref: bytes, al
     length = reference.contigs[contig].length
     if position < 0 or position + len(ref) > length:
         raise SampleError("past_the_end", f"bases {position + 1} to {position + len(ref)} of a contig of {length}")
-    found = reference.letters(contig, position, position + len(ref))
-    if found != ref.translate(CONCRETE):
-        raise SampleError("ref_mismatch", f"the reference has {_shown(found)}, the record {_shown(ref)}")
-    if found == alt.translate(CONCRETE):
+    letters = reference.letters(contig, position, position + len(ref))
+    if letters != ref.translate(CONCRETE):
+        raise SampleError("ref_mismatch", f"the reference has {_shown(letters)}, the record {_shown(ref)}")
+    if letters == alt.translate(CONCRETE):
         raise SampleError("bad_allele", "ALT equals REF")
 
 
@@ -133,8 +133,8 @@ def windows(reference: ReferenceGenome, contig: str, allele: Allele, length: int
         raise SampleError("allele_too_long", f"an allele of {longest} bases; windows are of {length}")
     left = (length - longest) // 2
     start = allele.position - left
-    more = max(0, len(allele.ref) - len(allele.alt))
-    around = reference.codes(contig, start, start + length + more)
+    extra = max(0, len(allele.ref) - len(allele.alt))
+    around = reference.codes(contig, start, start + length + extra)
     alt = np.frombuffer(to_codes(allele.alt), np.uint8) | around[left] & SOFT
     _keep_shared(alt, around[left : left + len(allele.ref)], allele)
     changed = np.concatenate([around[:left], alt, around[left + len(allele.ref) :]])
@@ -177,30 +177,33 @@ def read_alleles(reference: ReferenceGenome, records: Sequence[list[bytes]], len
     counts = [row[4].count(b",") + 1 if len(row) == 8 else 1 for row in records]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     total = int(offsets[-1])
-    made = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8), offsets)
+    alleles = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8), offsets)
     rest = np.ones(len(records), bool)
     rows = np.flatnonzero(single)
     if len(rows):
-        rest[_read_snvs(reference, records, made, rows, offsets[rows])] = False
+        rest[_read_snvs(reference, records, alleles, rows, offsets[rows])] = False
     for row in np.flatnonzero(rest).tolist():
-        _read_record(reference, records[row], made, int(offsets[row]))
-    _refuse_letters(made)
-    return made
+        _read_record(reference, records[row], alleles, int(offsets[row]))
+    _refuse_letters(alleles)
+    return alleles
 
 
-def _refuse_letters(made: Alleles) -> None:
+def _refuse_letters(alleles: Alleles) -> None:
     """Good samples with a letter in a window that is no nucleotide become failed ones."""
-    good = np.fromiter((reason is None for reason in made.reason), bool, len(made.reason))
-    for i in np.flatnonzero(good & (made.bases == BAD).any(axis=(1, 2))).tolist():
-        made.reason[i], made.detail[i] = "not_dna", "the reference holds other letters than bases near the variant"
+    good = np.fromiter((reason is None for reason in alleles.reason), bool, len(alleles.reason))
+    for i in np.flatnonzero(good & (alleles.bases == BAD).any(axis=(1, 2))).tolist():
+        alleles.reason[i], alleles.detail[i] = (
+            "not_dna",
+            "the reference holds other letters than bases near the variant",
+        )
 
 
 def _read_snvs(
     reference: ReferenceGenome,
     records: Sequence[list[bytes]],
-    made: Alleles,
+    alleles: Alleles,
     rows: np.ndarray,
-    places: np.ndarray,
+    samples: np.ndarray,
 ) -> np.ndarray:
     """Fill in what of `rows` is a SNV that fits the reference; returns those rows. The others are read one by one."""
     chosen = [records[row] for row in rows.tolist()]
@@ -209,54 +212,54 @@ def _read_snvs(
     ref_codes, alt_codes = (np.frombuffer(to_codes(text), np.uint8) for text in (refs, alts))
     usable = _SINGLE[np.frombuffer(refs, np.uint8)] & _SINGLE[np.frombuffer(alts, np.uint8)] & (ref_codes != alt_codes)
     positions = np.array([int(row[1]) for row in chosen], np.int64) - 1
-    shown = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
-    ids = [f":{at + 1}:{ref}:{alt}#1" for at, ref, alt in shown]
-    left = (made.bases.shape[2] - 1) // 2
-    for name, mine in _by_contig([row[0] for row in chosen]):
+    changes = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
+    ids = [f":{position + 1}:{ref}:{alt}#1" for position, ref, alt in changes]
+    left = (alleles.bases.shape[2] - 1) // 2
+    for name, members in _by_contig([row[0] for row in chosen]):
         contig = reference.contigs.get(name)
         if contig is None:
-            usable[mine] = False
+            usable[members] = False
             continue
-        usable[mine] &= (positions[mine] >= 0) & (positions[mine] < contig.length)
-        mine = mine[usable[mine]]
-        if len(mine) == 0:
+        usable[members] &= (positions[members] >= 0) & (positions[members] < contig.length)
+        members = members[usable[members]]
+        if len(members) == 0:
             continue
         try:
-            cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
+            ref_windows = reference.windows(name, positions[members] - left, alleles.bases.shape[2])
         except SampleError:  # of one place of the reference: read one by one, those elsewhere are good
-            usable[mine] = False
+            usable[members] = False
             continue
-        fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
-        usable[mine[~fits]] = False
-        mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])
-        made.bases[places[mine], 0] = cut
-        cut[:, left] = alt_codes[mine] | cut[:, left] & SOFT
-        made.bases[places[mine], 1] = cut
+        fits = ref_windows[:, left] & ~np.uint8(SOFT) == ref_codes[members]
+        usable[members[~fits]] = False
+        members, ref_windows = (members, ref_windows) if fits.all() else (members[fits], ref_windows[fits])
+        alleles.bases[samples[members], 0] = ref_windows
+        ref_windows[:, left] = alt_codes[members] | ref_windows[:, left] & SOFT
+        alleles.bases[samples[members], 1] = ref_windows
         prefix = _name(name)
-        for i, place in zip(mine.tolist(), places[mine].tolist(), strict=True):
-            made.sample_id[place] = prefix + ids[i]
+        for i, sample in zip(members.tolist(), samples[members].tolist(), strict=True):
+            alleles.sample_id[sample] = prefix + ids[i]
     return rows[usable]
 
 
 def _by_contig(names: list[bytes]) -> list[tuple[str, np.ndarray]]:
     """Each name with the indices of its rows."""
-    found: dict[bytes, list[int]] = {}
+    rows_of: dict[bytes, list[int]] = {}
     for i, name in enumerate(names):
-        found.setdefault(name, []).append(i)
-    return [(name.decode("utf-8", "replace"), np.array(rows)) for name, rows in found.items()]
+        rows_of.setdefault(name, []).append(i)
+    return [(name.decode("utf-8", "replace"), np.array(rows)) for name, rows in rows_of.items()]
 
 
 def _is_position(text: bytes) -> bool:
     return text.isdigit() and len(text) < 18
 
 
-def _read_record(reference: ReferenceGenome, row: list[bytes], made: Alleles, place: int) -> None:
+def _read_record(reference: ReferenceGenome, row: list[bytes], alleles: Alleles, first: int) -> None:
     """Fill in the alleles of one record, each good or with its reason."""
     if not is_record(row):
         for i in range(row[4].count(b",") + 1 if len(row) == 8 else 1):
-            made.sample_id[place + i] = f"#{i + 1}"
-            made.reason[place + i] = "bad_record"
-            made.detail[place + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
+            alleles.sample_id[first + i] = f"#{i + 1}"
+            alleles.reason[first + i] = "bad_record"
+            alleles.detail[first + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
         return
     contig, position, ref = row[0].decode("utf-8", "replace"), int(row[1]) - 1, row[3]
     for i, alt in enumerate(row[4].split(b",")):
@@ -264,10 +267,10 @@ def _read_record(reference: ReferenceGenome, row: list[bytes], made: Alleles, pl
         try:
             check(reference, contig, position, ref, alt)
             allele = normalise(lambda start, end: reference.letters(contig, start, end), position, ref, alt)
-            made.bases[place + i] = windows(reference, contig, allele, made.bases.shape[2])
+            alleles.bases[first + i] = windows(reference, contig, allele, alleles.bases.shape[2])
         except SampleError as error:
-            made.reason[place + i], made.detail[place + i] = error.reason, error.detail
-        made.sample_id[place + i] = sample_id(contig, allele, i)
+            alleles.reason[first + i], alleles.detail[first + i] = error.reason, error.detail
+        alleles.sample_id[first + i] = sample_id(contig, allele, i)
 
 
 # --- ids --------------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ class RecordNames:
         if all(map(is_record, rows)):
             contigs = {row[0] for row in rows}
             positions = [int(row[1]) for row in rows]
-            found = self._records.in_order(keys, contigs.pop(), positions) if len(contigs) == 1 else None
-            if found is not None:
-                return keys, found
+            names = self._records.in_order(keys, contigs.pop(), positions) if len(contigs) == 1 else None
+            if names is not None:
+                return keys, names
         return keys, [
             self._records.of(key, row[0], int(row[1])) if is_record(row) else self._others.of(key, b"", 0)
             for row, key in zip(rows, keys, strict=True)
@@ -50,14 +50,14 @@ class Numbered:
         if self._all is None and self._place != (contig, position):
             self._move(contig, position)
         if self._all is None:
-            known = key in self._here
+            repeated = key in self._here
             self._here.add(key)
-            if not known:
+            if not repeated:
                 self._hashes.append(hash(key))
         else:
-            known = hash(key) in self._all
+            repeated = hash(key) in self._all
             self._all.add(hash(key))
-        return self._next(key) if known else key
+        return self._next(key) if repeated else key
 
     def _next(self, key: str) -> str:
         count = self._again[key] = self._again.get(key, 1) + 1
@@ -70,15 +70,15 @@ class Numbered:
             return None
         self._contigs.add(contig)
         self._place = (contig, positions[-1])
-        self._here = {key for key, at in zip(keys, positions, strict=True) if at == positions[-1]}
-        known = set(keys)
-        self._hashes.extend(map(hash, known))
-        if len(known) == len(keys):
+        self._here = {key for key, position in zip(keys, positions, strict=True) if position == positions[-1]}
+        unseen = set(keys)
+        self._hashes.extend(map(hash, unseen))
+        if len(unseen) == len(keys):
             return keys
         names = []
         for key in keys:
-            names.append(key if key in known else self._next(key))
-            known.discard(key)
+            names.append(key if key in unseen else self._next(key))
+            unseen.discard(key)
         return names
 
     def _move(self, contig: bytes, position: int) -> None:
