@@ -1,4 +1,4 @@
-"""Scan: what one file of the archive is, told by its content, and the records or windows that it holds."""
+"""Scan: the format of one file of the archive, told by its content, and the records or windows that it holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medray.modalities.genomics.facts import record_facts, window_facts
 from medray.modalities.genomics.formats.fasta import fasta
 from medray.modalities.genomics.formats.fastq import fastq
 from medray.modalities.genomics.formats.features import LocationPart, Overlap, cuts, groups
-from medray.modalities.genomics.formats.genbank import elsewhere, genbank
+from medray.modalities.genomics.formats.genbank import genbank, remote_parts
 from medray.modalities.genomics.formats.records import Reader, SequenceRecord
 from medray.modalities.genomics.formats.table import delimiter, parquet_rows, text_table
 from medray.modalities.genomics.formats.text import Chunk, blocks
@@ -27,7 +27,7 @@ from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, relative
 
 DIGITS = 19
-"""Of an offset in a locator, so that text order is file order up to 2^63."""
+"""Digits of an offset in a locator, so that text order is file order up to 2^63."""
 
 
 def sniff(head: bytes) -> str:
@@ -55,7 +55,7 @@ def locator(start: int, end: int) -> str:
 
 
 def span(locator: str) -> tuple[int, int]:
-    """The opposite of `locator`. Raises ValueError."""
+    """(start, end) of a locator. Raises ValueError."""
     start, _, end = locator.partition("-")
     return int(start), int(end)
 
@@ -63,7 +63,7 @@ def span(locator: str) -> tuple[int, int]:
 def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     """The parts of one file, one per record or window, as they are met; what cannot be read is a part with a reason.
 
-    A file that breaks off gives what stands before, and one part, under the path alone, for what is lost.
+    A file that breaks off gives the parts before the break, and one part under the bare path for what is lost.
     Raises OSError.
     """
     path = relative(file.uri, root)
@@ -74,7 +74,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     names = _EntryIds(path)
     try:
         kind, records = open_records(spec, file.uri)
-        claimed = elsewhere(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
+        claimed = remote_parts(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
         for record in records:
             record = _with_claims(record, spec.label_feature, claimed)
             entry_id = names.of(record.name)
@@ -92,7 +92,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
 
 
 def _with_claims(record: SequenceRecord, kind: str | None, claimed: dict[str, list[LocationPart]]) -> SequenceRecord:
-    """The record with what features of other records of its file say of it."""
+    """The record with the parts of it that features of other records of its file claim."""
     added = claimed.get(record.name, []) + claimed.get(record.name.partition(".")[0], [])
     if not added or kind is None:
         return record
@@ -173,7 +173,7 @@ _USUAL = bytes([*range(N + 1), *range(SOFT, SOFT + N + 1)])
 
 
 class Letters:
-    """Counts of what kind of letters were met, to tell DNA from what is none."""
+    """Counts of the kinds of letters, to tell DNA from other text."""
 
     def __init__(self) -> None:
         self.total = self.unusual = self.bad = 0
@@ -186,7 +186,7 @@ class Letters:
         return self
 
     def problem(self) -> SampleError | None:
-        """Why this is no DNA, or None."""
+        """Why this is not DNA; None where it may be."""
         if self.total == 0:
             return SampleError("empty_sequence")
         if self.bad:
@@ -240,7 +240,7 @@ def _label(
 def _windows(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Iterator[Part]:
     """The windows of a record, named by their bases from 1, both ends included, as samtools names regions.
 
-    Where a record breaks off, the window that reaches the break is left out, and the record is a failed part.
+    Where a record breaks off, the window that reaches the break is left out, and one failed part stands for the record.
     """
     # a FASTA record has no annotation, so nothing says where it may be cut: it is one segment
     positions = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []

@@ -32,12 +32,12 @@ def fasta(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
         line, header = header, None
         bases = pieces()
         yield named(line, bases)
-        for _ in bases:  # what nobody asked for
+        for _ in bases:  # skip what the caller did not read
             pass
 
 
 def named(line: bytes, pieces: Iterator[Chunk]) -> SequenceRecord:
-    """The record of a header line without its sign."""
+    """The record that a header line, without its first character, begins."""
     try:
         header = decode(line)
     except SampleError as problem:
@@ -46,7 +46,7 @@ def named(line: bytes, pieces: Iterator[Chunk]) -> SequenceRecord:
 
 
 def _events(chunks: Iterator[Chunk]) -> Iterator[bytes | Chunk]:
-    """A header line without its ">" as bytes, text with bases as Chunks."""
+    """Header lines without their ">" as bytes, and text with bases as Chunks."""
     header: bytes | None = None  # the part of a header line that was read
     new_line = True
     for offset, text in chunks:

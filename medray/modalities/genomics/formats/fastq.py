@@ -1,9 +1,9 @@
-"""FASTQ: text to records, as Biopython's parser reads them; after damage, on from the next record that is certain.
+"""FASTQ: text to records, as Biopython's parser reads them; after damage, reading resumes at the next certain record.
 
-Sequence and quality may go over several lines, and @ and + are qualities too (Cock et al. 2010, NAR 38:1767), so a line
-that begins with @ is not yet a record. A record is whole when it has as many qualities as bases. After a damaged one
-reading goes on at the first whole record whose sequence lines hold nothing but nucleotide codes, and after which
-another begins or the file ends.
+Sequence and quality may span several lines, and @ and + are quality characters too (Cock et al. 2010, NAR 38:1767), so a
+line that begins with @ need not begin a record. A record is whole when it has as many qualities as bases. After a damaged
+one, reading resumes at the first whole record whose sequence lines hold nothing but nucleotide codes, and that is
+followed by another record or the end of the file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from medray.modalities.genomics.formats.text import Chunk, LineReader
 
 
 def fastq(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
-    """Records of a FASTQ text. A damaged one is a record with its problem, which says how many lines nobody read.
+    """Records of a FASTQ text. A damaged one carries its problem, which says how many lines after it were skipped.
 
     Raises SampleError where the text itself breaks off.
     """
     feed = LineReader(chunks)
-    while (header := feed.next_written()) is not None:
+    while (header := feed.next_filled()) is not None:
         try:
             bases = _whole(feed, header)
         except SampleError as problem:
@@ -36,7 +36,7 @@ def fastq(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
 
 
 def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]:
-    """The sequence lines of the record that begins with `header`; `strict`: where it has to be certain that one does.
+    """The sequence lines of the record that begins with `header`; `strict`: only where it certainly begins a record.
 
     Raises SampleError `corrupt` or `truncated` where no whole record stands there.
     """
@@ -65,7 +65,7 @@ def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]
     if line is not None:
         if strict and not line.text.startswith(b"@"):
             raise SampleError("corrupt", "what follows the qualities does not begin with @")
-        feed.again(line)
+        feed.put_back(line)
     return bases
 
 
@@ -80,11 +80,11 @@ def _qualities(feed: LineReader, count: int) -> int:
 
 
 def _damaged(feed: LineReader, header: Chunk, problem: SampleError) -> SequenceRecord:
-    """The record with its problem; the lines up to the next whole record are passed over."""
-    feed.back()
+    """The record with its problem; the lines up to the next whole record are skipped."""
+    feed.rewind()
     skipped, ended = 0, False
     while True:
-        line = feed.next_written()
+        line = feed.next_filled()
         if line is None:
             ended = True
             break
@@ -92,10 +92,10 @@ def _damaged(feed: LineReader, header: Chunk, problem: SampleError) -> SequenceR
             try:
                 _whole(feed, line, strict=True)
             except SampleError:
-                feed.back()
+                feed.rewind()
             else:
-                feed.back()
-                feed.again(line)
+                feed.rewind()
+                feed.put_back(line)
                 break
         skipped += 1
     rest = "the file has no whole record after it" if ended else "the next record is whole"

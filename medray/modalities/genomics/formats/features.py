@@ -25,7 +25,7 @@ GENES = frozenset(
 
 
 ANYWHERE = 1 << 62
-"""Bases of a record that does not say how many it has."""
+"""Length assumed for a record that does not state its own."""
 
 
 class LocationPart(NamedTuple):
@@ -47,7 +47,7 @@ class LocationPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Features:
-    """What of a record's annotation is used."""
+    """The parts of a record's annotation that are used."""
 
     bases: int = 0
     """Length of the record, as its LOCUS line has it; 0 where it has none."""
@@ -110,7 +110,7 @@ def _part(start: Position, end: Position, bases: int) -> LocationPart:
 
 
 def _bounds(position: Position) -> tuple[int, int]:
-    """The first and the last place that a position may mean: (3.5), one-of(3,5); of others both are the stated one."""
+    """The first and the last base that a position may mean: (3.5), one-of(3,5); for others both are the stated one."""
     from Bio.SeqFeature import BetweenPosition, OneOfPosition, WithinPosition
 
     if isinstance(position, (WithinPosition, BetweenPosition)):
@@ -118,11 +118,11 @@ def _bounds(position: Position) -> tuple[int, int]:
     if isinstance(position, OneOfPosition):
         choices = [int(each) for each in position.position_choices]  # type: ignore[attr-defined]  # set in __new__
         return min(choices), max(choices)
-    return int(position), int(position)  # type: ignore[call-overload]  # UnknownPosition was told before
+    return int(position), int(position)  # type: ignore[call-overload]  # UnknownPosition is handled before
 
 
 def _extent(feature: SeqFeature, located: list[Interval], bases: int) -> tuple[Interval, ...]:
-    """Exons with the introns between them; the parts alone where they are far apart on purpose."""
+    """Exons with the introns between them; only the parts themselves where these are meant to lie far apart."""
     around_origin = located[0][0] == 0 and located[-1][1] == bases and len(located) > 1
     if around_origin or "trans_splicing" in feature.qualifiers:
         return tuple(located)
@@ -159,7 +159,7 @@ class Coverage:
         self._before = covered - np.stack([joined[:, 1] - joined[:, 0], np.zeros(len(joined), np.int64)], 1).reshape(-1)
 
     def bases(self, start: int, end: int) -> int:
-        """Of [start, end)."""
+        """How many bases of [start, end) lie in the intervals."""
         if len(self._edges) == 0:
             return 0
         below = np.interp([start, end], self._edges, self._before)
@@ -167,10 +167,10 @@ class Coverage:
 
 
 class Overlap:
-    """How many bases of a window lie in the parts of a type of feature: at least, and at most where a place is vague.
+    """How many bases of a window lie in the parts of a type of feature: at least, and at most where a location is vague.
 
-    A part that begins before its stated base, or ends after it, may reach any base of the windows that hold that base
-    or the one beside it, and is taken to reach no further window: INSDC says no more than "somewhere before".
+    A part that begins somewhere before its stated base, or ends somewhere after it, may cover any base of the windows
+    that hold that base or its neighbour. It is taken not to reach further windows: INSDC says only "somewhere before".
     """
 
     def __init__(self, parts: Sequence[LocationPart]) -> None:
@@ -180,7 +180,7 @@ class Overlap:
         self._ends = [part for part in parts if part.open_left or part.open_right]
 
     def bases(self, start: int, end: int) -> tuple[int, int]:
-        """(at least, at most) of [start, end)."""
+        """(at least, at most) how many bases of [start, end) lie in the parts."""
         least = self._certain.bases(start, end)
         if not self._vague:
             return least, least
@@ -192,13 +192,13 @@ class Overlap:
 
 
 def cuts(features: Features, segment_bases: int) -> list[int]:
-    """Where a record is cut into segments of at least `segment_bases`: as early as no gene lies across the place."""
+    """Where a record is cut into segments of at least `segment_bases`: each time as early as possible outside of genes."""
     genes = merged(interval for _, located in features.genes for interval in located)
     starts = np.array([start for start, _ in genes], np.int64)
     positions: list[int] = []
     position = segment_bases
     while True:
-        over = int(np.searchsorted(starts, position, side="left")) - 1  # the last gene that begins before the place
+        over = int(np.searchsorted(starts, position, side="left")) - 1  # the last gene that begins before it
         if over >= 0 and genes[over][1] > position:
             position = genes[over][1]
         if position + segment_bases > features.bases:
@@ -208,10 +208,10 @@ def cuts(features: Features, segment_bases: int) -> list[int]:
 
 
 def groups(features: Features, positions: list[int]) -> list[int]:
-    """For each segment the number of the first segment it shares a gene with, directly or by way of others.
+    """For each segment the number of the first segment that it shares a gene with, directly or through others.
 
     A gene that is trans-spliced, lies around the origin of a circle, or stands in the record more than once by name
-    (inverted repeats) is in several segments, which must not be divided by a split.
+    (inverted repeats) lies in several segments, which a split must not divide.
     """
     group = list(range(len(positions) + 1))
 

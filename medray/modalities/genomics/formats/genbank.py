@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
 
 NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
-"""What a line of bases begins with: the number of the first, from 1."""
+"""The beginning of a line of bases: the number of its first base, from 1."""
 AMINO_ACIDS = re.compile(rb"LOCUS +\S+ +\d+ +aa\b")
 FEATURE = re.compile(rb" {5}(\S+) +(\S.*?)\s*$")
 REMOTE = re.compile(r"([A-Za-z_][\w.]*):([^,):]*\d[^,):]*)")
-"""A part of a location that lies in another record: its accession, and the place there."""
+"""A part of a location that lies in another record: its accession, and the location there."""
 EXCEPTION = re.compile(r"\(pos:(.+),aa:(\w+)\)")
 JOINED = BLOCK >> 4
-"""Bytes of sequence lines that make one piece."""
+"""Bytes of sequence lines that are joined to one piece."""
 
 
 def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
-    """Records of a GenBank flat file. Lines that belong to none, but for a release's header above the first, are a
-    record with its problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
+    """Records of a GenBank flat file. Lines outside of records, except a release's header above the first, become a
+    record with a problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
     """
     feed = LineReader(chunks)
     first = True
@@ -45,7 +45,7 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
             break
         bases = _Bases(feed, head, done=ended)
         yield _record(head, bases)
-        for _ in bases:  # what nobody asked for
+        for _ in bases:  # skip what the caller did not read
             pass
         first = False
     if feed.broken is not None:
@@ -55,13 +55,13 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
 
 
 def _stray(feed: LineReader, first: bool) -> SequenceRecord | None:
-    """What stands before the next LOCUS line, as a record that cannot be read; None where nothing is lost."""
+    """A record that cannot be read, for the lines before the next LOCUS line; None where they hold nothing."""
     count, marks = 0, False
-    while (line := feed.next_written()) is not None and not line.text.startswith(b"LOCUS"):
+    while (line := feed.next_filled()) is not None and not line.text.startswith(b"LOCUS"):
         count += 1
         marks = marks or line.text.startswith((b"FEATURES", b"ORIGIN", b"//"))
     if line is not None:
-        feed.again(line)
+        feed.put_back(line)
     if not count or (first and not marks):
         return None
     return SequenceRecord("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
@@ -76,7 +76,7 @@ def _head(feed: LineReader) -> tuple[bytes, bool]:
         if line.text.startswith(b"//"):
             return b"".join(head), True
         if head and line.text.startswith(b"LOCUS"):
-            feed.again(line)
+            feed.put_back(line)
             return b"".join(head), True
         head.append(line.text)
     return b"".join(head), False
@@ -85,8 +85,8 @@ def _head(feed: LineReader) -> tuple[bytes, bool]:
 class _Bases:
     """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat.
 
-    Each line says the number of its first base. Where that is not the one after the last, a line is lost or doubled:
-    what comes then is of an unknown place, and left out.
+    Each line states the number of its first base. Where that does not follow the last base, a line is missing or doubled:
+    the position of what follows is unknown, and it is left out.
     """
 
     def __init__(self, feed: LineReader, head: bytes, done: bool) -> None:
@@ -113,7 +113,7 @@ class _Bases:
             yield Chunk(start, b"".join(texts).upper())
 
     def _line(self) -> Chunk | None:
-        """The next line with blanks for its number; None after the last that has its place."""
+        """The next line, its number replaced by blanks; None after the last line whose position is known."""
         while not self.done and not self.cut_short:
             chunk = self._feed.next()
             if chunk is None:
@@ -123,7 +123,7 @@ class _Bases:
             if chunk.text.startswith(b"//"):
                 self.done = True
             elif chunk.text.startswith(b"LOCUS"):
-                self._feed.again(chunk)
+                self._feed.put_back(chunk)
                 self.cut_short = True
             elif self._problem is None:
                 text = self._numbered(chunk.text)
@@ -143,7 +143,7 @@ class _Bases:
         return text
 
     def lost(self) -> SampleError | None:
-        """What is known once all lines are read: a gap in the numbers, or fewer or more bases than LOCUS says."""
+        """The problem that shows once all lines are read: a gap in the numbers, or other than as many bases as LOCUS says."""
         if self._problem is not None or self._count == self._stated:
             return self._problem
         if self._stated is not None and self._count:
@@ -175,22 +175,31 @@ def annotation(head: str) -> SeqRecord:
     from Bio import BiopythonParserWarning, SeqIO
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BiopythonParserWarning)  # of odd LOCUS lines and locations: read as they are
+        warnings.simplefilter(
+            "ignore", BiopythonParserWarning
+        )  # about odd LOCUS lines and locations, which are read as they are
         try:
             return SeqIO.read(io.StringIO(f"{head}\nORIGIN\n//\n"), "genbank")
-        except (ValueError, AssertionError, IndexError, KeyError, AttributeError, TypeError) as error:  # for damage
+        except (
+            ValueError,
+            AssertionError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            TypeError,
+        ) as error:  # raised for damaged text
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
 
 
-def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[LocationPart]]:
+def remote_parts(chunks: Iterator[Chunk], kind: str) -> dict[str, list[LocationPart]]:
     """Accession → parts of it that features of type `kind` in other records of the file claim: join(1..9,J00194.1:5..8).
 
-    So far as the text can be read: what breaks it off is told by whoever reads its records.
+    Covers the file as far as it can be read; where it breaks off is reported by the reader of its records.
     """
     claims: dict[str, list[LocationPart]] = {}
     location: list[bytes] | None = None
     feed = LineReader(chunks)
-    while (line := feed.next_written()) is not None:
+    while (line := feed.next_filled()) is not None:
         key = FEATURE.match(line.text)
         if key is not None:
             location = [key[2]] if key[1] == kind.encode() else None

@@ -21,7 +21,7 @@ from medray.storage.files import exists, is_local, local_path, open_input, read_
 CHUNK = 1 << 24
 COMMENTS = "comment lines (;), which some tools read as bases: remove them"
 MEMORY_BYTES = 1 << 30
-"""The largest FASTA file that is held decoded in memory, where it has no random access of its own."""
+"""The largest FASTA file that is decoded into memory, where its format has no random access."""
 
 
 def _concrete() -> bytes:
@@ -33,7 +33,7 @@ def _concrete() -> bytes:
 
 CONCRETE = _concrete()
 """For bytes.translate: a letter to one of A C G T N; an ambiguity code to the base that is first in the alphabet (R is
-A), as VCF 4.3 section 1.6.1 has a REF and as `bcftools norm` reads a reference. N stays N."""
+A), as VCF 4.3 section 1.6.1 defines REF and as `bcftools norm` reads a reference. N stays N."""
 
 
 class Contig(NamedTuple):
@@ -42,9 +42,9 @@ class Contig(NamedTuple):
     name: str
     length: int
     offset: int
-    """Of the first base."""
+    """Byte of the first base."""
     bases: int
-    """In a full line."""
+    """Bases in a full line."""
     width: int
     """Bytes of a full line, line end included."""
 
@@ -60,7 +60,7 @@ class RandomAccess(Protocol):
 
 
 class ReferenceGenome:
-    """An opened FASTA file. Opened in the worker that reads it; only its URI travels. `open` is the way in."""
+    """An open FASTA file. Each worker opens it by itself, with `open`; only its URI is sent to workers."""
 
     def __init__(
         self, uri: str, source: RandomAccess, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore"
@@ -138,7 +138,7 @@ class ReferenceGenome:
 
 
 def _as_many(bases: bytes, start: int, end: int) -> bytes:
-    """As it is. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
+    """The bases unchanged. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
     if len(bases) != end - start:
         raise SampleError("corrupt", "the reference has blanks or line ends where its .fai has bases: remove the .fai")
     return bases
@@ -150,12 +150,12 @@ def _refusal(uri: str, problem: str) -> UserError:
         where=uri,
         found=problem,
         expected="a FASTA file, plain or compressed with bgzip",
-        do="check the `reference` key; compressed with gzip or of uneven lines it may have 1 GiB: gunzip, "
+        do="check the `reference` key; a gzip file, or one with uneven lines, may decode to 1 GiB at most: use gunzip, "
         "seqkit seq -w 60, bgzip",
     )
 
 
-# --- where the bytes come from ----------------------------------------------------------------------------------
+# --- random access to the bytes ----------------------------------------------------------------------------------
 
 
 class Mapped:
@@ -180,7 +180,7 @@ class Streamed:
         return self._ranges.read(start, end) if start < end else b""
 
 
-class Held:
+class InMemory:
     """Bytes in memory."""
 
     def __init__(self, content: bytes) -> None:
@@ -210,7 +210,7 @@ def _texts(uri: str) -> Iterator[bytes]:
 
 
 def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
-    """A file that has no place by arithmetic, held decoded, with one line per contig. Raises SampleError when too large."""
+    """A file whose offsets cannot be computed, decoded into memory, one line per contig. Raises SampleError if too large."""
     pieces, size = [], 0
     for text in _texts(uri):
         pieces.append(text)
@@ -228,14 +228,14 @@ def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, di
         header, _, bases = record.partition(b"\n")
         lines += [b">" + header.rstrip(), bases.translate(None, BLANKS)]
     content = b"\n".join(lines)
-    return Held(content), build_index(iter([content])) or {}
+    return InMemory(content), build_index(iter([content])) or {}
 
 
 # --- the index --------------------------------------------------------------------------------------------------
 
 
 def _read_fai(uri: str, source: RandomAccess) -> dict[str, Contig] | None:
-    """The contigs of the .fai beside the file; None where there is none, or it is of another file."""
+    """The contigs of the .fai beside the file; None where there is none, or it belongs to another file."""
     if not exists(uri + ".fai"):
         return None
     rows = [line.split("\t") for line in read_bytes(uri + ".fai").decode("utf-8", "replace").splitlines() if line]
@@ -250,8 +250,8 @@ def _read_fai(uri: str, source: RandomAccess) -> dict[str, Contig] | None:
 
 
 def _fits(source: RandomAccess, contig: Contig) -> bool:
-    """The file has the contig's header before its first base, nothing but the line's end after its first line (of a line
-    with blanks inside samtools counts the letters, and reads others), and another header or nothing after its last.
+    """Whether the file has the contig's header before its first base, nothing but a line end after its first line (in a line
+    with blanks, samtools counts the letters and then reads others), and another header or nothing after its last base.
     """
     before = source.read(max(0, contig.offset - 8192), contig.offset)
     header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
@@ -273,7 +273,7 @@ class _Building:
         """A line shorter than the first was seen: no base may follow."""
 
     def add(self, bases: np.ndarray, widths: np.ndarray) -> bool:
-        """Count lines. False where they are of unequal length, so that a position has no place by arithmetic."""
+        """Count lines. False where they are of unequal length, so that offsets cannot be computed."""
         filled = np.flatnonzero(bases)
         if len(filled) == 0:
             self.ended |= len(bases) > 0

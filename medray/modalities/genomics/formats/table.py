@@ -24,20 +24,20 @@ NAMES = {
     "split": (),
     "subject": (),
 }
-"""What a column may be called where the spec does not say."""
+"""Names that a column may have where the spec gives none."""
 LONGEST_ROW = 1 << 20
 """Bytes of a row whose quoted cells go over several lines."""
 UNCLOSED = re.compile(rb'[ ]*"(?:[^"]|"")*$')
 NOTHING = frozenset(["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"])
-"""Cells of labels, splits and subjects that hold nothing, as in a label table: rows without a subject are not one patient."""
+"""Texts of empty cells (label, split, subject), as in a label table: rows without a subject do not share a patient."""
 ROWS = 4096
-"""Of Parquet read at once."""
+"""Rows of Parquet that are read at once."""
 CELL_BITS = 31
 """An Arrow string is shorter than 2^31 bytes."""
 
 
 class Columns(NamedTuple):
-    """Numbers from 0 of the columns of a table."""
+    """Numbers of the columns of a table, from 0."""
 
     sequence: int
     id: int | None
@@ -52,12 +52,12 @@ class Cell(NamedTuple):
     at: int
     text: bytes
     broken: bool = False
-    """It begins with a quote, but is no quoted cell."""
+    """It begins with a quote, but is not a quoted cell."""
     unclosed: bool = False
     """It begins with a quote, and no other one ends it in this line."""
 
 
-def wanted(spec: GenomicsSpec) -> dict[str, Column | None]:
+def wanted_columns(spec: GenomicsSpec) -> dict[str, Column | None]:
     return {
         "sequence": spec.sequence_column,
         "id": spec.id_column,
@@ -72,13 +72,13 @@ def has_header(spec: GenomicsSpec) -> bool:
 
 
 def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
-    """Where each wanted column is in a table with these names (or, without a header, so many columns).
+    """Where each wanted column is in a table with these names (or, without a header, with so many columns).
 
     Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
     lower = [name.strip('\ufeff "').lower() for name in names]
     numbers: dict[str, int | None] = {}
-    for role, column in wanted(spec).items():
+    for role, column in wanted_columns(spec).items():
         if column is None:
             matches = [name for name in NAMES[role] if has_header(spec) and name in lower]
             numbers[role] = _only(lower, matches[0], role) if matches else None
@@ -92,11 +92,11 @@ def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
             raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
     if numbers["sequence"] is None:
         raise SampleError("unrecognised_format", "a table without a column of sequences: set sequence_column")
-    return Columns(**numbers)  # type: ignore[arg-type]  # sequence is no None
+    return Columns(**numbers)  # type: ignore[arg-type]  # sequence is not None
 
 
 def _only(names: Sequence[str], name: str, role: str) -> int:
-    """Where the one column of that name is. Raises SampleError where there are several: which is meant is not known."""
+    """The number of the one column of that name. Raises SampleError where there are several: it is unclear which is meant."""
     if names.count(name) > 1:
         raise SampleError("bad_columns", f"{names.count(name)} columns {name}: which is the {role}?")
     return names.index(name)
@@ -136,7 +136,7 @@ def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[SequenceRecor
     between, layout, width = b"", None, 0
     feed = LineReader(chunks)
     number = 0
-    while (line := feed.next_written()) is not None:
+    while (line := feed.next_filled()) is not None:
         number += 1
         if layout is None:
             between = delimiter(line.text) or b","
@@ -161,9 +161,9 @@ def _cell_texts(row: list[Cell]) -> list[str]:
 
 
 def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
-    """The cells of the row that begins with `line`, and goes on in the next lines where it ends inside quotes.
+    """The cells of the row that begins with `line` and goes on in the next lines while a quote is open.
 
-    None where no line closes them so that the row has `width` cells; the lines after the first are then rows again.
+    None where no line closes it so that the row has `width` cells; the lines after the first are then read as rows.
     """
     text = line.text
     row = cells(text, between)
@@ -173,7 +173,7 @@ def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None)
         text += next_line.text
         row = cells(text, between)
     if any(cell.broken for cell in row) or width not in (None, len(row)):
-        feed.back()
+        feed.rewind()
         return None
     return row
 
@@ -189,13 +189,13 @@ def _row(layout: Columns, width: int, row: list[Cell], offset: int, number: int)
         texts = [None if column is None else decode(row[column].text) for column in layout[1:]]
     except SampleError as problem:
         return SequenceRecord(name, problem=SampleError(problem.reason, f"row {number}"))
-    row_id, label, split, subject = texts[0] or None, *map(_said, texts[1:])
+    row_id, label, split, subject = texts[0] or None, *map(_filled, texts[1:])
     cell = row[layout.sequence]
     return SequenceRecord(row_id or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
 
 
-def _said(text: str | None) -> str | None:
-    """None for a cell that holds nothing."""
+def _filled(text: str | None) -> str | None:
+    """The text; None for a cell that holds nothing."""
     return None if text is None or text in NOTHING else text
 
 
@@ -203,7 +203,7 @@ def _said(text: str | None) -> str | None:
 
 
 def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
-    """Rows of a Parquet table; a letter's offset is its row's number, 31 bits further left, and its place in the cell.
+    """Rows of a Parquet table; a letter's offset is its row's number, shifted left by 31 bits, plus its position in the cell.
 
     Raises SampleError.
     """
@@ -220,9 +220,9 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
                     yield SequenceRecord(
                         rest.get("id") or f"row {number + 1}",
                         [Chunk(number << CELL_BITS, (sequence or "").encode())],
-                        label=_said(rest.get("label")),
-                        subject=_said(rest.get("subject")),
-                        split=_said(rest.get("split")),
+                        label=_filled(rest.get("label")),
+                        subject=_filled(rest.get("subject")),
+                        split=_filled(rest.get("split")),
                     )
                     number += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 """Bytes of text read at once."""
 LONGEST_LINE = 1 << 28
-"""A line that goes on after so many bytes is no line of text."""
+"""Bytes of the longest line; what has longer ones is not text."""
 BGZF_HEADER, LONGEST_BGZF_BLOCK = 18, 1 << 16
 
 
@@ -43,8 +43,8 @@ def compression(head: bytes) -> str:
 def blocks(uri: str) -> Iterator[Chunk]:
     """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
 
-    What is given has passed its checksum, since a flipped bit makes other bases more often than an error: a gzip file
-    is read through to the end before (its text up to where it was cut off is given all the same), bgzip block by block.
+    Text is yielded after its checksum has passed, since a flipped bit makes other bases more often than an error: a gzip
+    file is first read to its end (if it was cut off, its text up to there is still yielded), bgzip block by block.
     A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
     with open_input(uri) as raw:
@@ -138,11 +138,12 @@ class LineReader:
         self._feed = lines(chunks)
         self._ahead: deque[Chunk] = deque()
         self._since: list[Chunk] = []
-        """Taken since the mark."""
+        """Lines taken since the mark."""
         self.broken: SampleError | None = None
-        """Why the stream ended, where it did not end as a file does."""
+        """Why the stream broke off; None where it ended as a file does."""
 
     def next(self) -> Chunk | None:
+        """The next line; None at the end, and where the stream breaks off."""
         if self._ahead:
             line = self._ahead.popleft()
         else:
@@ -154,20 +155,20 @@ class LineReader:
             self._since.append(line)
         return line
 
-    def next_written(self) -> Chunk | None:
-        """The next line that is not blank, and a mark after it."""
+    def next_filled(self) -> Chunk | None:
+        """The next line that is not blank; sets the mark behind it."""
         while (line := self.next()) is not None and not line.text.strip():
             pass
         self._since = []
         return line
 
-    def back(self) -> None:
-        """To the mark."""
+    def rewind(self) -> None:
+        """Go back to the mark."""
         self._ahead.extendleft(reversed(self._since))
         self._since = []
 
-    def again(self, line: Chunk) -> None:
-        """`line`, the last that was taken, comes again."""
+    def put_back(self, line: Chunk) -> None:
+        """Put back `line`, the last that was taken."""
         self._ahead.appendleft(line)
         self._since = self._since[:-1]
 
@@ -183,7 +184,7 @@ class Ranges:
         kind = compression(self._raw.read(BGZF_HEADER))
         self._raw.seek(0)
         self.size: int | None = None
-        """Bytes of the text, where that is known without reading it: of gzip it is not."""
+        """Bytes of the text; None for gzip, where only reading it all would tell."""
         if kind == "bgzip":
             self._stream = _Bgzip(self._raw)
             self.size = self._stream.size
@@ -204,7 +205,7 @@ class Ranges:
 
     def _fill(self, start: int, size: int) -> bytes:
         last = self._held
-        if last.offset <= start < last.offset + len(last.text):  # what is held need not be decompressed again
+        if last.offset <= start < last.offset + len(last.text):  # decompressed before: not again
             kept = last.text[start - last.offset :]
             self._stream.seek(last.offset + len(last.text))
             return kept + self._stream.read(size - len(kept))
@@ -216,7 +217,7 @@ class Ranges:
 
 
 class _Gzip:
-    """A gzip file read forward; a seek back begins anew. What stands before damage is given before the damage raises."""
+    """A gzip file read forward; a seek back starts over. Text before damage is returned before the damage raises."""
 
     PACKED = 1 << 17
     """Compressed bytes read at once."""
@@ -242,7 +243,7 @@ class _Gzip:
         texts: list[bytes] = []
         while size and not self._damage:
             try:
-                text = self._some(size)
+                text = self._next_text(size)
             except (EOFError, zlib.error) as damage:
                 self._damage = damage
                 break
@@ -255,7 +256,7 @@ class _Gzip:
             raise self._damage
         return b"".join(texts)
 
-    def _some(self, size: int) -> bytes:
+    def _next_text(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
                 rest = self._member.unused_data.lstrip(b"\0")
@@ -308,7 +309,7 @@ class _Bgzip:
 def _block_table(raw: NativeFile) -> tuple[np.ndarray, np.ndarray]:
     """(blocks + 1,) offsets in the file and in the text where blocks begin, then their ends (SAM specification 4.1).
 
-    What follows the last whole block is left out: the scan has told of it.
+    What follows the last whole block is left out: the scan has reported it.
     """
     size = raw.size()
     files, texts = [0], [0]

@@ -1,6 +1,6 @@
 """VCF as a stream: the header, and records with their place in the file.
 
-Plain, gzip and bgzip files are told by content; offsets are those of the decompressed text, so that places are the
+Plain, gzip and bgzip files are told apart by content; offsets are those of the decompressed text, so they are the
 same however the file is compressed. Source of the format: VCF 4.3 specification.
 """
 
@@ -20,7 +20,7 @@ from medray.errors import SampleError
 from medray.modalities.genomics.formats.text import LONGEST_LINE, Chunk
 
 HEADER_BYTES = 1 << 28
-"""A header longer than this is no header."""
+"""Bytes of the longest header that is read."""
 
 
 class RecordLines(NamedTuple):
@@ -32,7 +32,7 @@ class RecordLines(NamedTuple):
     """Their columns."""
 
     def locators(self) -> list[str]:
-        """Texts whose order is the order in the file."""
+        """One text per line; sorted as text they are in the order of the file."""
         offsets = [f"{edge:015d}" for edge in self.edges]
         return [f"{start}-{end}" for start, end in pairwise(offsets)]
 
@@ -72,7 +72,7 @@ def split_header(pieces: Iterator[Chunk]) -> tuple[VcfHeader, Iterator[Chunk]]:
             raise SampleError("unrecognised_format", "expected ##fileformat=VCFv4 in the first line")
         line = head.rfind(b"\n", 0, before) + 1
         if match := re.search(rb"^[^#]", head[line:], re.MULTILINE):
-            end = line + match.start()  # in this chunk, or an earlier round had found it
+            end = line + match.start()  # in this chunk, or an earlier round would have found it
             return parse_header(head[:end]), _again(Chunk(offset + end - before, head[end:]), pieces)
         if len(head) > HEADER_BYTES:
             raise SampleError("unsupported", f"a header of more than {HEADER_BYTES} bytes")
@@ -112,8 +112,8 @@ def parse_header(text: bytes) -> VcfHeader:
 
 
 def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[RecordLines]:
-    """The lines below the header, up to `most` at once, without blank ones at the end. What stands before damage is given
-    before the damage raises. Raises SampleError `corrupt` where a line does not end."""
+    """The lines below the header, up to `most` at once, without blank ones at the end. Lines before damage
+    are yielded before the damage raises. Raises SampleError `corrupt` where a line does not end."""
     pending = RecordLines([], [])
     try:
         for lines in _whole_lines(pieces):
@@ -131,7 +131,7 @@ def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[RecordLines]:
 
 
 def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[RecordLines]:
-    """As many lines as come together; those that end with a blank one, with what follows it."""
+    """The lines in groups as they are read. A group never ends with a blank line: that stays with what follows it."""
     rest, start = b"", 0
     for offset, text in pieces:
         start = start if rest else offset

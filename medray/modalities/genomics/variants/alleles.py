@@ -27,9 +27,9 @@ from medray.modalities.genomics.codes import BAD, SOFT, to_codes
 from medray.modalities.genomics.formats.reference import CONCRETE, ReferenceGenome
 
 SCORES = ("ref", "alt", "delta", "log_odds")
-"""What `derive` gives for each output, in this order."""
+"""Scores that `derive` gives for each output, in this order."""
 LONG_ALLELE, LONG_ALT = 32, 128
-"""An allele of more letters is shortened in an id, and a list of alleles in that of a record."""
+"""Letters above which an allele is shortened in an id, and a list of alleles in the id of a record."""
 TAB = b"\t"
 UNOBSERVED = (b"<*>", b"<NON_REF>", b"<X>")
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
@@ -189,13 +189,11 @@ def read_alleles(reference: ReferenceGenome, records: Sequence[list[bytes]], len
 
 
 def _refuse_letters(alleles: Alleles) -> None:
-    """Good samples with a letter in a window that is no nucleotide become failed ones."""
+    """Fail the good samples that have a letter in a window which is not a nucleotide."""
     good = np.fromiter((reason is None for reason in alleles.reason), bool, len(alleles.reason))
     for i in np.flatnonzero(good & (alleles.bases == BAD).any(axis=(1, 2))).tolist():
-        alleles.reason[i], alleles.detail[i] = (
-            "not_dna",
-            "the reference holds other letters than bases near the variant",
-        )
+        alleles.reason[i] = "not_dna"
+        alleles.detail[i] = "the reference holds other letters than bases near the variant"
 
 
 def _read_snvs(
@@ -205,7 +203,7 @@ def _read_snvs(
     rows: np.ndarray,
     samples: np.ndarray,
 ) -> np.ndarray:
-    """Fill in what of `rows` is a SNV that fits the reference; returns those rows. The others are read one by one."""
+    """Fill in those of `rows` that are SNVs which fit the reference, and return them. Others are read one by one."""
     chosen = [records[row] for row in rows.tolist()]
     refs = b"".join([row[3] for row in chosen])
     alts = b"".join([row[4] for row in chosen])
@@ -226,7 +224,7 @@ def _read_snvs(
             continue
         try:
             ref_windows = reference.windows(name, positions[members] - left, alleles.bases.shape[2])
-        except SampleError:  # of one place of the reference: read one by one, those elsewhere are good
+        except SampleError:  # one stretch of the reference is bad: read one by one, the SNVs elsewhere are good
             usable[members] = False
             continue
         fits = ref_windows[:, left] & ~np.uint8(SOFT) == ref_codes[members]
@@ -277,9 +275,9 @@ def _read_record(reference: ReferenceGenome, row: list[bytes], alleles: Alleles,
 
 
 def record_key(row: list[bytes]) -> str:
-    """ "CONTIG:POS:REF:ALT" of a record as its file has it: what of a line decides its score. Without #.
+    """ "CONTIG:POS:REF:ALT" of a record as its file has it: the part of a line that decides its score. Holds no #.
 
-    Of a line that is no record "line:DIGEST". Long and odd alleles are shortened.
+    "line:DIGEST" for a line that is not a record. Long and odd alleles are shortened.
     """
     if not is_record(row):
         return f"line:{_digest(TAB.join([*row[:2], *row[3:5], b'%d' % len(row)]))}"
@@ -299,7 +297,7 @@ def _alt_key(alt: bytes) -> str:
 
 
 def is_record(row: list[bytes]) -> bool:
-    """The line has the 8 columns that VCF fixes, and a number as POS."""
+    """Whether the line has the 8 columns that VCF fixes, and a number as POS."""
     return len(row) == 8 and row[1].isdigit() and len(row[1]) < 18
 
 
@@ -341,8 +339,8 @@ def derive(scores: np.ndarray, exact: Exact | None = None) -> np.ndarray:
     """Scores (2 N, O) float32, of sample 0's ref, sample 0's alt, sample 1's ref …, to (N, 4 O), named by SCORES.
 
     For each output: ref, alt, delta = alt - ref, and log_odds = ln(p_alt / (1 - p_alt)) - ln(p_ref / (1 - p_ref)),
-    natural logarithm, both made in float64. Numbers that are no probabilities have no log_odds: (N, 3 O). Without
-    `exact` they are made of the scores, as far as these tell: a single probability of 1 has no odds, and gives no number.
+    natural logarithm, both computed in float64. Scores that are not probabilities have no log_odds: (N, 3 O). Without
+    `exact` they are computed from the scores, as far as possible: a single probability of 1 has no odds and no number.
     """
     exact = exact or of_probabilities(scores)
     columns = [scores[0::2], scores[1::2]]
@@ -356,7 +354,7 @@ def derive(scores: np.ndarray, exact: Exact | None = None) -> np.ndarray:
 
 
 def of_probabilities(scores: np.ndarray) -> Exact:
-    """(B, O) float32 probabilities as far as they tell; where a row of several sums to 1, 1 - p is the sum of the others."""
+    """(B, O) float32 probabilities, as exact as they are; where a row of several sums to 1, 1 - p is the sum of the others."""
     exact = scores.astype(np.float64)
     against = 1 - exact
     if exact.shape[1] > 1:
@@ -367,13 +365,13 @@ def of_probabilities(scores: np.ndarray) -> Exact:
 
 
 def _difference(ref: np.ndarray, alt: np.ndarray) -> np.ndarray:
-    """p_alt - p_ref of log-odds; of the small probabilities, so that two that are nearly 1 do not cancel to 0."""
+    """p_alt - p_ref from log-odds, by way of the smaller probabilities: two that are nearly 1 do not cancel to 0."""
     sign = np.where(ref + alt > 0, -1.0, 1.0)
     return sign * (_probability(sign * alt) - _probability(sign * ref))
 
 
 def _probability(log_odds: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), exp of no positive number."""
+    """1 / (1 + exp(-x)), without the exp of a positive number."""
     small = np.exp(-np.abs(log_odds))
     return np.where(log_odds > 0, 1.0, small) / (1 + small)
 

@@ -1,4 +1,4 @@
-"""What `medray inspect` shows of a VCF: records, contigs, kinds of alleles; never who they are of."""
+"""What `medray inspect` shows of a VCF: records, contigs, kinds of alleles; never whose they are."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
-"""A scan holds so many records, or as many as have windows of so many bytes."""
+"""The most records, and the most bytes of windows, that a scan holds at once."""
 
 
 class Variants(Source):
@@ -56,11 +56,11 @@ class Variants(Source):
         return variants.score_names(outputs, probabilities)
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
-        """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.
+        """One part per record, and a failed one for a file, or the rest of a file, that cannot be understood.
 
-        The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what becomes of it, as `_prints`
-        says. So a record is the same whatever stands in its other columns and around it in the file. All records of a
-        file are of one subject, which is the file.
+        The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what its scores depend on (see
+        `_fingerprints`). So a record stays the same whatever its other columns and the rest of the file hold. All
+        records of a file belong to one subject, which is the file.
         """
         path = relative(file.uri, root)
         if file.uri == self.spec.reference or matches_glob(path, self.spec.ignore):
@@ -73,13 +73,11 @@ class Variants(Source):
                 raise SampleError("empty_file")
             header, pieces = vcf.split_header(text.blocks(file.uri))
             vcf_facts = VcfFacts(header.text)
-            facts_of = lru_cache(
-                lambda contig: vcf_facts.of(contig.decode("utf-8", "replace"))
-            )  # one for all of a contig
+            facts_of = lru_cache(lambda contig: vcf_facts.of(contig.decode("utf-8", "replace")))  # once per contig
             for lines in vcf.record_lines(pieces, self._at_once):
                 has_records = True
                 keys, ids = names.of(lines.rows)
-                digests = _prints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
+                digests = _fingerprints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
                 sizes = np.diff(lines.edges).tolist()
                 facts = [facts_of(row[0] if len(row) == 8 else b"") for row in lines.rows]
                 for name, locator, content, size, record_facts in zip(
@@ -106,7 +104,7 @@ class Variants(Source):
         owner = np.repeat(owners, np.diff(alleles.edges))
         changed = [
             i
-            for i, now in zip(owners.tolist(), _prints(list(map(record_key, rows)), alleles), strict=True)
+            for i, now in zip(owners.tolist(), _fingerprints(list(map(record_key, rows)), alleles), strict=True)
             if now != fingerprints[i]
         ]
         failures |= dict.fromkeys(
@@ -133,7 +131,7 @@ class Variants(Source):
         return pa.RecordBatch.from_pydict({**arrays, "bases": tensor_column(bases, good)})
 
     def _rows(self, entries: Sequence[Entry]) -> tuple[list[list[bytes]], np.ndarray, dict[int, tuple[str, str]]]:
-        """The columns of the entries' lines, (R,) int64 which entry each is of, and why others cannot be read."""
+        """The columns of the entries' lines, (R,) int64 the entry of each, and why other entries cannot be read."""
         _, uris, locators = Entries.of(entries).places()
         starts, ends = vcf.spans(locators)
         rows: list[list[bytes]] = []
@@ -155,7 +153,7 @@ class Variants(Source):
         return read_alleles(self.reference, rows, self.spec.length)
 
     def _refuse_ambiguous(self, alleles: Alleles) -> None:
-        """What the run makes of letters other than A C G T; only now, since REF is compared with what is under the mask."""
+        """Apply the run's settings for letters other than A C G T; only now, since REF is compared with the bases unmasked."""
         bases = alleles.bases
         if self.spec.soft_mask == "n":
             bases[bases >= SOFT] = N
@@ -163,10 +161,8 @@ class Variants(Source):
             unclear = ((bases & ~np.uint8(SOFT)) >= N).any(axis=(1, 2))
             for i in np.flatnonzero(unclear).tolist():
                 if alleles.reason[i] is None:
-                    alleles.reason[i], alleles.detail[i] = (
-                        "ambiguous_bases",
-                        "within the window, or the contig ends there",
-                    )
+                    alleles.reason[i] = "ambiguous_bases"
+                    alleles.detail[i] = "within the window, or the contig ends there"
 
     def _text(self, uri: str, start: int, end: int) -> bytes:
         if self._file is None or self._file.uri != uri:
@@ -177,9 +173,9 @@ class Variants(Source):
         return self._file.read(start, end)
 
 
-def _prints(keys: list[str], alleles: Alleles) -> list[bytes]:
-    """xxh3_128 of each record's key and of what becomes of it: for each allele its id and both windows, or the reason why
-    it has none. So it changes with what its scores and rows depend on, and with nothing else."""
+def _fingerprints(keys: list[str], alleles: Alleles) -> list[bytes]:
+    """xxh3_128 of each record's key and its samples: for each allele its id and both windows, or the reason why it has none.
+    So a fingerprint changes with what the record's scores and rows depend on, and with nothing else."""
     windows = alleles.bases.tobytes()
     width = alleles.bases[0].nbytes if len(alleles.bases) else 0
     contents = [
