@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
 
 import xxhash
 
@@ -161,8 +160,8 @@ def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Par
     problem = record.lost() or letters.problem()
     if problem:
         return _refused(part, problem)
-    subject = _subject(spec, record, b"".join(kept_codes), None)
-    part = replace(part, locator=locator(start, end), split=record.split, **subject)
+    subject, person = _subject(spec, record, b"".join(kept_codes), None)
+    part = replace(part, locator=locator(start, end), split=record.split, subject=subject, person=person)
     try:
         return replace(part, label=_label(spec, record, _overlap(spec, record), 0, letters.total))
     except SampleError as unclear:
@@ -196,17 +195,18 @@ class Letters:
         return None
 
 
-def _subject(spec: GenomicsSpec, record: SequenceRecord, codes: bytes, otherwise: str | None) -> dict[str, Any]:
+def _subject(
+    spec: GenomicsSpec, record: SequenceRecord, codes: bytes, otherwise: str | None
+) -> tuple[str | None, bool]:
     """`subject` and `person` of a Part: who the entry is from; None where it is its own subject."""
     if record.subject is not None:
-        return {"subject": record.subject}
+        return record.subject, True
     if spec.subject_pattern and (match := re.search(spec.subject_pattern, record.header)):
-        return {"subject": match.group(1)}
+        return match.group(1), True
     if spec.subject == "sequence":
         plain = to_plain(codes)
-        subject = f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
-        return {"subject": subject, "person": False}
-    return {"subject": otherwise, "person": False}
+        return f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}", False
+    return otherwise, False
 
 
 def _overlap(spec: GenomicsSpec, record: SequenceRecord) -> Overlap | None:
@@ -274,8 +274,9 @@ def _window(
     problem = Letters().add(each.codes).problem()
     if problem:
         return _refused(window, problem)
-    subject = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
-    window = replace(window, split=record.split, **_subject(spec, record, each.codes, subject))
+    unit = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
+    subject, person = _subject(spec, record, each.codes, unit)
+    window = replace(window, split=record.split, subject=subject, person=person)
     try:
         return replace(window, label=_label(spec, record, covered, each.start, each.end))
     except SampleError as unclear:
