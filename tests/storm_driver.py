@@ -1,6 +1,6 @@
 """`medray score` for the kill storm: small shards, slow work, and a file named after the process id of each worker.
 
-python storm_driver.py score RUN.toml PIDS SECONDS ENTRIES    SECONDS of sleep per shard of ENTRIES
+python storm_driver.py score RUN.toml PIDS SECONDS ENTRIES [masks]   SECONDS of sleep per shard of ENTRIES; masks beside scores
 python storm_driver.py upkeep STORE [POINT]                   compact and vacuum; at POINT it kills itself
 """
 
@@ -30,7 +30,9 @@ class Slow:
         return self.apply(batch)
 
 
-def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
+def score(run_file: str, pids: str, seconds: str, entries: str, masks: str = "") -> int:
+    from masks import masked
+
     from medray.config import runs
     from medray.engines.opening import open_engine
     from medray.errors import MedrayError
@@ -39,8 +41,9 @@ def score(run_file: str, pids: str, seconds: str, entries: str) -> int:
 
     make_stage = stages.score
 
-    def slow(*arguments: Any) -> stages.Stage:
-        stage = make_stage(*arguments)
+    def slow(*arguments: Any, **options: Any) -> stages.Stage:
+        stage = make_stage(*arguments, **options)
+        stage = masked(stage) if masks else stage
         return stage._replace(make=partial(Slow, stage.make, pids, float(seconds) / int(entries)))
 
     stages.score = slow

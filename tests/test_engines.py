@@ -145,7 +145,7 @@ def test_workers_that_are_no_range_are_refused(ray_session, workers, what):
 
 
 def test_the_local_engine_needs_no_ray():
-    code = "import sys; from medray.engines.base import *; open_engine(LocalSpec()); sys.exit('ray' in sys.modules)"
+    code = "import sys; from medray.engines.opening import *; open_engine(LocalSpec()); sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert isinstance(open_engine(LocalSpec()), LocalEngine)
 
@@ -158,8 +158,8 @@ import toy
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 cluster.add_node(num_cpus=1)
-from medray.engines.base import RaySpec
-from medray.engines.ray import RayEngine
+from medray.engines.spec import RaySpec
+from medray.engines.ray.engine import RayEngine
 from medray.verbs.score import score
 from medray.verbs.train import train
 folder = Path({folder!r})
@@ -184,7 +184,8 @@ def test_a_cluster_of_two_nodes_is_joined_by_its_address(tmp_path):
 
 def test_an_address_without_a_cluster_says_so(tmp_path):
     code = (
-        "from medray.engines.base import RaySpec, open_engine\n"
+        "from medray.engines.opening import open_engine\n"
+        "from medray.engines.spec import RaySpec\n"
         "from medray.errors import MachineError\n"
         "try: open_engine(RaySpec(address='127.0.0.1:1'))\n"
         "except MachineError as error: print(error)\n"

@@ -18,7 +18,7 @@ from medray.learning import bootstrap as boot
 from medray.learning import bundles
 from medray.learning.metrics import BINARY, Figures
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
-from medray.learning.objectives.thresholds import FEW, choose
+from medray.learning.thresholds import FEW, choose
 from medray.verbs.evaluate import evaluate
 from medray.verbs.train import train
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import numpy as np
 import pytest
 import toy
 from deltalake import DeltaTable
+from masks import png
 from store_rows import rows
 from store_rows import score as score_rows
 
 from medray.learning import bundles
-from medray.scores import ScoreStore
+from medray.scores import ScoreStore, artefacts, upkeep
+from medray.scores.table import OF_ARTEFACT
 
 DRIVER = Path(__file__).with_name("storm_driver.py")
 
@@ -54,7 +57,9 @@ class Reader(threading.Thread):
 
     def poll(self) -> None:
         with suppress(FileNotFoundError):  # a vacuum between opening and reading: a reader opens again
-            found = DeltaTable(self.store).to_pyarrow_table(columns=["entry_id", "output"])
+            found = DeltaTable(self.store).to_pyarrow_table(columns=["entry_id", "output", "artefact"])
+            paths = found.column("artefact").drop_null().to_pylist()
+            self.faults["missing"] += sum(not Path(self.store, path).exists() for path in paths)
             entries = len(found.group_by(["entry_id", "output"]).aggregate([]))
             self.faults["duplicates"] += len(found) - entries
             self.faults["lost"] += max(0, self.seen - entries)
@@ -68,11 +73,18 @@ class Reader(threading.Thread):
 class Storm:
     """A supervisor that starts the driver again whenever it ends, and kills what it is told to, until all is scored."""
 
-    def __init__(self, folder: Path, run: Any, *, seconds: float, shard: int, seed: int) -> None:
+    def __init__(self, folder: Path, run: Any, *, seconds: float, shard: int, seed: int, masks: bool = False) -> None:
         self.folder, self.store, self.random = folder, str(folder / "scores"), random.Random(seed)
         self.run_file = toy.write_run_file(folder / "score.toml", run)
         (folder / "pids").mkdir()
-        self.command = ["score", str(self.run_file), str(folder / "pids"), str(seconds), str(shard)]
+        self.command = [
+            "score",
+            str(self.run_file),
+            str(folder / "pids"),
+            str(seconds),
+            str(shard),
+            *(["masks"] if masks else []),
+        ]
         self.kills, self.exits, self.starts = Counter[str](), Counter[int](), 0
         self.driver: subprocess.Popen[str] | None = None
         self.result: dict[str, Any] | None = None
@@ -142,18 +154,37 @@ def check(storm: Storm, reader: Reader, entries: int) -> None:
     assert reader.faults == Counter() or set(reader.faults.values()) == {0}, reader.faults
 
 
-def test_kills_of_workers_and_drivers_lose_nothing_and_double_nothing(tmp_path: Path, ray_session: None) -> None:
+def check_masks(store: ScoreStore, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row has its mask, of what the entry holds; what killed workers left beside them a vacuum removes, and no more."""
+    rows = DeltaTable(store.uri).to_pyarrow_table(columns=["entry_id", *OF_ARTEFACT]).to_pylist()
+    images: dict[str, np.ndarray] = {}
+    for row in rows:
+        path, _, number = row["entry_id"].rpartition("#")
+        if path not in images:
+            images[path] = np.load(Path(store.uri).parent / "archive" / path)["train_images"]
+        assert store.artefact(row) == png(images[path][int(number)])
+    monkeypatch.setattr(upkeep, "LIVE", timedelta(0))
+    store.vacuum(timedelta(0))
+    assert sorted(artefacts.listed(store.uri).column("path").to_pylist()) == sorted(row["artefact"] for row in rows)
+    assert len(rows) == entries
+
+
+def test_kills_of_workers_and_drivers_lose_nothing_and_double_nothing(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     write_archive(tmp_path, entries := 1_500, files=3)
     address = ray.get_runtime_context().gcs_address
     engine = {"kind": "ray", "address": address, "workers": 2}
     run = toy.score_run(tmp_path, engine=engine, commit_seconds=0.3, batch_size=25)
-    storm, reader = Storm(tmp_path, run, seconds=0.6, shard=50, seed=1), Reader(str(tmp_path / "scores"))
+    storm = Storm(tmp_path, run, seconds=0.6, shard=50, seed=1, masks=True)
+    reader = Reader(str(tmp_path / "scores"))
     reader.start()
     storm.rage({"actor": storm.kill_actor, "driver": storm.kill_driver}, [3, 1], pause=1.0, kills=6)
     check(storm, reader, entries)
     assert sum(storm.kills.values()) == 6 and reader.polls > 10
+    check_masks(ScoreStore.open(storm.store), entries, monkeypatch)
 
 
 @pytest.mark.slow

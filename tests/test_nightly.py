@@ -137,7 +137,7 @@ def test_after_the_deadline_nothing_is_begun_and_the_summary_says_what_is_left(a
 
 HOLD = """
 import sys, time
-from medray import locks
+from medray.storage import locks
 with locks.held(sys.argv[1], "first") as other:
     print(other, flush=True)
     time.sleep(float(sys.argv[2]))

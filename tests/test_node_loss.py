@@ -25,8 +25,8 @@ import toy
 from ray.cluster_utils import Cluster
 from ray_cluster import below
 
-from medray.engines.base import RaySpec
-from medray.engines.ray import RayEngine
+from medray.engines.spec import RaySpec
+from medray.engines.ray.engine import RayEngine
 from medray.progress import Silent
 from medray.verbs.train import train
 

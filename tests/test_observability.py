@@ -23,7 +23,7 @@ sys.path.insert(0, {tests!r})
 from ray_cluster import free_ports
 
 from medray.cli.app import app
-from medray.engines.connection import start
+from medray.engines.ray.connection import start
 
 port = free_ports(1)[0]
 start(num_cpus=2, _metrics_export_port=port, _system_config={{"metrics_report_interval_ms": 1000}})
@@ -178,7 +178,7 @@ def test_a_fault_of_a_worker_says_where_in_the_code_and_quotes_no_value():
 
     trace = (
         "Traceback (most recent call last):\n"
-        '  File "/opt/medray/medray/stages.py", line 12, in __call__\n'
+        '  File "/opt/medray/medray/verbs/stages.py", line 12, in __call__\n'
         "    value = table[name]\n"
         "KeyError: 'PLANTED^ANNA'\n"
     )

@@ -267,7 +267,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import toy
-from medray.engines.base import RaySpec, open_engine
+from medray.engines.opening import open_engine
+from medray.engines.spec import RaySpec
 from medray.verbs.train import train
 run = toy.train_run(Path({archive!r}), bundle={bundle!r}, work={work!r}, training={training!r})
 engine = open_engine(RaySpec(workers=2))

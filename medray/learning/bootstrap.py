@@ -22,7 +22,7 @@ from medray.learning.metrics import (
     multiclass_rates,
     ratio,
 )
-from medray.learning.objectives.thresholds import Rule, choose
+from medray.learning.thresholds import Rule, choose
 
 Scalars = dict[str, np.ndarray]
 CELLS = 500_000  # weights held at once: 4 MB, so that sums stay in the processor's cache

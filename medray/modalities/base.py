@@ -25,6 +25,7 @@ from medray.archive.entries import Describe, Entry, Judge, Part
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError
 from medray.modalities.inputs import Inputs
+from medray.scores.artefacts import Artefact
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
 
@@ -231,6 +232,11 @@ class Modality(Protocol):
     def score_names(self, outputs: tuple[str, ...], probabilities: bool) -> tuple[str, ...]:
         """Names of the S scores that `derive` makes of the objective's outputs, whether these have log-odds or not."""
         return outputs
+
+    def artefacts(self, samples: pa.RecordBatch, scores: np.ndarray) -> Sequence[Artefact]:
+        """Files that belong to the scores (B, S) of good samples (B rows), to be kept in the score store: a mask, an overlay.
+        The same samples give the same bytes, and no patient data stands in them that the store may not hold."""
+        return ()
 
     def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:
         """(N,) length of each sample, where lengths vary: samples of like length are put into one batch."""

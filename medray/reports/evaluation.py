@@ -19,7 +19,7 @@ import numpy as np
 from medray.errors import REASONS
 from medray.learning.metrics import MEANINGS, PLAIN, Figures
 from medray.learning.objectives import ObjectiveSpec
-from medray.learning.objectives.thresholds import WORDS
+from medray.learning.thresholds import WORDS
 from medray.reports.figures import Figure, figures, learning_curve
 from medray.reports.numbers import NONE, metric_text
 

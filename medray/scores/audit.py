@@ -19,16 +19,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 import medray
 from medray.errors import Fenced, MachineError
 from medray.storage import delta, files, sent
-
-if TYPE_CHECKING:
-    from medray.scores.store import ScoreStore
 
 FOLDER = "_medray/runs"
 STATES = ("running", "done", "stopped", "fenced", "failed")
@@ -107,16 +104,16 @@ def end(store: str, record: Record, state: str, counts: Counts) -> None:
 
 
 @contextmanager
-def recorded(store: ScoreStore, what: str, run_id: str, bundle_id: str | None = None) -> Iterator[dict[str, Any]]:
+def recorded(store: str, what: str, run_id: str, bundle_id: str | None = None) -> Iterator[dict[str, Any]]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    record, counts = store.begin_run(what, run_id, bundle_id), dict[str, Any]()
+    record, counts = begin(store, what, run_id, bundle_id), dict[str, Any]()
     try:
         yield counts
     except BaseException as error:
         with suppress(MachineError):  # on a full disk this cannot be noted either; the error itself tells more
-            store.end_run(record, state_of(error), **counts, error=type(error).__name__)
+            end(store, record, state_of(error), Counts(**counts, error=type(error).__name__))
         raise
-    store.end_run(record, **counts)
+    end(store, record, counts.pop("state", "done"), Counts(**counts))
 
 
 def state_of(error: BaseException) -> str:

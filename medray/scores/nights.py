@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from medray.scores.store import ScoreStore
+from medray.scores.scan import ScoreScan
 
 NIGHTS, DAYS = 30, 60
 """The reference: the last 30 runs of a bundle that scored anything, none older than 60 days."""
 MOST_ENTRIES = 200_000
 
 
-def recent_runs(store: ScoreStore, bundle_id: str, until: datetime) -> list[dict[str, Any]]:
+def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[dict[str, Any]]:
     """The last runs of a bundle before `until` (UTC), oldest first: {run_id, began, entries, failed}, JSON-ready.
 
     As many as NIGHTS and one (tonight's own). An entry failed when no row of it is a score and one failed; those that
@@ -43,7 +43,7 @@ def recent_runs(store: ScoreStore, bundle_id: str, until: datetime) -> list[dict
     return runs
 
 
-def values(store: ScoreStore, bundle_id: str, runs: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def values(store: ScoreScan, bundle_id: str, runs: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Output to the scores (N,) float64 that these runs (as `recent_runs` gives them) wrote.
 
     Of runs with more than MOST_ENTRIES entries in all, a part that the hash of an entry chooses: every n-th.

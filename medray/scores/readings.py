@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +14,10 @@ import pyarrow.dataset as ds
 from medray.archive.manifest import Manifest
 from medray.errors import PASSING, REASONS
 from medray.scores import standing
+from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
-from medray.storage import delta, files
+from medray.storage import delta
 from medray.storage.queries import database, query
-
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
-
 
 PASSING_ATTEMPTS = 10
 """An entry that could not be read is tried so often: nights of an archive that comes and goes, and an end."""
@@ -35,16 +31,8 @@ class PendingOptions(TypedDict, total=False):
     memory: str
 
 
-class Readings:
+class Readings(ScoreScan):
     """The reading half of a ScoreStore. Every reading is of the newest version."""
-
-    def __init__(self, uri: str, table: DeltaTable) -> None:
-        self.uri, self._table = uri, table
-
-    @property
-    def version(self) -> int:
-        """Version of the log as last read."""
-        return self._table.version()
 
     def pending(self, manifest: pa.Table | Manifest, bundle_id: str, **options: Unpack[PendingOptions]) -> pa.Table:
         """Rows of the manifest, in its order, whose current rows are not of this (entry_id, fingerprint, bundle_id).
@@ -153,7 +141,8 @@ class Readings:
     ) -> Iterator[pa.RecordBatch]:
         """Current rows of the entries in `order` (number int64, entry_id), ordered by number, in bounded memory.
 
-        `prefix` is how their ids begin. Columns number, sample_id, output, value, reason.
+        `prefix` is how their ids begin. Columns number, sample_id, output, value, reason. Without scores that are
+        artefacts alone.
         """
         names = ("entry_id", "sample_id", "output", "value", "reason", "status")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
@@ -162,7 +151,8 @@ class Readings:
         found = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select number, sample_id, output, value, reason
                   from (from found qualify "at" = max("at") over (partition by entry_id))
-                  join wanted using (entry_id) where status <> '{RETIRED}' order by number"""
+                  join wanted using (entry_id)
+                  where status <> '{RETIRED}' and (value is not null or output is null) order by number"""
         with self._whole(), database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
             yield from rows
 
@@ -196,60 +186,6 @@ class Readings:
             bundle["files"] += 1
             bundle["bytes"] += action["size_bytes"]
         return {"store": self.uri, "version": self.version, "bundles": bundles}
-
-    def query(
-        self,
-        sql: str,
-        columns: dict[str, ds.Expression],
-        bundle_id: str,
-        *,
-        where: ds.Expression | None = None,
-        memory: str = "2GB",
-    ) -> pa.Table:
-        """Rows of a query in DuckDB over `found`: these columns of a bundle's rows, of every attempt.
-
-        `where` on scored_at or run_id spares reading files of other runs.
-        """
-        return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
-
-    def ask(
-        self,
-        sql: str,
-        columns: dict[str, ds.Expression] | None = None,
-        bundle_id: str = "",
-        *,
-        memory: str = "2GB",
-        **tables: pa.Table | pa.RecordBatchReader,
-    ) -> pa.Table:
-        """As `query`, with further tables; `found` is there where columns of it are asked for."""
-        if columns is not None:
-            tables["found"] = self._scan(columns, bundle_id)
-        return self._query(sql, memory, **tables)
-
-    def _whole(self) -> AbstractContextManager[None]:
-        do = "put it back from a backup: its rows are scores, and nobody else has them"
-        return files.whole("a file of scores cannot be read", self.uri, do)
-
-    def _any(self, where: ds.Expression, bundle_id: str) -> bool:
-        """Whether a row of the bundle is so. Files whose bounds say no are not opened."""
-        found = self._scan({"reason": ds.field("reason")}, bundle_id, where)
-        with self._whole():
-            return sum(map(len, found)) > 0  # to the end: a scan that is left reads ahead in threads of its own
-
-    def _scan(
-        self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
-    ) -> pa.RecordBatchReader:
-        """A stream of these columns of the newest version, from the files of one bundle or of all."""
-        self._table.update_incremental()
-        chosen = None if bundle_id is None else ds.field("bundle_id") == bundle_id
-        if where is not None:
-            chosen = where if chosen is None else chosen & where
-        return delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
-
-    def _query(self, sql: str, memory: str, **tables: pa.Table | pa.RecordBatchReader) -> pa.Table:
-        """Rows of a query in DuckDB. Raises MachineError where a file of the store is spoilt."""
-        with self._whole(), database(memory) as db, query(db, sql, **tables) as rows:
-            return rows.read_all()
 
 
 # Of the rows of one attempt a failed one decides, then a scored one.

@@ -8,7 +8,7 @@ gone keeps its rows: a part of the archive may not be mounted.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from medray.archive.manifest import Manifest
-from medray.scores.sink import now, write_file
+from medray.scores.file import now, write_file
+from medray.scores.log import ScoreLog
+from medray.scores.scan import ScoreScan
 from medray.scores.table import IN_FILE, RETIRED, Claim, entry_keys
-
-if TYPE_CHECKING:
-    from medray.scores.readings import Readings
-    from medray.scores.store import ScoreStore
 
 OTHER = pa.schema([("entry_id", pa.string()), ("subject_id", pa.string()), ("at", pa.int64()), ("status", pa.string())])
 
@@ -35,7 +33,7 @@ select row from ours join own using (key_hi, key_lo) where own."at" < ours."at"
 """
 
 
-def of_other_content(store: Readings, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> pa.Table:
+def of_other_content(store: ScoreScan, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> pa.Table:
     """OTHER: entries with rows at a content that the manifest does not have of them, when the latest such row was written
     (µs since 1970 UTC) and its status."""
     names = ("key_hi", "key_lo")
@@ -49,7 +47,7 @@ def of_other_content(store: Readings, wanted: pa.Table | Manifest, bundle_id: st
     return store.ask(_OTHER, columns, bundle_id, memory=memory, other=other)
 
 
-def overtaken(store: Readings, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> np.ndarray:
+def overtaken(store: ScoreScan, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> np.ndarray:
     """(N,) int64: numbers of the manifest's rows that have a score, and later rows at another content or `retired`."""
     other = of_other_content(store, wanted, bundle_id, memory)
     if len(other) == 0:
@@ -61,7 +59,7 @@ def overtaken(store: Readings, wanted: pa.Table | Manifest, bundle_id: str, memo
     return store.ask(_OURS, columns, bundle_id, memory=memory, ours=ours).column("row").to_numpy()
 
 
-def absent(store: Readings, manifest: Manifest, bundle_id: str, memory: str = "2GB") -> pa.Table:
+def absent(store: ScoreScan, manifest: Manifest, bundle_id: str, memory: str = "2GB") -> pa.Table:
     """OTHER: entries with current rows in the store that the manifest does not have."""
     other = of_other_content(store, manifest, bundle_id, memory)
     there = other.filter(pc.not_equal(other.column("status"), RETIRED))
@@ -72,13 +70,14 @@ def absent(store: Readings, manifest: Manifest, bundle_id: str, memory: str = "2
     return there.filter(pc.invert(pc.is_in(there.column("entry_id"), held))).sort_by("entry_id")
 
 
-def retire(store: ScoreStore, claim: Claim, entries: pa.Table) -> None:
+def retire(store: ScoreLog, claim: Claim, entries: pa.Table) -> None:
     """One row `retired` for each of these entries (OTHER), in one commit. Raises Fenced or MachineError."""
     if len(entries) == 0:
         return
     at = np.maximum(entries.column("at").to_numpy() + 1, _microseconds(now()))
     written = write_file(store.uri, claim.bundle_id, _rows(entries, at, claim.run_id), modified=now())
-    store.append(claim, [written])
+    if written is not None:
+        store.append(claim, [written])
 
 
 def _rows(entries: pa.Table, at: np.ndarray, run_id: str) -> list[pa.RecordBatch]:

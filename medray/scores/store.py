@@ -1,118 +1,21 @@
-"""ScoreStore: claims and commits of the score table; `readings.py` has what is read."""
+"""ScoreStore: the face of the score table. Its log is in `log.py`, what is read in `readings.py`."""
 
 from __future__ import annotations
 
-import re
-import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
-import pyarrow as pa
-
-from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import audit, history, upkeep
+from medray.scores import artefacts, audit, history, upkeep
+from medray.scores.log import ScoreLog
 from medray.scores.readings import Readings
-from medray.scores.sink import ScoreSink, added, now
-from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
+from medray.scores.sink import ScoreSink
+from medray.scores.table import Claim
 from medray.storage import delta, files
 
-_ATTEMPTS = 5  # of one commit that lost a race against someone else's
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
 
-
-class ScoreStore(Readings):
+class ScoreStore(Readings, ScoreLog):
     """An opened table of scores. `open` is the way in."""
-
-    @classmethod
-    def open(cls, uri: str, *, create: bool = False) -> ScoreStore:
-        """The store at `uri`; with `create`, made there when nothing is.
-
-        Raises StoreError when nothing is there, something else is, or its columns are not SCORES.
-        """
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
-
-        uri = files.absolute(uri)
-        try:
-            if not delta.there(uri):
-                _refuse_other(uri, create)
-                delta.make(uri, SCORES, **_FACTS)
-            store = cls(uri, DeltaTable(delta.place(uri)))
-        except (DeltaError, OSError) as error:
-            raise StoreError(
-                "the score store cannot be opened",
-                where=uri,
-                found=str(error),
-                do="a file of its log is spoilt: put _delta_log back from a backup",
-            ) from error
-        store._check_columns()
-        return store
-
-    def _check_columns(self) -> None:
-        found = {f.name: str(f.type) for f in pa.schema(self._table.schema())}
-        expected = {f.name: str(f.type) for f in SCORES if f.name in found or f.name not in ADDED}
-        if found == expected and self._table.metadata().partition_columns == ["bundle_id"]:
-            return
-        names = [n for n in {**expected, **found} if found.get(n) != expected.get(n)]
-        raise StoreError(
-            "this Delta table is no score store of this version of medray",
-            where=self.uri,
-            found=", ".join(f"{n}: {found.get(n, 'missing')}" for n in names) or "other partition columns",
-            expected=", ".join(f"{n}: {expected.get(n, 'no such column')}" for n in names)
-            or "partitioned by bundle_id",
-            do="give another folder for the store",
-        )
-
-    def _complete_columns(self) -> None:
-        """Add the columns that a store of an earlier version lacks. Raises DeltaError, OSError."""
-        missing = [name for name in ADDED if name not in pa.schema(self._table.schema()).names]
-        if missing:
-            delta.add_columns(self._table, [SCORES.field(name) for name in missing])
-
-    def claim(self, bundle_id: str) -> Claim:
-        """Take over the scoring of a bundle under a new run id: every earlier claim can commit no more."""
-        if not _SAFE.fullmatch(bundle_id):
-            raise ValueError(f"bundle id {bundle_id!r}: expected letters, digits, '.', '_' and '-'")
-        return self._claimed(bundle_id, {"medray.kind": "claim"})
-
-    def claim_upkeep(self) -> Claim:
-        """Take over the rewriting of files, of any bundle, under a new run id. Scoring goes on meanwhile."""
-        return self._claimed(UPKEEP, {"medray.kind": "upkeep"})
-
-    def fence_all(self, run_id: str) -> None:
-        """Void every claim on a bundle: runs that are scoring can commit no more."""
-        with delta.storing(self.uri):
-            found = {files.relative(file.uri, self.uri) for file in files.list_files(self.uri)}
-        folders = {path.partition("/")[0] for path in found if path.startswith("bundle_id=")}
-        for folder in sorted(folders):
-            self._claimed(folder.removeprefix("bundle_id="), {"medray.kind": "fence"}, run_id)
-
-    @staticmethod
-    def new_run_id() -> str:
-        return f"{now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-
-    def _claimed(self, bundle_id: str, facts: dict[str, Any], run_id: str | None = None) -> Claim:
-        """Raises MachineError where the storage cannot be written."""
-        from deltalake.exceptions import CommitFailedError
-
-        run_id = run_id or self.new_run_id()
-        lost: CommitFailedError | None = None
-        for _ in range(_ATTEMPTS):
-            with delta.storing(self.uri, "the store could not be claimed"):
-                self._table.update_incremental()
-                before = self.version
-                self._complete_columns()
-                claim = Claim(bundle_id, run_id, self._count(claim_app(bundle_id)) + 1)
-                try:
-                    self._transact(claim, [], facts, {claim.app: claim.number})
-                except CommitFailedError as error:  # another run claimed at the same moment
-                    lost = error
-                    continue
-                self._table.update_incremental()
-                delta.sync_log(self.uri, before, self.version)
-            return claim
-        raise delta.fault(self.uri, lost or RuntimeError(), "the store could not be claimed")
 
     def sink(self, claim: Claim) -> ScoreSink:
         """Where the flow of a claimed run writes."""
@@ -123,84 +26,12 @@ class ScoreStore(Readings):
                 files.sync_folder(folder)
         return ScoreSink(self.uri, claim, self)
 
-    def append(self, claim: Claim, written: Sequence[dict[str, Any]]) -> None:
-        """Add written files to the log in one commit, exactly once. Raises Fenced or MachineError."""
-        self._refuse_absent(written)
-        facts = {"medray.rows": sum(w["rows"] for w in written), "medray.files": len(written)}
-        self.commit(claim, [added(w, claim.bundle_id) for w in written], {"medray.kind": "scores"} | facts)
+    def artefact(self, row: Mapping[str, object]) -> bytes:
+        """The content of a row's artefact; of the row the columns `artefact` and `artefact_digest` are looked at.
 
-    def commit(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], gone: Collection[str] = ()) -> None:
-        """Add and remove files in one commit, exactly once. Raises Fenced or MachineError.
-
-        `gone`: paths that the commit removes. Raises Replaced where another commit has removed one of them before:
-        what was made of them would double its rows. Delta itself takes two removals of one file; of two that counted
-        REPLACED from the same number it refuses the later.
+        Raises MachineError where the file is missing, or is not what was written; StoreError where the row has none.
         """
-        from deltalake.exceptions import DeltaError
-
-        with delta.storing(self.uri):
-            self._table.update_incremental()
-        before, turn = self.version, self._count(claim.run_app) + 1
-        problem: Exception = RuntimeError("no attempt")
-        for _ in range(_ATTEMPTS + 1):
-            if self._count(claim.run_app) >= turn:  # read back: a commit may land and still raise
-                delta.sync_log(self.uri, before, self.version)
-                return
-            self._refuse_overtaken(claim)
-            if gone and not set(gone) <= {each.path for each in self.live_files()}:
-                raise upkeep.Replaced
-            try:
-                counters = {claim.app: claim.number, claim.run_app: turn}
-                if gone:
-                    counters[REPLACED] = self._count(REPLACED) + 1
-                self._transact(claim, actions, facts, counters)
-            except (DeltaError, OSError) as error:  # a race, or a fault of the storage
-                problem = error
-            with delta.storing(self.uri):
-                self._table.update_incremental()
-        raise delta.fault(self.uri, problem, "scores could not be committed") from problem
-
-    def _transact(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], counters: dict[str, int]) -> None:
-        whose = {"medray.run_id": claim.run_id} | ({"medray.bundle_id": claim.bundle_id} if claim.bundle_id else {})
-        delta.transact(
-            self._table,
-            actions,
-            SCORES,
-            facts=facts | whose,
-            counters=counters,
-            partition_by=["bundle_id"],
-            clean=not actions,  # at a claim: once a run
-        )
-
-    def _count(self, app: str) -> int:
-        return self._table.transaction_version(app) or 0
-
-    def _refuse_overtaken(self, claim: Claim) -> None:
-        newest = self._count(claim.app)
-        if newest != claim.number:
-            raise Fenced(
-                "a later run has claimed what this one was writing; this one stops",
-                where=self.uri,
-                found=f"claim {newest}",
-                expected=f"claim {claim.number}, of run {claim.run_id}",
-                do="nothing is lost: what this run has committed stays. Run again where the later run was no scoring",
-            )
-
-    def _refuse_absent(self, written: Sequence[dict[str, Any]]) -> None:
-        """A file that the driver cannot see is lost to every reader. Checked on local paths, where it costs nothing."""
-        if not files.is_local(self.uri):
-            return
-        for each in written:
-            place = files.local_path(files.join(self.uri, each["path"]))
-            size = place.stat().st_size if place.exists() else None
-            if size != each["size"]:
-                raise MachineError(
-                    "a file of scores that a worker wrote is not there",
-                    where=str(place),
-                    found="no file" if size is None else f"{size} bytes",
-                    expected=f"{each['size']} bytes",
-                    do="put the store on storage that the driver and all workers share",
-                )
+        return artefacts.content(self.uri, row)
 
     # -- audit and upkeep
 
@@ -229,7 +60,7 @@ class ScoreStore(Readings):
         return upkeep.compact(self)
 
     def vacuum(self, older_than: timedelta = upkeep.KEPT) -> dict[str, Any]:
-        """Remove files that the newest version does not name: {files_removed, bytes_freed}.
+        """Remove files that the newest version does not name, artefacts too: {files_removed, bytes_freed}.
 
         Those that a commit replaced more than `older_than` ago, and those of killed runs, when they are older than
         `older_than` and than an hour: a run that is scoring loses nothing. Earlier versions can then not be read.
@@ -237,7 +68,8 @@ class ScoreStore(Readings):
         return upkeep.vacuum(self, older_than)
 
     def forget(self, subjects: Collection[str]) -> dict[str, Any]:
-        """Remove every row of these pseudonyms from every file below the store: {rows, files, unreadable}, 0 where none.
+        """Remove every row of these pseudonyms from every file below the store, and their artefacts: {rows, files,
+        unreadable}, 0 where none.
 
         A file that a kill cut short may hold anyone: it is removed, too (`unreadable` of the `files`).
 
@@ -245,54 +77,7 @@ class ScoreStore(Readings):
         """
         return upkeep.forget(self, subjects)
 
-    def live_files(self) -> list[upkeep.LiveFile]:
-        """What the newest version is made of, in the order of their paths."""
-        self._table.update_incremental()
-        found = pa.table(self._table.get_add_actions(flatten=True)).select(
-            ["path", "partition.bundle_id", "size_bytes"]
-        )
-        return sorted(upkeep.LiveFile(*row.values()) for row in found.to_pylist())
-
-    def unnamed_files(self, hours: int) -> Collection[str]:
-        """Paths that the newest version does not name, of files replaced or (where never named) written `hours` ago."""
-        self._table.update_incremental()
-        return self._table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
-
-    def checkpoint(self) -> None:
-        """Sum the log up in one file: what opening reads then does not grow with the number of commits."""
-        self._table.update_incremental()
-        self._table.create_checkpoint()
-        delta.sync_log(self.uri, self.version - 1, self.version)
-
     def history(self) -> list[dict[str, Any]]:
         """Who wrote to the store and when, newest first: see scores/history.py."""
         self._table.update_incremental()
         return history.history(self._table.history(), self.runs())
-
-
-_FACTS: dict[str, Any] = {
-    "partition_by": ["bundle_id"],
-    "name": "medray scores",
-    "description": "One row per entry, sample, output and attempt; one per sample or entry without a score.",
-    "configuration": {
-        "delta.logRetentionDuration": "interval 30 days",  # a commit lists the log; the table of runs is the audit trail
-        "delta.checkpointInterval": "20",  # what a commit reads of the log begins at the last one
-        # Other writers put minima and maxima of all columns into the log, which is kept: none of a subject's then.
-        "delta.dataSkippingStatsColumns": ",".join(f.name for f in IN_FILE if f.name not in (*OF_SUBJECTS, "facts")),
-    },
-}
-
-
-def _refuse_other(uri: str, create: bool) -> None:
-    """Raises StoreError when no store may be made at `uri`, where none is."""
-    if not create:
-        raise StoreError(
-            "there is no score store here", where=uri, do="check the path; the first `medray score` makes the store"
-        )
-    if files.exists(uri) and next(files.list_files(uri), None) is not None:
-        raise StoreError(
-            "this place holds something else, so no score store is made here",
-            where=uri,
-            expected="an empty or a new folder",
-            do="give another folder for the store",
-        )

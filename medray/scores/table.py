@@ -44,16 +44,27 @@ SCORES = pa.schema(
             "JSON object: what the entry's headers say, and its geometry in mm and degrees",
             nullable=True,
         ),
+        # three columns of text: PyArrow joins no table that has a struct
+        _column(
+            "artefact", pa.string(), "file that is the score or belongs to it: its path below the store", nullable=True
+        ),
+        _column("artefact_type", pa.string(), "its media type, as image/png", nullable=True),
+        _column("artefact_digest", pa.string(), "SHA-256 of its content", unit="64 hex digits", nullable=True),
     ]
 )
 """One row per (entry, sample, output) and attempt; one row per sample or entry without a score."""
 
-ADDED = ("facts",)
+OF_ARTEFACT = ("artefact", "artefact_type", "artefact_digest")
+
+ADDED = ("facts", *OF_ARTEFACT)
 """Columns that stores of earlier versions lack: null in their rows; the first claim adds them to the table."""
 
+ARTEFACT_CONTENT = pa.struct([("media_type", pa.string()), ("content", pa.large_binary())])
+"""An artefact on its way to the sink, which writes it to a file."""
+
 _GIVEN = ("entry_id", "sample_id", "subject_id", "fingerprint", "output", "value", "reason", "detail", "facts")
-GIVEN = pa.schema([SCORES.field(name) for name in _GIVEN])
-"""What `ScoreSink.write` gets; the sink adds the other columns."""
+GIVEN = pa.schema([*(SCORES.field(name) for name in _GIVEN), pa.field("artefact", ARTEFACT_CONTENT)])
+"""What `ScoreSink.write` gets; the sink adds the other columns. `facts` and `artefact` may be left out."""
 
 IN_FILE = pa.schema([f for f in SCORES if f.name != "bundle_id"])
 """Columns of a Parquet file: Delta keeps partition columns in the log."""

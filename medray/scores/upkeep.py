@@ -13,21 +13,22 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from medray.errors import MachineError
+from medray.scores import artefacts
 from medray.scores.audit import recorded
-from medray.scores.sink import added, write_file
+from medray.scores.file import ScoreFile, added, write_file
+from medray.scores.log import LiveFile, Replaced, ScoreLog
 from medray.scores.table import IN_FILE, Claim
 from medray.storage import delta, files
 
 if TYPE_CHECKING:
     from deltalake.transaction import RemoveAction
-
-    from medray.scores.store import ScoreStore
 
 KEPT = timedelta(days=7)
 """How long a file stays that a commit has replaced: readers of an earlier version may still be at it."""
@@ -39,29 +40,17 @@ LIKE = 32
 _ROUNDS = 5
 
 
-class Replaced(Exception):
-    """Files that a commit would replace are not live any more: another one has replaced them."""
-
-
-class LiveFile(NamedTuple):
-    """A file that the newest version names."""
-
-    path: str
-    bundle_id: str
-    size: int
-
-
 # --- compact --------------------------------------------------------------------------------------------------
 
 
-def compact(store: ScoreStore) -> dict[str, Any]:
+def compact(store: ScoreLog) -> dict[str, Any]:
     with delta.storing(store.uri):
         groups = small_groups(store.live_files())
     done = {"files_merged": 0, "files_made": 0}
     if not groups:
         return done
     claim = store.claim_upkeep()
-    with recorded(store, "compact", claim.run_id) as counts:
+    with recorded(store.uri, "compact", claim.run_id) as counts:
         for group in groups:
             with suppress(Replaced):  # by a run that scores meanwhile, and merges its own
                 done["files_made"] += _replace(store, claim, group, "compact") is not None
@@ -72,7 +61,7 @@ def compact(store: ScoreStore) -> dict[str, Any]:
     return done
 
 
-def merge(store: ScoreStore, claim: Claim) -> int:
+def merge(store: ScoreLog, claim: Claim) -> int:
     with delta.storing(store.uri):
         found = [each for each in store.live_files() if each.bundle_id == claim.bundle_id]
     tiers: dict[int, list[LiveFile]] = defaultdict(list)
@@ -101,16 +90,16 @@ def small_groups(found: Iterable[LiveFile]) -> list[list[LiveFile]]:
 
 
 def _replace(
-    store: ScoreStore, claim: Claim, old: list[LiveFile], what: str, without: Collection[str] = ()
-) -> dict[str, Any] | None:
+    store: ScoreLog, claim: Claim, old: list[LiveFile], what: str, without: Collection[str] = ()
+) -> ScoreFile | None:
     """Put one new file in the place of `old`, without the rows of these subjects, in one commit; None: no row is left."""
     bundle_id = old[0].bundle_id
     new = write_file(store.uri, bundle_id, _rows(store.uri, old, without), modified=datetime.now(UTC))
     data_change = bool(without)
-    made = [added(new, bundle_id, new_rows=data_change)] if new["rows"] else []
+    made = [] if new is None else [added(new, bundle_id, new_rows=data_change)]
     actions = [*made, *(_removed(each, data_change) for each in old)]
     store.commit(claim, actions, {"medray.kind": what}, [each.path for each in old])
-    return new if new["rows"] else None
+    return new
 
 
 def _removed(each: LiveFile, data_change: bool) -> RemoveAction:
@@ -142,16 +131,35 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
 # --- vacuum ---------------------------------------------------------------------------------------------------
 
 
-def vacuum(store: ScoreStore, older_than: timedelta) -> dict[str, Any]:
-    with recorded(store, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
+def vacuum(store: ScoreLog, older_than: timedelta) -> dict[str, Any]:
+    with recorded(store.uri, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
+        stray = _artefacts_without_row(store, datetime.now(UTC) - max(older_than, LIVE))
         gone = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
         until = (datetime.now(UTC) - LIVE).timestamp() * 1e9
         old = [
             f for f in parquet_files(store.uri) if f.modified_ns < until and files.relative(f.uri, store.uri) in gone
         ]
         _remove(f.uri for f in old)
-        counts["files"] = len(old)
-    return {"files_removed": len(old), "bytes_freed": sum(f.size for f in old)}
+        artefacts.remove(store.uri, stray.column("path").to_pylist())
+        counts["files"] = len(old) + len(stray)
+    freed = sum(f.size for f in old) + sum(stray.column("size").to_pylist())
+    return {"files_removed": len(old) + len(stray), "bytes_freed": freed}
+
+
+def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:
+    """(path, size) of artefacts that no row of the newest version names, in folders where nothing was written after `until`:
+    a worker may be at a shard for long."""
+    listed = artefacts.listed(store.uri)  # before the log is read: what is committed from then on is not among them
+    if len(listed) == 0:
+        return listed.select(["path", "size"])
+    columns = {"path": ds.field("artefact")}
+    named = (
+        store.ask("select distinct path from found where path is not null", columns) if store.has_artefacts else None
+    )
+    sql = f"""select path, size from (from listed qualify max(modified_ns) over (partition by folder)
+                                                          < {int(until.timestamp() * 1e9):d})
+              anti join named using (path) order by path"""
+    return store.ask(sql, listed=listed, named=listed.slice(0, 0).select(["path"]) if named is None else named)
 
 
 def parquet_files(uri: str) -> list[files.File]:
@@ -174,14 +182,15 @@ def _remove(uris: Iterable[str]) -> None:
 # --- forget ---------------------------------------------------------------------------------------------------
 
 
-def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
+def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
     names = set(subjects)
     done = {"rows": 0, "files": 0, "unreadable": 0}
     with delta.storing(store.uri):
-        if not any(_holds(file.uri, names) != 0 for file in _written(store.uri)):
+        known = any(_holds(file.uri, names) != 0 for file in _written(store.uri))
+        if not known and not artefacts.of_subjects(store.uri, names):
             return done
     claim = store.claim_upkeep()
-    with recorded(store, "forget", claim.run_id) as counts:
+    with recorded(store.uri, "forget", claim.run_id) as counts:
         store.fence_all(claim.run_id)
         for _ in range(_ROUNDS):
             done["rows"] += _rewrite_without(store, claim, names)
@@ -197,11 +206,12 @@ def forget(store: ScoreStore, subjects: Collection[str]) -> dict[str, Any]:
                 found="a scoring run at work",
                 do="stop it, then run this again",
             )
+        done["files"] += _remove_artefacts(store, names)
         counts |= {name: done[name] for name in ("rows", "files")}
     return done
 
 
-def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) -> int:
+def _rewrite_without(store: ScoreLog, claim: Claim, names: Collection[str]) -> int:
     """How many rows of these subjects were in files of the newest version: no longer there."""
     rows = 0
     for each in store.live_files():
@@ -220,7 +230,7 @@ def _rewrite_without(store: ScoreStore, claim: Claim, names: Collection[str]) ->
     return rows
 
 
-def _remove_dead(store: ScoreStore, names: Collection[str]) -> tuple[int, int]:
+def _remove_dead(store: ScoreLog, names: Collection[str]) -> tuple[int, int]:
     """Remove the files that hold these subjects, none of which the newest version names: replaced, or never committed.
     Returns how many, and how many of them could not be read.
 
@@ -233,6 +243,21 @@ def _remove_dead(store: ScoreStore, names: Collection[str]) -> tuple[int, int]:
     with delta.storing(store.uri):
         _remove(found)
     return len(found), sum(held is None for held in found.values())
+
+
+def _remove_artefacts(store: ScoreLog, names: Collection[str]) -> int:
+    """Remove the artefacts of these subjects: their rows named them, or a run was killed before its rows did. Returns how many.
+
+    What a row names by now is of a run that began meanwhile.
+    """
+    with delta.storing(store.uri):
+        paths = set(artefacts.of_subjects(store.uri, names))
+        if paths and store.has_artefacts:
+            theirs = ds.field("subject_id").isin(pa.array(sorted(names), pa.string()))
+            rows = store.query("from found", {"path": ds.field("artefact")}, None, where=theirs)
+            paths -= set(rows.column("path").to_pylist())
+        artefacts.remove(store.uri, paths)
+    return len(paths)
 
 
 def _written(uri: str) -> list[files.File]:

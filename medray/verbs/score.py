@@ -123,7 +123,7 @@ def score_manifest(
     store = ScoreStore.open(run.store_uri, create=True)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     progress.about(run_id=claim.run_id, bundle_id=bundle.id)
-    with recorded(store, "score", claim.run_id, bundle.id) as counts:
+    with recorded(store.uri, "score", claim.run_id, bundle.id) as counts:
         pending = store.pending_rows(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
@@ -220,7 +220,7 @@ def _flow(
         placed(plan),
         (
             stages.read(spec, rows),
-            stages.score(run.bundle_uri, bundle.id, rows, spec),
+            stages.score(run.bundle_uri, bundle.id, rows, spec, artefacts=True),
         ),
         sink,
         progress.advance,

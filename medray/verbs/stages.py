@@ -20,8 +20,11 @@ from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
+from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_rows
 from medray.modalities.registry import ModalitySpec
+from medray.scores.artefacts import beside
+from medray.scores.table import ARTEFACT_CONTENT
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File, is_local, modified_ns, relative
 
@@ -203,9 +206,12 @@ class LoadShard:
 
 
 class Score:
-    """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry."""
+    """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry.
 
-    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None) -> None:
+    With `artefacts`, those that the modality gives of a batch are a column more, `artefact` (scores.table.ARTEFACT_CONTENT).
+    """
+
+    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None, *, artefacts: bool = False) -> None:
         bundle = bundles.load(uri)
         if bundle.id != bundle_id:
             raise BundleError(
@@ -215,8 +221,8 @@ class Score:
                 expected=bundle_id,
                 do="put the bundle on storage that all workers share",
             )
-        self.predict = bundles.Predictor(bundle, spec=spec)
-        self.outputs = self.predict.score_names
+        self.predict = Predictor(bundle, spec=spec)
+        self.outputs, self.artefacts = self.predict.score_names, artefacts
 
     def __call__(self, samples: pa.RecordBatch) -> pa.RecordBatch:
         rows: list[pa.RecordBatch] = []
@@ -231,7 +237,12 @@ class Score:
                 lost = usable.filter(pa.array(~finite))
                 rows.append(failed_rows(lost, pa.array(["bad_score"] * len(lost)), pa.nulls(len(lost), pa.string())))
                 usable, scores = usable.filter(pa.array(finite)), scores[finite]
-            rows.append(score_rows(usable, scores, self.outputs))
+            scored = score_rows(usable, scores, self.outputs)
+            made = self.predict.modality.artefacts(usable, scores) if self.artefacts and len(usable) else ()
+            if made:
+                scored = beside(scored, usable, self.outputs, made)
+                rows = [batch.append_column("artefact", pa.nulls(len(batch), ARTEFACT_CONTENT)) for batch in rows]
+            rows.append(scored)
         return joined([batch for batch in rows if len(batch)] or [_no_scores()])
 
 
@@ -293,6 +304,9 @@ def load_shard() -> Stage:
     return Stage(LoadShard, batch_size=1, name="load")
 
 
-def score(uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None) -> Stage:
-    """`spec`: the bundle's modality as it is at this site; none: as it was trained. The one stage for a GPU."""
-    return Stage(partial(Score, uri, bundle_id, spec), batch_size, gpus=1.0, name="score")
+def score(
+    uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None, *, artefacts: bool = False
+) -> Stage:
+    """`spec`: the bundle's modality as it is at this site; none: as it was trained. `artefacts`: with the files that belong
+    to the scores. The one stage for a GPU."""
+    return Stage(partial(Score, uri, bundle_id, spec, artefacts=artefacts), batch_size, gpus=1.0, name="score")

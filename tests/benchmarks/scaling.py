@@ -120,7 +120,7 @@ def run(folder: Path, engine: Any, sleep: float) -> tuple[Any, Clock]:
     bundle = toy.bundle()
     bundles.save(bundle, str(folder / "bundle"))
     stages.read = lambda spec, rows: stages.Stage(partial(Sleep, sleep), 32, name="read")  # type: ignore[assignment]
-    stages.score = lambda *given: stages.Stage(Constant, 4096, name="score")  # type: ignore[assignment]
+    stages.score = lambda *given, **options: stages.Stage(Constant, 4096, name="score")  # type: ignore[assignment]
     if sleep:
         verb.ENTRIES_PER_SHARD = verb.MANY_ENTRIES = 16
     clock = Clock()

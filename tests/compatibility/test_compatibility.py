@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
 from deltalake import DeltaTable
@@ -15,6 +17,7 @@ from medray.engines.local import LocalEngine
 from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import ScoreStore
+from medray.verbs.evaluate import evaluate
 from medray.verbs.score import score
 
 WRITTEN = Path(__file__).parent / "written_by_6119fbd"
@@ -98,3 +101,13 @@ def test_shards_are_read():
     shards = ShardSet.open(str(folder))
     assert shards.rows("train") == 6
     assert read_samples(shards.split("train")[0].uri).column("pixels").type.shape == [1, 16, 16]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_report_of_today_has_the_numbers_of_then(folder: Path, split: str):
+    then = json.loads((WRITTEN / "evaluation.json").read_text())[split]
+    now = evaluate(toy.train_run(folder, pseudonym_key=str(folder.parent / "key")), LocalEngine(), split=split)
+    assert (now.bundle_id, now.n) == (BUNDLE_ID, then["n"])
+    assert list(now.thresholds) == pytest.approx(then["thresholds"], abs=1e-6)
+    for name, value in then["metrics"].items():
+        assert np.asarray(now.metrics[name]) == pytest.approx(np.asarray(value), abs=1e-6), name

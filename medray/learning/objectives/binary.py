@@ -20,7 +20,7 @@ from medray.learning.objectives import classes as text
 from medray.learning.objectives import losses
 from medray.learning.objectives.base import Labels, Objective
 from medray.learning.objectives.losses import ClassWeights
-from medray.learning.objectives.thresholds import FEW, Rule, choose
+from medray.learning.thresholds import FEW, Rule, choose
 
 if TYPE_CHECKING:
     import torch

@@ -11,13 +11,13 @@ from medray.errors import REASONS, SampleError
 from medray.modalities.base import Inspection
 from medray.modalities.imaging.facts import geometry
 from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats.decode import decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series
-from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, check, parse, uid_name
+from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
+from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.image import Image
-from medray.modalities.imaging.modality import decode
-from medray.modalities.imaging.scan import sniff
 from medray.storage.files import File, list_files, read_bytes, relative
 
 

@@ -15,8 +15,9 @@ from medray.archive.entries import Entry, Part, unchanged
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, read_each
-from medray.modalities.imaging.encoding import resample
+from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
 from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
@@ -33,11 +34,6 @@ SUMMARY = pa.schema(
     ]
 )
 """One row per training sample: pixels per channel, their sum and sum of squares per channel."""
-
-EXACT = 1 << 24
-"""Whole numbers up to this are float32 numbers, each of them."""
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""R G B to luma, ITU-R BT.601."""
 
 
 class Imaging(Modality):
@@ -209,142 +205,3 @@ class Imaging(Modality):
 
 def _is_row(entry: Entry) -> bool:
     return bool(entry.parts[0].locator) and "#" in entry.entry_id
-
-
-def decode(raws: list[bytes], volumes: bool) -> Image:
-    """The bytes of an entry's files, in any order, to its image. Raises SampleError."""
-    from medray.modalities.imaging.scan import sniff
-
-    raw = raws[0]
-    if not raw:
-        raise SampleError("empty_file")
-    kind = sniff(raw)
-    if kind == "dicom":
-        from medray.modalities.imaging.formats.dicom import pixels as dicom
-        from medray.modalities.imaging.formats.dicom import series
-
-        return series.read_series(raws) if volumes else dicom.read_image(raw)
-    if len(raws) > 1:
-        raise SampleError("corrupt", f"{len(raws)} files that are no DICOM series")
-    if kind == "picture":
-        from medray.modalities.imaging.formats import pictures
-
-        return pictures.read_picture(raw)
-    if kind == "nifti":
-        from medray.modalities.imaging.formats import nifti
-
-        return nifti.read_nifti(raw)
-    raise SampleError("unrecognised_format")
-
-
-def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
-    """An image to (C, *size) float32: channels, then geometry. Raises SampleError."""
-    values = image.values
-    if image.spacing_mm and len(image.shape) == 3 and len(spec.size) == 2 and image.shape[0] == 1:
-        image = Image(values[0], image.color, image.spacing_mm[1:])  # a NIfTI file of one slice is an image
-        values = image.values
-    if len(image.shape) != len(spec.size):
-        raise SampleError(
-            "bad_shape", f"{len(image.shape)}D of shape {list(image.shape)}; the run asks for {len(spec.size)}D"
-        )
-    if 0 in image.shape:
-        raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
-    values = as_float32(values)
-    if not image.color:
-        values = values[None]
-    elif spec.channels == 1:
-        values = (values @ LUMA)[None]
-    else:
-        values = np.moveaxis(values, -1, 0)
-    values = _to_size(values, image, spec)
-    return values if len(values) == spec.channels else np.repeat(values, spec.channels, axis=0)
-
-
-def as_float32(values: np.ndarray) -> np.ndarray:
-    """Any real array as float32. Raises SampleError `bad_values` for NaN and infinite values, for numbers beyond the
-    range of float32, and for whole numbers that it cannot hold (beyond 2^24): nothing is rounded to another integer.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = values.astype(np.float32, copy=False)
-        total = found.sum(dtype=np.float64)
-    if values.dtype.kind == "f":
-        if not np.isfinite(total):
-            lost = int((~np.isfinite(found)).sum())
-            raise SampleError("bad_values", f"{lost} values are NaN, infinite or beyond the range of float32")
-    elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:
-        low, high = int(values.min()), int(values.max())
-        most = max(-low, high)
-        if most > EXACT and (most > 1 << 53 or (found.astype(np.float64) != values.astype(np.float64)).any()):
-            raise SampleError("bad_values", f"whole numbers from {low} to {high}: float32 holds them up to {EXACT}")
-    return found
-
-
-def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
-    def background() -> float:
-        return float(values.min()) if spec.background == "minimum" else spec.background
-
-    if spec.spacing_mm is not None or spec.max_gap_mm is not None:
-        _refuse_hole(image, spec.max_gap_mm)
-    if spec.spacing_mm is not None:
-        if image.spacing_mm is None:
-            raise SampleError("bad_geometry", "spacing_mm is asked for, but the file does not say its spacing")
-        return resample.resample(
-            values, image.spacing_mm, image.slices_mm, to_mm=spec.spacing_mm, size=spec.size, background=background()
-        )
-    if image.irregular and image.slices_mm is not None:
-        gaps = np.diff(image.slices_mm[:, 0])
-        raise SampleError(
-            "bad_geometry",
-            f"slice gaps from {gaps.min():.2f} to {gaps.max():.2f} mm cannot be stacked as even: "
-            "set spacing_mm to resample by the true positions",
-        )
-    if spec.resize == "pad":
-        return resample.resize_and_pad(values, spec.size, background())
-    return resample.resize(values, spec.size)
-
-
-def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:
-    """Raises SampleError `bad_geometry` for a volume with a gap between slices that is too wide to be filled."""
-    if len(image.shape) != 3 or image.spacing_mm is None or image.shape[0] == 1:
-        return
-    gap = image.spacing_mm[0] if image.slices_mm is None else float(np.diff(image.slices_mm[:, 0]).max())
-    hole = image.hole_mm if max_gap_mm is None else gap if gap > max_gap_mm + 1e-3 else 0.0
-    if hole:
-        limit = "1.5 times the median gap" if max_gap_mm is None else f"max_gap_mm = {max_gap_mm:g}"
-        raise SampleError(
-            "bad_geometry",
-            f"a hole of {hole:.2f} mm between two slices, more than {limit}: what lies there is not known",
-        )
-
-
-def divisor(spec: ImagingSpec) -> float:
-    """What stored pixels are divided by before the z-score, where no window is applied on the device."""
-    return 255.0 if spec.dtype == "uint8" and (spec.stored_window or spec.scale == "auto") else 1.0
-
-
-def ranged(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
-    """Stored pixels after window or scale, before the z-score; float64 stays float64."""
-    if spec.window is not None and not spec.stored_window:
-        centre, width = spec.window
-        return np.clip((values - centre) / width + 0.5, 0, 1)
-    return values / divisor(spec)
-
-
-def store(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
-    """float32 values in the storage dtype: rounded to whole numbers for integers, windowed first where 8 bits are
-    asked for with a window. Raises SampleError `bad_values` outside the dtype's range: nothing wraps around.
-    """
-    if spec.dtype == "float32":
-        return np.ascontiguousarray(values)
-    if spec.stored_window and spec.window is not None:
-        centre, width = spec.window
-        values = np.clip((values - centre) / width + 0.5, 0, 1) * 255
-    low, high = float(values.min()), float(values.max())
-    limits = np.iinfo(spec.dtype)
-    if low < limits.min - 0.5 or high > limits.max + 0.5:
-        raise SampleError(
-            "bad_values",
-            f"values from {low:g} to {high:g} do not fit dtype {spec.dtype}: "
-            "set dtype = 'int16' or 'float32', or a window",
-        )
-    return np.rint(values).clip(limits.min, limits.max).astype(spec.dtype)

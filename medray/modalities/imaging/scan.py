@@ -11,60 +11,21 @@ from functools import lru_cache
 from medray.archive.entries import Part, digest
 from medray.errors import SampleError
 from medray.modalities.imaging import facts
-from medray.modalities.imaging.formats import arrays, nifti, pictures
+from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats.decode import SUFFIXES, sniff
 from medray.modalities.imaging.formats.dicom.frames import described
-from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, check, parse, uid_name
+from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, parse, uid_name
 from medray.modalities.imaging.formats.dicom.keywords import asked
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
+from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.files import File, exists, read_bytes, relative
 
-SUFFIXES = {
-    **dict.fromkeys((".dcm", ".dicom", ".ima"), "dicom"),
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp"), "picture"),
-    **dict.fromkeys((".nii", ".nii.gz"), "nifti"),
-    ".npz": "npz",
-}
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-
-
-def sniff(raw: bytes) -> str:
-    """ "dicom", "picture", "nifti", "npz", "idx" or "" by the first bytes."""
-    if raw[128:132] == b"DICM":
-        return "dicom"
-    if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *pictures.TIFF)):
-        return "picture"
-    if raw[:2] == b"BM" and int.from_bytes(raw[2:6], "little") == len(raw):
-        return "picture"
-    if raw[:4] == b"PK\x03\x04" and b".npy" in raw[:256]:
-        return "npz"
-    head = arrays.unzipped_head(raw) if raw[:2] == b"\x1f\x8b" else raw[:512]
-    if nifti.is_nifti(head):
-        return "nifti"
-    if arrays.is_idx(head):
-        return "idx"
-    return "dicom" if _bare_dicom(raw) else ""
-
-
-def _bare_dicom(raw: bytes) -> bool:
-    """A data set without preamble and prefix: starts with a plausible element of group 2 or 8 (PS3.5 7.1)."""
-    if len(raw) < 16:
-        return False
-    for order in ("little", "big"):
-        group, element = int.from_bytes(raw[:2], order), int.from_bytes(raw[2:4], order)
-        if (group, element) not in ((0x0002, 0x0000), (0x0002, 0x0001), (0x0008, 0x0000)) and not (
-            group == 0x0008 and 0x0001 <= element <= 0x0018
-        ):
-            continue
-        explicit = raw[4:6].isalpha() and raw[4:6].isupper()
-        length = int.from_bytes(raw[6:8] if explicit else raw[4:8], order)
-        if length <= 1024:
-            return True
-    return False
 
 
 def expected(name: str) -> str:

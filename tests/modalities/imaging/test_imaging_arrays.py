@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from medray.errors import SampleError
+from medray.modalities.imaging.encoding.conform import conform
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.arrays import ArrayCache
+from medray.modalities.imaging.formats.decode import sniff
 from medray.modalities.imaging.formats.pictures import read_picture
-from medray.modalities.imaging.modality import conform
-from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)

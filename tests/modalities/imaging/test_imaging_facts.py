@@ -18,11 +18,11 @@ from pydicom.sr.codedict import codes
 
 from medray.archive.eligibility import Refused, learnt, refused
 from medray.modalities.imaging import facts as imaging_facts
+from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.dicom.frames import described
 from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.formats.dicom.keywords import CODED, DICOM_FACTS, FACTS
 from medray.modalities.imaging.formats.dicom.series import volume
-from medray.modalities.imaging.modality import decode
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.files import File, list_files
 

@@ -10,9 +10,9 @@ from dicom_build import CT, ENHANCED_CT, ENHANCED_MR, MR, PT, ROOT, dataset, enc
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
+from medray.modalities.imaging.encoding.conform import conform
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series
-from medray.modalities.imaging.modality import conform
 from medray.modalities.imaging.spec import ImagingSpec
 
 KINDS = {"CT": CT, "MR": MR, "PT": PT, "US": ROOT + "6.1"}

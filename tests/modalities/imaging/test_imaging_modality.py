@@ -16,8 +16,8 @@ from medray.archive.entries import Entry, PartRef
 from medray.datasets.samples import tensor_column, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.imaging.encoding import resample
+from medray.modalities.imaging.encoding.conform import conform
 from medray.modalities.imaging.formats.image import Image as Decoded
-from medray.modalities.imaging.modality import conform
 from medray.modalities.imaging.spec import AugmentSpec, ImagingSpec
 from medray.modalities.inputs import Input
 from medray.modalities.registry import open_modality

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from medray.errors import SampleError
+from medray.modalities.imaging.encoding.conform import conform
+from medray.modalities.imaging.formats.decode import sniff
 from medray.modalities.imaging.formats.nifti import is_nifti, read_nifti
-from medray.modalities.imaging.modality import conform
-from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.decode import sniff
 from medray.modalities.imaging.formats.pictures import read_picture
-from medray.modalities.imaging.scan import sniff
 
 rng = np.random.default_rng(2)
 DEEP = rng.integers(0, 65536, (9, 8, 4)).astype(np.uint16)

@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
 from medray.errors import SampleError
+from medray.modalities.imaging.encoding.conform import conform
 from medray.modalities.imaging.formats.dicom import pixels as dicom
-from medray.modalities.imaging.modality import conform
 from medray.modalities.imaging.spec import ImagingSpec
 
 STORED = np.array([[0, 1], [3483, 4095]], np.uint16)

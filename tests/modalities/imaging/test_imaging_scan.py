@@ -10,8 +10,8 @@ from PIL import Image
 
 from medray.datasets.splits import SPLITS
 from medray.errors import REASONS
+from medray.modalities.imaging.formats.decode import sniff
 from medray.modalities.imaging.formats.dicom.writer import uid
-from medray.modalities.imaging.scan import sniff
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.files import list_files
 

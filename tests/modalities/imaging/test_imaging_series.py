@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from medray.errors import SampleError
+from medray.modalities.imaging.encoding.conform import conform
 from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series
 from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.inspection import inspect
-from medray.modalities.imaging.modality import conform, decode
 from medray.modalities.imaging.spec import ImagingSpec
 
 REGULAR = ("ct_philips_head5mm/S2010", "mr_philips_classic_vs_enhanced/classic_1901")

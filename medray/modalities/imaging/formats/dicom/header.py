@@ -17,14 +17,10 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom import pixel_description
 from medray.modalities.imaging.formats.dicom.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
-from medray.modalities.imaging.formats.dicom.pixel_description import EXPLICIT, IMPLICIT
+from medray.modalities.imaging.formats.dicom.transfer_syntaxes import DEFLATED, EXPLICIT, IMPLICIT, NATIVE
 from medray.modalities.imaging.formats.image import decoding
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-ELSEWHERE = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204"})
-"""Transfer syntaxes of pixels that a server has (JPIP)."""
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -110,7 +106,7 @@ class Header:
     def encapsulated(self) -> bool:
         """The pixels are a sequence of items, which some writers give a length though it shall be undefined."""
         item = self.raw[self.start : self.start + 4] == b"\xfe\xff\x00\xe0"
-        return self.length == UNDEFINED or (self.syntax not in pixel_description.NATIVE and item)
+        return self.length == UNDEFINED or (self.syntax not in NATIVE and item)
 
     @property
     def rows(self) -> int:
@@ -191,31 +187,6 @@ def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Da
             values[tag] = held if isinstance(held, bytes) else b""
         media_class = str(meta.get("MediaStorageSOPClassUID") or "")
         return dataset, Elements(values, syntax, media_class, bool(implicit), bool(little), at), raw
-
-
-def check(header: Header) -> None:
-    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there,
-    `corrupt` when what describes them contradicts itself or them, `unsupported`.
-    """
-    end = len(header.raw)
-    if header.start < 0:
-        if header.syntax in ELSEWHERE:
-            raise SampleError("unsupported", f"transfer syntax {uid_name(header.syntax)}: the pixels lie elsewhere")
-        image_class = "Image Storage" in uid_name(header.sop_class)
-        if image_class or header.rows:
-            raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
-        if not header.sop_class:
-            raise SampleError("corrupt", "a DICOM file that states no SOP class and has no pixels")
-        raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
-    pixel_description.check(header)
-    if header.encapsulated:
-        fragments(header)
-        return
-    have, need = min(header.length, end - header.start), native_bytes(header)
-    if have < need:
-        raise SampleError("truncated", f"{have} of {need} bytes of pixels")
-    if any(header.raw[header.start + need + need % 2 : header.start + have]):
-        raise SampleError("corrupt", f"{have} bytes of pixels; rows, columns, frames and bits make {need}")
 
 
 def fragments(header: Header) -> list[tuple[int, int]]:

@@ -1,19 +1,11 @@
-"""Whether what a header says of its pixels can be true (PS3.3 C.7.6.3, PS3.5 8.1.1). Looks at no pixel."""
+"""Whether a header's description of its pixels can be true (PS3.3 C.7.6.3, PS3.5 8.1.1). No pixel is decoded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.header import Header, fragments, native_bytes, uid_name
+from medray.modalities.imaging.formats.dicom.transfer_syntaxes import COMPRESSED, ELSEWHERE, NATIVE
 
-if TYPE_CHECKING:
-    from medray.modalities.imaging.formats.dicom.header import Header
-
-IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-NATIVE = frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN})
-"""Transfer syntaxes of uncompressed pixels; a deflated file is inflated before."""
-COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
-"""How those of compressed pixels begin (PS3.6 annex A)."""
 REQUIRED = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -32,6 +24,31 @@ RETIRED = frozenset({"HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420"
 
 
 def check(header: Header) -> None:
+    """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there,
+    `corrupt` when what describes them contradicts itself or them, `unsupported`.
+    """
+    end = len(header.raw)
+    if header.start < 0:
+        if header.syntax in ELSEWHERE:
+            raise SampleError("unsupported", f"transfer syntax {uid_name(header.syntax)}: the pixels lie elsewhere")
+        image_class = "Image Storage" in uid_name(header.sop_class)
+        if image_class or header.rows:
+            raise SampleError("truncated", f"an image object that ends after {end} bytes, before its pixels")
+        if not header.sop_class:
+            raise SampleError("corrupt", "a DICOM file that states no SOP class and has no pixels")
+        raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
+    _refuse_contradictions(header)
+    if header.encapsulated:
+        fragments(header)
+        return
+    have, need = min(header.length, end - header.start), native_bytes(header)
+    if have < need:
+        raise SampleError("truncated", f"{have} of {need} bytes of pixels")
+    if any(header.raw[header.start + need + need % 2 : header.start + have]):
+        raise SampleError("corrupt", f"{have} bytes of pixels; rows, columns, frames and bits make {need}")
+
+
+def _refuse_contradictions(header: Header) -> None:
     """Raises SampleError `corrupt` for a contradiction, `unsupported` for what is legal and not read here."""
     if header.float_type:
         _require(header, ("Rows", "Columns"))

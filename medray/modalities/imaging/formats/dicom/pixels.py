@@ -11,9 +11,10 @@ from pydicom.pixels.processing import convert_color_space
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.encapsulated import Cells, decoded_frames
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames
-from medray.modalities.imaging.formats.dicom.header import Header, check, native_bytes, parse, reading
+from medray.modalities.imaging.formats.dicom.header import Header, native_bytes, parse, reading
 from medray.modalities.imaging.formats.dicom.lookup import palette
 from medray.modalities.imaging.formats.dicom.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.transform import cover, real_world
 from medray.modalities.imaging.formats.image import Image
 

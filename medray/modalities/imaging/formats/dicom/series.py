@@ -16,7 +16,7 @@ import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
-from medray.modalities.imaging.formats.dicom.header import Header, check, parse
+from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.dicom.mixture import (
     BLOCKWISE,
     UNIFORM,
@@ -26,6 +26,7 @@ from medray.modalities.imaging.formats.dicom.mixture import (
     refuse_rescales,
 )
 from medray.modalities.imaging.formats.dicom.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.pixels import cover, plane_spacing, real_world, stored
 from medray.modalities.imaging.formats.image import Image
 

@@ -1,0 +1,136 @@
+"""Files of scores: one Parquet file of rows under a name never used before, and what the log says of it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medray.scores.artefacts import Written
+from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS
+from medray.storage import files
+from medray.storage.delta import storing
+
+if TYPE_CHECKING:
+    from deltalake.transaction import AddAction
+
+_BOUNDED = ("key_hi", "key_lo", "output", "value", "run_id", "scored_at", "status", "reason")
+# Of a column without bounds delta-rs tells PyArrow "at least null", and a filter on it then finds nothing. Those of
+# texts that may point to a subject are therefore there, and say nothing: the empty text, and the last code point.
+_UNBOUNDED = {
+    name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail", *ADDED) if IN_FILE.field(name).type == pa.string()
+}
+_REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail", "facts"]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class ScoreFile(TypedDict):
+    """What the log says of a written file; JSON-ready."""
+
+    path: str
+    """Below the store."""
+    size: int
+    """In bytes."""
+    rows: int
+    modified_ms: int
+    """Since the epoch (UTC)."""
+    stats: str
+    """JSON text of the Delta protocol."""
+    artefacts: NotRequired[Written]
+    """Files that its rows name."""
+
+
+def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, modified: datetime) -> ScoreFile | None:
+    """Rows of IN_FILE to one new Parquet file of a bundle, which no log names yet: its facts, as `commit` needs them.
+
+    No rows, no file: None. Raises MachineError where the storage cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    given = (batch for batch in batches if len(batch))
+    first = next(given, None)
+    if first is None:
+        return None
+    path = f"bundle_id={bundle_id}/part-{uuid.uuid4()}.parquet"
+    place = files.join(uri, path)
+    statistics = _Statistics()
+    with ExitStack() as opened:
+        with storing(place):
+            stream = opened.enter_context(files.new_file(place))
+            options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
+            writer = opened.enter_context(pq.ParquetWriter(stream, IN_FILE, **options))
+        for rows in chain([first], given):
+            statistics.add(rows)
+            with storing(place):
+                writer.write_batch(rows)
+        with storing(place):
+            writer.close()
+            size = stream.tell()
+            opened.close()
+    return {
+        "path": path,
+        "size": size,
+        "rows": statistics.rows,
+        "modified_ms": int(modified.timestamp() * 1000),
+        "stats": statistics.to_json(),
+    }
+
+
+def added(written: ScoreFile, bundle_id: str, *, new_rows: bool = True) -> AddAction:
+    """What a commit says of a written file."""
+    from deltalake.transaction import AddAction
+
+    partition = {"bundle_id": bundle_id}
+    return AddAction(written["path"], written["size"], partition, written["modified_ms"], new_rows, written["stats"])
+
+
+class _Statistics:
+    """Row count, minima, maxima and null counts of a file, as the Delta protocol writes them; readers skip files by them."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        # texts, numbers and times, as Arrow gives them
+        self.minimum: dict[str, Any] = {name: low for name, (low, _) in _UNBOUNDED.items()}
+        self.maximum: dict[str, Any] = {name: high for name, (_, high) in _UNBOUNDED.items()}
+        self.nulls = dict.fromkeys(IN_FILE.names, 0)
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        self.rows += len(rows)
+        for name in IN_FILE.names:
+            # Of every column: delta-rs takes a missing count for "no nulls", and its readers then skip null rows.
+            self.nulls[name] += rows.column(name).null_count
+        for name in _BOUNDED:
+            low, high = pc.min_max(rows.column(name)).as_py().values()
+            if low is not None:
+                self.minimum[name] = min(low, self.minimum.get(name, low))
+                self.maximum[name] = max(high, self.maximum.get(name, high))
+
+    def to_json(self) -> str:
+        # The protocol has milliseconds here: rounded outwards, so no reader skips a file that it needs.
+        low, high = self.minimum["scored_at"], self.maximum["scored_at"]
+        above = high if high == _whole(high) else _whole(high) + timedelta(milliseconds=1)
+        bounds = {
+            "minValues": self.minimum | {"scored_at": _protocol_time(low)},
+            "maxValues": self.maximum | {"scored_at": _protocol_time(above)},
+            "nullCount": self.nulls,
+        }
+        return json.dumps({"numRecords": self.rows} | bounds)
+
+
+def _whole(moment: datetime) -> datetime:
+    """Rounded down to milliseconds."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _protocol_time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
