@@ -16,7 +16,8 @@ from PIL import Image
 
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
 from medray.reports import figures
-from medray.reports.evaluation import Mistake, ReportFacts, ScoringRun, number, thumbnail, write_report
+from medray.reports.evaluation import Mistake, ReportFacts, ScoringRun, thumbnail, write_report
+from medray.reports.numbers import metric_text
 
 HISTORY = [
     {"epoch": 1, "train_loss": 0.7, "loss": 0.6, "auroc": None, "accuracy": 0.5, "learning_rate": 1e-3},
@@ -207,9 +208,9 @@ def test_a_number_that_is_not_defined_is_a_dash():
     found = facts.metrics | {"auroc": None}
     text = words(write_report(replace(facts, metrics=found, intervals={"auroc": None})))
     assert "– is not defined on these samples" in text
-    assert number(None) == number(float("nan")) == "–"
-    assert number(0.12345) == "0.123"
-    assert number(12345.6) == "12,345.6"
+    assert metric_text(None) == metric_text(float("nan")) == "–"
+    assert metric_text(0.12345) == "0.123"
+    assert metric_text(12345.6) == "12,345.6"
 
 
 def test_the_page_says_of_which_kinds_the_entries_are_and_how_large():

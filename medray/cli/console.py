@@ -137,7 +137,7 @@ class Log(Terminal):
         self.failed, self.name, self.total, self.finished = 0, name, total, 0
         self.began = self.told = time.monotonic()
         if total:
-            self.tell(f"{name}: {number(total)} to do", "begin", work=name, total=total)
+            self.tell(f"{name}: {readable(total)} to do", "begin", work=name, total=total)
 
     def advance(self, done: int, failed: int) -> None:
         self.failed += failed
@@ -157,7 +157,9 @@ class Log(Terminal):
             self.told = time.monotonic()
             at = {name: live[name] for name in ("epoch", "epochs", "step", "steps")}
             self.tell(
-                f"epoch {live['epoch'] + 1:>3}  step {number(live['step'])} of {number(live['steps'])}", "step", **at
+                f"epoch {live['epoch'] + 1:>3}  step {readable(live['step'])} of {readable(live['steps'])}",
+                "step",
+                **at,
             )
 
     def tell(self, text: str, event: str, /, **facts: Any) -> None:
@@ -170,28 +172,28 @@ class Log(Terminal):
     def _tell(self) -> None:
         self.told = time.monotonic()
         speed = self.finished / max(self.told - self.began, 1e-9)
-        failed = f", {number(self.failed)} failed" if self.failed else ""
+        failed = f", {readable(self.failed)} failed" if self.failed else ""
         self.tell(
-            f"{self.name}: {number(self.finished)} of {number(self.total)}{failed}, {number(speed)} a second",
+            f"{self.name}: {readable(self.finished)} of {readable(self.total)}{failed}, {readable(speed)} a second",
             "progress", work=self.name, done=self.finished, total=self.total, failed=self.failed, per_second=speed,
         )  # fmt: skip
 
 
 def epoch_line(row: Mapping[str, object]) -> str:
     """One epoch as a line: its number, losses, the field's usual metrics, speed."""
-    shown = [f"{name} {number(row[name])}" for name in METRICS if row.get(name) is not None]
+    shown = [f"{name} {readable(row[name])}" for name in METRICS if row.get(name) is not None]
     return f"epoch {row['epoch']:>3}  " + "  ".join(shown)
 
 
-def number(value: Any) -> str:
+def readable(value: Any) -> str:
     """A value as a person reads it: thousands grouped, four significant digits below them, lists without brackets."""
     if value is None or value in ("", [], {}):
         return "–"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {number(each)}" for name, each in value.items())
+        return ", ".join(f"{name} {readable(each)}" for name, each in value.items())
     if isinstance(value, (list, tuple)):
         nested = any(isinstance(each, (list, tuple)) for each in value)
-        return ("; " if nested else ", ").join(number(each) for each in value)
+        return ("; " if nested else ", ").join(readable(each) for each in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
@@ -219,7 +221,7 @@ class Paper:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(escape(name), escape(number(value)))
+            table.add_row(escape(name), escape(readable(value)))
         self.console.print(table)
 
     def table(self, rows: list[dict[str, Any]]) -> None:
@@ -228,11 +230,11 @@ class Paper:
         table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         for name in names:
             numeric = any(isinstance(row.get(name), (int, float)) for row in rows)
-            short = all(len(number(row.get(name))) <= NEVER_WRAPPED for row in rows)
+            short = all(len(readable(row.get(name))) <= NEVER_WRAPPED for row in rows)
             justify = "right" if numeric else "left"
             table.add_column(escape(name), justify=justify, no_wrap=short, overflow="fold")
         for row in rows:
-            table.add_row(*(escape(number(row.get(name))) for name in names))
+            table.add_row(*(escape(readable(row.get(name))) for name in names))
         self.console.print(table)
 
 

@@ -215,15 +215,15 @@ def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[
 
 def _by_archive(archives: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each figure, a column for each archive."""
-    from medray.cli.console import number
+    from medray.cli.console import readable
 
     rows = [{"": name} | {each: found[name] for each, found in archives.items()} for name in ("n", "subjects")]
     for metric in next(iter(archives.values()))["metrics"]:
         row = {"": metric}
         for each, found in archives.items():
             low, high = found["intervals"].get(metric) or (None, None)
-            between = "" if low is None else f" ({number(low)}, {number(high)})"
-            row[each] = number(found["metrics"][metric]) + between
+            between = "" if low is None else f" ({readable(low)}, {readable(high)})"
+            row[each] = readable(found["metrics"][metric]) + between
         rows.append(row)
     return rows
 

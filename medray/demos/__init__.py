@@ -25,7 +25,7 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, Any]:
     from medray.demos.health_records import HEALTH_RECORDS
     from medray.demos.imaging import IMAGING
 
-    found = {"imaging": IMAGING, "genomics": GENOMICS, "ehr": HEALTH_RECORDS}
+    demos = {"imaging": IMAGING, "genomics": GENOMICS, "ehr": HEALTH_RECORDS}
     if name != "all":
-        return {name: run(found[name], out, progress)}
-    return {each: run(demo, out / each, progress) for each, demo in found.items()}
+        return {name: run(demos[name], out, progress)}
+    return {each: run(demo, out / each, progress) for each, demo in demos.items()}

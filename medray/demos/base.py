@@ -78,9 +78,9 @@ def run(demo: Demo, out: Path, progress: Progress) -> dict[str, Any]:
 def _converted(demo: Demo, out: Path, step: str, engine: Engine, progress: Progress) -> dict[str, Any]:
     if demo.convert is None:
         return {}
-    found = settings.load(out / "to_meds.toml")
-    assert isinstance(found, settings.ConvertRun)
-    return {step: to_meds(found, engine, progress)}
+    convert_run = settings.load(out / "to_meds.toml")
+    assert isinstance(convert_run, settings.ConvertRun)
+    return {step: to_meds(convert_run, engine, progress)}
 
 
 def _outcome(result: Result, demo: Demo) -> str:

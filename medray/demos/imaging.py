@@ -108,10 +108,10 @@ def change_archive(out: Path) -> None:
     _write(archive / "test" / "us_0000.dcm", np.minimum(images[0].astype(int) + 20, 255).astype(np.uint8), "test-0000")
     for i in (1, 2):
         _write(archive / "new" / f"us_{i:04}.dcm", images[i][:, ::-1].copy(), f"new-{i:04}")
-    whole = (archive / "new" / "us_0001.dcm").read_bytes()
+    complete = (archive / "new" / "us_0001.dcm").read_bytes()
     _write(archive / "new" / "us_0003.dcm", images[3], "new-0003")
-    cut = archive / "new" / "us_0003.dcm"
-    cut.write_bytes(cut.read_bytes()[: len(whole) - 300])
+    truncated = archive / "new" / "us_0003.dcm"
+    truncated.write_bytes(truncated.read_bytes()[: len(complete) - 300])
 
 
 IMAGING = Demo(

@@ -21,6 +21,7 @@ from medray.learning.metrics import MEANINGS, PLAIN, Figures
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.thresholds import WORDS
 from medray.reports.figures import Figure, figures, learning_curve
+from medray.reports.numbers import NONE, metric_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,6 @@ LIMITS = (
 )
 THUMBNAIL = 256  # pixels, the longer side at most
 SMALL = 96  # pixels; smaller images are shown with their pixels, not smoothed
-NONE = "–"  # a number that is not defined
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def decision(facts: ReportFacts, names: Sequence[str]) -> str:
     else:
         how = "It was set in the run file."
     if facts.objective.kind == "binary":
-        return f"A sample is called “{names[1]}” when its score is at least {number(facts.thresholds[0])}. {how}"
+        return f"A sample is called “{names[1]}” when its score is at least {metric_text(facts.thresholds[0])}. {how}"
     return f"A label is called present when its score is at least its threshold (below). {how.replace('It', 'Each', 1)}"
 
 
@@ -212,16 +212,9 @@ def _sureness(facts: ReportFacts) -> str:
     choice = facts.threshold_choice[0]
     pair = choice["interval"]
     told = "most resamples of them have one class only" if pair is None else (
-        f"on 95% of the resamples of these subjects it lies between {number(pair[0])} and {number(pair[1])}"
+        f"on 95% of the resamples of these subjects it lies between {metric_text(pair[0])} and {metric_text(pair[1])}"
     )  # fmt: skip
     return f" It was chosen on few rows, {choice['positives']:,} positive and {choice['negatives']:,} negative ones: {told}."
-
-
-def number(value: Any) -> str:
-    """A metric for people: three decimals, one where it is large, a dash where it is not defined."""
-    if value is None or not np.isfinite(value):
-        return NONE
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -272,7 +265,7 @@ def _heads(facts: ReportFacts) -> list[tuple[str, str, str]]:
     first = {"regression": ("mae", "rmse", "r2"), "multiclass": ("accuracy", "balanced_accuracy", "auroc", "ece")}
     shown = first.get(facts.objective.kind, ("auroc", "sensitivity", "specificity", "ece"))
     return [
-        (MEANINGS[name][0], number(facts.metrics[name]), _interval(facts, name, f"{facts.confidence:.0%}: "))
+        (MEANINGS[name][0], metric_text(facts.metrics[name]), _interval(facts, name, f"{facts.confidence:.0%}: "))
         for name in shown
         if name in facts.metrics
     ]
@@ -280,7 +273,7 @@ def _heads(facts: ReportFacts) -> list[tuple[str, str, str]]:
 
 def _interval(facts: ReportFacts, name: str, lead: str = "") -> str:
     pair = facts.intervals.get(name)
-    return "" if pair is None else f"{lead}{number(pair[0])} to {number(pair[1])}"
+    return "" if pair is None else f"{lead}{metric_text(pair[0])} to {metric_text(pair[1])}"
 
 
 def _metrics(facts: ReportFacts) -> Section | None:
@@ -294,8 +287,8 @@ def _metrics(facts: ReportFacts) -> Section | None:
     rows = []
     for name in shown:
         title, meaning = MEANINGS[name]
-        others = {other: number(found.get(name)) for other, found in facts.beside.items()}
-        value = number(facts.metrics[name])
+        others = {other: metric_text(found.get(name)) for other, found in facts.beside.items()}
+        value = metric_text(facts.metrics[name])
         rows.append(
             {"Metric": title, "Value": value, interval: _interval(facts, name) or NONE, "Meaning": meaning} | others
         )
@@ -312,7 +305,7 @@ def _metrics(facts: ReportFacts) -> Section | None:
             "are left out of it."
         )
     if before := facts.metrics.get("before_calibration"):
-        said = " and ".join(f"{MEANINGS[name][0]} {number(value)}" for name, value in before.items())
+        said = " and ".join(f"{MEANINGS[name][0]} {metric_text(value)}" for name, value in before.items())
         lines.append(f"Scores are calibrated on the validation split; the network's own had {said}.")
     if "f_beta" in shown:
         lines.append(f"F-beta is with beta = {facts.figures.beta:g}.")
@@ -348,8 +341,8 @@ def _by_archive(facts: ReportFacts) -> Section | None:
 
 def _with_interval(name: str, archive: ArchiveFigures) -> str:
     pair = archive.intervals.get(name)
-    value = number(archive.metrics.get(name))
-    return value if pair is None else f"{value} ({number(pair[0])} to {number(pair[1])})"
+    value = metric_text(archive.metrics.get(name))
+    return value if pair is None else f"{value} ({metric_text(pair[0])} to {metric_text(pair[1])})"
 
 
 def _per_class(facts: ReportFacts) -> Section | None:
@@ -364,11 +357,11 @@ def _per_class(facts: ReportFacts) -> Section | None:
     rows, columns = [], [one]
     for k, (name, found) in enumerate(facts.metrics[key].items()):
         shown = {titles[each]: found[each] for each in kept if each in found}
-        row = {one: name} | {t: f"{v:,}" if isinstance(v, int) else number(v) for t, v in shown.items()}
+        row = {one: name} | {t: f"{v:,}" if isinstance(v, int) else metric_text(v) for t, v in shown.items()}
         if key == "per_label" and facts.thresholds:
-            row["Threshold"] = number(facts.thresholds[k])
+            row["Threshold"] = metric_text(facts.thresholds[k])
             if k < len(facts.threshold_choice) and (pair := facts.threshold_choice[k]["interval"]):
-                row["Threshold"] += f" ({number(pair[0])} to {number(pair[1])})"
+                row["Threshold"] += f" ({metric_text(pair[0])} to {metric_text(pair[1])})"
         columns = list(row)
         rows.append(row)
     return Section(f"By {one.lower()}", (), [Table(columns, rows, frozenset(columns[1:]))])
@@ -402,7 +395,7 @@ def _mistakes(facts: ReportFacts) -> Section | None:
         return None
     thumbs = []
     for each in facts.mistakes:
-        said = f"{each.called}, {number(each.score)}" if each.called else number(each.score)
+        said = f"{each.called}, {metric_text(each.score)}" if each.called else metric_text(each.score)
         thumbs.append(
             {
                 "uri": None if each.image is None else data_uri(thumbnail(each.image), "png"),

@@ -12,6 +12,7 @@ from medray.errors import MedrayError
 from medray.learning.checkpoints import STATE as CHECKPOINT_STATE
 from medray.modalities.base import Inspection
 from medray.storage import files
+from medray.storage.compressed import GZIP, unpacked_head
 
 LOOKED_AT = 200
 """Files of a folder whose beginning is read."""
@@ -106,19 +107,12 @@ def _is_there(uri: str, name: str) -> bool:
 
 def _head(uri: str) -> bytes:
     """The first bytes of the file, unpacked; nothing where it cannot be read."""
-    import zlib
-
     try:
         with files.open_input(uri) as stream:
             raw = stream.read(HEAD)
     except OSError:
         return b""
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            return zlib.decompressobj(31).decompress(raw)
-        except zlib.error:
-            return b""
-    return raw
+    return unpacked_head(raw) if raw.startswith(GZIP) else raw
 
 
 def _columns(uri: str, head: bytes) -> list[str]:

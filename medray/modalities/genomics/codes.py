@@ -2,7 +2,7 @@
 
 A 0  C 1  G 2  T 3 (and U)  N 4  R 5  Y 6  S 7  W 8  K 9  M 10  B 11  D 12  H 13  V 14    IUPAC-IUB 1984
 PAD 15   no base: right of a sequence's end; never in the middle
-BAD 31   a letter that is no nucleotide
+BAD 31   a letter that is not a nucleotide code
 + SOFT   128, lower case (a repeat, as RepeatMasker and UCSC mark it), where the setting keeps it
 """
 
@@ -26,8 +26,9 @@ SoftMask = Literal["ignore", "channel", "n"]
 Ambiguous = Literal["spread", "zero", "refuse"]
 
 BLANKS = b" \t\r\n"
-"""What stands between bases in FASTA lines, table cells and GenBank's lines (without their numbers). All else has a place:
-a gap, a digit or a stop is a letter that is no base, and the bases after it stay where the file has them."""
+"""Characters that are skipped between bases, in FASTA lines, table cells and GenBank lines (without their numbers). Every
+other character takes up a position: a gap, a digit or a stop is a letter that is not a base, and the bases after it keep
+their positions in the file."""
 
 
 def _table(soft_mask: SoftMask) -> bytes:
@@ -48,7 +49,7 @@ def to_codes(text: bytes, soft_mask: SoftMask = "ignore", blanks: bytes = BLANKS
 
 
 def is_base() -> np.ndarray:
-    """(256,) bool: what `to_codes` keeps of a text byte."""
+    """(256,) bool, by text byte: whether `to_codes` keeps it."""
     return ~np.isin(np.arange(256), np.frombuffer(BLANKS, np.uint8))
 
 

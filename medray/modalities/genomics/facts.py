@@ -1,12 +1,12 @@
-"""Facts: what headers of sequence and variant files say of an entry, for rules of [modality.select] (`archive/eligibility.py`).
+"""Facts that headers of sequence and variant files state, for rules of [modality.select] (`archive/eligibility.py`).
 
     format          fasta, fastq, genbank, table, parquet or vcf
     contig          of windows and variants: the name as the file has it; "chr1" and "1" are two names
     contig_length   bases, where a header says it
     build           the assembly, where a header says it, as it is called there; "GRCh38" and "hg38" are two names
 
-Records and tables are sequences of anyone: their names are no contigs and are left out. A FASTA header has no field of
-the assembly; what it says in words is not guessed at.
+Records and tables may hold sequences of anyone: their names are not contigs and are left out. A FASTA header has no field
+for the assembly, and its free text is not interpreted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from medray.archive.eligibility import Fact
-from medray.modalities.genomics.formats.records import Record
+from medray.modalities.genomics.formats.records import SequenceRecord
 
 Facts = dict[str, Fact]
 
@@ -22,24 +22,24 @@ _ENDINGS = re.compile(r"(\.(gz|bgz|fa|fasta|fna|2bit))+$", re.IGNORECASE)
 
 
 def record_facts(kind: str) -> Facts:
-    """Of a whole record or a row of a table."""
+    """Facts of a whole record or of a row of a table."""
     return {"format": kind}
 
 
-def window_facts(kind: str, record: Record, of_persons: bool) -> Facts:
-    """Of the windows of a record; `of_persons`: records are sequences of subjects, so that their names are no contigs."""
+def window_facts(kind: str, record: SequenceRecord, of_persons: bool) -> Facts:
+    """Facts of the windows of a record; `of_persons`: records are sequences of subjects, so their names are not contigs."""
     if of_persons or kind not in ("fasta", "genbank"):
         return record_facts(kind)
-    found: Facts = {"format": kind, "contig": record.name or None, "contig_length": record.features.bases or None}
-    return _stated(found | {"build": record.build})
+    facts: Facts = {"format": kind, "contig": record.name or None, "contig_length": record.features.bases or None}
+    return _stated(facts | {"build": record.build})
 
 
 class VcfFacts:
-    """Of the records of a VCF, by its header."""
+    """Facts of the records of a VCF, from its header."""
 
     def __init__(self, header: bytes) -> None:
-        """`header`: the ## lines, and others that are passed over. VCF 4.3 sections 1.4.7 (contig) and 1.4.8 (assembly);
-        ##reference is the file that calls were made on.
+        """`header`: the ## lines; other lines are skipped. VCF 4.3 sections 1.4.7 (contig) and 1.4.8 (assembly);
+        ##reference is the file that variants were called against.
         """
         lines = header.decode("utf-8", "replace").splitlines()
         contigs = [_fields(line.removeprefix("##contig=")) for line in lines if line.startswith("##contig=<")]
@@ -48,7 +48,7 @@ class VcfFacts:
         self._build = _build(references[0]) if references else None
 
     def of(self, contig: str) -> Facts:
-        """Of a record on `contig`: the assembly of its ##contig line, else of ##reference. "": of a line without one."""
+        """Facts of a record on `contig` ("" where the line has none); its build is that of ##contig, else of ##reference."""
         fields = self._contigs.get(contig, {})
         length = fields.get("length", "")
         return _stated(
@@ -71,6 +71,6 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _build(reference: str) -> str | None:
-    """The name of a reference's file without its folders and endings: the place where it lay is no name of a build."""
+    """The name of a reference's file without folders and endings: where the file lay does not name a build."""
     name = reference.strip().strip('"<>').rstrip("/").rsplit("/", 1)[-1]
     return _ENDINGS.sub("", name) or None

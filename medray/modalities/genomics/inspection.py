@@ -13,7 +13,7 @@ from medray.errors import SampleError
 from medray.modalities.base import Inspection
 from medray.modalities.genomics.codes import BAD, LETTERS, SOFT, N, to_codes
 from medray.modalities.genomics.formats.genbank import annotated, translate
-from medray.modalities.genomics.formats.records import Record
+from medray.modalities.genomics.formats.records import SequenceRecord
 from medray.modalities.genomics.formats.table import cells, delimiter
 from medray.modalities.genomics.formats.text import BGZF_HEADER, blocks, compression
 from medray.modalities.genomics.scan import open_records, sniff
@@ -86,7 +86,7 @@ def _one_file(uri: str) -> Inspection:
     return Inspection(title=TITLES[kind], facts=facts, tables=tables)
 
 
-def _count(records: Iterator[Record]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+def _count(records: Iterator[SequenceRecord]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """Facts and tables of all records, streamed."""
     lengths: list[int] = []
     whole = np.zeros(256, np.int64)

@@ -1,13 +1,11 @@
-"""Scan: what one file of the archive is, told by its content, and the records or windows that it holds."""
+"""Scan: the format of one file of the archive, told by its content, and the records or windows that it holds."""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
 
 import xxhash
 
@@ -17,18 +15,18 @@ from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, t
 from medray.modalities.genomics.facts import record_facts, window_facts
 from medray.modalities.genomics.formats.fasta import fasta
 from medray.modalities.genomics.formats.fastq import fastq
-from medray.modalities.genomics.formats.features import Overlap, cuts, groups
-from medray.modalities.genomics.formats.features import Part as FeaturePart
-from medray.modalities.genomics.formats.genbank import elsewhere, genbank
-from medray.modalities.genomics.formats.records import Reader, Record
+from medray.modalities.genomics.formats.features import LocationPart, Overlap, cuts, groups
+from medray.modalities.genomics.formats.genbank import genbank, remote_parts
+from medray.modalities.genomics.formats.records import Reader, SequenceRecord
 from medray.modalities.genomics.formats.table import delimiter, parquet_rows, text_table
 from medray.modalities.genomics.formats.text import Chunk, blocks
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.windows import Stretch, tile
+from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, relative
 
 DIGITS = 19
-"""Of an offset in a locator, so that text order is file order up to 2^63."""
+"""Digits of an offset in a locator, so that text order is file order up to 2^63."""
 
 
 def sniff(head: bytes) -> str:
@@ -51,21 +49,12 @@ def sniff(head: bytes) -> str:
     return "table" if text and b"\0" not in head and delimiter(text.split(b"\n", 1)[0]) else ""
 
 
-def ignored(path: str, globs: tuple[str, ...]) -> bool:
-    """A glob without / matches any one name of the path; with / the whole path."""
-    names = path.split("/")
-    return any(
-        fnmatch.fnmatchcase(path, glob) if "/" in glob else any(fnmatch.fnmatchcase(name, glob) for name in names)
-        for glob in globs
-    )
-
-
 def locator(start: int, end: int) -> str:
     return f"{start:0{DIGITS}d}-{end:0{DIGITS}d}"
 
 
 def span(locator: str) -> tuple[int, int]:
-    """The opposite of `locator`. Raises ValueError."""
+    """(start, end) of a locator. Raises ValueError."""
     start, _, end = locator.partition("-")
     return int(start), int(end)
 
@@ -73,22 +62,22 @@ def span(locator: str) -> tuple[int, int]:
 def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
     """The parts of one file, one per record or window, as they are met; what cannot be read is a part with a reason.
 
-    A file that breaks off gives what stands before, and one part, under the path alone, for what is lost.
+    A file that breaks off gives the parts before the break, and one part under the bare path for what is lost.
     Raises OSError.
     """
     path = relative(file.uri, root)
-    if ignored(path, spec.ignore):
+    if matches_glob(path, spec.ignore):
         return
-    unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
-    whole = Part(path, file.uri, digest=unread, size=file.size, modified_ns=file.modified_ns)
-    names = _Names(path)
+    stamp = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
+    whole = Part(path, file.uri, digest=stamp, size=file.size, modified_ns=file.modified_ns)
+    names = _EntryIds(path)
     try:
         kind, records = open_records(spec, file.uri)
-        claimed = elsewhere(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
+        claimed = remote_parts(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
         for record in records:
             record = _with_claims(record, spec.label_feature, claimed)
             entry_id = names.of(record.name)
-            failed = Part(entry_id, file.uri, digest=unread, modified_ns=file.modified_ns, subject=record.subject)
+            failed = Part(entry_id, file.uri, digest=stamp, modified_ns=file.modified_ns, subject=record.subject)
             if record.problem is not None:
                 yield _refused(failed, record.problem)
             elif spec.entries == "windows":
@@ -101,8 +90,8 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
         yield _refused(whole, error)
 
 
-def _with_claims(record: Record, kind: str | None, claimed: dict[str, list[FeaturePart]]) -> Record:
-    """The record with what features of other records of its file say of it."""
+def _with_claims(record: SequenceRecord, kind: str | None, claimed: dict[str, list[LocationPart]]) -> SequenceRecord:
+    """The record with the parts of it that features of other records of its file claim."""
     added = claimed.get(record.name, []) + claimed.get(record.name.partition(".")[0], [])
     if not added or kind is None:
         return record
@@ -115,7 +104,7 @@ def _refused(part: Part, problem: SampleError) -> Part:
     return replace(part, reason=problem.reason, detail=problem.detail or None)
 
 
-def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[Record]]:
+def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[SequenceRecord]]:
     """(what `sniff` says, the records) of a file of any format. Raises SampleError and OSError, and so do the records."""
     feed = blocks(uri)
     first = next(feed, Chunk(0, b""))
@@ -133,7 +122,7 @@ def open_records(spec: GenomicsSpec, uri: str) -> tuple[str, Iterator[Record]]:
 
 
 @dataclass
-class _Names:
+class _EntryIds:
     """Entry ids of one file: path#record, and path#record~2 for the second record of that name."""
 
     path: str
@@ -143,21 +132,21 @@ class _Names:
 
     def of(self, name: str) -> str:
         self._count += 1
-        base = shown = name or f"record {self._count}"
-        while (key := xxhash.xxh3_64_intdigest(shown.encode())) in self._seen:
+        base = unique = name or f"record {self._count}"
+        while (key := xxhash.xxh3_64_intdigest(unique.encode())) in self._seen:
             self._again[base] = self._again.get(base, 1) + 1
-            shown = f"{base}~{self._again[base]}"
+            unique = f"{base}~{self._again[base]}"
         self._seen.add(key)
-        return f"{self.path}#{shown}"
+        return f"{self.path}#{unique}"
 
 
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
+def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Part:
     """A record as one part, its bases digested as they stream by."""
     content, letters = xxhash.xxh3_128(), Letters()
-    held: list[bytes] = []
+    kept_codes: list[bytes] = []
     start, end = None, 0
     for piece in record.pieces:
         codes = to_codes(piece.text, spec.soft_mask)
@@ -165,14 +154,14 @@ def _whole_record(spec: GenomicsSpec, record: Record, part: Part) -> Part:
         letters.add(codes)
         start, end = piece.offset if start is None else start, piece.offset + len(piece.text)
         if spec.subject == "sequence":
-            held.append(codes)
+            kept_codes.append(codes)
     start = start or 0
     part = replace(part, digest=content.digest(), size=end - start)
     problem = record.lost() or letters.problem()
     if problem:
         return _refused(part, problem)
-    subject = _subject(spec, record, b"".join(held), None)
-    part = replace(part, locator=locator(start, end), split=record.split, **subject)
+    subject, person = _subject(spec, record, b"".join(kept_codes), None)
+    part = replace(part, locator=locator(start, end), split=record.split, subject=subject, person=person)
     try:
         return replace(part, label=_label(spec, record, _overlap(spec, record), 0, letters.total))
     except SampleError as unclear:
@@ -183,7 +172,7 @@ _USUAL = bytes([*range(N + 1), *range(SOFT, SOFT + N + 1)])
 
 
 class Letters:
-    """Counts of what kind of letters were met, to tell DNA from what is none."""
+    """Counts of the kinds of letters, to tell DNA from other text."""
 
     def __init__(self) -> None:
         self.total = self.unusual = self.bad = 0
@@ -196,7 +185,7 @@ class Letters:
         return self
 
     def problem(self) -> SampleError | None:
-        """Why this is no DNA, or None."""
+        """Why this is not DNA; None where it may be."""
         if self.total == 0:
             return SampleError("empty_sequence")
         if self.bad:
@@ -206,30 +195,33 @@ class Letters:
         return None
 
 
-def _subject(spec: GenomicsSpec, record: Record, codes: bytes, otherwise: str | None) -> dict[str, Any]:
+def _subject(
+    spec: GenomicsSpec, record: SequenceRecord, codes: bytes, otherwise: str | None
+) -> tuple[str | None, bool]:
     """`subject` and `person` of a Part: who the entry is from; None where it is its own subject."""
     if record.subject is not None:
-        return {"subject": record.subject}
-    if spec.subject_pattern and (found := re.search(spec.subject_pattern, record.header)):
-        return {"subject": found.group(1)}
+        return record.subject, True
+    if spec.subject_pattern and (match := re.search(spec.subject_pattern, record.header)):
+        return match.group(1), True
     if spec.subject == "sequence":
         plain = to_plain(codes)
-        own = f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}"
-        return {"subject": own, "person": False}
-    return {"subject": otherwise, "person": False}
+        return f"sequence {min(digest(plain), digest(reverse_complement(plain))).hex()}", False
+    return otherwise, False
 
 
-def _overlap(spec: GenomicsSpec, record: Record) -> Overlap | None:
+def _overlap(spec: GenomicsSpec, record: SequenceRecord) -> Overlap | None:
     """Where the record's labelled features lie; None where labels come from elsewhere."""
     return Overlap(record.features.parts.get(spec.label_feature, [])) if spec.label_feature else None
 
 
-def _label(spec: GenomicsSpec, record: Record, covered: Overlap | None, start: int, end: int) -> tuple[str, ...]:
+def _label(
+    spec: GenomicsSpec, record: SequenceRecord, covered: Overlap | None, start: int, end: int
+) -> tuple[str, ...]:
     """Raises SampleError `unclear_label` where a feature of vague place decides it."""
     if record.label is not None:
         return (record.label,)
-    if spec.label_pattern and (found := re.search(spec.label_pattern, record.header)):
-        return (found.group(1),) if found.group(1) else ()
+    if spec.label_pattern and (match := re.search(spec.label_pattern, record.header)):
+        return (match.group(1),) if match.group(1) else ()
     if covered is None:
         return ()
     least, most = covered.bases(start, end)
@@ -245,31 +237,31 @@ def _label(spec: GenomicsSpec, record: Record, covered: Overlap | None, start: i
 # --- windows ----------------------------------------------------------------------------------------------------
 
 
-def _windows(spec: GenomicsSpec, record: Record, part: Part) -> Iterator[Part]:
+def _windows(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Iterator[Part]:
     """The windows of a record, named by their bases from 1, both ends included, as samtools names regions.
 
-    Where a record breaks off, the window that reaches the break is left out, and the record is a failed part.
+    Where a record breaks off, the window that reaches the break is left out, and one failed part stands for the record.
     """
     # a FASTA record has no annotation, so nothing says where it may be cut: it is one segment
-    cut = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
-    group = groups(record.features, cut) if cut else [0]
+    positions = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
+    group = groups(record.features, positions) if positions else [0]
     covered = _overlap(spec, record)
     last: Stretch | None = None
-    for each in tile(record.pieces, spec.length, spec.step, cut, spec.soft_mask):
+    for each in tile(record.pieces, spec.length, spec.step, positions, spec.soft_mask):
         if last is not None:
             yield _window(spec, record, part, last, group, covered)
         last = each
-    lost = record.lost() or (SampleError("empty_sequence") if last is None else None)
-    if last is not None and (lost is None or last.end - last.start == spec.length):
+    problem = record.lost() or (SampleError("empty_sequence") if last is None else None)
+    if last is not None and (problem is None or last.end - last.start == spec.length):
         yield _window(spec, record, part, last, group, covered)
-    if lost is not None:
-        yield _refused(part, lost)
+    if problem is not None:
+        yield _refused(part, problem)
 
 
 def _window(
-    spec: GenomicsSpec, record: Record, part: Part, each: Stretch, group: list[int], covered: Overlap | None
+    spec: GenomicsSpec, record: SequenceRecord, part: Part, each: Stretch, group: list[int], covered: Overlap | None
 ) -> Part:
-    place = Part(
+    window = Part(
         f"{part.entry_id}:{each.start + 1}-{each.end}",
         part.uri,
         locator=locator(each.text_start, each.text_end),
@@ -281,13 +273,14 @@ def _window(
     )
     problem = Letters().add(each.codes).problem()
     if problem:
-        return _refused(place, problem)
-    own = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
-    place = replace(place, split=record.split, **_subject(spec, record, each.codes, own))
+        return _refused(window, problem)
+    unit = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id
+    subject, person = _subject(spec, record, each.codes, unit)
+    window = replace(window, split=record.split, subject=subject, person=person)
     try:
-        return replace(place, label=_label(spec, record, covered, each.start, each.end))
+        return replace(window, label=_label(spec, record, covered, each.start, each.end))
     except SampleError as unclear:
-        return _refused(place, unclear)
+        return _refused(window, unclear)
 
 
 _PLAIN = bytes(code & 127 for code in range(256))

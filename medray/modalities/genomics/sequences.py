@@ -20,7 +20,7 @@ from medray.modalities.genomics.spec import GenomicsSpec
 from medray.storage.files import File, open_input
 
 LINE_NUMBERS = re.compile(rb"(?:^|\n)[ \t]*\d+(?=\s)")
-"""Of GenBank's lines of bases."""
+"""The numbers of GenBank's lines of bases."""
 _CLEAR = bytes(range(N))
 
 
@@ -73,7 +73,7 @@ class Sequences(Source):
         )
 
     def _codes(self, entry: Entry) -> np.ndarray:
-        """(≤ L,) uint8: the middle of the entry's bases. Raises SampleError and OSError."""
+        """(≤ L,) uint8: codes of the middle of the entry's bases. Raises SampleError and OSError."""
         part = entry.parts[0]
         text = self._text(part.uri, part.locator)
         codes = to_codes(LINE_NUMBERS.sub(b"", text) if self._genbank else text, self._soft_mask)

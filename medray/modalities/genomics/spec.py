@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.genomics.codes import Ambiguous, SoftMask
+from medray.modalities.patterns import one_group
 from medray.storage import files
 
 if TYPE_CHECKING:
@@ -103,15 +104,7 @@ class GenomicsSpec(Spec):
     @field_validator("label_pattern", "subject_pattern")
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is None:
-            return None
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        if groups != 1:
-            raise ValueError(f"the pattern must have one group, what is looked for; found {groups}")
-        return pattern
+        return None if pattern is None else one_group(pattern)
 
     @field_validator("reference")
     @classmethod

@@ -1,4 +1,4 @@
-"""Windows: a record's bases, as they stream by, to tiles of `length`; bounded memory, whatever the record's size."""
+"""Windows: a record's bases, as they stream by, to tiles of `length`; memory is bounded whatever the record's size."""
 
 from __future__ import annotations
 
@@ -30,34 +30,36 @@ class _Stream:
     def __init__(self, pieces: Iterable[Chunk], soft_mask: SoftMask) -> None:
         self._pieces = iter(pieces)
         self._soft_mask: SoftMask = soft_mask
-        self.first, self._codes, self._places = 0, b"", np.zeros(0, np.int64)
+        self.first, self._codes, self._offsets = 0, b"", np.zeros(0, np.int64)
 
     @property
     def end(self) -> int:
-        """So many bases were read."""
+        """The number of bases read so far."""
         return self.first + len(self._codes)
 
     def fill(self, end: int) -> bool:
-        """Read on until base `end` - 1 is held; False where the record ends before."""
-        new_codes, new_places, held = [self._codes], [self._places], self.end
-        while held < end and (piece := next(self._pieces, None)) is not None:
+        """Read on until `end` bases are read; False where the record ends before that."""
+        new_codes, new_offsets, reached = [self._codes], [self._offsets], self.end
+        while reached < end and (piece := next(self._pieces, None)) is not None:
             codes = to_codes(piece.text, self._soft_mask)
             new_codes.append(codes)
-            new_places.append(np.flatnonzero(_IS_BASE[np.frombuffer(piece.text, np.uint8)]) + piece.offset)
-            held += len(codes)
+            new_offsets.append(np.flatnonzero(_IS_BASE[np.frombuffer(piece.text, np.uint8)]) + piece.offset)
+            reached += len(codes)
         if len(new_codes) > 1:
-            self._codes, self._places = b"".join(new_codes), np.concatenate(new_places)
-        return held >= end
+            self._codes, self._offsets = b"".join(new_codes), np.concatenate(new_offsets)
+        return reached >= end
 
     def drop(self, before: int) -> None:
         """Forget the bases before this one, once they are many."""
-        gone = min(before, self.end) - self.first
-        if gone > len(self._codes) // 2:
-            self._codes, self._places, self.first = self._codes[gone:], self._places[gone:].copy(), self.first + gone
+        dropped = min(before, self.end) - self.first
+        if dropped > len(self._codes) // 2:
+            self._codes, self._offsets = self._codes[dropped:], self._offsets[dropped:].copy()
+            self.first += dropped
 
     def cut(self, start: int, end: int, segment: int) -> Stretch:
+        """Bases [start, end), which have been read and not dropped."""
         low, high = start - self.first, end - self.first
-        text_start, text_end = int(self._places[low]), int(self._places[high - 1]) + 1
+        text_start, text_end = int(self._offsets[low]), int(self._offsets[high - 1]) + 1
         return Stretch(start, end, self._codes[low:high], text_start, text_end, segment)
 
 
@@ -72,9 +74,9 @@ def tile(
     start = 0
     for segment, stop in enumerate([*cuts, None]):
         while stop is None or start < stop:
-            wanted = start + length if stop is None else min(start + length, stop)
-            stream.fill(wanted)
-            end = min(wanted, stream.end)
+            limit = start + length if stop is None else min(start + length, stop)
+            stream.fill(limit)
+            end = min(limit, stream.end)
             if end <= start:
                 return
             yield stream.cut(start, end, segment)

@@ -1,4 +1,4 @@
-"""Facts of an entry: what its headers say that rules, reports and score rows need. Never who the patient is."""
+"""Facts of an entry: statements of its headers that rules, reports and score rows need. Never who the patient is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import nifti
-from medray.modalities.imaging.formats.arrays import unzipped_head
 from medray.modalities.imaging.formats.dicom.frames import (
     Frame,
     described,
@@ -24,13 +23,15 @@ from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.keywords import DICOM_FACTS, asked
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
-from medray.modalities.imaging.formats.dicom.series import Plane, Stack, placed, plane, stack
+from medray.modalities.imaging.formats.dicom.series import Plane, Stack, make_plane, plane, stack
+from medray.storage.compressed import GZIP, unpacked_head
 
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
-"""Of a part only, as the geometry of the entry is made of them: where its frames start, x y z of each (LPS, mm), or the
-first, the step and how many where they lie on a line; along and down of a frame; SpacingBetweenSlices."""
+"""Names of facts that only parts have, from which the geometry of the entry is computed: where frames start (x y z of
+each, LPS, mm; or the first, the step and the count where they lie on a line); along and down of a frame;
+SpacingBetweenSlices."""
 LONGEST = 64
-"""Characters of a text (PS3.5 6.2: LO), values of a list."""
+"""The most characters of a text (PS3.5 6.2: LO), and values of a list, that are kept."""
 PRECISION_MM = 3
 """Digits of lengths."""
 
@@ -70,9 +71,9 @@ BODY_PARTS = {
 
 
 def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, Fact]:
-    """Facts of one DICOM file: DICOM_FACTS and the keywords that rules ask for, geometry where it is an image.
+    """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and geometry where it is an image.
 
-    What is malformed is not stated: a reader finds out where it matters.
+    A malformed value counts as not stated: reading the image reports it where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
     for keyword in (*DICOM_FACTS, *asked(tuple(select))):
@@ -82,7 +83,7 @@ def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, F
     try:
         if kind(header.sop_class) or is_mosaic(header) or (header.frames > 1 and not volumes):
             return facts
-        return facts | _place(frames(header), volumes)
+        return facts | _placement(frames(header), volumes)
     except SampleError:
         return facts
 
@@ -98,7 +99,7 @@ def _quiet(header: Header, keyword: str) -> Fact:
 
 
 def _value(header: Header, keyword: str) -> Any:
-    """A keyword's value in the file, else in its functional groups; as a list where frames differ."""
+    """A keyword's value in the file, else in its functional groups: a list where frames differ."""
     if keyword == "SOPClassUID":
         return header.sop_class or None
     value = stated(header, keyword, header)
@@ -106,37 +107,39 @@ def _value(header: Header, keyword: str) -> Any:
         return _coded_body_part(header)
     if value is not None or not has_groups(header):
         return value
-    tag, found = described(keyword)[0], []
+    tag, values = described(keyword)[0], []
     for frame in frames(header):
         for groups in (frame.own, frame.shared):
             for group in (each for each in groups.values() if isinstance(each, list)):
-                found += [stated(item, keyword, header) for item in group if tag in item]
-    flat = [part for each in found for part in (each if isinstance(each, list) else [each]) if part is not None]
+                values += [stated(item, keyword, header) for item in group if tag in item]
+    flat = [part for each in values for part in (each if isinstance(each, list) else [each]) if part is not None]
     distinct = sorted(dict.fromkeys(flat), key=str)
     return distinct[0] if len(distinct) == 1 else distinct or None
 
 
 def _image_type(header: Header) -> list[Fact] | None:
-    """Of an enhanced file whose type is MIXED somewhere, the types of its frames, value by value (PS3.3 C.8.16.1)."""
-    own = [text.strip().upper() for text in header.get("ImageType") or []]
+    """The image type; for an enhanced file that says MIXED, the types of its frames, value by value (PS3.3 C.8.16.1)."""
+    file_type = [text.strip().upper() for text in header.get("ImageType") or []]
     types = [[text.strip().upper() for text in each] for each in frame_types(header)]
-    return _by_place(types if types and ("MIXED" in own or not own) else [own]) if own or types else None
+    if not file_type and not types:
+        return None
+    return _by_position(types if types and ("MIXED" in file_type or not file_type) else [file_type])
 
 
 def _coded_body_part(header: Header) -> str | None:
-    """Of the code of the region, where the file names it so (PS3.3 10.5, C.7.6.16.2.8)."""
+    """The body part of an anatomic region's code, where the file states one (PS3.3 10.5, C.7.6.16.2.8)."""
     regions = items(header, "AnatomicRegionSequence")
     if not regions and has_groups(header):
         tag = described("AnatomicRegionSequence")[0]
         anatomy = frames(header)[0].group("FrameAnatomySequence")
-        held = anatomy.source.get(tag) if anatomy is not None and isinstance(anatomy.source, dict) else None
-        regions = held if isinstance(held, list) else []
+        region_items = anatomy.source.get(tag) if anatomy is not None and isinstance(anatomy.source, dict) else None
+        regions = region_items if isinstance(region_items, list) else []
     code = stated(regions[0], "CodeValue", header) if regions else None
     return BODY_PARTS.get(str(code))
 
 
 def years(age: Any) -> float | None:
-    """An Age String (PS3.5 6.2: nnnD, nnnW, nnnM, nnnY) in years; above 89 it is 90, so that it names nobody."""
+    """An Age String (PS3.5 6.2: nnnD, nnnW, nnnM, nnnY) in years; ages above 89 become 90, so that they identify nobody."""
     text = str(age or "").strip()
     if len(text) < 2 or not text[:-1].isdigit() or text[-1] not in "DWMY":
         return None
@@ -145,7 +148,7 @@ def years(age: Any) -> float | None:
 
 
 def _rounded(value: Any) -> Fact:
-    """As a table holds it: floats to six digits, texts and lists no longer than any that the standard allows."""
+    """The value as tables keep it: floats to six digits, texts and lists no longer than LONGEST."""
     if isinstance(value, list):
         return [_rounded(each) for each in value[:LONGEST]]
     if isinstance(value, str):
@@ -153,27 +156,27 @@ def _rounded(value: Any) -> Fact:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _place(held: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
-    """Rows, columns and spacing; of slices where they start and how they lie."""
-    header = held[0].header
+def _placement(file_frames: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
+    """Rows, columns and spacing; for slices also where they start and how they are turned."""
+    header = file_frames[0].header
     facts: dict[str, Fact] = {"rows": header.rows, "columns": header.columns}
-    spacing = frame_spacing(held[0])
+    spacing = frame_spacing(file_frames[0])
     if spacing is not None:
         facts["spacing_mm"] = [round(each, 6) for each in spacing]
     if not volumes or (header.frames > 1 and not has_groups(header)):
         return facts
-    turned = [plane(frame) for frame in held]
-    first = turned[0]
-    thick = first.thickness if "SliceThickness" not in facts else None
+    planes = [plane(frame) for frame in file_frames]
+    first = planes[0]
+    thickness = first.thickness if "SliceThickness" not in facts else None
     if any(
-        np.abs(each.along - first.along).max() > 1e-3 or np.abs(each.down - first.down).max() > 1e-3 for each in turned
+        np.abs(each.along - first.along).max() > 1e-3 or np.abs(each.down - first.down).max() > 1e-3 for each in planes
     ):
         return facts
     facts[DIRECTIONS] = [round(float(number), 9) for number in (*first.along, *first.down)]
     if first.between:
         facts[BETWEEN] = round(first.between, 6)
-    facts |= _positions(np.array([each.position for each in turned]))
-    return facts | ({"SliceThickness": round(thick, 6)} if thick else {})
+    facts |= _positions(np.array([each.position for each in planes]))
+    return facts | ({"SliceThickness": round(thickness, 6)} if thickness else {})
 
 
 def _positions(starts: np.ndarray) -> dict[str, Fact]:
@@ -185,11 +188,11 @@ def _positions(starts: np.ndarray) -> dict[str, Fact]:
 
 
 def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
-    """Facts of a NIfTI file by its header: its grid, and how far its slices are sheared."""
+    """Facts of a NIfTI file from its header: its grid, and how far its slices are sheared."""
     facts: dict[str, Fact] = {"format": "nifti"}
     try:
-        shape, spacing, starts = nifti.grid(unzipped_head(raw, 1024) if raw[:2] == b"\x1f\x8b" else raw[:1024])
-    except SampleError:  # its reading says why
+        shape, spacing, starts = nifti.grid(unpacked_head(raw, 1024) if raw.startswith(GZIP) else raw[:1024])
+    except SampleError:  # reading the image reports why
         return facts
     if not volumes and shape[0] > 1:
         return facts
@@ -206,7 +209,7 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
 
 
 def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fact]:
-    """Facts of an entry from those of its parts: what they agree in as it is, what they differ in as a sorted list."""
+    """Facts of an entry from those of its parts: one value where they agree, a sorted list where they differ."""
     names = dict.fromkeys(name for part in parts for name in part)
     inner = {POSITIONS, LINE, DIRECTIONS, BETWEEN, *(("spacing_mm", "rows", "columns") if volumes else ())}
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
@@ -219,30 +222,32 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
         return facts
     try:
         return facts | _geometry(parts)
-    except SampleError:  # no single volume: its reading says why
+    except SampleError:  # not a single volume: reading it reports why
         return facts
 
 
 def together(values: Sequence[Fact]) -> Fact:
-    """One value where all agree, else the distinct ones sorted; lists are brought together place by place."""
+    """One value where all agree, else the distinct ones sorted; lists are merged position by position."""
     if any(isinstance(value, list) for value in values):
-        return _by_place([value if isinstance(value, list) else [value] for value in values])
+        return _by_position([value if isinstance(value, list) else [value] for value in values])
     distinct = sorted(dict.fromkeys(values), key=lambda value: (str(type(value)), value))
     return distinct[0] if len(distinct) == 1 else distinct
 
 
-def _by_place(lists: Sequence[Sequence[Fact]]) -> list[Fact]:
-    """Lists of any lengths to one: each place its value, or the sorted list of the values it has in some."""
+def _by_position(lists: Sequence[Sequence[Fact]]) -> list[Fact]:
+    """Lists of any lengths merged to one: at each position the value, or the sorted list of different values."""
     if all(each == lists[0] for each in lists):
         return list(lists[0])
-    places = ({str(part) for each in lists for part in _at(each, k)} for k in range(max(map(len, lists))))
-    return [min(place) if len(place) == 1 else sorted(place) for place in places]
+    texts_by_position = (
+        {str(part) for each in lists for part in _values_at(each, k)} for k in range(max(map(len, lists)))
+    )
+    return [min(texts) if len(texts) == 1 else sorted(texts) for texts in texts_by_position]
 
 
-def _at(values: Sequence[Fact], place: int) -> list[Fact]:
-    if place >= len(values):
+def _values_at(values: Sequence[Fact], index: int) -> list[Fact]:
+    if index >= len(values):
         return []
-    value = values[place]
+    value = values[index]
     return value if isinstance(value, list) else [value]
 
 
@@ -266,7 +271,7 @@ def _planes(part: Mapping[str, Any]) -> Iterable[Plane]:
     else:
         starts = np.reshape(part[POSITIONS], (-1, 3))
     for start in starts:
-        yield placed(
+        yield make_plane(
             start,
             part[DIRECTIONS],
             (high, wide),
@@ -276,18 +281,18 @@ def _planes(part: Mapping[str, Any]) -> Iterable[Plane]:
         )
 
 
-def geometry(found: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
+def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
     """Facts of a stack of slices of (rows, columns) pixels, in mm to three digits."""
-    depth, gaps = found.spacing_mm[0], found.gaps_mm
+    depth, gaps = volume.spacing_mm[0], volume.gaps_mm
     facts: dict[str, Fact] = {
-        "slices": len(found.order),
+        "slices": len(volume.order),
         "rows": shape[0],
         "columns": shape[1],
-        "spacing_mm": _lengths(found.spacing_mm),
-        "extent_mm": _lengths([gaps.sum() + depth, shape[0] * found.spacing_mm[1], shape[1] * found.spacing_mm[2]]),
-        "tilt_degrees": round(found.tilt_degrees, 2),
-        "largest_hole_mm": round(found.largest_hole_mm, PRECISION_MM),
-        "residual_mm": round(found.residual_mm, PRECISION_MM),
+        "spacing_mm": _lengths(volume.spacing_mm),
+        "extent_mm": _lengths([gaps.sum() + depth, shape[0] * volume.spacing_mm[1], shape[1] * volume.spacing_mm[2]]),
+        "tilt_degrees": round(volume.tilt_degrees, 2),
+        "largest_hole_mm": round(volume.largest_hole_mm, PRECISION_MM),
+        "residual_mm": round(volume.residual_mm, PRECISION_MM),
     }
     if len(gaps):
         facts |= dict(

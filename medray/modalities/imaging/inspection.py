@@ -58,7 +58,7 @@ def _one_file(uri: str) -> Inspection:
     return Inspection(title={"nifti": "NIfTI volume"}.get(kind, "picture"), facts=facts)
 
 
-def _rows_facts(name: str, rows: arrays.Rows) -> dict[str, Any]:
+def _rows_facts(name: str, rows: arrays.ImageArray) -> dict[str, Any]:
     classes = Counter(rows.label(row) for row in range(len(rows.images))) if rows.labels is not None else Counter()
     return {
         "array": f"{name}_images" if name else "images",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from medray.archive.eligibility import Select
 from medray.modalities.base import Inspection, Spec
 from medray.modalities.imaging.formats.dicom.keywords import CODED, check_select
+from medray.modalities.patterns import one_group
 
 if TYPE_CHECKING:
     from medray.modalities.imaging.modality import Imaging
@@ -105,15 +105,7 @@ class ImagingSpec(Spec):
     @field_validator("subject_pattern")
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is None:
-            return None
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        if groups != 1:
-            raise ValueError(f"the pattern must have one group, the subject; found {groups}")
-        return pattern
+        return None if pattern is None else one_group(pattern)
 
     @model_validator(mode="after")
     def _fits_together(self) -> ImagingSpec:

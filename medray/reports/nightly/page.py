@@ -15,7 +15,8 @@ from medray.reports.evaluation import Section, Table, embedded, rendered
 from medray.reports.figures import wilson
 from medray.reports.nightly.pictures import distribution, nights
 from medray.reports.nightly.summary import LEVELS, BundleNight, Summary
-from medray.reports.nightly.words import LEVEL_WORDS, NONE, duration, moment, nights_said, number, share
+from medray.reports.nightly.words import LEVEL_WORDS, duration, moment, nights_said, share
+from medray.reports.numbers import NONE, score_text
 from medray.scores.drift import ALERT, NEEDED, WATCH
 
 SHOWN = 12
@@ -88,9 +89,9 @@ def _alerts(bundle: BundleNight, most: float) -> list[str]:
     for each in sorted(bundle.outputs, key=lambda each: -(each["psi"] or 0)):
         if each["level"] in ("alert", "watch"):
             word = "have drifted" if each["level"] == "alert" else "may be drifting"
-            was, is_ = (number(each[name]["0.5"]) for name in ("reference_quantiles", "quantiles"))
+            was, is_ = (score_text(each[name]["0.5"]) for name in ("reference_quantiles", "quantiles"))
             found.append(
-                f"{who}: scores of {each['output']} {word} (PSI {number(each['psi'])}, {each['level']}): "
+                f"{who}: scores of {each['output']} {word} (PSI {score_text(each['psi'])}, {each['level']}): "
                 f"median {was} before, {is_} tonight."
             )
     before = _failed_before(bundle)
@@ -179,8 +180,8 @@ def _drift(bundle: BundleNight, title: str) -> Section | None:
         ):
             first = night == "tonight"
             row = {"Output": each["output"] if first else "", "Night": night, "Scores": f"{count:,}"}
-            row |= {head: number(quantiles[key]) for key, head in QUANTILE_HEADS.items()}
-            rows.append(row | {"PSI": number(each["psi"]) if first else "", "Drift": _level(each) if first else ""})
+            row |= {head: score_text(quantiles[key]) for key, head in QUANTILE_HEADS.items()}
+            rows.append(row | {"PSI": score_text(each["psi"]) if first else "", "Drift": _level(each) if first else ""})
     reference = f"the {nights_said(len(bundle.nights))} before that scored anything" if bundle.nights else "none yet"
     lines = [
         f"Before: {reference}. PSI, the population stability index, compares tonight with them in ten bins, their "

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from medray.reports.drawing import COLOURS, FAINT, Figure, blank, labelled, saved, shortened, whole_ticks
-from medray.reports.nightly.words import LEVEL_WORDS, number
+from medray.reports.nightly.words import LEVEL_WORDS
+from medray.reports.numbers import score_text
 
 
 def distribution(output: Mapping[str, Any]) -> Figure:
@@ -27,8 +28,8 @@ def distribution(output: Mapping[str, Any]) -> Figure:
     labelled(axis, f"Score: {shortened(output['output'], 36)}", "Share of the scores")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, frameon=False)  # above: hides no score
     median, before = output["quantiles"]["0.5"], output["reference_quantiles"]["0.5"]
-    said = LEVEL_WORDS[output["level"]] + ("" if output["psi"] is None else f", PSI {number(output['psi'])}")
-    alt = f"Histogram of {output['output']}: median {number(median)} tonight, {number(before)} before; {said}."
+    said = LEVEL_WORDS[output["level"]] + ("" if output["psi"] is None else f", PSI {score_text(output['psi'])}")
+    alt = f"Histogram of {output['output']}: median {score_text(median)} tonight, {score_text(before)} before; {said}."
     return Figure(output["output"], f"Drift: {said}.", alt, saved(canvas))
 
 

@@ -1,17 +1,10 @@
-"""Numbers and levels as the morning page says them."""
+"""Shares, durations and levels as the morning page writes them."""
 
 from __future__ import annotations
 
-NONE = "–"
+from medray.reports.numbers import NONE
 
 LEVEL_WORDS = {"alert": "alert", "watch": "watch", "none": "none", "too few": "too few scores", "": "nothing scored"}
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or three digits of a small number; a dash for none."""
-    if value is None:
-        return NONE
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
 
 
 def share(part: float | None) -> str:

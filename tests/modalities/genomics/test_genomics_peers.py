@@ -20,7 +20,7 @@ from variant_files import opened, rows, table, untar
 
 from medray.modalities.genomics.codes import to_codes, to_text
 from medray.modalities.genomics.formats.genbank import annotated, translate
-from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.formats.reference import ReferenceGenome
 from medray.modalities.genomics.formats.text import blocks
 from medray.modalities.genomics.scan import open_records
 from medray.modalities.genomics.spec import GenomicsSpec
@@ -167,9 +167,9 @@ def test_samtools_reads_the_same_bases_at_the_same_places(files: int, tmp_path: 
         contigs = {name: synthetic.repeats(draw, draw.randint(1, 300)) for name in names}
         path = tmp_path / f"{seed}.fa"
         path.write_text(synthetic.fasta_text(contigs, draw.choice([1, 7, 60, 500]), draw.choice(["\n", "\r\n"])))
-        counted = Reference.open(str(path), "channel")
+        counted = ReferenceGenome.open(str(path), "channel")
         with pysam.FastaFile(str(path)) as peer:  # writes its index
-            indexed = Reference.open(str(path), "channel")
+            indexed = ReferenceGenome.open(str(path), "channel")
             assert indexed.contigs == counted.contigs and list(counted.contigs) == names
             for name, letters in contigs.items():
                 start = draw.randrange(len(letters))

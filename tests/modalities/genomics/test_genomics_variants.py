@@ -9,7 +9,7 @@ import pytest
 from variant_files import opened, rows, table, untar, vcf_text, write
 
 from medray.modalities.base import Exact
-from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.formats.reference import ReferenceGenome
 from medray.modalities.genomics.variants import alleles as variants
 from medray.modalities.genomics.variants.alleles import (
     Allele,
@@ -241,7 +241,7 @@ def test_windows_of_snvs_cut_together_are_those_cut_one_by_one(tmp_path: Path):
     random = np.random.default_rng(3)
     bases = "".join(random.choice(list("ACGTacgtN"), 500))
     uri = write(tmp_path / "r.fa", f">c\n{bases}\n".encode())
-    reference = Reference.open(uri)
+    reference = ReferenceGenome.open(uri)
     places = random.integers(0, 500, 120).tolist()
     records = [[b"c", str(p + 1).encode(), b".", bases[p].encode(), b"A", b".", b".", b"."] for p in places]
     made = variants.read_alleles(reference, records, 20)

@@ -324,7 +324,7 @@ def test_binary_numbers_and_texts_are_facts_in_every_encoding(tmp_path, syntax):
     "name, said",
     [
         ("Modalty", "did you mean Modality?"),
-        ("BodyPart", "is no DICOM keyword and no fact of an image"),
+        ("BodyPart", "is neither a DICOM keyword nor a fact of an image"),
         ("largest_hole", "did you mean largest_hole_mm?"),
         ("PatientName", "may say who the patient is"),
         ("PatientID", "may say who the patient is"),

@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from medray.modalities.patterns import one_group
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,16 +25,6 @@ def _known_zone(name: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, IsADirectoryError):
         raise ValueError("no such time zone; expected a name such as UTC or Europe/Berlin") from None
     return name
-
-
-def _pattern_with_a_group(pattern: str) -> str:
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from None
-    if groups != 1:
-        raise ValueError(f"expected a regular expression with one group, found {groups}")
-    return pattern
 
 
 _COUNTED = ("hh:mm", "seconds", "minutes", "hours", "days")
@@ -122,7 +114,7 @@ class CsvTable(BaseModel):
     encoding: str = "utf-8"
 
     subject_column: str | None = None
-    subject_pattern: Annotated[str, AfterValidator(_pattern_with_a_group)] = r"([^/]+?)\.[^/]*$"
+    subject_pattern: Annotated[str, AfterValidator(one_group)] = r"([^/]+?)\.[^/]*$"
     """Without a column: the subject's identifier in the file's name, a regular expression with one group."""
 
     time_column: str | None = None

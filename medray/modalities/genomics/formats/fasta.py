@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from medray.errors import SampleError
-from medray.modalities.genomics.formats.records import Record, decode, first_word
+from medray.modalities.genomics.formats.records import SequenceRecord, decode, first_word
 from medray.modalities.genomics.formats.text import Chunk
 
 LONGEST_HEADER = 1 << 16
 
 
-def fasta(chunks: Iterator[Chunk]) -> Iterator[Record]:
+def fasta(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
     """Records of a FASTA text that begins with ">" (after blank lines); lines may be of any length."""
     feed = _events(chunks)
     header: bytes | None = None
@@ -32,21 +32,21 @@ def fasta(chunks: Iterator[Chunk]) -> Iterator[Record]:
         line, header = header, None
         bases = pieces()
         yield named(line, bases)
-        for _ in bases:  # what nobody asked for
+        for _ in bases:  # skip what the caller did not read
             pass
 
 
-def named(line: bytes, pieces: Iterator[Chunk]) -> Record:
-    """The record of a header line without its sign."""
+def named(line: bytes, pieces: Iterator[Chunk]) -> SequenceRecord:
+    """The record that a header line, without its first character, begins."""
     try:
         header = decode(line)
     except SampleError as problem:
-        return Record("", pieces, problem=problem)
-    return Record(first_word(header), pieces, header)
+        return SequenceRecord("", pieces, problem=problem)
+    return SequenceRecord(first_word(header), pieces, header)
 
 
 def _events(chunks: Iterator[Chunk]) -> Iterator[bytes | Chunk]:
-    """A header line without its ">" as bytes, text with bases as Chunks."""
+    """Header lines without their ">" as bytes, and text with bases as Chunks."""
     header: bytes | None = None  # the part of a header line that was read
     new_line = True
     for offset, text in chunks:

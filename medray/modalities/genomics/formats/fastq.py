@@ -1,9 +1,9 @@
-"""FASTQ: text to records, as Biopython's parser reads them; after damage, on from the next record that is certain.
+"""FASTQ: text to records, as Biopython's parser reads them; after damage, reading resumes at the next certain record.
 
-Sequence and quality may go over several lines, and @ and + are qualities too (Cock et al. 2010, NAR 38:1767), so a line
-that begins with @ is not yet a record. A record is whole when it has as many qualities as bases. After a damaged one
-reading goes on at the first whole record whose sequence lines hold nothing but nucleotide codes, and after which
-another begins or the file ends.
+Sequence and quality may span several lines, and @ and + are quality characters too (Cock et al. 2010, NAR 38:1767), so a
+line that begins with @ need not begin a record. A record is whole when it has as many qualities as bases. After a damaged
+one, reading resumes at the first whole record whose sequence lines hold nothing but nucleotide codes, and that is
+followed by another record or the end of the file.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BAD, to_codes
 from medray.modalities.genomics.formats.fasta import named
-from medray.modalities.genomics.formats.records import Record, first_word
-from medray.modalities.genomics.formats.text import Chunk, Lines
+from medray.modalities.genomics.formats.records import SequenceRecord, first_word
+from medray.modalities.genomics.formats.text import Chunk, LineReader
 
 
-def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
-    """Records of a FASTQ text. A damaged one is a record with its problem, which says how many lines nobody read.
+def fastq(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
+    """Records of a FASTQ text. A damaged one carries its problem, which says how many lines after it were skipped.
 
     Raises SampleError where the text itself breaks off.
     """
-    feed = Lines(chunks)
-    while (header := feed.next_written()) is not None:
+    feed = LineReader(chunks)
+    while (header := feed.next_filled()) is not None:
         try:
             bases = _whole(feed, header)
         except SampleError as problem:
@@ -35,8 +35,8 @@ def fastq(chunks: Iterator[Chunk]) -> Iterator[Record]:
         raise feed.broken
 
 
-def _whole(feed: Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
-    """The sequence lines of the record that begins with `header`; `strict`: where it has to be certain that one does.
+def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]:
+    """The sequence lines of the record that begins with `header`; `strict`: only where it certainly begins a record.
 
     Raises SampleError `corrupt` or `truncated` where no whole record stands there.
     """
@@ -55,36 +55,36 @@ def _whole(feed: Lines, header: Chunk, strict: bool = False) -> list[Chunk]:
     repeated = line.text[1:].strip()
     if repeated and repeated != header.text[1:].strip():
         raise SampleError("corrupt", "the + line names another record than the @ line")
-    found = _qualities(feed, count)
-    if found < count:
+    qualities = _qualities(feed, count)
+    if qualities < count:
         raise SampleError("truncated", "a FASTQ record ends early")
-    if found > count:
-        raise SampleError("corrupt", f"{count} bases, but {found} qualities")
+    if qualities > count:
+        raise SampleError("corrupt", f"{count} bases, but {qualities} qualities")
     while (line := feed.next()) is not None and not line.text.strip():
         pass
     if line is not None:
         if strict and not line.text.startswith(b"@"):
             raise SampleError("corrupt", "what follows the qualities does not begin with @")
-        feed.again(line)
+        feed.put_back(line)
     return bases
 
 
-def _qualities(feed: Lines, count: int) -> int:
+def _qualities(feed: LineReader, count: int) -> int:
     """Qualities read: lines until there are `count`, whatever they begin with, for @ and + are qualities too."""
-    found = 0
+    qualities = 0
     while (line := feed.next()) is not None:
-        found += len(line.text.strip())
-        if found >= count:
+        qualities += len(line.text.strip())
+        if qualities >= count:
             break
-    return found
+    return qualities
 
 
-def _damaged(feed: Lines, header: Chunk, problem: SampleError) -> Record:
-    """The record with its problem; the lines up to the next whole record are passed over."""
-    feed.back()
-    passed, ended = 0, False
+def _damaged(feed: LineReader, header: Chunk, problem: SampleError) -> SequenceRecord:
+    """The record with its problem; the lines up to the next whole record are skipped."""
+    feed.rewind()
+    skipped, ended = 0, False
     while True:
-        line = feed.next_written()
+        line = feed.next_filled()
         if line is None:
             ended = True
             break
@@ -92,13 +92,13 @@ def _damaged(feed: Lines, header: Chunk, problem: SampleError) -> Record:
             try:
                 _whole(feed, line, strict=True)
             except SampleError:
-                feed.back()
+                feed.rewind()
             else:
-                feed.back()
-                feed.again(line)
+                feed.rewind()
+                feed.put_back(line)
                 break
-        passed += 1
+        skipped += 1
     rest = "the file has no whole record after it" if ended else "the next record is whole"
-    detail = f"{problem.detail}; {passed} more lines not read, {rest}"
+    detail = f"{problem.detail}; {skipped} more lines not read, {rest}"
     name = first_word(header.text[1:].decode("utf-8", "replace")) if header.text.startswith(b"@") else ""
-    return Record(name, problem=SampleError(problem.reason, detail))
+    return SequenceRecord(name, problem=SampleError(problem.reason, detail))

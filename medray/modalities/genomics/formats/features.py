@@ -25,10 +25,10 @@ GENES = frozenset(
 
 
 ANYWHERE = 1 << 62
-"""Bases of a record that does not say how many it has."""
+"""Length assumed for a record that does not state its own."""
 
 
-class Part(NamedTuple):
+class LocationPart(NamedTuple):
     """A part of a location, as certain as the record is about it."""
 
     certain: Interval
@@ -47,25 +47,25 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Features:
-    """What of a record's annotation is used."""
+    """The parts of a record's annotation that are used."""
 
     bases: int = 0
     """Length of the record, as its LOCUS line has it; 0 where it has none."""
     genes: tuple[tuple[str, tuple[Interval, ...]], ...] = ()
     """(name, intervals) of everything that belongs to a gene, introns included."""
-    parts: dict[str, list[Part]] = field(default_factory=dict)
+    parts: dict[str, list[LocationPart]] = field(default_factory=dict)
     """Feature type → the parts of all its locations."""
 
 
 def features(record: SeqRecord, bases: int) -> Features:
     """Genes and parts of a Biopython record of `bases` bases; features that lie in another record are left out."""
     genes: list[tuple[str, tuple[Interval, ...]]] = []
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[LocationPart]] = {}
     transfer = {_gene_name(each) for each in record.features if each.type == "tRNA"}
     for number, each in enumerate(record.features):
-        found = placed(each, bases)
-        parts.setdefault(each.type, []).extend(found)
-        located = sorted(part.possible for part in found if part.possible[1] > part.possible[0])
+        feature_parts = placed(each, bases)
+        parts.setdefault(each.type, []).extend(feature_parts)
+        located = sorted(part.possible for part in feature_parts if part.possible[1] > part.possible[0])
         if not located:
             continue
         if each.type in GENES:
@@ -76,32 +76,32 @@ def features(record: SeqRecord, bases: int) -> Features:
     return Features(bases, tuple(genes), parts)
 
 
-def placed(feature: SeqFeature, bases: int) -> list[Part]:
+def placed(feature: SeqFeature, bases: int) -> list[LocationPart]:
     """The parts of a location in a record of `bases` bases (0: unknown).
 
     A location that Biopython cannot read, or that reaches beyond the record, may be anywhere in it.
     """
     bases = bases or ANYWHERE
-    anywhere = Part((0, 0), (0, bases))
+    anywhere = LocationPart((0, 0), (0, bases))
     if feature.location is None:
         return [anywhere]
-    here = [_part(part.start, part.end, bases) for part in feature.location.parts if part.ref is None]
-    inside = all(0 <= part.possible[0] <= part.possible[1] <= bases for part in here)
-    return here if inside else [anywhere]
+    local_parts = [_part(part.start, part.end, bases) for part in feature.location.parts if part.ref is None]
+    inside = all(0 <= part.possible[0] <= part.possible[1] <= bases for part in local_parts)
+    return local_parts if inside else [anywhere]
 
 
-def _part(start: Position, end: Position, bases: int) -> Part:
+def _part(start: Position, end: Position, bases: int) -> LocationPart:
     from Bio.SeqFeature import AfterPosition, BeforePosition, UnknownPosition
 
     if isinstance(start, UnknownPosition) or isinstance(end, UnknownPosition):
-        return Part((0, 0), (0, bases))
+        return LocationPart((0, 0), (0, bases))
     first, latest_first = _bounds(start)
     earliest_last, last = _bounds(end)
     if isinstance(start, AfterPosition):  # >5..10: from somewhere after base 5
         latest_first = last
     if isinstance(end, BeforePosition):  # 5..<10: to somewhere before base 10
         earliest_last = first
-    return Part(
+    return LocationPart(
         (latest_first, max(latest_first, earliest_last)),
         (first, last),
         isinstance(start, BeforePosition) and first > 0,
@@ -110,7 +110,7 @@ def _part(start: Position, end: Position, bases: int) -> Part:
 
 
 def _bounds(position: Position) -> tuple[int, int]:
-    """The first and the last place that a position may mean: (3.5), one-of(3,5); of others both are the stated one."""
+    """The first and the last base that a position may mean: (3.5), one-of(3,5); for others both are the stated one."""
     from Bio.SeqFeature import BetweenPosition, OneOfPosition, WithinPosition
 
     if isinstance(position, (WithinPosition, BetweenPosition)):
@@ -118,11 +118,11 @@ def _bounds(position: Position) -> tuple[int, int]:
     if isinstance(position, OneOfPosition):
         choices = [int(each) for each in position.position_choices]  # type: ignore[attr-defined]  # set in __new__
         return min(choices), max(choices)
-    return int(position), int(position)  # type: ignore[call-overload]  # UnknownPosition was told before
+    return int(position), int(position)  # type: ignore[call-overload]  # UnknownPosition is handled before
 
 
 def _extent(feature: SeqFeature, located: list[Interval], bases: int) -> tuple[Interval, ...]:
-    """Exons with the introns between them; the parts alone where they are far apart on purpose."""
+    """Exons with the introns between them; only the parts themselves where these are meant to lie far apart."""
     around_origin = located[0][0] == 0 and located[-1][1] == bases and len(located) > 1
     if around_origin or "trans_splicing" in feature.qualifiers:
         return tuple(located)
@@ -136,10 +136,10 @@ def _gene_name(feature: SeqFeature) -> str:
     return ""
 
 
-def merged(found: Iterable[Interval]) -> list[Interval]:
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
     """Overlapping intervals joined, ascending; touching ones stay two."""
     joined: list[Interval] = []
-    for start, end in sorted(found):
+    for start, end in sorted(intervals):
         if end <= start:
             continue
         if joined and start < joined[-1][1]:
@@ -152,14 +152,14 @@ def merged(found: Iterable[Interval]) -> list[Interval]:
 class Coverage:
     """How many bases of a window lie in a set of intervals."""
 
-    def __init__(self, found: Iterable[Interval]) -> None:
-        joined = np.array(merged(found), np.int64).reshape(-1, 2)
+    def __init__(self, intervals: Iterable[Interval]) -> None:
+        joined = np.array(merged(intervals), np.int64).reshape(-1, 2)
         self._edges = joined.reshape(-1)
         covered = np.repeat(np.cumsum(joined[:, 1] - joined[:, 0]), 2)
         self._before = covered - np.stack([joined[:, 1] - joined[:, 0], np.zeros(len(joined), np.int64)], 1).reshape(-1)
 
     def bases(self, start: int, end: int) -> int:
-        """Of [start, end)."""
+        """How many bases of [start, end) lie in the intervals."""
         if len(self._edges) == 0:
             return 0
         below = np.interp([start, end], self._edges, self._before)
@@ -167,20 +167,20 @@ class Coverage:
 
 
 class Overlap:
-    """How many bases of a window lie in the parts of a type of feature: at least, and at most where a place is vague.
+    """How many bases of a window lie in the parts of a type of feature: at least, and at most where a location is vague.
 
-    A part that begins before its stated base, or ends after it, may reach any base of the windows that hold that base
-    or the one beside it, and is taken to reach no further window: INSDC says no more than "somewhere before".
+    A part that begins somewhere before its stated base, or ends somewhere after it, may cover any base of the windows
+    that hold that base or its neighbour. It is taken not to reach further windows: INSDC says only "somewhere before".
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[LocationPart]) -> None:
         self._certain = Coverage(part.certain for part in parts)
         self._vague = any(part.vague for part in parts)
         self._possible = Coverage(part.possible for part in parts) if self._vague else self._certain
         self._ends = [part for part in parts if part.open_left or part.open_right]
 
     def bases(self, start: int, end: int) -> tuple[int, int]:
-        """(at least, at most) of [start, end)."""
+        """(at least, at most) how many bases of [start, end) lie in the parts."""
         least = self._certain.bases(start, end)
         if not self._vague:
             return least, least
@@ -192,28 +192,28 @@ class Overlap:
 
 
 def cuts(features: Features, segment_bases: int) -> list[int]:
-    """Where a record is cut into segments of at least `segment_bases`: as early as no gene lies across the place."""
+    """Where a record is cut into segments of at least `segment_bases`: each time as early as possible outside of genes."""
     genes = merged(interval for _, located in features.genes for interval in located)
     starts = np.array([start for start, _ in genes], np.int64)
-    found: list[int] = []
-    place = segment_bases
+    positions: list[int] = []
+    position = segment_bases
     while True:
-        over = int(np.searchsorted(starts, place, side="left")) - 1  # the last gene that begins before the place
-        if over >= 0 and genes[over][1] > place:
-            place = genes[over][1]
-        if place + segment_bases > features.bases:
-            return found
-        found.append(place)
-        place += segment_bases
+        over = int(np.searchsorted(starts, position, side="left")) - 1  # the last gene that begins before it
+        if over >= 0 and genes[over][1] > position:
+            position = genes[over][1]
+        if position + segment_bases > features.bases:
+            return positions
+        positions.append(position)
+        position += segment_bases
 
 
-def groups(features: Features, cut: list[int]) -> list[int]:
-    """For each segment the number of the first segment it shares a gene with, directly or by way of others.
+def groups(features: Features, positions: list[int]) -> list[int]:
+    """For each segment the number of the first segment that it shares a gene with, directly or through others.
 
     A gene that is trans-spliced, lies around the origin of a circle, or stands in the record more than once by name
-    (inverted repeats) is in several segments, which must not be divided by a split.
+    (inverted repeats) lies in several segments, which a split must not divide.
     """
-    group = list(range(len(cut) + 1))
+    group = list(range(len(positions) + 1))
 
     def root(segment: int) -> int:
         while group[segment] != segment:
@@ -223,7 +223,7 @@ def groups(features: Features, cut: list[int]) -> list[int]:
     first_of: dict[str, int] = {}
     for name, located in features.genes:
         for start, end in located:
-            for segment in range(*np.searchsorted(cut, [start, end - 1], side="right") + np.array([0, 1])):
+            for segment in range(*np.searchsorted(positions, [start, end - 1], side="right") + np.array([0, 1])):
                 one, other = root(first_of.setdefault(name, int(segment))), root(int(segment))
                 group[max(one, other)] = min(one, other)
     return [root(segment) for segment in range(len(group))]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BLANKS
-from medray.modalities.genomics.formats.features import ANYWHERE, Part, features
-from medray.modalities.genomics.formats.records import Record, decode
-from medray.modalities.genomics.formats.text import BLOCK, Chunk, Lines
+from medray.modalities.genomics.formats.features import ANYWHERE, LocationPart, features
+from medray.modalities.genomics.formats.records import SequenceRecord, decode
+from medray.modalities.genomics.formats.text import BLOCK, Chunk, LineReader
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
 
 NUMBER = re.compile(rb"[ \t]*\d+(?=\s)")
-"""What a line of bases begins with: the number of the first, from 1."""
+"""The beginning of a line of bases: the number of its first base, from 1."""
 AMINO_ACIDS = re.compile(rb"LOCUS +\S+ +\d+ +aa\b")
 FEATURE = re.compile(rb" {5}(\S+) +(\S.*?)\s*$")
 REMOTE = re.compile(r"([A-Za-z_][\w.]*):([^,):]*\d[^,):]*)")
-"""A part of a location that lies in another record: its accession, and the place there."""
+"""A part of a location that lies in another record: its accession, and the location there."""
 EXCEPTION = re.compile(r"\(pos:(.+),aa:(\w+)\)")
 JOINED = BLOCK >> 4
-"""Bytes of sequence lines that make one piece."""
+"""Bytes of sequence lines that are joined to one piece."""
 
 
-def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
-    """Records of a GenBank flat file. Lines that belong to none, but for a release's header above the first, are a
-    record with its problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
+def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
+    """Records of a GenBank flat file. Lines outside of records, except a release's header above the first, become a
+    record with a problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
     """
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     first = True
     while True:
         stray = _stray(feed, first)
@@ -45,7 +45,7 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
             break
         bases = _Bases(feed, head, done=ended)
         yield _record(head, bases)
-        for _ in bases:  # what nobody asked for
+        for _ in bases:  # skip what the caller did not read
             pass
         first = False
     if feed.broken is not None:
@@ -54,20 +54,20 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[Record]:
         raise SampleError("truncated", "the last GenBank record does not end with //")
 
 
-def _stray(feed: Lines, first: bool) -> Record | None:
-    """What stands before the next LOCUS line, as a record that cannot be read; None where nothing is lost."""
+def _stray(feed: LineReader, first: bool) -> SequenceRecord | None:
+    """A record that cannot be read, for the lines before the next LOCUS line; None where they hold nothing."""
     count, marks = 0, False
-    while (line := feed.next_written()) is not None and not line.text.startswith(b"LOCUS"):
+    while (line := feed.next_filled()) is not None and not line.text.startswith(b"LOCUS"):
         count += 1
         marks = marks or line.text.startswith((b"FEATURES", b"ORIGIN", b"//"))
     if line is not None:
-        feed.again(line)
+        feed.put_back(line)
     if not count or (first and not marks):
         return None
-    return Record("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
+    return SequenceRecord("", problem=SampleError("corrupt", f"{count} lines of a GenBank record without a LOCUS line"))
 
 
-def _head(feed: Lines) -> tuple[bytes, bool]:
+def _head(feed: LineReader) -> tuple[bytes, bool]:
     """(everything from LOCUS to before ORIGIN, // or the next LOCUS, whether there is no ORIGIN)"""
     head: list[bytes] = []
     while (line := feed.next()) is not None:
@@ -76,7 +76,7 @@ def _head(feed: Lines) -> tuple[bytes, bool]:
         if line.text.startswith(b"//"):
             return b"".join(head), True
         if head and line.text.startswith(b"LOCUS"):
-            feed.again(line)
+            feed.put_back(line)
             return b"".join(head), True
         head.append(line.text)
     return b"".join(head), False
@@ -85,35 +85,35 @@ def _head(feed: Lines) -> tuple[bytes, bool]:
 class _Bases:
     """The lines from ORIGIN to //, many lines to a piece, in upper case: in GenBank, lower case marks no repeat.
 
-    Each line says the number of its first base. Where that is not the one after the last, a line is lost or doubled:
-    what comes then is of an unknown place, and left out.
+    Each line states the number of its first base. Where that does not follow the last base, a line is missing or doubled:
+    the position of what follows is unknown, and it is left out.
     """
 
-    def __init__(self, feed: Lines, head: bytes, done: bool) -> None:
+    def __init__(self, feed: LineReader, head: bytes, done: bool) -> None:
         self._feed, self.done = feed, done
         self.cut_short = False
         """The next record began before //."""
-        stated = re.match(rb"LOCUS +\S+ +(\d+) +(?:bp|aa)", head)
-        self._stated = int(stated[1]) if stated else None
+        locus = re.match(rb"LOCUS +\S+ +(\d+) +(?:bp|aa)", head)
+        self._stated = int(locus[1]) if locus else None
         self._count = 0
         self._problem: SampleError | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
-        held: list[bytes] = []
+        texts: list[bytes] = []
         start = size = 0
         while (chunk := self._line()) is not None:
-            if not held:
+            if not texts:
                 start, size = chunk.offset, 0
-            held.append(chunk.text)
+            texts.append(chunk.text)
             size += len(chunk.text)
             if size >= JOINED:
-                yield Chunk(start, b"".join(held).upper())
-                held = []
-        if held:
-            yield Chunk(start, b"".join(held).upper())
+                yield Chunk(start, b"".join(texts).upper())
+                texts = []
+        if texts:
+            yield Chunk(start, b"".join(texts).upper())
 
     def _line(self) -> Chunk | None:
-        """The next line with blanks for its number; None after the last that has its place."""
+        """The next line, its number replaced by blanks; None after the last line whose position is known."""
         while not self.done and not self.cut_short:
             chunk = self._feed.next()
             if chunk is None:
@@ -123,7 +123,7 @@ class _Bases:
             if chunk.text.startswith(b"//"):
                 self.done = True
             elif chunk.text.startswith(b"LOCUS"):
-                self._feed.again(chunk)
+                self._feed.put_back(chunk)
                 self.cut_short = True
             elif self._problem is None:
                 text = self._numbered(chunk.text)
@@ -143,7 +143,7 @@ class _Bases:
         return text
 
     def lost(self) -> SampleError | None:
-        """What is known once all lines are read: a gap in the numbers, or fewer or more bases than LOCUS says."""
+        """The problem that shows once all lines are read: a gap in the numbers, or other than as many bases as LOCUS says."""
         if self._problem is not None or self._count == self._stated:
             return self._problem
         if self._stated is not None and self._count:
@@ -152,14 +152,14 @@ class _Bases:
         return SampleError("truncated", "the record has no // at its end") if self.cut_short else None
 
 
-def _record(head: bytes, bases: _Bases) -> Record:
+def _record(head: bytes, bases: _Bases) -> SequenceRecord:
     try:
         if AMINO_ACIDS.match(head):
             raise SampleError("not_dna", "a record of amino acids")
         parsed = annotation(decode(head))
     except SampleError as problem:
-        return Record("", bases, problem=problem)
-    return Record(
+        return SequenceRecord("", bases, problem=problem)
+    return SequenceRecord(
         (parsed.id if parsed.id not in ("", ".", "<unknown id>") else parsed.name) or "",
         bases,
         f"{parsed.id} {parsed.description}",
@@ -175,40 +175,49 @@ def annotation(head: str) -> SeqRecord:
     from Bio import BiopythonParserWarning, SeqIO
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BiopythonParserWarning)  # of odd LOCUS lines and locations: read as they are
+        warnings.simplefilter(
+            "ignore", BiopythonParserWarning
+        )  # about odd LOCUS lines and locations, which are read as they are
         try:
             return SeqIO.read(io.StringIO(f"{head}\nORIGIN\n//\n"), "genbank")
-        except (ValueError, AssertionError, IndexError, KeyError, AttributeError, TypeError) as error:  # for damage
+        except (
+            ValueError,
+            AssertionError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            TypeError,
+        ) as error:  # raised for damaged text
             raise SampleError("corrupt", f"Biopython's GenBank parser: {type(error).__name__}") from None
 
 
-def elsewhere(chunks: Iterator[Chunk], kind: str) -> dict[str, list[Part]]:
+def remote_parts(chunks: Iterator[Chunk], kind: str) -> dict[str, list[LocationPart]]:
     """Accession → parts of it that features of type `kind` in other records of the file claim: join(1..9,J00194.1:5..8).
 
-    So far as the text can be read: what breaks it off is told by whoever reads its records.
+    Covers the file as far as it can be read; where it breaks off is reported by the reader of its records.
     """
-    found: dict[str, list[Part]] = {}
+    claims: dict[str, list[LocationPart]] = {}
     location: list[bytes] | None = None
-    feed = Lines(chunks)
-    while (line := feed.next_written()) is not None:
+    feed = LineReader(chunks)
+    while (line := feed.next_filled()) is not None:
         key = FEATURE.match(line.text)
         if key is not None:
             location = [key[2]] if key[1] == kind.encode() else None
         elif location is not None and line.text.startswith(b" " * 21) and line.text[21:22] != b"/":
             location.append(line.text.strip())
         elif location is not None:
-            _add_remote(found, b"".join(location).decode("ascii", "replace"))
+            _add_remote(claims, b"".join(location).decode("ascii", "replace"))
             location = None
-    return found
+    return claims
 
 
-def _add_remote(found: dict[str, list[Part]], location: str) -> None:
-    for accession, place in REMOTE.findall(location):
-        bases = [int(number) for number in re.findall(r"\d+", place)]
+def _add_remote(claims: dict[str, list[LocationPart]], location: str) -> None:
+    for accession, extent in REMOTE.findall(location):
+        bases = [int(number) for number in re.findall(r"\d+", extent)]
         interval = (max(0, min(bases) - 1), max(bases))
-        exact = re.fullmatch(r"\d+(\.\.\d+)?", place) is not None
-        found.setdefault(accession, []).append(
-            Part(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
+        exact = re.fullmatch(r"\d+(\.\.\d+)?", extent) is not None
+        claims.setdefault(accession, []).append(
+            LocationPart(interval if exact else (0, 0), interval if exact else (0, ANYWHERE))
         )
 
 
@@ -216,7 +225,7 @@ def annotated(chunks: Iterator[Chunk]) -> Iterator[SeqRecord]:
     """Whole Biopython records, bases included; what cannot be read is left out."""
     from Bio.Seq import Seq
 
-    feed = Lines(chunks)
+    feed = LineReader(chunks)
     while True:
         _stray(feed, first=False)
         head, ended = _head(feed)
@@ -284,12 +293,12 @@ def _exceptions(
     """(number of the codon, letter) of each transl_except, such as (pos:complement(4..6),aa:Sec). Raises ValueError."""
     from Bio.SeqUtils import seq1
 
-    own = {"TERM": "*", "OTHER": "X", "Sec": "U", "Pyl": "O"}
-    places = list(location)
+    letters = {"TERM": "*", "OTHER": "X", "Sec": "U", "Pyl": "O"}
+    positions = list(location)
     for text in feature.qualifiers.get("transl_except", []):
-        found = EXCEPTION.fullmatch(text.replace(" ", ""))
-        if found is None:
+        match = EXCEPTION.fullmatch(text.replace(" ", ""))
+        if match is None:
             raise ValueError("no transl_except")
-        bases = [int(number) - 1 for number in re.findall(r"\d+", found[1])]
-        codon = (min(places.index(base) for base in bases) - skipped) // 3
-        yield codon, own.get(found[2]) or seq1(found[2], undef_code="X")
+        bases = [int(number) - 1 for number in re.findall(r"\d+", match[1])]
+        codon = (min(positions.index(base) for base in bases) - skipped) // 3
+        yield codon, letters.get(match[2]) or seq1(match[2], undef_code="X")

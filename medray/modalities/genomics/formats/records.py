@@ -1,4 +1,4 @@
-"""Records: what every format is read as. Bases come piece by piece, so a record may be larger than memory."""
+"""Records: the form in which every format is read. Bases come piece by piece: a record may be larger than memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medray.modalities.genomics.formats.text import Chunk
 
 
 @dataclass(frozen=True)
-class Record:
+class SequenceRecord:
     """One record, to be used before the next one is asked for: its pieces are read from the file as they are taken."""
 
     name: str
@@ -19,22 +19,22 @@ class Record:
     pieces: Iterable[Chunk] = ()
     """Text that holds its bases, in order, with the offsets it has in the file."""
     header: str = ""
-    """The line that names it; for the patterns, never shown."""
+    """Its header line, which the patterns search; never shown."""
     label: str | None = None
     subject: str | None = None
     split: str | None = None
     features: Features = field(default_factory=Features)
     build: str | None = None
-    """The assembly it is of, where the file says it."""
+    """The assembly it belongs to, where the file says so."""
     problem: SampleError | None = None
     """Why it cannot be read, where that is known."""
     lost: Callable[[], SampleError | None] = lambda: None
-    """Why bases after those of `pieces` are lost, or where these cannot be taken for the record's; asked once they are
-    read."""
+    """Called once `pieces` are read: why bases after them are missing, or why they cannot be taken for the record's; None
+    where nothing is wrong."""
 
 
-Reader = Callable[[Iterator[Chunk]], Iterator[Record]]
-"""Blocks of a text file to its records. Raises SampleError where the file cannot be followed any further."""
+Reader = Callable[[Iterator[Chunk]], Iterator[SequenceRecord]]
+"""Blocks of a text file to its records. Raises SampleError where the file cannot be read any further."""
 
 
 def decode(line: bytes) -> str:

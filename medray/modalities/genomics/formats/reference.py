@@ -1,4 +1,4 @@
-"""Reference: random access to the contigs of a FASTA file, plain, bgzip or gz, in bounded memory.
+"""Reference genomes: random access to the contigs of a FASTA file, plain, bgzip or gz, in bounded memory.
 
 Positions are 0-based and half-open. Windows reach past the ends of a contig: what lies outside is N.
 """
@@ -21,7 +21,7 @@ from medray.storage.files import exists, is_local, local_path, open_input, read_
 CHUNK = 1 << 24
 COMMENTS = "comment lines (;), which some tools read as bases: remove them"
 MEMORY_BYTES = 1 << 30
-"""The largest FASTA file that is held decoded in memory, where it has no random access of its own."""
+"""The largest FASTA file that is decoded into memory, where its format has no random access."""
 
 
 def _concrete() -> bytes:
@@ -33,7 +33,7 @@ def _concrete() -> bytes:
 
 CONCRETE = _concrete()
 """For bytes.translate: a letter to one of A C G T N; an ambiguity code to the base that is first in the alphabet (R is
-A), as VCF 4.3 section 1.6.1 has a REF and as `bcftools norm` reads a reference. N stays N."""
+A), as VCF 4.3 section 1.6.1 defines REF and as `bcftools norm` reads a reference. N stays N."""
 
 
 class Contig(NamedTuple):
@@ -42,9 +42,9 @@ class Contig(NamedTuple):
     name: str
     length: int
     offset: int
-    """Of the first base."""
+    """Byte of the first base."""
     bases: int
-    """In a full line."""
+    """Bases in a full line."""
     width: int
     """Bytes of a full line, line end included."""
 
@@ -53,21 +53,23 @@ class Contig(NamedTuple):
         return self.offset + position // self.bases * self.width + position % self.bases if self.bases else self.offset
 
 
-class Source(Protocol):
+class RandomAccess(Protocol):
     """The decoded bytes of a file, by offset; fewer where the file ends before."""
 
     def read(self, start: int, end: int) -> bytes: ...
 
 
-class Reference:
-    """An opened FASTA file. Opened in the worker that reads it; only its URI travels. `open` is the way in."""
+class ReferenceGenome:
+    """An open FASTA file. Each worker opens it by itself, with `open`; only its URI is sent to workers."""
 
-    def __init__(self, uri: str, source: Source, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore") -> None:
+    def __init__(
+        self, uri: str, source: RandomAccess, contigs: dict[str, Contig], soft_mask: SoftMask = "ignore"
+    ) -> None:
         self.uri, self.contigs, self._source = uri, contigs, source
         self._soft_mask: SoftMask = soft_mask
 
     @classmethod
-    def open(cls, uri: str, soft_mask: SoftMask = "ignore", memory_bytes: int = MEMORY_BYTES) -> Reference:
+    def open(cls, uri: str, soft_mask: SoftMask = "ignore", memory_bytes: int = MEMORY_BYTES) -> ReferenceGenome:
         """Open the FASTA file at `uri`: by its .fai (and .gzi) where they fit it, else after one pass over it.
 
         gz without bgzip, and lines of unequal length, are held in memory up to `memory_bytes`. Raises UserError.
@@ -102,10 +104,10 @@ class Reference:
         if first >= last:
             return np.full(end - start, N, np.uint8)
         raw = self._raw(contig, first, last)
-        found = np.frombuffer(_as_many(to_codes(raw, self._soft_mask), first, last), np.uint8)
+        inside = np.frombuffer(_as_many(to_codes(raw, self._soft_mask), first, last), np.uint8)
         if first == start and last == end:
-            return found
-        return np.pad(found, (first - start, end - last), constant_values=N)
+            return inside
+        return np.pad(inside, (first - start, end - last), constant_values=N)
 
     def windows(self, name: str, starts: np.ndarray, length: int) -> np.ndarray:
         """(B, length) uint8 codes of the windows that begin at `starts` (B,); N past the ends.
@@ -114,9 +116,9 @@ class Reference:
         """
         out = np.empty((len(starts), length), np.uint8)
         order = np.argsort(starts, kind="stable")
-        placed = np.asarray(starts)[order]
-        far = np.flatnonzero(np.diff(placed) > 2 * length) + 1
-        for rows in np.split(order, far):
+        ascending = np.asarray(starts)[order]
+        breaks = np.flatnonzero(np.diff(ascending) > 2 * length) + 1
+        for rows in np.split(order, breaks):
             first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + length
             stretch = self.codes(name, first, last)
             out[rows] = np.lib.stride_tricks.sliding_window_view(stretch, length)[np.asarray(starts)[rows] - first]
@@ -135,25 +137,25 @@ class Reference:
         return raw
 
 
-def _as_many(found: bytes, start: int, end: int) -> bytes:
-    """As it is. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
-    if len(found) != end - start:
+def _as_many(bases: bytes, start: int, end: int) -> bytes:
+    """The bases unchanged. Raises SampleError where a .fai that does not fit gave other than end - start bases."""
+    if len(bases) != end - start:
         raise SampleError("corrupt", "the reference has blanks or line ends where its .fai has bases: remove the .fai")
-    return found
+    return bases
 
 
-def _refusal(uri: str, found: str) -> UserError:
+def _refusal(uri: str, problem: str) -> UserError:
     return UserError(
         "the reference cannot be used",
         where=uri,
-        found=found,
+        found=problem,
         expected="a FASTA file, plain or compressed with bgzip",
-        do="check the `reference` key; compressed with gzip or of uneven lines it may have 1 GiB: gunzip, "
+        do="check the `reference` key; a gzip file, or one with uneven lines, may decode to 1 GiB at most: use gunzip, "
         "seqkit seq -w 60, bgzip",
     )
 
 
-# --- where the bytes come from ----------------------------------------------------------------------------------
+# --- random access to the bytes ----------------------------------------------------------------------------------
 
 
 class Mapped:
@@ -178,7 +180,7 @@ class Streamed:
         return self._ranges.read(start, end) if start < end else b""
 
 
-class Held:
+class InMemory:
     """Bytes in memory."""
 
     def __init__(self, content: bytes) -> None:
@@ -188,7 +190,7 @@ class Held:
         return self._content[start:end]
 
 
-def _opened(uri: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
+def _opened(uri: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
     """The text of the FASTA file and where its contigs lie. Raises SampleError and OSError."""
     with open_input(uri) as stream:
         kind = compression(stream.read(BGZF_HEADER))
@@ -207,8 +209,8 @@ def _texts(uri: str) -> Iterator[bytes]:
     return (chunk.text for chunk in blocks(uri))
 
 
-def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str, Contig]]:
-    """A file that has no place by arithmetic, held decoded, with one line per contig. Raises SampleError when too large."""
+def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
+    """A file whose offsets cannot be computed, decoded into memory, one line per contig. Raises SampleError if too large."""
     pieces, size = [], 0
     for text in _texts(uri):
         pieces.append(text)
@@ -225,15 +227,15 @@ def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[Source, dict[str
     for record in records:
         header, _, bases = record.partition(b"\n")
         lines += [b">" + header.rstrip(), bases.translate(None, BLANKS)]
-    held = b"\n".join(lines)
-    return Held(held), build_index(iter([held])) or {}
+    content = b"\n".join(lines)
+    return InMemory(content), build_index(iter([content])) or {}
 
 
 # --- the index --------------------------------------------------------------------------------------------------
 
 
-def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
-    """The contigs of the .fai beside the file; None where there is none, or it is of another file."""
+def _read_fai(uri: str, source: RandomAccess) -> dict[str, Contig] | None:
+    """The contigs of the .fai beside the file; None where there is none, or it belongs to another file."""
     if not exists(uri + ".fai"):
         return None
     rows = [line.split("\t") for line in read_bytes(uri + ".fai").decode("utf-8", "replace").splitlines() if line]
@@ -247,9 +249,9 @@ def _read_fai(uri: str, source: Source) -> dict[str, Contig] | None:
     )
 
 
-def _fits(source: Source, contig: Contig) -> bool:
-    """The file has the contig's header before its first base, nothing but the line's end after its first line (of a line
-    with blanks inside samtools counts the letters, and reads others), and another header or nothing after its last.
+def _fits(source: RandomAccess, contig: Contig) -> bool:
+    """Whether the file has the contig's header before its first base, nothing but a line end after its first line (in a line
+    with blanks, samtools counts the letters and then reads others), and another header or nothing after its last base.
     """
     before = source.read(max(0, contig.offset - 8192), contig.offset)
     header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
@@ -271,19 +273,19 @@ class _Building:
         """A line shorter than the first was seen: no base may follow."""
 
     def add(self, bases: np.ndarray, widths: np.ndarray) -> bool:
-        """Count lines. False where they are of unequal length, so that a position has no place by arithmetic."""
-        held = np.flatnonzero(bases)
-        if len(held) == 0:
+        """Count lines. False where they are of unequal length, so that offsets cannot be computed."""
+        filled = np.flatnonzero(bases)
+        if len(filled) == 0:
             self.ended |= len(bases) > 0
             return True
-        if self.ended or held[-1] + 1 != len(held):
+        if self.ended or filled[-1] + 1 != len(filled):
             return False
         if not self.bases:
             self.bases, self.width = int(bases[0]), int(widths[0])
-        full = (bases[held] == self.bases) & (widths[held] == self.width)
-        self.length += int(bases[held].sum())
-        self.ended = len(bases) > len(held) or not full[-1]
-        return bool(full[:-1].all()) and int(bases[held[-1]]) <= self.bases
+        full = (bases[filled] == self.bases) & (widths[filled] == self.width)
+        self.length += int(bases[filled].sum())
+        self.ended = len(bases) > len(filled) or not full[-1]
+        return bool(full[:-1].all()) and int(bases[filled[-1]]) <= self.bases
 
     def contig(self) -> Contig:
         return Contig(self.name, self.length, self.offset, self.bases, self.width)
@@ -295,7 +297,7 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
 
     Raises SampleError: `unrecognised_format` where the file does not begin with >, `corrupt` for a repeated name.
     """
-    found: dict[str, Contig] = {}
+    contigs: dict[str, Contig] = {}
     current: _Building | None = None
     offset = 0
     for chunk in _whole_lines(chunks):
@@ -315,7 +317,7 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
         for first, last in zip(np.append(-1, headers), np.append(headers, len(starts)), strict=True):
             if first >= 0:
                 line = chunk[starts[first] + 1 : ends[first]]
-                current = _next(found, current, line, offset + int(ends[first]) + 1)
+                current = _next(contigs, current, line, offset + int(ends[first]) + 1)
             rows = slice(first + 1, last)
             if current is None and bases[rows].any():
                 raise SampleError("unrecognised_format", "the file does not begin with >")
@@ -323,8 +325,8 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
                 return None
         offset += len(chunk)
     if current is not None:
-        _keep(found, current)
-    return found
+        _keep(contigs, current)
+    return contigs
 
 
 def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, headers: np.ndarray) -> bool:
@@ -337,26 +339,26 @@ def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, he
 
 def _whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes, cut after line ends."""
-    held = b""
+    rest = b""
     for chunk in chunks:
-        cut = chunk.rfind(b"\n") + 1
-        if cut == 0:
-            held += chunk
+        end = chunk.rfind(b"\n") + 1
+        if end == 0:
+            rest += chunk
             continue
-        yield held + chunk[:cut]
-        held = chunk[cut:]
-    if held:
-        yield held
+        yield rest + chunk[:end]
+        rest = chunk[end:]
+    if rest:
+        yield rest
 
 
-def _next(found: dict[str, Contig], current: _Building | None, header: bytes, offset: int) -> _Building:
+def _next(contigs: dict[str, Contig], current: _Building | None, header: bytes, offset: int) -> _Building:
     if current is not None:
-        _keep(found, current)
+        _keep(contigs, current)
     words = header.split(None, 1)
     return _Building(words[0].decode("utf-8", "replace") if words else "", offset)
 
 
-def _keep(found: dict[str, Contig], built: _Building) -> None:
-    if built.name in found:
+def _keep(contigs: dict[str, Contig], built: _Building) -> None:
+    if built.name in contigs:
         raise SampleError("corrupt", "two FASTA records have one name")
-    found[built.name] = built.contig()
+    contigs[built.name] = built.contig()

@@ -1,4 +1,4 @@
-"""Source: where codes come from, which is all that differs between records, windows and variants."""
+"""Source: where codes come from. Records, windows and variants differ in this alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medray.storage.files import File
 
 
 class Source(Protocol):
-    """A source inherits this type; the methods with a body are defaults.
+    """The type that sources inherit from; methods with a body are defaults.
 
     A sample holds `bases`, uint8 codes (codes.py) of shape (L), or (K, L): K sequences that belong together, such as
     ref and alt, which give K rows to the network and K rows (B * K, O), sample by sample, to `derive`.
@@ -24,11 +24,11 @@ class Source(Protocol):
     def payload(self) -> pa.Schema: ...
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
-        """As Modality.scan."""
+        """See Modality.scan."""
         ...
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
-        """As Modality.read."""
+        """See Modality.read."""
         ...
 
     @property

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.modalities.genomics.formats.records import Reader, Record, decode
-from medray.modalities.genomics.formats.text import Chunk, Lines
+from medray.modalities.genomics.formats.records import Reader, SequenceRecord, decode
+from medray.modalities.genomics.formats.text import Chunk, LineReader
 from medray.storage.files import open_input
 
 if TYPE_CHECKING:
@@ -24,20 +24,20 @@ NAMES = {
     "split": (),
     "subject": (),
 }
-"""What a column may be called where the spec does not say."""
+"""Names that a column may have where the spec gives none."""
 LONGEST_ROW = 1 << 20
 """Bytes of a row whose quoted cells go over several lines."""
 UNCLOSED = re.compile(rb'[ ]*"(?:[^"]|"")*$')
 NOTHING = frozenset(["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"])
-"""Cells of labels, splits and subjects that hold nothing, as in a label table: rows without a subject are not one patient."""
+"""Texts of empty cells (label, split, subject), as in a label table: rows without a subject do not share a patient."""
 ROWS = 4096
-"""Of Parquet read at once."""
+"""Rows of Parquet that are read at once."""
 CELL_BITS = 31
 """An Arrow string is shorter than 2^31 bytes."""
 
 
 class Columns(NamedTuple):
-    """Numbers from 0 of the columns of a table."""
+    """Numbers of the columns of a table, from 0."""
 
     sequence: int
     id: int | None
@@ -52,12 +52,12 @@ class Cell(NamedTuple):
     at: int
     text: bytes
     broken: bool = False
-    """It begins with a quote, but is no quoted cell."""
+    """It begins with a quote, but is not a quoted cell."""
     unclosed: bool = False
     """It begins with a quote, and no other one ends it in this line."""
 
 
-def wanted(spec: GenomicsSpec) -> dict[str, Column | None]:
+def wanted_columns(spec: GenomicsSpec) -> dict[str, Column | None]:
     return {
         "sequence": spec.sequence_column,
         "id": spec.id_column,
@@ -72,31 +72,31 @@ def has_header(spec: GenomicsSpec) -> bool:
 
 
 def columns(spec: GenomicsSpec, names: Sequence[str]) -> Columns:
-    """Where each wanted column is in a table with these names (or, without a header, so many columns).
+    """Where each wanted column is in a table with these names (or, without a header, with so many columns).
 
     Raises SampleError `unrecognised_format` where there is no column of sequences, `bad_columns` for one the spec names.
     """
     lower = [name.strip('\ufeff "').lower() for name in names]
-    found: dict[str, int | None] = {}
-    for role, column in wanted(spec).items():
+    numbers: dict[str, int | None] = {}
+    for role, column in wanted_columns(spec).items():
         if column is None:
-            known = [name for name in NAMES[role] if has_header(spec) and name in lower]
-            found[role] = _only(lower, known[0], role) if known else None
+            matches = [name for name in NAMES[role] if has_header(spec) and name in lower]
+            numbers[role] = _only(lower, matches[0], role) if matches else None
         elif isinstance(column, int):
             if column > len(names):
                 raise SampleError("bad_columns", f"{len(names)} columns; {role}_column is {column}")
-            found[role] = column - 1
+            numbers[role] = column - 1
         elif column.lower() in lower:
-            found[role] = _only(lower, column.lower(), role)
+            numbers[role] = _only(lower, column.lower(), role)
         else:
             raise SampleError("bad_columns", f"no column {column}, which {role}_column names")
-    if found["sequence"] is None:
+    if numbers["sequence"] is None:
         raise SampleError("unrecognised_format", "a table without a column of sequences: set sequence_column")
-    return Columns(**found)  # type: ignore[arg-type]  # sequence is no None
+    return Columns(**numbers)  # type: ignore[arg-type]  # sequence is not None
 
 
 def _only(names: Sequence[str], name: str, role: str) -> int:
-    """Where the one column of that name is. Raises SampleError where there are several: which is meant is not known."""
+    """The number of the one column of that name. Raises SampleError where there are several: it is unclear which is meant."""
     if names.count(name) > 1:
         raise SampleError("bad_columns", f"{names.count(name)} columns {name}: which is the {role}?")
     return names.index(name)
@@ -111,7 +111,7 @@ def delimiter(line: bytes) -> bytes:
 def cells(line: bytes, between: bytes) -> list[Cell]:
     """The cells of a line, quotes and blanks around them left out (RFC 4180)."""
     mark = re.escape(between)
-    found, at = [], 0
+    row, at = [], 0
     pattern = re.compile(rb'[ ]*"((?:[^"]|"")*)"[ ]*(?=' + mark + rb"|$)|([^" + mark + rb"]*)")
     line = line.rstrip(b"\r\n")
     while at <= len(line):
@@ -121,10 +121,10 @@ def cells(line: bytes, between: bytes) -> list[Cell]:
         start = match.start(group) if match else at
         broken = group == 2 and text.lstrip()[:1] == b'"'
         unclosed = broken and UNCLOSED.match(line, at) is not None
-        place = start + len(text) - len(text.lstrip())
-        found.append(Cell(place, text.strip().replace(b'""', b'"'), broken, unclosed))
+        text_start = start + len(text) - len(text.lstrip())
+        row.append(Cell(text_start, text.strip().replace(b'""', b'"'), broken, unclosed))
         at = (match.end() if match else at) + 1
-    return found
+    return row
 
 
 def text_table(spec: GenomicsSpec) -> Reader:
@@ -132,26 +132,26 @@ def text_table(spec: GenomicsSpec) -> Reader:
     return partial(_rows, spec)
 
 
-def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[Record]:
-    between, where, width = b"", None, 0
-    feed = Lines(chunks)
+def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
+    between, layout, width = b"", None, 0
+    feed = LineReader(chunks)
     number = 0
-    while (line := feed.next_written()) is not None:
+    while (line := feed.next_filled()) is not None:
         number += 1
-        if where is None:
+        if layout is None:
             between = delimiter(line.text) or b","
             row = _whole_row(feed, line, between, None) or cells(line.text, between)
-            where, width = columns(spec, _cell_texts(row) if has_header(spec) else [""] * len(row)), len(row)
+            layout, width = columns(spec, _cell_texts(row) if has_header(spec) else [""] * len(row)), len(row)
             if has_header(spec):
                 continue
         else:
             row = _whole_row(feed, line, between, width)
         if row is None:
-            yield Record(
+            yield SequenceRecord(
                 f"row {number}", problem=SampleError("corrupt", f"row {number} has a quote that is not closed")
             )
         else:
-            yield _row(where, width, row, line.offset, number)
+            yield _row(layout, width, row, line.offset, number)
     if feed.broken is not None:
         raise feed.broken
 
@@ -160,69 +160,69 @@ def _cell_texts(row: list[Cell]) -> list[str]:
     return [decode(cell.text) for cell in row]
 
 
-def _whole_row(feed: Lines, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
-    """The cells of the row that begins with `line`, and goes on in the next lines where it ends inside quotes.
+def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
+    """The cells of the row that begins with `line` and goes on in the next lines while a quote is open.
 
-    None where no line closes them so that the row has `width` cells; the lines after the first are then rows again.
+    None where no line closes it so that the row has `width` cells; the lines after the first are then read as rows.
     """
     text = line.text
     row = cells(text, between)
     if not any(cell.unclosed for cell in row):
         return row
-    while any(cell.unclosed for cell in row) and len(text) < LONGEST_ROW and (more := feed.next()) is not None:
-        text += more.text
+    while any(cell.unclosed for cell in row) and len(text) < LONGEST_ROW and (next_line := feed.next()) is not None:
+        text += next_line.text
         row = cells(text, between)
     if any(cell.broken for cell in row) or width not in (None, len(row)):
-        feed.back()
+        feed.rewind()
         return None
     return row
 
 
-def _row(where: Columns, width: int, row: list[Cell], offset: int, number: int) -> Record:
+def _row(layout: Columns, width: int, row: list[Cell], offset: int, number: int) -> SequenceRecord:
     name = f"row {number}"
     surplus = [cell.text for cell in row[width:]]
     if len(row) < width or any(surplus):
-        return Record(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
-    if any(row[place].broken for place in where if place is not None):
-        return Record(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
+        return SequenceRecord(name, problem=SampleError("corrupt", f"row {number} has {len(row)} columns, not {width}"))
+    if any(row[column].broken for column in layout if column is not None):
+        return SequenceRecord(name, problem=SampleError("corrupt", f"row {number} has text after a quote"))
     try:
-        texts = [None if place is None else decode(row[place].text) for place in where[1:]]
+        texts = [None if column is None else decode(row[column].text) for column in layout[1:]]
     except SampleError as problem:
-        return Record(name, problem=SampleError(problem.reason, f"row {number}"))
-    given, label, split, subject = texts[0] or None, *map(_said, texts[1:])
-    cell = row[where.sequence]
-    return Record(given or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
+        return SequenceRecord(name, problem=SampleError(problem.reason, f"row {number}"))
+    row_id, label, split, subject = texts[0] or None, *map(_filled, texts[1:])
+    cell = row[layout.sequence]
+    return SequenceRecord(row_id or name, [Chunk(offset + cell.at, cell.text)], "", label, subject, split)
 
 
-def _said(text: str | None) -> str | None:
-    """None for a cell that holds nothing."""
+def _filled(text: str | None) -> str | None:
+    """The text; None for a cell that holds nothing."""
     return None if text is None or text in NOTHING else text
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------
 
 
-def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[Record]:
-    """Rows of a Parquet table; a letter's offset is its row's number, 31 bits further left, and its place in the cell.
+def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
+    """Rows of a Parquet table; a letter's offset is its row's number, shifted left by 31 bits, plus its position in the cell.
 
     Raises SampleError.
     """
     with open_parquet(uri) as file:
         names = file.schema_arrow.names
-        where = columns(spec.model_copy(update={"header": True}), names)
-        roles = {role: names[place] for role, place in where._asdict().items() if place is not None}
+        layout = columns(spec.model_copy(update={"header": True}), names)
+        roles = {role: names[column] for role, column in layout._asdict().items() if column is not None}
         number = 0
         try:
             for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
                 table = {role: _column_texts(batch.column(name)) for role, name in roles.items()}
                 for i, sequence in enumerate(table["sequence"]):
                     rest = {role: values[i] for role, values in table.items()}
-                    yield Record(
+                    yield SequenceRecord(
                         rest.get("id") or f"row {number + 1}",
                         [Chunk(number << CELL_BITS, (sequence or "").encode())],
-                        label=_said(rest.get("label")),
-                        subject=_said(rest.get("subject")),
-                        split=_said(rest.get("split")),
+                        label=_filled(rest.get("label")),
+                        subject=_filled(rest.get("subject")),
+                        split=_filled(rest.get("split")),
                     )
                     number += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -267,8 +267,8 @@ class ParquetCells:
             raise SampleError("truncated", "the table is shorter than when it was indexed")
         group = next(i for i, start in enumerate(self._starts[1:]) if row < start)
         if group != self._group:
-            read = self._file.read_row_group(group, columns=[self._name])
-            self._group, self._cells = group, read.column(0).cast(pa.string())
+            row_group = self._file.read_row_group(group, columns=[self._name])
+            self._group, self._cells = group, row_group.column(0).cast(pa.string())
         cell = (self._cells[row - self._starts[group]].as_py() or "").encode()
         return cell[start - base : end - base]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from medray.errors import SampleError
+from medray.storage.compressed import GZIP, unpacking
 from medray.storage.files import open_input
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 """Bytes of text read at once."""
 LONGEST_LINE = 1 << 28
-"""A line that goes on after so many bytes is no line of text."""
+"""Bytes of the longest line; what has longer ones is not text."""
 BGZF_HEADER, LONGEST_BGZF_BLOCK = 18, 1 << 16
 
 
@@ -35,34 +35,23 @@ class Chunk(NamedTuple):
 
 def compression(head: bytes) -> str:
     """ "bgzip", "gzip" or "" by the first 18 bytes (RFC 1952; SAM specification 4.1)."""
-    if head[:2] != b"\x1f\x8b":
+    if not head.startswith(GZIP):
         return ""
     return "bgzip" if head[3:4] == b"\x04" and head[12:16] == b"BC\x02\x00" else "gzip"
-
-
-@contextmanager
-def decoding() -> Iterator[None]:
-    """Errors of decompression become SampleError `truncated` or `corrupt`; other errors of storage pass."""
-    try:
-        yield
-    except EOFError:
-        raise SampleError("truncated", "the compressed file ends before its data does") from None
-    except zlib.error as error:
-        raise SampleError("corrupt", f"gzip: {error}") from None
 
 
 def blocks(uri: str) -> Iterator[Chunk]:
     """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
 
-    What is given has passed its checksum, since a flipped bit makes other bases more often than an error: a gzip file
-    is read through to the end before (its text up to where it was cut off is given all the same), bgzip block by block.
+    Text is yielded after its checksum has passed, since a flipped bit makes other bases more often than an error: a gzip
+    file is first read to its end (if it was cut off, its text up to there is still yielded), bgzip block by block.
     A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
     with open_input(uri) as raw:
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
         offset = 0
-        with decoding():
+        with unpacking():
             for text in _pieces(raw, kind):
                 yield Chunk(offset, text)
                 offset += len(text)
@@ -74,19 +63,19 @@ def blocks(uri: str) -> Iterator[Chunk]:
 
 def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """The same text line by line, line ends included. Raises SampleError `corrupt` where a line does not end."""
-    held, start = b"", 0
+    rest, start = b"", 0
     for offset, text in chunks:
-        if not held:
+        if not rest:
             start = offset
-        text = held + text
+        text = rest + text
         if len(text) > LONGEST_LINE and b"\n" not in text:
             raise SampleError("corrupt", f"a line of more than {LONGEST_LINE} bytes")
-        *whole, held = text.split(b"\n")
+        *whole, rest = text.split(b"\n")
         for line in whole:
             yield Chunk(start, line + b"\n")
             start += len(line) + 1
-    if held:
-        yield Chunk(start, held)
+    if rest:
+        yield Chunk(start, rest)
 
 
 def _pieces(raw: NativeFile, kind: str) -> Iterator[bytes]:
@@ -114,7 +103,7 @@ def _verify(raw: NativeFile) -> None:
 def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
     """The text of bgzip blocks, each after its checksum. Raises EOFError and zlib.error (SAM specification 4.1)."""
     packed, at = b"", 0
-    held: list[bytes] = []
+    texts: list[bytes] = []
     try:
         while True:
             if len(packed) - at < LONGEST_BGZF_BLOCK:
@@ -129,31 +118,32 @@ def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
             end = at + int.from_bytes(head[16:18], "little") + 1  # BSIZE
             if end > len(packed):
                 raise EOFError
-            held.append(zlib.decompress(packed[at:end], 31))
+            texts.append(zlib.decompress(packed[at:end], 31))
             at = end
-            if sum(map(len, held)) >= BLOCK:
-                yield b"".join(held)
-                held = []
+            if sum(map(len, texts)) >= BLOCK:
+                yield b"".join(texts)
+                texts = []
     except (EOFError, zlib.error):
-        if held:
-            yield b"".join(held)
+        if texts:
+            yield b"".join(texts)
         raise
-    if text := b"".join(held):
+    if text := b"".join(texts):
         yield text
 
 
-class Lines:
-    """Lines, with the way back to a mark."""
+class LineReader:
+    """Lines one by one; what was taken since a mark can be read again."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
         self._feed = lines(chunks)
         self._ahead: deque[Chunk] = deque()
         self._since: list[Chunk] = []
-        """Taken since the mark."""
+        """Lines taken since the mark."""
         self.broken: SampleError | None = None
-        """Why the stream ended, where it did not end as a file does."""
+        """Why the stream broke off; None where it ended as a file does."""
 
     def next(self) -> Chunk | None:
+        """The next line; None at the end, and where the stream breaks off."""
         if self._ahead:
             line = self._ahead.popleft()
         else:
@@ -165,20 +155,20 @@ class Lines:
             self._since.append(line)
         return line
 
-    def next_written(self) -> Chunk | None:
-        """The next line that is not blank, and a mark after it."""
+    def next_filled(self) -> Chunk | None:
+        """The next line that is not blank; sets the mark behind it."""
         while (line := self.next()) is not None and not line.text.strip():
             pass
         self._since = []
         return line
 
-    def back(self) -> None:
-        """To the mark."""
+    def rewind(self) -> None:
+        """Go back to the mark."""
         self._ahead.extendleft(reversed(self._since))
         self._since = []
 
-    def again(self, line: Chunk) -> None:
-        """`line`, the last that was taken, comes again."""
+    def put_back(self, line: Chunk) -> None:
+        """Put back `line`, the last that was taken."""
         self._ahead.appendleft(line)
         self._since = self._since[:-1]
 
@@ -194,7 +184,7 @@ class Ranges:
         kind = compression(self._raw.read(BGZF_HEADER))
         self._raw.seek(0)
         self.size: int | None = None
-        """Bytes of the text, where that is known without reading it: of gzip it is not."""
+        """Bytes of the text; None for gzip, where only reading it all would tell."""
         if kind == "bgzip":
             self._stream = _Bgzip(self._raw)
             self.size = self._stream.size
@@ -205,19 +195,19 @@ class Ranges:
 
     def read(self, start: int, end: int) -> bytes:
         """Text of [start, end). Raises SampleError `truncated` where the file ends before, or `corrupt`."""
-        held = self._held
-        if not held.offset <= start <= end <= held.offset + len(held.text):
-            with decoding():
-                held = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
-        if end - held.offset > len(held.text):
+        last = self._held
+        if not last.offset <= start <= end <= last.offset + len(last.text):
+            with unpacking():
+                last = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
+        if end - last.offset > len(last.text):
             raise SampleError("truncated", "the file is shorter than when it was indexed")
-        return held.text[start - held.offset : end - held.offset]
+        return last.text[start - last.offset : end - last.offset]
 
     def _fill(self, start: int, size: int) -> bytes:
-        held = self._held
-        if held.offset <= start < held.offset + len(held.text):  # what is held need not be decompressed again
-            kept = held.text[start - held.offset :]
-            self._stream.seek(held.offset + len(held.text))
+        last = self._held
+        if last.offset <= start < last.offset + len(last.text):  # decompressed before: not again
+            kept = last.text[start - last.offset :]
+            self._stream.seek(last.offset + len(last.text))
             return kept + self._stream.read(size - len(kept))
         self._stream.seek(start)
         return self._stream.read(size)
@@ -227,7 +217,7 @@ class Ranges:
 
 
 class _Gzip:
-    """A gzip file read forward; a seek back begins anew. What stands before damage is given before the damage raises."""
+    """A gzip file read forward; a seek back starts over. Text before damage is returned before the damage raises."""
 
     PACKED = 1 << 17
     """Compressed bytes read at once."""
@@ -250,31 +240,31 @@ class _Gzip:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, less only at the end. Raises EOFError or zlib.error where nothing more can be read."""
-        found: list[bytes] = []
+        texts: list[bytes] = []
         while size and not self._damage:
             try:
-                text = self._some(size)
+                text = self._next_text(size)
             except (EOFError, zlib.error) as damage:
                 self._damage = damage
                 break
             if not text:
                 break
-            found.append(text)
+            texts.append(text)
             size -= len(text)
             self._at += len(text)
-        if self._damage and not found:
+        if self._damage and not texts:
             raise self._damage
-        return b"".join(found)
+        return b"".join(texts)
 
-    def _some(self, size: int) -> bytes:
+    def _next_text(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
                 rest = self._member.unused_data.lstrip(b"\0")
                 while not rest:
-                    more = self._raw.read(self.PACKED)
-                    if not more:
+                    packed = self._raw.read(self.PACKED)
+                    if not packed:
                         return b""
-                    rest = more.lstrip(b"\0")
+                    rest = packed.lstrip(b"\0")
                 self._member, self._packed = zlib.decompressobj(31), rest
             elif not self._packed:
                 self._packed = self._raw.read(self.PACKED)
@@ -300,7 +290,7 @@ class _Bgzip:
         self._at = offset
 
     def read(self, size: int) -> bytes:
-        found = []
+        texts = []
         while size and self._at < self._texts[-1]:
             block = int(np.searchsorted(self._texts, self._at, side="right")) - 1
             if block != self._block:
@@ -308,18 +298,18 @@ class _Bgzip:
                 packed = self._raw.read(int(self._files[block + 1] - self._files[block]))
                 self._block, self._decoded = block, zlib.decompress(packed, 31)
             within = self._at - int(self._texts[block])
-            found.append(self._decoded[within : within + size])
-            if not found[-1]:
+            texts.append(self._decoded[within : within + size])
+            if not texts[-1]:
                 raise zlib.error("a block holds less than it says")
-            self._at += len(found[-1])
-            size -= len(found[-1])
-        return b"".join(found)
+            self._at += len(texts[-1])
+            size -= len(texts[-1])
+        return b"".join(texts)
 
 
 def _block_table(raw: NativeFile) -> tuple[np.ndarray, np.ndarray]:
     """(blocks + 1,) offsets in the file and in the text where blocks begin, then their ends (SAM specification 4.1).
 
-    What follows the last whole block is left out: the scan has told of it.
+    What follows the last whole block is left out: the scan has reported it.
     """
     size = raw.size()
     files, texts = [0], [0]

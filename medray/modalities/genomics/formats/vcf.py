@@ -1,6 +1,6 @@
 """VCF as a stream: the header, and records with their place in the file.
 
-Plain, gzip and bgzip files are told by content; offsets are those of the decompressed text, so that places are the
+Plain, gzip and bgzip files are told apart by content; offsets are those of the decompressed text, so they are the
 same however the file is compressed. Source of the format: VCF 4.3 specification.
 """
 
@@ -20,10 +20,10 @@ from medray.errors import SampleError
 from medray.modalities.genomics.formats.text import LONGEST_LINE, Chunk
 
 HEADER_BYTES = 1 << 28
-"""A header longer than this is no header."""
+"""Bytes of the longest header that is read."""
 
 
-class Lines(NamedTuple):
+class RecordLines(NamedTuple):
     """Record lines of one file, one after the other."""
 
     edges: list[int]
@@ -32,9 +32,9 @@ class Lines(NamedTuple):
     """Their columns."""
 
     def locators(self) -> list[str]:
-        """Texts whose order is the order in the file."""
-        places = [f"{at:015d}" for at in self.edges]
-        return [f"{start}-{end}" for start, end in pairwise(places)]
+        """One text per line; sorted as text they are in the order of the file."""
+        offsets = [f"{edge:015d}" for edge in self.edges]
+        return [f"{start}-{end}" for start, end in pairwise(offsets)]
 
 
 def spans(locators: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def spans(locators: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Header:
+class VcfHeader:
     """The lines above the records, as they stand in the file."""
 
     text: bytes
@@ -61,24 +61,24 @@ class Header:
 # --- the header -------------------------------------------------------------------------------------------------
 
 
-def split_header(pieces: Iterator[Chunk]) -> tuple[Header, Iterator[Chunk]]:
+def split_header(pieces: Iterator[Chunk]) -> tuple[VcfHeader, Iterator[Chunk]]:
     """The header, and the chunks from the first record on. Raises SampleError where the text is no VCF 4."""
-    held = b""
+    head = b""
     for offset, text in pieces:
-        before, held = len(held), held + text
-        if held.startswith(b"BCF\2"):
+        before, head = len(head), head + text
+        if head.startswith(b"BCF\2"):
             raise SampleError("unsupported", "BCF: bcftools view -Oz makes VCF of it")
-        if not held.startswith(b"##fileformat="[: len(held)]):
+        if not head.startswith(b"##fileformat="[: len(head)]):
             raise SampleError("unrecognised_format", "expected ##fileformat=VCFv4 in the first line")
-        line = held.rfind(b"\n", 0, before) + 1
-        if found := re.search(rb"^[^#]", held[line:], re.MULTILINE):
-            end = line + found.start()  # in this chunk, or an earlier round had found it
-            return parse_header(held[:end]), _again(Chunk(offset + end - before, held[end:]), pieces)
-        if len(held) > HEADER_BYTES:
+        line = head.rfind(b"\n", 0, before) + 1
+        if match := re.search(rb"^[^#]", head[line:], re.MULTILINE):
+            end = line + match.start()  # in this chunk, or an earlier round would have found it
+            return parse_header(head[:end]), _again(Chunk(offset + end - before, head[end:]), pieces)
+        if len(head) > HEADER_BYTES:
             raise SampleError("unsupported", f"a header of more than {HEADER_BYTES} bytes")
-    if not held:
+    if not head:
         raise SampleError("empty_file")
-    return parse_header(held), iter(())
+    return parse_header(head), iter(())
 
 
 def _again(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -86,7 +86,7 @@ def _again(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
     yield from others
 
 
-def parse_header(text: bytes) -> Header:
+def parse_header(text: bytes) -> VcfHeader:
     """Raises SampleError: `not_text`, `unrecognised_format`, `unsupported` (a version before 4), `corrupt`."""
     try:
         lines = text.decode("utf-8").splitlines()
@@ -105,49 +105,49 @@ def parse_header(text: bytes) -> Header:
         if line.startswith("##contig=") and (name := re.search(r"[<,]ID=([^,>]+)", line)):
             length = re.search(r"[<,]length=(\d+)", line)
             contigs[name[1]] = int(length[1]) if length else None
-    return Header(text, version, contigs, max(0, len(columns) - 9))
+    return VcfHeader(text, version, contigs, max(0, len(columns) - 9))
 
 
 # --- records ----------------------------------------------------------------------------------------------------
 
 
-def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[Lines]:
-    """The lines below the header, up to `most` at once, without blank ones at the end. What stands before damage is given
-    before the damage raises. Raises SampleError `corrupt` where a line does not end."""
-    found = Lines([], [])
+def record_lines(pieces: Iterator[Chunk], most: int) -> Iterator[RecordLines]:
+    """The lines below the header, up to `most` at once, without blank ones at the end. Lines before damage
+    are yielded before the damage raises. Raises SampleError `corrupt` where a line does not end."""
+    pending = RecordLines([], [])
     try:
         for lines in _whole_lines(pieces):
-            found = _joined(found, lines)
-            whole = len(found.rows) - len(found.rows) % most
+            pending = _joined(pending, lines)
+            whole = len(pending.rows) - len(pending.rows) % most
             for start in range(0, whole, most):
-                yield _part(found, start, start + most)
-            found = _part(found, whole, len(found.rows))
+                yield _part(pending, start, start + most)
+            pending = _part(pending, whole, len(pending.rows))
     except SampleError:
-        if found.rows:
-            yield found
+        if pending.rows:
+            yield pending
         raise
-    if found.rows:
-        yield found
+    if pending.rows:
+        yield pending
 
 
-def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[Lines]:
-    """As many lines as come together; those that end with a blank one, with what follows it."""
-    held, start = b"", 0
+def _whole_lines(pieces: Iterator[Chunk]) -> Iterator[RecordLines]:
+    """The lines in groups as they are read. A group never ends with a blank line: that stays with what follows it."""
+    rest, start = b"", 0
     for offset, text in pieces:
-        start = start if held else offset
-        if len(held) > LONGEST_LINE and b"\n" not in text:
+        start = start if rest else offset
+        if len(rest) > LONGEST_LINE and b"\n" not in text:
             raise SampleError("corrupt", f"a line of more than {LONGEST_LINE} bytes")
         stop = text.rfind(b"\n") + 1
         if stop == 0 or not text[:stop].rsplit(b"\n", 2)[-2].strip():
-            held += text
+            rest += text
             continue
-        yield _lines(start, held + text[:stop])
-        held, start = text[stop:], offset + stop
-    if held.strip():
-        yield _lines(start, held)
+        yield _lines(start, rest + text[:stop])
+        rest, start = text[stop:], offset + stop
+    if rest.strip():
+        yield _lines(start, rest)
 
 
-def _lines(start: int, text: bytes) -> Lines:
+def _lines(start: int, text: bytes) -> RecordLines:
     """The lines of a text that begins with one, without blank ones at its end."""
     lines = text.split(b"\n")
     edges = (np.cumsum([start, *map(len, lines)]) + np.arange(len(lines) + 1)).tolist()
@@ -155,15 +155,15 @@ def _lines(start: int, text: bytes) -> Lines:
     while not lines[-1].strip():
         lines.pop()
         edges.pop()
-    return Lines(edges, list(map(columns, lines)))
+    return RecordLines(edges, list(map(columns, lines)))
 
 
-def _joined(one: Lines, two: Lines) -> Lines:
-    return Lines([*one.edges[:-1], *two.edges], one.rows + two.rows) if one.rows else two
+def _joined(one: RecordLines, two: RecordLines) -> RecordLines:
+    return RecordLines([*one.edges[:-1], *two.edges], one.rows + two.rows) if one.rows else two
 
 
-def _part(lines: Lines, start: int, stop: int) -> Lines:
-    return Lines(lines.edges[start : stop + 1], lines.rows[start:stop])
+def _part(lines: RecordLines, start: int, stop: int) -> RecordLines:
+    return RecordLines(lines.edges[start : stop + 1], lines.rows[start:stop])
 
 
 def columns(line: bytes) -> list[bytes]:

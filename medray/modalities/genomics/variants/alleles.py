@@ -24,12 +24,12 @@ import xxhash
 from medray.errors import SampleError
 from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import BAD, SOFT, to_codes
-from medray.modalities.genomics.formats.reference import CONCRETE, Reference
+from medray.modalities.genomics.formats.reference import CONCRETE, ReferenceGenome
 
 SCORES = ("ref", "alt", "delta", "log_odds")
-"""What `derive` gives for each output, in this order."""
+"""Scores that `derive` gives for each output, in this order."""
 LONG_ALLELE, LONG_ALT = 32, 128
-"""An allele of more letters is shortened in an id, and a list of alleles in that of a record."""
+"""Letters above which an allele is shortened in an id, and a list of alleles in the id of a record."""
 TAB = b"\t"
 UNOBSERVED = (b"<*>", b"<NON_REF>", b"<X>")
 _BASES = re.compile(rb"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
@@ -50,7 +50,7 @@ class Allele(NamedTuple):
 # --- one allele -------------------------------------------------------------------------------------------------
 
 
-def check(reference: Reference, contig: str, position: int, ref: bytes, alt: bytes) -> None:
+def check(reference: ReferenceGenome, contig: str, position: int, ref: bytes, alt: bytes) -> None:
     """Raises SampleError where the allele cannot be laid over the reference.
 
     VCF 4.3 section 1.6.1: REF equals the reference letter for letter, whatever the case, once ambiguity codes are the
@@ -76,10 +76,10 @@ def check(reference: Reference, contig: str, position: int, ref: bytes, alt: byt
     length = reference.contigs[contig].length
     if position < 0 or position + len(ref) > length:
         raise SampleError("past_the_end", f"bases {position + 1} to {position + len(ref)} of a contig of {length}")
-    found = reference.letters(contig, position, position + len(ref))
-    if found != ref.translate(CONCRETE):
-        raise SampleError("ref_mismatch", f"the reference has {_shown(found)}, the record {_shown(ref)}")
-    if found == alt.translate(CONCRETE):
+    letters = reference.letters(contig, position, position + len(ref))
+    if letters != ref.translate(CONCRETE):
+        raise SampleError("ref_mismatch", f"the reference has {_shown(letters)}, the record {_shown(ref)}")
+    if letters == alt.translate(CONCRETE):
         raise SampleError("bad_allele", "ALT equals REF")
 
 
@@ -88,7 +88,7 @@ def _called(ref: bytes, alt: bytes) -> bool:
     return all(letter in b"ACGTUN" or ref[i : i + 1] == bytes([letter]) for i, letter in enumerate(alt))
 
 
-def _contig_hint(reference: Reference, contig: str) -> str:
+def _contig_hint(reference: ReferenceGenome, contig: str) -> str:
     other = contig.removeprefix("chr") if contig.startswith("chr") else f"chr{contig}"
     if other in reference.contigs:
         return f"the reference calls it {other}: bcftools annotate --rename-chrs"
@@ -126,15 +126,15 @@ def _shared_end(ref: bytes, alt: bytes) -> int:
     return shared
 
 
-def windows(reference: Reference, contig: str, allele: Allele, length: int) -> tuple[np.ndarray, np.ndarray]:
+def windows(reference: ReferenceGenome, contig: str, allele: Allele, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(length,) and (length,) uint8 codes of the reference and of the allele in its place. Raises SampleError."""
     longest = max(len(allele.ref), len(allele.alt))
     if longest > length:
         raise SampleError("allele_too_long", f"an allele of {longest} bases; windows are of {length}")
     left = (length - longest) // 2
     start = allele.position - left
-    more = max(0, len(allele.ref) - len(allele.alt))
-    around = reference.codes(contig, start, start + length + more)
+    extra = max(0, len(allele.ref) - len(allele.alt))
+    around = reference.codes(contig, start, start + length + extra)
     alt = np.frombuffer(to_codes(allele.alt), np.uint8) | around[left] & SOFT
     _keep_shared(alt, around[left : left + len(allele.ref)], allele)
     changed = np.concatenate([around[:left], alt, around[left + len(allele.ref) :]])
@@ -168,7 +168,7 @@ class Alleles:
     """(R + 1,) int64: where the samples of each record begin, and N."""
 
 
-def read_alleles(reference: Reference, records: Sequence[list[bytes]], length: int) -> Alleles:
+def read_alleles(reference: ReferenceGenome, records: Sequence[list[bytes]], length: int) -> Alleles:
     """Records (columns as `vcf.columns` gives them) to samples.
 
     SNVs are cut together: a stretch of the reference is decoded once for all windows that lie in it.
@@ -177,86 +177,87 @@ def read_alleles(reference: Reference, records: Sequence[list[bytes]], length: i
     counts = [row[4].count(b",") + 1 if len(row) == 8 else 1 for row in records]
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     total = int(offsets[-1])
-    made = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8), offsets)
+    alleles = Alleles([""] * total, [None] * total, [None] * total, np.empty((total, 2, length), np.uint8), offsets)
     rest = np.ones(len(records), bool)
     rows = np.flatnonzero(single)
     if len(rows):
-        rest[_read_snvs(reference, records, made, rows, offsets[rows])] = False
+        rest[_read_snvs(reference, records, alleles, rows, offsets[rows])] = False
     for row in np.flatnonzero(rest).tolist():
-        _read_record(reference, records[row], made, int(offsets[row]))
-    _refuse_letters(made)
-    return made
+        _read_record(reference, records[row], alleles, int(offsets[row]))
+    _refuse_letters(alleles)
+    return alleles
 
 
-def _refuse_letters(made: Alleles) -> None:
-    """Good samples with a letter in a window that is no nucleotide become failed ones."""
-    good = np.fromiter((reason is None for reason in made.reason), bool, len(made.reason))
-    for i in np.flatnonzero(good & (made.bases == BAD).any(axis=(1, 2))).tolist():
-        made.reason[i], made.detail[i] = "not_dna", "the reference holds other letters than bases near the variant"
+def _refuse_letters(alleles: Alleles) -> None:
+    """Fail the good samples that have a letter in a window which is not a nucleotide."""
+    good = np.fromiter((reason is None for reason in alleles.reason), bool, len(alleles.reason))
+    for i in np.flatnonzero(good & (alleles.bases == BAD).any(axis=(1, 2))).tolist():
+        alleles.reason[i] = "not_dna"
+        alleles.detail[i] = "the reference holds other letters than bases near the variant"
 
 
 def _read_snvs(
-    reference: Reference,
+    reference: ReferenceGenome,
     records: Sequence[list[bytes]],
-    made: Alleles,
+    alleles: Alleles,
     rows: np.ndarray,
-    places: np.ndarray,
+    samples: np.ndarray,
 ) -> np.ndarray:
-    """Fill in what of `rows` is a SNV that fits the reference; returns those rows. The others are read one by one."""
+    """Fill in those of `rows` that are SNVs which fit the reference, and return them. Others are read one by one."""
     chosen = [records[row] for row in rows.tolist()]
     refs = b"".join([row[3] for row in chosen])
     alts = b"".join([row[4] for row in chosen])
     ref_codes, alt_codes = (np.frombuffer(to_codes(text), np.uint8) for text in (refs, alts))
     usable = _SINGLE[np.frombuffer(refs, np.uint8)] & _SINGLE[np.frombuffer(alts, np.uint8)] & (ref_codes != alt_codes)
     positions = np.array([int(row[1]) for row in chosen], np.int64) - 1
-    shown = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
-    ids = [f":{at + 1}:{ref}:{alt}#1" for at, ref, alt in shown]
-    left = (made.bases.shape[2] - 1) // 2
-    for name, mine in _by_contig([row[0] for row in chosen]):
+    changes = zip(positions.tolist(), refs.upper().decode("latin-1"), alts.upper().decode("latin-1"), strict=True)
+    ids = [f":{position + 1}:{ref}:{alt}#1" for position, ref, alt in changes]
+    left = (alleles.bases.shape[2] - 1) // 2
+    for name, members in _by_contig([row[0] for row in chosen]):
         contig = reference.contigs.get(name)
         if contig is None:
-            usable[mine] = False
+            usable[members] = False
             continue
-        usable[mine] &= (positions[mine] >= 0) & (positions[mine] < contig.length)
-        mine = mine[usable[mine]]
-        if len(mine) == 0:
+        usable[members] &= (positions[members] >= 0) & (positions[members] < contig.length)
+        members = members[usable[members]]
+        if len(members) == 0:
             continue
         try:
-            cut = reference.windows(name, positions[mine] - left, made.bases.shape[2])
-        except SampleError:  # of one place of the reference: read one by one, those elsewhere are good
-            usable[mine] = False
+            ref_windows = reference.windows(name, positions[members] - left, alleles.bases.shape[2])
+        except SampleError:  # one stretch of the reference is bad: read one by one, the SNVs elsewhere are good
+            usable[members] = False
             continue
-        fits = cut[:, left] & ~np.uint8(SOFT) == ref_codes[mine]
-        usable[mine[~fits]] = False
-        mine, cut = (mine, cut) if fits.all() else (mine[fits], cut[fits])
-        made.bases[places[mine], 0] = cut
-        cut[:, left] = alt_codes[mine] | cut[:, left] & SOFT
-        made.bases[places[mine], 1] = cut
+        fits = ref_windows[:, left] & ~np.uint8(SOFT) == ref_codes[members]
+        usable[members[~fits]] = False
+        members, ref_windows = (members, ref_windows) if fits.all() else (members[fits], ref_windows[fits])
+        alleles.bases[samples[members], 0] = ref_windows
+        ref_windows[:, left] = alt_codes[members] | ref_windows[:, left] & SOFT
+        alleles.bases[samples[members], 1] = ref_windows
         prefix = _name(name)
-        for i, place in zip(mine.tolist(), places[mine].tolist(), strict=True):
-            made.sample_id[place] = prefix + ids[i]
+        for i, sample in zip(members.tolist(), samples[members].tolist(), strict=True):
+            alleles.sample_id[sample] = prefix + ids[i]
     return rows[usable]
 
 
 def _by_contig(names: list[bytes]) -> list[tuple[str, np.ndarray]]:
     """Each name with the indices of its rows."""
-    found: dict[bytes, list[int]] = {}
+    rows_of: dict[bytes, list[int]] = {}
     for i, name in enumerate(names):
-        found.setdefault(name, []).append(i)
-    return [(name.decode("utf-8", "replace"), np.array(rows)) for name, rows in found.items()]
+        rows_of.setdefault(name, []).append(i)
+    return [(name.decode("utf-8", "replace"), np.array(rows)) for name, rows in rows_of.items()]
 
 
 def _is_position(text: bytes) -> bool:
     return text.isdigit() and len(text) < 18
 
 
-def _read_record(reference: Reference, row: list[bytes], made: Alleles, place: int) -> None:
+def _read_record(reference: ReferenceGenome, row: list[bytes], alleles: Alleles, first: int) -> None:
     """Fill in the alleles of one record, each good or with its reason."""
     if not is_record(row):
         for i in range(row[4].count(b",") + 1 if len(row) == 8 else 1):
-            made.sample_id[place + i] = f"#{i + 1}"
-            made.reason[place + i] = "bad_record"
-            made.detail[place + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
+            alleles.sample_id[first + i] = f"#{i + 1}"
+            alleles.reason[first + i] = "bad_record"
+            alleles.detail[first + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
         return
     contig, position, ref = row[0].decode("utf-8", "replace"), int(row[1]) - 1, row[3]
     for i, alt in enumerate(row[4].split(b",")):
@@ -264,19 +265,19 @@ def _read_record(reference: Reference, row: list[bytes], made: Alleles, place: i
         try:
             check(reference, contig, position, ref, alt)
             allele = normalise(lambda start, end: reference.letters(contig, start, end), position, ref, alt)
-            made.bases[place + i] = windows(reference, contig, allele, made.bases.shape[2])
+            alleles.bases[first + i] = windows(reference, contig, allele, alleles.bases.shape[2])
         except SampleError as error:
-            made.reason[place + i], made.detail[place + i] = error.reason, error.detail
-        made.sample_id[place + i] = sample_id(contig, allele, i)
+            alleles.reason[first + i], alleles.detail[first + i] = error.reason, error.detail
+        alleles.sample_id[first + i] = sample_id(contig, allele, i)
 
 
 # --- ids --------------------------------------------------------------------------------------------------------
 
 
 def record_key(row: list[bytes]) -> str:
-    """ "CONTIG:POS:REF:ALT" of a record as its file has it: what of a line decides its score. Without #.
+    """ "CONTIG:POS:REF:ALT" of a record as its file has it: the part of a line that decides its score. Holds no #.
 
-    Of a line that is no record "line:DIGEST". Long and odd alleles are shortened.
+    "line:DIGEST" for a line that is not a record. Long and odd alleles are shortened.
     """
     if not is_record(row):
         return f"line:{_digest(TAB.join([*row[:2], *row[3:5], b'%d' % len(row)]))}"
@@ -296,7 +297,7 @@ def _alt_key(alt: bytes) -> str:
 
 
 def is_record(row: list[bytes]) -> bool:
-    """The line has the 8 columns that VCF fixes, and a number as POS."""
+    """Whether the line has the 8 columns that VCF fixes, and a number as POS."""
     return len(row) == 8 and row[1].isdigit() and len(row[1]) < 18
 
 
@@ -338,8 +339,8 @@ def derive(scores: np.ndarray, exact: Exact | None = None) -> np.ndarray:
     """Scores (2 N, O) float32, of sample 0's ref, sample 0's alt, sample 1's ref …, to (N, 4 O), named by SCORES.
 
     For each output: ref, alt, delta = alt - ref, and log_odds = ln(p_alt / (1 - p_alt)) - ln(p_ref / (1 - p_ref)),
-    natural logarithm, both made in float64. Numbers that are no probabilities have no log_odds: (N, 3 O). Without
-    `exact` they are made of the scores, as far as these tell: a single probability of 1 has no odds, and gives no number.
+    natural logarithm, both computed in float64. Scores that are not probabilities have no log_odds: (N, 3 O). Without
+    `exact` they are computed from the scores, as far as possible: a single probability of 1 has no odds and no number.
     """
     exact = exact or of_probabilities(scores)
     columns = [scores[0::2], scores[1::2]]
@@ -353,7 +354,7 @@ def derive(scores: np.ndarray, exact: Exact | None = None) -> np.ndarray:
 
 
 def of_probabilities(scores: np.ndarray) -> Exact:
-    """(B, O) float32 probabilities as far as they tell; where a row of several sums to 1, 1 - p is the sum of the others."""
+    """(B, O) float32 probabilities, as exact as they are; where a row of several sums to 1, 1 - p is the sum of the others."""
     exact = scores.astype(np.float64)
     against = 1 - exact
     if exact.shape[1] > 1:
@@ -364,13 +365,13 @@ def of_probabilities(scores: np.ndarray) -> Exact:
 
 
 def _difference(ref: np.ndarray, alt: np.ndarray) -> np.ndarray:
-    """p_alt - p_ref of log-odds; of the small probabilities, so that two that are nearly 1 do not cancel to 0."""
+    """p_alt - p_ref from log-odds, by way of the smaller probabilities: two that are nearly 1 do not cancel to 0."""
     sign = np.where(ref + alt > 0, -1.0, 1.0)
     return sign * (_probability(sign * alt) - _probability(sign * ref))
 
 
 def _probability(log_odds: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), exp of no positive number."""
+    """1 / (1 + exp(-x)), without the exp of a positive number."""
     small = np.exp(-np.abs(log_odds))
     return np.where(log_odds > 0, 1.0, small) / (1 + small)
 

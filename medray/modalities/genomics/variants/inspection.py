@@ -1,4 +1,4 @@
-"""What `medray inspect` shows of a VCF: records, contigs, kinds of alleles; never who they are of."""
+"""What `medray inspect` shows of a VCF: records, contigs, kinds of alleles; never whose they are."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def inspect_vcf(uri: str) -> Inspection:
         if len(row) < 8 or not row[1].isdigit():
             kinds["bad records"] += 1
             continue
-        seen = contigs.setdefault(row[0].decode("utf-8", "replace"), [0, int(row[1]), int(row[1])])
-        seen[0], seen[1], seen[2] = seen[0] + 1, min(seen[1], int(row[1])), max(seen[2], int(row[1]))
+        extent = contigs.setdefault(row[0].decode("utf-8", "replace"), [0, int(row[1]), int(row[1])])
+        extent[0], extent[1], extent[2] = extent[0] + 1, min(extent[1], int(row[1])), max(extent[2], int(row[1]))
         kinds.update(allele_kind(row[3], alt) for alt in row[4].split(b","))
         kinds["multiallelic records"] += b"," in row[4]
     facts = {

@@ -17,17 +17,17 @@ from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import SOFT, N
 from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.formats import text, vcf
-from medray.modalities.genomics.formats.reference import Reference
+from medray.modalities.genomics.formats.reference import ReferenceGenome
 from medray.modalities.genomics.formats.source import Source
-from medray.modalities.genomics.scan import ignored
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants import alleles as variants
 from medray.modalities.genomics.variants.alleles import Alleles, read_alleles, record_key
 from medray.modalities.genomics.variants.names import RecordNames
+from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
-"""A scan holds so many records, or as many as have windows of so many bytes."""
+"""The most records, and the most bytes of windows, that a scan holds at once."""
 
 
 class Variants(Source):
@@ -42,9 +42,11 @@ class Variants(Source):
         return pa.schema([tensor_field("bases", (2, self.spec.length), "uint8", dims="ref/alt L")])
 
     @cached_property
-    def reference(self) -> Reference:
+    def reference(self) -> ReferenceGenome:
         """Raises UserError where it cannot be used."""
-        return Reference.open(self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel")
+        return ReferenceGenome.open(
+            self.spec.reference or "", "ignore" if self.spec.soft_mask == "ignore" else "channel"
+        )
 
     def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         """See `variants.derive`."""
@@ -54,33 +56,35 @@ class Variants(Source):
         return variants.score_names(outputs, probabilities)
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
-        """One part per record; a file that cannot be understood, or from where it cannot, is a failed part.
+        """One part per record, and a failed one for a file, or the rest of a file, that cannot be understood.
 
-        The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what becomes of it, as `_prints`
-        says. So a record is the same whatever stands in its other columns and around it in the file. All records of a
-        file are of one subject, which is the file.
+        The id is path#CONTIG:POS:REF:ALT as the record has them; the digest covers what its scores depend on (see
+        `_fingerprints`). So a record stays the same whatever its other columns and the rest of the file hold. All
+        records of a file belong to one subject, which is the file.
         """
         path = relative(file.uri, root)
-        if file.uri == self.spec.reference or ignored(path, self.spec.ignore):
+        if file.uri == self.spec.reference or matches_glob(path, self.spec.ignore):
             return
-        unread = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
-        whole = Part(path, file.uri, digest=unread, size=file.size, subject=path, person=False)
-        names, found = RecordNames(), False
+        stamp = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
+        whole = Part(path, file.uri, digest=stamp, size=file.size, subject=path, person=False)
+        names, has_records = RecordNames(), False
         try:
             if file.size == 0:
                 raise SampleError("empty_file")
             header, pieces = vcf.split_header(text.blocks(file.uri))
-            stated = VcfFacts(header.text)
-            facts_of = lru_cache(lambda contig: stated.of(contig.decode("utf-8", "replace")))  # one for all of a contig
+            vcf_facts = VcfFacts(header.text)
+            facts_of = lru_cache(lambda contig: vcf_facts.of(contig.decode("utf-8", "replace")))  # once per contig
             for lines in vcf.record_lines(pieces, self._at_once):
-                found = True
+                has_records = True
                 keys, ids = names.of(lines.rows)
-                prints = _prints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
+                digests = _fingerprints(keys, read_alleles(self.reference, lines.rows, self.spec.length))
                 sizes = np.diff(lines.edges).tolist()
                 facts = [facts_of(row[0] if len(row) == 8 else b"") for row in lines.rows]
-                for name, place, print_, size, known in zip(ids, lines.locators(), prints, sizes, facts, strict=True):
-                    yield Part(f"{path}#{name}", file.uri, place, print_, size, 0, path, False, facts=known)
-            if not found:
+                for name, locator, content, size, record_facts in zip(
+                    ids, lines.locators(), digests, sizes, facts, strict=True
+                ):
+                    yield Part(f"{path}#{name}", file.uri, locator, content, size, 0, path, False, facts=record_facts)
+            if not has_records:
                 raise SampleError("no_variants", "a header, and no record after it")
         except SampleError as error:
             yield replace(whole, reason=error.reason, detail=error.detail)
@@ -94,68 +98,71 @@ class Variants(Source):
 
         `bases` (2, L) uint8: codes of the window with the reference, and with the alternate allele in its place.
         """
-        rows, owners, lost = self._rows(entries)
-        made = self._alleles(rows)
-        prints = Entries.of(entries).rows.column("fingerprint").to_pylist()
-        owner = np.repeat(owners, np.diff(made.edges))
-        late = [
+        rows, owners, failures = self._rows(entries)
+        alleles = self._alleles(rows)
+        fingerprints = Entries.of(entries).rows.column("fingerprint").to_pylist()
+        owner = np.repeat(owners, np.diff(alleles.edges))
+        changed = [
             i
-            for i, now in zip(owners.tolist(), _prints(list(map(record_key, rows)), made), strict=True)
-            if now != prints[i]
+            for i, now in zip(owners.tolist(), _fingerprints(list(map(record_key, rows)), alleles), strict=True)
+            if now != fingerprints[i]
         ]
-        lost |= dict.fromkeys(late, ("changed", "another record or reference stands there than when it was indexed"))
-        self._refuse_ambiguous(made)
-        kept = np.flatnonzero(~np.isin(owner, late))
-        order = np.argsort(np.concatenate([owner[kept], np.array(list(lost), np.int64)]), kind="stable")
-        reasons = [*(made.reason[i] for i in kept.tolist()), *(reason for reason, _ in lost.values())]
+        failures |= dict.fromkeys(
+            changed, ("changed", "another record or reference stands there than when it was indexed")
+        )
+        self._refuse_ambiguous(alleles)
+        kept = np.flatnonzero(~np.isin(owner, changed))
+        order = np.argsort(np.concatenate([owner[kept], np.array(list(failures), np.int64)]), kind="stable")
+        reasons = [*(alleles.reason[i] for i in kept.tolist()), *(reason for reason, _ in failures.values())]
         columns = {
-            "entry": [*owner[kept].tolist(), *lost],
-            "sample_id": [*(made.sample_id[i] for i in kept.tolist()), *([""] * len(lost))],
+            "entry": [*owner[kept].tolist(), *failures],
+            "sample_id": [*(alleles.sample_id[i] for i in kept.tolist()), *([""] * len(failures))],
             "reason": reasons,
-            "detail": [*(made.detail[i] for i in kept.tolist()), *(detail for _, detail in lost.values())],
+            "detail": [*(alleles.detail[i] for i in kept.tolist()), *(detail for _, detail in failures.values())],
         }
-        bases = made.bases if len(kept) == len(made.bases) else made.bases[kept]
-        if lost:
-            bases = np.concatenate([bases, np.zeros((len(lost), 2, self.spec.length), np.uint8)])[order]
+        bases = alleles.bases if len(kept) == len(alleles.bases) else alleles.bases[kept]
+        if failures:
+            bases = np.concatenate([bases, np.zeros((len(failures), 2, self.spec.length), np.uint8)])[order]
         kinds = {"entry": pa.int32()}
         arrays = {name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()}
-        if lost:
+        if failures:
             arrays = {name: column.take(pa.array(order)) for name, column in arrays.items()}
         good = arrays["reason"].is_null().to_numpy(zero_copy_only=False)
         return pa.RecordBatch.from_pydict({**arrays, "bases": tensor_column(bases, good)})
 
     def _rows(self, entries: Sequence[Entry]) -> tuple[list[list[bytes]], np.ndarray, dict[int, tuple[str, str]]]:
-        """The columns of the entries' lines, (R,) int64 which entry each is of, and why others cannot be read."""
+        """The columns of the entries' lines, (R,) int64 the entry of each, and why other entries cannot be read."""
         _, uris, locators = Entries.of(entries).places()
         starts, ends = vcf.spans(locators)
         rows: list[list[bytes]] = []
         owners: list[int] = []
-        lost: dict[int, tuple[str, str]] = {}
+        failures: dict[int, tuple[str, str]] = {}
         for i, (uri, start, end) in enumerate(zip(uris.to_pylist(), starts.tolist(), ends.tolist(), strict=True)):
             try:
                 rows.append(vcf.columns(self._text(uri, start, end)))
                 owners.append(i)
             except SampleError as error:
-                lost[i] = error.reason, error.detail
+                failures[i] = error.reason, error.detail
             except FileNotFoundError:
-                lost[i] = "missing_file", "the file is no longer there"
+                failures[i] = "missing_file", "the file is no longer there"
             except OSError as error:
-                lost[i] = "unreadable", error.strerror or type(error).__name__
-        return rows, np.array(owners, np.int64), lost
+                failures[i] = "unreadable", error.strerror or type(error).__name__
+        return rows, np.array(owners, np.int64), failures
 
     def _alleles(self, rows: list[list[bytes]]) -> Alleles:
         return read_alleles(self.reference, rows, self.spec.length)
 
-    def _refuse_ambiguous(self, made: Alleles) -> None:
-        """What the run makes of letters other than A C G T; only now, since REF is compared with what is under the mask."""
-        bases = made.bases
+    def _refuse_ambiguous(self, alleles: Alleles) -> None:
+        """Apply the run's settings for letters other than A C G T; only now, since REF is compared with the bases unmasked."""
+        bases = alleles.bases
         if self.spec.soft_mask == "n":
             bases[bases >= SOFT] = N
         if self.spec.ambiguous == "refuse":
             unclear = ((bases & ~np.uint8(SOFT)) >= N).any(axis=(1, 2))
             for i in np.flatnonzero(unclear).tolist():
-                if made.reason[i] is None:
-                    made.reason[i], made.detail[i] = "ambiguous_bases", "within the window, or the contig ends there"
+                if alleles.reason[i] is None:
+                    alleles.reason[i] = "ambiguous_bases"
+                    alleles.detail[i] = "within the window, or the contig ends there"
 
     def _text(self, uri: str, start: int, end: int) -> bytes:
         if self._file is None or self._file.uri != uri:
@@ -166,15 +173,15 @@ class Variants(Source):
         return self._file.read(start, end)
 
 
-def _prints(keys: list[str], made: Alleles) -> list[bytes]:
-    """xxh3_128 of each record's key and of what becomes of it: for each allele its id and both windows, or the reason why
-    it has none. So it changes with what its scores and rows depend on, and with nothing else."""
-    windows = made.bases.tobytes()
-    width = made.bases[0].nbytes if len(made.bases) else 0
-    alleles = [
+def _fingerprints(keys: list[str], alleles: Alleles) -> list[bytes]:
+    """xxh3_128 of each record's key and its samples: for each allele its id and both windows, or the reason why it has none.
+    So a fingerprint changes with what the record's scores and rows depend on, and with nothing else."""
+    windows = alleles.bases.tobytes()
+    width = alleles.bases[0].nbytes if len(alleles.bases) else 0
+    contents = [
         name.encode() + b"\0" + (windows[i * width : (i + 1) * width] if reason is None else reason.encode())
-        for i, (name, reason) in enumerate(zip(made.sample_id, made.reason, strict=True))
+        for i, (name, reason) in enumerate(zip(alleles.sample_id, alleles.reason, strict=True))
     ]
-    edges = made.edges.tolist()
-    whole = ((key.encode(), *alleles[first:last]) for key, first, last in zip(keys, edges, edges[1:], strict=False))
+    edges = alleles.edges.tolist()
+    whole = ((key.encode(), *contents[first:last]) for key, first, last in zip(keys, edges, edges[1:], strict=False))
     return list(map(xxhash.xxh3_128_digest, map(b"\0".join, whole)))

@@ -30,8 +30,8 @@ def resize_and_pad(values: np.ndarray, size: tuple[int, ...], background: float)
     inner = tuple(min(new, max(1, round(old * factor))) for new, old in zip(size, shape, strict=True))
     padded = np.full((values.shape[0], *size), background, np.float32)
     starts = [(new - old) // 2 for new, old in zip(size, inner, strict=True)]
-    place = tuple(slice(start, start + length) for start, length in zip(starts, inner, strict=True))
-    padded[(slice(None), *place)] = resize(values, inner)
+    inside = tuple(slice(start, start + length) for start, length in zip(starts, inner, strict=True))
+    padded[(slice(None), *inside)] = resize(values, inner)
     return padded
 
 
@@ -50,7 +50,7 @@ def resample(
     are part of it. `slices_mm` (D, 3) are the true starts of slices along (normal, height, width), so uneven gaps
     are interpolated where they are and a sheared (tilted) stack is straightened.
     """
-    values = values - np.float32(background)  # what no voxel covers stays 0 and so becomes the background
+    values = values - np.float32(background)  # places that no voxel covers stay 0 and become the background below
     shape = values.shape[1:]
     axes = [np.arange(n) * step for n, step in zip(shape, spacing_mm, strict=True)]
     drift = np.zeros((shape[0], 2)) if slices_mm is None else slices_mm[:, 1:] - slices_mm[:1, 1:]
@@ -78,26 +78,26 @@ def resample(
     return plane.reshape(values.shape[0], *size) + np.float32(background)
 
 
-def _weights(at: np.ndarray, step: float, wanted: np.ndarray, wanted_step: float) -> np.ndarray:
-    """(len(wanted), len(at)) float32: linear interpolation between voxels at `at` (mm, ascending), or, where the new
-    step is the coarser one, the mean under a triangle of that step; each voxel counts with its own width.
+def _weights(voxels: np.ndarray, step: float, centres: np.ndarray, centre_step: float) -> np.ndarray:
+    """(len(centres), len(voxels)) float32: linear interpolation between `voxels` (mm, ascending) at `centres`, or, where the
+    new step is the coarser one, the mean under a triangle of that step; each voxel counts with its own width.
 
     Rows add up to 1 inside the extent (to the outer edge of the outer voxels) and are 0 outside of it.
     """
-    inside = (wanted >= at[0] - step / 2 - 1e-6) & (wanted <= at[-1] + step / 2 + 1e-6)
-    if len(at) == 1:
+    inside = (centres >= voxels[0] - step / 2 - 1e-6) & (centres <= voxels[-1] + step / 2 + 1e-6)
+    if len(voxels) == 1:
         return inside[:, None].astype(np.float32)
-    gaps = np.diff(at)
-    if wanted_step <= gaps.max() * (1 + 1e-6):
-        left = np.clip(np.searchsorted(at, wanted, side="right") - 1, 0, len(at) - 2)
-        share = np.clip((wanted - at[left]) / gaps[left], 0, 1)
-        weights = np.zeros((len(wanted), len(at)))
-        rows = np.arange(len(wanted))
+    gaps = np.diff(voxels)
+    if centre_step <= gaps.max() * (1 + 1e-6):
+        left = np.clip(np.searchsorted(voxels, centres, side="right") - 1, 0, len(voxels) - 2)
+        share = np.clip((centres - voxels[left]) / gaps[left], 0, 1)
+        weights = np.zeros((len(centres), len(voxels)))
+        rows = np.arange(len(centres))
         weights[rows, left] = 1 - share
         weights[rows, left + 1] += share
     else:
         width = np.concatenate([gaps[:1], (gaps[:-1] + gaps[1:]) / 2, gaps[-1:]])
-        weights = np.maximum(0, 1 - np.abs(wanted[:, None] - at[None, :]) / wanted_step) * width
+        weights = np.maximum(0, 1 - np.abs(centres[:, None] - voxels[None, :]) / centre_step) * width
         total = weights.sum(1, keepdims=True)
         weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     return (weights * inside[:, None]).astype(np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -13,16 +12,17 @@ import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
+from medray.storage.compressed import GZIP, unpacked_head
 from medray.storage.files import is_local, local_path, read_bytes
 
 LONGER = 4
-"""How many times longer than an axis of channels both others are."""
+"""How many times longer than an axis of channels both other axes must be."""
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def unzipped(raw: bytes) -> bytes:
     """A gzip file's content; other bytes as they are. Raises SampleError `truncated` or `corrupt`."""
-    if raw[:2] != b"\x1f\x8b":
+    if not raw.startswith(GZIP):
         return raw
     with decoding("gzip"):
         return gzip.decompress(raw)
@@ -30,17 +30,14 @@ def unzipped(raw: bytes) -> bytes:
 
 def unzipped_head(raw: bytes, length: int = 512) -> bytes:
     """The first bytes of a gzip file's content, as many as can be had."""
-    try:
-        return zlib.decompressobj(31).decompress(raw, length)
-    except zlib.error:
-        return b""
+    return unpacked_head(raw, length)
 
 
 # --- arrays of images -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ImageArray:
     """One array of images with its labels."""
 
     images: np.ndarray
@@ -54,20 +51,21 @@ class Rows:
         return () if self.labels is None else tuple(str(value) for value in self.labels[row].tolist())
 
     def content(self, row: int) -> bytes:
-        """What the fingerprint of a row covers: pixels, then labels."""
+        """The bytes that the fingerprint of a row covers: pixels, then labels."""
         label = b"" if self.labels is None else self.labels[row].tobytes()
         return self.images[row].tobytes() + label
 
 
+Rows = ImageArray
 NPZ_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test", "": None}
 
 
-def npz_rows(raw: bytes) -> dict[str, Rows]:
-    """MedMNIST layout: {name: Rows} for arrays `{name}_images` and `{name}_labels`; "" for plain `images`.
+def npz_rows(raw: bytes) -> dict[str, ImageArray]:
+    """MedMNIST layout: {name: ImageArray} for arrays `{name}_images` and `{name}_labels`; "" for plain `images`.
 
     Pickled arrays are refused, never loaded. Raises SampleError.
     """
-    found: dict[str, Rows] = {}
+    arrays: dict[str, ImageArray] = {}
     with decoding(".npz archive"), np.load(io.BytesIO(raw), allow_pickle=False) as archive:
         for key in archive.files:
             match = re.fullmatch(r"(?:(train|val|validation|test)_)?images", key)
@@ -82,10 +80,10 @@ def npz_rows(raw: bytes) -> dict[str, Rows]:
             if labels is not None and len(labels) != len(images):
                 raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
             labels = None if labels is None else labels.reshape(len(images), -1)
-            found[name] = Rows(images, labels, NPZ_SPLITS[name])
-    if not found:
+            arrays[name] = ImageArray(images, labels, NPZ_SPLITS[name])
+    if not arrays:
         raise SampleError("unrecognised_format", "an .npz without an array named images or {train,val,test}_images")
-    return found
+    return arrays
 
 
 def idx_array(raw: bytes) -> np.ndarray:
@@ -115,14 +113,14 @@ def is_idx(head: bytes) -> bool:
 
 
 def idx_labels_uri(uri: str) -> str | None:
-    """The labels file that belongs to an idx images file by MNIST's naming; None where the name does not say."""
+    """The labels file of an idx images file by MNIST's naming; None where the name does not tell."""
     folder, _, name = uri.rpartition("/")
     partner = re.sub(r"images([-.]?)idx\d", r"labels\1idx1", name)
     return None if partner == name else f"{folder}/{partner}" if folder else partner
 
 
 def idx_images_uri(uri: str) -> str | None:
-    """The images file that belongs to an idx labels file; None where the name does not say."""
+    """The images file of an idx labels file by MNIST's naming; None where the name does not tell."""
     folder, _, name = uri.rpartition("/")
     partner = re.sub(r"labels([-.]?)idx1", r"images\1idx3", name)
     return None if partner == name else f"{folder}/{partner}" if folder else partner
@@ -146,32 +144,32 @@ def idx_split(uri: str) -> str | None:
 class ArrayCache:
     """The arrays of the last few files, so that 10,000 rows do not load their file 10,000 times.
 
-    A local file that changed is loaded again; a remote one is kept until others push it out.
+    A local file that changed is loaded again; a remote one is kept until newer ones replace it.
     """
 
     def __init__(self, files: int = 4) -> None:
         self._files = files
-        self._held: OrderedDict[tuple[str, int, int], dict[str, Rows]] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, int, int], dict[str, ImageArray]] = OrderedDict()
 
-    def rows(self, uri: str) -> dict[str, Rows]:
-        """{name: Rows} of an .npz, or {"": Rows} of an idx images file (labels are left out). Raises SampleError."""
+    def rows(self, uri: str) -> dict[str, ImageArray]:
+        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file (without labels). Raises SampleError."""
         modified_ns, size = 0, 0
         if is_local(uri):
             stat = local_path(uri).stat()
             modified_ns, size = stat.st_mtime_ns, stat.st_size
         key = (uri, modified_ns, size)
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
+        if key in self._cached:
+            self._cached.move_to_end(key)
+            return self._cached[key]
         raw = read_bytes(uri)
-        found = npz_rows(raw) if raw[:2] == b"PK" else {"": Rows(idx_array(raw), None, None)}
-        self._held[key] = found
-        while len(self._held) > self._files:
-            self._held.popitem(last=False)
-        return found
+        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": ImageArray(idx_array(raw), None, None)}
+        self._cached[key] = arrays
+        while len(self._cached) > self._files:
+            self._cached.popitem(last=False)
+        return arrays
 
 
-def read_row(rows: Rows, row: int, volumes: bool) -> Image:
+def read_row(rows: ImageArray, row: int, volumes: bool) -> Image:
     """One row as an image: a last axis of 3 beyond the spatial ones is R G B. Raises SampleError: `bad_shape` for a
     picture in a run that asks for volumes, `missing_file`.
     """

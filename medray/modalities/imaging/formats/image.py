@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medray.errors import SampleError
+from medray.storage.compressed import unpacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +23,17 @@ class Image:
     """(H, W) or (D, H, W), with a last axis of 3 (R G B) when `color`; any real dtype."""
     color: bool = False
     spacing_mm: tuple[float, ...] | None = None
-    """Distance of voxel centres per spatial axis; the depth's is the median gap. None: the file does not say."""
+    """Distance of voxel centres on each spatial axis; in depth the median gap. None: the file does not say."""
     slices_mm: np.ndarray | None = None
     """(D, 3) float64: where slice k starts along (normal, height, width) from slice 0. None: evenly, unsheared."""
     irregular: bool = False
-    """The gaps between slices differ: only a resampling by `slices_mm` is right."""
+    """The gaps between slices differ: only resampling by `slices_mm` places them right."""
     hole_mm: float = 0.0
     """The widest gap between slices that is a hole (over 1.5 times the median gap); 0 where there is none."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the spatial axes."""
+        """Lengths of the spatial axes."""
         return self.values.shape[:-1] if self.color else self.values.shape
 
 
@@ -44,36 +43,32 @@ MALFORMED = (
     TypeError,
     AttributeError,
     ArithmeticError,
-    EOFError,
     OSError,
     RuntimeError,
     SyntaxError,
     AssertionError,
     struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
 )
-"""What decoders raise on malformed bytes, besides exceptions of their own. Caught around their calls alone."""
+"""Exceptions that decoders raise on malformed bytes, besides those that `unpacking` catches and their own. Caught only
+around calls of decoders."""
 
 
 @contextmanager
 def decoding(what: str, *also: type[Exception]) -> Iterator[None]:
-    """Third-party decoding of `what`: its errors (MALFORMED and `also`) become SampleError, its warnings nothing.
+    """A guard around third-party decoding of `what`: errors (MALFORMED and `also`) become SampleError, warnings are dropped.
 
-    Both may quote the file, pydicom's log too: of an error only the class is kept.
+    Errors, warnings and pydicom's log may all quote the file, so of an error only the class is kept.
     """
     log = logging.getLogger("pydicom")
     silent, log.disabled = log.disabled, True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unpacking(f"{what}: the data"):
             warnings.simplefilter("ignore")
             yield
     except SampleError:
         raise
-    except EOFError:
-        raise SampleError("truncated", f"{what}: the data ends too early") from None
     except MemoryError:
-        raise SampleError("corrupt", f"{what}: it claims a size that does not fit into memory") from None
+        raise SampleError("corrupt", f"{what}: it states a size that does not fit into memory") from None
     except (*MALFORMED, *also) as error:
         ended = isinstance(error, OSError) and "truncated" in str(error)
         raise SampleError("truncated" if ended else "corrupt", f"{what}: {type(error).__name__}") from None

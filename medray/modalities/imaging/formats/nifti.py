@@ -14,7 +14,7 @@ from medray.modalities.imaging.formats.arrays import unzipped
 from medray.modalities.imaging.formats.image import Image, decoding
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Spatial code of xyzt_units: unknown (taken as mm, as ITK, FSL and SPM do), metre, mm, micron."""
+"""Spatial code of xyzt_units to millimetres: unknown (taken as mm, as ITK, FSL and SPM do), metre, mm, micron."""
 PERPENDICULAR = 0.01
 """Cosine up to which axes count as perpendicular."""
 SHEARED = 0.0017
@@ -24,12 +24,12 @@ SAME_SPACING = 0.01
 
 
 def is_nifti(head: bytes) -> bool:
-    """The first 352 bytes are a NIfTI header: of a single file, or of a pair or ANALYZE 7.5, which are not read."""
+    """Whether the first 352 bytes are a NIfTI header: of a single file, or of a pair or ANALYZE 7.5, which are not read."""
     return head[344:348] == b"n+1\0" or head[4:8] in (b"n+2\0", b"ni2\0") or _is_header_alone(head)
 
 
 def _is_header_alone(head: bytes) -> bool:
-    """sizeof_hdr 348 in either byte order, and 1 to 7 dimensions, as ANALYZE 7.5 and the .hdr of a NIfTI pair have."""
+    """Whether sizeof_hdr is 348 in either byte order, with 1 to 7 dimensions: ANALYZE 7.5, or the .hdr of a NIfTI pair."""
     for order in ("little", "big"):
         size, axes = int.from_bytes(head[:4], order), int.from_bytes(head[40:42], order)
         if size == 348 and 1 <= axes <= 7 and len(head) >= 348:
@@ -81,13 +81,13 @@ def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarr
 
         turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
         affine = affine @ inv_ornt_aff(turn, shape)
-    turned = dict(zip(turn[:, 0].astype(int).tolist(), shape, strict=True))
-    return (turned[2], turned[1], turned[0]), *_spacing(affine, turned[2], header)
+    lengths = dict(zip(turn[:, 0].astype(int).tolist(), shape, strict=True))
+    return (lengths[2], lengths[1], lengths[0]), *_spacing(affine, lengths[2], header)
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """`decoding` with nibabel's own exceptions, and without what it logs of a header that it mends."""
+    """`decoding` with nibabel's own exceptions, and without its log of headers that it repairs."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.orientations import OrientationError
     from nibabel.spatialimages import HeaderDataError
@@ -135,10 +135,10 @@ def _described(raw: bytes) -> tuple[Any, tuple[int, int, int], np.dtype, int]:
 
 
 def _affine(header: Any) -> np.ndarray:
-    """(4, 4) voxel (i, j, k) to RAS in units of the file: of sform, else of qform. Raises SampleError `bad_geometry`.
+    """(4, 4) voxel (i, j, k) to RAS in units of the file: sform, else qform. Raises SampleError `bad_geometry`.
 
-    Without either the standard's method 1 attaches no orientation to the axes, and readers differ in what they take
-    for left. Where both are given they have to agree which way the axes run.
+    Without both, the standard's method 1 gives the axes no orientation, and readers differ in which side they take for
+    left. Where both are given they have to agree on the directions of the axes.
     """
     with _reading():
         from nibabel.orientations import aff2axcodes
@@ -147,15 +147,15 @@ def _affine(header: Any) -> np.ndarray:
         if sform is not None and qform is not None and aff2axcodes(sform) != aff2axcodes(qform):
             raise SampleError("bad_geometry", "qform and sform say that the axes run in different directions")
     if sform is None and qform is None:
-        raise SampleError("bad_geometry", "neither qform nor sform: which side is left is not said")
+        raise SampleError("bad_geometry", "neither qform nor sform: the file does not say which side is left")
     affine = np.asarray(qform if sform is None else sform, float)
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite([*affine.ravel(), *lengths]).all() or min(lengths) == 0:
-        raise SampleError("bad_geometry", "an affine that is no place of voxels")
+        raise SampleError("bad_geometry", "an affine that is not finite, or gives voxels no size")
     sizes = np.asarray(header["pixdim"][1:4], float)
-    stated = np.isfinite(sizes) & (sizes != 0)
-    if (np.abs(lengths - np.abs(sizes)) > SAME_SPACING * lengths)[stated].any():
+    given = np.isfinite(sizes) & (sizes != 0)
+    if (np.abs(lengths - np.abs(sizes)) > SAME_SPACING * lengths)[given].any():
         raise SampleError("bad_geometry", "the voxels of sform and those of pixdim are of different size")
     return affine
 
@@ -164,11 +164,11 @@ def _spacing(affine: np.ndarray, depth: int, header: Any) -> tuple[tuple[float, 
     """(spacing in mm of D, H, W; starts of the slices as in Image.slices_mm where they are sheared).
 
     `affine` is of voxels whose axes run to the left, the back and the head. Raises SampleError `bad_geometry` for
-    axes of a slice that are not perpendicular, `corrupt` for a unit that there is not.
+    axes of a slice that are not perpendicular, `corrupt` for an unknown unit.
     """
     unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if unit is None:
-        raise SampleError("corrupt", "xyzt_units names no unit of length")
+        raise SampleError("corrupt", "xyzt_units holds no known unit of length")
     width, height, step = (affine[:3, k] * unit for k in range(3))
     along, down = width / np.linalg.norm(width), height / np.linalg.norm(height)
     if abs(along @ down) > PERPENDICULAR:
@@ -193,5 +193,5 @@ def _scaled(values: np.ndarray, header: Any) -> np.ndarray:
         raise SampleError("corrupt", "scl_slope or scl_inter is not finite")
     if (slope, intercept) == (1.0, 0.0):
         return values
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite values are refused where the image takes its shape
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values are refused later, by `conform`
         return (values.astype(np.float64) * slope + intercept).astype(np.float32)

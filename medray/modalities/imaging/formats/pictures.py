@@ -1,5 +1,5 @@
-"""PNG, JPEG, TIFF and BMP with every bit that they hold. Pillow cuts colour of 16 bits to 8, reads signed bytes and
-words of 32 bits with the wrong sign, and takes 16-bit TIFF for bright where it is dark: these go to libpng and libtiff.
+"""PNG, JPEG, TIFF and BMP with every bit that they hold. Pillow cuts 16-bit colour to 8 bits, reads signed bytes and
+32-bit words with the wrong sign, and inverts some 16-bit TIFF: these are read by libpng and libtiff.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How TIFF begins; with + it is BigTIFF, of 64-bit offsets."""
+"""First bytes of a TIFF; with + it is BigTIFF, which has 64-bit offsets."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """PhotometricInterpretation (TIFF 6.0, section 8)."""
 ASSOCIATED, UNASSOCIATED = 1, 2
-"""ExtraSamples: alpha that is multiplied into the colours already, or not."""
+"""ExtraSamples: alpha that is already multiplied into the colours, or is not."""
 SAMPLE_FORMATS = {1: "u", 2: "i", 3: "f"}
 JPEG_IN_TIFF = 7
 TIFF_TAGS = (256, 257, 258, 259, 262, 274, 277, 284, 320, 338, 339)
@@ -32,14 +32,14 @@ TURNS = {
     7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
     8: lambda values: np.rot90(values),
 }
-"""Orientation of EXIF and TIFF to what makes the picture upright."""
+"""Orientation of EXIF and TIFF to the turn that makes the picture upright."""
 
 
 def read_picture(raw: bytes) -> Image:
     """PNG, JPEG, TIFF or BMP: (H, W) grey or (H, W, 3) R G B of the file's own bits, turned as its orientation says.
 
     Grey of 1, 2 and 4 bits is spread over 0..255. Transparent pixels are laid over black. Raises SampleError:
-    `unsupported` for CMYK, Lab and other colours that are no R G B, and for several pages.
+    `unsupported` for CMYK, Lab and other colours that are not R G B, and for several pages.
     """
     import PIL.Image
 
@@ -50,7 +50,9 @@ def read_picture(raw: bytes) -> Image:
             return _deep_png(raw)
         return _by_pillow(raw)
     except PIL.Image.DecompressionBombError:
-        raise SampleError("unsupported", "a picture of more pixels than Pillow's limit against bombs") from None
+        raise SampleError(
+            "unsupported", "a picture of more pixels than Pillow's limit against decompression bombs"
+        ) from None
 
 
 def _opened(raw: bytes) -> Any:
@@ -153,7 +155,7 @@ def _tiff(raw: bytes) -> Image:
     size = (tags[257][0], tags[256][0])
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and size[0] * size[1] > 2 * limit:
-        raise SampleError("unsupported", "a picture of more pixels than Pillow's limit against bombs")
+        raise SampleError("unsupported", "a picture of more pixels than Pillow's limit against decompression bombs")
     with decoding("picture"):
         values = imagecodecs.tiff_decode(raw)
     if samples == 1:
@@ -167,7 +169,7 @@ def _tiff(raw: bytes) -> Image:
 
 
 def _for_pillow(tags: dict[int, tuple[int, ...]], bits: set[int], photometric: int) -> bool:
-    """What Pillow reads right. Raises SampleError `unsupported` for a palette that it would cut."""
+    """Whether Pillow reads this kind right. Raises SampleError `unsupported` for a palette that it would cut to 8 bits."""
     if photometric == PALETTE:
         colors = np.asarray(tags.get(320, ()), np.int64)
         if ((colors & 0xFF != 0) & (colors & 0xFF != colors >> 8)).any():
@@ -179,7 +181,7 @@ def _for_pillow(tags: dict[int, tuple[int, ...]], bits: set[int], photometric: i
 
 
 def _tiff_colors(values: np.ndarray, photometric: int, extra: tuple[int, ...]) -> np.ndarray:
-    """(H, W, S) samples to (H, W, 1 or 3), bright as 1 and transparent as black."""
+    """(H, W, S) samples to (H, W, 1 or 3) with large values bright and transparent pixels black."""
     unsigned = values.dtype.kind == "u"
     if (photometric == WHITE_IS_ZERO or UNASSOCIATED in extra) and not unsigned:
         raise SampleError("unsupported", "a TIFF of signed or float samples with white as zero or alpha")
@@ -197,7 +199,7 @@ def _tiff_colors(values: np.ndarray, photometric: int, extra: tuple[int, ...]) -
 
 
 def _tiff_tags(raw: bytes) -> dict[int, tuple[int, ...]]:
-    """Those of TIFF_TAGS that the one page has: whole numbers. Raises SampleError."""
+    """The whole numbers of those TIFF_TAGS that the only page has. Raises SampleError."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     with decoding("picture"):
@@ -210,11 +212,11 @@ def _tiff_tags(raw: bytes) -> dict[int, tuple[int, ...]]:
             raise SampleError("truncated", "a TIFF that ends within its tags")
         if tags.next:
             raise SampleError("unsupported", f"{_pages(raw, tags.next)} pages in one file; expected one image")
-        found = {tag: _numbers(tags[tag]) for tag in TIFF_TAGS if tag in tags}
-    missing = {256, 257, 262} - {tag for tag, numbers in found.items() if numbers}
+        values = {tag: _numbers(tags[tag]) for tag in TIFF_TAGS if tag in tags}
+    missing = {256, 257, 262} - {tag for tag, numbers in values.items() if numbers}
     if missing:
         raise SampleError("corrupt", f"a TIFF without its tags {sorted(missing)}")
-    return found
+    return values
 
 
 def _pages(raw: bytes, second: int) -> int:
@@ -222,14 +224,14 @@ def _pages(raw: bytes, second: int) -> int:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     head = raw[:16] if raw[:4] in TIFF[2:] else raw[:8]
-    stream, seen, at = io.BytesIO(raw), {0}, second
-    while at and at not in seen:
-        seen.add(at)
+    stream, offsets, offset = io.BytesIO(raw), {0}, second
+    while offset and offset not in offsets:
+        offsets.add(offset)
         page = ImageFileDirectory_v2(head)
-        stream.seek(at)
+        stream.seek(offset)
         page.load(stream)
-        at = page.next
-    return len(seen)
+        offset = page.next
+    return len(offsets)
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself: size, components, precision, sign, colour. No pixel is decoded here.
+"""The header of a compressed frame: size, components, precision, sign, colour. No pixel is decoded here.
 
 JPEG (ISO/IEC 10918-1 B.2), JPEG-LS (ISO/IEC 14495-1 C.2) and JPEG 2000 with HTJ2K (ISO/IEC 15444-1 A.5).
 """
@@ -18,7 +18,7 @@ START_OF_FRAME = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
 JPEG_PROCESSES: dict[int, Process] = {LOSSLESS: "lossless", JPEG_LS: "jpeg-ls", 0xC0: "dct", 0xC1: "dct", 0xC2: "dct"}
 """Start of frame to process: dct is baseline, extended and progressive JPEG."""
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
-"""How JPEG, JPEG 2000 and JP2 begin."""
+"""First bytes of JPEG, JPEG 2000 and JP2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Codestream:
     precision: int
     """Bits of a sample."""
     signed: bool = False
-    """JPEG 2000 alone can say so."""
+    """Only JPEG 2000 can state this."""
     rgb: bool | None = None
     """The components are R, G and B (True), or luma and chroma (False); None: the frame does not say."""
     by_plane: bool = False
@@ -96,7 +96,7 @@ def _interleave(frame: bytes, at: int) -> int:
 
 
 def _inside_jp2(frame: bytes) -> int:
-    """Where the code stream starts in a JP2 file, which does not belong in DICOM but is met (15444-1 I.4)."""
+    """Where the code stream starts in a JP2 file, which does not belong in DICOM but occurs (15444-1 I.4)."""
     at = 0
     while at < len(frame):
         length = int.from_bytes(frame[at : at + 4], "big")
@@ -131,7 +131,7 @@ def _jpeg_2000(frame: bytes, at: int) -> Codestream:
 
 
 def _component_transform(frame: bytes, at: int) -> bool:
-    """The coding style says that components were transformed (A.6.1); `at` is where the length of SIZ stands."""
+    """Whether the coding style says that components were transformed (A.6.1); `at`: where the length of SIZ stands."""
     at += _short(frame, at)
     while frame[at + 1] != 0x90:  # the first tile
         if frame[at + 1] == 0x52:

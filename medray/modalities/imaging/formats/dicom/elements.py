@@ -1,7 +1,7 @@
 """The few top-level DICOM elements that images need, read in one quick walk over a file's bytes (PS3.5 7.1).
 
-pydicom parses everything and costs more than the pixels; this walk hops from length to length and keeps some tags.
-Whatever is not plain and well formed is left to pydicom: the walk then returns None.
+pydicom parses everything, which takes longer than reading the pixels; this walk hops from length to length and keeps
+a few tags. Files that are not plain and well formed are left to pydicom: the walk then returns None.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PRIVATE = {
     "GEImageKind": (0x00430010, 0x0043102F),
     "UIHImagesInGrid": (0x00650010, 0x00651050),
 }
-"""What vendors say of a slice in elements of their own: (who reserved the block, the element), PS3.5 7.8.1."""
+"""Vendors' own elements that describe a slice: (who reserved the block, the element), PS3.5 7.8.1."""
 MORE = [
     "StudyInstanceUID",
     "FrameOfReferenceUID",
@@ -89,7 +89,7 @@ MORE = [
     "Manufacturer",
     "ManufacturerModelName",
 ]
-"""Keywords of elements that are read by their VR (`frames.stated`): what tells volumes apart, and facts of an entry."""
+"""Keywords of elements that are read by their VR (`frames.stated`): they tell volumes apart, or are facts of an entry."""
 WANTED = frozenset(
     {tag for tag, _ in TAGS.values()}
     | {int(tag_for_keyword(keyword) or 0) for keyword in MORE}
@@ -139,7 +139,7 @@ def walk(raw: bytes, also: frozenset[int] = frozenset()) -> Elements | None:
 
 
 class _Odd(Exception):
-    """Something that the quick walk does not know."""
+    """Raised where the quick walk meets something that it does not handle."""
 
 
 def _walk(
@@ -202,8 +202,8 @@ def _skip_sequence(raw: bytes, at: int, implicit: bool, little: bool) -> int:
 
 
 def sequence(raw: bytes, implicit: bool, little: bool) -> list[dict[int, bytes | list]]:
-    """The items of a sequence's bytes, each tag to its bytes, or to the items of a sequence within; without what vendors
-    add. Raises ValueError.
+    """The items of a sequence's bytes, each tag to its bytes, or to the items of a sequence within; without
+    vendors' elements. Raises ValueError.
     """
     try:
         return _items(raw, 0, len(raw), implicit, little)[0]
@@ -212,7 +212,7 @@ def sequence(raw: bytes, implicit: bool, little: bool) -> list[dict[int, bytes |
 
 
 def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[list[dict[int, bytes | list]], int]:
-    """Items from `at`, to `end` or the delimiter of the sequence; and where that is (PS3.5 7.5)."""
+    """The items from `at` to `end` or the sequence's delimiter, and where they stop (PS3.5 7.5)."""
     head = struct.Struct("<HHI" if little else ">HHI")
     items: list[dict[int, bytes | list]] = []
     while at < end:
@@ -248,7 +248,7 @@ def _item(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[
             length, start = long_of.unpack_from(raw, at + 8)[0], at + 12
         else:
             raise _Odd
-        if group % 2:  # a vendor's own: nothing here is looked up in them
+        if group % 2:  # vendors' own elements: none of these is needed
             at = _skip_sequence(raw, start, implicit or vr == b"UN", little) if length == UNDEFINED else start + length
             continue
         nested = vr == b"SQ" or (implicit and length and raw[start : start + 4] == _ITEM_BYTES[little])

@@ -1,7 +1,7 @@
 """Compressed pixels: the fragments of an encapsulated element, its frames, and their decoders (PS3.5 8.2, A.4).
 
-What a frame says of itself has to agree with the header: a decoder gives whatever the frame holds, so a picture of
-another size or depth would pass for the one that the header describes.
+A frame's own header has to agree with that of the file: a decoder returns whatever the frame holds, so a picture of
+another size or depth would pass for the one that the file describes.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ PROCESSES = {
     **dict.fromkeys(JPEG_LS, "jpeg-ls"),
     **dict.fromkeys(JPEG_2000, "jpeg-2000"),
 }
-"""Transfer syntax to what its frames are."""
+"""Transfer syntax to the process of its frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """One decoded frame: what stands in each sample, of which the header says how many bits count."""
+    """One decoded frame: the cells of its samples; the file's header says how many of their bits count."""
 
     values: np.ndarray
     """(H, W) or (H, W, 3), unsigned; two's complement of `precision` bits where the header says signed."""
     precision: int
-    """Bits of a cell that the frame has; the rest is 0."""
+    """Bits of a cell that the frame fills; the others are 0."""
     process: str
     """A key of PROCESSES' values, or "rle"."""
     rgb: bool | None = None
@@ -62,18 +62,18 @@ def decoded_frames(header: Header) -> list[Cells]:
 
 
 def encoded_frames(header: Header) -> list[bytes]:
-    """The bytes of each of the NumberOfFrames frames (PS3.5 A.4). Raises SampleError `corrupt` where that is not
-    what the element holds.
+    """The bytes of each of the NumberOfFrames frames (PS3.5 A.4). Raises SampleError `corrupt` where the element does
+    not hold that many.
     """
-    places = fragments(header)
-    table, pieces = places[0], places[1:]
-    parts = [header.raw[at : at + length] for at, length in pieces]
+    items = fragments(header)
+    table, pieces = items[0], items[1:]
+    parts = [header.raw[start : start + length] for start, length in pieces]
     offsets = _offsets(header, *table)
     if offsets and len(offsets) != header.frames:
         raise SampleError("corrupt", f"{header.frames} frames, but {len(offsets)} in the table of offsets")
     if len(parts) == header.frames:
         return parts
-    starts = [at - pieces[0][0] for at, _ in pieces]
+    starts = [start - pieces[0][0] for start, _ in pieces]
     if offsets:
         firsts = [starts.index(offset) if offset in starts else -1 for offset in offsets]
     else:
@@ -85,7 +85,7 @@ def encoded_frames(header: Header) -> list[bytes]:
 
 
 def _offsets(header: Header, at: int, length: int) -> list[int]:
-    """Where frames start behind the first fragment's tag: of the extended table (PS3.3 C.7.6.3.1.8), else the basic."""
+    """Where frames start after the first fragment's tag, by the extended table (PS3.3 C.7.6.3.1.8), else the basic one."""
     extended = header.get("ExtendedOffsetTable")
     if extended:
         return np.frombuffer(extended, "<u8", len(extended) // 8).tolist()
@@ -99,64 +99,64 @@ def _decode(header: Header, frame: bytes) -> Cells:
     """imagecodecs decodes every syntax, JPEG Extended of 12 bits included."""
     import imagecodecs
 
-    found = read_codestream(frame)
-    _agree(found, header)
+    codestream = read_codestream(frame)
+    _agree(codestream, header)
     color = header.samples == 3
-    rgb = found.rgb if color else None
+    rgb = codestream.rgb if color else None
     with reading(uid_name(header.syntax)):
-        if found.process == "dct":
-            # a frame that does not say what its components are is what the header says; libjpeg would guess YBR
-            plain = found.rgb is None and header.photometric == "RGB"
-            space = "RGB" if color and (found.rgb or plain) else None
+        if codestream.process == "dct":
+            # components that the frame does not name are those of the header; libjpeg would guess YBR
+            plain = codestream.rgb is None and header.photometric == "RGB"
+            space = "RGB" if color and (codestream.rgb or plain) else None
             pixels = imagecodecs.jpeg_decode(frame, colorspace=space, outcolorspace="RGB" if color else None)
             rgb = True
-        elif found.process == "lossless":
+        elif codestream.process == "lossless":
             space = "RGB" if color else None  # what was stored, no transform
             pixels = imagecodecs.jpeg_decode(frame, colorspace=space, outcolorspace=space)
-        elif found.process == "jpeg-ls":
+        elif codestream.process == "jpeg-ls":
             pixels = imagecodecs.jpegls_decode(frame)
         else:
             pixels = imagecodecs.jpeg2k_decode(frame)
             rgb = True if header.photometric in ("YBR_RCT", "YBR_ICT") else None
         pixels = np.asarray(pixels)
     size = (header.rows, header.columns)
-    if found.by_plane and pixels.shape == (3, *size):
+    if codestream.by_plane and pixels.shape == (3, *size):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.shape != ((*size, 3) if color else size):
         raise SampleError("corrupt", f"a frame of shape {list(pixels.shape)}; the header says {list(size)}")
-    return Cells(_bits(pixels, found, header), found.precision, found.process, rgb)
+    return Cells(_bits(pixels, codestream, header), codestream.precision, codestream.process, rgb)
 
 
-def _bits(pixels: np.ndarray, found: Codestream, header: Header) -> np.ndarray:
+def _bits(pixels: np.ndarray, codestream: Codestream, header: Header) -> np.ndarray:
     """Decoded samples as unsigned cells of the frame's own precision."""
-    if found.signed and not header.signed and int(pixels.min()) < 0:
+    if codestream.signed and not header.signed and int(pixels.min()) < 0:
         raise SampleError("corrupt", "a signed frame with values below zero; the header says unsigned")
     cells = pixels.view(f"u{pixels.dtype.itemsize}")
-    mask = (1 << found.precision) - 1
-    if found.signed:
+    mask = (1 << codestream.precision) - 1
+    if codestream.signed:
         return cells & cells.dtype.type(mask)
     if int(cells.max()) > mask:
-        raise SampleError("corrupt", f"a frame of {found.precision} bits with larger values")
+        raise SampleError("corrupt", f"a frame of {codestream.precision} bits with larger values")
     return cells
 
 
-def _agree(found: Codestream, header: Header) -> None:
+def _agree(codestream: Codestream, header: Header) -> None:
     """Raises SampleError `corrupt` where a frame is not what the header describes (PS3.5 8.2)."""
-    if found.process != PROCESSES[header.syntax]:
-        raise SampleError("corrupt", f"a {found.process} frame under transfer syntax {uid_name(header.syntax)}")
-    if (found.rows, found.columns) != (header.rows, header.columns):
+    if codestream.process != PROCESSES[header.syntax]:
+        raise SampleError("corrupt", f"a {codestream.process} frame under transfer syntax {uid_name(header.syntax)}")
+    if (codestream.rows, codestream.columns) != (header.rows, header.columns):
         raise SampleError(
             "corrupt",
-            f"a frame of {found.rows} x {found.columns} pixels; the header says {header.rows} x {header.columns}",
+            f"a frame of {codestream.rows} x {codestream.columns} pixels; the header says {header.rows} x {header.columns}",
         )
-    if found.components != header.samples:
-        raise SampleError("corrupt", f"{found.components} components; the header says {header.samples}")
+    if codestream.components != header.samples:
+        raise SampleError("corrupt", f"{codestream.components} components; the header says {header.samples}")
     allocated, bits = header.number("BitsAllocated", 8), header.number("BitsStored", 8)
-    if found.precision > allocated or (found.process == "dct" and found.precision < bits):
-        raise SampleError("corrupt", f"a frame of {found.precision} bits; the header says {bits} of {allocated}")
-    if header.photometric in ("YBR_RCT", "YBR_ICT") and not found.transformed:
+    if codestream.precision > allocated or (codestream.process == "dct" and codestream.precision < bits):
+        raise SampleError("corrupt", f"a frame of {codestream.precision} bits; the header says {bits} of {allocated}")
+    if header.photometric in ("YBR_RCT", "YBR_ICT") and not codestream.transformed:
         raise SampleError("corrupt", f"{header.photometric}, but the frame's components were not transformed")
-    if header.photometric in ("YBR_FULL", "YBR_FULL_422") and found.transformed:
+    if header.photometric in ("YBR_FULL", "YBR_FULL_422") and codestream.transformed:
         raise SampleError("corrupt", f"{header.photometric}, but the frame's components were transformed once more")
 
 

@@ -1,7 +1,7 @@
-"""What a DICOM file says of each of its frames: functional groups first, then the file itself (PS3.3 C.7.6.16).
+"""Values of each frame of a DICOM file: from its functional groups first, then from the file itself (PS3.3 C.7.6.16).
 
-A classic file has one frame, and everything stands at its top level. An enhanced one has groups that all frames share
-and groups of each frame's own; what is in neither is looked up at the top level.
+A classic file has one frame, and states everything at its top level. An enhanced file has groups that all frames share
+and groups of each single frame; what neither states is looked up at the top level.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def _text(value: bytes, character_set: bytes) -> str:
 
 
 def stated(source: Header | Item, keyword: str, header: Header) -> Any:
-    """A top-level value of a file, or of an item of one of its sequences. Raises SampleError `corrupt`."""
+    """The value of a keyword at the top level of a file, or in an item of a sequence. Raises SampleError `corrupt`."""
     tag, vr, one = described(keyword)
-    held = source.values if isinstance(source, Header) else source
-    value = held.get(tag)
+    values = source.values if isinstance(source, Header) else source
+    value = values.get(tag)
     if value is None or isinstance(value, list):
         return None
     try:
@@ -100,11 +100,11 @@ def stated(source: Header | Item, keyword: str, header: Header) -> Any:
 def items(header: Header, keyword: str) -> list[Item]:
     """The items of a top-level sequence that the walk keeps. Raises SampleError `corrupt`."""
     if keyword not in header.parsed:
-        header.parsed[keyword] = _taken_apart(header, keyword)
+        header.parsed[keyword] = _parsed_items(header, keyword)
     return header.parsed[keyword]
 
 
-def _taken_apart(header: Header, keyword: str) -> list[Item]:
+def _parsed_items(header: Header, keyword: str) -> list[Item]:
     tag = described(keyword)[0]
     if tag not in header.values:
         return []
@@ -120,7 +120,7 @@ def _taken_apart(header: Header, keyword: str) -> list[Item]:
 
 
 def _written(dataset: Dataset, tag: int, little: bool) -> bytes:
-    """A sequence as the bytes of its items, of implicit VR."""
+    """The bytes of a sequence's items, written with implicit VR."""
     alone = Dataset()
     alone[tag] = dataset[tag]
     stream = DicomBytesIO()
@@ -140,13 +140,13 @@ def private(header: Header, name: str, creator: str) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One functional group (or the top level) of a frame: what `dicom.real_world` and `plane_spacing` ask."""
+    """One functional group (or the top level) of a frame, as `real_world` and `plane_spacing` read it."""
 
     header: Header
     source: Header | Item
 
     def get(self, keyword: str) -> Any:
-        """A value, None where it is not stated; of one number or text itself, else a list. Raises SampleError."""
+        """A value; a list where the keyword may have several, None where it is not stated. Raises SampleError."""
         return stated(self.source, keyword, self.header)
 
 
@@ -162,11 +162,11 @@ class Frame:
     def group(self, macro: str) -> Group | None:
         """A functional group, the frame's own before the shared one; None where there is none."""
         tag = described(macro)[0]
-        found = self.own.get(tag) or self.shared.get(tag)
-        return Group(self.header, found[0]) if isinstance(found, list) and found else None
+        group_items = self.own.get(tag) or self.shared.get(tag)
+        return Group(self.header, group_items[0]) if isinstance(group_items, list) and group_items else None
 
     def get(self, keyword: str, *macros: str) -> Any:
-        """A value of the first of these groups that states it, else of the file."""
+        """The value from the first of these groups that states it, else from the file."""
         for macro in macros:
             group = self.group(macro)
             value = None if group is None else group.get(keyword)
@@ -182,7 +182,7 @@ class Frame:
 
     @property
     def scaling(self) -> Group | None:
-        """What holds this frame's rescale, where that is not the file itself (PS3.3 C.7.6.16.2.9)."""
+        """The group with this frame's rescale, where the file itself does not hold it (PS3.3 C.7.6.16.2.9)."""
         return self.group("PixelValueTransformationSequence")
 
 
@@ -191,7 +191,7 @@ def has_groups(header: Header) -> bool:
 
 
 def frames(header: Header) -> list[Frame]:
-    """The frames of a file, in its order. Raises SampleError `corrupt` where they are not as many as it says."""
+    """The frames of a file, in its order. Raises SampleError `corrupt` where their number is not the stated one."""
     shared = items(header, "SharedFunctionalGroupsSequence")
     own = items(header, "PerFrameFunctionalGroupsSequence")
     if own and len(own) != header.frames:
@@ -206,8 +206,8 @@ def frame_types(header: Header) -> Iterable[list[str]]:
     """The distinct frame types of an enhanced file, four or five texts each; none for a classic one."""
     if not has_groups(header):
         return []
-    found = (frame_type(frame) for frame in frames(header))
-    return [list(each) for each in dict.fromkeys(tuple(each) for each in found if each)]
+    types = (frame_type(frame) for frame in frames(header))
+    return [list(each) for each in dict.fromkeys(tuple(each) for each in types if each)]
 
 
 def frame_type(frame: Frame) -> list[str] | None:

@@ -40,12 +40,12 @@ FACTS = ("format", *DICOM_FACTS, *GEOMETRY)
 CODED = frozenset(
     ("format", "Modality", "SOPClassUID", "ImageType", "BodyPartExamined", "PhotometricInterpretation", *GEOMETRY)
 )
-"""Facts that are codes or measures, no text: messages may hold what was found."""
+"""Facts that are codes or measures, not text: messages may quote their values."""
 
 _OF_A_PERSON = frozenset(
     ("PatientSex", "PatientAge", "PatientSize", "PatientWeight", "PregnancyStatus", "SmokingStatus")
 )
-"""What may be asked of the patient module: nothing else there (group 0010) but identity."""
+"""Keywords of the patient module (group 0010) that may be asked for: all others there may identify the patient."""
 _COMPARABLE = frozenset(["AS", "CS", "DS", "FD", "FL", "IS", "LO", "SH", "SL", "SS", "SV", "UI", "UL", "US", "UV"])
 _IDENTITY = re.compile(
     r"(IDs?|Identifiers?|Identification|Address|Telephone.*|SerialNumber|AccessionNumber|Comments?|Residence)$"
@@ -66,7 +66,7 @@ def _check_keyword(keyword: str) -> None:
 
     tag = tag_for_keyword(keyword)
     if tag is None:
-        raise ValueError(f"{keyword} is no DICOM keyword and no fact of an image{_nearest(keyword)}")
+        raise ValueError(f"{keyword} is neither a DICOM keyword nor a fact of an image{_nearest(keyword)}")
     vr = dictionary_VR(tag).split(" or ")[0]
     if (
         vr in ("PN", "DA", "TM", "DT", "ST", "LT", "UT", "UR", "UC", "AE")
@@ -79,7 +79,9 @@ def _check_keyword(keyword: str) -> None:
 
 
 def _identifies(keyword: str, group: int, vr: str) -> bool:
-    """A person, by the patient module, or by an identifier or free text in a text element (PS3.15 E.1.1)."""
+    """Whether it may identify a person: most of the patient module, and identifiers or free text in text elements (PS3.15
+    E.1.1).
+    """
     if group == 0x0010:
         return keyword not in _OF_A_PERSON
     return vr in ("LO", "SH", "CS") and _IDENTITY.search(keyword) is not None
@@ -88,15 +90,15 @@ def _identifies(keyword: str, group: int, vr: str) -> bool:
 def _nearest(keyword: str) -> str:
     from pydicom._dicom_dict import DicomDictionary
 
-    known = {entry[4].lower(): entry[4] for entry in DicomDictionary.values() if entry[4]} | {
+    names = {entry[4].lower(): entry[4] for entry in DicomDictionary.values() if entry[4]} | {
         f.lower(): f for f in FACTS
     }
-    near = difflib.get_close_matches(keyword.lower(), known, 1)
-    return f"; did you mean {known[near[0]]}?" if near else ""
+    near = difflib.get_close_matches(keyword.lower(), names, 1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 @lru_cache(maxsize=64)
 def asked(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The DICOM keywords among names of rules that are not kept of every file anyway, sorted."""
+    """The DICOM keywords among names of rules that are not facts of every file anyway, sorted."""
     bases = {indexed[1] if (indexed := INDEXED.fullmatch(name)) else name for name in names}
     return tuple(sorted(bases - {*FACTS}))

@@ -13,8 +13,8 @@ COLORS = ("Red", "Green", "Blue")
 
 
 def looked_up(pixels: np.ndarray, table: np.ndarray, first: int) -> np.ndarray:
-    """Entries of `table` for stored values: the first value mapped is `first`; what lies outside takes the last entry
-    on its side (PS3.3 C.11.1.1).
+    """Entries of `table` for stored values: `first` is the value of the first entry; values outside the table take the
+    entry at its nearer end (PS3.3 C.11.1.1).
     """
     return table[np.clip(pixels.astype(np.int64) - first, 0, len(table) - 1)]
 
@@ -22,7 +22,7 @@ def looked_up(pixels: np.ndarray, table: np.ndarray, first: int) -> np.ndarray:
 def palette(header: Header, pixels: np.ndarray) -> np.ndarray:
     """Indices (F, H, W) to R G B (F, H, W, 3), uint8 or uint16 as the entries are. Raises SampleError `corrupt`.
 
-    Not pydicom's apply_color_lut: it holds indices in the dtype of the entries, so that 300 becomes 44 with 8-bit entries.
+    pydicom's apply_color_lut is not used: it keeps indices in the dtype of the entries, so 300 becomes 44 with 8 bits.
     """
     dataset = header.dataset
     with reading("palette"):
@@ -67,7 +67,7 @@ def modality_lut_top(header: Header) -> int:
 
 
 def _descriptor(value: object, signed: bool) -> tuple[int, int, int]:
-    """(entries, first value mapped, bits of an entry): 0 entries are 65,536; the first value has the pixels' sign."""
+    """(entries, first value mapped, bits of an entry): 0 entries stand for 65,536; the first value has the pixels' sign."""
     entries, first, bits = (int(number) for number in value)  # type: ignore[attr-defined]  # a value of several numbers, looked at above
     first &= 0xFFFF
     return (entries & 0xFFFF) or 1 << 16, first - (1 << 16) if signed and first >= 1 << 15 else first, bits

@@ -1,4 +1,4 @@
-"""What the slices of one volume have to agree in: a SeriesInstanceUID alone does not make one volume of them."""
+"""Mixtures: attributes in which the slices of one volume have to agree. An equal SeriesInstanceUID is not enough."""
 
 from __future__ import annotations
 
@@ -18,49 +18,50 @@ SCALED_BY_SLICE = frozenset(("PT", "NM", "MR"))
 
 class Attribute(NamedTuple):
     name: str
-    """As a message has it."""
+    """The name that messages show."""
     of: Callable[[Frame], Any]
     """The value of a frame, hashable; None where it is not stated, which is a value of its own."""
 
     def value(self, frame: Frame) -> Any:
         try:
             return self.of(frame)
-        except SampleError:  # a malformed value is no reason of its own here: no pixel depends on it
+        except SampleError:  # not a reason to refuse by itself: no pixel depends on it
             return "malformed"
 
 
 def _plain(keyword: str, *macros: str) -> Attribute:
     def value(frame: Frame) -> Any:
-        found = frame.get(keyword, *macros)
-        return tuple(found) if isinstance(found, list) else found
+        stated = frame.get(keyword, *macros)
+        return tuple(stated) if isinstance(stated, list) else stated
 
     return Attribute(keyword, value)
 
 
 def _image_type(frame: Frame) -> Any:
-    """All values of the image type (of the frame, where it has one); of CT the first three: what follows may differ
-    between slices that were acquired together (GE marks added ones)."""
-    found = frame_type(frame) or frame.header.get("ImageType") or []
+    """All values of the image type (the frame's own, if it has one); for CT the first three: later ones may differ between
+    slices that were acquired together (GE marks added slices)."""
+    types = frame_type(frame) or frame.header.get("ImageType") or []
     modality = frame.header.get("Modality")
-    return tuple(text.strip().upper() for text in (found[:3] if modality == "CT" else found)) or None
+    return tuple(text.strip().upper() for text in (types[:3] if modality == "CT" else types)) or None
 
 
 def _image_type_end(frame: Frame) -> Any:
-    found = frame_type(frame) or frame.header.get("ImageType") or []
-    return tuple(text.strip().upper() for text in found[3:]) or None
+    """The values of the image type after the third."""
+    types = frame_type(frame) or frame.header.get("ImageType") or []
+    return tuple(text.strip().upper() for text in types[3:]) or None
 
 
 def _echo_time(frame: Frame) -> Any:
-    """Milliseconds to three digits: what scanners round differently is one echo."""
-    found = frame.get("EffectiveEchoTime", "MREchoSequence")
-    found = frame.get("EchoTime") if found is None else found
-    return None if found is None else float(f"{found:.3g}")
+    """Milliseconds to three digits, so that an echo stays one where scanners round differently."""
+    milliseconds = frame.get("EffectiveEchoTime", "MREchoSequence")
+    milliseconds = frame.get("EchoTime") if milliseconds is None else milliseconds
+    return None if milliseconds is None else float(f"{milliseconds:.3g}")
 
 
 def _b_value(frame: Frame) -> Any:
-    found = frame.get("DiffusionBValue", "MRDiffusionSequence")
-    if found is not None:
-        return float(found)
+    b_value = frame.get("DiffusionBValue", "MRDiffusionSequence")
+    if b_value is not None:
+        return float(b_value)
     for name, creator in (
         ("SiemensBValue", "SIEMENS MR HEADER"),
         ("PhilipsBValue", "Philips Imaging"),
@@ -73,22 +74,24 @@ def _b_value(frame: Frame) -> Any:
 
 
 def _gradient(frame: Frame) -> Any:
-    found = frame.nested("DiffusionGradientOrientation", "MRDiffusionSequence", "DiffusionGradientDirectionSequence")
-    found = frame.get("DiffusionGradientOrientation") if found is None else found
-    return None if found is None else tuple(round(number, 4) for number in found)
+    direction = frame.nested(
+        "DiffusionGradientOrientation", "MRDiffusionSequence", "DiffusionGradientDirectionSequence"
+    )
+    direction = frame.get("DiffusionGradientOrientation") if direction is None else direction
+    return None if direction is None else tuple(round(number, 4) for number in direction)
 
 
 def _file(name: str, value: Callable[[Header], Any]) -> Attribute:
     return Attribute(name, lambda frame: value(frame.header))
 
 
-PLACE = (
+COMMON_SPACE = (
     _plain("StudyInstanceUID"),
     _plain("FrameOfReferenceUID"),
 )
-"""Without these in common, positions cannot be compared (PS3.3 C.7.4.1.1.1)."""
+"""Positions can be compared only where these are equal (PS3.3 C.7.4.1.1.1)."""
 
-ONE = (
+UNIFORM = (
     _file("SOPClassUID", lambda header: header.sop_class),
     _file("Modality", lambda header: header.get("Modality")),
     _plain("SeriesNumber"),
@@ -107,9 +110,9 @@ ONE = (
     _plain("CorrectedImage"),
     _file("the kind of image that GE states", lambda header: private(header, "GEImageKind", "GEMS_PARM_01")),
 )
-"""One value in all slices of a volume."""
+"""Attributes with one value in all slices of a volume."""
 
-BLOCKS = (
+BLOCKWISE = (
     Attribute(
         "AcquisitionNumber",
         lambda f: f.get("FrameAcquisitionNumber", "FrameContentSequence") or f.get("AcquisitionNumber"),
@@ -122,8 +125,8 @@ BLOCKS = (
     _plain("SequenceName"),
     _plain("ContrastBolusAgent"),
 )
-"""May change along a volume, from one block of slices to the next (a head CT is acquired in steps, its base thicker and
-harder), but not to and fro: then two scans lie between each other."""
+"""Attributes that may change along a volume, from one block of slices to the next (a head CT is acquired in steps, its
+base in thicker slices with a harder kernel), but not back again: that would be two scans, interleaved."""
 
 
 def differing(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[str]:
@@ -132,28 +135,28 @@ def differing(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[
 
 
 def interleaved(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[str]:
-    """Names of the attributes of which a value comes back after another one, along `frames` in spatial order."""
-    found = []
+    """Names of the attributes that return to an earlier value along `frames`, which are in spatial order."""
+    names = []
     for each in attributes:
         values = [value for value in map(each.value, frames) if value is not None]
         if sum(1 for _ in groupby(values)) > len(set(values)):
-            found.append(each.name)
-    return list(dict.fromkeys(found))
+            names.append(each.name)
+    return list(dict.fromkeys(names))
 
 
 def refuse_places(frames: Sequence[Frame]) -> None:
     """Raises SampleError `bad_geometry` for slices whose positions cannot be compared."""
-    names = differing(frames, PLACE)
+    names = differing(frames, COMMON_SPACE)
     if names:
         raise SampleError("bad_geometry", f"{len(frames)} slices that differ in {', '.join(names)}: not one volume")
 
 
 def refuse_mixture(frames: Sequence[Frame], order: np.ndarray) -> None:
     """Raises SampleError `bad_geometry` for slices of several volumes; `order` is the spatial one."""
-    names = differing(frames, ONE)
+    names = differing(frames, UNIFORM)
     if names:
         raise SampleError("bad_geometry", f"{len(frames)} slices that differ in {', '.join(names)}: not one volume")
-    names = interleaved([frames[k] for k in order], BLOCKS)
+    names = interleaved([frames[k] for k in order], BLOCKWISE)
     if names:
         raise SampleError(
             "bad_geometry", f"{len(frames)} slices of scans that lie between each other: {', '.join(names)} to and fro"
@@ -169,7 +172,7 @@ class Rescale(NamedTuple):
     slope: float | None
     intercept: float | None
     table: bool
-    """By a modality LUT."""
+    """Whether a modality LUT does it."""
 
     @property
     def stated(self) -> bool:
@@ -181,7 +184,7 @@ class Rescale(NamedTuple):
 
 
 def rescale(frame: Frame) -> Rescale:
-    """A frame's rescale, as stated."""
+    """The rescale that a frame states."""
     source = frame.scaling
     get = frame.header.get if source is None else source.get
     table = source is None and bool(frame.header.get("ModalityLUTSequence"))
@@ -190,31 +193,33 @@ def rescale(frame: Frame) -> Rescale:
 
 def refuse_rescales(frames: Sequence[Frame]) -> None:
     """Raises SampleError `bad_rescale` where slices of one volume would be on different scales."""
-    found = [rescale(frame) for frame in frames]
-    without = sum(not each.stated for each in found)
-    values = {each.effective for each in found}
+    rescales = [rescale(frame) for frame in frames]
+    without = sum(not each.stated for each in rescales)
+    values = {each.effective for each in rescales}
     mirrored = (
         frames[0].header.photometric == "MONOCHROME1"
-    )  # which depends on whether there is a rescale, and its unit
-    if 0 < without < len(found) and (mirrored or len(values) > 1):
-        raise SampleError("bad_rescale", f"{without} of {len(found)} slices without the rescale that the others have")
-    if len({each.table for each in found}) > 1:
+    )  # mirroring depends on whether there is a rescale, and on its unit
+    if 0 < without < len(rescales) and (mirrored or len(values) > 1):
+        raise SampleError(
+            "bad_rescale", f"{without} of {len(rescales)} slices without the rescale that the others have"
+        )
+    if len({each.table for each in rescales}) > 1:
         raise SampleError("bad_rescale", "some slices have a modality LUT, others a slope and an intercept")
     if len(values) > 1 and frames[0].header.get("Modality") not in SCALED_BY_SLICE:
         wide = [
             name
-            for name, place in (("RescaleSlope", 0), ("RescaleIntercept", 1))
-            if len({v[place] for v in values}) > 1
+            for name, index in (("RescaleSlope", 0), ("RescaleIntercept", 1))
+            if len({v[index] for v in values}) > 1
         ]
-        raise SampleError("bad_rescale", f"{len(found)} slices with more than one {' and '.join(wide)}")
+        raise SampleError("bad_rescale", f"{len(rescales)} slices with more than one {' and '.join(wide)}")
     for keyword, macro in (("RescaleType", "PixelValueTransformationSequence"), ("Units", "")):
         units = {frame.get(keyword, *filter(None, [macro])) for frame in frames} - (set() if mirrored else {None})
         if len(units) > 1:
-            raise SampleError("bad_rescale", f"{len(found)} slices with more than one {keyword}")
-    mapped = {_real_world_map(frame) for frame, each in zip(frames, found, strict=True) if not each.stated}
+            raise SampleError("bad_rescale", f"{len(rescales)} slices with more than one {keyword}")
+    mapped = {_real_world_map(frame) for frame, each in zip(frames, rescales, strict=True) if not each.stated}
     if len(mapped) > 1:
         raise SampleError(
-            "bad_rescale", f"{len(found)} slices without a rescale, whose real world values map differently"
+            "bad_rescale", f"{len(rescales)} slices without a rescale, whose real world values map differently"
         )
 
 

@@ -23,11 +23,11 @@ _LIGHT = (
 )
 _THERAPY = "481.1 481.23 481.24"
 IMAGES = frozenset(
-    _STORAGE + place
-    for places in (_CR_DX_MG_IO, _CT_MR, _US, _NM_PET, _CAPTURE, _X_RAY, _LIGHT, _THERAPY)
-    for place in places.split()
+    _STORAGE + suffix
+    for suffixes in (_CR_DX_MG_IO, _CT_MR, _US, _NM_PET, _CAPTURE, _X_RAY, _LIGHT, _THERAPY)
+    for suffix in suffixes.split()
 )
-"""Storage SOP classes of images of a patient. Maps that were computed (parametric, thickness, topography) are none."""
+"""Storage SOP classes of images of a patient. Computed maps (parametric, thickness, topography) are not among them."""
 
 KINDS = {
     _STORAGE + "66.4": "segmentation",
@@ -41,13 +41,13 @@ KINDS = {
     _STORAGE + "104.2": "report",  # encapsulated CDA
     _STORAGE + "88.59": "not_an_image",  # key objects: a list of other objects
 }
-"""SOP classes that are no images: their reason code."""
+"""SOP classes that are not images: their reason code."""
 FAMILIES = {_STORAGE + "88.": "report", _STORAGE + "11.": "presentation_state"}
 """The same for whole branches: structured reports, presentation states."""
 
 
 def kind(sop_class: str) -> str:
-    """The reason code of a SOP class that is no image; empty for an image, and where no class is stated."""
+    """The reason code of a SOP class that is not an image; empty for an image, and where no class is stated."""
     if not sop_class or sop_class in IMAGES:
         return ""
     family = next((reason for branch, reason in FAMILIES.items() if sop_class.startswith(branch)), "not_an_image")
@@ -55,10 +55,10 @@ def kind(sop_class: str) -> str:
 
 
 def refuse_other_objects(header: Header) -> None:
-    """Raises SampleError for what is no image, by its SOP class: one of errors.NOT_ELIGIBLE.
+    """Raises SampleError for an object that is not an image by its SOP class, with a reason of errors.NOT_ELIGIBLE.
 
-    Whether it has pixels does not matter: segmentations and doses have some. A class that PS3.4 B.5 does not list
-    (private ones) is none either: what its pixels mean is not known. Without pixels such an object is `no_pixels`.
+    Pixels do not make it one: segmentations and doses have some. A class that PS3.4 B.5 does not list (a private one)
+    is not an image either, since the meaning of its pixels is not known; without pixels it is `no_pixels`.
     """
     reason = kind(header.sop_class)
     if not reason:
@@ -76,8 +76,8 @@ def refuse_mosaic(header: Header) -> None:
 
 
 def is_mosaic(header: Header) -> bool:
-    """One image that holds the slices of a volume as tiles: by its image or frame type, or where a rewritten header
-    lost that, by the number of tiles that Siemens and UIH state in elements of their own.
+    """Whether one image holds the slices of a volume as tiles: by its image or frame type or, where a rewritten header lost
+    that, by the number of tiles that Siemens and UIH state in their own elements.
     """
     types = [*(header.get("ImageType") or []), *(part for each in frame_types(header) for part in each)]
     if any(str(part).upper() in ("MOSAIC", "GRID") for part in types):
@@ -93,7 +93,7 @@ def is_mosaic(header: Header) -> bool:
 
 
 def _whole(value: bytes, little: bool) -> int:
-    """A number as US or as text: readers of implicit files cannot know a private element's VR."""
+    """A whole number written as US or as text: in implicit files the VR of a private element is not known."""
     text = value.strip(b" \0")
     if text.replace(b".", b"", 1).isdigit():
         return int(float(text))
@@ -101,10 +101,10 @@ def _whole(value: bytes, little: bool) -> int:
 
 
 def csa_number(csa: bytes, name: bytes) -> int:
-    """A whole number of a Siemens CSA header; 0 if there is none. As SPM and nibabel read it:
+    """A whole number of a Siemens CSA header; 0 if there is none. Read as SPM and nibabel do.
 
-    tags of name[64], vm, vr[4], syngo dt, n, 77 or 205, then n items of four integers and text in steps of four bytes; its
-    length is the second integer after "SV10", else the first without the n of the first tag.
+    Tags are name[64], vm, vr[4], syngo dt, n, 77 or 205, then n items of four integers and text in steps of four bytes.
+    The length of a text is the second integer after "SV10", else the first one less the n of the first tag.
     """
     second = csa.startswith(b"SV10")
     at = csa.find(name + b"\0")

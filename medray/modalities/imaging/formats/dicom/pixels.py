@@ -1,4 +1,4 @@
-"""DICOM pixels: what a file stores (PS3.3 C.7.6.3; PS3.5 8.1, 8.2, A).
+"""DICOM pixels: the stored values of a file (PS3.3 C.7.6.3; PS3.5 8.1, 8.2, A).
 
 parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── real_world(frame) → values, padding
 """
@@ -19,7 +19,7 @@ from medray.modalities.imaging.formats.dicom.transform import cover, real_world
 from medray.modalities.imaging.formats.image import Image
 
 MASKED = frozenset({"native", "rle", "lossless"})
-"""What may hold more than BitsStored bits in a cell: the bits above are not the image's (PS3.5 8.1.1)."""
+"""Processes whose cells may hold more than BitsStored bits; those above are not part of the image (PS3.5 8.1.1)."""
 
 
 def stored(header: Header) -> np.ndarray:
@@ -40,7 +40,7 @@ def stored(header: Header) -> np.ndarray:
 
 
 def _colors(pixels: np.ndarray, rgb: bool | None, header: Header) -> np.ndarray:
-    """Stored values to what they show: a palette's colours, YBR as R G B; grey as it is."""
+    """Stored values to colours: a palette's, YBR as R G B; grey stays as it is."""
     if header.photometric == "PALETTE COLOR":
         return palette(header, pixels)
     if header.samples == 1:
@@ -53,7 +53,7 @@ def _colors(pixels: np.ndarray, rgb: bool | None, header: Header) -> np.ndarray:
 
 
 def _native(header: Header) -> np.ndarray:
-    """(F, H, W[, 3]) as they lie in the file, all BitsAllocated bits of each; float as float, else unsigned."""
+    """(F, H, W[, 3]) uncompressed values with all BitsAllocated bits of each; float as float, else unsigned."""
     bits = header.number("BitsAllocated", 8)
     shape = (header.frames, header.rows, header.columns)
     count = int(np.prod(shape))
@@ -118,7 +118,7 @@ def _top(cells: np.ndarray) -> int:
 
 
 def _signed(cells: np.ndarray, bits: int, header: Header) -> np.ndarray:
-    """Cells of so many bits as they are, or as two's complement where the header says signed."""
+    """Cells of `bits` bits, read as two's complement where the header says signed."""
     if not header.signed:
         return cells
     container = cells.dtype.itemsize * 8
@@ -131,7 +131,7 @@ def _signed(cells: np.ndarray, bits: int, header: Header) -> np.ndarray:
 def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
     """YBR_FULL (…, 3) of so many bits to R G B of the same dtype, rounded (PS3.3 C.7.6.3.1.2, BT.601 full range).
 
-    Of 8 bits by pydicom, of others, which it does not convert, by the same formula with chroma's middle at 2^(bits−1).
+    8 bits are converted by pydicom; others, which it refuses, by the same formula with chroma's middle at 2^(bits−1).
     """
     if bits == 8 and pixels.dtype == np.uint8:
         with reading("colour conversion"):
@@ -140,14 +140,14 @@ def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
     values = pixels.astype(np.float64)
     luma, blue, red = values[..., 0], values[..., 1] - middle, values[..., 2] - middle
     green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
-    found = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1)
-    return np.clip(np.floor(found + 0.5), 0, top).astype(pixels.dtype)
+    rgb = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1)
+    return np.clip(np.floor(rgb + 0.5), 0, top).astype(pixels.dtype)
 
 
 def read_image(raw: bytes) -> Image:
     """One single-frame file as an image. Raises SampleError.
 
-    Rescale and spacing of an enhanced file stand in its functional groups (PS3.3 C.7.6.16).
+    Rescale and spacing of an enhanced file are read from its functional groups (PS3.3 C.7.6.16).
     """
     header = parse(raw)
     refuse_other_objects(header)
@@ -164,7 +164,7 @@ def read_image(raw: bytes) -> Image:
 
 def frame_spacing(frame: Frame) -> tuple[float, float] | None:
     """(between rows, between columns) in mm of a frame: in the patient (PS3.3 C.7.6.16.2.1), else at the detector
-    (C.8.19.6.4), else by the file.
+    (C.8.19.6.4), else as the file's top level states it.
     """
     for macro in ("PixelMeasuresSequence", "FramePixelDataPropertiesSequence"):
         group = frame.group(macro)

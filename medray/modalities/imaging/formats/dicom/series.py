@@ -1,8 +1,8 @@
 """DICOM series as volumes: slices in spatial order by their own positions (PS3.3 C.7.6.2.1.1).
 
 Volumes are D, H, W: D along the slice normal (the cross product of both directions), H down the rows, W along the columns.
-Nothing is stacked that is no single volume: repeated positions (time series, echoes), mixed orientations or
-shapes, mosaics, missing geometry and what else tells two volumes apart (`mixture.py`) are refused with what was found.
+Only a single volume is stacked: repeated positions (time series, echoes), mixed orientations or shapes, mosaics, missing
+geometry and whatever else tells two volumes apart (`mixture.py`) are refused, and the message says what was found.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
 from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.dicom.mixture import (
-    BLOCKS,
-    ONE,
+    BLOCKWISE,
+    UNIFORM,
     differing,
     refuse_mixture,
     refuse_places,
@@ -67,11 +67,11 @@ class Stack:
     """Slices as one volume: their order and geometry."""
 
     order: np.ndarray
-    """(D,) index of the k-th slice in what was given."""
+    """(D,) index of the k-th slice among the given planes."""
     slices_mm: np.ndarray
     """(D, 3) start of slice k from slice 0 along (normal, height, width)."""
     gaps_mm: np.ndarray
-    """(D - 1,) along the normal."""
+    """(D - 1,) mm between neighbouring slices along the normal."""
     spacing_mm: tuple[float, float, float]
     affine_ras: np.ndarray
     """(4, 4) (W, H, D) index to RAS mm: NIfTI's convention."""
@@ -79,7 +79,7 @@ class Stack:
     """max over k of the distance between affine · (0, 0, k) and slice k's own position."""
     tilt_degrees: float
     limits_mm: np.ndarray
-    """(D - 1,) a gap larger than this is a hole, where the run sets no max_gap_mm."""
+    """(D - 1,) a larger gap is a hole, where the run sets no max_gap_mm."""
 
     @property
     def largest_hole_mm(self) -> float:
@@ -89,18 +89,20 @@ class Stack:
 
     @property
     def irregular(self) -> bool:
+        """Whether the gaps between slices differ by more than EVEN."""
         return bool(len(self.gaps_mm) and np.ptp(self.gaps_mm) > EVEN * np.median(self.gaps_mm))
 
     @property
     def flags(self) -> list[str]:
-        found = []
+        """Peculiarities of the geometry, for `medray inspect`."""
+        flags = []
         if self.tilt_degrees > TILT_DEGREES:
-            found.append("gantry_tilt")
+            flags.append("gantry_tilt")
         if self.residual_mm > REGULAR_MM:
-            found.append("irregular_gaps")
+            flags.append("irregular_gaps")
         if self.largest_hole_mm:
-            found.append("hole")
-        return found
+            flags.append("hole")
+        return flags
 
 
 def planes(header: Header) -> list[Plane]:
@@ -111,27 +113,27 @@ def planes(header: Header) -> list[Plane]:
 
 
 def plane(frame: Frame) -> Plane:
-    """The plane of a frame: in its functional groups, in those of an ultrasound volume (PS3.3 C.8.24.3.4), or in the file."""
+    """The plane of a frame, from its functional groups, those of an ultrasound volume (PS3.3 C.8.24.3.4), or the file."""
     top = Group(frame.header, frame.header)
-    place = frame.group("PlanePositionSequence") or top
-    turn = frame.group("PlaneOrientationSequence") or top
+    position_group = frame.group("PlanePositionSequence") or top
+    orientation_group = frame.group("PlaneOrientationSequence") or top
     measures = frame.group("PixelMeasuresSequence") or top
-    position, turned = place.get("ImagePositionPatient"), turn.get("ImageOrientationPatient")
+    position, orientation = position_group.get("ImagePositionPatient"), orientation_group.get("ImageOrientationPatient")
     if not position and (volume := frame.group("PlanePositionVolumeSequence")):
         position = volume.get("ImagePositionVolume")
-    if not turned and (volume := frame.group("PlaneOrientationVolumeSequence")):
-        turned = volume.get("ImageOrientationVolume")
+    if not orientation and (volume := frame.group("PlaneOrientationVolumeSequence")):
+        orientation = volume.get("ImageOrientationVolume")
     spacing = plane_spacing(measures)
-    if not position or not turned or spacing is None:
+    if not position or not orientation or spacing is None:
         missing = [
             name
-            for name, value in (("position", position), ("orientation", turned), ("pixel spacing", spacing))
+            for name, value in (("position", position), ("orientation", orientation), ("pixel spacing", spacing))
             if not value
         ]
         raise SampleError("bad_geometry", f"a slice without {', '.join(missing)}")
-    return placed(
+    return make_plane(
         position,
-        turned,
+        orientation,
         spacing,
         (frame.header.rows, frame.header.columns),
         thickness=measures.get("SliceThickness"),
@@ -139,9 +141,9 @@ def plane(frame: Frame) -> Plane:
     )
 
 
-def placed(
+def make_plane(
     position: Sequence[float] | np.ndarray,
-    turned: Sequence[float],
+    orientation: Sequence[float],
     spacing: tuple[float, float],
     shape: tuple[int, int],
     *,
@@ -149,48 +151,48 @@ def placed(
     between: float | None = None,
 ) -> Plane:
     """A plane from the numbers of a header. Raises SampleError `bad_geometry`."""
-    at = np.array(position, float)
-    if at.shape != (3,) or len(turned) != 6:
+    start = np.array(position, float)
+    if start.shape != (3,) or len(orientation) != 6:
         raise SampleError("bad_geometry", "a position that is not three numbers, or an orientation that is not six")
-    along, down = np.array(turned, float).reshape(2, 3)
+    along, down = np.array(orientation, float).reshape(2, 3)
     lengths = np.linalg.norm(along), np.linalg.norm(down)
     if abs(lengths[0] - 1) > 0.01 or abs(lengths[1] - 1) > 0.01 or abs(along @ down) > 0.01:
         raise SampleError("bad_geometry", "an orientation that is not two perpendicular unit vectors")
-    thick, step = (None if value is None or value <= 0 else float(value) for value in (thickness, between))
-    return Plane(at, along / lengths[0], down / lengths[1], spacing, shape, thick, step)
+    thickness_mm, between_mm = (None if value is None or value <= 0 else float(value) for value in (thickness, between))
+    return Plane(start, along / lengths[0], down / lengths[1], spacing, shape, thickness_mm, between_mm)
 
 
-def stack(given: Sequence[Plane]) -> Stack:
+def stack(slices: Sequence[Plane]) -> Stack:
     """Planes, in any order, as one volume, sorted by dot(position, normal). Raises SampleError."""
-    first = given[0]
-    shapes = {plane.shape for plane in given}
+    first = slices[0]
+    shapes = {plane.shape for plane in slices}
     if len(shapes) > 1:
-        raise SampleError("bad_geometry", f"{len(given)} slices of {len(shapes)} different shapes")
-    for plane in given:
-        turned = max(np.abs(plane.along - first.along).max(), np.abs(plane.down - first.down).max())
-        if turned > SAME_DIRECTION:
-            raise SampleError("bad_geometry", f"{len(given)} slices with different orientations")
+        raise SampleError("bad_geometry", f"{len(slices)} slices of {len(shapes)} different shapes")
+    for plane in slices:
+        deviation = max(np.abs(plane.along - first.along).max(), np.abs(plane.down - first.down).max())
+        if deviation > SAME_DIRECTION:
+            raise SampleError("bad_geometry", f"{len(slices)} slices with different orientations")
         if not np.allclose(plane.spacing, first.spacing, rtol=1e-3):
-            raise SampleError("bad_geometry", f"{len(given)} slices with different pixel spacing")
+            raise SampleError("bad_geometry", f"{len(slices)} slices with different pixel spacing")
     normal = np.cross(first.along, first.down)
-    positions = np.array([plane.position for plane in given])
+    positions = np.array([plane.position for plane in slices])
     depth = positions @ normal
     order = np.argsort(depth, kind="stable")
     positions, depth = positions[order], depth[order]
     gaps = np.diff(depth)
     if (gaps < SAME_POSITION_MM).any():
-        places = 1 + int((gaps >= SAME_POSITION_MM).sum())
+        count = 1 + int((gaps >= SAME_POSITION_MM).sum())
         raise SampleError(
-            "unsupported", f"{len(given)} slices at {places} positions: a time series or several volumes, not one"
+            "unsupported", f"{len(slices)} slices at {count} positions: a time series or several volumes, not one"
         )
     steps = positions - positions[0]
-    step = steps[-1] / (len(given) - 1) if len(given) > 1 else normal * (first.thickness or 1.0)
+    step = steps[-1] / (len(slices) - 1) if len(slices) > 1 else normal * (first.thickness or 1.0)
     affine = np.eye(4)
     affine[:3, 0] = first.along * first.spacing[1]
     affine[:3, 1] = first.down * first.spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    met = affine[:3, 3] + np.arange(len(given))[:, None] * step
+    predicted = affine[:3, 3] + np.arange(len(slices))[:, None] * step
     affine[:2] *= -1  # LPS to RAS
     tilt = np.arctan2(np.linalg.norm(np.cross(step, normal)), abs(step @ normal))
     return Stack(
@@ -199,38 +201,40 @@ def stack(given: Sequence[Plane]) -> Stack:
         gaps_mm=gaps,
         spacing_mm=(float(np.median(gaps)) if len(gaps) else first.thickness or 0.0, *first.spacing),
         affine_ras=affine,
-        residual_mm=float(np.linalg.norm(met - positions, axis=1).max()),
+        residual_mm=float(np.linalg.norm(predicted - positions, axis=1).max()),
         tilt_degrees=float(np.degrees(tilt)),
-        limits_mm=_limits(gaps, [given[k] for k in order]),
+        limits_mm=_limits(gaps, [slices[k] for k in order]),
     )
 
 
 def _limits(gaps: np.ndarray, ordered: Sequence[Plane]) -> np.ndarray:
-    """(D - 1,) mm: what each gap may be before it is a hole, 1.5 times the median gap.
+    """(D - 1,) mm: the widest that each gap may be without being a hole, 1.5 times the median gap.
 
-    The median is that of the gaps between slices of the same thickness: a head CT of 4 mm slices below and 7 mm slices
-    above has no hole. A single gap is its own median, so it is held against the distance or thickness that is stated.
+    The median is taken over gaps between slices of the same thickness: a head CT of 4 mm slices below and 7 mm slices
+    above has no hole. A single gap is its own median, so it is compared with the stated distance or thickness.
     """
     if len(gaps) == 1:
-        stated = max(each or 0.0 for plane in ordered for each in (plane.thickness, plane.between))
-        return np.array([HOLE * stated if stated else np.inf])
-    thick = np.array([plane.thickness or 0.0 for plane in ordered]).round(1)
-    below, above = thick[:-1], thick[1:]
+        distance = max(each or 0.0 for plane in ordered for each in (plane.thickness, plane.between))
+        return np.array([HOLE * distance if distance else np.inf])
+    thicknesses = np.array([plane.thickness or 0.0 for plane in ordered]).round(1)
+    below, above = thicknesses[:-1], thicknesses[1:]
     medians = {
-        each: np.median(inner) for each in set(thick) if len(inner := gaps[(below == each) & (above == each)]) > 1
+        each: np.median(inner) for each in set(thicknesses) if len(inner := gaps[(below == each) & (above == each)]) > 1
     }
     everywhere = float(np.median(gaps)) if len(gaps) else 0.0
-    found = [max(medians.get(a, everywhere), medians.get(b, everywhere)) for a, b in zip(below, above, strict=True)]
-    return HOLE * np.array(found)
+    medians_beside = [
+        max(medians.get(a, everywhere), medians.get(b, everywhere)) for a, b in zip(below, above, strict=True)
+    ]
+    return HOLE * np.array(medians_beside)
 
 
 def volume(raws: Sequence[bytes]) -> tuple[list[Frame], Stack]:
     """The frames of the files of one series, as given, and their geometry; no pixel is decoded. Raises SampleError.
 
-    What is no image, a mosaic, colour, several volumes under one series, or slices on different scales is refused.
+    Refuses what is not an image, mosaics, colour, several volumes under one series, and slices on different scales.
     """
-    found: list[Frame] = []
-    turned: list[Plane] = []
+    slices: list[Frame] = []
+    slice_planes: list[Plane] = []
     for raw in raws:
         header = parse(raw)
         refuse_other_objects(header)
@@ -238,18 +242,18 @@ def volume(raws: Sequence[bytes]) -> tuple[list[Frame], Stack]:
         refuse_mosaic(header)
         if header.samples != 1 or header.photometric == "PALETTE COLOR":
             raise SampleError("unsupported", "a volume of colour slices")
-        found += frames(header)
-        turned += planes(header)
-    refuse_places(found)
+        slices += frames(header)
+        slice_planes += planes(header)
+    refuse_places(slices)
     try:
-        stacked = stack(turned)
+        stacked = stack(slice_planes)
     except SampleError as error:
-        names = differing(found, (*ONE, *BLOCKS)) if error.reason == "unsupported" else []
-        told = f" (they differ in {', '.join(names)})" if names else ""
-        raise SampleError(error.reason, error.detail + told) from None
-    refuse_mixture(found, stacked.order)
-    refuse_rescales(found)
-    return found, stacked
+        names = differing(slices, (*UNIFORM, *BLOCKWISE)) if error.reason == "unsupported" else []
+        hint = f" (they differ in {', '.join(names)})" if names else ""
+        raise SampleError(error.reason, error.detail + hint) from None
+    refuse_mixture(slices, stacked.order)
+    refuse_rescales(slices)
+    return slices, stacked
 
 
 def read_series(raws: Sequence[bytes]) -> Image:
@@ -257,30 +261,31 @@ def read_series(raws: Sequence[bytes]) -> Image:
 
     float32 (D, H, W), or the stored integers where no rescale is given. Raises SampleError.
     """
-    slices, found = volume(raws)
-    place = np.empty(len(found.order), int)
-    place[found.order] = np.arange(len(found.order))
+    slices, volume_stack = volume(raws)
+    depths = np.empty(len(volume_stack.order), int)
+    depths[volume_stack.order] = np.arange(len(volume_stack.order))
     values: Any = None
     padding: np.ndarray | None = None
     k = 0
     for _, of_file in groupby(slices, key=lambda each: id(each.header)):
-        held = list(of_file)
-        for frame, pixels in zip(held, stored(held[0].header), strict=True):
+        file_frames = list(of_file)
+        for frame, pixels in zip(file_frames, stored(file_frames[0].header), strict=True):
             real, outside = real_world(pixels, frame.header, frame.scaling)
             if values is None:
-                values = np.empty((len(place), *pixels.shape), real.dtype)
+                values = np.empty((len(depths), *pixels.shape), real.dtype)
             if np.result_type(values, real) != values.dtype:
                 values = values.astype(np.result_type(values, real))
-            values[place[k]] = real
+            values[depths[k]] = real
             if outside is not None:
                 padding = np.zeros(values.shape, bool) if padding is None else padding
-                padding[place[k]] = outside
+                padding[depths[k]] = outside
             k += 1
-    thick = found.spacing_mm[0] > 0
+    has_depth = volume_stack.spacing_mm[0] > 0
+    uneven = volume_stack.residual_mm > REGULAR_MM or volume_stack.tilt_degrees > TILT_DEGREES
     return Image(
         cover(values, padding),
-        spacing_mm=found.spacing_mm if thick else None,
-        slices_mm=found.slices_mm if found.residual_mm > REGULAR_MM or found.tilt_degrees > TILT_DEGREES else None,
-        irregular=found.irregular,
-        hole_mm=found.largest_hole_mm,
+        spacing_mm=volume_stack.spacing_mm if has_depth else None,
+        slices_mm=volume_stack.slices_mm if uneven else None,
+        irregular=volume_stack.irregular,
+        hole_mm=volume_stack.largest_hole_mm,
     )

@@ -1,8 +1,8 @@
-"""What stored values mean: the modality transform, padding, and which images are mirrored (PS3.3 C.11.1, C.7.5.1.1.2).
+"""Meaning of stored values: the modality transform, padding, and which images are mirrored (PS3.3 C.11.1, C.7.5.1.1.2).
 
-MONOCHROME1 says how to show an image: least value white, after all transformations (C.7.6.3.1.2, figure C.11.1-1 of
-PS3.3). So a quantity keeps its values. Where values are of no unit the picture is what is meant, and is mirrored after
-the modality transform: dense is bright in every radiograph, whichever way its detector stores it.
+MONOCHROME1 says how to show an image: the least value white, after all transformations (C.7.6.3.1.2, figure C.11.1-1 of
+PS3.3). So a physical quantity keeps its values. Values without a unit are meant as a picture, which is mirrored after
+the modality transform: dense tissue is bright in every radiograph, whichever way its detector stores it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ def real_world(
     Values: the modality transform (PS3.3 C.11.1) of `scaling` (default: the file itself), then mirrored where
     `mirrored` says so: float32, or integers where there is no rescale.
     Padding: (H, W) bool of pixels that are outside the image (PS3.3 C.7.5.1.1.2), or None.
-    Raises SampleError: `corrupt` for a rescale that is incomplete or contradicts, `bad_values` for one that leaves nothing.
+    Raises SampleError: `corrupt` for a rescale that is incomplete or contradictory, `bad_values` for a slope of nearly 0.
     """
     padding = _padding(pixels, header)
     slope, intercept, unit = _rescale(header if scaling is None else scaling)
     a, b = (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
-    given = (a, b) != (1.0, 0.0)
+    transformed = (a, b) != (1.0, 0.0)
     low, high = _stored_range(header, pixels)
     if scaling is None and _has_modality_lut(header):
         if (a, b) != (1.0, 0.0):
             raise SampleError("corrupt", "a modality LUT and a rescale, which exclude each other")
-        given = True
+        transformed = True
         pixels, unit = modality_lut(header, pixels)
         low, high = 0, modality_lut_top(header)
-    mirror = header.photometric == "MONOCHROME1" and not quantity(header, unit, given)
+    mirror = header.photometric == "MONOCHROME1" and not quantity(header, unit, transformed)
     if (a, b) == (1.0, 0.0):
         return (_mirror(pixels, low, high) if mirror else pixels), padding
     if mirror:
-        pixels = _mirror(pixels, low, high)  # of a line the same as mirroring what comes out
+        pixels = _mirror(pixels, low, high)  # for a line the same as mirroring its result
     return _line(pixels, a, b), padding
 
 
 def quantity(header: Header, unit: str | None, transformed: bool) -> bool:
-    """The values are a physical quantity, whose sign and order a display convention must not change."""
+    """Whether the values are a physical quantity, whose sign and order a display convention must not change."""
     modality = header.get("Modality")
     if unit not in (None, UNSPECIFIED) or header.float_type or modality in QUANTITIES:
         return True
@@ -111,7 +111,7 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
     )
     values = pixels.astype(np.float32 if exact else np.float64)
-    with np.errstate(over="ignore"):  # infinite values are refused where the image takes its shape
+    with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`
         if slope != 1:
             values *= slope
         if intercept != 0:
@@ -150,7 +150,7 @@ def _maybe_signed(header: Header, keyword: str) -> int | None:
 
 
 def cover(values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
-    """Padding replaced by the least real value: it is no measurement and must not stretch the statistics."""
+    """Padding replaced by the least real value: it is not a measurement and must not stretch the statistics."""
     if padding is None or padding.all():
         return values
     return np.where(padding, values[~padding].min(), values)
