@@ -5,7 +5,6 @@ Imports pydantic for its types alone, so that a quick refusal does not wait for 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,6 +104,8 @@ def refusal(run: RunText, wrong: Sequence[Problem]) -> RunFileError:
 
 
 def _did_you_mean(written: Any, names: Iterable[Any]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(str(written), [str(name) for name in names], 1)
     return f"did you mean {near[0]}?" if near else ""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from medray.archive.order import NEWEST, check_order
-from medray.config.loader import load_run
+from medray.config import outline, renamed, toml
+from medray.config.loader import checked
+from medray.config.renamed import Notice
+from medray.config.shapes import Shape, key_paths
 from medray.datasets.labels import LabelSettings
 from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
@@ -273,23 +276,28 @@ class ConvertRun(ArchiveRun):
 
 Run = TrainRun | EvaluateRun | ScoreRun | NightlyRun | ConvertRun
 
+RUN_TYPES: Mapping[str, type[Run]] = {
+    kind.__name__: kind for kind in (TrainRun, EvaluateRun, ScoreRun, NightlyRun, ConvertRun)
+}
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Run:
-    """The run file at `path`: a NightlyRun where it names a `store` and `bundles`, a ScoreRun where a `store` alone, a
-    ConvertRun where it has a [source], an EvaluateRun where it has a `bundle` and neither [model] nor [objective], else
-    a TrainRun. Where that kind does not know keys that another knows, one of those is misspelt, and the file is of the
-    kind that knows most: what is offered instead is then a key of it.
+
+def load(path: str | Path, overrides: Sequence[str] | None = None, notice: Notice | None = None) -> Run:
+    """The run file at `path`, of the type that its keys at the top say (`outline.kind_of`). `overrides` replace or add
+    single keys; `notice` is told of names that are called otherwise today.
 
     Raises RunFileError.
     """
-    try:
-        keys = tomllib.loads(Path(path).read_text(encoding="utf-8")).keys()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        keys = set()  # load_run says what is wrong with it
-    scoring = NightlyRun if "bundles" in keys else ScoreRun
-    alone = "bundle" in keys and not keys & {"model", "objective", "training"}
-    other = ConvertRun if "source" in keys else EvaluateRun if alone else TrainRun
-    named = scoring if "store" in keys else other
-    kinds = [named, NightlyRun, ScoreRun, ConvertRun, EvaluateRun, TrainRun]
-    kind = min(kinds, key=lambda each: len(keys - each.model_fields.keys()))  # of equals the first: as named
-    return load_run(path, kind, overrides or [])
+    run = toml.read(path)
+    renamed.translate(run, notice)
+    keys = list(run.settings)
+    toml.override(run, overrides or [])
+    renamed.translate(run, notice)
+    outline.keep(RUN_TYPES.values())
+    known = {name: kind.model_fields for name, kind in RUN_TYPES.items()}
+    return checked(run, RUN_TYPES[outline.kind_of(keys, known)])
+
+
+def all_keys() -> Iterator[tuple[str, ...]]:
+    """Every key of every run type, with its tables."""
+    for kind in RUN_TYPES.values():
+        yield from key_paths(Shape.of(TypeAdapter(kind).core_schema))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -71,6 +70,8 @@ def _read(path: Path) -> str:
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"check the folder: {path.parent} does not exist"
+    import difflib
+
     names = sorted(each.name for each in path.parent.glob("*.toml"))
     near = difflib.get_close_matches(path.name, names, 1)
     if near:
