@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medray.cli.front import understood
+from medray.cli.quick import understood
 from medray.config import outline, runs
 from medray.errors import RunFileError
 
@@ -134,7 +134,7 @@ def test_a_refusal_imports_nothing_heavy(kept: Path, tmp_path: Path, text: str |
         (tmp_path / "wrong.toml").write_text(text)
     code = f"""
 import sys
-from medray.cli.front import answer
+from medray.cli.quick import answer
 try:
     answer({["score", "wrong.toml", *words]})
 except SystemExit as end:

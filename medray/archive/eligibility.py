@@ -23,7 +23,7 @@ INDEXED = re.compile(r"(.+)\[([1-9]\d*)\]")
 class Rule(BaseModel):
     """What one fact has to be. Of a fact with several values it is enough that one of them passes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     any: tuple[str | float | bool, ...] = ()
     """One of these, compared as text or as numbers."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medray.cli.front import VERBS, refuse_kind
+from medray.cli.quick import VERBS, refuse_kind
 from medray.cli.shared import RESULT, errors, given, print_result
 from medray.errors import UserError
 

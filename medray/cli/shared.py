@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from medray.cli.front import LOCAL, refuse_kind
+from medray.cli.quick import LOCAL, refuse_kind
 from medray.errors import MedrayError
 from medray.stopping import Stopped, on_signals
 

@@ -30,7 +30,7 @@ from medray.storage import files
 class ArchiveRun(BaseModel):
     """What every run file holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
     """Names the work folder and the checkpoints."""
@@ -43,6 +43,7 @@ class ArchiveRun(BaseModel):
     max_failed: float = Field(default=0.01, ge=0, le=1)
     """Largest fraction of entries that may fail before the exit code is 3."""
     engine: EngineSpec = RaySpec()
+    """Where the run runs."""
 
     @property
     def root(self) -> str:
@@ -56,13 +57,15 @@ class ArchiveRun(BaseModel):
 class EvaluationSettings(BaseModel):
     """Confidence intervals of `medray evaluate`, and settings of its figures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     resamples: int = Field(default=1000, ge=0)
     """Bootstrap resamples of whole subjects; 0: no intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Share of resamples that lie within an interval: 0.95 for intervals of 95 %."""
     seed: int = 0
+    """Draws the resamples: the same seed gives the same intervals."""
     beta: float = Field(default=2.0, gt=0)
-    """Of F-beta: sensitivity counts so many times as much as precision."""
+    """F-beta counts sensitivity so many times as much as precision."""
     prevalence: float | None = Field(default=None, gt=0, lt=1)
     """Share of positives where a binary model is to be used: PPV and NPV there, by Bayes from sensitivity and specificity."""
     shared_subjects: Literal["refuse", "leave_out", "keep"] = "refuse"
@@ -80,14 +83,21 @@ class TrainRun(ArchiveRun):
     bundle: str
     """Folder of the trained model: written by train, read by evaluate and score."""
     modality: ModalitySpec
+    """What the data are, and how they become inputs of the model."""
     labels: LabelSettings = LabelSettings()
+    """Where labels come from."""
     split: SplitSettings = SplitSettings()
+    """How subjects are divided into train, validation and test."""
     model: ModelSpec
+    """The network."""
     objective: ObjectiveSpec
+    """What the model learns to say: its loss, outputs and threshold."""
     training: TrainingSettings = TrainingSettings()
+    """How the network is fitted."""
     floor: bool = True
     """Train a logistic model on the same samples, too: reports show it beside the network, which has to beat it."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """What `medray evaluate` computes."""
     remember_subjects: bool = True
     """Leave hashes of the pseudonyms of train and validation beside the bundle, so that an evaluation on another archive
     can tell whom the model has seen. Who has the key can tell it of a patient."""
@@ -100,13 +110,18 @@ class TrainRun(ArchiveRun):
 class ExternalArchive(BaseModel):
     """One more archive that an evaluate run looks at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
+    """Names the archive in the report, and its work folder."""
     archive: str
+    """Folder or file that holds the data; local path or s3://, gs:// …"""
     modality: dict[str, Any] = {}
+    """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     labels: LabelSettings = LabelSettings()
+    """Where this archive's labels come from."""
     split: SplitSettings = SplitSettings(by="all")
+    """Which of its entries are evaluated; by default all that have a label."""
 
 
 class EvaluateRun(ArchiveRun):
@@ -118,9 +133,11 @@ class EvaluateRun(ArchiveRun):
     modality: dict[str, Any] = {}
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     labels: LabelSettings = LabelSettings()
+    """Where labels come from."""
     split: SplitSettings = SplitSettings(by="all")
     """`all`: every entry with a label. With `given` or `hash` the split that `--split` names."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """What `medray evaluate` computes."""
     also: tuple[ExternalArchive, ...] = ()
     """Further archives: the report has a row of metrics for each, and the metrics are those of all of them together."""
     own_test: str | None = None
@@ -226,7 +243,7 @@ class ScoreRun(ScoringRun):
 class Housekeeping(BaseModel):
     """What a nightly run does to the store when all is scored, and time is left before the deadline."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     compact: bool = True
     """Join small files of scores: nights leave many."""
     vacuum_days: float | None = Field(default=7.0, ge=1)
@@ -242,6 +259,7 @@ class NightlyRun(ScoringRun):
     summary: str | None = None
     """Folder of the summaries (JSON and HTML, one of each for every night, and latest.*); default <work>/nights."""
     housekeeping: Housekeeping = Housekeeping()
+    """What is done to the store when all is scored."""
 
     @field_validator("bundles", mode="before")
     @classmethod
@@ -262,12 +280,15 @@ class ConvertRun(ArchiveRun):
     """A run file for to-meds."""
 
     source: SourceSpec
+    """What is converted, and how it is read."""
     out: str
     """Folder of the MEDS dataset, local or mounted on all machines."""
     shards: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """Files that subjects are spread over (in each split); auto: one per 64 MB of the archive."""
     split: MedsSplit | None = None
+    """Splits to write into the dataset; none: it has no metadata/subject_splits.parquet."""
     labels: MedsLabels | None = None
+    """A label table to write beside the events; none: no labels."""
 
     @property
     def out_uri(self) -> str:

@@ -27,7 +27,7 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
 class LabelSettings(BaseModel):
     """Where labels come from; without a `table`, from what the archive carries (class folders, label arrays)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     table: str | None = None
     """CSV (comma, semicolon or tab; may be .gz) or Parquet."""
@@ -38,7 +38,9 @@ class LabelSettings(BaseModel):
     columns: tuple[str, ...] = ("label",)
     """Columns of the labels; none keeps the archive's own labels."""
     split_column: str | None = None
+    """Column that names the split of each entry: train, validation or test."""
     subject_column: str | None = None
+    """Column that names whose entry it is, for splits and intervals of this training."""
 
     @model_validator(mode="after")
     def _gives_something(self) -> LabelSettings:

@@ -10,15 +10,17 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 class LocalSpec(BaseModel):
     """This process: for tests, notebooks and the debugger."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     kind: Literal["local"] = "local"
+    """The engine: this process alone."""
 
 
 class RaySpec(BaseModel):
     """A local Ray of this machine by default, a running cluster by address."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     kind: Literal["ray"] = "ray"
+    """The engine: Ray, on this machine or on a cluster."""
     address: str | None = None
     """`auto` or host:port of a running cluster; none: start Ray on this machine (or use RAY_ADDRESS)."""
     workers: int | Literal["auto"] | tuple[int, int] = Field(default="auto")

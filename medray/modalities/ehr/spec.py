@@ -28,7 +28,7 @@ AGE = "MEDRAY//AGE"
 class TaskSpec(BaseModel):
     """Which predictions are made: an entry is one subject at one prediction time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     labels: str | None = None
     """MEDS label table: a Parquet file or a folder of them, absolute or relative to the archive. Every row is an
@@ -61,13 +61,15 @@ class TaskSpec(BaseModel):
 class Code(BaseModel):
     """One word of the vocabulary, with the statistics of its finite numbers in the training split."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     code: str
+    """The code, as the dataset has it."""
     mean: float | None = None
+    """Mean of its finite numbers; None: it has none."""
     std: float | None = None
-    """None: the code has no numbers."""
+    """Standard deviation of its finite numbers; None: it has none."""
     quantiles: tuple[float, ...] | None = None
-    """The number at QUANTILES equally spaced levels from the least to the greatest; where `scale` asks for them."""
+    """Its numbers at QUANTILES equally spaced levels from the least to the greatest; where `scale` asks for them."""
 
 
 class EhrSpec(Spec):
@@ -79,9 +81,11 @@ class EhrSpec(Spec):
     """
 
     kind: Literal["ehr"] = "ehr"
+    """The modality: health records as MEDS datasets."""
     site: ClassVar[frozenset[str]] = frozenset({"task"})
 
     task: TaskSpec = TaskSpec()
+    """Which predictions are made: for whom, and as of when."""
     window: str | None = None
     """How far back from the prediction time events count, such as "48h" or "365d"; both ends count. Default: all."""
     label_codes: tuple[str, ...] = ()
