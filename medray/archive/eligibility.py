@@ -23,7 +23,7 @@ INDEXED = re.compile(r"(.+)\[([1-9]\d*)\]")
 class Rule(BaseModel):
     """What one fact has to be. Of a fact with several values it is enough that one of them passes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     any: tuple[str | float | bool, ...] = ()
     """One of these, compared as text or as numbers."""
@@ -94,7 +94,8 @@ def _as_rule(value: Any) -> Any:
     return {"any": value} if isinstance(value, (list, tuple)) else value
 
 
-Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule)]]
+_Written = str | float | bool | tuple[str | float | bool, ...] | Rule
+Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule, json_schema_input_type=_Written)]]
 """[modality.select] of a run file: fact (`Modality`, `ImageType[3]`, `contig`) to rule; an entry has to pass all."""
 
 

@@ -23,6 +23,16 @@ VERBS = {
     ("ehr", "to-meds"): "convert",
 }
 """Verb to the kind of its run file."""
+RUN_VERBS = {
+    "index": "TrainRun",
+    "prepare": "TrainRun",
+    "train": "TrainRun",
+    "evaluate": "EvaluateRun",
+    "score": "ScoreRun",
+    "nightly": "NightlyRun",
+    "ehr to-meds": "ConvertRun",
+}
+"""Verb to the run type that `medray schema` shows; `index` takes a score run's file as well, `evaluate` a training's."""
 LISTING = ("any", "train", "score", "convert")
 """Kinds whose verbs list the archive first. A night whose archive is away writes its page all the same, and an evaluation
 may have shards."""

@@ -30,7 +30,7 @@ from medray.storage import files
 class ArchiveRun(BaseModel):
     """What every run file holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
     """Names the work folder and the checkpoints."""
@@ -57,7 +57,7 @@ class ArchiveRun(BaseModel):
 class EvaluationSettings(BaseModel):
     """Confidence intervals of `medray evaluate`, and settings of its figures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     resamples: int = Field(default=1000, ge=0)
     """Bootstrap resamples of whole subjects; 0: no intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -110,7 +110,7 @@ class TrainRun(ArchiveRun):
 class ExternalArchive(BaseModel):
     """One more archive that an evaluate run looks at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
     """Names the archive in the report, and its work folder."""
@@ -243,7 +243,7 @@ class ScoreRun(ScoringRun):
 class Housekeeping(BaseModel):
     """What a nightly run does to the store when all is scored, and time is left before the deadline."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     compact: bool = True
     """Join small files of scores: nights leave many."""
     vacuum_days: float | None = Field(default=7.0, ge=1)
@@ -261,7 +261,7 @@ class NightlyRun(ScoringRun):
     housekeeping: Housekeeping = Housekeeping()
     """What is done to the store when all is scored."""
 
-    @field_validator("bundles", mode="before")
+    @field_validator("bundles", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_bundle(cls, found: Any) -> Any:
         return (found,) if isinstance(found, str) else found

@@ -27,7 +27,7 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
 class LabelSettings(BaseModel):
     """Where labels come from; without a `table`, from what the archive carries (class folders, label arrays)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: str | None = None
     """CSV (comma, semicolon or tab; may be .gz) or Parquet."""

@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 class SplitSettings(BaseModel):
     """How entries become train, validation and test; always whole subjects."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["auto", "given", "hash", "all"] = "auto"
     """`given`: what the archive or the label table says; `hash`: seeded, by subject; `auto`: given where it is; `all`:

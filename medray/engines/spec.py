@@ -10,7 +10,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 class LocalSpec(BaseModel):
     """This process: for tests, notebooks and the debugger."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["local"] = "local"
     """The engine: this process alone."""
 
@@ -18,7 +18,7 @@ class LocalSpec(BaseModel):
 class RaySpec(BaseModel):
     """A local Ray of this machine by default, a running cluster by address."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["ray"] = "ray"
     """The engine: Ray, on this machine or on a cluster."""
     address: str | None = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class EarlyStopping(BaseModel):
     """Stop when `metric` on the validation split has not improved for `patience` epochs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     patience: int = Field(default=5, ge=1)
     """Epochs without an improvement after which training stops."""
     min_delta: float = Field(default=0.0, ge=0)
@@ -27,7 +27,7 @@ class EarlyStopping(BaseModel):
 class TrainingSettings(BaseModel):
     """How a network is fitted. Every number has a default that works for a first run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=10, ge=1)
     """Passes over the train split."""

@@ -44,7 +44,7 @@ class Inspection(BaseModel):
 class Spec(BaseModel, ABC):
     """What every spec is: frozen, typed, without unknown keys. `open()` gives its modality."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     site: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where things lie or which entries to make, not how they are read and encoded: a score run may

@@ -17,7 +17,7 @@ from medray.modalities.inputs import Inputs
 class ModelBase(BaseModel):
     """What every model spec is: frozen, typed, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def image_shape(inputs: Inputs, model: str) -> tuple[int, tuple[int, ...]]:

@@ -33,7 +33,7 @@ def precise(logits: torch.Tensor) -> torch.Tensor:
 class Objective(BaseModel, ABC):
     """What the four share: a frozen type without unknown keys, and the names of its outputs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     probabilities: ClassVar[bool] = True
     """Scores are probabilities, so that each has log-odds."""

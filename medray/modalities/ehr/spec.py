@@ -28,7 +28,7 @@ AGE = "MEDRAY//AGE"
 class TaskSpec(BaseModel):
     """Which predictions are made: an entry is one subject at one prediction time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: str | None = None
     """MEDS label table: a Parquet file or a folder of them, absolute or relative to the archive. Every row is an
@@ -61,7 +61,7 @@ class TaskSpec(BaseModel):
 class Code(BaseModel):
     """One word of the vocabulary, with the statistics of its finite numbers in the training split."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     code: str
     """The code, as the dataset has it."""
     mean: float | None = None

@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 class AugmentSpec(BaseModel):
     """Random changes of training images, drawn anew for every sample and epoch; all off by default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flip: tuple[Axis, ...] = ()
     """Axes mirrored with probability 1/2 each. Mirroring the width swaps left and right: choose it on purpose."""

@@ -68,7 +68,7 @@ class Parser(Protocol):
 
 
 class _Source(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     untimed: Untimed = "drop"
     """What happened at a time nobody says: dropped and counted, or a static event. As a static fact, a death or an
@@ -114,7 +114,7 @@ class FhirSource(_Source):
 class CsvTable(BaseModel):
     """One kind of long table: a row is one observation of one subject."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="rows", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
     """What the report calls it."""
@@ -228,7 +228,7 @@ SourceSpec = Annotated[FhirSource | CsvSource, Field(discriminator="kind")]
 class MedsSplit(BaseModel):
     """Seeded, by subject: subjects added later move nobody."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of subjects in train, tuning and held_out."""
@@ -245,7 +245,7 @@ class MedsSplit(BaseModel):
 class MedsLabels(BaseModel):
     """A CSV of one yes or no per subject, to a MEDS label table."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     """The table is labels/<name>.parquet of the dataset."""
