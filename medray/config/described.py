@@ -27,7 +27,7 @@ def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
             if key in texts:
                 described.setdefault("description", texts[key])
         if "description" in table:
-            table["description"] = _one_line(table["description"])
+            table["description"] = _one_line(table["description"].split("\n\n")[0])
     return {"$schema": DRAFT, **schema}
 
 
