@@ -23,7 +23,7 @@ from medray.flows.flow import Flow, Stage
 from medray.flows.lane import closing, lane, opening
 from medray.verbs.score import score
 
-APART = {"kind": "ray", "workers": 1, "stages": "apart"}
+APART = {"kind": "ray", "workers": 1, "stages": "split"}
 ON_GPU = Stage(Double, 3, gpus=1.0, name="score")
 
 
@@ -48,14 +48,14 @@ def test_scores_are_those_of_one_worker_for_all(archived, engine, tmp_path, ray_
     from medray.engines.ray.engine import RayEngine
 
     found = {}
-    for name, each in (("local", LocalEngine()), ("fused", RayEngine(RaySpec(workers=2))), ("apart", engine)):
+    for name, each in (("local", LocalEngine()), ("fused", RayEngine(RaySpec(workers=2))), ("split", engine)):
         run = toy.score_run(archived, store=str(tmp_path / name), work=str(tmp_path / f"w-{name}"), batch_size=7)
         result = score(run, each)
         assert (result.entries, result.scored, result.failed) == (300, 295, 5)
         assert result.by_reason == {"not_this_modality": 5} or sum(result.by_reason.values()) == 5
         assert result.worker_seconds.keys() == {"read", "score", "write"} and len(result.slowest) == 5
         found[name] = toy.scores(tmp_path / name), toy.failures(tmp_path / name)
-    for name in ("fused", "apart"):
+    for name in ("fused", "split"):
         assert found[name][0].keys() == found["local"][0].keys() and found[name][1] == found["local"][1]
         assert max(abs(found[name][0][key] - value) for key, value in found["local"][0].items()) <= 1e-5
 
@@ -172,9 +172,9 @@ def test_what_was_opened_is_finished_for_a_while_after_the_deadline():
         ({}, (8, 1), (7, 1.0, 1, 1.0)),
         ({}, (8, 8), None),  # no CPU left: fused
         ({"stages": "fused"}, (8, 1), None),
-        ({"stages": "apart"}, (2, 0), (1, 0.5, 2, 0.5)),
-        ({"stages": "apart", "workers": 1}, (2, 0), (1, 1.0, 1, 1.0)),
-        ({"stages": "apart", "workers": 1, "decode_workers": 4}, (2, 0), (4, 0.333, 1, 0.333)),
+        ({"stages": "split"}, (2, 0), (1, 0.5, 2, 0.5)),
+        ({"stages": "split", "workers": 1}, (2, 0), (1, 1.0, 1, 1.0)),
+        ({"stages": "split", "workers": 1, "decode_workers": 4}, (2, 0), (4, 0.333, 1, 0.333)),
         ({"decode_workers": 3}, (16, 4), (3, 1.0, 4, 1.0)),
         ({"gpus_per_worker": 0.5}, (16, 2), (12, 1.0, 4, 1.0)),
         ({"gpus_per_worker": 0.5, "cpus_per_worker": 0.5}, (16, 1), (15, 1.0, 2, 0.5)),
@@ -208,7 +208,7 @@ def test_parts_of_a_gpu_have_to_fit_on_it():
     with pytest.raises(ValueError, match="a part of one GPU"):
         RaySpec(gpus_per_worker=1.5)
     with pytest.raises(UserError, match="no CPU for workers that decode"):
-        placed(RaySpec(workers=2, cpus_per_worker=1, stages="apart"), 2, 0)
+        placed(RaySpec(workers=2, cpus_per_worker=1, stages="split"), 2, 0)
 
 
 def test_parcels_are_of_moderate_size():

@@ -207,7 +207,7 @@ ABORTS_AT_EXIT = """
 import ctypes, sys
 libc = ctypes.CDLL(None)
 libc.__cxa_atexit(libc.abort, None, None)  # as a thread that meets the destructors of a native library
-from medray.cli.app import main
+from medray.cli.front import main
 sys.argv = ["medray", {words}]
 main()
 """

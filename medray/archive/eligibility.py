@@ -94,7 +94,8 @@ def _as_rule(value: object) -> object:
     return {"any": cast("list[object]", value)} if isinstance(value, list | tuple) else value
 
 
-Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule)]]
+_Written = str | float | bool | tuple[str | float | bool, ...] | Rule
+Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule, json_schema_input_type=_Written)]]
 """[modality.select] of a run file: fact (`Modality`, `ImageType[3]`, `contig`) to rule; an entry has to pass all."""
 
 

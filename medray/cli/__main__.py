@@ -1,5 +1,5 @@
 """`python -m medray.cli` is `medray`."""
 
-from medray.cli.app import main
+from medray.cli.front import main
 
 main()

@@ -9,19 +9,19 @@ import json
 from dataclasses import replace as changed
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import medray
 from medray.cli import jobs
+from medray.cli.schema import schema
 from medray.cli.shared import (
     MANNER,
     Json,
     LocalEngine,
     RunFile,
     Set,
-    call,
     errors,
     given,
     print_model,
@@ -31,24 +31,24 @@ from medray.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from medray.engines.base import Engine
-    from medray.progress import Progress
-    from medray.verbs.results import Result
+    pass
 
 app = typer.Typer(
     help="Distributed training and batch scoring of medical data on Ray.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # panels of help cost as much time again as all of typer
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="Exit codes: 0 done; 1 a fault of medray or its machines; 2 the command or run file is wrong; "
     "3 done, but more than max_failed of the entries failed.",
 )
 
-ehr = typer.Typer(help="Health records.", no_args_is_help=True)
+ehr = typer.Typer(help="Health records.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(ehr, name="ehr")
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
+app.command("schema")(schema)
 
 
 class LogFormat(StrEnum):
@@ -94,20 +94,13 @@ def index(
     failed: Annotated[bool, typer.Option("--failed", help="List every file that cannot be read, and why.")] = False,
 ) -> None:
     """List an archive: its entries, subjects, and what cannot be read."""
-    from medray.verbs.index import index as verb
-
-    def start(settled: Any, engine: Engine, progress: Progress) -> Result:
-        return verb(settled, engine, progress, failed=failed)
-
-    run(run_file, "any", start, json_, set_, local)
+    run(run_file, "any", "index", json_, set_, local, failed=failed)
 
 
 @app.command()
 def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
     """Decode an archive into shards: once, for all epochs and all later trainings on the same data."""
-    from medray.verbs.prepare import prepare as verb
-
-    run(run_file, "train", verb, json_, set_, local)
+    run(run_file, "train", "prepare", json_, set_, local)
 
 
 @app.command()
@@ -122,12 +115,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model into a bundle. The same command again goes on where a killed one stopped."""
-    from medray.verbs.train import train as verb
-
-    def start(settled: Any, engine: Engine, progress: Progress) -> Result:
-        return verb(settled, engine, progress, fresh=fresh, replace=replace)
-
-    run(run_file, "train", start, json_, set_, local)
+    run(run_file, "train", "train", json_, set_, local, fresh=fresh, replace=replace)
 
 
 @app.command()
@@ -139,12 +127,7 @@ def evaluate(
     local: LocalEngine = False,
 ) -> None:
     """Metrics of the bundle on one split, or on another archive, with confidence intervals and an HTML report."""
-    from medray.verbs.evaluate import evaluate as verb
-
-    def start(settled: Any, engine: Engine, progress: Progress) -> Result:
-        return verb(settled, engine, progress, split=split.value)
-
-    run(run_file, "evaluate", start, json_, set_, local)
+    run(run_file, "evaluate", "evaluate", json_, set_, local, split=split.value)
 
 
 Deadline = Annotated[
@@ -174,10 +157,8 @@ def score(
     local: LocalEngine = False,
 ) -> None:
     """Score what an archive holds that the bundle has not scored yet, into the score store."""
-    from medray.verbs.score import score as verb
-
     keys = given(deadline=deadline, order=order, limit=limit, retry=retry)
-    run(run_file, "score", verb, json_, [*(set_ or []), *keys], local)
+    run(run_file, "score", "score", json_, [*(set_ or []), *keys], local)
 
 
 @app.command()
@@ -190,17 +171,13 @@ def nightly(
     local: LocalEngine = False,
 ) -> None:
     """Index, score what is new or changed with one or several bundles, tidy the store, write the morning page."""
-    from medray.verbs.nightly import nightly as verb
-
-    run(run_file, "nightly", verb, json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local)
+    run(run_file, "nightly", "nightly", json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local)
 
 
 @ehr.command("to-meds")
 def to_meds(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
     """FHIR R4 or long CSV to a MEDS dataset, with a report of what was read, dropped and why."""
-    from medray.verbs.to_meds import to_meds as verb
-
-    run(run_file, "convert", verb, json_, set_, local)
+    run(run_file, "convert", "to_meds", json_, set_, local)
 
 
 @app.command()
@@ -326,7 +303,3 @@ def demo(
             paper.title(f"medray demo {name}")
             paper.table(facts["steps"])
             paper.line(f"report: {facts['report']}")
-
-
-def main() -> None:
-    call(app)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medray.cli.shared import RESULT, errors, given, print_result, refuse_kind
+from medray.cli.quick import VERBS, refuse_kind
+from medray.cli.shared import RESULT, errors, given, print_result
 from medray.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 
 FORWARDED = {"ignore_unknown_options": True}
 """Options of the verb stand among those of `submit`."""
-VERBS = {
-    ("index",): "any",
-    ("prepare",): "train",
-    ("train",): "train",
-    ("evaluate",): "evaluate",
-    ("score",): "score",
-    ("nightly",): "nightly",
-    ("ehr", "to-meds"): "convert",
-}
-"""Verb to the kind of its run file."""
-
 Address = Annotated[
     str | None,
     typer.Option(
@@ -55,7 +45,7 @@ InsecureHttp = Annotated[
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the job, as `submit` and `jobs list` show it.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
 
-jobs = typer.Typer(help="Jobs of a cluster: list, logs, status, stop.", no_args_is_help=True)
+jobs = typer.Typer(help="Jobs of a cluster: list, logs, status, stop.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def submit(
@@ -207,7 +197,7 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
 
     run_file = Path(taken.params["run_file"])
     run = runs.load(run_file, overrides)
-    refuse_kind(run, VERBS[verb], run_file)
+    refuse_kind(type(run).__name__, VERBS[verb], run_file)
     return parcel(verb, run_file, run, _options(taken), overrides, root=root, id=id, unpinned=unpinned)
 
 

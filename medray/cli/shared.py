@@ -6,6 +6,7 @@ Nothing heavy is imported until a command runs: `medray --help` answers at once.
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import sys
@@ -18,16 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from medray.errors import MedrayError, RunFileError
+from medray.cli.quick import LOCAL, refuse_kind
+from medray.errors import MedrayError
 from medray.stopping import Stopped, on_signals
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from medray.cli.console import Terminal
-    from medray.engines.base import Engine
     from medray.modalities.base import Inspection
-    from medray.progress import Progress
     from medray.verbs.results import Result
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")]
@@ -61,23 +61,30 @@ STOPPED = 143
 def run(
     run_file: Path,
     kind: str,
-    verb: Callable[[Any, Engine, Progress], Result],
+    verb: Callable[..., Result] | str,
     json_: bool,
     set_: list[str] | None,
     local: bool,
+    **options: Any,
 ) -> None:
-    """Load the run file, open its engine, call the verb, print its result, exit with its code."""
+    """Load the run file, open its engine, call the verb, print its result, exit with its code.
+
+    `verb` takes (run, engine, progress) and `options`; a name is that of a function in medray/verbs, in the module of that
+    name, which is imported when the run file is right.
+    """
+    overrides = [*(set_ or []), *([LOCAL] if local else [])]
     with errors(), terminal(json_) as shown:
         from medray.config import runs
         from medray.engines.opening import open_engine
 
-        settled = runs.load(run_file, [*(set_ or []), *(['engine={kind="local"}'] if local else [])])
-        refuse_kind(settled, kind, run_file)
+        settled = runs.load(run_file, overrides, shown.note)
+        refuse_kind(type(settled).__name__, kind, run_file)
+        call_verb = _verb(verb) if isinstance(verb, str) else verb
         shown.about(run=settled.name)
         engine = open_engine(settled.engine, settled.name)
         try:
             with on_signals():  # after Ray has put its own handler
-                result = verb(settled, engine, shown)
+                result = call_verb(settled, engine, shown, **options)
         finally:
             engine.close()
         shown.close()
@@ -123,34 +130,11 @@ def given(
     return [f"{key}={json.dumps(value)}" for key, value in options.items() if value]
 
 
+def _verb(name: str) -> Callable[..., Result]:
+    return getattr(importlib.import_module(f"medray.verbs.{name}"), name)
+
+
 FAILED_SHOWN = 20
-_COMMANDS = {"train": "train", "evaluate": "evaluate", "score": "score", "nightly": "nightly", "convert": "ehr to-meds"}
-_KEYS = {
-    "any": "a `bundle` key",
-    "train": "[modality], [model] and [objective], and no `store` key",
-    "evaluate": "a `bundle` key, and no `store` key",
-    "score": "`store` and `bundle` keys",
-    "nightly": "`store` and `bundles` keys",
-    "convert": "a [source] table",
-}
-
-
-def refuse_kind(run: Any, kind: str, run_file: Path) -> None:
-    scoring = "nightly" if hasattr(run, "bundles") else "score"
-    learning = "train" if hasattr(run, "objective") else "evaluate"
-    found = scoring if hasattr(run, "store") else "convert" if hasattr(run, "source") else learning
-    if (found, kind) == ("train", "evaluate"):
-        return
-    if found != kind and (kind != "any" or found in ("convert", "nightly")):
-        raise RunFileError(
-            f"this command needs a {kind} run file"
-            if kind != "any"
-            else "this command needs a train or score run file",
-            where=str(run_file),
-            found=f"a {found} run file",
-            expected=_KEYS[kind],
-            do=f"try: medray {_COMMANDS[found]} {run_file}",
-        )
 
 
 def print_result(found: dict[str, Any]) -> None:

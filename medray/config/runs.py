@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from medray.archive.order import NEWEST, check_order
-from medray.config.loader import load_run
+from medray.config import outline, renamed, toml
+from medray.config.loader import checked
+from medray.config.renamed import Notice
+from medray.config.shapes import Shape, key_paths
 from medray.datasets.label_table import LabelSettings
 from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
@@ -40,6 +43,7 @@ class ArchiveRun(BaseModel):
     max_failed: float = Field(default=0.01, ge=0, le=1)
     """Largest fraction of entries that may fail before the exit code is 3."""
     engine: EngineSpec = RaySpec()
+    """Where the run runs."""
 
     @property
     def root(self) -> str:
@@ -57,9 +61,11 @@ class EvaluationSettings(BaseModel):
     resamples: int = Field(default=1000, ge=0)
     """Bootstrap resamples of whole subjects; 0: no intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Share of resamples that lie within an interval: 0.95 for intervals of 95 %."""
     seed: int = 0
+    """Draws the resamples: the same seed gives the same intervals."""
     beta: float = Field(default=2.0, gt=0)
-    """Of F-beta: sensitivity counts so many times as much as precision."""
+    """F-beta counts sensitivity so many times as much as precision."""
     prevalence: float | None = Field(default=None, gt=0, lt=1)
     """Share of positives where a binary model is to be used: PPV and NPV there, by Bayes from sensitivity and specificity."""
     shared_subjects: Literal["refuse", "leave_out", "keep"] = "refuse"
@@ -77,14 +83,21 @@ class TrainRun(ArchiveRun):
     bundle: str
     """Folder of the trained model: written by train, read by evaluate and score."""
     modality: ModalitySpec
+    """What the data are, and how they become inputs of the model."""
     labels: LabelSettings = LabelSettings()
+    """Where labels come from."""
     split: SplitSettings = SplitSettings()
+    """How subjects are divided into train, validation and test."""
     model: ModelSpec
+    """The network."""
     objective: ObjectiveSpec
+    """What the model learns to say: its loss, outputs and threshold."""
     training: TrainingSettings = TrainingSettings()
+    """How the network is fitted."""
     floor: bool = True
     """Train a logistic model on the same samples, too: reports show it beside the network, which has to beat it."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """What `medray evaluate` computes."""
     remember_subjects: bool = True
     """Leave hashes of the pseudonyms of train and validation beside the bundle, so that an evaluation on another archive
     can tell whom the model has seen. Who has the key can tell it of a patient."""
@@ -100,10 +113,15 @@ class ExternalArchive(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
+    """Names the archive in the report, and its work folder."""
     archive: str
+    """Folder or file that holds the data; local path or s3://, gs:// …"""
     modality: dict[str, Any] = {}
+    """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     labels: LabelSettings = LabelSettings()
+    """Where this archive's labels come from."""
     split: SplitSettings = SplitSettings(by="all")
+    """Which of its entries are evaluated; by default all that have a label."""
 
 
 class EvaluateRun(ArchiveRun):
@@ -115,9 +133,11 @@ class EvaluateRun(ArchiveRun):
     modality: dict[str, Any] = {}
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     labels: LabelSettings = LabelSettings()
+    """Where labels come from."""
     split: SplitSettings = SplitSettings(by="all")
     """`all`: every entry with a label. With `given` or `hash` the split that `--split` names."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """What `medray evaluate` computes."""
     also: tuple[ExternalArchive, ...] = ()
     """Further archives: the report has a row of metrics for each, and the metrics are those of all of them together."""
     own_test: str | None = None
@@ -239,8 +259,9 @@ class NightlyRun(ScoringRun):
     summary: str | None = None
     """Folder of the summaries (JSON and HTML, one of each for every night, and latest.*); default <work>/nights."""
     housekeeping: Housekeeping = Housekeeping()
+    """What is done to the store when all is scored."""
 
-    @field_validator("bundles", mode="before")
+    @field_validator("bundles", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_bundle(cls, found: Any) -> Any:
         return (found,) if isinstance(found, str) else found
@@ -259,12 +280,15 @@ class ConvertRun(ArchiveRun):
     """A run file for to-meds."""
 
     source: SourceSpec
+    """What is converted, and how it is read."""
     out: str
     """Folder of the MEDS dataset, local or mounted on all machines."""
     shards: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """Files that subjects are spread over (in each split); auto: one per 64 MB of the archive."""
     split: MedsSplit | None = None
+    """Splits to write into the dataset; none: it has no metadata/subject_splits.parquet."""
     labels: MedsLabels | None = None
+    """A label table to write beside the events; none: no labels."""
 
     @property
     def out_uri(self) -> str:
@@ -273,23 +297,28 @@ class ConvertRun(ArchiveRun):
 
 Run = TrainRun | EvaluateRun | ScoreRun | NightlyRun | ConvertRun
 
+RUN_TYPES: Mapping[str, type[Run]] = {
+    kind.__name__: kind for kind in (TrainRun, EvaluateRun, ScoreRun, NightlyRun, ConvertRun)
+}
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Run:
-    """The run file at `path`: a NightlyRun where it names a `store` and `bundles`, a ScoreRun where a `store` alone, a
-    ConvertRun where it has a [source], an EvaluateRun where it has a `bundle` and neither [model] nor [objective], else
-    a TrainRun. Where that kind does not know keys that another knows, one of those is misspelt, and the file is of the
-    kind that knows most: what is offered instead is then a key of it.
+
+def load(path: str | Path, overrides: Sequence[str] | None = None, notice: Notice | None = None) -> Run:
+    """The run file at `path`, of the type that its keys at the top say (`outline.kind_of`). `overrides` replace or add
+    single keys; `notice` is told of names that are called otherwise today.
 
     Raises RunFileError.
     """
-    try:
-        keys = tomllib.loads(Path(path).read_text(encoding="utf-8")).keys()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        keys = set()  # load_run says what is wrong with it
-    scoring = NightlyRun if "bundles" in keys else ScoreRun
-    alone = "bundle" in keys and not keys & {"model", "objective", "training"}
-    other = ConvertRun if "source" in keys else EvaluateRun if alone else TrainRun
-    named = scoring if "store" in keys else other
-    kinds = [named, NightlyRun, ScoreRun, ConvertRun, EvaluateRun, TrainRun]
-    kind = min(kinds, key=lambda each: len(keys - each.model_fields.keys()))  # of equals the first: as named
-    return load_run(path, kind, overrides or [])
+    run = toml.read(path)
+    renamed.translate(run, notice)
+    keys = list(run.settings)
+    toml.override(run, overrides or [])
+    renamed.translate(run, notice)
+    outline.keep(RUN_TYPES.values())
+    known = {name: kind.model_fields for name, kind in RUN_TYPES.items()}
+    return checked(run, RUN_TYPES[outline.kind_of(keys, known)])
+
+
+def all_keys() -> Iterator[tuple[str, ...]]:
+    """Every key of every run type, with its tables."""
+    for kind in RUN_TYPES.values():
+        yield from key_paths(Shape.of(TypeAdapter(kind).core_schema))

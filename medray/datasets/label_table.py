@@ -21,7 +21,7 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "<NA>"]
 
 
 class LabelSettings(BaseModel):
-    """Source of the labels; without a `table`, what the archive carries (class folders, label arrays)."""
+    """Where labels come from; without a `table`, from what the archive carries (class folders, label arrays)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,9 @@ class LabelSettings(BaseModel):
     columns: tuple[str, ...] = ("label",)
     """Columns of the labels; none keeps the archive's own labels."""
     split_column: str | None = None
+    """Column that names the split of each entry: train, validation or test."""
     subject_column: str | None = None
+    """Column that names whose entry it is, for splits and intervals of this training."""
 
     @model_validator(mode="after")
     def _gives_something(self) -> LabelSettings:

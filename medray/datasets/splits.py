@@ -27,14 +27,16 @@ class SplitSettings(BaseModel):
     """`given`: what the archive or the label table says; `hash`: seeded, by subject; `auto`: given where it is; `all`:
     nothing is split, for `medray evaluate` on another archive than the one trained on."""
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """train, validation, test"""
+    """Shares of subjects in train, validation and test."""
     seed: int = 0
+    """Changes which subjects fall in which split."""
     stratify: bool = True
     """Keep the class balance equal in the splits (by each subject's first label)."""
     folds: int | None = Field(default=None, ge=2)
     """Cross-validation: subjects are cut into so many parts by seeded hash, and part `fold` is the test split. The
     others are train and validation, in the proportion of `fractions`; each fold draws its own validation subjects."""
     fold: int = Field(default=0, ge=0)
+    """Which of `folds` is the test split, from 0."""
 
     @model_validator(mode="after")
     def _fractions_add_up(self) -> SplitSettings:

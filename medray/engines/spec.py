@@ -12,6 +12,7 @@ class LocalSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["local"] = "local"
+    """The engine: this process alone."""
 
 
 class RaySpec(BaseModel):
@@ -19,6 +20,7 @@ class RaySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["ray"] = "ray"
+    """The engine: Ray, on this machine or on a cluster."""
     address: str | None = None
     """`auto` or host:port of a running cluster; none: start Ray on this machine (or use RAY_ADDRESS)."""
     workers: int | Literal["auto"] | tuple[int, int] = Field(default="auto")
@@ -29,11 +31,11 @@ class RaySpec(BaseModel):
     """auto: one, or less where the machine has fewer CPUs than workers (of a range: than it has at least)."""
     gpus_per_worker: float | Literal["auto"] = "auto"
     """auto: one where the cluster has GPUs for all workers, else none. Scoring workers may share one: 0.5."""
-    stages: Literal["auto", "fused", "apart"] = "auto"
-    """Of scoring: "fused": a worker decodes and scores. "apart": workers without a GPU decode, and hand samples to workers
-    that score. auto: apart where workers have GPUs and leave CPUs for others, else fused."""
+    stages: Literal["auto", "fused", "split"] = "auto"
+    """Scoring. fused: each worker decodes and scores. split: workers without a GPU decode, and hand samples to workers
+    that score. auto: split where workers have GPUs and leave CPUs for others, else fused."""
     decode_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Where stages are apart: workers that decode, and with GPUs also those that index and prepare; auto: one for each
+    """Where stages are split: workers that decode, and with GPUs also those that index and prepare; auto: one for each
     CPU that the other workers leave."""
     memory_per_worker: ByteSize | None = None
     """"4GB": what one scoring actor may take beside what it needs to stand; an entry that needs more is a failed row

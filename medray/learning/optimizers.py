@@ -19,7 +19,9 @@ class EarlyStopping(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     patience: int = Field(default=5, ge=1)
+    """Epochs without an improvement after which training stops."""
     min_delta: float = Field(default=0.0, ge=0)
+    """Smallest change of the metric that counts as an improvement."""
 
 
 class TrainingSettings(BaseModel):
@@ -28,18 +30,23 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=10, ge=1)
+    """Passes over the train split."""
     batch_size: int = Field(default=64, ge=1)
     """Samples per optimiser step over all workers together."""
     accumulate: int = Field(default=1, ge=1)
     """Each step's batch is computed in this many pieces: less memory, same result (batch norm sees the pieces)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019), or SGD with Nesterov momentum."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Size of an optimiser step, at the end of the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    """Not applied to biases and normalisation layers."""
+    """Decay of weights at each step; biases and normalisation layers are left out."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD (Nesterov)."""
+    """Momentum of SGD (Nesterov)."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine: the learning rate falls to zero along half a cosine; constant: it stays."""
     warmup_epochs: float = Field(default=0.0, ge=0)
+    """Epochs over which the learning rate rises linearly to its full size."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm; none: no clipping."""
     average_weights: float | None = Field(default=None, gt=0, lt=1)
@@ -50,7 +57,9 @@ class TrainingSettings(BaseModel):
     select_by: str = "auto"
     """The validation metric that chooses the best epoch; auto: the objective's own."""
     early_stopping: EarlyStopping | None = None
+    """Stop before all epochs are done, when the validation split no longer improves; none: never."""
     seed: int = 0
+    """Draws initial weights, order of samples and augmentation."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     """A checkpoint is written after every epoch, and within an epoch after this long."""
 

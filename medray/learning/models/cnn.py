@@ -24,12 +24,15 @@ LARGEST_FLAT = 8192
 
 class CnnSpec(ModelBase):
     kind: Literal["cnn"] = "cnn"
+    """The model: a small convolutional network for images and volumes."""
     channels: tuple[int, ...] = (32, 64, 64)
     """Filters of each convolution; max-pooling stands between them."""
     dense: int = Field(default=64, gt=0)
+    """Width of the ReLU layer before the outputs."""
     pooling: Literal["auto", "flatten", "average"] = "auto"
     """Before the dense layer: every position (flatten, as the reference) or their mean; auto: flatten where small."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of that layer's units left out at random in training."""
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """Inputs `pixels` (B, C, [D,] H, W) float32 to logits (B, outputs). Raises RunFileError for a tiny image."""

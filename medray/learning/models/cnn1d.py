@@ -24,6 +24,7 @@ LARGEST_FLAT = 16_384
 
 class Cnn1dSpec(ModelBase):
     kind: Literal["cnn1d"] = "cnn1d"
+    """The model: one-dimensional convolutions over a sequence or over events."""
     channels: tuple[int, ...] = Field(default=(64, 64), min_length=1)
     """Filters of each convolution."""
     widths: tuple[int, ...] = Field(default=(7, 7), min_length=1)
@@ -36,11 +37,11 @@ class Cnn1dSpec(ModelBase):
     """Before the dense layer: every position (flatten, for fixed lengths) or the largest and the mean value of each
     filter (global); auto: flatten where lengths are fixed and it stays small."""
     batch_norm: bool = True
-    """After each convolution, over valid positions only."""
+    """Normalise after each convolution, over valid positions only."""
     dense: int = Field(default=64, ge=0)
     """Width of the ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Before and after the dense layer."""
+    """Share of units left out at random in training, before and after the dense layer."""
     embedding: int = Field(default=32, gt=0)
     """Numbers that an event's code becomes."""
 

@@ -24,13 +24,15 @@ LARGEST_FLAT = 65_536
 
 class CnnRnnSpec(ModelBase):
     kind: Literal["cnn_rnn"] = "cnn_rnn"
+    """The model: a convolution, then a recurrence in both directions (DanQ)."""
     filters: int = Field(default=64, gt=0)
-    """Of the convolution."""
+    """Filters of the convolution."""
     width: int = Field(default=9, gt=0)
     """Positions that a filter sees."""
     pool: int = Field(default=3, gt=0)
     """Width and stride of the max-pooling behind the convolution; 1: none."""
     cell: Literal["elman", "gru", "lstm"] = "lstm"
+    """Kind of the recurrent unit."""
     hidden: int = Field(default=32, gt=0)
     """Units in each direction."""
     pooling: Literal["auto", "flatten", "global", "last"] = "auto"
@@ -39,9 +41,9 @@ class CnnRnnSpec(ModelBase):
     dense: int = Field(default=64, ge=0)
     """Width of the ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Between convolution and recurrence."""
+    """Share of units left out at random in training, between convolution and recurrence."""
     head_dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Before and after the dense layer."""
+    """Share of units left out at random in training, before and after the dense layer."""
     embedding: int = Field(default=32, gt=0)
     """Numbers that an event's code becomes."""
 

@@ -28,6 +28,7 @@ SIDE = {2: 32, 3: 16}
 
 class LogisticSpec(ModelBase):
     kind: Literal["logistic"] = "logistic"
+    """The model: logistic or linear regression on the inputs, for any modality."""
     codes: Literal["log", "count", "presence"] = "log"
     """How often a code occurs: log(1 + count), count, or 1 where it occurs at all."""
     largest_flat: int = Field(default=16_384, ge=0)

@@ -30,14 +30,16 @@ STEMS: dict[str, tuple[int, int, bool]] = {  # kernel width, stride, max-pooling
 
 class ResNetSpec(ModelBase):
     kind: Literal["resnet"] = "resnet"
+    """The model: a residual network for images and volumes."""
     depth: Literal[10, 18, 34, 50] = 18
+    """Number of layers."""
     stem: Literal["auto", "standard", "strided", "small"] = "auto"
     """First layer: `standard` 7-wide, stride 2, pooled; `strided` 3-wide, stride 2; `small` 3-wide, stride 1, which
     keeps all of a small image. auto: small for 2D images up to 48 pixels, strided up to 112, else standard."""
     width: int = Field(default=64, gt=0)
     """Filters of the first stage; each later stage doubles them."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Before the last layer."""
+    """Share of units left out at random in training, before the last layer."""
 
     def build(self, inputs: Inputs, outputs: int) -> nn.Module:
         """Inputs `pixels` (B, C, [D,] H, W) float32 to logits (B, outputs)."""

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 class RnnSpec(ModelBase):
     kind: Literal["rnn"] = "rnn"
+    """The model: a recurrence over a sequence or over events."""
     cell: Literal["elman", "gru", "lstm"] = "gru"
+    """Kind of the recurrent unit."""
     hidden: int = Field(default=64, gt=0)
     """Units in each direction."""
     layers: int = Field(default=1, ge=1)
+    """Recurrent layers, one above the other."""
     bidirectional: bool = False
     """Backwards too, from the last valid event to the first. Nothing after a prediction time is in the input, so it
     leaks nothing."""
@@ -42,9 +45,10 @@ class RnnSpec(ModelBase):
     dense: int = Field(default=0, ge=0)
     """Width of a ReLU layer before the outputs; 0: none."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Between recurrent layers, before and after the dense layer, before and after the wide one."""
+    """Share of units left out at random in training: between recurrent layers, before and after the dense layer, before and
+    after the wide one."""
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the numbers of events: each is left out of all events of a sample or of none."""
+    """Share of the numbers of events left out in training: each of all events of a sample or of none."""
     embedding: int = Field(default=32, gt=0)
     """Numbers that an event's code becomes."""
 

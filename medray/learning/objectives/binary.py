@@ -35,7 +35,7 @@ class _YesOrNo(Objective):
     threshold: Threshold = "youden"
     """How the decision threshold is chosen on the validation split; a number is taken as it is."""
     sensitivity_target: Fraction = 0.95
-    """With threshold = "sensitivity": the highest threshold that reaches it."""
+    """Sensitivity that the threshold has to reach, with threshold = "sensitivity": the highest that does is taken."""
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
         """(B, T) logits, (B, T) targets to (B,) float32: mean cross-entropy of what is known of the row; 0 for nothing."""
@@ -84,10 +84,11 @@ class BinaryObjective(_YesOrNo):
     """Two classes, one score: the probability of the positive one. Targets (N, 1): 1 positive, 0 negative."""
 
     kind: Literal["binary"] = "binary"
+    """The objective: one of two classes, one score, the probability of the positive one."""
     positive: str | None = None
     """The positive class, by raw label or display name; default: the last in natural order."""
     class_weights: ClassWeights = "none"
-    """Numbers: negative, positive."""
+    """Weights of the classes in the loss: none, balanced by frequency, or two numbers: negative, positive."""
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -166,12 +167,14 @@ class MultilabelObjective(_YesOrNo):
     """T findings that may be present together, T probabilities. Targets (N, T): 0 or 1, NaN where not known."""
 
     kind: Literal["multilabel"] = "multilabel"
+    """The objective: several findings that may be present together, a probability each."""
     class_weights: ClassWeights = "none"
-    """Numbers: for each label, the weight of a present one against 1 for an absent one."""
+    """Weights in the loss: none, balanced by frequency, or for each label the weight of a present one against 1 for an absent
+    one."""
     threshold: Threshold = "youden"
     """How each label's decision threshold is chosen on the validation split; a number is taken as it is."""
     sensitivity_target: Fraction = 0.95
-    """With threshold = "sensitivity": the highest threshold that reaches it."""
+    """Sensitivity that the threshold has to reach, with threshold = "sensitivity": the highest that does is taken."""
 
     def fit_classes(self, labels: Labels) -> tuple[str, ...]:
         """Names of the labels: `names`, or label_0, label_1 … Raises LabelError where rows differ in length."""

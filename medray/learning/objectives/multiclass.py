@@ -29,9 +29,12 @@ class MulticlassObjective(Objective):
     """K classes that exclude each other, K probabilities. Targets (N, 1): the index of the class."""
 
     kind: Literal["multiclass"] = "multiclass"
+    """The objective: one of several classes, a probability each."""
     class_weights: ClassWeights = "none"
-    """Numbers: one for each class, in natural order of the raw labels."""
+    """Weights of the classes in the loss: none, balanced by frequency, or one number for each, in natural order of the raw
+    labels."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes (Szegedy et al. 2016); 0: none."""
 
     def fit_classes(self, labels: Labels) -> tuple[str, ...]:
         """Raw labels seen in train, in natural order. Raises LabelError where there are fewer than two."""

@@ -28,11 +28,13 @@ class RegressionObjective(Objective):
     probabilities: ClassVar[bool] = False
 
     kind: Literal["regression"] = "regression"
+    """The objective: one or several numbers."""
     loss_function: Literal["mse", "mae", "huber"] = "mse"
-    """On standardised values; huber turns linear at 1 deviation (Huber 1964)."""
+    """Loss on standardised values; huber turns linear at 1 deviation (Huber 1964)."""
     mean: tuple[float, ...] | None = None
+    """Fitted: means of the train targets; None: targets are learned as they are. Not to be set in a run file."""
     deviation: tuple[float, ...] | None = None
-    """Of the train targets, set by `fitted`; None: targets are learned as they are."""
+    """Fitted: standard deviations of the train targets. Not to be set in a run file."""
 
     def fit_classes(self, labels: Labels) -> tuple[str, ...]:
         """Names of the outputs: `names`, or value (value_0, value_1 …). Raises LabelError where rows differ."""

@@ -63,11 +63,13 @@ class Code(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     code: str
+    """The code, as the dataset has it."""
     mean: float | None = None
+    """Mean of its finite numbers; None: it has none."""
     std: float | None = None
-    """None: the code has no numbers."""
+    """Standard deviation of its finite numbers; None: it has none."""
     quantiles: tuple[float, ...] | None = None
-    """The number at QUANTILES equally spaced levels from the least to the greatest; where `scale` asks for them."""
+    """Its numbers at QUANTILES equally spaced levels from the least to the greatest; where `scale` asks for them."""
 
 
 class EhrSpec(Spec):
@@ -79,9 +81,11 @@ class EhrSpec(Spec):
     """
 
     kind: Literal["ehr"] = "ehr"
+    """The modality: health records as MEDS datasets."""
     site: ClassVar[frozenset[str]] = frozenset({"task"})
 
     task: TaskSpec = TaskSpec()
+    """Which predictions are made: for whom, and as of when."""
     window: str | None = None
     """How far back from the prediction time events count, such as "48h" or "365d"; both ends count. Default: all."""
     label_codes: tuple[str, ...] = ()

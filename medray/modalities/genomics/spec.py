@@ -32,6 +32,7 @@ class GenomicsSpec(Spec):
     """
 
     kind: Literal["genomics"] = "genomics"
+    """The modality: sequences and variants."""
     earlier_ids: ClassVar[str | None] = r".*#[0-9]{8,}"  # blocks of variants
     learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
     told_apart: ClassVar[tuple[str, ...] | None] = ("build",)
@@ -53,7 +54,7 @@ class GenomicsSpec(Spec):
     reference: str | None = None
     """FASTA file, plain or bgzip, that the positions of variants mean."""
     variants_per_block: int = Field(default=2000, ge=1)
-    """Of no effect: a record of a VCF is an entry of its own. Run files and bundles of earlier versions have it."""
+    """Without effect: a record of a VCF is an entry of its own. Run files and bundles of earlier versions have it."""
     length: int = Field(default=1000, ge=1)
     """Bases the model sees. A longer record loses both ends equally; a shorter one is padded at the right, masked."""
     stride: int | None = Field(default=None, ge=1)
@@ -69,26 +70,28 @@ class GenomicsSpec(Spec):
     so a sequence and its reverse complement score equal."""
 
     sequence_column: Column | None = None
-    """Of a table; by default the column named sequence, seq, dna, bases or text."""
+    """Column of a table that holds the sequences; by default the one named sequence, seq, dna, bases or text."""
     id_column: Column | None = None
-    """By default the column named id, name or accession; else rows are numbered."""
+    """Column of the rows' names; by default the one named id, name or accession; else rows are numbered."""
     label_column: Column | None = None
-    """By default the column named label, class, target or y, where there is one."""
+    """Column of the labels; by default the one named label, class, target or y, where there is one."""
     split_column: Column | None = None
+    """Column that names the split of each row, where there is one."""
     subject_column: Column | None = None
-    """Who the sequence is from; wins over `subject`."""
+    """Column that names whom the sequence is from; wins over `subject`."""
     header: bool | None = None
     """The table's first row holds names; by default it does unless `sequence_column` is a number."""
 
     label_pattern: str | None = None
     """Regular expression with one group, searched in a record's header line: the label."""
     subject_pattern: str | None = None
-    """Likewise for the subject; wins over `subject`."""
+    """Regular expression with one group, searched in a record's header line: the subject; wins over `subject`."""
     label_feature: str | None = None
     """A type of GenBank feature, such as CDS: an entry is "coding" when at least `label_fraction` of its bases lie in
     one, on either strand, else "noncoding". Where that hangs on a feature whose place the record does not say exactly, the
     entry fails as `unclear_label`."""
     label_fraction: float = Field(default=0.5, gt=0, le=1)
+    """Share of an entry's bases that have to lie in `label_feature`."""
     subject: Literal["record", "sequence", "segment"] = "record"
     """What a split never divides. record: a record with all its windows. sequence: entries of equal bases, on either
     strand. segment: a record is cut where no gene lies, and windows end there; segments with one gene go together."""

@@ -47,6 +47,7 @@ class ImagingSpec(Spec):
     """
 
     kind: Literal["imaging"] = "imaging"
+    """The modality: images and volumes."""
     site: ClassVar[frozenset[str]] = frozenset({"ignore", "label_from", "subject_pattern"})
     learnt: ClassVar[tuple[str, ...]] = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")
     where_stated: ClassVar[frozenset[str]] = frozenset({"BodyPartExamined"})
@@ -67,7 +68,7 @@ class ImagingSpec(Spec):
     background: float | Literal["minimum"] = "minimum"
     """Value of padded pixels, in stored units (HU for CT); `minimum`: the least value of the image itself."""
     dtype: Literal["uint8", "int16", "float32"] = "float32"
-    """Of a sample's pixels in shards. uint8 for 8-bit sources or with a window (applied before storing), int16 for
+    """Type of a sample's pixels in shards. uint8 for 8-bit sources or with a window (applied before storing), int16 for
     CT in HU (values are rounded to whole units). A value outside the range fails the entry: nothing wraps around."""
     window: tuple[float, Positive] | None = None
     """Centre and width in stored units (HU for CT), mapped to 0..1 and clipped (DICOM PS3.3 C.11.2.1.3.2)."""
@@ -80,6 +81,7 @@ class ImagingSpec(Spec):
     std: tuple[Positive, ...] | None = None
     """Fitted; not to be set in a run file unless known."""
     augment: AugmentSpec = AugmentSpec()
+    """Random changes of training images."""
 
     ignore: tuple[str, ...] = ("DICOMDIR", ".*", "Thumbs.db", "desktop.ini")
     """Globs of files and folders that are no data; with a / they are matched against the whole relative path."""

@@ -71,6 +71,7 @@ class FhirSource(_Source):
     """FHIR R4: NDJSON (a bulk export) and JSON (Bundles, single resources); plain, gz, or inside tar and zip."""
 
     kind: Literal["fhir"] = "fhir"
+    """The source: FHIR R4."""
     text: bool = False
     """Keep the text of Observation.valueString as `text_value`. It may hold anything a person typed."""
     time: Literal["known", "onset"] = "known"
@@ -80,7 +81,7 @@ class FhirSource(_Source):
     """When a date, a month or a year without a time of day is: the end of its last day, so that no model knows a thing
     before it was known; or the start of its first. A birth is always the start, a death and every end the end."""
     time_zone: Zone | None = None
-    """Of dates, and of times that name no zone, which FHIR forbids; none: UTC, and such a time drops its resource."""
+    """Zone of dates, and of times that name no zone, which FHIR forbids; none: UTC, and such a time drops its resource."""
     unknown_patients: Literal["drop", "keep"] = "drop"
     """Resources that refer to a patient of whom there is no Patient resource."""
 
@@ -94,6 +95,7 @@ class FhirSource(_Source):
         return (".ndjson", ".jsonl")
 
     keep_ids: Literal[False] = False
+    """Identifiers of FHIR are text, so they always become hashes."""
 
     def open(self, key: bytes) -> Parser:
         from medray.modalities.ehr.convert.fhir.parser import FhirParser
@@ -111,19 +113,22 @@ class CsvTable(BaseModel):
     files: str = "*.csv*"
     """Which files, or members of a tar or zip, by a pattern on their name."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """The character between cells."""
     encoding: str = "utf-8"
+    """How the text is encoded, by Python's name for it."""
 
     subject_column: str | None = None
+    """Column that holds the subject's identifier; none: it is in the file's name."""
     subject_pattern: Annotated[str, AfterValidator(one_group)] = r"([^/]+?)\.[^/]*$"
     """Without a column: the subject's identifier in the file's name, a regular expression with one group."""
 
     time_column: str | None = None
-    """None: every row is static."""
+    """Column of the time; none: every row is static."""
     time_format: Annotated[str, AfterValidator(_time_format)] = "iso"
     """`iso`, a strptime format with %, or counted from `origin`: seconds, minutes, hours, days, or `hh:mm`. %y is read as
     1969 to 2068, and said. %f takes up to nine digits; times are cut to a microsecond."""
     time_zone: Zone = "UTC"
-    """Of times that name no zone. Where clocks go back, the first of two equal times; where they skip, the end; the
+    """Zone of times that name none. Where clocks go back, the first of two equal times; where they skip, the end; the
     report says how many of both there are."""
     origin: datetime = datetime(2000, 1, 1)  # noqa: DTZ001 - UTC, as everything in MEDS
     """Where offsets count from, in UTC: one nominal date for all, when the source tells none."""
@@ -131,15 +136,18 @@ class CsvTable(BaseModel):
     """Facts of the subject: their rows at the origin (or without a time) have no time."""
 
     code_column: str | None = None
+    """Column that holds the code."""
     code: str | None = None
     """One code for all rows, instead of a column."""
     code_prefix: str = ""
+    """Text before every code, such as "LAB//"."""
     drop_codes: tuple[str, ...] = ()
     """Rows that are no events, such as an identifier."""
 
     value_column: str | None = None
+    """Column that holds the value; none: rows are codes alone."""
     unit_column: str | None = None
-    """Becomes part of the code: CODE//UNIT."""
+    """Column of the unit, which becomes part of the code: CODE//UNIT."""
     value_in_code: tuple[str, ...] = ()
     """Codes whose value is a category: CODE//VALUE."""
     empty: tuple[str, ...] = ("", "NA", "N/A", "NULL", "null", "None", "\\N", "<NA>", "NaT")
@@ -178,6 +186,7 @@ class CsvSource(_Source):
     """Long CSV: one row per observation; plain, gz, or inside tar and zip."""
 
     kind: Literal["csv"] = "csv"
+    """The source: long CSV, one observation a row."""
     tables: tuple[CsvTable, ...] = Field(min_length=1)
     """A file is read by the first that names it."""
 
@@ -214,8 +223,9 @@ class MedsSplit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """train, tuning, held_out"""
+    """Shares of subjects in train, tuning and held_out."""
     seed: int = 0
+    """Changes which subjects fall in which split."""
 
     @model_validator(mode="after")
     def _fractions_add_up(self) -> MedsSplit:
@@ -234,9 +244,11 @@ class MedsLabels(BaseModel):
     file: str
     """A file of the archive or a member of its tar or zip, by a pattern on its name; or a path."""
     subject_column: str
+    """Column that holds the subject's identifier."""
     value_column: str
-    """1, true, yes; or 0, false, no."""
+    """Column of the label: 1, true, yes; or 0, false, no."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """The character between cells."""
     hours: float = Field(default=0.0, ge=0)
     """Prediction time: so long after `after`."""
     after: Literal["first", "last"] | datetime = "first"
