@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE
 from medray.stopping import held
-from medray.storage.arrow import rebatch
+from medray.storage.arrow import among, rebatch
 
 Apply = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
 """Batch to batch, or to several where the result may be much larger (the parts of one file)."""
@@ -356,7 +356,7 @@ class _Tally:
             self.reasons.update(reason.filter(pa.array(bad & new)).to_pylist())
             with_good = {*entry.filter(pa.array(~bad)).unique().to_pylist(), self.good}
             self.lost |= set(entry.filter(pa.array(bad)).unique().to_pylist()) - with_good
-            failed = bad & ~pc.is_in(reason, _PASSED_OVER).to_numpy(zero_copy_only=False)
+            failed = bad & ~among(reason, NOT_ELIGIBLE).to_numpy(zero_copy_only=False)
             self.faulty |= set(entry.filter(pa.array(failed)).unique().to_pylist()) & self.lost
         if not bad.all():
             if self.lost:
@@ -384,9 +384,6 @@ class _Tally:
             seconds=seconds,
             slowest=slowest,
         )
-
-
-_PASSED_OVER = pa.array(sorted(NOT_ELIGIBLE))
 
 
 def in_turn(flow: Flow) -> Iterator[Receipt]:

@@ -35,7 +35,7 @@ from medray.learning.optimizers import (
     load_flat_state,
     make_optimizer,
 )
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ class Trainer:
         self.note = note
         self.plan, self.settings, self.team = plan, plan.settings, Team.found()
         self.device = torch.device(device)
-        self.modality, self.objective = plan.modality.open(), plan.objective
+        self.modality, self.objective = open_modality(plan.modality), plan.objective
         self.reader = ShardReader(plan.shards, cache, keys=("target",))
         self.train_rows = self.reader.rows("train")
         self.validation_rows = self.reader.rows("validation")

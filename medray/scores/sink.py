@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from medray.errors import NOT_ELIGIBLE
 from medray.scores.table import GIVEN, IN_FILE, OF_SUBJECTS, Claim, entry_keys
 from medray.storage import files
-from medray.storage.arrow import rebatch
+from medray.storage.arrow import among, rebatch
 from medray.storage.delta import storing
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class ScoreSink:
 
 
 def _status(reasons: pa.Array) -> pa.Array:
-    passed_over = pc.is_in(reasons, pa.array(sorted(NOT_ELIGIBLE)))
+    passed_over = among(reasons, NOT_ELIGIBLE)
     return pc.if_else(reasons.is_null(), "scored", pc.if_else(passed_over, "not_eligible", "failed"))
 
 

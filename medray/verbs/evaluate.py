@@ -20,6 +20,7 @@ from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
+from medray.modalities.registry import open_modality
 from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
@@ -320,7 +321,10 @@ def predict_split(
     shards = ShardSet.open(folder).split(split)
     plan = [pa.table({"shard": [shard.uri]}) for shard in shards]
     progress.begin("evaluate", len(plan))
-    stage_list = (stages.load_shard(), stages.score(uri, bundle.id, stages.batch_rows(bundle.recipe.modality.open())))
+    stage_list = (
+        stages.load_shard(),
+        stages.score(uri, bundle.id, stages.batch_rows(open_modality(bundle.recipe.modality))),
+    )
     small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES
     with TableSink(run.folder, stages.SCORE_ROWS) as sink:
         engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance, small=small))

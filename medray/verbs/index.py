@@ -32,8 +32,8 @@ from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
 from medray.flows.flow import Flow, shards
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import at_site, describer, free_text, judge
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.base import Modality, at_site, describer, free_text, judge
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
@@ -164,7 +164,8 @@ class _Night:
         files.make_closed_folder(folder)
         self.key = pseudonym_key(run.pseudonym_key)
         how = hashlib.sha256(spec.model_dump_json().encode() + run.root.encode() + self.key)
-        how.update(_companions(spec, run.root))
+        self.modality = open_modality(spec)
+        how.update(_companions(self.modality, run.root))
         self.how = how.hexdigest()[:16]
         self.before = before = read_state(folder)
         if before is None and files.exists(files.join(folder, STATE)):
@@ -174,7 +175,7 @@ class _Night:
         now = datetime.now(UTC)
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
-        lists = [file for uri in spec.lists(run.root) for file in files.list_files(uri)]
+        lists = [file for uri in self.modality.lists(run.root) for file in files.list_files(uri)]
         linked: list[str] = []
         self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)), linked)
         self.linked = len(linked)
@@ -226,7 +227,7 @@ class _Night:
         for listing, where in ((self.listing, late), (self.old_listing, gone)):
             for batch in listing.scan(["uri"], where=where):
                 for uri in batch.column("uri").to_pylist():
-                    beside.update(self.spec.beside(uri))
+                    beside.update(self.modality.beside(uri))
         return named(self.listing, pa.array(sorted(beside), pa.string()))
 
     def _scan(self, late: np.ndarray) -> None:
@@ -257,7 +258,7 @@ class _Night:
             self.new_parts,
             old,
             self.seen_at,
-            describer(self.spec.open()),
+            describer(self.modality),
             judge(self.spec),
             free_text(self.spec),
             afresh=self.afresh,
@@ -296,6 +297,6 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held).cast(stages.FILES)
 
 
-def _companions(spec: ModalitySpec, root: str) -> bytes:
+def _companions(modality: Modality, root: str) -> bytes:
     """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
-    return repr([file for uri in spec.companions(root) for file in files.list_files(uri)] or "").encode()
+    return repr([file for uri in modality.companions(root) for file in files.list_files(uri)] or "").encode()

@@ -23,7 +23,8 @@ from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows.flow import Flow, shards
-from medray.modalities.registry import Modality
+from medray.modalities.base import Modality
+from medray.modalities.registry import open_modality
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs import stages
@@ -67,7 +68,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     manifest = assign_splits(manifest, run.split)
     manifest, classes = _with_targets(manifest, run)
     used = manifest.filter(_usable(manifest))
-    modality = run.modality.open()
+    modality = open_modality(run.modality)
     digest = hashlib.sha256(
         json.dumps([FORMAT, manifest_digest(used), run.modality.model_dump(mode="json"), classes]).encode()
     ).hexdigest()[:16]

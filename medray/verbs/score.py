@@ -20,7 +20,7 @@ from medray.errors import PASSING, ArchiveAway
 from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
 from medray.learning import bundles
 from medray.modalities.base import at_site
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import recorded
@@ -212,7 +212,7 @@ def _flow(
     progress: Progress,
     until: float | None,
 ) -> Flow:
-    rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
+    rows = stages.batch_rows(open_modality(spec)) if run.batch_size == "auto" else run.batch_size
     most = _entries_per_shard(chosen)
     plan = shards(chosen, workers=workers, rows_per_shard=most, edges=file_edges(chosen))
     return Flow(

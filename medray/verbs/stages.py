@@ -21,7 +21,7 @@ from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
 from medray.modalities.base import Modality, read_rows
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File, is_local, modified_ns, relative
 
@@ -55,7 +55,7 @@ class Scan:
     """Files (FILES) to parts (manifests.PARTS). A file given with a `reason` and a `detail` is not opened."""
 
     def __init__(self, spec: ModalitySpec, root: str, key: bytes) -> None:
-        self.modality, self.root, self.key = spec.open(), root, key
+        self.modality, self.root, self.key = open_modality(spec), root, key
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         found = (pair for row in batch.to_pylist() for pair in self._scan(**row))
@@ -83,7 +83,7 @@ class Read:
     row with its reason."""
 
     def __init__(self, spec: ModalitySpec) -> None:
-        self.modality = spec.open()
+        self.modality = open_modality(spec)
         self.schema = sample_schema(self.modality.payload)
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -284,7 +284,7 @@ def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
 
 def read(spec: ModalitySpec, batch_size: int = 32) -> Stage:
     """About `batch_size` samples are held in memory at once."""
-    modality = spec.open()
+    modality = open_modality(spec)
     many = modality.samples_per_entry
     return Stage(partial(Read, spec), max(1, batch_size // many), name="read", row_bytes=many * sample_bytes(modality))
 

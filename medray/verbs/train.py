@@ -20,6 +20,7 @@ from medray.errors import BundleError, LabelError
 from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.training import FitPlan, stacked
+from medray.modalities.registry import open_modality
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
@@ -50,7 +51,7 @@ def train(
     require_split(prepared, "validation")
     _require_classes(run, prepared)
     plan = fit_plan(run, prepared)
-    for line in plan.modality.open().cautions(ShardSet.open(prepared.folder).summaries("train")):
+    for line in open_modality(plan.modality).cautions(ShardSet.open(prepared.folder).summaries("train")):
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
     folder = files.join(plan.work, plan.name)
@@ -146,7 +147,7 @@ def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Pr
 def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     """What the workers get. Its name changes with anything that changes the result, but not with the engine."""
     shards = ShardSet.open(prepared.folder)
-    modality = run.modality.open().fitted(shards.summaries("train"))
+    modality = open_modality(run.modality).fitted(shards.summaries("train"))
     modality = modality.model_copy(update={"trained": prepared.trained})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
