@@ -15,9 +15,11 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from medray.errors import RunFileError
+from medray.plugins.kinds import Kinds
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -320,7 +322,13 @@ def fields(kind: Any) -> dict[str, Any]:
     """Key → type of a table; a free table (`dict`) and a scalar have none."""
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return {}
-    return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+    return {field.alias or name: _annotation(field) for name, field in kind.model_fields.items()}
+
+
+def _annotation(field: FieldInfo) -> Any:
+    """The type of a key; where a plug-in may bring it, with those of plug-ins that were asked for."""
+    brought = tuple(each for kinds in field.metadata if isinstance(kinds, Kinds) for each in kinds.loaded())
+    return Union[(field.annotation, *brought)] if brought else field.annotation
 
 
 def key_paths(kind: Any) -> Iterator[tuple[str, ...]]:

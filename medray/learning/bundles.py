@@ -11,21 +11,24 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 import medray
 from medray.errors import BundleError
 from medray.learning.models import ModelSpec
+from medray.learning.models.own import OwnCode, PythonModel, own_code
 from medray.learning.objectives import ObjectiveSpec
 from medray.modalities.base import Exact
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.plugins.brought import Brought, libraries, mismatch
+from medray.plugins.installed import PlugInFault
 from medray.storage import files
 
 if TYPE_CHECKING:
@@ -66,7 +69,16 @@ class Recipe(BaseModel):
     versions: dict[str, str]
     created: str
     """UTC, ISO 8601"""
+    plugins: tuple[Brought, ...] = ()
+    """The plug-ins that modality, model and objective are of; left out of spec.json where all are medray's own."""
     id: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_plugins(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        whole = dump(self)
+        if not whole.get("plugins", True):
+            del whole["plugins"]
+        return whole
 
     def decides_scores(self) -> dict[str, Any]:
         """The part that the id is a digest of, beside the weights."""
@@ -109,8 +121,24 @@ def save(bundle: Bundle, uri: str) -> None:
     files.write_bytes(files.join(uri, SPEC), (bundle.recipe.model_dump_json(indent=2) + "\n").encode())
 
 
+def trusting(bundle: Bundle, trusted: Collection[str]) -> Bundle:
+    """The bundle with the source of its model, where that is code from a folder and the run file trusts it.
+
+    Raises BundleError and RunFileError as `models.own.own_code`.
+    """
+    return with_code(bundle, own_code(bundle.recipe.model, trusted))
+
+
+def with_code(bundle: Bundle, code: OwnCode | None) -> Bundle:
+    """The bundle with the source of its model, as `models.own.own_code` gives it; None: its model needs none."""
+    if code is None or not isinstance(bundle.recipe.model, PythonModel):
+        return bundle
+    recipe = bundle.recipe.model_copy(update={"model": bundle.recipe.model.with_code(code)})
+    return Bundle(recipe, bundle.weights)
+
+
 def load(uri: str) -> Bundle:
-    """Read a bundle. Raises BundleError when it is missing, holds a pickle, is altered or of a newer format."""
+    """Read a bundle; no code of others is run. Raises BundleError when it is missing, holds a pickle, is altered or of a newer format."""
     import safetensors
     import safetensors.numpy
 
@@ -157,6 +185,7 @@ def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:
             "the bundle is of another format", where=where, found=f"format {version}", expected=f"format {FORMAT}",
             do=f"read it with the medray that made it: {raw.get('versions') if isinstance(raw, dict) else 'unknown'}",
         )  # fmt: skip
+    _require_plug_ins(raw, uri)
     try:
         return raw, Recipe.model_validate(raw)
     except ValidationError as error:
@@ -167,6 +196,27 @@ def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:
             found=first["msg"],
             do=f"use the versions it was made with: {raw.get('versions')}",
         ) from None
+
+
+def _require_plug_ins(raw: Mapping[str, Any], uri: str) -> None:
+    """Raises BundleError where a plug-in that the bundle was made with is not here, or may give other scores."""
+    for facts in raw.get("plugins", ()):
+        try:
+            wrong = mismatch(Brought.model_validate(facts))
+        except PlugInFault as error:
+            raise BundleError(str(error), where=uri, do="see: medray plugins") from None
+        except ValidationError as error:
+            raise BundleError(
+                "the recipe names a plug-in in no way that is known", where=uri, found=str(error)
+            ) from None
+        if wrong is not None:
+            raise BundleError(
+                f"the bundle cannot be used here: {wrong.what}",
+                where=uri,
+                found=wrong.found,
+                expected=wrong.expected,
+                do=wrong.do,
+            )
 
 
 def _refuse_pickles(uri: str) -> None:
@@ -184,8 +234,8 @@ def _refuse_pickles(uri: str) -> None:
             )
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides numbers: medray, python, torch and the readers."""
+def versions(*settings: BaseModel) -> dict[str, str]:
+    """Versions of what decides numbers: medray, python, torch and the readers; and what plug-ins say of these settings."""
     # medray's own is not asked of what is installed: a submitted job brings its code along
     found = {"python": platform.python_version(), "medray": medray.__version__}
     for name in (
@@ -199,6 +249,7 @@ def versions() -> dict[str, str]:
         "pillow",
         "biopython",
         "meds",
+        *libraries(*settings),
     ):
         try:
             found[name] = importlib.metadata.version(name)

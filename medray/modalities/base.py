@@ -24,6 +24,7 @@ from medray.archive.entries import Describe, Entry, Judge, Part
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError
 from medray.modalities.inputs import Inputs
+from medray.plugins.brought import Numbers
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
 
@@ -40,7 +41,7 @@ class Inspection(BaseModel):
     tables: dict[str, list[dict[str, Any]]] = {}
 
 
-class Spec(BaseModel):
+class Spec(BaseModel, Numbers):
     """What every spec is: frozen, typed, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,8 +122,6 @@ class Kind:
     """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
     not_eligible: frozenset[str] = frozenset()
     """Those of them that are no failure: the model is not asked about such an entry."""
-    libraries: tuple[str, ...] = ()
-    """Distributions whose version may change a number; a bundle keeps the versions that it was trained with."""
     demo: str | None = None
     """module:object of a `medray.demos.base.Demo`, for `medray demo KIND`."""
     commands: str | None = None

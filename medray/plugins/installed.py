@@ -66,6 +66,14 @@ def find(group: str, kind: str) -> PlugIn | None:
     return installed(group).get(kind)
 
 
+def named_object(name: str) -> Any:
+    """What "package.module:object" names, imported. Raises PlugInFault."""
+    try:
+        return EntryPoint(name, name, "medray").load()
+    except Exception as error:  # of others' code, whatever it raises
+        raise PlugInFault(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
 @cache
 def _loaded(plug_in: PlugIn) -> Any:
     what = f"the plug-in {plug_in} for {GROUPS[plug_in.group]} {plug_in.kind!r}"

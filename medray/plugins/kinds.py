@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Union, get_args
 
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic import BaseModel, Discriminator, Field, GetCoreSchemaHandler, Tag, TypeAdapter
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from medray.plugins.installed import PlugInFault, find, installed
@@ -22,6 +22,13 @@ class Kinds:
 
     group: str
     """A key of plugins.installed.GROUPS."""
+    free: type[BaseModel] | None = None
+    """Settings of kinds that are no fixed name; they begin with its `PREFIX`."""
+
+    def loaded(self) -> tuple[type[BaseModel], ...]:
+        """Settings types beside those of the union that were asked for in this process, for messages on their keys."""
+        brought = tuple(spec for (group, _), spec in _LOADED.items() if group == self.group)
+        return brought if self.free is None else (*brought, self.free)
 
     def __get_pydantic_core_schema__(self, union: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         own = own_types(union)
@@ -31,8 +38,11 @@ class Kinds:
             kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
             if not isinstance(kind, str) or kind in own:
                 return validate(value)
+            if self.free is not None and kind.startswith(getattr(self.free, "PREFIX", "\0")):
+                return _free_adapter(self.free).validate_python(value)
             if find(self.group, kind) is None:
-                known = (*own, *installed(self.group))
+                free = () if self.free is None else (f"{getattr(self.free, 'PREFIX', '')}…",)
+                known = (*own, *installed(self.group), *free)
                 tags = ", ".join(f"'{each}'" for each in known)
                 raise PydanticKnownError(
                     "union_tag_invalid", {"discriminator": "'kind'", "tag": kind, "expected_tags": tags}
@@ -66,7 +76,11 @@ def settings_type(group: str, kind: str) -> type[BaseModel]:
         raise PlugInFault(
             f'{spec.__name__} of the plug-in {plug_in} needs the field kind: Literal["{kind}"] = "{kind}", as its entry point'
         )
+    _LOADED[group, kind] = spec
     return spec
+
+
+_LOADED: dict[tuple[str, str], type[BaseModel]] = {}
 
 
 @cache
@@ -74,4 +88,11 @@ def _adapter(group: str, kind: str, own: tuple[type[BaseModel], ...]) -> TypeAda
     """Of the plug-in's type as a member of the union, so that a wrong key is told as one of medray's own is."""
     union: Any = Union[(*own, settings_type(group, kind))]
     tagged: Any = Annotated[union, Field(discriminator="kind")]
+    return TypeAdapter(tagged)
+
+
+@cache
+def _free_adapter(settings: type[BaseModel]) -> TypeAdapter[Any]:
+    """Places of its errors begin with the type's name, as those of a union do with the kind."""
+    tagged: Any = Annotated[Annotated[settings, Tag(settings.__name__)], Discriminator(lambda _: settings.__name__)]
     return TypeAdapter(tagged)

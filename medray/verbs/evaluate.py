@@ -20,6 +20,7 @@ from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
+from medray.learning.models.own import own_code
 from medray.modalities.registry import open_modality
 from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
@@ -54,7 +55,7 @@ def evaluate_bundle(
 ) -> tuple[EvaluateResult, ReportFacts]:
     """(result, what its report was made of)"""
     started = time.monotonic()
-    bundle = bundles.load(run.bundle_uri)
+    bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
     if run.evaluation.prevalence is not None and bundle.recipe.objective.kind != "binary":
         raise RunFileError(
             "PPV and NPV at a prevalence are of two classes",
@@ -67,7 +68,7 @@ def evaluate_bundle(
         changes = _site_changes(run, bundle.recipe)
         if _trained_here(run, bundle.recipe):
             return _own_split(run, bundle, engine, progress, split, started)
-        names = ("name", "archive", "work", "pseudonym_key", "max_failed", "engine", "bundle")
+        names = ("name", "archive", "work", "pseudonym_key", "max_failed", "engine", "bundle", "trust")
         shared = {name: getattr(run, name) for name in (*names, "labels", "split", "evaluation")}
         run = EvaluateRun(**shared, modality=changes)
     return _elsewhere(run, bundle, engine, progress, split, started)
@@ -323,7 +324,12 @@ def predict_split(
     progress.begin("evaluate", len(plan))
     stage_list = (
         stages.load_shard(),
-        stages.score(uri, bundle.id, stages.batch_rows(open_modality(bundle.recipe.modality))),
+        stages.score(
+            uri,
+            bundle.id,
+            stages.batch_rows(open_modality(bundle.recipe.modality)),
+            code=own_code(bundle.recipe.model, run.trust),
+        ),
     )
     small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES
     with TableSink(run.folder, stages.SCORE_ROWS) as sink:

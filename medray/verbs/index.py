@@ -34,6 +34,7 @@ from medray.flows.table_sink import TableSink
 from medray.learning import bundles
 from medray.modalities.base import Modality, at_site, describer, free_text, judge
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
@@ -165,6 +166,8 @@ class _Night:
         self.key = pseudonym_key(run.pseudonym_key)
         how = hashlib.sha256(spec.model_dump_json().encode() + run.root.encode() + self.key)
         self.modality = open_modality(spec)
+        for plug_in in brought(spec):
+            how.update(plug_in.model_dump_json().encode())
         how.update(_companions(self.modality, run.root))
         self.how = how.hexdigest()[:16]
         self.before = before = read_state(folder)

@@ -19,6 +19,7 @@ from medray.engines.base import Engine
 from medray.errors import PASSING, ArchiveAway
 from medray.flows.flow import SLOWEST, Flow, Receipt, Sink, shards
 from medray.learning import bundles
+from medray.learning.models.own import own_code
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.progress import Progress, Silent
@@ -85,7 +86,7 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     """
     progress = progress or Silent()
     started, until = time.monotonic(), None if run.deadline is None else deadline_at(run.deadline, time.time())
-    bundle = bundles.load(run.bundle_uri)
+    bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
     spec = at_site(bundle.recipe.modality, run.modality)
     note_unlearnt(bundle, progress)
     manifest, indexed = index_archive(run, spec, engine, progress)
@@ -220,7 +221,7 @@ def _flow(
         placed(plan),
         (
             stages.read(spec, rows),
-            stages.score(run.bundle_uri, bundle.id, rows, spec),
+            stages.score(run.bundle_uri, bundle.id, rows, spec, own_code(bundle.recipe.model, run.trust)),
         ),
         sink,
         progress.advance,

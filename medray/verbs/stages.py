@@ -20,6 +20,7 @@ from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
+from medray.learning.models.own import OwnCode
 from medray.modalities.base import Modality, read_rows
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.storage.arrow import joined, null_column
@@ -205,8 +206,8 @@ class LoadShard:
 class Score:
     """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry."""
 
-    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None) -> None:
-        bundle = bundles.load(uri)
+    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None, code: OwnCode | None = None) -> None:
+        bundle = bundles.with_code(bundles.load(uri), code)
         if bundle.id != bundle_id:
             raise BundleError(
                 "this worker sees another bundle than the driver",
@@ -293,6 +294,13 @@ def load_shard() -> Stage:
     return Stage(LoadShard, batch_size=1, name="load")
 
 
-def score(uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None) -> Stage:
-    """`spec`: the bundle's modality as it is at this site; none: as it was trained. The one stage for a GPU."""
-    return Stage(partial(Score, uri, bundle_id, spec), batch_size, gpus=1.0, name="score")
+def score(
+    uri: str,
+    bundle_id: str,
+    batch_size: int = 32,
+    spec: ModalitySpec | None = None,
+    code: OwnCode | None = None,
+) -> Stage:
+    """The one stage for a GPU. `spec`: the bundle's modality as it is at this site; none: as it was trained. `code`: the
+    source of its model, where that is from a folder (`learning.models.own`)."""
+    return Stage(partial(Score, uri, bundle_id, spec, code), batch_size, gpus=1.0, name="score")

@@ -21,6 +21,7 @@ from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.training import FitPlan, stacked
 from medray.modalities.registry import open_modality
+from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
@@ -157,6 +158,7 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
         run.model.model_dump(mode="json"),
         objective.model_dump(mode="json"),
         run.training.model_dump(mode="json"),
+        *(each.model_dump() for each in brought(modality, run.model, objective)),
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return FitPlan(
@@ -215,7 +217,8 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
             "samples_per_second": rate,
         },
         metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},
-        versions=bundles.versions(),
+        versions=bundles.versions(plan.modality, plan.model, objective),
+        plugins=brought(plan.modality, plan.model, objective),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
