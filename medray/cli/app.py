@@ -15,6 +15,7 @@ import typer
 
 import medray
 from medray.cli import jobs
+from medray.cli.init import init
 from medray.cli.schema import schema
 from medray.cli.shared import (
     MANNER,
@@ -48,6 +49,7 @@ ehr = typer.Typer(help="Health records.", no_args_is_help=True, rich_markup_mode
 app.add_typer(ehr, name="ehr")
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
+app.command("init")(init)
 app.command("schema")(schema)
 
 
