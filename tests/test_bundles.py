@@ -12,9 +12,10 @@ import toy
 
 from medray.datasets.samples import tensor_column
 from medray.errors import BundleError
-from medray.learning.bundles import CARD, SPEC, WEIGHTS, Predictor, build_network, load, make_bundle, save
+from medray.learning.bundles import CARD, SPEC, WEIGHTS, load, make_bundle, save
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import RegressionObjective
+from medray.learning.predictor import Predictor, build_network
 
 
 def samples(count: int) -> pa.RecordBatch:

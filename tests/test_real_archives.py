@@ -12,6 +12,7 @@ from medray.engines.spec import RaySpec
 from medray.learning import bundles
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
+from medray.learning.recipe import Recipe
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.verbs.score import score
 
@@ -22,7 +23,7 @@ def save_bundle(uri, **modality):
     model = CnnSpec(channels=(4, 4), dense=8, pooling="average")
     torch.manual_seed(0)
     network = model.build(spec.open().inputs(), 1)
-    recipe = bundles.Recipe(
+    recipe = Recipe(
         name="seeded", modality=spec, model=model, objective=BinaryObjective(), classes=("a", "b"), thresholds=(0.5,),
         outputs=("b",), data={}, training={}, metrics={}, versions={}, created="2026-01-01T00:00:00+00:00",
     )  # fmt: skip

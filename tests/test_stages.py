@@ -18,6 +18,7 @@ from medray.datasets.shards.parquet import write_samples
 from medray.errors import BundleError, SampleError
 from medray.learning import bundles
 from medray.learning.objectives import MulticlassObjective
+from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_each
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
@@ -202,7 +203,7 @@ def test_a_sample_gives_one_row_per_output_and_a_failed_entry_one_row(three_clas
     np.testing.assert_allclose(values.sum(axis=1), 1, rtol=1e-6)
     bundle = bundles.load(three_classes[0])
     good = samples.take(pa.array([0, 3]))
-    np.testing.assert_array_equal(values, bundles.Predictor(bundle, "cpu")(good))
+    np.testing.assert_array_equal(values, Predictor(bundle, "cpu")(good))
 
 
 def test_a_batch_of_failed_entries_needs_no_network_run(three_classes, tmp_path):

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from medray.config.runs import ScoreRun, TrainRun
-from medray.learning import bundles
-from medray.learning.bundles import Bundle, Recipe, make_bundle
+from medray.learning.bundles import Bundle, make_bundle
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
+from medray.learning.recipe import Recipe, versions
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
 
@@ -132,7 +132,7 @@ def recipe(**changes: Any) -> Recipe:
         "data": {"manifest_digest": "0123456789abcdef", "splits": {"train": facts}},
         "training": {"epochs": 3},
         "metrics": {"auroc": 0.96875, "confusion_matrix": [[3, 1], [0, 4]]},
-        "versions": bundles.versions(),
+        "versions": versions(),
         "created": "2026-03-01T00:00:00+00:00",
     }
     return Recipe.model_validate(settings | changes)

@@ -79,3 +79,9 @@ def good(samples: pa.RecordBatch) -> pa.RecordBatch:
 def failed(samples: pa.RecordBatch) -> pa.RecordBatch:
     """The failed rows."""
     return samples.filter(samples.column("reason").is_valid())
+
+
+def stacked(targets: pa.ListArray) -> np.ndarray:
+    """A list<float32> column of equal lengths to (B, T) float32."""
+    values = np.array(targets.flatten().to_numpy(zero_copy_only=False), np.float32)
+    return values.reshape(len(targets), -1)

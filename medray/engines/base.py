@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medray.flows.flow import Flow
-from medray.learning.training import FitPlan
+from medray.learning.plan import FitPlan
 
 Live = Callable[[dict[str, Any]], None]
 """Called now and then with how far training is: epoch, epochs, step, steps, history."""

@@ -13,7 +13,8 @@ from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.flows.flow import Flow, collect, in_turn
 from medray.learning.checkpoints import newest_whole, told
-from medray.learning.training import FitPlan, fit
+from medray.learning.plan import FitPlan
+from medray.learning.training import fit
 from medray.storage import files
 
 

@@ -7,70 +7,22 @@ bundles with one id give the same scores, and a changed byte is noticed.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-import medray
 from medray.errors import BundleError
-from medray.learning.models import ModelSpec
-from medray.learning.objectives import ObjectiveSpec
-from medray.modalities.base import Exact
-from medray.modalities.registry import ModalitySpec
+from medray.learning.model_card import model_card
+from medray.learning.recipe import DECIDES, FORMAT, Recipe, bundle_id
 from medray.storage import files
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-FORMAT = 1
-DECIDES = ("format", "modality", "model", "objective", "classes", "thresholds", "outputs")
-"""Fields of spec.json that decide a score: the id is a digest of them and of the weights."""
 WEIGHTS, SPEC, CARD = "weights.safetensors", "spec.json", "README.md"
-LIKE_LENGTHS = 64
-"""Samples of varying length that are padded to one length together."""
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
-
-
-class Recipe(BaseModel):
-    """spec.json: how the bundle reads, computes and names its scores, and where it comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int = FORMAT
-    name: str
-    modality: ModalitySpec
-    """With the statistics fitted on the training split."""
-    model: ModelSpec
-    objective: ObjectiveSpec
-    classes: tuple[str, ...]
-    thresholds: tuple[float, ...]
-    """Chosen on the validation split; empty where the objective has none."""
-    outputs: tuple[str, ...]
-    """Names of the scores, in the order of the model's outputs."""
-    data: dict[str, Any]
-    """Manifest digest, and entries, subjects and class balance of each split."""
-    training: dict[str, Any]
-    """Settings, seed, epochs run, best epoch."""
-    metrics: dict[str, Any]
-    """On the validation split, at the best epoch."""
-    versions: dict[str, str]
-    created: str
-    """UTC, ISO 8601"""
-    id: str = ""
-
-    def decides_scores(self) -> dict[str, Any]:
-        """The part that the id is a digest of, beside the weights."""
-        return self.model_dump(mode="json", include=set(DECIDES))
 
 
 @dataclass(frozen=True)
@@ -81,16 +33,6 @@ class Bundle:
     @property
     def id(self) -> str:
         return self.recipe.id
-
-
-def bundle_id(decides: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> str:
-    """16 hex digits of SHA-256 over DECIDES (canonical JSON) and the weights by name, dtype, shape and bytes."""
-    whole = hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode())
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
-        whole.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        whole.update(array.tobytes())
-    return whole.hexdigest()[:16]
 
 
 def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Bundle:
@@ -182,200 +124,3 @@ def _refuse_pickles(uri: str) -> None:
                 expected=f"{WEIGHTS}, {SPEC}, {CARD}",
                 do="remove the file, or convert its weights to safetensors",
             )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides numbers: medray, python, torch and the readers."""
-    # medray's own is not asked of what is installed: a submitted job brings its code along
-    found = {"python": platform.python_version(), "medray": medray.__version__}
-    for name in (
-        "torch",
-        "numpy",
-        "pyarrow",
-        "ray",
-        "pydicom",
-        "monai",
-        "nibabel",
-        "pillow",
-        "biopython",
-        "meds",
-    ):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an optional library that is not here made no difference
-    return found
-
-
-# --- prediction -----------------------------------------------------------------------------------------------
-
-
-def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Module:
-    """The network with its weights, on the CPU, in evaluation mode. Raises BundleError when they do not fit."""
-    import torch
-
-    network = recipe.model.build(recipe.modality.open().inputs(), recipe.objective.width(recipe.classes))
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
-    absent = sorted(network.state_dict().keys() - tensors.keys())  # torch makes up a batch counter that is not there
-    if absent:
-        raise BundleError("the weights do not fit the model", where=recipe.name, found=f"no {', '.join(absent)}")
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise BundleError("the weights do not fit the model", where=recipe.name, found=str(error)) from None
-    return network.eval()
-
-
-def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
-    """Collated arrays as tensors on the device; read-only Arrow memory is copied, never written to."""
-    import torch
-
-    moved = {}
-    for name, array in arrays.items():
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-        moved[name] = tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-    return moved
-
-
-class Predictor:
-    """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring.
-
-    `spec` is the bundle's modality as it is at this site (`modalities.base.at_site`); none: as it was trained.
-    """
-
-    def __init__(self, bundle: Bundle, device: str | None = None, spec: ModalitySpec | None = None) -> None:
-        import torch
-
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.recipe = bundle.recipe
-        self.modality = (spec or bundle.recipe.modality).open()
-        self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
-        self.score_names = self.modality.score_names(bundle.recipe.outputs, bundle.recipe.objective.probabilities)
-
-    def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
-        """Samples (B rows) to scores (B, S) float32: probabilities, or values in the target's unit, or what the
-        modality derives of them. Samples of varying length are computed in batches of like length.
-        """
-        lengths = self.modality.lengths(samples)
-        if lengths is None or len(samples) <= LIKE_LENGTHS:
-            return self._scores(samples)
-        order = np.argsort(lengths, kind="stable")
-        pieces = np.array_split(order, -(-len(order) // LIKE_LENGTHS))
-        found = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
-        scores = np.empty((len(samples), found[0].shape[1]), np.float32)
-        scores[order] = np.concatenate(found)
-        return scores
-
-    def _scores(self, samples: pa.RecordBatch) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            batch = to_device(self.modality.collate(samples), self.device)
-            inputs = layout(self.modality.encode(batch))
-            logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
-            scores = self.recipe.objective.activate(self.modality.fold(logits.float()))
-            return self.modality.derive(scores.cpu().numpy(), self._exact(logits))
-
-    def _exact(self, logits: torch.Tensor) -> Exact:
-        """The scores of logits (B x views, K) once more, in float64."""
-        folded = self.modality.fold(logits.cpu().double())  # not on the device: not every kind of device has float64
-        odds = self.recipe.objective.log_odds(folded)
-        return Exact(self.recipe.objective.activate(folded).numpy(), None if odds is None else odds.numpy())
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """A network with 2D convolutions in channels-last memory: 1.6 to 2.5 times faster on CPU, faster on GPU too."""
-    import torch
-
-    if any(value.ndim == 4 for value in network.state_dict().values()):
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types no memory format
-    return network
-
-
-def layout(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Image batches (B, C, H, W) to channels-last memory; everything else as it is."""
-    import torch
-
-    return {
-        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
-        for name, value in inputs.items()
-    }
-
-
-# --- model card -----------------------------------------------------------------------------------------------
-
-
-def model_card(recipe: Recipe) -> str:
-    """The bundle's README.md: what it is, what it was made from, how well it did on validation, limits."""
-    metrics = [f"| {name} | {value:.4g} |" for name, value in recipe.metrics.items() if isinstance(value, (int, float))]
-    splits = [
-        f"| {name} | {facts.get('entries')} | {facts.get('subjects')} | {_counts(facts.get('classes', {}))} |"
-        for name, facts in recipe.data.get("splits", {}).items()
-    ]
-    made = [f"- {name} {version}" for name, version in recipe.versions.items()]
-    thresholds = ", ".join(f"{t:.4g}" for t in recipe.thresholds) or "none"
-    return "\n".join(
-        [
-            f"# {recipe.name}",
-            "",
-            f"Bundle `{recipe.id}`, made {recipe.created} by medray. Not a medical device: research use only.",
-            "",
-            f"- Input: {recipe.modality.kind}; model: {recipe.model.kind}; objective: {recipe.objective.kind}",
-            f"- Scores: {', '.join(recipe.outputs)}",
-            f"- Decision threshold (chosen on the validation split): {thresholds}",
-            *_few(recipe),
-            f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
-            *_made_for(recipe),
-            "",
-            "| split | entries | subjects | classes |",
-            "|---|---|---|---|",
-            *splits,
-            "",
-            "Metrics on the validation split, which also chose the epoch and the threshold, so they flatter the",
-            "model; `medray evaluate` reports the test split.",
-            "",
-            "| metric | value |",
-            "|---|---|",
-            *metrics,
-            "",
-            "The recipe is in spec.json: preprocessing with its fitted statistics, model, objective, training settings.",
-            "",
-            *made,
-            "",
-        ]
-    )
-
-
-def _made_for(recipe: Recipe) -> list[str]:
-    """Lines on which entries it may be asked about."""
-    spec = recipe.modality
-    rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
-    known = [
-        f"`{name}`: {' or '.join(value or 'not stated' for value in held)}"
-        for name, held in (spec.trained or {}).items()
-    ]
-    told = [("Asked only about entries with", rules), ("Trained on entries with", known)]
-    lines = [f"- {title} {'; '.join(facts)}" for title, facts in told if facts]
-    if known:
-        lines.append("- Entries of any other kind are not eligible, and get no score")
-    return lines
-
-
-def _few(recipe: Recipe) -> list[str]:
-    """How sure a threshold is that was chosen on few rows; nothing of a bundle from before this was kept."""
-    lines = []
-    for name, choice in zip(recipe.outputs, recipe.training.get("threshold_choice", ()), strict=False):
-        if choice["few"]:
-            pair = choice["interval"]
-            told = (
-                "most resamples have one class only" if pair is None else f"95% interval {pair[0]:.4g} to {pair[1]:.4g}"
-            )
-            lines.append(
-                f"- The threshold of {name} was chosen on few rows ({choice['positives']} positive, "
-                f"{choice['negatives']} negative): {told}"
-            )
-    return lines
-
-
-def _counts(classes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in classes.items())

@@ -10,126 +10,34 @@ and a checkpoint needs no random state: epoch and step are the position.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardReader
 from medray.errors import MachineError, MedrayError, RunFileError
 from medray.learning import checkpoints
 from medray.learning.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
-from medray.learning.bundles import channels_last, layout, to_device
 from medray.learning.metrics import DIRECTIONS
-from medray.learning.models import ModelSpec
-from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import (
-    TrainingSettings,
     averaged_network,
     flat_state,
     learning_rate,
     load_flat_state,
     make_optimizer,
 )
-from medray.modalities.registry import ModalitySpec
+from medray.learning.plan import FitPlan, Report, State
+from medray.learning.predictor import channels_last, layout, to_device
+from medray.learning.team import Team
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """Everything a training worker needs; small and picklable."""
-
-    name: str
-    """Unique to this run file and data: a checkpoint is resumed only under the same name."""
-    modality: ModalitySpec
-    model: ModelSpec
-    objective: ObjectiveSpec
-    classes: tuple[str, ...]
-    shards: str
-    """Folder of the shard index."""
-    settings: TrainingSettings
-    work: str
-    """Folder for checkpoints and progress, reachable from all workers."""
-
-
-class Report(Protocol):
-    def __call__(self, live: dict[str, Any], save: Callable[[Path], None] | None) -> None:
-        """`live`: position and history, JSON-ready. `save` writes a checkpoint into a folder.
-
-        With `save`, every worker calls in step with the others, and worker 0's checkpoint is the one to keep: the
-        state is equal everywhere. Without it, worker 0 alone calls, to show how far it is.
-        """
-        ...
-
-
-@dataclass
-class State:
-    """Where training is. With the network and the optimiser, it is the checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    """Of the samples seen so far in this epoch."""
-    seconds: float = 0.0
-    history: list[dict[str, Any]] | None = None
-    best: float | None = None
-    best_epoch: int = -1
-    thresholds: tuple[float, ...] = ()
-    threshold_choice: tuple[dict[str, Any], ...] = ()
-    """Of the best epoch, as `Objective.threshold_choice` has it."""
-    objective: dict[str, Any] | None = None
-    """As calibrated at the best epoch; JSON-ready."""
-    stopped: str = ""
-    """Why training ended, once it has."""
-
-
-# --- workers --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Team:
-    """This worker among all: rank and size, and the few things they say to each other."""
-
-    rank: int = 0
-    size: int = 1
-
-    @staticmethod
-    def found() -> Team:
-        import torch.distributed as dist
-
-        if dist.is_available() and dist.is_initialized():
-            return Team(dist.get_rank(), dist.get_world_size())
-        return Team()
-
-    def gathered(self, value: Any) -> list[Any]:
-        """Every worker's value, in rank order, on every worker."""
-        if self.size == 1:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
-
-    def from_first(self, value: Any) -> Any:
-        """Worker 0's value on every worker."""
-        if self.size == 1:
-            return value
-        import torch.distributed as dist
-
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-
-# --- the loop -------------------------------------------------------------------------------------------------
 
 
 def fit(plan: FitPlan, *, start: Path | None, report: Report, device: str, cache: str, note: str = "") -> State:
@@ -460,9 +368,3 @@ class Trainer:
         load_flat_state(self.optimizer, checkpoints.read_tensors(folder, "optimizer"))
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoints.read_tensors(folder, "averaged"))
-
-
-def stacked(targets: Any) -> np.ndarray:
-    """A list<float32> column of equal lengths to (B, T) float32."""
-    values = np.array(targets.flatten().to_numpy(zero_copy_only=False), np.float32)
-    return values.reshape(len(targets), -1)

@@ -20,6 +20,7 @@ from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
+from medray.learning.recipe import Recipe
 from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
@@ -75,7 +76,7 @@ def evaluate_bundle(
 # --- the archive that the bundle was trained on ---------------------------------------------------------------
 
 
-def _trained_here(run: TrainRun, recipe: bundles.Recipe) -> bool:
+def _trained_here(run: TrainRun, recipe: Recipe) -> bool:
     """The run file reads data as the bundle does, and the shards that it was trained on lie in this work folder."""
     if _other(run, recipe):
         return False
@@ -245,7 +246,7 @@ def _together(predictions: Mapping[str, pa.Table]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _own_test(run: EvaluateRun, recipe: bundles.Recipe) -> pa.Table | None:
+def _own_test(run: EvaluateRun, recipe: Recipe) -> pa.Table | None:
     """Predictions of the bundle's own test split, where they are. Raises BundleError for another bundle's."""
     import pyarrow.parquet as pq
 
@@ -272,7 +273,7 @@ def _digest(run: EvaluateRun) -> str:
     return hashlib.sha256("\n".join(each.root for each in run.archives()).encode()).hexdigest()[:8]
 
 
-def _site_changes(run: TrainRun, recipe: bundles.Recipe) -> dict[str, Any]:
+def _site_changes(run: TrainRun, recipe: Recipe) -> dict[str, Any]:
     """What the run file says of its site that is other than the bundle's. Raises BundleError for other preprocessing
     and for another objective: what the run file does not state is the bundle's."""
     asked, made = run.modality.model_dump(mode="json"), recipe.modality.model_dump(mode="json")
@@ -286,7 +287,7 @@ def _site_changes(run: TrainRun, recipe: bundles.Recipe) -> dict[str, Any]:
     return site
 
 
-def _other(run: TrainRun, recipe: bundles.Recipe) -> list[str]:
+def _other(run: TrainRun, recipe: Recipe) -> list[str]:
     """Fields of [modality], stated or not, that are other than the bundle's; None is for what was fitted."""
     asked, made = run.modality.model_dump(mode="json", exclude={"trained"}), recipe.modality.model_dump(mode="json")
     return [name for name, value in asked.items() if value is not None and made.get(name) != value]

@@ -21,6 +21,7 @@ from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, BundleError, LabelError
 from medray.flows.flow import Flow, shards
 from medray.learning import bundles
+from medray.learning.recipe import Recipe
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
 from medray.progress import Progress
@@ -97,7 +98,7 @@ def labelled_entries(
     )
 
 
-def _targets(rows: pa.Table, recipe: bundles.Recipe, run: EvaluateRun) -> pa.Array:
+def _targets(rows: pa.Table, recipe: Recipe, run: EvaluateRun) -> pa.Array:
     """As in training, by the bundle's classes. Raises BundleError for a label that is none of them."""
     labels = rows.column("label").combine_chunks()
     if recipe.objective.kind in ("binary", "multiclass"):

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.config.runs import EvaluationSettings
-from medray.learning import bundles
-from medray.learning.training import stacked
+from medray.datasets.samples import stacked
+from medray.learning.recipe import Recipe
 
 
 def measured(
-    recipe: bundles.Recipe, predictions: pa.Table, settings: EvaluationSettings
+    recipe: Recipe, predictions: pa.Table, settings: EvaluationSettings
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """(metrics, intervals) of predictions at the bundle's thresholds."""
     scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
@@ -53,7 +53,7 @@ class Archive:
     intervals: dict[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, recipe: bundles.Recipe, name: str, predictions: pa.Table, settings: EvaluationSettings) -> Archive:
+    def of(cls, recipe: Recipe, name: str, predictions: pa.Table, settings: EvaluationSettings) -> Archive:
         subjects = pc.count_distinct(predictions.column("subject_id")).as_py()
         return cls(name, len(predictions), subjects, *measured(recipe, predictions, settings))
 

@@ -17,6 +17,7 @@ from medray.durations import deadline_at
 from medray.engines.base import Engine
 from medray.errors import MedrayError
 from medray.learning import bundles
+from medray.learning.recipe import versions
 from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
 from medray.progress import Progress, Silent
@@ -194,7 +195,7 @@ class _Night:
             "stages": dict(self.stages),
             "housekeeping": self.housekeeping,
             "bundles": self.bundles,
-            "versions": bundles.versions(),
+            "versions": versions(),
         }
         return Summary.model_validate(facts | most | total)
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.config.runs import EvaluateRun, TrainRun
+from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.learning import bundles
-from medray.learning.training import stacked
+from medray.learning.recipe import Recipe
 from medray.reports.evaluation import Mistake, ReportFacts
 from medray.storage import files
 from medray.verbs.measuring import Archive, score_matrix
@@ -129,9 +130,7 @@ def _history(run: TrainRun | EvaluateRun, plan: str) -> list[dict[str, Any]] | N
     return pq.read_table(pa.BufferReader(content)).to_pylist()
 
 
-def mistakes(
-    recipe: bundles.Recipe, folders: Sequence[Folder], predictions: pa.Table, scores: np.ndarray
-) -> list[Mistake]:
+def mistakes(recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, scores: np.ndarray) -> list[Mistake]:
     """The most confident wrong calls of a binary or multiclass bundle, the most confident first."""
     if recipe.objective.kind not in ("binary", "multiclass"):
         return []
@@ -158,9 +157,7 @@ def mistakes(
     ]
 
 
-def _pictures(
-    recipe: bundles.Recipe, folders: Sequence[Folder], wanted: set[str]
-) -> dict[tuple[str, str], np.ndarray | None]:
+def _pictures(recipe: Recipe, folders: Sequence[Folder], wanted: set[str]) -> dict[tuple[str, str], np.ndarray | None]:
     """(entry id, sample id) to a picture, of the entries wanted."""
     modality = recipe.modality.open()
     found: dict[tuple[str, str], np.ndarray | None] = {}

@@ -20,6 +20,7 @@ from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
+from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_rows
 from medray.modalities.registry import ModalitySpec
 from medray.storage.arrow import joined, null_column
@@ -215,7 +216,7 @@ class Score:
                 expected=bundle_id,
                 do="put the bundle on storage that all workers share",
             )
-        self.predict = bundles.Predictor(bundle, spec=spec)
+        self.predict = Predictor(bundle, spec=spec)
         self.outputs = self.predict.score_names
 
     def __call__(self, samples: pa.RecordBatch) -> pa.RecordBatch:

@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from medray.archive.entries import pseudonym_key
 from medray.config.runs import TrainRun
+from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
 from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
-from medray.learning.training import FitPlan, stacked
+from medray.learning.plan import FitPlan
+from medray.learning.recipe import Recipe, versions
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
@@ -185,12 +187,12 @@ def _there(uri: str) -> bundles.Bundle | None:
         ) from None
 
 
-def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) -> bundles.Recipe:
+def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) -> Recipe:
     state = fitted.state
     best = state["history"][state["best_epoch"] - 1]
     rate = _samples_per_second(state["history"])
     objective = type(plan.objective).model_validate(state["objective"])
-    return bundles.Recipe(
+    return Recipe(
         name=run.name,
         modality=plan.modality,
         model=plan.model,
@@ -214,7 +216,7 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
             "samples_per_second": rate,
         },
         metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},
-        versions=bundles.versions(),
+        versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

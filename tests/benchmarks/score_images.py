@@ -56,10 +56,11 @@ def network_of(bundle: str) -> Any:
     import torch
 
     from medray.learning import bundles
+    from medray.learning.predictor import build_network
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
-    return bundles.build_network(loaded.recipe, loaded.weights).to(memory_format=torch.channels_last)
+    return build_network(loaded.recipe, loaded.weights).to(memory_format=torch.channels_last)
 
 
 def forward(network: Any, pixels: np.ndarray) -> np.ndarray:

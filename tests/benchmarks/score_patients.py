@@ -133,10 +133,11 @@ def _ideal_worker(files: list[str], bundle: str, out: str, queue: Queue) -> None
     import torch
 
     from medray.learning import bundles
+    from medray.learning.predictor import build_network
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
-    network = bundles.build_network(loaded.recipe, loaded.weights)
+    network = build_network(loaded.recipe, loaded.weights)
     for path in files:
         for subjects, sequence, static in grids(path):
             with torch.inference_mode():

@@ -67,10 +67,11 @@ def _ideal_worker(folder: str, bundle: str, out: str, part: int, parts: int, que
     import torch
 
     from medray.learning import bundles
+    from medray.learning.predictor import build_network
 
     torch.set_num_threads(1)
     loaded = bundles.load(bundle)
-    network = bundles.build_network(loaded.recipe, loaded.weights)
+    network = build_network(loaded.recipe, loaded.weights)
     table = np.full(256, 4, np.uint8)
     table[LETTERS] = np.arange(4)
     text = Path(folder, "reference.fa").read_bytes().split(b"\n", 1)[1].replace(b"\n", b"")

@@ -144,11 +144,12 @@ def save_bundle(uri: Path, **recipe: Any) -> None:
 
     from medray.learning import bundles
     from medray.learning.objectives import BinaryObjective
+    from medray.learning.recipe import Recipe, versions
 
     torch.manual_seed(0)
     network = recipe["model"].build(recipe["modality"].open().inputs(), 1)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    whole = bundles.Recipe(
+    whole = Recipe(
         name="benchmark",
         objective=BinaryObjective(),
         classes=("a", "b"),
@@ -157,7 +158,7 @@ def save_bundle(uri: Path, **recipe: Any) -> None:
         data={},
         training={},
         metrics={},
-        versions=bundles.versions(),
+        versions=versions(),
         created="2026-01-01T00:00:00+00:00",
         **recipe,
     )

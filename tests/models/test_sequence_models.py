@@ -10,11 +10,12 @@ import toy
 from sequence_inputs import EVERYTHING, WHOLE, batch, names, network, padded, row
 
 from medray.errors import BundleError, RunFileError
-from medray.learning.bundles import Recipe, build_network
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.models.cnn_rnn import CnnRnnSpec
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.models.rnn import RnnSpec
+from medray.learning.predictor import build_network
+from medray.learning.recipe import Recipe
 from medray.modalities.inputs import Input, Inputs
 
 SMALL = [

@@ -30,7 +30,8 @@ from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows.flow import Flow, Receipt, collect
 from medray.learning.checkpoints import newest_whole, told
-from medray.learning.training import FitPlan, fit
+from medray.learning.plan import FitPlan
+from medray.learning.training import fit
 from medray.storage import files
 
 LIVE, REFUSED = "live.json", "refused.json"

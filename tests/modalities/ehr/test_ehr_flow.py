@@ -23,6 +23,7 @@ from medray.learning import bundles
 from medray.learning.models.rnn import RnnSpec
 from medray.learning.objectives import BinaryObjective
 from medray.learning.optimizers import TrainingSettings
+from medray.learning.predictor import build_network, to_device
 from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.verbs.index import index
@@ -93,9 +94,9 @@ def test_a_wide_and_a_recurrent_part_are_trained_by_a_loss_of_their_own(tmp_path
     modality = bundle.recipe.modality.open()
     shards = ShardSet.open(str(next((tmp_path / "work" / "shards").iterdir())))
     samples = pa.concat_batches([read_samples(shard.uri) for shard in shards.split("train")])
-    inputs = modality.encode(bundles.to_device(modality.collate(samples), torch.device("cpu")))
+    inputs = modality.encode(to_device(modality.collate(samples), torch.device("cpu")))
     targets = torch.tensor(samples.column("target").to_pylist())
-    network = bundles.build_network(bundle.recipe, bundle.weights)
+    network = build_network(bundle.recipe, bundle.weights)
     with torch.inference_mode():
         together = bce(network(**inputs), targets).item()
         each = bce(network.train()(**inputs), targets.repeat(2, 1)).item()

@@ -20,6 +20,8 @@ from medray.errors import UserError
 from medray.learning import bundles
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.objectives import BinaryObjective
+from medray.learning.predictor import Predictor
+from medray.learning.recipe import Recipe
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.scores import GIVEN, ScoreStore
 from medray.verbs.export import export
@@ -43,7 +45,7 @@ def make_bundle(folder: Path, length: int = 12, seed: int = 0) -> str:
     spec, model = GenomicsSpec(length=length, both_strands=True), Cnn1dSpec(channels=(4,), widths=(3,), dense=4)
     torch.manual_seed(seed)
     network = model.build(spec.open().inputs(), 1)
-    recipe = bundles.Recipe(
+    recipe = Recipe(
         name="donor",
         modality=spec,
         model=model,
@@ -136,10 +138,10 @@ def test_a_variant_scores_as_its_two_windows_do(scored: Path):
     good = samples.filter(samples.column("reason").is_null())
     bundle = bundles.load(str(scored / "bundle"))
     spec = GenomicsSpec(entries="variants", reference=str(scored / "r.fa"), length=12, both_strands=True)
-    pairs = bundles.Predictor(bundle, spec=spec)(good)
-    alone = [bundles.Predictor(bundle, spec=spec)(good.slice(i, 1))[0] for i in range(len(good))]
+    pairs = Predictor(bundle, spec=spec)(good)
+    alone = [Predictor(bundle, spec=spec)(good.slice(i, 1))[0] for i in range(len(good))]
     np.testing.assert_allclose(pairs, alone, atol=1e-5)
-    single = bundles.Predictor(bundle)
+    single = Predictor(bundle)
     windows = good.column("bases").storage.flatten().to_numpy().reshape(-1, 12)
     plain = single(_sequences(windows))[:, 0].reshape(-1, 2)
     np.testing.assert_allclose(pairs[:, :2], plain, atol=1e-5)

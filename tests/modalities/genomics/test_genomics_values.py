@@ -16,6 +16,8 @@ from medray.learning import bundles
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
 from medray.learning.objectives.base import Objective
+from medray.learning.predictor import Predictor
+from medray.learning.recipe import Recipe
 from medray.modalities.base import Exact
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants.alleles import derive, score_names
@@ -151,14 +153,14 @@ def test_a_sure_networks_variant_has_the_log_odds_of_its_logits_folded_and_calib
     spec = GenomicsSpec(length=5, both_strands=both_strands)
     objective = BinaryObjective(calibration="validation" if calibrator else "none", calibrator=calibrator)
     monkeypatch.setattr(Cnn1dSpec, "build", lambda *_: Steep(30.0, 1))
-    recipe = bundles.Recipe(
+    recipe = Recipe(
         name="steep", modality=spec, model=Cnn1dSpec(), objective=objective, classes=("no", "yes"), thresholds=(),
         outputs=("yes",), data={}, training={}, metrics={}, versions={}, created="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     bundle = bundles.make_bundle(recipe, {"slope": np.array([30.0], np.float32)})
     reference = write(tmp_path / "r.fa", b">c\nTGAGT\n")
     site = spec.model_copy(update={"entries": "variants", "reference": reference})
-    predict = bundles.Predictor(bundle, "cpu", site)
+    predict = Predictor(bundle, "cpu", site)
     samples = table(Variants(site), write(tmp_path / "v.vcf", vcf_text("c 3 A G", "c 3 A C")))
     found = dict(zip(predict.score_names, predict(samples).T.tolist(), strict=True))
     # forward: TGAGT has 2 G, TGGGT 3, TGCGT 2; reverse: ACTCA 0, ACCCA 0, ACGCA 1. Logit: 30 (count - 1)

@@ -1,0 +1,83 @@
+"""Model card: the README.md of a bundle, in plain words and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medray.learning.recipe import Recipe
+
+
+def model_card(recipe: Recipe) -> str:
+    """The bundle's README.md: what it is, what it was made from, how well it did on validation, limits."""
+    metrics = [f"| {name} | {value:.4g} |" for name, value in recipe.metrics.items() if isinstance(value, (int, float))]
+    splits = [
+        f"| {name} | {facts.get('entries')} | {facts.get('subjects')} | {_counts(facts.get('classes', {}))} |"
+        for name, facts in recipe.data.get("splits", {}).items()
+    ]
+    made = [f"- {name} {version}" for name, version in recipe.versions.items()]
+    thresholds = ", ".join(f"{t:.4g}" for t in recipe.thresholds) or "none"
+    return "\n".join(
+        [
+            f"# {recipe.name}",
+            "",
+            f"Bundle `{recipe.id}`, made {recipe.created} by medray. Not a medical device: research use only.",
+            "",
+            f"- Input: {recipe.modality.kind}; model: {recipe.model.kind}; objective: {recipe.objective.kind}",
+            f"- Scores: {', '.join(recipe.outputs)}",
+            f"- Decision threshold (chosen on the validation split): {thresholds}",
+            *_few(recipe),
+            f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
+            *_made_for(recipe),
+            "",
+            "| split | entries | subjects | classes |",
+            "|---|---|---|---|",
+            *splits,
+            "",
+            "Metrics on the validation split, which also chose the epoch and the threshold, so they flatter the",
+            "model; `medray evaluate` reports the test split.",
+            "",
+            "| metric | value |",
+            "|---|---|",
+            *metrics,
+            "",
+            "The recipe is in spec.json: preprocessing with its fitted statistics, model, objective, training settings.",
+            "",
+            *made,
+            "",
+        ]
+    )
+
+
+def _made_for(recipe: Recipe) -> list[str]:
+    """Lines on which entries it may be asked about."""
+    spec = recipe.modality
+    rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
+    known = [
+        f"`{name}`: {' or '.join(value or 'not stated' for value in held)}"
+        for name, held in (spec.trained or {}).items()
+    ]
+    told = [("Asked only about entries with", rules), ("Trained on entries with", known)]
+    lines = [f"- {title} {'; '.join(facts)}" for title, facts in told if facts]
+    if known:
+        lines.append("- Entries of any other kind are not eligible, and get no score")
+    return lines
+
+
+def _few(recipe: Recipe) -> list[str]:
+    """How sure a threshold is that was chosen on few rows; nothing of a bundle from before this was kept."""
+    lines = []
+    for name, choice in zip(recipe.outputs, recipe.training.get("threshold_choice", ()), strict=False):
+        if choice["few"]:
+            pair = choice["interval"]
+            told = (
+                "most resamples have one class only" if pair is None else f"95% interval {pair[0]:.4g} to {pair[1]:.4g}"
+            )
+            lines.append(
+                f"- The threshold of {name} was chosen on few rows ({choice['positives']} positive, "
+                f"{choice['negatives']} negative): {told}"
+            )
+    return lines
+
+
+def _counts(classes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in classes.items())

@@ -1,0 +1,116 @@
+"""Predictor: good samples to scores, with a bundle's own preprocessing; its network on its device."""
+
+# B batch, S scores, K logits
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from medray.errors import BundleError
+from medray.learning.bundles import Bundle
+from medray.learning.recipe import Recipe
+from medray.modalities.base import Exact
+from medray.modalities.registry import ModalitySpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+LIKE_LENGTHS = 64
+"""Samples of varying length that are padded to one length together."""
+
+
+def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Module:
+    """The network with its weights, on the CPU, in evaluation mode. Raises BundleError when they do not fit."""
+    import torch
+
+    network = recipe.model.build(recipe.modality.open().inputs(), recipe.objective.width(recipe.classes))
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    absent = sorted(network.state_dict().keys() - tensors.keys())  # torch makes up a batch counter that is not there
+    if absent:
+        raise BundleError("the weights do not fit the model", where=recipe.name, found=f"no {', '.join(absent)}")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise BundleError("the weights do not fit the model", where=recipe.name, found=str(error)) from None
+    return network.eval()
+
+
+def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """Collated arrays as tensors on the device; read-only Arrow memory is copied, never written to."""
+    import torch
+
+    moved = {}
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        moved[name] = tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return moved
+
+
+class Predictor:
+    """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring.
+
+    `spec` is the bundle's modality as it is at this site (`modalities.base.at_site`); none: as it was trained.
+    """
+
+    def __init__(self, bundle: Bundle, device: str | None = None, spec: ModalitySpec | None = None) -> None:
+        import torch
+
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.recipe = bundle.recipe
+        self.modality = (spec or bundle.recipe.modality).open()
+        self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
+        self.score_names = self.modality.score_names(bundle.recipe.outputs, bundle.recipe.objective.probabilities)
+
+    def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
+        """Samples (B rows) to scores (B, S) float32: probabilities, or values in the target's unit, or what the
+        modality derives of them. Samples of varying length are computed in batches of like length.
+        """
+        lengths = self.modality.lengths(samples)
+        if lengths is None or len(samples) <= LIKE_LENGTHS:
+            return self._scores(samples)
+        order = np.argsort(lengths, kind="stable")
+        pieces = np.array_split(order, -(-len(order) // LIKE_LENGTHS))
+        found = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
+        scores = np.empty((len(samples), found[0].shape[1]), np.float32)
+        scores[order] = np.concatenate(found)
+        return scores
+
+    def _scores(self, samples: pa.RecordBatch) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            batch = to_device(self.modality.collate(samples), self.device)
+            inputs = layout(self.modality.encode(batch))
+            logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
+            scores = self.recipe.objective.activate(self.modality.fold(logits.float()))
+            return self.modality.derive(scores.cpu().numpy(), self._exact(logits))
+
+    def _exact(self, logits: torch.Tensor) -> Exact:
+        """The scores of logits (B x views, K) once more, in float64."""
+        folded = self.modality.fold(logits.cpu().double())  # not on the device: not every kind of device has float64
+        odds = self.recipe.objective.log_odds(folded)
+        return Exact(self.recipe.objective.activate(folded).numpy(), None if odds is None else odds.numpy())
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """A network with 2D convolutions in channels-last memory: 1.6 to 2.5 times faster on CPU, faster on GPU too."""
+    import torch
+
+    if any(value.ndim == 4 for value in network.state_dict().values()):
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types no memory format
+    return network
+
+
+def layout(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Image batches (B, C, H, W) to channels-last memory; everything else as it is."""
+    import torch
+
+    return {
+        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in inputs.items()
+    }

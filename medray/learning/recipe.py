@@ -1,0 +1,87 @@
+"""Recipe of a bundle: how it reads, computes and names its scores, where it comes from, and the id that follows."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+import medray
+from medray.learning.models import ModelSpec
+from medray.learning.objectives import ObjectiveSpec
+from medray.modalities.registry import ModalitySpec
+
+FORMAT = 1
+DECIDES = ("format", "modality", "model", "objective", "classes", "thresholds", "outputs")
+"""Fields of spec.json that decide a score: the id is a digest of them and of the weights."""
+
+
+class Recipe(BaseModel):
+    """spec.json: how the bundle reads, computes and names its scores, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    name: str
+    modality: ModalitySpec
+    """With the statistics fitted on the training split."""
+    model: ModelSpec
+    objective: ObjectiveSpec
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    """Chosen on the validation split; empty where the objective has none."""
+    outputs: tuple[str, ...]
+    """Names of the scores, in the order of the model's outputs."""
+    data: dict[str, Any]
+    """Manifest digest, and entries, subjects and class balance of each split."""
+    training: dict[str, Any]
+    """Settings, seed, epochs run, best epoch."""
+    metrics: dict[str, Any]
+    """On the validation split, at the best epoch."""
+    versions: dict[str, str]
+    created: str
+    """UTC, ISO 8601"""
+    id: str = ""
+
+    def decides_scores(self) -> dict[str, Any]:
+        """The part that the id is a digest of, beside the weights."""
+        return self.model_dump(mode="json", include=set(DECIDES))
+
+
+def bundle_id(decides: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits of SHA-256 over DECIDES (canonical JSON) and the weights by name, dtype, shape and bytes."""
+    whole = hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode())
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        whole.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers: medray, python, torch and the readers."""
+    # medray's own is not asked of what is installed: a submitted job brings its code along
+    found = {"python": platform.python_version(), "medray": medray.__version__}
+    for name in (
+        "torch",
+        "numpy",
+        "pyarrow",
+        "ray",
+        "pydicom",
+        "monai",
+        "nibabel",
+        "pillow",
+        "biopython",
+        "meds",
+    ):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional library that is not here made no difference
+    return found
