@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from medray.archive import eligibility
 from medray.archive.eligibility import Fact, Refused, Select, Trained
 from medray.archive.entries import Describe, Entry, Judge, Part
 from medray.datasets.samples import KEYS
-from medray.errors import RunFileError, SampleError
+from medray.errors import RunFileError, SampleError, UserError
 from medray.modalities.inputs import Inputs
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
@@ -143,6 +144,18 @@ class Exact:
     """(B, O) float64: ln(p / (1 - p)) of each, made of the logits; None where scores are no probabilities."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """What `Modality.write_inputs` has written."""
+
+    changes: Mapping[str, Any]
+    """Fields of the spec that say where these files lie, which reads them then."""
+    number: Callable[[str], int | None] | None = None
+    """Entry id to the number of the input, from 0; None for an id that is of no single input."""
+    subjects: Sequence[int] = ()
+    """Of records: the subject_ids as they were given."""
+
+
 class Modality(Protocol):
     """A modality inherits this type; the methods with a body are defaults."""
 
@@ -170,6 +183,18 @@ class Modality(Protocol):
         reader that takes many at a time finds columns in what the flow gives (`manifests.Entries`).
         """
         ...
+
+    def write_inputs(self, data: Any, folder: Path, prediction_times: Any = None) -> Written:
+        """Write data in memory (arrays, texts, a table of events) below `folder` as files that `scan` takes.
+
+        So that they go the way of all data; the folder is removed when they are scored. Raises UserError for data that
+        this modality cannot understand.
+        """
+        raise UserError(
+            "data in memory cannot be predicted",
+            found=type(data).__name__,
+            expected=f"paths to data of the modality {self.spec.kind!r}",  # type: ignore[attr-defined]  # each Spec has one
+        )
 
     def verifies(self, entry: Entry) -> bool:
         """Whether `read` compares all that it takes of this entry with the digests of its parts (`manifests.unchanged`),
@@ -239,6 +264,12 @@ class Modality(Protocol):
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
         """One picture per good sample for a report, uint8 (H, W) or (H, W, 3); None where there is nothing to see."""
         return [None] * len(samples)
+
+
+def refuse_times(prediction_times: Any) -> None:
+    """Raises UserError where prediction times are given to a modality that knows none."""
+    if prediction_times is not None:
+        raise UserError("prediction times belong to health records", do="leave prediction_times out")
 
 
 def describer(modality: Modality) -> Describe | None:

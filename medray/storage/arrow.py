@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -42,3 +43,19 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     """The column as one array; without a copy where it is one already."""
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def as_table(data: Any) -> pa.Table | None:
+    """A pandas or polars DataFrame, or any other table that hands on Arrow, as a Table of plain strings; None for what is
+    no table."""
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
+    elif type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
+        data = pa.Table.from_pandas(data, preserve_index=False)
+    elif not isinstance(data, pa.Table):
+        if not hasattr(data, "__arrow_c_stream__") or not hasattr(data, "columns"):  # a Series is no table
+            return None
+        data = pa.table(data)
+    texts = [pa.types.is_string_view(f.type) or pa.types.is_large_string(f.type) for f in data.schema]
+    fields = [f.with_type(pa.string()) if text else f for f, text in zip(data.schema, texts, strict=True)]
+    return data.cast(pa.schema(fields))

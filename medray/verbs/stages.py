@@ -206,8 +206,10 @@ class LoadShard:
 class Score:
     """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry."""
 
-    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None) -> None:
-        bundle = bundles.load(uri)
+    def __init__(
+        self, uri: str, bundle_id: str, spec: ModalitySpec | None = None, bundle: bundles.Bundle | None = None
+    ) -> None:
+        bundle = bundle or bundles.load(uri)
         if bundle.id != bundle_id:
             raise BundleError(
                 "this worker sees another bundle than the driver",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow as pa
 from medray.archive.entries import Entry, Part
 from medray.datasets.samples import tensor_view
 from medray.errors import UserError
-from medray.modalities.base import Exact, Modality
+from medray.modalities.base import Exact, Modality, Written, refuse_times
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.formats.source import Source
 from medray.modalities.genomics.sequences import Sequences
@@ -59,6 +60,14 @@ class Genomics(Modality):
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         return self.source.read(entries)
+
+    def write_inputs(self, data: Any, folder: Path, prediction_times: Any = None) -> Written:
+        """Sequences as texts: see `in_memory.py`."""
+        from medray.modalities.genomics.in_memory import number_of, write_sequences
+
+        refuse_times(prediction_times)
+        write_sequences(data, folder, self.spec)
+        return Written({"ignore": ()}, number_of)
 
     def verifies(self, entry: Entry) -> bool:
         """Records and windows are compared with the digest of their bases."""
