@@ -188,5 +188,5 @@ def test_a_fault_of_a_worker_says_where_in_the_code_and_quotes_no_value():
         "message": "the work failed on the cluster",
         "exit_code": 1,
         "cause": "KeyError",
-        "at": ["medray/verbs/stages.py:12 __call__"],
+        "at": ["verbs/stages.py:12 __call__"],
     }
