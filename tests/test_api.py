@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -412,6 +413,8 @@ def test_current_scores_leave_out_what_is_retired_and_older_attempts(images):
 
 # -- the tour
 
+DECIMAL = r"\d+\.\d+"
+
 
 def test_the_tour_of_the_page_runs_and_prints_what_the_page_shows(tmp_path):
     page = PROJECT / "docs" / "python.md"
@@ -420,4 +423,6 @@ def test_the_tour_of_the_page_runs_and_prints_what_the_page_shows(tmp_path):
     ran = subprocess.run([sys.executable, "tour.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr[-2000:]
     shown = "".join(block.text for block in blocks(page, "text"))
-    assert ran.stdout.split() == shown.split()
+    assert re.sub(DECIMAL, "", ran.stdout) == re.sub(DECIMAL, "", shown)
+    numbers = [[float(number) for number in re.findall(DECIMAL, text)] for text in (ran.stdout, shown)]
+    np.testing.assert_allclose(*numbers, atol=0.06)  # another processor rounds otherwise in training
