@@ -12,7 +12,7 @@ from medray.engines.base import Fitted, Live
 from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.flows.flow import Flow, collect, in_turn
-from medray.learning.checkpoints import newest_whole, told
+from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
 from medray.learning.training import fit
 from medray.storage import files
@@ -33,7 +33,7 @@ class LocalEngine:
         checkpoint = folder / "checkpoint"
         kept = [place for place in (checkpoint, before(checkpoint)) if place.exists()]
         start, broken = newest_whole(kept)
-        note = told(broken, start)
+        note = broken_note(broken, start)
         for place in broken:  # not in the way of whole ones
             shutil.rmtree(place)
 

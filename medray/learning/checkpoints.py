@@ -32,8 +32,8 @@ def write(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[
     import safetensors.torch
 
     digests: dict[str, str] = {}
-    for name, held in tensors.items():
-        content = safetensors.torch.save({key: value.detach().contiguous() for key, value in held.items()})
+    for name, state_dict in tensors.items():
+        content = safetensors.torch.save({key: value.detach().contiguous() for key, value in state_dict.items()})
         digests[name + SUFFIX] = xxhash.xxh3_128_hexdigest(content)
         files.write_bytes(str(folder / (name + SUFFIX)), content)
     files.write_bytes(str(folder / STATE), json.dumps({**state, "digests": digests}).encode())
@@ -63,17 +63,17 @@ def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     import safetensors
     import safetensors.torch
 
-    place = folder / (name + SUFFIX)
+    file = folder / (name + SUFFIX)
     try:
-        return safetensors.torch.load(place.read_bytes())
+        return safetensors.torch.load(file.read_bytes())
     except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
         raise BrokenCheckpoint(
-            "a file of the checkpoint cannot be read", where=str(place), found=str(error), do=AFRESH
+            "a file of the checkpoint cannot be read", where=str(file), found=str(error), do=AFRESH
         ) from None
 
 
 def check(folder: Path) -> None:
-    """Raises BrokenCheckpoint where the folder cannot be gone on from."""
+    """Raises BrokenCheckpoint where the folder cannot be resumed from."""
     state = read_state(folder)
     if "plan" not in state or "epoch" not in state:
         raise BrokenCheckpoint("the state of the checkpoint lacks its plan or its epoch", where=str(folder / STATE))
@@ -94,8 +94,8 @@ def newest_whole(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
     return None, broken
 
 
-def told(broken: Iterable[Path], start: Path | None) -> str:
-    """What a person should know of it; "" where nothing is broken."""
+def broken_note(broken: Iterable[Path], start: Path | None) -> str:
+    """One line on checkpoints that are not whole, and what training begins from; "" where all are whole."""
     names = ", ".join(folder.name for folder in broken)
     if not names:
         return ""

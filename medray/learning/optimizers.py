@@ -37,7 +37,7 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0)
     """Not applied to biases and normalisation layers."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD (Nesterov)."""
+    """Nesterov momentum of SGD."""
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: float = Field(default=0.0, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)

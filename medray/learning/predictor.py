@@ -75,9 +75,9 @@ class Predictor:
             return self._scores(samples)
         order = np.argsort(lengths, kind="stable")
         pieces = np.array_split(order, -(-len(order) // LIKE_LENGTHS))
-        found = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
-        scores = np.empty((len(samples), found[0].shape[1]), np.float32)
-        scores[order] = np.concatenate(found)
+        parts = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
+        scores = np.empty((len(samples), parts[0].shape[1]), np.float32)
+        scores[order] = np.concatenate(parts)
         return scores
 
     def _scores(self, samples: pa.RecordBatch) -> np.ndarray:

@@ -67,7 +67,7 @@ def bundle_id(decides: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> 
 def versions() -> dict[str, str]:
     """Versions of what decides numbers: medray, python, torch and the readers."""
     # medray's own is not asked of what is installed: a submitted job brings its code along
-    found = {"python": platform.python_version(), "medray": medray.__version__}
+    installed = {"python": platform.python_version(), "medray": medray.__version__}
     for name in (
         "torch",
         "numpy",
@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
         "meds",
     ):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an optional library that is not here made no difference
-    return found
+    return installed

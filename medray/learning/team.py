@@ -14,7 +14,8 @@ class Team:
     size: int = 1
 
     @staticmethod
-    def found() -> Team:
+    def current() -> Team:
+        """The team of this process: alone where torch.distributed is not set up."""
         import torch.distributed as dist
 
         if dist.is_available() and dist.is_initialized():

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 
 def fit(plan: FitPlan, *, start: Path | None, report: Report, device: str, cache: str, note: str = "") -> State:
-    """Train until `epochs` or early stopping; from the checkpoint folder `start` where one is given. `note` is told.
+    """Train until `epochs` or early stopping; from the checkpoint folder `start` where one is given. `note` is a
+    line for a person, which every report has.
 
     Raises RunFileError for settings that cannot work with this data, MachineError when the loss is not finite.
     """
@@ -59,7 +60,7 @@ class Trainer:
         import torch
 
         self.note = note
-        self.plan, self.settings, self.team = plan, plan.settings, Team.found()
+        self.plan, self.settings, self.team = plan, plan.settings, Team.current()
         self.device = torch.device(device)
         self.modality, self.objective = plan.modality.open(), plan.objective
         self.reader = ShardReader(plan.shards, cache, keys=("target",))
@@ -100,13 +101,13 @@ class Trainer:
 
     def _lengths(self) -> list[np.ndarray] | None:
         """(rows,) length of each training sample, shard by shard; None where all have one length."""
-        found = []
+        shards = []
         for batch in self.reader.batches("train"):
             lengths = self.modality.lengths(batch)
             if lengths is None:
                 return None
-            found.append(lengths)
-        return found
+            shards.append(lengths)
+        return shards
 
     def _parallel(self) -> nn.Module:
         if self.team.size == 1:
@@ -217,11 +218,11 @@ class Trainer:
         self._share_loss()
         scores, targets, validation_loss = self.validate()
         # worker 0 computes; what it finds, a refusal too, happens on all workers alike
-        found = self._measured(scores, targets, validation_loss, seconds) if self.team.rank == 0 else None
-        found = self.team.from_first(found)
-        if isinstance(found, MedrayError):
-            raise found
-        row, thresholds, choice, objective = found
+        outcome = self._measured(scores, targets, validation_loss, seconds) if self.team.rank == 0 else None
+        outcome = self.team.from_first(outcome)
+        if isinstance(outcome, MedrayError):
+            raise outcome
+        row, thresholds, choice, objective = outcome
         state = self.state
         assert state.history is not None
         state.history.append(row)
@@ -243,7 +244,7 @@ class Trainer:
             )
 
     def _better(self, value: float | None) -> bool:
-        """Than the best epoch so far."""
+        """Whether a value of the metric beats the best epoch so far."""
         best, delta = self.state.best, self.settings.early_stopping.min_delta if self.settings.early_stopping else 0.0
         if value is None or best is None:
             return value is not None
@@ -309,7 +310,7 @@ class Trainer:
         pairs = np.concatenate([np.stack([np.full(n, s), np.arange(n)], 1) for s, n in enumerate(self.validation_rows)])
         mine = part(pairs, self.team.rank, self.team.size)
         network = self.judged.eval()
-        found: list[tuple[np.ndarray, np.ndarray, float]] = []
+        pieces: list[tuple[np.ndarray, np.ndarray, float]] = []
         width = max(1, self.settings.batch_size // (self.team.size * self.settings.accumulate))
         with torch.inference_mode():
             for i in range(0, len(mine), width):
@@ -317,8 +318,8 @@ class Trainer:
                 inputs = layout(self.modality.encode(to_device(arrays, self.device)))
                 logits = self.modality.fold(network(**inputs).float())  # float32, as the bundle will score
                 losses = self.objective.loss(logits, torch.from_numpy(targets).to(self.device), self.weights)
-                found.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
-        everyone = [piece for worker in self.team.gathered(found) for piece in worker]
+                pieces.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
+        everyone = [piece for worker in self.team.gathered(pieces) for piece in worker]
         scores, targets, losses = zip(*everyone, strict=True)
         return np.concatenate(scores), np.concatenate(targets), float(np.sum(losses)) / len(pairs)
 
@@ -351,12 +352,12 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Take up a checkpoint. Raises RunFileError when it belongs to another plan, BrokenCheckpoint."""
         raw = checkpoints.read_state(folder)
-        found = raw.pop("plan")
-        if found != self.plan.name:
+        plan = raw.pop("plan")
+        if plan != self.plan.name:
             raise RunFileError(
                 "the checkpoint belongs to another run file or other data",
                 where=str(folder),
-                found=found,
+                found=plan,
                 expected=self.plan.name,
             )
         choice = tuple(raw.get("threshold_choice", ()))  # of a checkpoint from before: not known

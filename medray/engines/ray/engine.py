@@ -29,7 +29,7 @@ from medray.engines.ray.prometheus import Meter
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, UserError, from_json
 from medray.flows.flow import Flow, Receipt, collect
-from medray.learning.checkpoints import newest_whole, told
+from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
 from medray.learning.training import fit
 from medray.storage import files
@@ -392,7 +392,7 @@ def _newest_whole(newest: Any) -> Iterator[tuple[Path | None, str]]:
     with ExitStack() as held:
         kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
         start, broken = newest_whole(Path(held.enter_context(each.as_directory())) for each in kept)
-        yield start, told(broken, start)
+        yield start, broken_note(broken, start)
 
 
 @contextmanager
