@@ -19,6 +19,11 @@ patient data: no names, dates of birth, record numbers or free text from a file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+from medray.plugins.installed import PlugInFault, find, installed
+
 
 class MedrayError(Exception):
     """A fault that medray understands; `exit_code` is what the command ends with."""
@@ -95,7 +100,7 @@ class Fenced(MedrayError):
     pass
 
 
-REASONS: dict[str, str] = {
+_REASONS: dict[str, str] = {
     "missing_file": "a file of the entry is no longer there",
     "empty_file": "the file has no bytes",
     "truncated": "the file ends before its data does",
@@ -143,14 +148,81 @@ REASONS: dict[str, str] = {
     "presentation_state": "a DICOM presentation state: how to show another image",
     "reference_block": "a gVCF block: as the reference, so nothing is there to score",
 }
-"""Reason codes of rows without a score, with their meaning. A modality adds its own to this table, nowhere else."""
 
-NOT_ELIGIBLE = frozenset(
+_NOT_ELIGIBLE = frozenset(
     {
         "not_eligible", "not_an_image", "no_pixels", "segmentation", "dose", "report", "presentation_state",
         "after_death", "no_variants", "no_alternate", "spanning_deletion", "reference_block",
     }
 )  # fmt: skip
+
+
+class _Reasons(Mapping[str, str]):
+    """medray's own codes, and those of installed modalities, which begin with the modality's kind and a dot.
+
+    A code of a plug-in is looked up in the plug-in that its name says, so the answer follows from what is installed and
+    is the same in every process, whatever has been imported before.
+    """
+
+    def __getitem__(self, code: str) -> str:
+        return _REASONS[code] if code in _REASONS else _brought(code).reasons[code]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _REASONS
+        for kind in installed("modalities"):
+            yield from getattr(_modality(kind), "reasons", ())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _NotEligible(Set[str]):
+    """Likewise."""
+
+    def __contains__(self, code: object) -> bool:
+        if code in _NOT_ELIGIBLE or not isinstance(code, str):
+            return code in _NOT_ELIGIBLE
+        try:
+            return code in _brought(code).not_eligible
+        except KeyError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _NOT_ELIGIBLE
+        for kind in installed("modalities"):
+            yield from getattr(_modality(kind), "not_eligible", ())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[Any]) -> frozenset[Any]:
+        return frozenset(it)
+
+
+def _brought(code: str) -> Any:
+    """The modality (`modalities.base.Kind`) that has this code. Raises KeyError."""
+    kind, dot, _ = code.partition(".")
+    brought = _modality(kind) if dot else None
+    if code not in getattr(brought, "reasons", ()):
+        raise KeyError(code)
+    return brought
+
+
+def _modality(kind: str) -> Any:
+    """None: no plug-in brings it, or the plug-in cannot be used, and `medray plugins` says why."""
+    plug_in = find("modalities", kind)
+    try:
+        return plug_in and plug_in.load()
+    except PlugInFault:
+        return None
+
+
+REASONS: Mapping[str, str] = _Reasons()
+"""Reason codes of rows without a score, with their meaning. A modality of medray adds its own to the table above; one of
+a plug-in to its `Kind`, each as KIND.CODE."""
+
+NOT_ELIGIBLE: Set[str] = _NotEligible()
 """Reasons of rows with status `not_eligible`: nothing went wrong, the model is not asked about it. All others: failed."""
 
 
@@ -164,7 +236,7 @@ class SampleError(MedrayError):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         if reason not in REASONS:
-            raise ValueError(f"unknown reason code {reason!r}: add it to errors.REASONS with its meaning")
+            raise ValueError(f"unknown reason code {reason!r}: add it with its meaning to the reasons of its modality")
         self.reason, self.detail = reason, detail
         super().__init__(f"{reason}: {detail or REASONS[reason]}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def expected(folder: Path) -> dict[str, bytes]:
 def contents(store: ScoreStore, output: str) -> list[bytes]:
     """The artefacts of an output, in the order of their bytes."""
     rows = DeltaTable(store.uri).to_pyarrow_table().to_pylist()
-    return sorted(store.artefact(row) for row in rows if row["output"] == output)
+    return sorted(store.artefact(row) for row in rows if row["output"] == output and row["artefact"])
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
@@ -96,6 +97,24 @@ def test_the_commands_vacuum_and_forget_take_the_files_along(folder: Path, descr
     assert len(artefacts.listed(store.uri)) == 10
     assert vacuum(run.store_uri, "0d").files_removed == 0
     assert len(contents(store, "lower")) == 5
+
+
+def test_a_store_of_an_earlier_version_gets_masks_for_what_is_new(tmp_path: Path, described: None) -> None:
+    written = Path(__file__).parent / "compatibility" / "written_by_6119fbd"
+    shutil.copytree(written, tmp_path / "old")
+    toy.write_archive(tmp_path / "old", 10)
+    (tmp_path / "key").write_text("k" * 40)
+    run = toy.score_run(tmp_path / "old", pseudonym_key=str(tmp_path / "key"))
+    store = ScoreStore.open(run.store_uri)
+    bundle_id = bundles.load(run.bundle_uri).id
+    assert store.scores(bundle_id).column("artefact").null_count == 11
+    assert store.vacuum()["files_removed"] == 0  # without the column there is nothing to look for
+    toy.write_image(tmp_path / "old" / "archive" / "new.dcm", 50, 1)
+    assert verb.score(run, LocalEngine()).pending == 1
+    assert contents(store, "lower") == [png(toy.pixels(50, 1))]
+    assert len(artefacts.listed(store.uri)) == 2 and store.compact()["files_merged"] > 1
+    rows = ScoreStore.open(run.store_uri).scores(bundle_id)
+    assert (len(rows), rows.column("artefact").null_count) == (13, 11)
 
 
 def test_the_page_of_the_score_table_shows_how_artefacts_are_made_and_read(

@@ -114,6 +114,16 @@ def test_equal_masks_of_one_entry_are_one_file_and_those_of_two_entries_are_two(
     assert len(masks(store)) == 2 and len(store.scores("b1")) == 3
 
 
+def test_readings_of_numbers_leave_out_what_is_an_artefact_alone(store: ScoreStore) -> None:
+    extra = with_artefacts({"a": b"map"}).to_pylist()[0] | {"output": "saliency", "value": None}
+    score(store, "b1", with_artefacts({"a": b"mask"}), pa.RecordBatch.from_pylist([extra], schema=GIVEN))
+    assert len(store.scores("b1")) == 2
+    assert [line["outputs"] for line in store.outline("b1", "(.*)")] == [["lesion"]]
+    order = pa.table({"number": [0], "entry_id": ["a"]}).to_reader()
+    found = [row for batch in store.stream("b1", "a", order) for row in batch.to_pylist()]
+    assert [(row["output"], row["value"]) for row in found] == [("lesion", 0.5)]
+
+
 def test_a_file_that_is_not_what_was_written_is_refused(store: ScoreStore) -> None:
     score(store, "b1", with_artefacts({"a": npy(1), "b": npy(2)}))
     a, b = store.scores("b1").to_pylist()

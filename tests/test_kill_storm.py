@@ -162,7 +162,7 @@ def check_masks(store: ScoreStore, entries: int, monkeypatch: pytest.MonkeyPatch
         path, _, number = row["entry_id"].rpartition("#")
         if path not in images:
             images[path] = np.load(Path(store.uri).parent / "archive" / path)["train_images"]
-        assert store.artefact(row) == png(images[path][int(number)])
+        assert store.artefact(row) == png(images[path][int(number.removeprefix("train/"))])
     monkeypatch.setattr(upkeep, "LIVE", timedelta(0))
     store.vacuum(timedelta(0))
     assert sorted(artefacts.listed(store.uri).column("path").to_pylist()) == sorted(row["artefact"] for row in rows)

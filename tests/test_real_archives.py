@@ -14,6 +14,7 @@ from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
 from medray.learning.recipe import Recipe
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import open_modality
 from medray.verbs.score import score
 
 
@@ -22,7 +23,7 @@ def save_bundle(uri, **modality):
     spec = ImagingSpec.model_validate({"mean": (100.0,), "std": (200.0,)} | modality)
     model = CnnSpec(channels=(4, 4), dense=8, pooling="average")
     torch.manual_seed(0)
-    network = model.build(spec.open().inputs(), 1)
+    network = model.build(open_modality(spec).inputs(), 1)
     recipe = Recipe(
         name="seeded", modality=spec, model=model, objective=BinaryObjective(), classes=("a", "b"), thresholds=(0.5,),
         outputs=("b",), data={}, training={}, metrics={}, versions={}, created="2026-01-01T00:00:00+00:00",

@@ -22,6 +22,7 @@ from medray.learning import bundles
 from medray.learning.objectives import MulticlassObjective
 from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_each
+from medray.modalities.registry import open_modality
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
 from medray.verbs import stages
@@ -106,7 +107,7 @@ def read(manifest: pa.Table) -> pa.RecordBatch:
 def test_an_entry_that_cannot_be_read_is_one_row_with_its_reason_in_its_place(tmp_path):
     manifest = archive_with_junk(tmp_path)
     samples = read(manifest)
-    assert samples.schema == sample_schema(SPEC.open().payload)
+    assert samples.schema == sample_schema(open_modality(SPEC).payload)
     assert samples.column("entry_id").to_pylist() == manifest.column("entry_id").to_pylist()
     reasons = [None, "changed", "missing_file", None, "unrecognised_format"]
     assert samples.column("reason").to_pylist() == reasons

@@ -16,6 +16,7 @@ from medray.learning.objectives import BinaryObjective
 from medray.learning.recipe import Recipe, versions
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import open_modality
 
 SIZE = 16
 
@@ -143,7 +144,7 @@ def weights(of: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
     import torch
 
     torch.manual_seed(seed)
-    network = of.model.build(of.modality.open().inputs(), of.objective.width(of.classes))
+    network = of.model.build(open_modality(of.modality).inputs(), of.objective.width(of.classes))
     return {name: value.numpy().copy() for name, value in network.state_dict().items()}
 
 

@@ -30,7 +30,8 @@ def followed(here: Cluster, verb: list[str]) -> dict[str, Any]:
     before = {actor["actor_id"] for actor in actors(here)}
     done = here.medray("submit", *verb, "--json")
     new = [actor for actor in actors(here) if actor["actor_id"] not in before]
-    nodes = {actor["node_id"] for actor in new if actor["class_name"] != "JobSupervisor"}
+    of_the_work = [actor for actor in new if actor["class_name"] != "JobSupervisor"]
+    nodes = {actor["node_id"] for actor in of_the_work} - {None, ""}  # one that never began has no node
     return {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr, "nodes": len(nodes)}
 
 

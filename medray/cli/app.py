@@ -15,6 +15,8 @@ import typer
 
 import medray
 from medray.cli import jobs
+from medray.cli.brought import Verbs
+from medray.cli.ehr import ehr
 from medray.cli.schema import schema
 from medray.cli.shared import (
     MANNER,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     pass
 
 app = typer.Typer(
+    cls=Verbs,
     help="Distributed training and batch scoring of medical data on Ray.",
     no_args_is_help=True,
     add_completion=False,
@@ -44,7 +47,6 @@ app = typer.Typer(
     "3 done, but more than max_failed of the entries failed.",
 )
 
-ehr = typer.Typer(help="Health records.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(ehr, name="ehr")
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
@@ -174,12 +176,6 @@ def nightly(
     run(run_file, "nightly", "nightly", json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local)
 
 
-@ehr.command("to-meds")
-def to_meds(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
-    """FHIR R4 or long CSV to a MEDS dataset, with a report of what was read, dropped and why."""
-    run(run_file, "convert", "to_meds", json_, set_, local)
-
-
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a bundle or a score store.")],
@@ -194,6 +190,25 @@ def inspect(
             typer.echo(json.dumps(seen.model_dump(mode="json")))
         else:
             print_seen(seen)
+
+
+@app.command()
+def plugins(json_: Json = False) -> None:
+    """Which kinds of data, models, objectives, exports and sources there are, who brings them, and whether they load."""
+    with errors():
+        from medray.verbs.plugins import plug_ins
+
+        rows = [each.model_dump(mode="json") for each in plug_ins()]
+        if json_:
+            typer.echo(json.dumps({"plugins": rows}))
+            return
+        from medray.cli.console import Paper
+
+        paper = Paper()
+        paper.table([{name: value for name, value in row.items() if name != "problem"} for row in rows])
+        for row in rows:
+            if row["problem"]:
+                paper.line(f"{row['group']} {row['kind']}: {row['problem']}")
 
 
 @app.command()
@@ -267,14 +282,14 @@ def forget(
 
 @app.command()
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf.")],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf, or one that a plug-in brings.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
     source: Annotated[str, typer.Argument(metavar="FILE", help="The file that was scored.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="The new file; compressed where its name says so.")],
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
     json_: Json = False,
 ) -> None:
-    """The file that was scored, with its scores in it: the same VCF with INFO fields."""
+    """Scores in a format of their field: of vcf the file that was scored, with INFO fields."""
     with errors():
         from medray.verbs.export import export as verb
 
@@ -283,7 +298,7 @@ def export(
 
 @app.command()
 def demo(
-    modality: Annotated[str, typer.Argument(help="imaging, genomics, ehr, or all.")] = "all",
+    modality: Annotated[str, typer.Argument(help="imaging, genomics, ehr, one that a plug-in brings, or all.")] = "all",
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo writes.")] = Path("medray-demo"),
     json_: Json = False,
 ) -> None:

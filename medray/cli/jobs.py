@@ -77,7 +77,7 @@ def submit(
 ) -> None:
     """Run a verb on a Ray cluster: medray submit score RUN.toml --limit 100. Follows it, and ends with its exit code.
 
-    Sent are the run file and the code of medray, never data. RAY_AUTH_MODE=token with RAY_AUTH_TOKEN_PATH is the token.
+    Sent are the run file and the code of medray and its plug-ins, never data. RAY_AUTH_MODE=token with RAY_AUTH_TOKEN_PATH is the token.
     """
     with errors():
         if pip is not None and not Path(pip).is_file():
@@ -86,13 +86,13 @@ def submit(
         server = _server(address, ca, insecure_http)
         if not unpinned:
             _refuse_other_ray(server)
-        from medray.verbs.submit import packed
+        from medray.verbs.packing import packed, packed_plug_ins
 
         for note in made.notes:
             _say(f"note: {note}")
         try:
-            with packed(made.run_file) as package:
-                new = server.submit(made.id, made.command, package, env=made.env, pip=pip, facts=made.facts)
+            with packed(made.run_file, made.own) as package, packed_plug_ins() as brought:
+                new = server.submit(made.id, made.command, [package, *brought], env=made.env, pip=pip, facts=made.facts)
         except KeyboardInterrupt:
             _say(f"medray: whether the job was started is not known: medray jobs status {made.id}")
             raise typer.Exit(130) from None

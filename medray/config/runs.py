@@ -20,6 +20,7 @@ from medray.engines.spec import EngineSpec, RaySpec
 from medray.errors import REASONS
 from medray.learning.metrics import Figures
 from medray.learning.models import ModelSpec
+from medray.learning.models.own import OWN_KIND, OwnCode, PythonModel
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import TrainingSettings
 from medray.modalities.ehr.convert.settings import MedsLabels, MedsSplit, SourceSpec
@@ -102,6 +103,17 @@ class TrainRun(ArchiveRun):
     """Leave hashes of the pseudonyms of train and validation beside the bundle, so that an evaluation on another archive
     can tell whom the model has seen. Who has the key can tell it of a patient."""
 
+    @field_validator("model")
+    @classmethod
+    def _read_own_code(cls, model: Any) -> Any:
+        """This run file names the module, so it may be imported; it is read once, here."""
+        return model.with_code(OwnCode.read(model.kind)) if isinstance(model, PythonModel) else model
+
+    @property
+    def trust(self) -> tuple[str, ...]:
+        """The model from a folder that this run file names, if it names one."""
+        return (self.model.kind,) if isinstance(self.model, PythonModel) else ()
+
     @property
     def bundle_uri(self) -> str:
         return files.absolute(self.bundle)
@@ -130,6 +142,9 @@ class EvaluateRun(ArchiveRun):
 
     bundle: str
     """Folder of the trained model."""
+    trust: tuple[Annotated[str, Field(pattern=OWN_KIND)], ...] = ()
+    """Models from folders that bundles of this run may import, as `model.kind` of their training named them:
+    python:package.module:function. A bundle alone never has code imported."""
     modality: dict[str, Any] = {}
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     labels: LabelSettings = LabelSettings()
@@ -176,6 +191,9 @@ class ScoringRun(ArchiveRun):
 
     store: str
     """Folder of the score table (Delta Lake)."""
+    trust: tuple[Annotated[str, Field(pattern=OWN_KIND)], ...] = ()
+    """Models from folders that bundles of this run may import, as `model.kind` of their training named them:
+    python:package.module:function. A bundle alone never has code imported."""
     modality: dict[str, Any] = {}
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

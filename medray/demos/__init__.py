@@ -13,6 +13,10 @@ DEMOS = ("imaging", "genomics", "ehr")
 
 def run_demo(name: str, out: Path, progress: Progress) -> dict[str, Any]:
     """Run one demo, or all, each in a folder of its own; their summaries. Raises UserError for a name that is none."""
+    if name not in (*DEMOS, "all") and (brought := _brought(name)) is not None:
+        from medray.demos.base import run
+
+        return {name: run(brought, out, progress)}
     if name not in (*DEMOS, "all"):
         raise UserError(
             "there is no such demo",
@@ -29,3 +33,18 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, Any]:
     if name != "all":
         return {name: run(demos[name], out, progress)}
     return {each: run(demo, out / each, progress) for each, demo in demos.items()}
+
+
+def _brought(name: str) -> Any:
+    """The Demo of a modality of this name that a plug-in brings, if it brings one. Raises UserError."""
+    from medray.plugins.installed import PlugInFault, find, named_object
+
+    if find("modalities", name) is None:
+        return None
+    from medray.modalities.registry import modality_kind
+
+    demo = modality_kind(name).demo
+    try:
+        return None if demo is None else named_object(demo)
+    except PlugInFault as error:
+        raise UserError(str(error), do="see: medray plugins") from None

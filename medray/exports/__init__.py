@@ -1,1 +1,36 @@
-"""Scores in other people's formats."""
+"""Exports: scores written into files of other formats. The registry: medray's own, and those of plug-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from medray.errors import UserError
+from medray.plugins.installed import PlugInFault, find, installed
+from medray.scores import ScoreStore
+
+Exporter = Callable[[ScoreStore, str, str, str], dict[str, Any]]
+"""(store, bundle id, source file, new file) to what was written, JSON-ready: `records`, `scored`, `failed` …"""
+
+OWN = ("vcf",)
+
+
+def formats() -> tuple[str, ...]:
+    """All formats, medray's own first. Nothing is imported for it."""
+    return (*OWN, *(name for name in sorted(installed("exports")) if name not in OWN))
+
+
+def exporter(format: str) -> Exporter:
+    """What writes scores into a file of this format. Raises UserError for an unknown one, and for a plug-in that cannot be
+    used."""
+    if format == "vcf":
+        from medray.exports.vcf import export_vcf
+
+        return export_vcf
+    plug_in = find("exports", format)
+    if plug_in is None:
+        raise UserError("scores cannot be written in this format", found=format, expected=", ".join(formats()))
+    try:
+        return plug_in.load()
+    except PlugInFault as error:
+        raise UserError(str(error), do="see: medray plugins") from None

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE
 from medray.flows.flow import Apply, Receipt, Sink, SlowBatch, Stage
-from medray.storage.arrow import rebatch
+from medray.storage.arrow import among, rebatch
 
 PIECE_SECONDS = 2.0
 """Before a deadline a worker takes on so much at once, by the pace it has seen, and looks at the clock again."""
@@ -266,7 +266,7 @@ class _EntryCounter:
             self.reasons.update(reason.filter(pa.array(bad & new)).to_pylist())
             with_good = {*entry.filter(pa.array(~bad)).unique().to_pylist(), self.good}
             self.lost |= set(entry.filter(pa.array(bad)).unique().to_pylist()) - with_good
-            failed = bad & ~pc.is_in(reason, _PASSED_OVER).to_numpy(zero_copy_only=False)
+            failed = bad & ~among(reason, NOT_ELIGIBLE).to_numpy(zero_copy_only=False)
             self.faulty |= set(entry.filter(pa.array(failed)).unique().to_pylist()) & self.lost
         if not bad.all():
             if self.lost:
@@ -294,6 +294,3 @@ class _EntryCounter:
             seconds=seconds,
             slowest=slowest,
         )
-
-
-_PASSED_OVER = pa.array(sorted(NOT_ELIGIBLE))

@@ -8,7 +8,7 @@ bundles with one id give the same scores, and a changed byte is noticed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,10 @@ from pydantic import ValidationError
 
 from medray.errors import BundleError
 from medray.learning.model_card import model_card
+from medray.learning.models.own import OwnCode, PythonModel, own_code
 from medray.learning.recipe import DECIDES, FORMAT, Recipe, bundle_id
+from medray.plugins.brought import Brought, mismatch
+from medray.plugins.installed import PlugInFault
 from medray.storage import files
 
 if TYPE_CHECKING:
@@ -54,8 +57,24 @@ def save(bundle: Bundle, uri: str) -> None:
     files.write_bytes(files.join(uri, SPEC), (bundle.recipe.model_dump_json(indent=2) + "\n").encode())
 
 
+def trusting(bundle: Bundle, trusted: Collection[str]) -> Bundle:
+    """The bundle with the source of its model, where that is code from a folder and the run file trusts it.
+
+    Raises BundleError and RunFileError as `models.own.own_code`.
+    """
+    return with_code(bundle, own_code(bundle.recipe.model, trusted))
+
+
+def with_code(bundle: Bundle, code: OwnCode | None) -> Bundle:
+    """The bundle with the source of its model, as `models.own.own_code` gives it; None: its model needs none."""
+    if code is None or not isinstance(bundle.recipe.model, PythonModel):
+        return bundle
+    recipe = bundle.recipe.model_copy(update={"model": bundle.recipe.model.with_code(code)})
+    return Bundle(recipe, bundle.weights)
+
+
 def load(uri: str) -> Bundle:
-    """Read a bundle. Raises BundleError when it is missing, holds a pickle, is altered or of a newer format."""
+    """Read a bundle; no code of others is run. Raises BundleError when it is missing, holds a pickle, is altered or of a newer format."""
     import safetensors
     import safetensors.numpy
 
@@ -102,6 +121,7 @@ def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:
             "the bundle is of another format", where=where, found=f"format {version}", expected=f"format {FORMAT}",
             do=f"read it with the medray that made it: {raw.get('versions') if isinstance(raw, dict) else 'unknown'}",
         )  # fmt: skip
+    _require_plug_ins(raw, uri)
     try:
         return raw, Recipe.model_validate(raw)
     except ValidationError as error:
@@ -112,6 +132,27 @@ def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:
             found=first["msg"],
             do=f"use the versions it was made with: {raw.get('versions')}",
         ) from None
+
+
+def _require_plug_ins(raw: Mapping[str, Any], uri: str) -> None:
+    """Raises BundleError where a plug-in that the bundle was made with is not here, or may give other scores."""
+    for facts in raw.get("plugins", ()):
+        try:
+            wrong = mismatch(Brought.model_validate(facts))
+        except PlugInFault as error:
+            raise BundleError(str(error), where=uri, do="see: medray plugins") from None
+        except ValidationError as error:
+            raise BundleError(
+                "the recipe names a plug-in in no way that is known", where=uri, found=str(error)
+            ) from None
+        if wrong is not None:
+            raise BundleError(
+                f"the bundle cannot be used here: {wrong.what}",
+                where=uri,
+                found=wrong.found,
+                expected=wrong.expected,
+                do=wrong.do,
+            )
 
 
 def _refuse_pickles(uri: str) -> None:
@@ -127,9 +168,6 @@ def _refuse_pickles(uri: str) -> None:
                 expected=f"{WEIGHTS}, {SPEC}, {CARD}",
                 do="remove the file, or convert its weights to safetensors",
             )
-
-
-# --- prediction -----------------------------------------------------------------------------------------------
 
 
 # --- model card -----------------------------------------------------------------------------------------------

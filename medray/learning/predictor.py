@@ -12,7 +12,7 @@ from medray.errors import BundleError
 from medray.learning.bundles import Bundle
 from medray.learning.recipe import Recipe
 from medray.modalities.base import Exact
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Modul
     """The network with its weights, on the CPU, in evaluation mode. Raises BundleError when they do not fit."""
     import torch
 
-    network = recipe.model.build(recipe.modality.open().inputs(), recipe.objective.width(recipe.classes))
+    network = recipe.model.build(open_modality(recipe.modality).inputs(), recipe.objective.width(recipe.classes))
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     absent = sorted(network.state_dict().keys() - tensors.keys())  # torch makes up a batch counter that is not there
     if absent:
@@ -61,7 +61,7 @@ class Predictor:
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.recipe = bundle.recipe
-        self.modality = (spec or bundle.recipe.modality).open()
+        self.modality = open_modality(spec or bundle.recipe.modality)
         self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
         self.score_names = self.modality.score_names(bundle.recipe.outputs, bundle.recipe.objective.probabilities)
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 import medray
 from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
 from medray.modalities.registry import ModalitySpec
+from medray.plugins.brought import Brought, libraries
 
 FORMAT = 1
 
@@ -49,7 +50,16 @@ class Recipe(BaseModel):
     versions: dict[str, str]
     created: str
     """UTC, ISO 8601"""
+    plugins: tuple[Brought, ...] = ()
+    """The plug-ins that modality, model and objective are of; left out of spec.json where all are medray's own."""
     id: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_plugins(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        whole = dump(self)
+        if not whole.get("plugins", True):
+            del whole["plugins"]
+        return whole
 
     def decides_scores(self) -> dict[str, Any]:
         """The part that the id is a digest of, beside the weights."""
@@ -66,10 +76,10 @@ def bundle_id(decides: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> 
     return whole.hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides numbers: medray, python, torch and the readers."""
+def versions(*settings: BaseModel) -> dict[str, str]:
+    """Versions of what decides numbers: medray, python, torch and the readers; and what plug-ins say of these settings."""
     # medray's own is not asked of what is installed: a submitted job brings its code along
-    found = {"python": platform.python_version(), "medray": medray.__version__}
+    recorded = {"python": platform.python_version(), "medray": medray.__version__}
     for name in (
         "torch",
         "numpy",
@@ -81,9 +91,10 @@ def versions() -> dict[str, str]:
         "pillow",
         "biopython",
         "meds",
+        *libraries(*settings),
     ):
         try:
-            found[name] = importlib.metadata.version(name)
+            recorded[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an optional library that is not here made no difference
-    return found
+    return recorded

@@ -34,6 +34,7 @@ from medray.learning.optimizers import (
 from medray.learning.plan import FitPlan, Report, State
 from medray.learning.predictor import channels_last, layout, to_device
 from medray.learning.team import Team
+from medray.modalities.registry import open_modality
 from medray.progress import EpochRow, Live
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Trainer:
         self.note = note
         self.plan, self.settings, self.team = plan, plan.settings, Team.found()
         self.device = torch.device(device)
-        self.modality, self.objective = plan.modality.open(), plan.objective
+        self.modality, self.objective = open_modality(plan.modality), plan.objective
         self.reader = ShardReader(plan.shards, cache, keys=("target",))
         self.train_rows = self.reader.rows("train")
         self.validation_rows = self.reader.rows("validation")

@@ -2,16 +2,15 @@
 
 A modality is pure: no ray, no storage layout, no hidden state. It has a Spec (a frozen pydantic type with a
 `kind`, what the run file's [modality] holds and the bundle keeps, fitted statistics included) and the methods
-below. Adding one: a package here, one line in the union `ModalitySpec`, one example folder.
+below; its `Kind` says what it is made of. docs/plugins.md shows how to write one outside of medray.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
@@ -26,6 +25,7 @@ from medray.archive.grouping import Describe, Judge
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError
 from medray.modalities.inputs import Inputs
+from medray.plugins.brought import Numbers
 from medray.scores.artefacts import Artefact
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
@@ -43,10 +43,14 @@ class Inspection(BaseModel):
     tables: dict[str, list[dict[str, Any]]] = {}
 
 
-class Spec(BaseModel, ABC):
-    """What every spec is: frozen, typed, without unknown keys. `open()` gives its modality."""
+class Spec(BaseModel, Numbers):
+    """What every spec is: frozen, typed, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if TYPE_CHECKING:
+        kind: str
+        """Its name in run files; each spec has it as a Literal."""
 
     site: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where things lie or which entries to make, not how they are read and encoded: a score run may
@@ -93,27 +97,6 @@ class Spec(BaseModel, ABC):
         known = ({} if text is None else json.loads(text) for text in facts)
         return self.model_copy(update={"trained": eligibility.learnt(known, names, self.where_stated)})
 
-    def companions(self, root: str) -> tuple[str, ...]:
-        """Files and folders that are there and decide which entries the archive's files make (labels, splits).
-
-        When one of them changes, every file is scanned again.
-        """
-        return ()
-
-    def lists(self, root: str) -> tuple[str, ...]:
-        """Files and folders that are there and name entries whose data lie in other files (a label table).
-
-        They are scanned wherever they lie, and again when any file of the archive comes, goes or changes.
-        """
-        return ()
-
-    def beside(self, uri: str) -> tuple[str, ...]:
-        """Files, there or not, whose parts depend on the file `uri` as well (the images of a labels file).
-
-        They are scanned again when it comes, goes or changes. Looks at the name alone: it is asked for many files.
-        """
-        return ()
-
     earlier_ids: ClassVar[str | None] = None
     """Regular expression for ids that entries had in earlier versions of medray, and have no more."""
 
@@ -126,10 +109,25 @@ class Spec(BaseModel, ABC):
         """
         return None
 
-    @staticmethod
-    @abstractmethod
-    def inspect(uri: str) -> Inspection:
-        """What medray sees at `uri`, whatever the settings. Raises SampleError where nothing can be seen."""
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data, whole: what the entry point of a plug-in in the group `medray.modalities` names."""
+
+    spec: type[Spec]
+    """Its `kind` is a Literal of the one name that run files use, that of the entry point."""
+    open: Callable[[Any], Modality]
+    """A spec to its modality."""
+    inspect: Callable[[str], Inspection]
+    """What is seen at a URI, whatever the settings. Raises SampleError where nothing can be seen."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
+    not_eligible: frozenset[str] = frozenset()
+    """Those of them that are no failure: the model is not asked about such an entry."""
+    demo: str | None = None
+    """module:object of a `medray.demos.base.Demo`, for `medray demo KIND`."""
+    commands: str | None = None
+    """module:object of a typer.Typer with further commands, `medray KIND COMMAND`."""
 
 
 SpecOf = TypeVar("SpecOf", bound=Spec)
@@ -163,6 +161,27 @@ class Modality(Protocol):
         Never raises for bad content.
         """
         ...
+
+    def companions(self, root: str) -> tuple[str, ...]:
+        """Files and folders that are there and decide which entries the archive's files make (labels, splits).
+
+        When one of them changes, every file is scanned again.
+        """
+        return ()
+
+    def lists(self, root: str) -> tuple[str, ...]:
+        """Files and folders that are there and name entries whose data lie in other files (a label table).
+
+        They are scanned wherever they lie, and again when any file of the archive comes, goes or changes.
+        """
+        return ()
+
+    def beside(self, uri: str) -> tuple[str, ...]:
+        """Files, there or not, whose parts depend on the file `uri` as well (the images of a labels file).
+
+        They are scanned again when it comes, goes or changes. Looks at the name alone: it is asked for many files.
+        """
+        return ()
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """Samples of entries, in their order: `entry` (int32, index into `entries`), `sample_id`, the payload columns.
@@ -299,9 +318,9 @@ def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) ->
     """`samples` with the columns of `read_schema`; those it does not have are null. `entry` (N,) is which entry."""
     schema = read_schema(payload)
     columns: list[pa.Array] = [pa.array(entry, pa.int32())]
-    for field in list(schema)[1:]:
-        held = field.name in samples.schema.names
-        columns.append(samples.column(field.name) if held else null_column(field.type, len(samples)))
+    for column in list(schema)[1:]:
+        held = column.name in samples.schema.names
+        columns.append(samples.column(column.name) if held else null_column(column.type, len(samples)))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -121,11 +121,14 @@ class Readings(ScoreScan):
     def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
         """What the current rows of a bundle are of, by groups of entries: {group, outputs, run_ids}, each in order.
 
-        `group` is a regular expression for entry ids; its first group names the group. Other entries are left out.
+        `group` is a regular expression for entry ids; its first group names the group. Other entries are left out, and so
+        are outputs that are artefacts alone.
         """
         columns = {name: ds.field(name) for name in ("entry_id", "output", "run_id", "status")}
         columns["at"] = ds.field("scored_at").cast(pa.int64())
-        names = "list_sort(list(distinct output)) as outputs, list_sort(list(distinct run_id)) as run_ids"
+        columns["numeric"] = ds.field("value").is_valid() | ds.field("output").is_null()
+        outputs = "coalesce(list_sort(list(distinct output) filter (numeric)), [])"
+        names = f"{outputs} as outputs, list_sort(list(distinct run_id)) as run_ids"
         rows = self._query(
             f"""with latest as (select * from found qualify "at" = max("at") over (partition by entry_id))
                 select regexp_extract(entry_id, '{group.replace("'", "''")}', 1) as "group", {names}

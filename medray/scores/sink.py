@@ -17,7 +17,7 @@ from medray.scores.artefacts import ArtefactWriter
 from medray.scores.file import ScoreFile, now, write_file
 from medray.scores.log import ScoreLog
 from medray.scores.table import ADDED, GIVEN, IN_FILE, OF_ARTEFACT, Claim, entry_keys
-from medray.storage.arrow import rebatch
+from medray.storage.arrow import among, rebatch
 
 MERGE_AFTER = 32
 """So many files committed, small ones are merged."""
@@ -98,7 +98,7 @@ class ScoreSink:
 
 
 def _status(reasons: pa.Array) -> pa.Array:
-    passed_over = pc.is_in(reasons, pa.array(sorted(NOT_ELIGIBLE)))
+    passed_over = among(reasons, NOT_ELIGIBLE)
     return pc.if_else(reasons.is_null(), "scored", pc.if_else(passed_over, "not_eligible", "failed"))
 
 

@@ -1,10 +1,11 @@
-"""Arrow helpers: batches of a given size, joined tables, columns of nulls."""
+"""Arrow helpers: batches of a given size, joined tables, columns of nulls, which strings are among others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def null_column(kind: pa.DataType, rows: int) -> pa.Array:
@@ -42,3 +43,9 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     """The column as one array; without a copy where it is one already."""
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def among(texts: pa.Array | pa.ChunkedArray, wanted: Container[str]) -> pa.Array | pa.ChunkedArray:
+    """(N,) bool: which of these strings are in `wanted`, asked once for each that differs; false for null."""
+    distinct = [text for text in pc.unique(texts).to_pylist() if text is not None and text in wanted]
+    return pc.is_in(texts, pa.array(distinct, texts.type))

@@ -8,6 +8,8 @@ import medray
 
 FOLDER = "sent"
 """Folder in the package."""
+OWN = "own"
+"""Folder in it with the source of a model from a folder of the one who submitted."""
 CODE = "medray.commit"
 """File with what `scores.audit.code` says of the one who submitted."""
 

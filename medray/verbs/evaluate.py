@@ -20,7 +20,9 @@ from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
+from medray.learning.models.own import own_code
 from medray.learning.recipe import Recipe
+from medray.modalities.registry import open_modality
 from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
@@ -54,7 +56,7 @@ def evaluate_bundle(
 ) -> tuple[EvaluateResult, ReportFacts]:
     """(result, what its report was made of)"""
     started = time.monotonic()
-    bundle = bundles.load(run.bundle_uri)
+    bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
     if run.evaluation.prevalence is not None and bundle.recipe.objective.kind != "binary":
         raise RunFileError(
             "PPV and NPV at a prevalence are of two classes",
@@ -67,7 +69,7 @@ def evaluate_bundle(
         changes = _site_changes(run, bundle.recipe)
         if _trained_here(run, bundle.recipe):
             return _own_split(run, bundle, engine, progress, split, started)
-        names = ("name", "archive", "work", "pseudonym_key", "max_failed", "engine", "bundle")
+        names = ("name", "archive", "work", "pseudonym_key", "max_failed", "engine", "bundle", "trust")
         shared = {name: getattr(run, name) for name in (*names, "labels", "split", "evaluation")}
         run = EvaluateRun(**shared, modality=changes)
     return _elsewhere(run, bundle, engine, progress, split, started)
@@ -321,7 +323,15 @@ def predict_split(
     shards = ShardSet.open(folder).split(split)
     plan = [pa.table({"shard": [shard.uri]}) for shard in shards]
     progress.begin("evaluate", len(plan))
-    stage_list = (stages.load_shard(), stages.score(uri, bundle.id, stages.batch_rows(bundle.recipe.modality.open())))
+    stage_list = (
+        stages.load_shard(),
+        stages.score(
+            uri,
+            bundle.id,
+            stages.batch_rows(open_modality(bundle.recipe.modality)),
+            code=own_code(bundle.recipe.model, run.trust),
+        ),
+    )
     small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES
     with TableSink(run.folder, stages.SCORE_ROWS) as sink:
         engine.run(Flow("evaluate", plan, stage_list, sink, progress.advance, small=small))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from medray.errors import StoreError
-from medray.modalities.registry import exporter
+from medray.exports import exporter
 from medray.scores import ScoreStore
 from medray.verbs.results import ExportResult
 

@@ -25,7 +25,7 @@ from medray.flows.flow import Flow
 from medray.learning import bundles
 from medray.learning.recipe import Recipe
 from medray.modalities.base import at_site
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.progress import Progress
 from medray.storage import files
 from medray.verbs import stages
@@ -166,7 +166,7 @@ def _decoded(
     if files.exists(done):
         return folder
     files.remove_tree(folder)  # of a killed attempt
-    modality = spec.open()
+    modality = open_modality(spec)
     rows = rows_per_shard(modality)
     plan = shards(by_place(used), workers=engine.readers, rows_per_shard=rows)
     sink = ShardSink(folder, sample_schema(modality.payload), planned=len(used))

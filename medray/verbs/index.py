@@ -34,8 +34,9 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import at_site, describer, free_text, judge
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.base import Modality, at_site, describer, free_text, judge
+from medray.modalities.registry import ModalitySpec, open_modality
+from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
@@ -166,7 +167,10 @@ class _IndexRun:
         files.make_closed_folder(folder)
         self.key = pseudonym_key(run.pseudonym_key)
         how = hashlib.sha256(spec.model_dump_json().encode() + run.root.encode() + self.key)
-        how.update(_companions(spec, run.root))
+        self.modality = open_modality(spec)
+        for plug_in in brought(spec):
+            how.update(plug_in.model_dump_json().encode())
+        how.update(_companions(self.modality, run.root))
         self.how = how.hexdigest()[:16]
         self.before = before = read_state(folder)
         if before is None and files.exists(files.join(folder, STATE)):
@@ -176,7 +180,7 @@ class _IndexRun:
         now = datetime.now(UTC)
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
-        lists = [file for uri in spec.lists(run.root) for file in files.list_files(uri)]
+        lists = [file for uri in self.modality.lists(run.root) for file in files.list_files(uri)]
         linked: list[str] = []
         self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)), linked)
         self.linked = len(linked)
@@ -228,7 +232,7 @@ class _IndexRun:
         for listing, where in ((self.listing, fresh), (self.old_listing, vanished)):
             for batch in listing.scan(["uri"], where=where):
                 for uri in batch.column("uri").to_pylist():
-                    beside.update(self.spec.beside(uri))
+                    beside.update(self.modality.beside(uri))
         return named(self.listing, pa.array(sorted(beside), pa.string()))
 
     def _scan(self, fresh: np.ndarray) -> None:
@@ -261,7 +265,7 @@ class _IndexRun:
             self.new_parts,
             old,
             self.seen_at,
-            describer(self.spec.open()),
+            describer(self.modality),
             judge(self.spec),
             free_text(self.spec),
             afresh=self.afresh,
@@ -302,6 +306,6 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting).cast(stages.FILES)
 
 
-def _companions(spec: ModalitySpec, root: str) -> bytes:
+def _companions(modality: Modality, root: str) -> bytes:
     """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
-    return repr([file for uri in spec.companions(root) for file in files.list_files(uri)] or "").encode()
+    return repr([file for uri in modality.companions(root) for file in files.list_files(uri)] or "").encode()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import get_args
 
 import pyarrow.compute as pc
 
 from medray.archive.entries import read_manifest
 from medray.archive.manifest import STATE, EntryCounts, Manifest
-from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError
+from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError, UserError
 from medray.learning import bundles
+from medray.modalities import registry
 from medray.modalities.base import Inspection
-from medray.modalities.registry import ModalitySpec
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.verbs.recognise import of_medray, of_others
@@ -35,14 +34,13 @@ def inspect(path: str) -> Inspection:
     if files.exists(files.join(uri, STATE)):
         return _manifest(uri)
     refusals: list[str] = []
-    for kind in modality_kinds():
-        name = kind.model_fields["kind"].default
+    for kind in registry.kinds():
         try:
-            return _with_command(kind.inspect(uri), name, path)
-        except (SampleError, ArchiveError) as error:  # a modality may not know pieces of files
-            refusals.append(f"{name}: {error}")
+            return _with_command(registry.inspect(kind, uri), kind, path)
+        except (SampleError, UserError) as error:  # a modality may not know pieces of files
+            refusals.append(f"{kind}: {error}")
         except OSError as error:
-            refusals.append(f"{name}: {error.strerror or error}")
+            refusals.append(f"{kind}: {error.strerror or error}")
     other = of_others(path, uri) if "#" not in uri else None
     if other is not None:
         return other
@@ -61,12 +59,6 @@ def _with_command(inspection: Inspection, kind: str, path: str) -> Inspection:
         return inspection
     takes = f'medray index RUN.toml, with archive = "{path}" and [modality] kind = "{kind}"; then train or score'
     return inspection.model_copy(update={"facts": inspection.facts | {"command": takes}})
-
-
-def modality_kinds() -> list:
-    """The Spec types of the registry."""
-    union = get_args(ModalitySpec)[0]
-    return list(get_args(union)) or [union]
 
 
 def inspect_store(uri: str) -> Inspection:

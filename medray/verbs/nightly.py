@@ -95,7 +95,7 @@ class _Night:
 
     def _score(self, uri: str, facts: dict[str, object]) -> None:
         """Into `facts` as they become known."""
-        bundle = bundles.load(files.absolute(uri))
+        bundle = bundles.trusting(bundles.load(files.absolute(uri)), self.run.trust)
         facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
         spec = at_site(bundle.recipe.modality, self.run.modality)
         note_unlearnt(bundle, self.progress)

@@ -25,7 +25,9 @@ from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows.driver import shards
 from medray.flows.flow import Flow
-from medray.modalities.registry import Modality
+from medray.modalities.base import Modality
+from medray.modalities.registry import open_modality
+from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs import stages
@@ -69,10 +71,10 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     manifest = assign_splits(manifest, run.split)
     manifest, classes = _with_targets(manifest, run)
     used = manifest.filter(_usable(manifest))
-    modality = run.modality.open()
-    digest = hashlib.sha256(
-        json.dumps([FORMAT, manifest_digest(used), run.modality.model_dump(mode="json"), classes]).encode()
-    ).hexdigest()[:16]
+    modality = open_modality(run.modality)
+    decides = [FORMAT, manifest_digest(used), run.modality.model_dump(mode="json"), classes]
+    decides += [each.model_dump() for each in brought(run.modality)]
+    digest = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     folder = files.join(run.folder, "shards", digest)
     done = files.join(folder, "prepared.json")
     reused = files.exists(done)

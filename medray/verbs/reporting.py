@@ -15,6 +15,7 @@ from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.learning import bundles
 from medray.learning.recipe import Recipe
+from medray.modalities.registry import open_modality
 from medray.reports.evaluation import Mistake, ReportFacts
 from medray.storage import files
 from medray.verbs.measuring import Archive, score_matrix
@@ -159,7 +160,7 @@ def mistakes(recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, s
 
 def _pictures(recipe: Recipe, folders: Sequence[Folder], wanted: set[str]) -> dict[tuple[str, str], np.ndarray | None]:
     """(entry id, sample id) to a picture, of the entries wanted."""
-    modality = recipe.modality.open()
+    modality = open_modality(recipe.modality)
     found: dict[tuple[str, str], np.ndarray | None] = {}
     shards = [shard for folder, split in folders for shard in ShardSet.open(folder).split(split)]
     for shard in shards if wanted else ():

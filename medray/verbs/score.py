@@ -21,8 +21,9 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow, Receipt, Sink, SlowBatch
 from medray.flows.lane import SLOWEST
 from medray.learning import bundles
+from medray.learning.models.own import own_code
 from medray.modalities.base import at_site
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import recorded
@@ -95,7 +96,7 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     """
     progress = progress or Silent()
     started, until = time.monotonic(), None if run.deadline is None else deadline_at(run.deadline, time.time())
-    bundle = bundles.load(run.bundle_uri)
+    bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
     spec = at_site(bundle.recipe.modality, run.modality)
     note_unlearnt(bundle, progress)
     manifest, indexed = index_archive(run, spec, engine, progress)
@@ -225,7 +226,7 @@ def _flow(
     progress: Progress,
     until: float | None,
 ) -> Flow:
-    rows = stages.batch_rows(spec.open()) if run.batch_size == "auto" else run.batch_size
+    rows = stages.batch_rows(open_modality(spec)) if run.batch_size == "auto" else run.batch_size
     most = _entries_per_shard(chosen)
     plan = shards(chosen, workers=workers, rows_per_shard=most, edges=file_edges(chosen))
     return Flow(
@@ -233,7 +234,9 @@ def _flow(
         placed(plan),
         (
             stages.read(spec, rows),
-            stages.score(run.bundle_uri, bundle.id, rows, spec, artefacts=True),
+            stages.score(
+                run.bundle_uri, bundle.id, rows, spec, own_code(bundle.recipe.model, run.trust), artefacts=True
+            ),
         ),
         sink,
         progress.advance,

@@ -20,9 +20,10 @@ from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
+from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_rows
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
 from medray.scores.table import ARTEFACT_CONTENT
 from medray.storage.arrow import joined, null_column
@@ -58,7 +59,7 @@ class Scan:
     """Files (FILES) to parts (archive.entries.PARTS). A file given with a `reason` and a `detail` is not opened."""
 
     def __init__(self, spec: ModalitySpec, root: str, key: bytes) -> None:
-        self.modality, self.root, self.key = spec.open(), root, key
+        self.modality, self.root, self.key = open_modality(spec), root, key
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         pairs = (pair for row in batch.to_pylist() for pair in self._scan(**row))
@@ -86,7 +87,7 @@ class Read:
     row with its reason."""
 
     def __init__(self, spec: ModalitySpec) -> None:
-        self.modality = spec.open()
+        self.modality = open_modality(spec)
         self.schema = sample_schema(self.modality.payload)
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -211,8 +212,16 @@ class Score:
     With `artefacts`, those that the modality gives of a batch are a column more, `artefact` (scores.table.ARTEFACT_CONTENT).
     """
 
-    def __init__(self, uri: str, bundle_id: str, spec: ModalitySpec | None = None, *, artefacts: bool = False) -> None:
-        bundle = bundles.load(uri)
+    def __init__(
+        self,
+        uri: str,
+        bundle_id: str,
+        spec: ModalitySpec | None = None,
+        code: OwnCode | None = None,
+        *,
+        artefacts: bool = False,
+    ) -> None:
+        bundle = bundles.with_code(bundles.load(uri), code)
         if bundle.id != bundle_id:
             raise BundleError(
                 "this worker sees another bundle than the driver",
@@ -295,7 +304,7 @@ def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
 
 def read(spec: ModalitySpec, batch_size: int = 32) -> Stage:
     """About `batch_size` samples are held in memory at once."""
-    modality = spec.open()
+    modality = open_modality(spec)
     many = modality.samples_per_entry
     return Stage(partial(Read, spec), max(1, batch_size // many), name="read", row_bytes=many * sample_bytes(modality))
 
@@ -305,8 +314,15 @@ def load_shard() -> Stage:
 
 
 def score(
-    uri: str, bundle_id: str, batch_size: int = 32, spec: ModalitySpec | None = None, *, artefacts: bool = False
+    uri: str,
+    bundle_id: str,
+    batch_size: int = 32,
+    spec: ModalitySpec | None = None,
+    code: OwnCode | None = None,
+    *,
+    artefacts: bool = False,
 ) -> Stage:
-    """`spec`: the bundle's modality as it is at this site; none: as it was trained. `artefacts`: with the files that belong
-    to the scores. The one stage for a GPU."""
-    return Stage(partial(Score, uri, bundle_id, spec, artefacts=artefacts), batch_size, gpus=1.0, name="score")
+    """The one stage for a GPU. `spec`: the bundle's modality as it is at this site; none: as it was trained. `code`: the
+    source of its model, where that is from a folder (`learning.models.own`). `artefacts`: with the files that belong to the
+    scores."""
+    return Stage(partial(Score, uri, bundle_id, spec, code, artefacts=artefacts), batch_size, gpus=1.0, name="score")

@@ -1,4 +1,5 @@
-"""submit: one verb with its run file as a job of a cluster. Sent are the code of medray and the run file, never data.
+"""submit: one verb with its run file as a job of a cluster. Sent are the code of medray, of its plug-ins and of models from
+folders, and the run file, never data.
 
 client                                          cluster
 run file checked whole ── package ── job id ──> python -m medray.cli.job, with a copy of the package on every node
@@ -14,19 +15,18 @@ import platform
 import re
 import secrets
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import medray
 from medray.config.loader import as_written
-from medray.config.runs import Run
-from medray.errors import MachineError, RunFileError, UserError
-from medray.scores.audit import code
-from medray.storage import files, sent
+from medray.config.runs import Run, TrainRun
+from medray.errors import RunFileError, UserError
+from medray.learning.models.own import OwnCode
+from medray.plugins.brought import brought, libraries
+from medray.storage import files
+from medray.verbs.packing import packed, packed_plug_ins, sent_as
 
 PATHS = (
     "archive", "work", "bundle", "bundles", "store", "summary", "out", "pseudonym_key", "labels.table",
@@ -36,8 +36,6 @@ PATHS = (
 them: they are looked for in the archive."""
 PINNED = ("ray", "torch")
 """Beside Python, what the cluster has to have in the client's version. medray itself is sent along."""
-NOT_SENT = ("__pycache__", "demos/data", sent.FOLDER)
-MOST_BYTES = 2**24
 STOP_SECONDS = 30
 """So long a job that is stopped may take to commit what it has; Ray's own 3 seconds are too few for object stores."""
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -55,6 +53,8 @@ class Parcel:
     run_file: Path
     facts: Mapping[str, str]
     env: Mapping[str, str]
+    own: tuple[OwnCode, ...] = ()
+    """Source of models from folders of the one who submits, which the run file names."""
     notes: tuple[str, ...] = ()
     """What a person should know before."""
 
@@ -88,14 +88,19 @@ def parcel(
         raise UserError("no id of a job", where="--id", found=id[:100], expected="letters, digits, _ . -, at most 100")
     # A run file may name a cluster; a job belongs to the one that it was submitted to.
     joined = ["--set", "engine.address=auto"] if run.engine.address is not None else []
+    own = _own_code(run)
+    needs = {} if unpinned else pins() | _libraries(run)
     words = [
         *("exec", "python", "-m", "medray.cli.job"),
         *(f"--root={files.absolute(root)}" for _ in [0] if root is not None),
-        *(f"--needs={name}={version}" for name, version in ({} if unpinned else pins()).items()),
+        *(f"--needs={name}={version}" for name, version in needs.items()),
         *(*verb, sent_as(run_file), *options, *joined),
     ]
     command = shlex.join(words)
-    digest = hashlib.sha256(command.encode() + b"\0" + run_file.read_bytes()).hexdigest()
+    whole = hashlib.sha256(command.encode() + b"\0" + run_file.read_bytes())
+    for each in own:
+        whole.update(each.digest.encode())
+    digest = whole.hexdigest()
     facts = {"verb": " ".join(verb), "name": run.name, "medray": medray.__version__, "digest": digest[:32]}
     return Parcel(
         id=id or f"{verb[-1]}_{run.name}_{secrets.token_hex(4)}",
@@ -103,14 +108,12 @@ def parcel(
         run_file=run_file,
         facts=facts,
         env={"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **SAFE_PATH},
+        own=own,
         notes=() if run.pseudonym_key else (KEY_NOTE,),
     )
 
 
-def sent_as(run_file: Path) -> str:
-    """Name of the run file where the job starts."""
-    return run_file.with_suffix(".toml").name
-
+__all__ = ["Parcel", "packed", "packed_plug_ins", "parcel", "pins", "sent_as"]
 
 KEY_NOTE = (
     "no `pseudonym_key` in the run file: subjects are hashed with ~/.medray/pseudonym.key of the account that runs the "
@@ -122,6 +125,22 @@ def pins() -> dict[str, str]:
     """What the cluster has to have: Python by its minor version, libraries without their build (+cpu, +cu126)."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"python": python} | {name: importlib.metadata.version(name).partition("+")[0] for name in PINNED}
+
+
+def _libraries(run: Run) -> dict[str, str]:
+    """Versions of what plug-ins say decides the numbers of a training."""
+    if not isinstance(run, TrainRun):
+        return {}
+    settings = (run.modality, run.model, run.objective)
+    names = libraries(*settings) if brought(*settings) else ()
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in names}
+
+
+def _own_code(run: Run) -> tuple[OwnCode, ...]:
+    if isinstance(run, TrainRun):
+        code = getattr(run.model, "code", None)
+        return () if code is None else (code,)
+    return tuple(OwnCode.read(kind) for kind in getattr(run, "trust", ()))
 
 
 def _refuse_paths(run_file: Path, settings: Mapping[str, object], root: str | None) -> None:
@@ -154,32 +173,3 @@ def _paths(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 def _is_relative(uri: str) -> bool:
     return files.is_local(uri) and not files.local_path(uri).is_absolute() and not uri.startswith("~")
-
-
-@contextmanager
-def packed(run_file: Path) -> Iterator[str]:
-    """A package: medray as it runs here, and in it the run file; for as long as the block lasts. Raises MachineError."""
-    source = Path(medray.__file__).parent
-    with tempfile.TemporaryDirectory(prefix="medray-submit-") as name:
-        folder, package = Path(name), Path(name) / "medray"
-        shutil.copytree(source, package, ignore=lambda at, names: _not_sent(Path(at), names, source))
-        (package / sent.FOLDER).mkdir()
-        shutil.copyfile(run_file, package / sent.FOLDER / sent_as(run_file))
-        if (commit := code()) is not None:
-            (package / sent.FOLDER / sent.CODE).write_text(commit)
-        size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-        if size > MOST_BYTES:
-            large = max((each for each in folder.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
-            raise MachineError(
-                "the code is too large to be sent with a job",
-                where=str(source),
-                found=f"{size / 2**20:.0f} MB; the largest file is {large.relative_to(folder)}",
-                expected=f"at most {MOST_BYTES / 2**20:.0f} MB",
-                do="keep data and weights out of the package",
-            )
-        yield str(package)
-
-
-def _not_sent(at: Path, names: list[str], source: Path) -> set[str]:
-    inside = at.relative_to(source)
-    return {name for name in names if name in NOT_SENT or (inside / name).as_posix() in NOT_SENT}

@@ -21,6 +21,8 @@ from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.plan import FitPlan
 from medray.learning.recipe import Recipe, versions
+from medray.modalities.registry import open_modality
+from medray.plugins.brought import brought
 from medray.progress import EpochRow, Progress, Silent
 from medray.storage import files
 from medray.verbs.overlap import SEEN, write_seen
@@ -51,7 +53,7 @@ def train(
     require_split(prepared, "validation")
     _require_classes(run, prepared)
     plan = fit_plan(run, prepared)
-    for line in plan.modality.open().cautions(ShardSet.open(prepared.folder).summaries("train")):
+    for line in open_modality(plan.modality).cautions(ShardSet.open(prepared.folder).summaries("train")):
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
     folder = files.join(plan.work, plan.name)
@@ -148,7 +150,7 @@ def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Pr
 def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     """What the workers get. Its name changes with anything that changes the result, but not with the engine."""
     shards = ShardSet.open(prepared.folder)
-    modality = run.modality.open().fitted(shards.summaries("train"))
+    modality = open_modality(run.modality).fitted(shards.summaries("train"))
     modality = modality.model_copy(update={"trained": prepared.trained})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
@@ -158,6 +160,7 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
         run.model.model_dump(mode="json"),
         objective.model_dump(mode="json"),
         run.training.model_dump(mode="json"),
+        *(each.model_dump() for each in brought(modality, run.model, objective)),
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return FitPlan(
@@ -216,7 +219,8 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
             "samples_per_second": rate,
         },
         metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},
-        versions=versions(),
+        versions=versions(plan.modality, plan.model, objective),
+        plugins=brought(plan.modality, plan.model, objective),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

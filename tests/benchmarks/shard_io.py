@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medray.datasets.samples import KEYS, sample_schema, tensor_column, tensor_field
-from medray.datasets.shards import Rows, Shard, cached, read_samples, write_samples
+from medray.datasets.shards import Gatherer, Shard, cached, read_samples, write_samples
 
 BATCH_COLUMNS = ["entry_id", "sample_id", "subject_id", "target", "pixels"]
 
@@ -75,7 +75,7 @@ def gathering(folder: Path, rows_per_shard: int) -> None:
         size = write_samples([batch], name, batch.schema)[1]
         batches.append(cached(Shard(name, rows_per_shard, size, "train"), folder / "cache"))
     shard, row = rng.integers(0, 30, 128), rng.integers(0, rows_per_shard, 128)
-    rows = Rows(batches, BATCH_COLUMNS)
+    rows = Gatherer(batches, BATCH_COLUMNS)
     table = pa.Table.from_batches([batch.select(BATCH_COLUMNS) for batch in batches])
     wanted = pa.array(shard * rows_per_shard + row)
     ours = best(lambda: rows.gather(shard, row), times=200)

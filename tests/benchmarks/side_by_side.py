@@ -31,6 +31,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from medray.config.runs import ScoreRun
+    from medray.modalities.registry import open_modality
 
 BEGUN = time.time()
 
@@ -147,7 +148,7 @@ def save_bundle(uri: Path, **recipe: Any) -> None:
     from medray.learning.recipe import Recipe, versions
 
     torch.manual_seed(0)
-    network = recipe["model"].build(recipe["modality"].open().inputs(), 1)
+    network = recipe["model"].build(open_modality(recipe["modality"]).inputs(), 1)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     whole = Recipe(
         name="benchmark",

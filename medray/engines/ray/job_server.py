@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -72,15 +72,22 @@ class JobServer:
         return str(self.client._server_ray_version)
 
     def submit(
-        self, id: str, command: str, package: str, *, env: Mapping[str, str], pip: str | None, facts: Mapping[str, str]
+        self,
+        id: str,
+        command: str,
+        packages: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        pip: str | None,
+        facts: Mapping[str, str],
     ) -> bool:
-        """Start `command` where a copy of the folder `package` can be imported, as it can by all that it starts; False
+        """Start `command` where copies of the folders `packages` can be imported, as they can by all that it starts; False
         where the same job is there already, by its id and `facts`.
 
         Raises UserError where another job has this id.
         """
         # Not as `working_dir`: Ray removes that folder and unpacks it again for each raylet, also under those that run.
-        environment: dict[str, object] = {"py_modules": [package], "env_vars": dict(env)}
+        environment: dict[str, object] = {"py_modules": list(packages), "env_vars": dict(env)}
         if pip:
             environment["pip"] = pip
         until, sent = time.monotonic() + SUBMIT_SECONDS, False

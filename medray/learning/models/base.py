@@ -3,7 +3,8 @@
 The module's `forward` takes the modality's encoded inputs by name (`pixels`; `sequence` and `mask`) and returns
 logits (B, outputs). In training, a module of several parts that answer alike may return the logits of each, part by
 part (parts x B, outputs): each is then trained by its own loss. It knows nothing of Ray, of files or of the objective.
-Adding one: a file here with a Spec and an nn.Module, one line in the union `ModelSpec`.
+Adding one to medray: a file here with a Spec and an nn.Module, one line in the union `ModelSpec`; docs/plugins.md shows
+how to bring one from outside.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from medray.errors import RunFileError
 from medray.modalities.inputs import Inputs
+from medray.plugins.brought import Numbers
 
 
-class ModelBase(BaseModel):
+class ModelBase(BaseModel, Numbers):
     """What every model spec is: frozen, typed, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

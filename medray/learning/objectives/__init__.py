@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from medray.learning.objectives.binary import BinaryObjective, MultilabelObjective
 from medray.learning.objectives.multiclass import MulticlassObjective
 from medray.learning.objectives.regression import RegressionObjective
+from medray.plugins.kinds import Kinds
 
 ObjectiveSpec = Annotated[
-    BinaryObjective | MulticlassObjective | MultilabelObjective | RegressionObjective, Field(discriminator="kind")
+    BinaryObjective | MulticlassObjective | MultilabelObjective | RegressionObjective, Kinds("objectives")
 ]
-"""The registry of objectives: what [objective] of a run file holds and a bundle keeps."""
+"""The registry of objectives: what [objective] of a run file holds and a bundle keeps. Those of plug-ins have an entry
+point in the group `medray.objectives`."""
 
 __all__ = ["BinaryObjective", "MulticlassObjective", "MultilabelObjective", "ObjectiveSpec", "RegressionObjective"]

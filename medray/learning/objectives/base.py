@@ -16,6 +16,7 @@ from medray.learning.metrics import CLASSIFICATION, PLAIN, Direction, Figures
 from medray.learning.objectives import calibration as cal
 from medray.learning.objectives import classes as text
 from medray.learning.objectives.losses import ClassWeights
+from medray.plugins.brought import Numbers
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ def precise(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-class Objective(BaseModel, ABC):
+class Objective(BaseModel, Numbers, ABC):
     """What the four share: a frozen type without unknown keys, and the names of its outputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -17,6 +17,7 @@ from medray.modalities.ehr.encoding import vocabulary
 from medray.modalities.ehr.encoding.bins import bins, features
 from medray.modalities.ehr.encoding.events import FEATURES, events, facts
 from medray.modalities.ehr.encoding.summary import summary, width
+from medray.modalities.ehr.meds import task
 from medray.modalities.ehr.meds.archive import Archive
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.inputs import Input, Inputs
@@ -49,6 +50,14 @@ class Ehr(Modality):
         from medray.modalities.ehr.scan import scan
 
         return scan(self._archive, file, root)
+
+    def companions(self, root: str) -> tuple[str, ...]:
+        """Files and folders below or beside `root` that decide which entries there are, and their labels and splits."""
+        return task.companions(self.spec.task, root)
+
+    def lists(self, root: str) -> tuple[str, ...]:
+        """The label table: each of its rows is an entry, whether or not a data file holds the subject."""
+        return task.label_tables(self.spec.task, root)
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample each, `sample_id` "0": see `reading.py`."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medray.archive.eligibility import Refused, Select
-from medray.modalities.base import Inspection, Spec
+from medray.modalities.base import Spec
 from medray.modalities.ehr.rules import Rule, duration_us, parse_rule
-
-if TYPE_CHECKING:
-    from medray.modalities.ehr.modality import Ehr
 
 QUANTILES = 65
 SELECTABLE = {
@@ -187,27 +184,3 @@ class EhrSpec(Spec):
     def bins(self) -> int:
         """Number of bins in the window; 0 without a window."""
         return (self.window_us or 0) // self.bin_us
-
-    def companions(self, root: str) -> tuple[str, ...]:
-        """Files and folders below or beside `root` that decide which entries there are, and their labels and splits."""
-        from medray.modalities.ehr.meds.task import companions
-
-        return companions(self.task, root)
-
-    def lists(self, root: str) -> tuple[str, ...]:
-        """The label table: each of its rows is an entry, whether or not a data file holds the subject."""
-        from medray.modalities.ehr.meds.task import label_tables
-
-        return label_tables(self.task, root)
-
-    @staticmethod
-    def inspect(uri: str) -> Inspection:
-        """A MEDS dataset, a file of one, or one patient (PATH#subject_id): see `inspection.py`."""
-        from medray.modalities.ehr.inspection import inspect
-
-        return inspect(uri)
-
-    def open(self) -> Ehr:
-        from medray.modalities.ehr.modality import Ehr
-
-        return Ehr(self)

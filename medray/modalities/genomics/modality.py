@@ -19,6 +19,7 @@ from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants.reader import Variants
 from medray.modalities.inputs import Input, Inputs
+from medray.storage import files
 from medray.storage.files import File
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ class Genomics(Modality):
 
     def scan(self, file: File, root: str) -> Iterator[Part]:
         return self.source.scan(file, root)
+
+    def companions(self, root: str) -> tuple[str, ...]:
+        """The reference of variants and its index: variants whose reference bases change are scored again
+        (`variants.reader.Variants.scan`)."""
+        if self.spec.entries != "variants" or self.spec.reference is None:
+            return ()
+        return tuple(uri for uri in (self.spec.reference, self.spec.reference + ".fai") if files.exists(uri))
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         return self.source.read(entries)

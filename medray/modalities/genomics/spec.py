@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medray.modalities.base import Inspection, Spec
+from medray.modalities.base import Spec
 from medray.modalities.genomics.codes import Ambiguous, SoftMask
 from medray.modalities.patterns import one_group
 from medray.storage import files
-
-if TYPE_CHECKING:
-    from medray.modalities.genomics.modality import Genomics
 
 Column = Annotated[int, Field(ge=1)] | str
 """A column of a table: its name in the header, or its number, counted from 1 as `cut` and `awk` do."""
@@ -138,21 +135,3 @@ class GenomicsSpec(Spec):
             return None
         found = _OF_VARIANTS.fullmatch(entry_id)
         return found and (found[1] or found[2])
-
-    def companions(self, root: str) -> tuple[str, ...]:
-        """The reference of variants and its index: whose bases change is scored again (`variant_reader.Variants.scan`)."""
-        if self.entries != "variants" or self.reference is None:
-            return ()
-        return tuple(uri for uri in (self.reference, self.reference + ".fai") if files.exists(uri))
-
-    @staticmethod
-    def inspect(uri: str) -> Inspection:
-        """One file, or a folder's files by format: see `inspection.py`."""
-        from medray.modalities.genomics.inspection import inspect
-
-        return inspect(uri)
-
-    def open(self) -> Genomics:
-        from medray.modalities.genomics.modality import Genomics
-
-        return Genomics(self)

@@ -77,6 +77,10 @@ class Imaging(Modality):
 
         return of_entry(parts, self.spec.volumes)
 
+    def beside(self, uri: str) -> tuple[str, ...]:
+        """The labels or the images that belong to an idx file; nothing for any other."""
+        return arrays.idx_partners(uri) if "idx" in uri else ()
+
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample per entry, `sample_id` "0"."""
         return read_each(entries, self.read_one, self.payload)

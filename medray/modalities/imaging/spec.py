@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medray.archive.eligibility import Select
-from medray.modalities.base import Inspection, Spec
+from medray.modalities.base import Spec
 from medray.modalities.imaging.formats.dicom.keywords import CODED, check_select
 from medray.modalities.patterns import one_group
-
-if TYPE_CHECKING:
-    from medray.modalities.imaging.modality import Imaging
 
 Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
@@ -131,23 +128,3 @@ class ImagingSpec(Spec):
     def stored_window(self) -> bool:
         """The window is applied before storing (8-bit samples), not on the device."""
         return self.window is not None and self.dtype == "uint8"
-
-    def beside(self, uri: str) -> tuple[str, ...]:
-        """Of an idx file the labels or the images that belong to it."""
-        if "idx" not in uri:
-            return ()
-        from medray.modalities.imaging.formats.arrays import idx_partners
-
-        return idx_partners(uri)
-
-    @staticmethod
-    def inspect(uri: str) -> Inspection:
-        """A file, or a folder with its series and formats: see `inspection.py`."""
-        from medray.modalities.imaging.inspection import inspect
-
-        return inspect(uri)
-
-    def open(self) -> Imaging:
-        from medray.modalities.imaging.modality import Imaging
-
-        return Imaging(self)

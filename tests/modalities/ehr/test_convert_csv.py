@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
+from medray.modalities.ehr.convert.flow import open_parser
 from medray.modalities.ehr.convert.long_csv.times import times
 from medray.modalities.ehr.convert.members import Unit
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
@@ -25,7 +26,7 @@ MAP = {"subject_column": "id", "time_column": "when", "code_column": "what", "va
 
 def parse(path: Path, source: CsvSource) -> list[dict[str, Any]]:
     size = path.stat().st_size
-    return [row for batch in source.open(KEY)(Unit(0, str(path), size, 0, size)) for row in batch.to_pylist()]
+    return [row for batch in open_parser(source, KEY)(Unit(0, str(path), size, 0, size)) for row in batch.to_pylist()]
 
 
 def convert(tmp_path: Path, content: str | bytes, keep_ids: bool = True, untimed: Any = "drop", **table: Any):

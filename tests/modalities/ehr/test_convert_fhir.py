@@ -12,6 +12,7 @@ import pytest
 from medray.modalities.ehr.convert.events import COUNT, DROPS, EVENT, FAILED, NOTE, NOTES, READ, VERSION, Drop
 from medray.modalities.ehr.convert.fhir.reading import Reading
 from medray.modalities.ehr.convert.fhir.resources import MAPPERS
+from medray.modalities.ehr.convert.flow import open_parser
 from medray.modalities.ehr.convert.members import Unit, units
 from medray.modalities.ehr.convert.settings import FhirSource
 from medray.modalities.ehr.convert.times import moment
@@ -38,7 +39,7 @@ def parse(path, source: FhirSource | None = None, **place: int) -> list[dict[str
     """The rows of one file."""
     size = path.stat().st_size
     unit = Unit(**{"unit": 0, "uri": str(path), "size": size, "start": 0, "end": size} | place)
-    return [row for batch in (source or FhirSource()).open(KEY)(unit) for row in batch.to_pylist()]
+    return [row for batch in open_parser(source or FhirSource(), KEY)(unit) for row in batch.to_pylist()]
 
 
 def counts(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:

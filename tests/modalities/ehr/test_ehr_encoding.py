@@ -16,7 +16,7 @@ from medray.errors import UserError
 from medray.modalities.ehr.encoding.summary import MOMENTS
 from medray.modalities.ehr.encoding.vocabulary import Lookup, _grid, _of_grid, exact_sum
 from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec, TaskSpec
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 
 FOUR_HOURS = EhrSpec(task=TaskSpec(labels="labels.parquet"), window="4h", min_samples=1)
 """Predictions at hour 4 of what happened from hour 0 on: bins 0 to 3."""
@@ -73,7 +73,7 @@ def test_statistics_do_not_depend_on_batches_or_their_order(tmp_path, shared_dat
     entries = entries_of(spec, tmp_path)
     found = []
     for size in (60, 7, 1):
-        modality = spec.open()  # another worker
+        modality = open_modality(spec)  # another worker
         pieces = [entries[i : i + size] for i in range(0, 60, size)]
         tables = [modality.summarise(good(modality.read(piece))) for piece in reversed(pieces)]
         found.append(modality.fitted(pa.concat_tables(tables)).model_dump_json())
@@ -142,9 +142,9 @@ def test_nothing_to_fit_on_and_nothing_fitted_are_errors_a_person_can_act_on(war
     with pytest.raises(UserError, match="frequent enough"):
         fit(FOUR_HOURS.model_copy(update={"min_samples": 3}), wards)
     with pytest.raises(UserError, match="no training sample"):
-        FOUR_HOURS.open().fitted(FOUR_HOURS.open().summarise(read(FOUR_HOURS, wards).slice(0, 0)))
+        open_modality(FOUR_HOURS).fitted(open_modality(FOUR_HOURS).summarise(read(FOUR_HOURS, wards).slice(0, 0)))
     with pytest.raises(UserError, match="no vocabulary"):
-        FOUR_HOURS.open().inputs()
+        open_modality(FOUR_HOURS).inputs()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_summary_is_the_same_in_any_company_and_in_both_representations(tmp_pa
     assert np.isfinite(whole).all() and (whole[:, :: len(MOMENTS)] == 1).any(0).sum() > 20
     alone = [modality.collate(samples.slice(i, 1))["summary"][0] for i in range(len(samples))]
     assert np.array_equal(np.stack(alone), whole)
-    events = modality.spec.model_copy(update={"representation": "events"}).open()
+    events = open_modality(modality.spec.model_copy(update={"representation": "events"}))
     assert np.array_equal(events.collate(samples)["summary"], whole)
 
 

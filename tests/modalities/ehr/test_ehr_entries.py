@@ -18,6 +18,7 @@ from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.rules import duration_us, parse_rule
 from medray.modalities.ehr.scan import NOWHERE, ranges_of
 from medray.modalities.ehr.spec import AGE, EhrSpec, TaskSpec
+from medray.modalities.registry import open_modality
 
 HOUR = 3_600_000_000
 BORN = datetime(1950, 1, 1)  # noqa: DTZ001  MEDS times have no zone
@@ -224,8 +225,8 @@ def test_samples_do_not_depend_on_row_groups_or_on_what_is_read_together(tmp_pat
     pq.write_table(table, tmp_path / "b" / "data" / "0.parquet", row_group_size=77)
     found = {name: entries_of(FIRST_DAY, tmp_path / name) for name in "ab"}
     assert [e.fingerprint for e in found["a"]] == [e.fingerprint for e in found["b"]]
-    together = rows(FIRST_DAY.open().read(found["a"]))
-    modality = FIRST_DAY.open()
+    together = rows(open_modality(FIRST_DAY).read(found["a"]))
+    modality = open_modality(FIRST_DAY)
     alone = [rows(modality.read([entry]))[0] for entry in reversed(found["b"])]
     assert together == alone[::-1]
     some = found["b"][::3] + found["b"][1::3]
@@ -294,7 +295,7 @@ def test_a_file_that_changed_or_went_since_the_index_fails_its_entries_and_no_ot
     (tmp_path / "data" / "1.parquet").unlink()
     write_events(tmp_path / "data" / "2.parquet", [(n, at(1), "HR", 1.0) for n in (9, 10, 11, 11)])
     found = sorted(found, key=lambda entry: (entry.parts[0].uri, entry.parts[0].locator))
-    reasons = FIRST_DAY.open().read(found).column("reason").to_pylist()
+    reasons = open_modality(FIRST_DAY).read(found).column("reason").to_pylist()
     assert reasons == ["changed", "missing_file", "changed", None]
 
 

@@ -26,6 +26,7 @@ from medray.learning.optimizers import TrainingSettings
 from medray.learning.predictor import build_network, to_device
 from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
+from medray.modalities.registry import open_modality
 from medray.verbs.index import index
 from medray.verbs.score import score
 from medray.verbs.train import train
@@ -91,7 +92,7 @@ def test_a_wide_and_a_recurrent_part_are_trained_by_a_loss_of_their_own(tmp_path
     )
     result = train(run, LocalEngine())
     bundle = bundles.load(run.bundle_uri)
-    modality = bundle.recipe.modality.open()
+    modality = open_modality(bundle.recipe.modality)
     shards = ShardSet.open(str(next((tmp_path / "work" / "shards").iterdir())))
     samples = pa.concat_batches([read_samples(shard.uri) for shard in shards.split("train")])
     inputs = modality.encode(to_device(modality.collate(samples), torch.device("cpu")))

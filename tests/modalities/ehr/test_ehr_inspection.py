@@ -8,8 +8,8 @@ from meds_data import at, physionet, write_events, write_splits
 from PIL import Image
 
 from medray.errors import SampleError
+from medray.modalities.ehr.inspection import inspect as look_at
 from medray.modalities.ehr.inspection import since
-from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.ehr.timeline import timeline_figure
 from medray.verbs.inspect import inspect
 
@@ -52,23 +52,23 @@ def test_the_timeline_is_a_picture_with_the_same_bytes_every_time(stays):
 
 def test_what_is_no_record_is_said_with_a_reason(tmp_path, stays):
     with pytest.raises(SampleError, match="no such subject"):
-        EhrSpec.inspect(f"{stays}#1")
+        look_at(f"{stays}#1")
     for typed in ("rows 5-9", "rows five-nine in data/0.parquet", "rows 000000000-000000001"):
         with pytest.raises(SampleError, match="no locator"):
-            EhrSpec.inspect(f"{stays / 'data' / '0.parquet'}#{typed}")
+            look_at(f"{stays / 'data' / '0.parquet'}#{typed}")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(SampleError) as caught:
-        EhrSpec.inspect(str(tmp_path))
+        look_at(str(tmp_path))
     assert caught.value.reason == "truncated"
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(SampleError, match="no Parquet"):
-        EhrSpec.inspect(str(tmp_path))
+        look_at(str(tmp_path))
 
 
 def test_a_failed_file_does_not_hide_the_others(tmp_path):
     write_events(tmp_path / "data" / "0.parquet", [(1, at(0), "HR", 1.0), (1, at(0), "HR", float("nan"))])
     (tmp_path / "data" / "1.parquet").write_bytes(b"")
-    shown = EhrSpec.inspect(str(tmp_path))
+    shown = look_at(str(tmp_path))
     assert shown.facts["non_finite"] == 1 and shown.tables["failed"][0]["reason"] == "empty_file"
 
 

@@ -14,6 +14,7 @@ from medray.archive.grouping import group_parts
 from medray.datasets.samples import tensor_view
 from medray.modalities.genomics.codes import to_text
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.registry import open_modality
 from medray.storage.files import list_files
 
 Index = Callable[[GenomicsSpec, Path], pa.Table]
@@ -24,7 +25,7 @@ def index() -> Index:
     """The manifest of a file or folder."""
 
     def make(spec: GenomicsSpec, root: Path) -> pa.Table:
-        modality = spec.open()
+        modality = open_modality(spec)
         parts = (part for file in list_files(str(root)) for part in modality.scan(file, str(root)))
         return by_place(group_parts(parts_table(parts, b"k" * 32)))
 
@@ -39,7 +40,7 @@ def reasons(index: Index) -> Callable[[GenomicsSpec, Path], dict[str, str | None
         manifest = index(spec, root)
         found = dict(zip(manifest["entry_id"].to_pylist(), manifest["reason"].to_pylist(), strict=True))
         usable = [entry for entry in Entries(manifest) if entry.reason is None]
-        read = spec.open().read(usable)
+        read = open_modality(spec).read(usable)
         names = [usable[i].entry_id for i in read["entry"].to_pylist()]
         return found | dict(zip(names, read["reason"].to_pylist(), strict=True))
 
@@ -52,7 +53,7 @@ def letters(index: Index) -> Callable[[GenomicsSpec, Path], dict[str, str]]:
 
     def make(spec: GenomicsSpec, root: Path) -> dict[str, str]:
         usable = [entry for entry in Entries(index(spec, root)) if entry.reason is None]
-        read = spec.open().read(usable)
+        read = open_modality(spec).read(usable)
         assert read["reason"].null_count == len(usable), read["reason"].to_pylist()
         rows = tensor_view(read["bases"])
         return {entry.entry_id: to_text(row.tobytes()) for entry, row in zip(usable, rows, strict=True)}

@@ -23,6 +23,7 @@ from medray.learning.objectives import BinaryObjective
 from medray.learning.predictor import Predictor
 from medray.learning.recipe import Recipe
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.registry import open_modality
 from medray.scores import GIVEN, ScoreStore
 from medray.verbs.export import export
 from medray.verbs.results import ScoreResult
@@ -44,7 +45,7 @@ def make_bundle(folder: Path, length: int = 12, seed: int = 0) -> str:
 
     spec, model = GenomicsSpec(length=length, both_strands=True), Cnn1dSpec(channels=(4,), widths=(3,), dense=4)
     torch.manual_seed(seed)
-    network = model.build(spec.open().inputs(), 1)
+    network = model.build(open_modality(spec).inputs(), 1)
     recipe = Recipe(
         name="donor",
         modality=spec,

@@ -9,6 +9,7 @@ from medray.archive.eligibility import learnt, refused
 from medray.archive.entries import Part
 from medray.modalities.genomics.facts import VcfFacts
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.registry import open_modality
 from medray.storage.files import list_files
 
 HEADER = b"""##fileformat=VCFv4.3
@@ -22,7 +23,7 @@ HEADER = b"""##fileformat=VCFv4.3
 
 def parts(spec: GenomicsSpec, folder: Path) -> Iterator[Part]:
     for file in list_files(str(folder)):
-        yield from spec.open().scan(file, str(folder))
+        yield from open_modality(spec).scan(file, str(folder))
 
 
 def test_a_vcf_says_contig_length_and_build_in_its_own_words():

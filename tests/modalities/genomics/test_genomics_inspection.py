@@ -5,12 +5,12 @@ import gzip
 import pytest
 
 from medray.errors import SampleError
-from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.genomics.inspection import inspect
 
 
 def test_fasta_shows_records_lengths_and_composition_but_no_header_text(tmp_path):
     (tmp_path / "x.fa.gz").write_bytes(gzip.compress(b">a Jane Roe\nACGT\nnn\n>b\nGGGR\n"))
-    seen = GenomicsSpec.inspect(str(tmp_path / "x.fa.gz"))
+    seen = inspect(str(tmp_path / "x.fa.gz"))
     assert seen.facts == {
         "format": "fasta",
         "compression": "gzip",
@@ -27,13 +27,13 @@ def test_fasta_shows_records_lengths_and_composition_but_no_header_text(tmp_path
 
 def test_fastq_and_a_truncated_file_show_what_can_be_seen(tmp_path):
     (tmp_path / "x.fq").write_bytes(b"@a\nACGT\n+\nIIII\n@b\nACGT\n+\nII")
-    seen = GenomicsSpec.inspect(str(tmp_path / "x.fq"))
+    seen = inspect(str(tmp_path / "x.fq"))
     assert seen.facts["records"] == 1
     assert seen.tables["failed"] == [{"reason": "truncated", "records": 1}]
 
 
 def test_the_brca1_record_shows_its_features_and_that_its_peptide_is_as_stated(shared_data):
-    seen = GenomicsSpec.inspect(str(shared_data / "genomics" / "genbank" / "brca_FJ940752.gb"))
+    seen = inspect(str(shared_data / "genomics" / "genbank" / "brca_FJ940752.gb"))
     assert (seen.facts["bases"], seen.facts["cds"], seen.facts["cds_as_stated"]) == (349, 1, 1)
     assert seen.tables["CDS"] == [
         {"gene": "BRCA1", "amino acids": 24, "protein": "AEFVCERTLKYFLGAGGKWVVSYF", "as stated": True}
@@ -42,16 +42,16 @@ def test_the_brca1_record_shows_its_features_and_that_its_peptide_is_as_stated(s
 
 def test_the_plasmid_and_the_chloroplast_show_their_features(shared_data):
     folder = shared_data / "genomics" / "genbank"
-    plasmid = GenomicsSpec.inspect(str(folder / "NC_005816.gb")).facts
+    plasmid = inspect(str(folder / "NC_005816.gb")).facts
     assert (plasmid["bases"], plasmid["features"], plasmid["cds_as_stated"]) == (9609, 41, 10)
     assert plasmid["topology"] == {"circular": 1} and plasmid["soft_masked"] == 0
-    chloroplast = GenomicsSpec.inspect(str(folder / "NC_000932.gb")).facts
+    chloroplast = inspect(str(folder / "NC_000932.gb")).facts
     assert (chloroplast["bases"], chloroplast["cds"]) == (154478, 85)
     assert chloroplast["cds_as_stated"] == 84  # one begins with a start codon that only RNA editing makes
 
 
 def test_a_table_without_a_header_is_understood_and_a_table_of_other_things_is_refused(shared_data, tmp_path):
-    seen = GenomicsSpec.inspect(str(shared_data / "genomics" / "splice" / "splice.data"))
+    seen = inspect(str(shared_data / "genomics" / "splice" / "splice.data"))
     assert seen.facts["records"] == 3190 and seen.facts["length_bases"]["max"] == 60
     assert seen.tables["labels"] == [
         {"label": "EI", "records": 767},
@@ -60,15 +60,15 @@ def test_a_table_without_a_header_is_understood_and_a_table_of_other_things_is_r
     ]
     (tmp_path / "stays.csv").write_text("subject,age\n7,60\n8,61\n")
     with pytest.raises(SampleError, match="unrecognised_format"):
-        GenomicsSpec.inspect(str(tmp_path / "stays.csv"))
+        inspect(str(tmp_path / "stays.csv"))
 
 
 def test_a_folder_shows_its_files_by_format_and_one_without_sequences_is_refused(tmp_path, shared_data):
-    seen = GenomicsSpec.inspect(str(shared_data / "genomics" / "genbank"))
+    seen = inspect(str(shared_data / "genomics" / "genbank"))
     assert seen.facts == {"files": 3, "formats": {"genbank": 3}}
     (tmp_path / "x.txt").write_text("nothing here")
     with pytest.raises(SampleError, match="unrecognised_format"):
-        GenomicsSpec.inspect(str(tmp_path))
+        inspect(str(tmp_path))
 
 
 def genbank(bases: str, *features: str, name: str = "R1") -> str:
@@ -107,7 +107,7 @@ SAYS = "\n                     /"
 )
 def test_a_cds_is_a_row_with_its_protein_or_the_reason_why_there_is_none(tmp_path, feature, protein, as_stated, reason):
     (tmp_path / "x.gb").write_text(genbank(BASES, feature))
-    (row,) = GenomicsSpec.inspect(str(tmp_path / "x.gb")).tables["CDS"]
+    (row,) = inspect(str(tmp_path / "x.gb")).tables["CDS"]
     assert (row["protein"], row["as stated"], row.get("reason")) == (protein, as_stated, reason)
 
 
@@ -115,7 +115,7 @@ def test_letters_that_are_no_nucleotides_and_a_record_without_bases_are_rows_wit
     (tmp_path / "x.gb").write_text(
         genbank("atg*ctgctgct", "1..9") + genbank("", "1..9", name="R2").replace("        1 \n", "")
     )
-    seen = GenomicsSpec.inspect(str(tmp_path / "x.gb"))
+    seen = inspect(str(tmp_path / "x.gb"))
     assert [row["reason"] for row in seen.tables["CDS"]] == ["not_dna", "empty_sequence"]
 
 
@@ -123,7 +123,7 @@ def test_records_around_a_damaged_one_are_shown(tmp_path):
     one, two, three = (genbank(BASES, "1..9", name=name) for name in ("A1", "B1", "C1"))
     damaged = two.replace("     CDS             1..9", "     CDS             join(1..9")
     (tmp_path / "x.gb").write_text(one + damaged + three)
-    seen = GenomicsSpec.inspect(str(tmp_path / "x.gb"))
+    seen = inspect(str(tmp_path / "x.gb"))
     assert [row["record"] for row in seen.tables["records"]] == ["A1.1", "C1.1"]
     assert seen.tables["failed"] == [{"reason": "corrupt", "records": 1}] and seen.facts["cds"] == 2
 
@@ -132,11 +132,11 @@ def test_an_authors_line_outside_a_reference_is_a_reason_not_a_traceback(tmp_pat
     """Biopython 1.88 raises AttributeError there."""
     text = genbank(BASES, "1..9").replace("FEATURES", "  AUTHORS   A.\nFEATURES", 1)
     (tmp_path / "x.gb").write_text(text)
-    assert GenomicsSpec.inspect(str(tmp_path / "x.gb")).tables["failed"] == [{"reason": "corrupt", "records": 1}]
+    assert inspect(str(tmp_path / "x.gb")).tables["failed"] == [{"reason": "corrupt", "records": 1}]
 
 
 def test_a_genbank_file_that_breaks_off_shows_what_stands_before(tmp_path):
     text = "".join(genbank("acgt" * 15, "1..9", name=f"R{i}") for i in range(300)).encode()
     (tmp_path / "x.gb.gz").write_bytes(gzip.compress(text)[:-300])
-    seen = GenomicsSpec.inspect(str(tmp_path / "x.gb.gz"))
+    seen = inspect(str(tmp_path / "x.gb.gz"))
     assert seen.tables["failed"] == [{"reason": "truncated", "records": 1}] and 10 < seen.facts["cds"] < 300

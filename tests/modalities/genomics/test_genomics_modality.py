@@ -19,6 +19,7 @@ from medray.modalities.base import at_site
 from medray.modalities.genomics.codes import PAD, reverse_complement, to_codes, to_text
 from medray.modalities.genomics.modality import Genomics
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.registry import open_modality
 
 RUNS = Path(__file__).resolve().parents[3] / "jobs" / "runs"
 
@@ -51,7 +52,7 @@ def scores(modality: Genomics, *texts: str) -> torch.Tensor:
 
 
 def test_codes_become_channels_and_the_mask_tells_n_from_padding():
-    modality = GenomicsSpec(length=4).open()
+    modality = open_modality(GenomicsSpec(length=4))
     found = modality.encode(batch(modality, "ACN", "GTRC"))
     assert found["sequence"].dtype == torch.float32 and found["mask"].dtype == torch.bool
     assert found["sequence"][0].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0.25] * 4, [0] * 4]
@@ -60,16 +61,16 @@ def test_codes_become_channels_and_the_mask_tells_n_from_padding():
 
 
 def test_lower_case_is_the_fifth_channel():
-    modality = GenomicsSpec(length=2, soft_mask="channel").open()
+    modality = open_modality(GenomicsSpec(length=2, soft_mask="channel"))
     found = modality.encode(batch(modality, "aC"))["sequence"]
     assert found.tolist() == [[[1, 0, 0, 0, 1], [0, 1, 0, 0, 0]]]
     assert modality.inputs()["sequence"].shape == (2, 5) and modality.inputs()["mask"].shape == (2,)
 
 
 def test_both_strands_are_views_one_below_the_other_with_padding_at_the_right():
-    modality = GenomicsSpec(length=4, both_strands=True, soft_mask="channel").open()
+    modality = open_modality(GenomicsSpec(length=4, both_strands=True, soft_mask="channel"))
     found = modality.encode(batch(modality, "AaC", "TTTT"))
-    forward, reverse = GenomicsSpec(length=4, soft_mask="channel").open(), batch(modality, "GtT", "AAAA")
+    forward, reverse = open_modality(GenomicsSpec(length=4, soft_mask="channel")), batch(modality, "GtT", "AAAA")
     alone = forward.encode(batch(forward, "AaC", "TTTT"))["sequence"]
     assert torch.equal(found["sequence"][0::2], alone)
     assert torch.equal(found["sequence"][1::2], forward.encode(reverse)["sequence"])
@@ -80,8 +81,8 @@ def test_a_sequence_and_its_reverse_complement_score_equal_with_both_strands_and
     draw = random.Random(0)
     texts = ["".join(draw.choices("ACGTNR", k=length)) for length in (40, 33, 7, 1)]
     turned = [_turned(text) for text in texts]
-    both = GenomicsSpec(length=40, both_strands=True).open()
-    one = GenomicsSpec(length=40).open()
+    both = open_modality(GenomicsSpec(length=40, both_strands=True))
+    one = open_modality(GenomicsSpec(length=40))
     assert torch.allclose(scores(both, *texts), scores(both, *turned), atol=1e-6)
     assert not torch.allclose(scores(one, *texts[:2]), scores(one, *turned[:2]), atol=1e-3)
 
@@ -93,14 +94,14 @@ def _turned(text: str) -> str:
 def test_scores_do_not_depend_on_the_batch():
     draw = random.Random(1)
     texts = ["".join(draw.choices("ACGT", k=draw.randint(1, 30))) for _ in range(17)]
-    modality = GenomicsSpec(length=30, both_strands=True).open()
+    modality = open_modality(GenomicsSpec(length=30, both_strands=True))
     together = scores(modality, *texts)
     alone = torch.cat([scores(modality, text) for text in texts])
     assert torch.allclose(together, alone, atol=1e-6)
 
 
 def test_training_turns_about_half_of_the_sequences_by_the_given_generator():
-    modality = GenomicsSpec(length=6, both_strands=True).open()
+    modality = open_modality(GenomicsSpec(length=6, both_strands=True))
     given = batch(modality, *["AACCG"] * 400)
     found = modality.encode(given, torch.Generator().manual_seed(0))
     again = modality.encode(given, torch.Generator().manual_seed(0))
@@ -109,12 +110,12 @@ def test_training_turns_about_half_of_the_sequences_by_the_given_generator():
     kept = (found["sequence"] == forward).all(dim=(1, 2))
     turned = (found["sequence"] == reverse).all(dim=(1, 2))
     assert bool((kept ^ turned).all()) and 160 < int(turned.sum()) < 240
-    plain = GenomicsSpec(length=6).open()
+    plain = open_modality(GenomicsSpec(length=6))
     assert torch.equal(plain.encode(given, torch.Generator())["sequence"], plain.encode(given)["sequence"])
 
 
 def test_sequences_that_belong_together_stay_together_through_views_and_fold():
-    modality = GenomicsSpec(length=5, both_strands=True).open()
+    modality = open_modality(GenomicsSpec(length=5, both_strands=True))
     rows = batch(modality, "AACCG", "AATCG", "GGGTT", "GGATT")["bases"]
     pairs = modality.encode({"bases": rows.reshape(2, 2, 5)})
     assert torch.equal(pairs["sequence"], modality.encode({"bases": rows})["sequence"])
@@ -123,7 +124,7 @@ def test_sequences_that_belong_together_stay_together_through_views_and_fold():
 
 def test_a_modality_travels_to_workers_and_fits_nothing(tmp_path, index):
     (tmp_path / "x.fa").write_bytes(b">a\nACGT\n")
-    modality = pickle.loads(pickle.dumps(GenomicsSpec(length=4).open()))
+    modality = pickle.loads(pickle.dumps(open_modality(GenomicsSpec(length=4))))
     samples = modality.read(list(Entries(index(modality.spec, tmp_path))))
     assert modality.fitted(modality.summarise(samples)) == modality.spec
     assert modality.pictures(samples) == [None]

@@ -25,6 +25,7 @@ from medray.modalities.genomics.formats.text import blocks
 from medray.modalities.genomics.scan import open_records
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants.alleles import _shown
+from medray.modalities.registry import open_modality
 from medray.storage.files import list_files
 
 FILES = pytest.mark.parametrize("files", [12, pytest.param(300, marks=pytest.mark.slow)])
@@ -208,7 +209,7 @@ def assert_as_biopython(path: Path, length: int) -> tuple[int, int]:
     """Records, windows, labels and proteins of a GenBank file; (windows, proteins) that were compared."""
     peers = of_biopython(path)
     spec = GenomicsSpec(entries="windows", length=length, label_feature="CDS")
-    parts = [part for file in list_files(str(path)) for part in spec.open().scan(file, str(path.parent))]
+    parts = [part for file in list_files(str(path)) for part in open_modality(spec).scan(file, str(path.parent))]
     by_name = {peer.id: peer for peer in peers}
     coding = {peer.id: _coding(peer) for peer in peers}
     for part in parts:
@@ -270,5 +271,5 @@ def test_biopython_gives_the_same_windows_labels_and_proteins_of_the_shared_reco
 def test_biopython_reads_the_same_bases_of_whole_records(shared_data: Path):
     for path in (shared_data / "genomics" / "genbank").glob("*.gb"):
         spec = GenomicsSpec(length=200_000)
-        parts = [part for file in list_files(str(path)) for part in spec.open().scan(file, str(path.parent))]
+        parts = [part for file in list_files(str(path)) for part in open_modality(spec).scan(file, str(path.parent))]
         assert [part.digest for part in parts] == [_digest(str(peer.seq)) for peer in of_biopython(path)]

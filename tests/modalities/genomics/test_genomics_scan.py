@@ -17,6 +17,7 @@ from medray.modalities.genomics.formats.fasta import fasta
 from medray.modalities.genomics.formats.fastq import fastq
 from medray.modalities.genomics.formats.text import Chunk, Ranges, blocks, lines
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.registry import open_modality
 
 SHORT = GenomicsSpec(length=8)
 FASTA = b">one first\nACGT\nACGT\n>two\r\nAC\r\nGTAC\r\n\n>three\nTTTTTTTTTTTT"
@@ -133,7 +134,7 @@ def test_gzip_and_bgzip_give_the_samples_and_fingerprints_of_the_plain_file(tmp_
     for path in compressed(tmp_path, text):
         manifest = index(spec, path)
         assert manifest["reason"].null_count == len(manifest)
-        found = spec.open().read(list(_entries(manifest)))
+        found = open_modality(spec).read(list(_entries(manifest)))
         assert found["reason"].null_count == len(found)
         names = [name.split("#")[1] for name in manifest["entry_id"].to_pylist()]
         tables.append((names, manifest["fingerprint"].to_pylist(), found["bases"].to_pylist()))
@@ -152,9 +153,9 @@ def test_entries_read_in_any_order_are_the_same(tmp_path, compressed, index):
     spec = GenomicsSpec(length=300)
     for path in compressed(tmp_path, text):
         rows = list(_entries(index(spec, path)))
-        forward = spec.open().read(rows)["bases"].to_pylist()
+        forward = open_modality(spec).read(rows)["bases"].to_pylist()
         shuffled = random.Random(0).sample(range(60), 60)
-        modality = spec.open()
+        modality = open_modality(spec)
         back = {i: modality.read([rows[i]])["bases"].to_pylist()[0] for i in shuffled}
         assert [back[i] for i in range(60)] == forward
 
@@ -261,11 +262,11 @@ def test_a_file_that_changed_since_the_index_is_a_failed_row_not_a_wrong_score(t
     path.write_bytes(b">a\nACGT\n>b\nGGGG\n")
     rows = list(_entries(index(SHORT, tmp_path)))
     path.write_bytes(b">a\nACGA\n>b\nGGGG\n")
-    assert SHORT.open().read(rows)["reason"].to_pylist() == ["changed", None]
+    assert open_modality(SHORT).read(rows)["reason"].to_pylist() == ["changed", None]
     path.write_bytes(b">a\nACGT\n")
-    assert SHORT.open().read(rows)["reason"].to_pylist() == [None, "truncated"]
+    assert open_modality(SHORT).read(rows)["reason"].to_pylist() == [None, "truncated"]
     path.unlink()
-    assert SHORT.open().read(rows)["reason"].to_pylist() == ["missing_file"] * 2
+    assert open_modality(SHORT).read(rows)["reason"].to_pylist() == ["missing_file"] * 2
 
 
 def test_ambiguous_bases_are_refused_where_the_model_sees_them(tmp_path, reasons):
@@ -383,7 +384,7 @@ def test_splice_data_gives_the_published_counts_and_keeps_duplicates_together(sh
         by_subject.setdefault(subject, set()).add(fingerprint)
     assert len(by_subject) <= 3005 == len({f for found in by_subject.values() for f in found})
     assert sum(map(len, by_subject.values())) == 3005  # no sequence stands under two subjects
-    read = spec.open().read(list(_entries(manifest)))
+    read = open_modality(spec).read(list(_entries(manifest)))
     assert read["reason"].null_count == 3190
 
 

@@ -13,6 +13,7 @@ from medray.modalities.genomics.formats.genbank import translate
 from medray.modalities.genomics.formats.text import Chunk
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.windows import tile
+from medray.modalities.registry import open_modality
 
 
 def spans(bases: int, length: int, step: int, cut=(), piece: int = 3) -> list[tuple[int, int, int]]:
@@ -104,7 +105,7 @@ def test_the_chloroplast_gives_labelled_windows_whose_bases_are_biopythons(share
         if feature.type == "CDS":
             for part in feature.location.parts:
                 coding[int(part.start) : int(part.end)] = True
-    read = spec.open().read(list(Entries(manifest)))
+    read = open_modality(spec).read(list(Entries(manifest)))
     assert read["reason"].null_count == len(manifest)
     covered = np.zeros(len(record), int)
     for row, bases in zip(manifest.to_pylist(), read["bases"].to_pylist(), strict=True):
@@ -137,7 +138,7 @@ def test_no_gene_of_the_chloroplast_stands_in_two_subjects(shared_data, index):
 def test_a_sequence_in_lower_case_is_no_repeat_in_genbank(shared_data, index):
     spec = GenomicsSpec(length=349, soft_mask="n", ambiguous="spread")
     rows = list(Entries(index(spec, shared_data / "genomics" / "genbank" / "brca_FJ940752.gb")))
-    (bases,) = spec.open().read(rows)["bases"].to_pylist()
+    (bases,) = open_modality(spec).read(rows)["bases"].to_pylist()
     assert set(bases) == {0, 1, 2, 3}
 
 

@@ -99,7 +99,7 @@ def test_the_cache_holds_only_the_last_files(tmp_path):
     for name in "abc":
         np.savez(tmp_path / f"{name}.npz", images=GREY[None])
         cache.rows(str(tmp_path / f"{name}.npz"))
-    assert len(cache._held) == 2
+    assert len(cache._cached) == 2
 
 
 # --- rows of arrays -------------------------------------------------------------------------------------------

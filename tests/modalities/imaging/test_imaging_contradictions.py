@@ -20,6 +20,7 @@ from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import open_modality
 from medray.storage.files import File
 
 DEEP = np.random.default_rng(1).integers(0, 4096, (16, 24)).astype(np.uint16)
@@ -314,7 +315,7 @@ def test_no_value_of_the_pixel_description_raises_anything_but_a_sample_error(ke
             setattr(hurt, keyword, value)
             path = tmp_path / "a.dcm"
             path.write_bytes(written(hurt))
-            modality = ImagingSpec(size=(8, 8)).open()
+            modality = open_modality(ImagingSpec(size=(8, 8)))
             parts = list(modality.scan(File(str(path), path.stat().st_size, 0), str(tmp_path)))
             assert len(parts) == 1
             with contextlib.suppress(SampleError):

@@ -24,6 +24,7 @@ from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.formats.dicom.keywords import CODED, DICOM_FACTS, FACTS
 from medray.modalities.imaging.formats.dicom.series import volume
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import open_modality
 from medray.storage.files import File, list_files
 
 GREY = np.zeros((4, 6), np.int16)
@@ -32,7 +33,7 @@ FLAT, DEEP = ImagingSpec(size=(4, 6)), ImagingSpec(size=(2, 4, 6))
 
 def described_entries(spec: ImagingSpec, root: Path) -> dict[str, tuple[dict, str | None]]:
     """Entry id to (facts, reason), as an index makes them of the parts of an archive."""
-    modality, parts = spec.open(), defaultdict(list)
+    modality, parts = open_modality(spec), defaultdict(list)
     for file in list_files(str(root)):
         for part in modality.scan(file, str(root)):
             parts[part.entry_id].append(part)
@@ -244,7 +245,9 @@ def test_damaged_headers_give_facts_that_a_table_can_hold(tmp_path, seed):
         encoded(heads(1, SpiralPitchFactor=1.5)[0], "big"),
         encoded(heads(1, SpiralPitchFactor=1.5)[0], "bare"),
     ]
-    spec = ImagingSpec(size=(2, 4, 6), select={"SpiralPitchFactor": {"min": 0}, "SeriesDescription": "x"}).open()
+    spec = open_modality(
+        ImagingSpec(size=(2, 4, 6), select={"SpiralPitchFactor": {"min": 0}, "SeriesDescription": "x"})
+    )
     path = tmp_path / "x.dcm"
     for _ in range(150):
         raw = bytearray(made[rng.integers(len(made))])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from medray.errors import ArchiveError, SampleError
-from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.imaging.inspection import inspect
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -13,7 +13,7 @@ GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 def test_a_dicom_file_shows_its_pixels_and_no_patient(tmp_path, dicom_bytes):
     raw = dicom_bytes(GREY, patient="SECRET", rescale=(2.0, -10.0), spacing_mm=(0.5, 0.25))
     (tmp_path / "a.dcm").write_bytes(raw)
-    shown = ImagingSpec.inspect(str(tmp_path / "a.dcm"))
+    shown = inspect(str(tmp_path / "a.dcm"))
     assert shown.facts["shape"] == [8, 8] and shown.facts["spacing_mm"] == [0.5, 0.25]
     assert (shown.facts["min"], shown.facts["max"], shown.facts["mean"]) == (-10.0, 116.0, 53.0)
     assert shown.facts["transfer_syntax"] == "Explicit VR Little Endian"
@@ -22,20 +22,20 @@ def test_a_dicom_file_shows_its_pixels_and_no_patient(tmp_path, dicom_bytes):
 
 def test_pictures_and_arrays_show_their_shapes(tmp_path, shared_data):
     Image.fromarray(GREY).save(tmp_path / "a.png")
-    assert ImagingSpec.inspect(str(tmp_path / "a.png")).facts["shape"] == [8, 8]
-    shown = ImagingSpec.inspect(str(shared_data / "imaging" / "medmnist" / "breastmnist.npz"))
+    assert inspect(str(tmp_path / "a.png")).facts["shape"] == [8, 8]
+    shown = inspect(str(shared_data / "imaging" / "medmnist" / "breastmnist.npz"))
     assert [(row["split"], row["rows"]) for row in shown.tables["arrays"]] == [
         ("train", 546),
         ("validation", 78),
         ("test", 156),
     ]
-    digits = ImagingSpec.inspect(str(shared_data / "imaging" / "mnist" / "t10k-images-idx3-ubyte.gz")).facts
+    digits = inspect(str(shared_data / "imaging" / "mnist" / "t10k-images-idx3-ubyte.gz")).facts
     assert digits["shape"] == [10_000, 28, 28] and digits["max"] == 255
 
 
 def test_a_nifti_file_shows_its_spacing(shared_data):
     path = shared_data / "imaging" / "dicom" / "ct_philips_head5mm" / "ref.nii.gz"
-    assert ImagingSpec.inspect(str(path)).facts["spacing_mm"] == pytest.approx([5.0, 0.451, 0.451], abs=1e-3)
+    assert inspect(str(path)).facts["spacing_mm"] == pytest.approx([5.0, 0.451, 0.451], abs=1e-3)
 
 
 def test_a_folder_lists_its_series_and_what_failed(tmp_path, dicom_bytes):
@@ -45,7 +45,7 @@ def test_a_folder_lists_its_series_and_what_failed(tmp_path, dicom_bytes):
             (tmp_path / f"{name}{k}").write_bytes(raw)
     (tmp_path / "cut").write_bytes(dicom_bytes(GREY)[:-3])
     (tmp_path / "notes.txt").write_text("x")
-    shown = ImagingSpec.inspect(str(tmp_path))
+    shown = inspect(str(tmp_path))
     assert shown.facts["series"] == 2 and shown.facts["other_files"] == {"other": 1}
     assert [row["gap_mm"] for row in shown.tables["series"]] == [{"min": 3.0, "max": 3.0}] * 2
     assert [(row["file"], row["reason"]) for row in shown.tables["failed"]] == [("cut", "truncated")]
@@ -56,7 +56,7 @@ def test_nothing_to_see_is_an_error(tmp_path):
     (tmp_path / "b").write_text("text")
     for name, reason in (("a", "empty_file"), ("b", "unrecognised_format")):
         with pytest.raises(SampleError) as caught:
-            ImagingSpec.inspect(str(tmp_path / name))
+            inspect(str(tmp_path / name))
         assert caught.value.reason == reason
     with pytest.raises(ArchiveError):
-        ImagingSpec.inspect(str(tmp_path / "gone"))
+        inspect(str(tmp_path / "gone"))

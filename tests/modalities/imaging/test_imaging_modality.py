@@ -26,12 +26,12 @@ GREY = (np.arange(64, dtype=np.uint8) * 4).reshape(8, 8)
 
 
 def batch(spec: ImagingSpec, pixels: np.ndarray) -> pa.RecordBatch:
-    return pa.record_batch([tensor_column(pixels)], schema=spec.open().payload)
+    return pa.record_batch([tensor_column(pixels)], schema=open_modality(spec).payload)
 
 
 def read(spec: ImagingSpec, *paths: Path) -> np.ndarray:
     entry = Entry("e", "s", b"0" * 16, tuple(PartRef(uri=str(p), locator="") for p in paths))
-    return tensor_view(spec.open().read_one(entry).column("pixels"))[0]
+    return tensor_view(open_modality(spec).read_one(entry).column("pixels"))[0]
 
 
 def refusal(spec: ImagingSpec, *paths: Path) -> SampleError:
@@ -87,7 +87,7 @@ def test_png_dicom_npz_and_nifti_of_one_image_give_equal_pixels(tmp_path, dicom_
     Image.fromarray(GREY).save(tmp_path / "a.png")
     (tmp_path / "b.dcm").write_bytes(dicom_bytes(GREY))
     np.savez(tmp_path / "c.npz", images=GREY[None])
-    modality = ImagingSpec(size=(4, 4), dtype="uint8").open()
+    modality = open_modality(ImagingSpec(size=(4, 4), dtype="uint8"))
     found = [tensor_view(modality.read_one(e).column("pixels")) for e in entries_of(modality, tmp_path)]
     assert len(found) == 3 and all(np.array_equal(found[0], each) for each in found)
 
@@ -96,7 +96,7 @@ def test_ten_thousand_pngs_in_class_folders_equal_the_idx_file(tmp_path, shared_
     mnist = shared_data / "imaging" / "mnist"
     with tarfile.open(mnist / "mnist_png_t10k.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    modality = ImagingSpec(size=(28, 28), dtype="uint8").open()
+    modality = open_modality(ImagingSpec(size=(28, 28), dtype="uint8"))
     manifest = index(modality, tmp_path)
     reasons = manifest["reason"].to_pylist()
     assert len(manifest) == 10_002 and reasons.count("unrecognised_format") == 2 and reasons.count(None) == 10_000
@@ -109,7 +109,7 @@ def test_ten_thousand_pngs_in_class_folders_equal_the_idx_file(tmp_path, shared_
 
 
 def test_volumes_of_an_npz_are_read(shared_data, entries_of):
-    modality = ImagingSpec(size=(28, 28, 28), dtype="uint8").open()
+    modality = open_modality(ImagingSpec(size=(28, 28, 28), dtype="uint8"))
     found = entries_of(modality, shared_data / "imaging" / "medmnist" / "adrenalmnist3d.npz")
     assert len(found) == 1584
     sample = modality.read_one(found[0])
@@ -139,7 +139,7 @@ def test_values_outside_the_storage_dtype_fail_instead_of_wrapping(tmp_path, dic
 def test_missing_nan_and_wrongly_shaped_entries_have_reasons(tmp_path, dicom_bytes):
     assert refusal(ImagingSpec(size=(2, 2)), tmp_path / "gone").reason == "missing_file"
     np.savez(tmp_path / "a.npz", images=np.array([[[1.0, np.nan]]], np.float32))
-    modality = ImagingSpec(size=(1, 2)).open()
+    modality = open_modality(ImagingSpec(size=(1, 2)))
     row = Entry("a.npz#0", "s", b"0" * 16, (PartRef(uri=str(tmp_path / "a.npz"), locator="0"),))
     with pytest.raises(SampleError, match="1 values are NaN"):
         modality.read_one(row)
@@ -202,7 +202,7 @@ def test_the_background_is_the_least_value_or_what_was_set():
 
 def test_statistics_do_not_depend_on_batches_or_their_order():
     spec = ImagingSpec(size=(5, 7), channels=3, dtype="uint8")
-    modality = spec.open()
+    modality = open_modality(spec)
     pixels = np.random.default_rng(0).integers(0, 256, (30, 3, 5, 7), np.uint8)
     whole = modality.fitted(modality.summarise(batch(spec, pixels)))
     parts = [modality.summarise(batch(spec, pixels[at])) for at in (slice(20, 30), slice(0, 1), slice(1, 20))]
@@ -214,22 +214,22 @@ def test_statistics_do_not_depend_on_batches_or_their_order():
 
 def test_statistics_are_taken_after_the_window():
     spec = ImagingSpec(size=(1, 4), dtype="int16", window=(0, 100))
-    modality = spec.open()
+    modality = open_modality(spec)
     fitted = modality.fitted(modality.summarise(batch(spec, np.array([[[[-500, -50, 50, 500]]]], np.int16))))
     assert fitted.mean == (0.5,) and fitted.std == (0.5,)
-    encoded = fitted.open().encode({"pixels": torch.tensor([[[[-500, 0, 25, 500]]]], dtype=torch.int16)})
+    encoded = open_modality(fitted).encode({"pixels": torch.tensor([[[[-500, 0, 25, 500]]]], dtype=torch.int16)})
     assert encoded["pixels"].flatten().tolist() == [-1.0, 0.0, 0.5, 1.0]
 
 
 def test_constant_images_get_a_deviation_of_one():
     spec = ImagingSpec(size=(2, 2), dtype="uint8")
-    modality = spec.open()
+    modality = open_modality(spec)
     fitted = modality.fitted(modality.summarise(batch(spec, np.full((3, 1, 2, 2), 51, np.uint8))))
     assert fitted.std == (1.0,) and fitted.mean == pytest.approx((0.2,))
 
 
 def test_encoding_before_fitting_is_refused():
-    modality = ImagingSpec(size=(2, 2)).open()
+    modality = open_modality(ImagingSpec(size=(2, 2)))
     with pytest.raises(UserError, match="cannot be normalised"):
         modality.encode({"pixels": torch.zeros(1, 1, 2, 2)})
     with pytest.raises(UserError, match="no training image"):
@@ -241,7 +241,7 @@ def test_a_window_stored_in_8_bits_encodes_like_one_on_the_device(tmp_path, dico
     wide = ImagingSpec(size=(8, 8), window=(0, 2000), normalise="none", dtype="float32")
     small = wide.model_copy(update={"dtype": "uint8"})
     encoded = [
-        spec.open().encode({"pixels": torch.from_numpy(read(spec, tmp_path / "ct")[None].copy())})["pixels"]
+        open_modality(spec).encode({"pixels": torch.from_numpy(read(spec, tmp_path / "ct")[None].copy())})["pixels"]
         for spec in (wide, small)
     ]
     assert torch.allclose(*encoded, atol=0.5 / 255 + 1e-6)
@@ -251,14 +251,14 @@ def test_a_window_stored_in_8_bits_encodes_like_one_on_the_device(tmp_path, dico
 def test_collating_copies_nothing():
     spec = ImagingSpec(size=(4, 4), dtype="uint8")
     samples = batch(spec, np.arange(32, dtype=np.uint8).reshape(2, 1, 4, 4))
-    pixels = spec.open().collate(samples)["pixels"]
+    pixels = open_modality(spec).collate(samples)["pixels"]
     assert pixels.dtype == np.uint8 and not pixels.flags.owndata and pixels.shape == (2, 1, 4, 4)
 
 
 def test_scores_of_a_sample_do_not_depend_on_its_batch():
     spec = ImagingSpec(size=(6, 6), mean=(0.3,), std=(0.2,), dtype="uint8")
     pixels = torch.randint(0, 256, (7, 1, 6, 6), dtype=torch.uint8)
-    modality = spec.open()
+    modality = open_modality(spec)
     whole = modality.encode({"pixels": pixels})["pixels"]
     assert all(
         torch.equal(whole[i : i + 1], modality.encode({"pixels": pixels[i : i + 1]})["pixels"]) for i in range(7)
@@ -274,7 +274,7 @@ EVERYTHING = AugmentSpec(
 
 def augmented(augment: AugmentSpec, pixels: torch.Tensor, seed: int = 0) -> torch.Tensor:
     spec = ImagingSpec(size=tuple(pixels.shape[2:]), normalise="none", augment=augment)
-    return spec.open().encode({"pixels": pixels}, torch.Generator().manual_seed(seed))["pixels"]
+    return open_modality(spec).encode({"pixels": pixels}, torch.Generator().manual_seed(seed))["pixels"]
 
 
 @pytest.mark.parametrize("shape", [(6, 1, 9, 12), (4, 1, 5, 9, 12)])
@@ -288,7 +288,7 @@ def test_augmentation_is_seeded_and_differs_per_sample(shape):
 def test_no_augmentation_without_a_generator_or_settings():
     pixels = torch.rand(3, 1, 8, 8)
     spec = ImagingSpec(size=(8, 8), normalise="none", augment=EVERYTHING)
-    assert torch.equal(spec.open().encode({"pixels": pixels})["pixels"], pixels)
+    assert torch.equal(open_modality(spec).encode({"pixels": pixels})["pixels"], pixels)
     assert torch.equal(augmented(AugmentSpec(), pixels), pixels)
 
 

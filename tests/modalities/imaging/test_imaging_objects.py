@@ -34,6 +34,7 @@ from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.formats.dicom.objects import IMAGES, csa_number, is_mosaic, kind
 from medray.modalities.imaging.inspection import inspect
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import open_modality
 from medray.storage.files import File
 
 GREY = np.arange(64, dtype=np.uint16).reshape(8, 8)
@@ -42,7 +43,7 @@ GREY = np.arange(64, dtype=np.uint16).reshape(8, 8)
 def scanned(raw: bytes, tmp_path, size) -> list:
     path = tmp_path / "file.dcm"
     path.write_bytes(raw)
-    return list(ImagingSpec(size=size).open().scan(File(str(path), len(raw), 1), str(tmp_path)))
+    return list(open_modality(ImagingSpec(size=size)).scan(File(str(path), len(raw), 1), str(tmp_path)))
 
 
 def test_the_image_classes_are_those_that_the_standard_calls_image_storage():
@@ -119,7 +120,7 @@ def test_pixels_do_not_make_an_image_in_2d_or_3d_when_scanned_or_read(tmp_path, 
 
 
 def test_a_segmentation_in_the_series_of_its_scan_is_no_slice_of_it(tmp_path):
-    spec = ImagingSpec(size=(2, 8, 8)).open()
+    spec = open_modality(ImagingSpec(size=(2, 8, 8)))
     for k in range(2):
         (tmp_path / f"{k}").write_bytes(encoded(placed(dataset(GREY, instance=k), (0, 0, k))))
     (tmp_path / "seg").write_bytes(encoded(placed(dataset(GREY, instance=9, sop_class=SEG), (0, 0, 5))))

@@ -13,6 +13,7 @@ from medray.errors import REASONS
 from medray.modalities.imaging.formats.decode import sniff
 from medray.modalities.imaging.formats.dicom.writer import uid
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import open_modality
 from medray.storage.files import list_files
 
 FLAT = ImagingSpec(size=(8, 8))
@@ -21,7 +22,7 @@ GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
 
 def scan_all(spec: ImagingSpec, root: Path):
-    modality = spec.open()
+    modality = open_modality(spec)
     return [part for file in list_files(str(root)) for part in modality.scan(file, str(root))]
 
 
@@ -51,7 +52,7 @@ def test_the_slices_of_a_series_are_parts_of_one_entry(tmp_path, index, dicom_by
     parts = scan_all(VOLUME, tmp_path)
     assert {p.entry_id for p in parts} == {uid("series")}
     assert [p.locator for p in parts] == [uid("series", k) for k in range(3)]
-    manifest = index(VOLUME.open(), tmp_path)
+    manifest = index(open_modality(VOLUME), tmp_path)
     assert len(manifest) == 1 and manifest["reason"].to_pylist() == [None]
 
 
@@ -78,7 +79,7 @@ def test_junk_beside_real_series_fails_alone(tmp_path, shared_data, index):
     (tmp_path / "cut.dcm").write_bytes((source / "03.dcm").read_bytes()[:200_000])
     (tmp_path / "header.dcm").write_bytes((source / "04.dcm").read_bytes()[:1500])
     (tmp_path / "meta.dcm").write_bytes((source / "05.dcm").read_bytes()[:200])
-    manifest = index(ImagingSpec(size=(512, 512)).open(), tmp_path)
+    manifest = index(open_modality(ImagingSpec(size=(512, 512))), tmp_path)
     assert sorted(filter(None, manifest["reason"].to_pylist())) == ["truncated"] * 3
     assert manifest["reason"].null_count == 2
 
@@ -87,7 +88,7 @@ def test_a_cut_slice_fails_its_series_instead_of_leaving_a_gap(tmp_path, index, 
     for k in range(3):
         raw = dicom_bytes(GREY, instance=k)
         (tmp_path / f"{k}.dcm").write_bytes(raw[:-9] if k == 2 else raw)
-    manifest = index(VOLUME.open(), tmp_path)
+    manifest = index(open_modality(VOLUME), tmp_path)
     assert manifest["entry_id"].to_pylist() == [uid("series")]
     assert manifest["reason"].to_pylist() == ["truncated"]
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, UserError
 from medray.flows.flow import Receipt, Stage
 from medray.modalities.ehr.convert.buckets import HELD_ROWS, Buckets, plan_of, write_table
 from medray.modalities.ehr.convert.days import settle
@@ -28,9 +28,10 @@ from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, KEPT, LIN
 from medray.modalities.ehr.convert.links import LINKS, NAMES, Same, whose
 from medray.modalities.ehr.convert.lookups import LOOKUPS, looked_up
 from medray.modalities.ehr.convert.members import Unit
-from medray.modalities.ehr.convert.settings import MedsSplit, SourceSpec
+from medray.modalities.ehr.convert.settings import CsvSource, FhirSource, MedsSplit, Parser, SourceBase
 from medray.modalities.ehr.convert.splits import split_of
 from medray.modalities.ehr.convert.versions import VERSIONS, rows_of_bucket
+from medray.plugins.installed import PlugInFault, find
 from medray.storage import files
 
 ROW_GROUP = 2**17
@@ -50,18 +51,38 @@ SUBJECTS = pa.schema(
 )
 
 
+def open_parser(source: SourceBase, key: bytes) -> Parser:
+    """What reads units of this source. Raises UserError for a plug-in that cannot be used."""
+    match source:
+        case FhirSource():
+            from medray.modalities.ehr.convert.fhir.parser import FhirParser
+
+            return FhirParser(source, key)
+        case CsvSource():
+            from medray.modalities.ehr.convert.long_csv.parser import CsvParser
+
+            return CsvParser(source, key)
+    plug_in = find("sources", source.kind)
+    if plug_in is None:
+        raise UserError("no installed plug-in brings this source", where="[source] kind", found=source.kind)
+    try:
+        return plug_in.load().open(source, key)
+    except PlugInFault as error:
+        raise UserError(str(error), do="see: medray plugins") from None
+
+
 class Parse:
     """Units to rows of events.ROWS, some thousand at a time."""
 
-    def __init__(self, source: SourceSpec, key: bytes) -> None:
-        self.parser = source.open(key)
+    def __init__(self, source: SourceBase, key: bytes) -> None:
+        self.parser = open_parser(source, key)
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         for row in batch.to_pylist():
             yield from self.parser(Unit(**row))
 
 
-def parse(source: SourceSpec, key: bytes) -> Stage:
+def parse(source: SourceBase, key: bytes) -> Stage:
     return Stage(partial(Parse, source, key), batch_size=1)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from medray.modalities.patterns import one_group
+from medray.plugins.kinds import Kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
@@ -59,15 +61,39 @@ class Parser(Protocol):
     def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]: ...
 
 
-class _Source(BaseModel):
+@dataclass(frozen=True)
+class SourceKind:
+    """A format of health records, whole: what the entry point of a plug-in in the group `medray.sources` names."""
+
+    spec: type[SourceBase]
+    """Its `kind` is a Literal of the one name that run files use, that of the entry point."""
+    open: Callable[[Any, bytes], Parser]
+    """A spec and the pseudonym key to the parser; in the worker."""
+
+
+class SourceBase(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if TYPE_CHECKING:
+        kind: str
+        keep_ids: bool
 
     untimed: Untimed = "drop"
     """What happened at a time nobody says: dropped and counted, or a static event. As a static fact, a death or an
     implant tells of the future: keep it only for models that may know it."""
 
+    @property
+    def known_only(self) -> bool:
+        """Events of subjects without a record of their own are dropped."""
+        return False
 
-class FhirSource(_Source):
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """Files of these names may be read in byte ranges."""
+        return ()
+
+
+class FhirSource(SourceBase):
     """FHIR R4: NDJSON (a bulk export) and JSON (Bundles, single resources); plain, gz, or inside tar and zip."""
 
     kind: Literal["fhir"] = "fhir"
@@ -96,11 +122,6 @@ class FhirSource(_Source):
 
     keep_ids: Literal[False] = False
     """Identifiers of FHIR are text, so they always become hashes."""
-
-    def open(self, key: bytes) -> Parser:
-        from medray.modalities.ehr.convert.fhir.parser import FhirParser
-
-        return FhirParser(self, key)
 
 
 class CsvTable(BaseModel):
@@ -182,7 +203,7 @@ class CsvTable(BaseModel):
         return self.time_format in _COUNTED
 
 
-class CsvSource(_Source):
+class CsvSource(SourceBase):
     """Long CSV: one row per observation; plain, gz, or inside tar and zip."""
 
     kind: Literal["csv"] = "csv"
@@ -200,21 +221,9 @@ class CsvSource(_Source):
     """Subject identifiers are integers that may be known: they become subject_id as they are. What is not written as a
     64-bit integer is (1_23, 007, 7.0) is dropped as `bad_subject`, so that no two identifiers become one."""
 
-    @property
-    def known_only(self) -> bool:
-        return False
 
-    @property
-    def cut(self) -> tuple[str, ...]:
-        return ()
-
-    def open(self, key: bytes) -> Parser:
-        from medray.modalities.ehr.convert.long_csv.parser import CsvParser
-
-        return CsvParser(self, key)
-
-
-SourceSpec = Annotated[FhirSource | CsvSource, Field(discriminator="kind")]
+SourceSpec = Annotated[FhirSource | CsvSource, Kinds("sources")]
+"""What [source] of a run file holds. One of a plug-in has an entry point in the group `medray.sources`, a `SourceKind`."""
 
 
 class MedsSplit(BaseModel):
