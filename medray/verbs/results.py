@@ -239,7 +239,8 @@ class ExportResult(BaseModel):
     bundle_id: str
     out: str
     records: int
-    alleles: int
+    alleles: int | None = None
+    """Of a VCF; other formats have records alone."""
     scored: int
     failed: int
     not_eligible: int
