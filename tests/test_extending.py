@@ -10,12 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.csv
 import pytest
+from pages import blocks
 from ray_cluster import PROJECT, cluster
 
 PLUG_IN = Path(__file__).parent / "extending"
@@ -282,6 +284,30 @@ def test_a_bundle_is_refused_without_its_plug_in_and_with_another_version(traine
     )  # fmt: skip
     (scored,) = medray_does(["score", *score], path=equal, cwd=tmp_path)
     assert scored["scored"] == 60
+
+
+def test_the_page_shows_the_plug_in_as_it_is(installed, tmp_path):
+    page = PROJECT / "docs" / "plugins.md"
+    sources = [file.read_text() for file in (*PLUG_IN.rglob("*.py"), PLUG_IN / "pyproject.toml")]
+    for block in blocks(page, "python"):
+        assert any(block.text in source for source in sources), block.text
+    described, run, *own = [tomllib.loads(block.text) for block in blocks(page, "ini")]
+    assert described["project"] == {
+        "entry-points": tomllib.loads((PLUG_IN / "pyproject.toml").read_text())["project"]["entry-points"]
+    }
+    assert own == [{"model": {"kind": OWN, "arguments": {"hidden": 3}}}, {"trust": [OWN]}]
+    code = "import json, sys; from medray.config.runs import TrainRun; print(TrainRun.model_validate_json(sys.stdin.read()).modality)"
+    env = os.environ | {"PYTHONPATH": f"{installed}{os.pathsep}{PROJECT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(run),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "kind='ecg'" in done.stdout and "seconds=2.0" in done.stdout
 
 
 # --- a model from a folder of one's own -------------------------------------------------------------------------
