@@ -372,7 +372,9 @@ def test_importing_the_objectives_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, medray.objectives; print([m for m in ('torch', 'ray', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, medray.learning.objectives; print([m for m in ('torch', 'ray', 'matplotlib') if m in sys.modules])"
+    )
     assert json.loads(subprocess.check_output([sys.executable, "-c", code], text=True)) == []
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medray.plugins import LOADED
+
 _WRAPS = ("default", "nullable", "function-after", "function-before", "function-wrap")
 """Schemas that stand around another without being a step of their own in a location."""
 
@@ -38,7 +40,8 @@ class Shape:
         """The members of a union, or the shape itself; defaults, None and validators around it are opened."""
         kind = self.schema["type"]
         if kind in _WRAPS:
-            return self._at(self.schema["schema"]).members()
+            brought = (self.schema.get("metadata") or {}).get(LOADED, tuple)()
+            return self._at(self.schema["schema"]).members() + [Shape.of(schema) for schema in brought]
         if kind == "definition-ref":
             return self._at(self.definitions[self.schema["schema_ref"]]).members()
         if kind == "union":

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args
 from pydantic import BaseModel, Discriminator, Field, GetCoreSchemaHandler, Tag, TypeAdapter
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
+from medray.plugins import LOADED
 from medray.plugins.installed import PlugInFault, find, installed
 
 
@@ -25,10 +26,10 @@ class Kinds:
     free: type[BaseModel] | None = None
     """Settings of kinds that are no fixed name; they begin with its `PREFIX`."""
 
-    def loaded(self) -> tuple[type[BaseModel], ...]:
-        """Settings types beside those of the union that were asked for in this process, for messages on their keys."""
-        brought = tuple(spec for (group, _), spec in _LOADED.items() if group == self.group)
-        return brought if self.free is None else (*brought, self.free)
+    def schemas(self) -> list[CoreSchema]:
+        """Those of the settings types beside the union's that were asked for in this process, for messages on their keys."""
+        types = [spec for (group, _), spec in _LOADED.items() if group == self.group]
+        return [TypeAdapter(spec).core_schema for spec in (types if self.free is None else [*types, self.free])]
 
     def __get_pydantic_core_schema__(self, union: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         own = own_types(union)
@@ -50,7 +51,9 @@ class Kinds:
             return _adapter(self.group, kind, tuple(own.values())).validate_python(value)
 
         whole = core_schema.wrap_serializer_function_ser_schema(lambda value, dump: dump(value), schema=ANY)
-        return core_schema.no_info_wrap_validator_function(validated, inner, serialization=whole)
+        return core_schema.no_info_wrap_validator_function(
+            validated, inner, serialization=whole, metadata={LOADED: self.schemas}
+        )
 
 
 ANY = core_schema.any_schema()
