@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from os import PathLike
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -128,8 +129,9 @@ class Manifest:
         self._rows = RowFiles(uri, state.entries, CHANGES)
 
     @classmethod
-    def open(cls, uri: str) -> Self:
-        """Raises FileNotFoundError where no index has been."""
+    def open(cls, uri: str | PathLike[str]) -> Self:
+        """The manifest in the folder `uri`: <work>/manifest. Raises FileNotFoundError where no index has been."""
+        uri = files.absolute(uri)
         state = read_state(uri)
         if state is None:
             raise FileNotFoundError(f"{uri}: no manifest")
