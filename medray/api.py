@@ -211,13 +211,13 @@ class Bundle:
         facts: Mapping[str, Fact] | None = None,
         pseudonym_key: str | None = None,
     ) -> pa.Table:
-        """Scores, with the preprocessing and the eligibility of `score`: one row per sample, nothing is stored.
+        """Scores, with the preprocessing and the eligibility of `score`: one row per sample, and nothing is stored.
 
         Columns: `input` (URI of the file; of arrays and sequences the number from 0, of records the subject_id as given),
         `entry_id`, `sample_id`, `subject_id` (pseudonym), `status` (scored, failed, not_eligible), `reason` (a code where
         there is no score), `detail`, one float32 column per score, and `predicted`: the class at the bundle's threshold, a
-        list of labels, or no such column where nothing is called (regression, variants). A score of the name of another
-        column gets `_score` behind it.
+        list of labels, or no such column where nothing is called (regression, variants). A score whose name is one of
+        these columns gets `_score` appended.
 
         `data`: a path or a list of paths, files or folders (one of a list that is not there is a row `missing_file`); or,
         in memory,
@@ -228,11 +228,15 @@ class Bundle:
         - health records: a DataFrame of MEDS events, and `prediction_times`: a DataFrame with subject_id and
           prediction_time, or one datetime for all
 
-        Data of a plug-in's modality are in memory what the plug-in takes; paths are taken by all. What is in memory goes through a temporary folder that only this user can read, and that is then removed.
+        Every modality takes paths; that of a plug-in takes from memory what the plug-in says, or nothing. Data in memory
+        go through a temporary folder that only this user can read, and that is then removed.
 
         `archive`: folder that entry ids of paths are relative to; by default the path itself, or what the paths share.
-        `modality`: what is different at this site, as [modality] of a score run. Raises UserError for data that the
-        bundle's modality cannot understand, ArchiveError for a path that is not there or holds no data of it.
+        `modality`: what is different at this site, as [modality] of a score run. `pseudonym_key`: file with the secret
+        that subjects are hashed with, by default that of run files.
+
+        Raises UserError for data that the bundle's modality cannot understand, RunFileError for a `modality` that changes
+        how data are read, ArchiveError for a path that is not there or holds no data of it.
         """
         from medray.archive.pseudonyms import pseudonym_key as read_key
         from medray.modalities.base import at_site

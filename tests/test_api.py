@@ -435,7 +435,7 @@ def test_the_tour_of_the_page_runs_and_prints_what_the_page_shows(tmp_path):
     page = PROJECT / "docs" / "python.md"
     script = "\n".join(block.text for block in blocks(page, "python"))
     (tmp_path / "tour.py").write_text(script)
-    ran = subprocess.run([sys.executable, "tour.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    ran = subprocess.run([sys.executable, "tour.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, ran.stderr[-2000:]
     shown = "".join(block.text for block in blocks(page, "text"))
     assert re.sub(DECIMAL, "", ran.stdout) == re.sub(DECIMAL, "", shown)
