@@ -7,6 +7,7 @@ its default.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -200,6 +201,8 @@ def toml_value(value: Any) -> str:
     match value:
         case bool():
             return str(value).lower()
+        case str() if re.fullmatch(r"[^'\x00-\x1f\x7f]*[\"\\][^'\x00-\x1f\x7f]*", value):
+            return f"'{value}'"
         case str():
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case datetime():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 import tomllib
@@ -300,7 +301,7 @@ def _objective(draft: Draft, table: LabelTable | None) -> dict[str, Any]:
         "kind": "binary",
         "positive": sure[0]
         if len(sure) == 1
-        else f"{UNDECIDED} which label is the positive one: {' or '.join(classes)}",
+        else f"{UNDECIDED} which label is the positive one: {' or '.join(map(json.dumps, classes))}",
     }
 
 
