@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import toy
 from pages import blocks
+from s3_server import BUCKET, s3_server
 from typer.testing import CliRunner
 
 from medray.cli.app import app
@@ -33,7 +34,7 @@ from medray.modalities.ehr.convert.settings import CsvSource, FhirSource
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.storage.files import File
+from medray.storage.files import File, write_bytes
 from medray.verbs import init
 
 PROJECT = Path(__file__).parents[1]
@@ -193,6 +194,20 @@ def test_a_table_that_names_no_entry_is_counted_and_not_used():
     said = drafted("imaging", "archive")
     assert said["saw"][-1] == "No labels. 1 tables beside the archive name none of its entries."
     assert "prices" not in Path("run.toml").read_text()
+
+
+def test_an_archive_in_a_bucket_with_its_table_is_looked_at_like_a_folder(monkeypatch: pytest.MonkeyPatch):
+    archive = toy.write_archive(Path.cwd(), 6)
+    with s3_server() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        for file in (*archive.rglob("*.dcm"), Path("labels.csv")):
+            below = file.relative_to(archive) if file.suffix == ".dcm" else file
+            write_bytes(f"s3://{BUCKET}/scans/{below}", file.read_bytes())
+        said = drafted("imaging", f"s3://{BUCKET}/scans")
+    assert said["saw"][0] == "6 files: dicom (US), 16 x 16, uint8."
+    assert said["chose"]["labels.table"] == f"s3://{BUCKET}/scans/labels.csv"
+    assert (said["chose"]["name"], said["chose"]["modality.size"]) == ("scans", [16, 16])
 
 
 # --- sequences ------------------------------------------------------------------------------------------------
