@@ -375,6 +375,7 @@ def test_a_model_of_ones_own_folder_is_imported_where_the_run_file_names_it_alon
     assert "does not take these arguments" in said and "hiden" in said
 
 
+@pytest.mark.slow  # the submitted one below does as much on every run
 def test_a_model_of_ones_own_folder_runs_in_workers_that_do_not_see_the_folder(installed, trained, tmp_path):
     train, score = own_runs(trained, tmp_path)
     ray = ["--set", 'engine={kind="ray", workers=2}', "--set", f'work="{tmp_path}/work"']
