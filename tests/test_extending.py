@@ -473,3 +473,22 @@ def test_every_verb_is_submitted_with_the_plug_in(submitted, tmp_path):
     assert submitted("score", score)["by_reason"] == {"unsupported": 1, "ecg.flat": 1, "missing_file": 1}
     write_ecg(tmp_path / "archive", "000", 1000, left=True)
     assert submitted("nightly", nightly)["scored"] == 1
+
+
+def test_init_makes_a_run_file_of_the_keys_and_descriptions_of_a_plug_in(installed, trained, tmp_path):
+    shutil.copytree(trained / "archive", tmp_path / "archive")
+    shutil.copyfile(trained / "labels.csv", tmp_path / "labels.csv")
+    decided = ["--set", "objective.positive=left", "--set", "max_failed=0.5", "--set", "training.epochs=1"]
+    said, indexed, again = medray_does(
+        ["init", "ecg", "archive"],
+        ["index", "archive_train.toml", "--local", *decided],
+        ["train", "archive_train.toml", "--local", *decided],
+        path=installed,
+        cwd=tmp_path,
+    )
+    assert said["undecided"] == {"objective.positive": 'TODO: which label is the positive one: "left" or "normal"'}
+    chosen = {"modality.kind": "ecg", "model.kind": "ecg_leads", "labels.key": "id", "labels.match": "entry"}
+    assert chosen.items() <= said["chose"].items()
+    text = (tmp_path / "archive_train.toml").read_text()
+    assert "\n#hertz = 100              # Samples a second; a recording with another number is refused" in text
+    assert (indexed["entries"], again["code"]) == (64, 0)

@@ -25,6 +25,7 @@ from medray.archive.entries import Entry, Part
 from medray.archive.grouping import Describe, Judge
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError, UserError
+from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs
 from medray.plugins.brought import Numbers
 from medray.scores.artefacts import Artefact
@@ -125,6 +126,9 @@ class Kind:
     """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
     not_eligible: frozenset[str] = frozenset()
     """Those of them that are no failure: the model is not asked about such an entry."""
+    draft: Callable[[Sequence[File], str], Draft | None] | None = None
+    """Files of an archive and its URI to what `medray init` proposes for it, None where they hold nothing of this kind. None:
+    the default settings look at a sample (`sampled.py`)."""
     demo: str | None = None
     """module:object of a `medray.demos.base.Demo`, for `medray demo KIND`."""
     commands: str | None = None
