@@ -18,7 +18,7 @@ from medray.modalities.ehr.encoding.bins import bins, features
 from medray.modalities.ehr.encoding.events import FEATURES, events, facts
 from medray.modalities.ehr.encoding.summary import summary, width
 from medray.modalities.ehr.meds import task
-from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File
@@ -32,7 +32,7 @@ class Ehr(Modality):
 
     def __init__(self, spec: EhrSpec) -> None:
         self._spec = spec
-        self._archive = Archive(spec)
+        self._archive = MedsArchive(spec)
 
     @property
     def spec(self) -> EhrSpec:
@@ -119,16 +119,16 @@ class Ehr(Modality):
         """Raises UserError where nothing is fitted yet."""
         codes, static = self._fitted
         if self.spec.representation == "bins":
-            found = {"sequence": Input((self.spec.bins, features(self.spec))), "mask": Input((self.spec.bins,))}
+            inputs = {"sequence": Input((self.spec.bins, features(self.spec))), "mask": Input((self.spec.bins,))}
         else:
-            found = {
+            inputs = {
                 "codes": Input((None,), categories=len(codes) + 1),
                 "sequence": Input((None, FEATURES)),
                 "mask": Input((None,)),
             }
         if self.spec.summaries:
-            found["summary"] = Input((width(self.spec),))
-        return found | ({"static": Input((2 * len(static),))} if static else {})
+            inputs["summary"] = Input((width(self.spec),))
+        return inputs | ({"static": Input((2 * len(static),))} if static else {})
 
     def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:
         """Events of each sample, where they are the steps; bins are as many for all."""

@@ -13,23 +13,23 @@ from medray.modalities.ehr.spec import EhrSpec
 UNKNOWN_CODES = "no event within the window has a code of the model's vocabulary"
 
 
-def refused(spec: EhrSpec, found: Usable, codes: CodeTable) -> dict[int, str]:
+def refused(spec: EhrSpec, events: Usable, codes: CodeTable) -> dict[int, str]:
     """Entry to why it is not eligible, for a person; holds the rule and nothing of the record."""
-    entries = len(found.prediction)
-    timed = found.time != STATIC
+    entries = len(events.prediction)
+    timed = events.time != STATIC
     why: dict[int, str] = {}
     for name, rule in spec.select.items():
         if name == "codes":
-            good = _any(found.entry, _passing(rule, codes)[found.code], entries)
+            good = _any(events.entry, _passing(rule, codes)[events.code], entries)
         elif name == "events":
-            good = _each(rule, np.bincount(found.entry[timed], minlength=entries))
+            good = _each(rule, np.bincount(events.entry[timed], minlength=entries))
         else:
-            good = _each(rule, found.years())
+            good = _each(rule, events.years())
         for i in np.flatnonzero(~good).tolist():
             why.setdefault(i, f"{name}: [modality.select] asks for {rule}")
     if spec.vocabulary is not None:
         known = np.isin(codes.hashes, np.array([code_hash(each.code) for each in spec.vocabulary], np.uint64))
-        good = _any(found.entry, known[found.code] & timed, entries)
+        good = _any(events.entry, known[events.code] & timed, entries)
         for i in np.flatnonzero(~good).tolist():
             why.setdefault(i, UNKNOWN_CODES)
     return why

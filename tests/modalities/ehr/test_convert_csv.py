@@ -15,9 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
-from medray.modalities.ehr.convert.flow import open_parser
 from medray.modalities.ehr.convert.long_csv.times import times
 from medray.modalities.ehr.convert.members import Unit
+from medray.modalities.ehr.convert.parsing import open_parser
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
 
 KEY = b"k" * 64

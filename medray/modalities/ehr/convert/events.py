@@ -1,4 +1,4 @@
-"""The rows that readers of a source give: events, patients, counts, look-ups, failed files. One schema for all."""
+"""ROWS, what every parser of a source gives: events, patients, counts, look-ups, failed files, in one schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -48,10 +48,12 @@ ROWS = pa.schema(
         pa.field("digest", pa.int64()),  # of what is made of it
     ]
 )
-KEPT = pa.schema(
+BUCKET_ROWS = pa.schema(
     [field for field in ROWS if field.name not in ("description", "count", "key", "key_check", "version", "digest")]
 )
-"""What a bucket's file holds: EVENT and PATIENT rows."""
+"""Columns of a bucket's file: EVENT and PATIENT rows."""
+CODES = pa.schema([("code", pa.string()), ("description", pa.string()), ("count", pa.int64())])
+"""Codes with what they are called, and how many events or look-ups have both."""
 
 READ, FILES, IGNORED, NOTE = "read", "files", "ignored", "note:"
 DELETION = "(deletion)"
@@ -149,7 +151,7 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 class Drop(Exception):
-    """This resource gives no events. `reason` is a key of DROPS."""
+    """A resource gives no events. `reason` is a key of DROPS."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -173,7 +175,7 @@ class Event(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Which resource of a unit a row is of, and who gives its subject's id a meaning."""
+    """The resource of a unit that a row was made of, and the server that its subject's id belongs to."""
 
     resource: int | None = None
     server: int = 0
@@ -183,21 +185,21 @@ NOWHERE = Origin()
 
 
 class Subjects:
-    """Identifiers of a source to (subject_id, check), both int64."""
+    """Turns identifiers of a source into (subject_id, check), both int64."""
 
     def __init__(self, key: bytes, *, keep: bool = False) -> None:
         self.key, self.keep = key, keep
         self.known: dict[str, tuple[int, int]] = {}
 
     def __call__(self, identifier: str) -> tuple[int, int]:
-        """63 bits of HMAC-SHA256, which are the last of `manifests.pseudonym`. Raises Drop for a kept id that is none."""
-        found = self.known.get(identifier)
-        if found is None:
-            found = self._kept(identifier) if self.keep else self._keyed(identifier)
+        """63 bits of HMAC-SHA256, the last of `pseudonyms.pseudonym`. Raises Drop for a kept id that is none."""
+        subject = self.known.get(identifier)
+        if subject is None:
+            subject = self._kept(identifier) if self.keep else self._keyed(identifier)
             if len(self.known) >= 2**16:
                 self.known.clear()
-            self.known[identifier] = found
-        return found
+            self.known[identifier] = subject
+        return subject
 
     def _keyed(self, identifier: str) -> tuple[int, int]:
         other = hmac.new(self.key, b"check\0" + identifier.encode(), hashlib.sha256).digest()[:8]
@@ -227,7 +229,8 @@ class _Row(NamedTuple):
     head: bool = False
     ref: str | None = None
     description: str | None = None
-    count: int | None = None
+    number: int | None = None
+    """The column `count`."""
     server: int | None = None
     resource: int | None = None
     day: int | None = None
@@ -241,7 +244,7 @@ class _Row(NamedTuple):
 
 
 class Writer:
-    """Rows of one unit, event by event; `take` gives what has come in as a batch."""
+    """Collects the rows of one unit; `take` returns them as a batch (ROWS)."""
 
     def __init__(self, unit: int) -> None:
         self.unit, self.seq = unit, 0
@@ -251,41 +254,60 @@ class Writer:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _row(self, kind: int, **values: Any) -> None:
-        self.rows.append(_Row(kind, unit=self.unit, **values))
-
     def events(self, source: str, subject: tuple[int, int], events: list[Event], origin: Origin = NOWHERE) -> None:
-        head = True
-        for e in events:
-            self._row(
+        for number, e in enumerate(events):
+            self.rows.append(_Row(
                 EVENT, subject_id=subject[0], check=subject[1], time=e.time, code=e.code or None, numeric_value=e.value,
-                text_value=e.text, source=source, head=head, ref=e.ref, key_server=e.ref_server, day=e.day, days=e.days,
-                description=e.description, resource=origin.resource, server=origin.server, seq=self.seq,
-            )  # fmt: skip
+                text_value=e.text, unit=self.unit, source=source, head=number == 0, ref=e.ref, key_server=e.ref_server,
+                day=e.day, days=e.days, description=e.description, resource=origin.resource, server=origin.server,
+                seq=self.seq,
+            ))  # fmt: skip
             self.seq += 1
-            head = False
 
     def patient(self, subject: tuple[int, int], origin: Origin = NOWHERE) -> None:
-        self._row(PATIENT, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server)
+        self.rows.append(_Row(
+            PATIENT, subject_id=subject[0], check=subject[1], unit=self.unit, resource=origin.resource,
+            server=origin.server,
+        ))  # fmt: skip
 
     def lookup(self, ref: str, code: str, description: str | None, origin: Origin = NOWHERE) -> None:
-        self._row(LOOKUP, code=code, ref=ref, description=description, resource=origin.resource, server=origin.server)
+        self.rows.append(_Row(
+            LOOKUP, code=code, unit=self.unit, ref=ref, description=description, resource=origin.resource,
+            server=origin.server,
+        ))  # fmt: skip
 
-    def version(self, source: str, outcome: str | None, notes: list[str], **values: Any) -> None:
-        """A resource with an id and what became of it: a key of DROPS, or None: it gave events, with these notes."""
-        self._row(VERSION, source=source, code=outcome, description=",".join(notes) or None, **values)
+    def version(
+        self,
+        source: str,
+        outcome: str | None,
+        notes: list[str],
+        *,
+        key: tuple[int, int],
+        server: int,
+        resource: int | None,
+        time: int | None,
+        version: int | None,
+        subject_id: int | None = None,
+        digest: int | None = None,
+    ) -> None:
+        """Add a resource with an id and what became of it: a key of DROPS, or None where it gave events, with notes."""
+        self.rows.append(_Row(
+            VERSION, subject_id=subject_id, time=time, code=outcome, unit=self.unit, source=source,
+            description=",".join(notes) or None, server=server, resource=resource, key=key[0], key_check=key[1],
+            version=version, digest=digest,
+        ))  # fmt: skip
 
     def link(self, subject: tuple[int, int], origin: Origin, kind: str, other: tuple[int, int], server: int) -> None:
-        self._row(
-            LINK, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server, code=kind,
-            key=other[0], key_check=other[1], key_server=server,
-        )  # fmt: skip
+        self.rows.append(_Row(
+            LINK, subject_id=subject[0], check=subject[1], unit=self.unit, resource=origin.resource, server=origin.server,
+            code=kind, key=other[0], key_check=other[1], key_server=server,
+        ))  # fmt: skip
 
     def failed(self, member: int, error: SampleError) -> None:
-        self._row(FAILED, seq=member, code=error.reason, description=error.detail)
+        self.rows.append(_Row(FAILED, seq=member, code=error.reason, unit=self.unit, description=error.detail))
 
     def lost_file(self, start: int, error: SampleError) -> None:
-        """A file of which no (further) member can be told: one file more that was looked at, and one that failed."""
+        """Count a file as read and as failed, because its members, or those that follow, cannot be listed."""
         if start == 0:
             self.count("", FILES)
         self.failed(-1, error)
@@ -295,11 +317,11 @@ class Writer:
 
     def finish(self) -> None:
         for (source, outcome), number in self.counts.items():
-            self._row(COUNT, code=outcome, source=source, count=number)
+            self.rows.append(_Row(COUNT, code=outcome, unit=self.unit, source=source, number=number))
         self.counts.clear()
 
     def take(self) -> Iterator[pa.RecordBatch]:
-        """What has come in since the last call, if anything."""
+        """One batch of the rows since the last call; none where there are none."""
         if self.rows:
             columns = zip(*self.rows, strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]

@@ -34,8 +34,8 @@ def code_hash(code: str) -> int:
 
 def any_glob(globs: Iterable[str]) -> re.Pattern[str] | None:
     """A pattern that matches what any of the globs does, with case; None for no globs."""
-    found = [fnmatch.translate(glob) for glob in globs]
-    return re.compile("|".join(f"(?:{each})" for each in found)) if found else None
+    patterns = [fnmatch.translate(glob) for glob in globs]
+    return re.compile("|".join(f"(?:{each})" for each in patterns)) if patterns else None
 
 
 class CodeTable:

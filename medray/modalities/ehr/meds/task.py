@@ -130,16 +130,16 @@ def _read_labels(uri: str, task: TaskSpec) -> tuple[np.ndarray, np.ndarray, np.n
     if subject.null_count or time.null_count:
         raise LabelError("rows of the label table have no subject_id or no prediction_time", where=uri,
                          found=f"{subject.null_count} and {time.null_count} rows")  # fmt: skip
-    given = [name for name in VALUES if name in table.schema.names and table.column(name).null_count < len(table)]
+    columns = [name for name in VALUES if name in table.schema.names and table.column(name).null_count < len(table)]
     if task.value is not None:
         if task.value not in table.schema.names:
             raise LabelError("the label table lacks a column", where=uri, found=", ".join(table.schema.names),
                              expected=task.value)  # fmt: skip
-        given = [task.value]
-    if len(given) > 1:
-        raise LabelError("the label table has several columns of values", where=uri, found=", ".join(given),
-                         expected="one", do=f'choose it: [modality.task] value = "{given[0]}"')  # fmt: skip
-    text = _as_text(table.column(given[0])) if given else [None] * len(table)
+        columns = [task.value]
+    if len(columns) > 1:
+        raise LabelError("the label table has several columns of values", where=uri, found=", ".join(columns),
+                         expected="one", do=f'choose it: [modality.task] value = "{columns[0]}"')  # fmt: skip
+    text = _as_text(table.column(columns[0])) if columns else [None] * len(table)
     label = np.empty(len(table), object)
     label[:] = text
     return subject.to_numpy(), time.to_numpy(), label
@@ -210,9 +210,9 @@ def split_of(splits: tuple[np.ndarray, list[str]] | None, wanted: np.ndarray) ->
     if splits is None or not len(splits[0]):
         return [None] * len(wanted)
     subjects, names = splits
-    place = np.minimum(np.searchsorted(subjects, wanted), len(subjects) - 1)
-    known = subjects[place] == wanted
-    return [names[i] if yes else None for i, yes in zip(place.tolist(), known.tolist(), strict=True)]
+    row = np.minimum(np.searchsorted(subjects, wanted), len(subjects) - 1)
+    known = subjects[row] == wanted
+    return [names[i] if yes else None for i, yes in zip(row.tolist(), known.tolist(), strict=True)]
 
 
 def time_text(times: np.ndarray) -> list[str]:

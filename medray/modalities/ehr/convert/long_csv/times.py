@@ -44,16 +44,16 @@ def times(cells: pa.Array, table: CsvTable) -> Times:
     """(N,) strings to times. Days, hours and seconds that do not exist are none; fractions are cut to a microsecond."""
     unsure = np.zeros(len(cells), bool)
     if table.time_format == "hh:mm":
-        found = _offset(_clock(cells), table)
+        time = _offset(_clock(cells), table)
     elif table.time_format in _SECONDS:
         numeric = pc.match_substring_regex(cells, _NUMBER)
         counted = pc.if_else(numeric, cells, None).cast(pa.float64())
-        found = _offset(counted.to_numpy(zero_copy_only=False) * _SECONDS[table.time_format], table)
+        time = _offset(counted.to_numpy(zero_copy_only=False) * _SECONDS[table.time_format], table)
     elif table.time_format == "iso":
-        found, unsure = _iso(cells, table.time_zone)
+        time, unsure = _iso(cells, table.time_zone)
     else:
-        found, unsure = _formatted(cells, table.time_format, table.time_zone)
-    return Times(found, found.is_null().to_numpy(zero_copy_only=False), unsure)
+        time, unsure = _formatted(cells, table.time_format, table.time_zone)
+    return Times(time, time.is_null().to_numpy(zero_copy_only=False), unsure)
 
 
 def _clock(cells: pa.Array) -> np.ndarray:

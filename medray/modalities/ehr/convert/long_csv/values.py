@@ -73,10 +73,10 @@ def _plain(cells: pa.Array, table: CsvTable) -> pa.Array:
     groups = _SAME_MARKS.get(table.thousands, table.thousands)
     grouped = rf"|\d{{1,3}}(?:[{groups}]\d{{3}})+" if groups else ""
     number = rf"^[+-]?(?:(?:\d+{grouped})(?:{mark}\d*)?|{mark}\d+)([eE][+-]?\d+)?$"
-    found = pc.if_else(pc.match_substring_regex(cells, number), cells, None)
+    plain = pc.if_else(pc.match_substring_regex(cells, number), cells, None)
     if groups:
-        found = pc.replace_substring_regex(found, f"[{groups}]", "")
-    return pc.replace_substring(found, table.decimal, ".")
+        plain = pc.replace_substring_regex(plain, f"[{groups}]", "")
+    return pc.replace_substring(plain, table.decimal, ".")
 
 
 def _unknown(number: pa.Array, code: pa.Array, table: CsvTable) -> np.ndarray:
