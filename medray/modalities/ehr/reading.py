@@ -1,4 +1,4 @@
-"""Entries to samples: many at a time, in numpy. What stands in a sample, and what an entry fails for."""
+"""Entries to samples, many at a time, in numpy: the content of a sample, and the reasons why an entry fails."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     entry, rows = _rows(archive, entries, failures)
     torn = (entry[1:] == entry[:-1]) & (rows.subject[1:] != rows.subject[:-1])
     for i in np.unique(entry[1:][torn]).tolist():
-        failures[i] = ("changed", "its rows are of more than one subject now")
+        failures[i] = ("changed", "its rows now belong to more than one subject")
     spec, rule = archive.spec, archive.spec.task.rule
     if rule is None:
         prediction = text_times([each.rpartition("@")[2] for each in entries.ids])

@@ -11,7 +11,7 @@ _RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\
 
 
 class TimeRule(NamedTuple):
-    """The time of the first or last event (of a code), and so long after it."""
+    """A prediction time: that of the first or last event (of a code), plus a duration."""
 
     which: Literal["first", "last"]
     code: str | None
@@ -39,8 +39,7 @@ def parse_rule(text: str) -> TimeRule:
     match = _RULE.fullmatch(text.strip())
     if match is None:
         raise ValueError(
-            'a prediction time is "first", "last" or "first of CODE", and "+ 48h" after it where wanted; '
-            f"found {text!r}"
+            f'a prediction time is "first", "last" or "first of CODE", optionally followed by "+ 48h"; found {text!r}'
         )
     after = duration_us(f"{match[3]}{match[4]}") if match[3] and float(match[3]) else 0
     return TimeRule("first" if match[1] == "first" else "last", match[2], after)

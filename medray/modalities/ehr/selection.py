@@ -1,4 +1,4 @@
-"""Which records a model may be asked about, by what an entry may see: [modality.select], and the bundle's vocabulary."""
+"""Eligibility of records, judged by the events an entry may see: rules of [modality.select], and the bundle's vocabulary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN_CODES = "no event within the window has a code of the model's vocabulary
 
 
 def refused(spec: EhrSpec, events: Usable, codes: CodeTable) -> dict[int, str]:
-    """Entry to why it is not eligible, for a person; holds the rule and nothing of the record."""
+    """Entry to why it is not eligible, in words for a person that name the rule and nothing of the record."""
     entries = len(events.prediction)
     timed = events.time != STATIC
     why: dict[int, str] = {}
@@ -36,7 +36,7 @@ def refused(spec: EhrSpec, events: Usable, codes: CodeTable) -> dict[int, str]:
 
 
 def _passing(rule: Rule, codes: CodeTable) -> np.ndarray:
-    """(codes,) bool"""
+    """(codes,) bool: the code passes the rule."""
     return np.array([rule.passes(name) for name in codes.names], bool)
 
 

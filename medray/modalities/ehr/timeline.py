@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, GRID = "#222222", "#767676", "#DDDDDD"
-"""As in medray.figures, which stands above the modalities."""
+"""As in medray.reports, which modalities must not import."""
 LINES = 24
 
 

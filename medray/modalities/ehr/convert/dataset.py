@@ -159,7 +159,7 @@ def _write_json(path: Path, facts: Mapping[str, object]) -> None:
 
 
 def publish(draft: Path, out: Path) -> None:
-    """The draft becomes `out` by a rename; the dataset that was there before goes."""
+    """Rename the draft to `out`; an earlier dataset there is removed."""
     old = out.with_name(f".{out.name}.old-{uuid.uuid4().hex}")
     if out.exists():
         out.rename(old)
@@ -169,4 +169,5 @@ def publish(draft: Path, out: Path) -> None:
 
 
 def data_rows(subjects: pa.Table) -> int:
+    """Number of events in the data files. `subjects`: SUBJECTS."""
     return int(np.sum(subjects["events"].to_numpy())) if len(subjects) else 0

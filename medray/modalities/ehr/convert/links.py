@@ -68,7 +68,7 @@ class SubjectMap:
         """Numbers of the buckets that hold rows of other subjects. `names`: NAMES."""
         moved = self.merged[:, 0] % buckets
         apart = names.filter(pc.is_in(names.column("subject_id"), pa.array(self.split, pa.int64())))
-        # a linked subject of a split id lies in the bucket of the id, which is one of these
+        # a linked subject of a split id is in the bucket of the id, which is one of these
         return {int(bucket) for bucket in (*moved, *(apart.column("subject_id").to_numpy() % buckets))}
 
 

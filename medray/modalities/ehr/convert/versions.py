@@ -137,7 +137,7 @@ def _why(rows: pa.Table) -> dict[int, str]:
                     row["source"] == DELETION)
             for number, row in zip(numbers, facts, strict=True)
         ]  # fmt: skip
-        # rows stand in the order of the source here, so that of equal versions the first is kept
+        # rows are in the order of the source here, so that of equal versions the first is kept
         rank = {int(number): i for i, number in enumerate(numbers)}
         reasons = lost([v._replace(row=rank[v.row]) for v in versions])
         why |= {int(numbers[i]): reason for i, reason in reasons.items()}

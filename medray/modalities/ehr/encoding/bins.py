@@ -30,8 +30,8 @@ def bins(
 ) -> np.ndarray:
     """(B, T, features) float32 of events (N,), samples ascending and times within them: see `features` for the order.
 
-    Bin t holds events from window start + t bins on; one at the prediction time is in the last bin. The memory lies
-    T first, as recurrent layers take it.
+    Bin t has the events from window start + t bins on; one at the prediction time is in the last bin. The memory layout
+    is T first, as recurrent layers take it.
     """
     vocabulary = spec.vocabulary or ()
     steps, width, channels = spec.bins, len(vocabulary), features(spec)

@@ -26,7 +26,7 @@ from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec
 SUMMARY = pa.schema(
     [
         # event, static; or name, with the text; or count, of `text`; or target, with its text; or now: an event of the
-        # code stands at the prediction time itself, of samples with that target
+        # code is at the prediction time itself, in samples with that target
         pa.field("kind", pa.string(), nullable=False),
         pa.field("code", pa.uint64()),
         pa.field("text", pa.string()),

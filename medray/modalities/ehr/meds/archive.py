@@ -17,7 +17,7 @@ CACHED_FILES = 4
 
 
 class MedsArchive:
-    """Caches only: everything in it follows from the files."""
+    """Caches of one worker: everything in it can be read again from the files."""
 
     def __init__(self, spec: EhrSpec) -> None:
         self.spec, self.codes = spec, CodeTable(spec)

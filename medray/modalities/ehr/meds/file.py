@@ -21,7 +21,7 @@ from medray.storage.files import open_input
 STATIC = np.iinfo(np.int64).min
 """Time of an event without one."""
 ABSENT = np.uint32(0x7FC0DEAD)
-"""Bits of the NaN that stands for no number, to tell it from a NaN in the file."""
+"""Bits of the NaN that stands for no number, so that it differs from a NaN in the file."""
 CACHED_GROUPS = 4
 BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError)
 """What pyarrow raises for content that is damaged: a page that does not decode is an OSError of no errno."""

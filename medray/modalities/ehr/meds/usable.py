@@ -73,13 +73,13 @@ def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int
     visible = np.flatnonzero(inputs)
     visible_entry, time, code = entry[visible], rows.time[visible], rows.code[visible]
     value, bad = _numbers(rows.value[visible])
-    places, source, again = _order(visible_entry, time, codes.hashes, code, value)
-    if len(places):
+    targets, sources, repeated = _order(visible_entry, time, codes.hashes, code, value)
+    if len(targets):
         for each in (visible_entry, time, code, value, bad):
-            each[places] = each[source]
-    if len(again):
+            each[targets] = each[sources]
+    if len(repeated):
         visible_entry, time, code, value, bad = (
-            np.delete(each, again) for each in (visible_entry, time, code, value, bad)
+            np.delete(each, repeated) for each in (visible_entry, time, code, value, bad)
         )
     non_finite, label_events = (
         np.bincount(each, minlength=entries).astype(np.int32) for each in (visible_entry[bad], entry[barred])
@@ -134,23 +134,23 @@ def _numbers(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _order(
     entry: np.ndarray, time: np.ndarray, hashes: np.ndarray, code: np.ndarray, value: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(places (K,), source (K,), again (R,)): the row that belongs at each of `places` stands at `source`; all others
-    are in order already. Then the rows `again` are equal to the row before them.
+    """(targets (K,), sources (K,), repeated (R,)): each row of `sources` belongs at the position in `targets`; all other
+    rows are in order already. After the move, the rows `repeated` equal the row before them.
     """
     new_entry = entry[1:] != entry[:-1]
     if (new_entry | (time[1:] >= time[:-1])).all():  # as MEDS asks for: only events of one time are out of order
         together = ~new_entry & (time[1:] == time[:-1])
-        places = np.flatnonzero(_tied(together))
-        moment = np.cumsum(~np.append(False, together)[places])
-        source = places[_by_moment(moment, hashes[code[places]], value[places])]
+        targets = np.flatnonzero(_tied(together))
+        moment = np.cumsum(~np.append(False, together)[targets])
+        sources = targets[_by_moment(moment, hashes[code[targets]], value[targets])]
     else:
-        places = np.arange(len(entry))
-        source = np.lexsort((value, hashes[code], time, entry))
-    same = np.ones(max(0, len(source) - 1), bool)
+        targets = np.arange(len(entry))
+        sources = np.lexsort((value, hashes[code], time, entry))
+    same = np.ones(max(0, len(sources) - 1), bool)
     for column in (entry, time, code, value.view(np.uint32)):
-        column = column[source]
+        column = column[sources]
         same &= column[1:] == column[:-1]
-    return places, source, places[1:][same]
+    return targets, sources, targets[1:][same]
 
 
 def _by_moment(moment: np.ndarray, code: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -308,13 +308,13 @@ def _links(each: _Resource) -> list[tuple[str, ResourceId]]:
     return links
 
 
-def _subject(content: JsonObject, whose: str, where: BundleContext, own: ResourceId | None) -> ResourceId:
-    """The patient that the element `whose` names; the resource itself where that is empty. Raises Drop."""
-    if not whose:
+def _subject(content: JsonObject, element: str, where: BundleContext, own: ResourceId | None) -> ResourceId:
+    """The patient that an element names; the resource itself where `element` is empty. Raises Drop."""
+    if not element:
         if own is None:
             raise Drop("no_id")
         return own
-    named = table(content.get(whose))
+    named = table(content.get(element))
     if not text(named.get("reference")):
         raise Drop("identifier_only" if named.get("identifier") else "no_subject")
     reference = resolve(named, where)
@@ -348,7 +348,7 @@ def _add_version_of_entry(resource: JsonObject, response: JsonObject) -> None:
 
 
 def _instant(value: str | None) -> int | None:
-    """Microseconds since 1970 in UTC; None for what is no time."""
+    """Microseconds since 1970 in UTC of a FHIR time; None where it cannot be read."""
     try:
         return moment(value or "", "start", None).us
     except Drop:
@@ -356,6 +356,6 @@ def _instant(value: str | None) -> int | None:
 
 
 def _number(value: JsonValue) -> int | None:
-    """The number that meta.versionId or an ETag is; None where it is none."""
+    """A meta.versionId or an ETag as a number; None where it is not numeric."""
     match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
     return int(match[1]) if match else None

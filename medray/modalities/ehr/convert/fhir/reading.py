@@ -2,15 +2,15 @@
 
 The rule of times (one for all types)
 
-- A time is UTC. A date, a month or a year lies at the end of its last day (`dates = "end"`: nothing is known early), or
-  at the start of its first (`dates = "start"`). Whatever `dates` says, a birth and the start of an encounter lie at the
-  start, and a death and every end (Period.end, abatement) at the end: FHIR R4 Period.end includes any time of its day.
-- No end lies before its start. One that contradicts it (an earlier day, or an earlier time where both have one) is left
+- A time is UTC. A date, a month or a year is the end of its last day (`dates = "end"`: nothing is known early), or
+  the start of its first (`dates = "start"`). Whatever `dates` says, a birth and the start of an encounter are the start
+  of the day, and a death and every end (Period.end, abatement) its end: Period.end includes any time of its day.
+- No end is before its start. One that contradicts it (an earlier day, or an earlier time where both have one) is left
   out and counted.
-- `time = "known"`: an event stands where it was known: at Condition.recordedDate, AllergyIntolerance.recordedDate,
+- `time = "known"`: an event is at the time it became known: Condition.recordedDate, AllergyIntolerance.recordedDate,
   Immunization.recorded, Observation.issued, DiagnosticReport.issued, where these are later than when it happened.
-  `time = "onset"`: where it happened. Both count the events for which that makes a difference.
-- Where an admission or a death has a time, dates of that day lie between them (days.py).
+  `time = "onset"`: when it happened. Both count the events for which that makes a difference.
+- Where an admission or a death has a time, dates of that day are put between them (days.py).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Reading:
         except Drop:
             return None
 
-    def stands(self, happened: Moment | None, recorded: JsonValue = None) -> Moment | None:
+    def time_of_event(self, happened: Moment | None, recorded: JsonValue = None) -> Moment | None:
         """The time of an event that happened and was recorded at these times; None: static. Raises Drop: no time is known."""
         if self.time == "onset" and happened is not None:
             self._count_early(happened, recorded)
@@ -95,8 +95,8 @@ class Reading:
         if known is not None and _is_later(known, happened):
             self.notes.append("before_recorded")
 
-    def end(self, value: JsonValue, start: Moment | None, stands: Moment | None = None) -> Moment | None:
-        """The end of something that began at `start`, its event at `stands` or `start`; never before either. None where no
+    def end(self, value: JsonValue, start: Moment | None, event_at: Moment | None = None) -> Moment | None:
+        """The end of something that began at `start`, its event at `event_at` or `start`; never before either. None where no
         end is given, or it is left out."""
         written = text(value)
         if written is None:
@@ -111,7 +111,7 @@ class Reading:
         ):
             self.notes.append("end_before_start")
             return None
-        return max([ended, *(each for each in (start, stands) if each is not None)], key=lambda each: each.us)
+        return max([ended, *(each for each in (start, event_at) if each is not None)], key=lambda each: each.us)
 
     def coded(self, concept: JsonValue) -> Coding:
         """The coding that names a CodeableConcept. Raises Drop: no_code."""

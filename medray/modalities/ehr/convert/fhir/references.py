@@ -1,7 +1,7 @@
-"""What a FHIR reference names: type, id, and who gives the id its meaning.
+"""ResourceId: what a FHIR reference names: type, id, and the server on which the id is valid.
 
 The identity of a resource is its full URL (FHIR R4 Bundle.entry.fullUrl, Reference.reference): the base of a server and
-Type/id, or a URN. An id means something on its server alone, so `server` says whose it is: the base URL, the URN where
+Type/id, or a URN. An id is only valid on its server, so `server` names it: the base URL, the URN where
 it is not made of the id, or "" where nothing names a server (NDJSON of an export). http and https, and letters of the
 host in either case, are one server.
 """
@@ -48,7 +48,7 @@ class BundleContext:
 
 
 def server_of(base: str) -> str:
-    """A base URL in one form."""
+    """Normal form of a base URL."""
     parts = urlsplit(base)
     if parts.scheme.lower() not in ("http", "https"):
         return base.rstrip("/")
@@ -58,7 +58,7 @@ def server_of(base: str) -> str:
 
 
 def literal(value: str) -> ResourceId | None:
-    """An absolute or relative URL of a resource, whole or of one version."""
+    """The resource of an absolute or relative URL, with or without a version; None for any other text."""
     match = _LITERAL.fullmatch(value)
     if match is None:
         return None
@@ -115,7 +115,7 @@ def resolve(value: JsonValue, where: BundleContext) -> ResourceId | None:
 
 
 def is_of_another(observation: JsonObject, subject: ResourceId, where: BundleContext) -> bool:
-    """Whether it is about another person than its subject (FHIR R4 Observation.focus: a fetus, a donor, a parent)."""
+    """Whether an Observation is about another person than its subject (FHIR R4 Observation.focus: a fetus, a donor, a parent)."""
     for each in rows(observation.get("focus")):
         named = resolve(each, where)
         kind = named.type if named and named.type else text(each.get("type"))

@@ -9,7 +9,7 @@ Procedure            CODE at performed (its start)
 Immunization         CODE at occurrence; CODE//SUBPOTENT
 AllergyIntolerance   ALLERGY//CODE at onset: the bare code would be a prescription; ALLERGY//CODE//UNCONFIRMED
 DiagnosticReport     CODE at effective
-Device               DEVICE//CODE; FHIR tells when it was made, not since when it is in use: untimed
+Device               DEVICE//CODE; FHIR says when it was made, not since when it is in use: untimed
 Patient              MEDS_BIRTH, MEDS_DEATH; static GENDER//, RACE//, ETHNICITY//
 
 Which statuses give events: status.py. When an event is, at when it happened or at when it was recorded: reading.py.
@@ -102,7 +102,7 @@ def encounter(resource: JsonObject, reading: Reading) -> list[Event]:
     start = None if began is None else reading.at(began, "start")
     if start is None and end is not None:
         return [event(reading.at(end, "end"), f"ENCOUNTER_END//{tail}", description=description)]
-    events = [event(reading.stands(start), f"ENCOUNTER_START//{tail}", description=description)]
+    events = [event(reading.time_of_event(start), f"ENCOUNTER_START//{tail}", description=description)]
     if (over := reading.end(end, start)) is not None:
         events.append(event(over, f"ENCOUNTER_END//{tail}", description=description))
     return events
@@ -118,7 +118,7 @@ def _onset(resource: JsonObject, reading: Reading) -> Moment | None:
 def condition(resource: JsonObject, reading: Reading) -> list[Event]:
     code = reading.coded(resource.get("code"))
     name, onset = code.code + reading.suffix, _onset(resource, reading)
-    when = reading.stands(onset, resource.get("recordedDate"))
+    when = reading.time_of_event(onset, resource.get("recordedDate"))
     events = [event(when, name, description=code.display)]
     period = table(resource.get("abatementPeriod"))
     ended = text(resource.get("abatementDateTime")) or text(period.get("end"))
@@ -138,7 +138,7 @@ def _note_lost_end(resource: JsonObject, end: str | None, reading: Reading) -> N
 
 
 def observation(resource: JsonObject, reading: Reading) -> list[Event]:
-    when = reading.stands(_effective(resource, reading), resource.get("issued"))
+    when = reading.time_of_event(_effective(resource, reading), resource.get("issued"))
     code, own = coding(resource.get("code"), reading.notes), None
     events, lost = _components(resource, when, reading)
     valued = any(name.startswith("value") for name in resource) or bool(resource.get("dataAbsentReason"))
@@ -181,8 +181,9 @@ def _effective(resource: JsonObject, reading: Reading) -> Moment | None:
 
 
 def medication_request(resource: JsonObject, reading: Reading) -> list[Event]:
-    """The parser has resolved a reference to a Medication: to medicationCodeableConcept, or to `reading.medication`."""
-    when = reading.stands(reading.first(resource.get("authoredOn")))
+    """Event of a request. A reference to a Medication was resolved before: to medicationCodeableConcept, or to
+    `reading.medication`."""
+    when = reading.time_of_event(reading.first(resource.get("authoredOn")))
     if reading.medication is not None:
         ref, server = reading.medication
         return [event(when, "", ref=ref, ref_server=server)]
@@ -193,18 +194,18 @@ def medication_request(resource: JsonObject, reading: Reading) -> list[Event]:
 def procedure(resource: JsonObject, reading: Reading) -> list[Event]:
     code, written = reading.coded(resource.get("code")), text(resource.get("performedDateTime"))
     happened = reading.at(written) if written else reading.period(resource.get("performedPeriod"), ends=False)
-    return [event(reading.stands(happened), code.code, description=code.display)]
+    return [event(reading.time_of_event(happened), code.code, description=code.display)]
 
 
 def immunization(resource: JsonObject, reading: Reading) -> list[Event]:
     code = reading.coded(resource.get("vaccineCode"))
-    when = reading.stands(reading.first(resource.get("occurrenceDateTime")), resource.get("recorded"))
+    when = reading.time_of_event(reading.first(resource.get("occurrenceDateTime")), resource.get("recorded"))
     return [event(when, code.code + reading.suffix, description=code.display)]
 
 
 def allergy(resource: JsonObject, reading: Reading) -> list[Event]:
     code = reading.coded(resource.get("code"))
-    when = reading.stands(_onset(resource, reading), resource.get("recordedDate"))
+    when = reading.time_of_event(_onset(resource, reading), resource.get("recordedDate"))
     display = f"Allergy: {code.display}" if code.display else None
     _note_lost_end(resource, None, reading)
     return [event(when, f"ALLERGY//{code.code}{reading.suffix}", description=display)]
@@ -212,7 +213,7 @@ def allergy(resource: JsonObject, reading: Reading) -> list[Event]:
 
 def report(resource: JsonObject, reading: Reading) -> list[Event]:
     code = reading.coded(resource.get("code"))
-    when = reading.stands(_effective(resource, reading), resource.get("issued"))
+    when = reading.time_of_event(_effective(resource, reading), resource.get("issued"))
     if any(resource.get(name) for name in ("conclusion", "conclusionCode", "presentedForm")):
         reading.notes.append("conclusion_left_out")
     return [event(when, code.code, description=code.display)]
@@ -220,7 +221,7 @@ def report(resource: JsonObject, reading: Reading) -> list[Event]:
 
 def device(resource: JsonObject, reading: Reading) -> list[Event]:
     code = reading.coded(resource.get("type"))
-    return [event(reading.stands(None), f"DEVICE//{code.code}", description=code.display)]
+    return [event(reading.time_of_event(None), f"DEVICE//{code.code}", description=code.display)]
 
 
 MAPPERS: dict[str, tuple[Mapper, str]] = {

@@ -1,9 +1,9 @@
-"""What the modifier elements of FHIR R4 make of a resource: an event, none for a reason, or one with a code of its own.
+"""STATUSES: what the modifier elements of FHIR R4 make of a resource: an event, one with a code of its own, or none.
 
 Each table has every code of the element's required value set (FHIR R4, isModifier and binding of the element). A code
-that is not there is not understood, and what is not understood is dropped. The elements that are no status:
+missing here is not understood, and such a resource is dropped. Elements other than statuses:
 
-    implicitRules, modifierExtension    dropped wherever they stand (DomainResource.modifierExtension: applications are
+    implicitRules, modifierExtension    dropped wherever they are (DomainResource.modifierExtension: applications are
                                         required to check for them), but in Patient.contact and .communication, which
                                         are not read
     MedicationRequest.doNotPerform      a request not to give it: no event
@@ -131,7 +131,7 @@ STATUSES: dict[str, dict[str, dict[str, Meaning]]] = {
     "Device": {
         "status": {
             "active": VALID,
-            "inactive": Meaning("no_longer"),  # of an implant: it has been removed, nobody says when
+            "inactive": Meaning("no_longer"),  # an implant was removed, at an unknown time
             "entered-in-error": ERROR,
             "unknown": UNKNOWN,
         }

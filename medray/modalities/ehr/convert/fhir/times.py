@@ -1,4 +1,4 @@
-"""Moments as FHIR writes them, to microseconds since 1970 in UTC, and the days that were written."""
+"""Moment: a FHIR date or time as microseconds since 1970 in UTC, with the days as they were written."""
 
 from __future__ import annotations
 

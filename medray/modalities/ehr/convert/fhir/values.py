@@ -1,4 +1,4 @@
-"""value[x] of a FHIR R4 Observation, or of one of its components, to a number, a code, or nothing and a note.
+"""Values: value[x] of a FHIR R4 Observation, or of a component, to a number, a code, or nothing and a note.
 
 valueQuantity          number; the unit and the comparator (Quantity.comparator is a modifier) are part of the code
 valueInteger           number

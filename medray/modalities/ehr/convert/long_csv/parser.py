@@ -236,7 +236,7 @@ def _is_row(line: str, names: list[str], table: CsvTable) -> bool:
 
 
 def _subject_of_name(name: str, table: CsvTable) -> str | None:
-    """The identifier in a file's name; empty where there is none, None where a column has it."""
+    """The identifier in a file's name; empty where the name has none, None where a column gives it."""
     if table.subject_column is not None:
         return None
     match = re.search(table.subject_pattern, name)
@@ -254,7 +254,7 @@ def _raw(block: pa.Table, column: str) -> pa.Array:
 
 
 def _nothing(cells: pa.Array, table: CsvTable) -> np.ndarray:
-    """(N,) bool: the cell stands for nothing."""
+    """(N,) bool: the cell is empty or stands for a missing value."""
     return _true(pc.is_in(cells, pa.array([*table.empty, *NOTHING_OF_TOOLS], pa.string())))
 
 

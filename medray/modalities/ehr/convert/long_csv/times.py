@@ -1,4 +1,4 @@
-"""Text cells of a CSV to times in UTC, a whole column at once: what is no moment is none, never another moment."""
+"""Times: text cells of a CSV to times in UTC, a whole column at once. What cannot be read as a time is null, never a guess."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"%[YmdHMSbBjaAp]")
 
 
 class Times(NamedTuple):
-    found: pa.Array
+    time: pa.Array
     """(N,) timestamps in UTC, null where there is none"""
     wrong: np.ndarray
     """(N,) bool: no time can be read"""
@@ -127,13 +127,13 @@ def _whole(text: pa.Array) -> np.ndarray:
 
 
 def _offsets(text: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) zones ("Z", "+0530", "-05", "" or null) to (minutes east of UTC, there is one, it is one that there is)."""
+    """(N,) zones ("Z", "+0530", "-05", "" or null) to (minutes east of UTC; whether one is given; whether it is valid)."""
     words = text.fill_null("").dictionary_encode()
     each = [_minutes(word) for word in words.dictionary.to_pylist()]
     indices = words.indices.to_numpy()
-    minutes = np.array([found or 0 for found in each], np.int64)[indices]
+    minutes = np.array([offset or 0 for offset in each], np.int64)[indices]
     named = np.array([word != "" for word in words.dictionary.to_pylist()], bool)[indices]
-    return minutes, named, np.array([found is not None for found in each], bool)[indices]
+    return minutes, named, np.array([offset is not None for offset in each], bool)[indices]
 
 
 def _minutes(zone: str) -> int | None:

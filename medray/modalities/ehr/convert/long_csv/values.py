@@ -66,7 +66,7 @@ def values(cells: pa.Array, code: pa.Array, table: CsvTable) -> Values:
 
 
 def _plain(cells: pa.Array, table: CsvTable) -> pa.Array:
-    """(N,) numbers as 1234.5, in the notation of the table; null for what is none."""
+    """(N,) numbers as 1234.5, in the notation of the table; null where it is no number."""
     if table.decimal == "." and not table.thousands:
         return pc.if_else(pc.match_substring_regex(cells, _NUMBER), cells, None)
     mark = re.escape(table.decimal)
