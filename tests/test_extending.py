@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.csv
+import pyarrow.parquet
 import pytest
+from deltalake import DeltaTable
 from pages import blocks
 from ray_cluster import PROJECT, cluster
 
@@ -214,6 +216,76 @@ def test_a_modality_brings_commands(installed, trained):
     assert done.stdout.split() == list(LEADS)
 
 
+PREDICT = """
+import json, numpy as np, medray
+def refused(call):
+    try:
+        call()
+    except medray.MedrayError as error:
+        return str(error)
+bundle = medray.Bundle.load("bundle"{trust})
+rows = bundle.predict("archive").to_pylist()
+(one,) = bundle.predict("archive/000.hea", archive="archive").to_pylist()
+in_memory = refused(lambda: bundle.predict(np.zeros((1, 200, 12))))
+print(json.dumps([rows, one["reason"], in_memory, refused(lambda: medray.Bundle.load("bundle"))]))
+"""
+
+
+def predictions(folder: Path, path: Path, trust: str = "") -> list:
+    """Rows of the archive, the reason of one half of a recording, and what is refused: an array; the bundle without trust."""
+    env = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{PROJECT}"}
+    code = PREDICT.replace("{trust}", trust)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_bundle_of_the_plug_in_predicts_paths_as_the_score_table_has_them(installed, trained, tmp_path):
+    for name in ("archive", "bundle"):
+        (tmp_path / name).symlink_to(trained / name)
+    score = ["score", str(trained / "score.toml"), "--set", f'store="{tmp_path}/scores"']
+    (scored,) = medray_does([*score, "--set", f'work="{tmp_path}/work"'], path=installed, cwd=tmp_path)
+    rows, reason, in_memory, untrusted = predictions(tmp_path, installed)
+    table = DeltaTable(str(tmp_path / "scores")).to_pyarrow_table().to_pylist()
+    stored = {row["entry_id"]: (row["status"], row["reason"]) for row in table}
+    assert {row["entry_id"]: (row["status"], row["reason"]) for row in rows} == stored
+    values = {row["entry_id"]: row["value"] for row in table if row["status"] == "scored"}
+    predicted = {row["entry_id"]: row["left"] for row in rows if row["status"] == "scored"}
+    assert predicted == pytest.approx(values, abs=1e-6, rel=0)
+    assert len(rows) == 64 and len(predicted) == scored["scored"] == 60
+    assert reason == "missing_file"  # the .dat was not given
+    assert "the modality 'ecg' takes no data from memory" in in_memory and "found: ndarray" in in_memory
+    assert untrusted is None
+
+
+def test_a_source_of_health_records_is_converted(installed, tmp_path):
+    (tmp_path / "archive").mkdir()
+    for name, facts in (("p1", "# age: 61\n# sex: F\n"), ("p2", "# age: 40\n"), ("p3", "")):
+        (tmp_path / "archive" / f"{name}.hea").write_text(f"{name} 0 100 0\n{facts}")
+    (tmp_path / "convert.toml").write_text(
+        f'name = "headers"\narchive = "{tmp_path}/archive"\nout = "{tmp_path}/meds"\n'
+        f'pseudonym_key = "{tmp_path}/key"\nengine = {{ kind = "local" }}\nsource = {{ kind = "ecg-headers" }}\n'
+    )
+    (made,) = medray_does(["ehr", "to-meds", str(tmp_path / "convert.toml")], path=installed, cwd=tmp_path)
+    assert (made["code"], made["entries"], made["subjects"], made["events"]) == (0, 3, 2, 3)
+    assert made["dropped"] == {"header": {"nothing_known": 1}}
+    events = pyarrow.parquet.read_table(tmp_path / "meds/data").to_pylist()
+    found = sorted((event["code"], event["numeric_value"], event["time"]) for event in events)
+    assert found == [("AGE", 40.0, None), ("AGE", 61.0, None), ("SEX//F", None, None)]
+    assert refused("ehr", "to-meds", str(tmp_path / "convert.toml"), path=None, cwd=tmp_path).count("ecg-headers")
+
+
+def test_a_demo_of_a_plug_in_goes_the_whole_way(installed, tmp_path):
+    (done,) = medray_does(["demo", "ecg", "--out", str(tmp_path / "demo")], path=installed, cwd=tmp_path)
+    steps = done["ecg"]
+    assert (done["code"], steps["evaluate"]["metrics"]["auroc"], steps["score"]["scored"]) == (0, 1.0, 40)
+    assert (steps["score again"]["pending"], steps["score again"]["scored"]) == (1, 1)
+    assert "AUROC" in (tmp_path / "demo/report.html").read_text()
+    assert "expected: imaging, genomics, ehr, ecg, all" in refused("demo", "egc", path=installed, cwd=tmp_path)
+
+
 # --- what is said ---------------------------------------------------------------------------------------------
 
 
@@ -224,7 +296,7 @@ def test_installed_plug_ins_are_listed_with_their_versions(installed, tmp_path):
         for row in listed["plugins"]
         if row["name"] != "medray"
     ]
-    kinds = (("modalities", "ecg"), ("models", "ecg_leads"), ("exports", "ecg-csv"))
+    kinds = (("modalities", "ecg"), ("models", "ecg_leads"), ("exports", "ecg-csv"), ("sources", "ecg-headers"))
     assert rows == [(group, kind, "1.0", True) for group, kind in kinds]
 
 
@@ -333,6 +405,12 @@ def test_a_model_of_ones_own_folder_is_imported_where_the_run_file_names_it_alon
 
     said = refused(*score, path=installed, cwd=tmp_path)
     assert "which is not imported because a bundle says so" in said and f'trust = ["{OWN}"]' in said
+    (tmp_path / "archive").symlink_to(trained / "archive")
+    rows, _, _, untrusted = predictions(tmp_path, installed, f', trust=["{OWN}"]')
+    assert (
+        sum(row["status"] == "scored" for row in rows) == 60
+        and "name it in the run file or to Bundle.load" in untrusted
+    )
     trusting = [*score, "--set", f'trust=["{OWN}"]']
     (scored,) = medray_does(trusting, path=installed, cwd=tmp_path)
     assert (scored["scored"], scored["code"]) == (60, 0)
@@ -348,6 +426,7 @@ def test_a_model_of_ones_own_folder_is_imported_where_the_run_file_names_it_alon
     assert "does not take these arguments" in said and "hiden" in said
 
 
+@pytest.mark.slow  # the submitted one below does as much on every run
 def test_a_model_of_ones_own_folder_runs_in_workers_that_do_not_see_the_folder(installed, trained, tmp_path):
     train, score = own_runs(trained, tmp_path)
     ray = ["--set", 'engine={kind="ray", workers=2}', "--set", f'work="{tmp_path}/work"']

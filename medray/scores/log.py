@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Sequence
+from os import PathLike
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -15,7 +16,9 @@ from medray.scores.file import ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 from medray.storage import delta, files
+from medray.storage.versions import refuse_later
 
+FORMAT = 1  # of the store; a later one says so as `medray.format` in the table's configuration
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
 
@@ -36,7 +39,7 @@ class ScoreLog(ScoreScan):
     """The log of a table of scores, opened: who may commit, what is committed, which files are live."""
 
     @classmethod
-    def open(cls, uri: str, *, create: bool = False) -> Self:
+    def open(cls, uri: str | PathLike[str], *, create: bool = False) -> Self:
         """The store at `uri`; with `create`, made there when nothing is.
 
         Raises StoreError when nothing is there, something else is, or its columns are not SCORES.
@@ -61,6 +64,9 @@ class ScoreLog(ScoreScan):
         return store
 
     def _check_columns(self) -> None:
+        """Raises StoreError for a store of a later version of medray, and for a table that is no score store."""
+        written = {name.removeprefix("medray."): fact for name, fact in self._table.metadata().configuration.items()}
+        refuse_later(written, FORMAT, "the score store", self.uri, StoreError)
         found = {f.name: str(f.type) for f in pa.schema(self._table.schema())}
         expected = {f.name: str(f.type) for f in SCORES if f.name in found or f.name not in ADDED}
         if found == expected and self._table.metadata().partition_columns == ["bundle_id"]:
