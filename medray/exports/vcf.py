@@ -25,6 +25,7 @@ from medray.modalities.genomics.formats import text, vcf
 from medray.modalities.genomics.variants.alleles import allele_of
 from medray.modalities.genomics.variants.names import RecordNames
 from medray.scores import ScoreStore
+from medray.scores.readings import OutlineRow
 from medray.storage.files import absolute, new_file
 
 RECORD_ID = r"^(.*)#[^#]+:[0-9]+:[^#:]+:[^#]+$"
@@ -75,7 +76,7 @@ def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> dict
     return {"out": out, **{name: counts[name] for name in told}}
 
 
-def _match(store: ScoreStore, bundle_id: str, source: str) -> tuple[str, dict[str, Any]]:
+def _match(store: ScoreStore, bundle_id: str, source: str) -> tuple[str, OutlineRow]:
     """The path in the archive, as entry ids have it, of the scored file that `source` is, and what is scored of it."""
     known = {row["group"]: row for row in store.outline(bundle_id, RECORD_ID)}
     found = _alike(source, known)

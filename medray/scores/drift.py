@@ -9,7 +9,7 @@ Yurdakul, Statistical Properties of Population Stability Index (Western Michigan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -72,12 +72,38 @@ def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.maximum(counts, 0.5) / len(values)
 
 
-def compared(output: str, reference: np.ndarray, tonight: np.ndarray) -> dict[str, Any]:
-    """What a summary tells of an output, JSON-ready.
+class Enough(TypedDict):
+    """How much a drift can be trusted: found of needed."""
 
-    {output, n, reference_n, psi, level, enough (found of needed), quantiles and reference_quantiles {"0.05": ...},
-    histogram {edges, tonight, reference: shares of the scores}}.
-    """
+    found: int
+    needed: int
+
+
+class Histograms(TypedDict):
+    """Shares of the scores in HISTOGRAM_BINS bins."""
+
+    edges: list[float]
+    tonight: list[float]
+    reference: list[float]
+
+
+class OutputDrift(TypedDict):
+    """What a summary tells of an output, JSON-ready."""
+
+    output: str
+    n: int
+    reference_n: int
+    psi: float | None
+    level: Level
+    enough: Enough
+    quantiles: dict[str, float | None]
+    """By their share, as "0.05"."""
+    reference_quantiles: dict[str, float | None]
+    histogram: Histograms
+
+
+def compared(output: str, reference: np.ndarray, tonight: np.ndarray) -> OutputDrift:
+    """Tonight's scores (N,) of an output against those of its reference (M,)."""
     seen = drift(reference, tonight)
     edges = _histogram_edges(reference, tonight)
     return {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,18 @@ NIGHTS, DAYS = 30, 60
 MOST_ENTRIES = 200_000
 
 
-def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[dict[str, Any]]:
-    """The last runs of a bundle before `until` (UTC), oldest first: {run_id, began, entries, failed}, JSON-ready.
+class NightlyRun(TypedDict):
+    """What a run scored, JSON-ready."""
+
+    run_id: str
+    began: str
+    """ISO 8601, UTC."""
+    entries: int
+    failed: int
+
+
+def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[NightlyRun]:
+    """The last runs of a bundle before `until` (UTC), oldest first.
 
     As many as NIGHTS and one (tonight's own). An entry failed when no row of it is a score and one failed; those that
     are not eligible are left out, and so is a run that met nothing else. Reads only files of the last DAYS.
@@ -36,14 +47,14 @@ def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[dict[
         bundle_id,
         where=ds.field("scored_at") >= pa.scalar(oldest, pa.timestamp("us", "UTC")),
     )
-    runs = []
+    runs: list[NightlyRun] = []
     for row in reversed(rows.to_pylist()):
-        began = datetime.fromtimestamp(row.pop("at") / 1e6, until.tzinfo)
-        runs.append({"run_id": row["run_id"], "began": began.isoformat(timespec="seconds"), **row})
+        began = datetime.fromtimestamp(row["at"] / 1e6, until.tzinfo).isoformat(timespec="seconds")
+        runs.append({"run_id": row["run_id"], "began": began, "entries": row["entries"], "failed": row["failed"]})
     return runs
 
 
-def values(store: ScoreScan, bundle_id: str, runs: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def values(store: ScoreScan, bundle_id: str, runs: Sequence[NightlyRun]) -> dict[str, np.ndarray]:
     """Output to the scores (N,) float64 that these runs (as `recent_runs` gives them) wrote.
 
     Of runs with more than MOST_ENTRIES entries in all, a part that the hash of an entry chooses: every n-th.

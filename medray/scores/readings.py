@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,41 @@ class PendingOptions(TypedDict, total=False):
     retry_failed: bool | Collection[str]
     attempts: int | None
     memory: str
+
+
+class BundleSummary(TypedDict):
+    """What a store has of a bundle: its entries by their latest attempt, and what they take."""
+
+    entries: int
+    """scored + failed + not_eligible"""
+    scored: int
+    failed: int
+    not_eligible: int
+    reasons: dict[str, int]
+    """Reason code to entries."""
+    last_run_id: str
+    last_scored_at: str
+    """ISO 8601, UTC."""
+    rows: int
+    files: int
+    """Of rows; without artefacts."""
+    bytes: int
+
+
+class StoreSummary(TypedDict):
+    """What is in a store, JSON-ready."""
+
+    store: str
+    version: int
+    bundles: dict[str, BundleSummary]
+
+
+class OutlineRow(TypedDict):
+    """What the current rows of a group of entries are of, each in order."""
+
+    group: str
+    outputs: list[str | None]
+    run_ids: list[str]
 
 
 class Readings(ScoreScan):
@@ -118,8 +153,8 @@ class Readings(ScoreScan):
                 rows = rows.append_column(name, pa.nulls(len(rows), SCORES.field(name).type))
         return rows.select(SCORES.names).cast(SCORES)
 
-    def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
-        """What the current rows of a bundle are of, by groups of entries: {group, outputs, run_ids}, each in order.
+    def outline(self, bundle_id: str, group: str) -> list[OutlineRow]:
+        """What the current rows of a bundle are of, by groups of entries.
 
         `group` is a regular expression for entry ids; its first group names the group. Other entries are left out, and so
         are outputs that are artefacts alone.
@@ -159,13 +194,8 @@ class Readings(ScoreScan):
         with self._whole(), database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
             yield from rows
 
-    def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
-        """What is in the store, JSON-ready, by each entry's latest attempt.
-
-        {store, version, bundles: {bundle_id: {entries, scored, failed, not_eligible, reasons: {code: entries},
-        last_run_id, last_scored_at, rows, files, bytes}}}; entries = scored + failed + not_eligible. Any failed sample
-        makes an entry failed; one is not eligible when no sample of it is anything else.
-        """
+    def summary(self, *, memory: str = "2GB") -> StoreSummary:
+        """What is in the store, by each entry's latest attempt. Any failed sample makes an entry failed; one is not eligible when no sample of it is anything else."""
         names = ("bundle_id", "entry_id", "status", "reason", "run_id")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         bundles: dict[str, dict[str, Any]] = {}
@@ -188,7 +218,7 @@ class Readings(ScoreScan):
             bundle["rows"] += action["num_records"]
             bundle["files"] += 1
             bundle["bytes"] += action["size_bytes"]
-        return {"store": self.uri, "version": self.version, "bundles": bundles}
+        return {"store": self.uri, "version": self.version, "bundles": cast("dict[str, BundleSummary]", bundles)}
 
 
 # Of the rows of one attempt a failed one decides, then a scored one.

@@ -40,7 +40,7 @@ class ScoreSink:
     store: ScoreLog | None = field(default=None, repr=False)
     """On the driver only: it stays behind when the sink is sent to a worker."""
     clock: Callable[[], datetime] = now
-    _committed: set[str] = field(default_factory=set, repr=False)
+    _committed: set[str] = field(default_factory=set[str], repr=False)
     _unmerged: int = 0
 
     def __getstate__(self) -> dict[str, Any]:

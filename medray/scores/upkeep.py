@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,13 +41,37 @@ LIKE = 32
 _ROUNDS = 5
 
 
+class Compacted(TypedDict):
+    """What a compaction did."""
+
+    files_merged: int
+    files_made: int
+
+
+class Vacuumed(TypedDict):
+    """What a vacuum removed."""
+
+    files_removed: int
+    bytes_freed: int
+
+
+class Forgotten(TypedDict):
+    """What was removed of subjects; 0 where nothing was."""
+
+    rows: int
+    """Those that readers saw."""
+    files: int
+    unreadable: int
+    """Those of the files that a kill had cut short: they may have held anyone."""
+
+
 # --- compact --------------------------------------------------------------------------------------------------
 
 
-def compact(store: ScoreLog) -> dict[str, Any]:
+def compact(store: ScoreLog) -> Compacted:
     with delta.storing(store.uri):
         groups = small_groups(store.live_files())
-    done = {"files_merged": 0, "files_made": 0}
+    done: Compacted = {"files_merged": 0, "files_made": 0}
     if not groups:
         return done
     claim = store.claim_upkeep()
@@ -131,7 +156,7 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
 # --- vacuum ---------------------------------------------------------------------------------------------------
 
 
-def vacuum(store: ScoreLog, older_than: timedelta) -> dict[str, Any]:
+def vacuum(store: ScoreLog, older_than: timedelta) -> Vacuumed:
     with recorded(store.uri, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
         stray = _artefacts_without_row(store, datetime.now(UTC) - max(older_than, LIVE))
         gone = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
@@ -170,7 +195,7 @@ def parquet_files(uri: str) -> list[files.File]:
 
 def _remove(uris: Iterable[str]) -> None:
     """For good: the names do not come back after a power cut."""
-    folders = set()
+    folders = set[Path]()
     for uri in uris:
         files.remove_file(uri)
         if files.is_local(uri):
@@ -182,9 +207,9 @@ def _remove(uris: Iterable[str]) -> None:
 # --- forget ---------------------------------------------------------------------------------------------------
 
 
-def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
+def forget(store: ScoreLog, subjects: Collection[str]) -> Forgotten:
     names = set(subjects)
-    done = {"rows": 0, "files": 0, "unreadable": 0}
+    done: Forgotten = {"rows": 0, "files": 0, "unreadable": 0}
     with delta.storing(store.uri):
         known = any(_holds(file.uri, names) != 0 for file in _written(store.uri))
         if not known and not artefacts.of_subjects(store.uri, names):
@@ -207,7 +232,7 @@ def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
                 do="stop it, then run this again",
             )
         done["files"] += _remove_artefacts(store, names)
-        counts |= {name: done[name] for name in ("rows", "files")}
+        counts |= {"rows": done["rows"], "files": done["files"]}
     return done
 
 

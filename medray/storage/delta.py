@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from medray.errors import MachineError
 from medray.storage import files
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
     from deltalake import DeltaTable
-    from pyarrow.dataset import Dataset
 
 
 def place(uri: str) -> str:
@@ -74,7 +74,7 @@ def transact(
     )
 
 
-def dataset(table: DeltaTable, uri: str) -> Dataset:
+def dataset(table: DeltaTable, uri: str) -> ds.Dataset:
     """The newest version read for Arrow. Local files are read by Arrow's own file system: with that of delta-rs, which Python
     implements, a thread of Arrow's that releases it while Python ends, ends the process with SIGABRT."""
     from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
@@ -116,7 +116,7 @@ def sync_log(uri: str, after: int, until: int) -> None:
 
 
 @contextmanager
-def storing(uri: str, what: str = "the score store cannot be written") -> Iterator[None]:
+def storing(uri: str, what: str = "the score store cannot be written") -> Generator[None]:
     """A fault of the storage inside the block as a MachineError with its cause: a full disk, a store without leave to write."""
     from deltalake.exceptions import DeltaError
 

@@ -79,7 +79,7 @@ def inspect_store(uri: str) -> Inspection:
         for reason, count in facts["reasons"].items()
     ]
     tables = {title: rows for title, rows in (("bundles", by_bundle), ("reasons", reasons)) if rows}
-    return Inspection(title="score store", facts=summary, tables=tables)
+    return Inspection(title="score store", facts={**summary}, tables=tables)
 
 
 def inspect_history(uri: str) -> Inspection:
