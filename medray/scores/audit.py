@@ -159,11 +159,11 @@ def read(store: str) -> list[RunRow]:
     from deltalake.exceptions import DeltaError
 
     uri = files.join(store, FOLDER)
-    if not delta.there(uri):
+    if not delta.is_table(uri):
         return []
     latest: dict[str, dict[str, Any]] = {}
     try:
-        rows = DeltaTable(delta.place(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
+        rows = DeltaTable(delta.location(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
     except (DeltaError, pa.ArrowInvalid, OSError) as error:
         raise MachineError(
             "the audit table of the store cannot be read",
@@ -192,14 +192,14 @@ def _write(store: str, row: Mapping[str, object]) -> None:
     table = pa.Table.from_pylist([dict(row)], schema=RUNS)
     nulls = {name: table.column(name).null_count for name in RUNS.names}
     with delta.storing(uri, "the run could not be noted in the audit table"):
-        if not delta.there(uri):
+        if not delta.is_table(uri):
             files.make_folder(uri)
             delta.make(uri, RUNS, name="medray runs", description="One row when a run begins, one when it ends.")
         with files.new_file(files.join(uri, path)) as stream:
             pq.write_table(table, stream, store_schema=False)
             size = stream.tell()
         stats = json.dumps({"numRecords": 1, "minValues": {}, "maxValues": {}, "nullCount": nulls})
-        log = DeltaTable(delta.place(uri))
+        log = DeltaTable(delta.location(uri))
         before = log.version()
         if missing := [column for column in RUNS if column.name not in pa.schema(log.schema()).names]:
             delta.add_columns(log, missing)

@@ -46,7 +46,7 @@ class BundleSummary(TypedDict):
     """ISO 8601, UTC."""
     rows: int
     files: int
-    """Of rows; without artefacts."""
+    """Files of rows; artefacts are not counted."""
     bytes: int
 
 
@@ -99,7 +99,7 @@ class Readings(ScoreScan):
         attempts: int | None = None,
         memory: str = "2GB",
     ) -> np.ndarray:
-        """As `pending`: the numbers of the rows alone, (N,) int64 in no order, as `Manifest.take` wants them."""
+        """Numbers of the pending rows, (N,) int64 in no order, as `Manifest.take` wants them; options as for `pending`."""
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
@@ -135,14 +135,14 @@ class Readings(ScoreScan):
         there = pa.schema(self._table.schema()).names
         columns = {name: ds.field(name) for name in SCORES.names if name in there}
         columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
-        tables: dict[str, Any] = {"found": self._scan(columns, bundle_id)}
+        tables: dict[str, Any] = {"scores": self._scan(columns, bundle_id)}
         where = ""
         if manifest is not None:
             keys = entry_keys(manifest)
             tables["wanted"] = pa.table({"key_hi": keys[:, 0], "key_lo": keys[:, 1]})
             where = "semi join wanted using (key_hi, key_lo)"
         rows = self._query(
-            f"""select * from (select * from found {where}
+            f"""select * from (select * from scores {where}
                                qualify scored_at = max(scored_at) over (partition by entry_id))
                 where status <> '{RETIRED}' order by entry_id, sample_id, output""",
             memory,
@@ -165,12 +165,12 @@ class Readings(ScoreScan):
         outputs = "coalesce(list_sort(list(distinct output) filter (numeric)), [])"
         names = f"{outputs} as outputs, list_sort(list(distinct run_id)) as run_ids"
         rows = self._query(
-            f"""with latest as (select * from found qualify "at" = max("at") over (partition by entry_id))
+            f"""with latest as (select * from scores qualify "at" = max("at") over (partition by entry_id))
                 select regexp_extract(entry_id, '{group.replace("'", "''")}', 1) as "group", {names}
                 from latest where status <> '{RETIRED}' and regexp_matches(entry_id, '{group.replace("'", "''")}')
                 group by 1 order by 1""",
             "2GB",
-            found=self._scan(columns, bundle_id),
+            scores=self._scan(columns, bundle_id),
         )
         return rows.to_pylist()
 
@@ -186,12 +186,12 @@ class Readings(ScoreScan):
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         self._table.update_incremental()
         chosen = (ds.field("bundle_id") == bundle_id) & pc.starts_with(ds.field("entry_id"), prefix)
-        found = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
+        scores = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select number, sample_id, output, value, reason
-                  from (from found qualify "at" = max("at") over (partition by entry_id))
+                  from (from scores qualify "at" = max("at") over (partition by entry_id))
                   join wanted using (entry_id)
                   where status <> '{RETIRED}' and (value is not null or output is null) order by number"""
-        with self._whole(), database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
+        with self._whole(), database(memory) as db, query(db, sql, scores=scores, wanted=order) as rows:
             yield from rows
 
     def summary(self, *, memory: str = "2GB") -> StoreSummary:
@@ -199,7 +199,7 @@ class Readings(ScoreScan):
         names = ("bundle_id", "entry_id", "status", "reason", "run_id")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         bundles: dict[str, dict[str, Any]] = {}
-        for row in self._query(_SUMMARY, memory, found=self._scan(columns)).to_pylist():
+        for row in self._query(_SUMMARY, memory, scores=self._scan(columns)).to_pylist():
             none = dict.fromkeys(("entries", "scored", "failed", "not_eligible"), 0)
             bundle = bundles.setdefault(row["bundle_id"], {**none, "reasons": {}})
             bundle["entries"] += row["entries"]
@@ -227,7 +227,7 @@ with latest as (
     select bundle_id, max("at") as "at", arg_max(run_id, "at") as run_id,
            arg_max(struct_pack(status := status, code := reason),
                    3 * "at" + case status when 'failed' then 2 when 'scored' then 1 else 0 end) as outcome
-    from found group by bundle_id, entry_id)
+    from scores group by bundle_id, entry_id)
 select bundle_id, outcome.status as status, outcome.code as reason, count(*) as entries, max("at") as "at",
        arg_max(run_id, "at") as run_id
 from latest where outcome.status <> 'retired' group by bundle_id, status, reason

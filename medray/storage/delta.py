@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 
-def place(uri: str) -> str:
+def location(uri: str) -> str:
     """What delta-rs takes: a plain path where local."""
     return str(files.local_path(uri)) if files.is_local(uri) else uri
 
 
-def there(uri: str) -> bool:
+def is_table(uri: str) -> bool:
     """Whether a Delta table is at `uri`."""
     from deltalake import DeltaTable
 
-    return DeltaTable.is_deltatable(place(uri))
+    return DeltaTable.is_deltatable(location(uri))
 
 
 def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
@@ -34,9 +34,9 @@ def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
     from deltalake.exceptions import DeltaError
 
     try:
-        DeltaTable.create(place(uri), schema=schema, mode="ignore", **facts)
+        DeltaTable.create(location(uri), schema=schema, mode="ignore", **facts)
     except DeltaError:
-        if not there(uri):
+        if not is_table(uri):
             raise
     if files.is_local(uri):
         files.sync_folder(files.local_path(uri).parent)
