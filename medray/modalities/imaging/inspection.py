@@ -73,11 +73,11 @@ def _rows_facts(name: str, rows: arrays.ImageArray) -> dict[str, Any]:
 def value_facts(values: np.ndarray) -> dict[str, Any]:
     """Minimum, maximum, mean, and how many numbers are NaN or infinite."""
     finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
-    lost = int(values.size - finite.size)
+    not_finite = int(values.size - finite.size)
     if finite.size == 0:
-        return {"not_finite": lost}
-    found = {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean(dtype=np.float64))}
-    return found | ({"not_finite": lost} if lost else {})
+        return {"not_finite": not_finite}
+    facts = {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean(dtype=np.float64))}
+    return facts | ({"not_finite": not_finite} if not_finite else {})
 
 
 def _image_facts(image: Image) -> dict[str, Any]:
@@ -146,13 +146,11 @@ def _folder(root: str, files: list[File]) -> Inspection:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
     if not groups and not problems and set(others) <= {"other", "unreadable"}:
         raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
-    found = [
-        series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())
-    ]
-    facts: dict[str, Any] = {"files": len(files), "series": len(found), "other_files": dict(sorted(others.items()))}
-    if len(found) == 1:
-        facts |= {"format": "dicom"} | found[0]
-    tables = {"series": found} if len(found) > 1 else {}
+    rows = [series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())]
+    facts: dict[str, Any] = {"files": len(files), "series": len(rows), "other_files": dict(sorted(others.items()))}
+    if len(rows) == 1:
+        facts |= {"format": "dicom"} | rows[0]
+    tables = {"series": rows} if len(rows) > 1 else {}
     return Inspection(title="folder of images", facts=facts, tables=tables | ({"failed": problems} if problems else {}))
 
 
@@ -176,8 +174,8 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
     facts |= _image_facts(image)
     facts["affine_ras"] = stack.affine_ras.tolist()
     facts["residual_mm"] = stack.residual_mm
-    measured = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
-    facts |= {name: measured[name] for name in ("extent_mm", "largest_hole_mm")}
+    volume_facts = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
+    facts |= {name: volume_facts[name] for name in ("extent_mm", "largest_hole_mm")}
     if len(stack.gaps_mm):
         facts["gap_mm"] = {"min": float(stack.gaps_mm.min()), "max": float(stack.gaps_mm.max())}
     return facts | {"tilt_degrees": stack.tilt_degrees, "flags": [*_flags(first), *stack.flags]}
