@@ -306,15 +306,15 @@ def demo(
     with errors(), terminal(json_) as shown:
         from medray.demos import run_demo
 
-        summary = run_demo(modality, out, shown)
+        summaries = run_demo(modality, out, shown)
         shown.close()
         if json_:
-            typer.echo(json.dumps(summary))
+            typer.echo(json.dumps({name: each.as_json() for name, each in summaries.items()}))
             return
         from medray.cli.console import Paper
 
         paper = Paper()
-        for name, facts in summary.items():
+        for name, each in summaries.items():
             paper.title(f"medray demo {name}")
-            paper.table(facts["steps"])
-            paper.line(f"report: {facts['report']}")
+            paper.table([dict(step) for step in each.steps])
+            paper.line(f"report: {each.report}")

@@ -101,7 +101,7 @@ def _write(path: Path, pixels: np.ndarray, subject: str) -> None:
 
 
 def change_archive(out: Path) -> None:
-    """What a night brings: one image replaced by a brighter one, two new ones, one transfer cut short."""
+    """Changes of one night: one image replaced by a brighter one, two new ones, one transfer cut short."""
     arrays = np.load(str(package_files("medray.demos") / "data" / "breastmnist.npz"))
     images = arrays["test_images"]
     archive = out / "archive"

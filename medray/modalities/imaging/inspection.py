@@ -14,6 +14,7 @@ from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series
+from medray.modalities.imaging.formats.dicom.elements import one_text
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixel_description import check
@@ -141,7 +142,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
                 others["DICOMDIR"] += 1
                 continue
             check(header)
-            groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(file.uri)
+            groups.setdefault(one_text(header.get("SeriesInstanceUID")) or "", []).append(file.uri)
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
     if not groups and not problems and set(others) <= {"other", "unreadable"}:

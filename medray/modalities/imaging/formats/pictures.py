@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF; with + it is BigTIFF, which has 64-bit offsets."""
@@ -55,7 +58,7 @@ def read_picture(raw: bytes) -> Image:
         ) from None
 
 
-def _opened(raw: bytes) -> Any:
+def _opened(raw: bytes) -> PillowImage:
     import PIL.Image
 
     picture = PIL.Image.open(io.BytesIO(raw))
@@ -100,7 +103,7 @@ def over_black(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return ((values.astype(np.uint64) * alpha + top // 2) // top).astype(values.dtype)
 
 
-def _without(values: np.ndarray, key: Any) -> np.ndarray:
+def _without(values: np.ndarray, key: int | bytes | tuple[int, ...] | None) -> np.ndarray:
     """Pixels of the one colour that a PNG declares transparent become black (PNG 11.3.2.1)."""
     if key is None:
         return values
@@ -234,5 +237,5 @@ def _pages(raw: bytes, second: int) -> int:
     return len(offsets)
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
+def _numbers(value: SupportsInt | tuple[SupportsInt, ...]) -> tuple[int, ...]:
     return tuple(int(each) for each in value) if isinstance(value, tuple) else (int(value),)

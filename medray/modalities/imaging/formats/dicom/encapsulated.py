@@ -87,7 +87,7 @@ def encoded_frames(header: Header) -> list[bytes]:
 def _offsets(header: Header, at: int, length: int) -> list[int]:
     """Where frames start after the first fragment's tag, by the extended table (PS3.3 C.7.6.3.1.8), else the basic one."""
     extended = header.get("ExtendedOffsetTable")
-    if extended:
+    if isinstance(extended, bytes) and extended:
         return np.frombuffer(extended, "<u8", len(extended) // 8).tolist()
     return np.frombuffer(header.raw, "<u4", length // 4, at).tolist()
 

@@ -7,7 +7,6 @@ import math
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pydicom
 from pydicom.config import IGNORE
@@ -17,7 +16,18 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
+from medray.modalities.imaging.formats.dicom.elements import (
+    PIXEL_TAGS,
+    TAGS,
+    UNDEFINED,
+    WANTED,
+    Elements,
+    Item,
+    Value,
+    one_number,
+    one_text,
+    walk,
+)
 from medray.modalities.imaging.formats.dicom.transfer_syntaxes import DEFLATED, EXPLICIT, IMPLICIT, NATIVE
 from medray.modalities.imaging.formats.image import decoding
 
@@ -50,7 +60,7 @@ class Header:
     _dataset: Dataset | None = field(default=None, repr=False)
     walked: bool = True
     """`values` come from the quick walk, which keeps the bytes of a sequence's items. Else pydicom read the file."""
-    parsed: dict[str, Any] = field(default_factory=dict, repr=False)
+    parsed: dict[str, list[Item]] = field(default_factory=dict, repr=False)
     """Items of sequences that `frames.items` has parsed, by keyword."""
 
     @property
@@ -60,7 +70,7 @@ class Header:
             self._dataset = _parse_whole(self.raw)[0]
         return self._dataset
 
-    def get(self, keyword: str) -> Any:
+    def get(self, keyword: str) -> Value:
         """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
@@ -97,7 +107,7 @@ class Header:
 
     def number(self, keyword: str, default: int) -> int:
         """A whole number, `default` where it is not stated. Raises SampleError `corrupt` for a fraction."""
-        value = self.get(keyword)
+        value = one_number(self.get(keyword))
         if value is not None and value != int(value):
             raise SampleError("corrupt", f"{keyword} is not a whole number")
         return default if value is None else int(value)
@@ -130,7 +140,7 @@ class Header:
 
     @property
     def photometric(self) -> str:
-        return self.get("PhotometricInterpretation") or "MONOCHROME2"
+        return one_text(self.get("PhotometricInterpretation")) or "MONOCHROME2"
 
 
 def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
