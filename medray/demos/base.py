@@ -57,7 +57,7 @@ class DemoSummary:
     """The results of a demo that ran to its end."""
 
     results: dict[str, StepResult]
-    """By the name of the step."""
+    """Results by the name of the step."""
     steps: list[DemoStep]
     report: str
     """Path of the HTML report."""

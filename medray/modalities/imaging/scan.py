@@ -1,4 +1,4 @@
-"""Scan: the format of one file of the archive, told by its content, and the parts of entries that it holds."""
+"""Scan: the format of one file of the archive, by its content, and the parts of entries that it holds."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _folders(path: str) -> tuple[tuple[str, ...], str | None]:
 
 
 def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
-    """In 2D, one entry per SOP instance; in 3D, one part of its series.
+    """One entry per SOP instance in 2D; one part of its series in 3D.
 
     A damaged 2D image is an entry under its path, so that it cannot replace an intact copy of itself. A damaged slice
     stays with its series, which must not be stacked without it.

@@ -1,7 +1,7 @@
 """Features of a GenBank record as numbers: where genes lie, where a record may be cut, what a window overlaps.
 
 Positions are 0-based, half-open. A location is its parts: exons of a join, both sides of a circle's origin. What lies
-in another record (a remote reference) is no part of this one. INSDC feature table, section 3.4 has the locations.
+in another record (a remote reference) is not part of this one. INSDC feature table, section 3.4 has the locations.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
     try:
         return _translated(feature, feature.location, sequence)
     except TranslationError:
-        raise SampleError("not_dna", "a codon with letters that are no nucleotide codes") from None
+        raise SampleError("not_dna", "a codon with letters that are not nucleotide codes") from None
     except (ValueError, KeyError):
         raise SampleError("corrupt", "codon_start, transl_table or transl_except of the CDS cannot be read") from None
 

@@ -330,7 +330,7 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
 
 
 def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, headers: np.ndarray) -> bool:
-    """Whether a line that is no header holds a space or a tab."""
+    """Whether a line that is not a header holds a space or a tab."""
     if b" " not in chunk and b"\t" not in chunk:
         return False
     lines = np.searchsorted(starts, np.flatnonzero((text == 32) | (text == 9)), side="right") - 1

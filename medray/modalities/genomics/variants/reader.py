@@ -107,9 +107,7 @@ class Variants(Source):
             for i, now in zip(owners.tolist(), _fingerprints(list(map(record_key, rows)), alleles), strict=True)
             if now != fingerprints[i]
         ]
-        failures |= dict.fromkeys(
-            changed, ("changed", "another record or reference stands there than when it was indexed")
-        )
+        failures |= dict.fromkeys(changed, ("changed", "the record or the reference differs from when it was indexed"))
         self._refuse_ambiguous(alleles)
         kept = np.flatnonzero(~np.isin(owner, changed))
         order = np.argsort(np.concatenate([owner[kept], np.array(list(failures), np.int64)]), kind="stable")

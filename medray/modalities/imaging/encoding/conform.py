@@ -47,8 +47,8 @@ def as_float32(values: np.ndarray) -> np.ndarray:
         total = converted.sum(dtype=np.float64)
     if values.dtype.kind == "f":
         if not np.isfinite(total):
-            lost = int((~np.isfinite(converted)).sum())
-            raise SampleError("bad_values", f"{lost} values are NaN, infinite or beyond the range of float32")
+            bad = int((~np.isfinite(converted)).sum())
+            raise SampleError("bad_values", f"{bad} values are NaN, infinite or beyond the range of float32")
     elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:
         low, high = int(values.min()), int(values.max())
         most = max(-low, high)

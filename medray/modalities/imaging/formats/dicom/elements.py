@@ -112,7 +112,7 @@ Item: TypeAlias = "dict[int, bytes | list[Item]]"
 Stated: TypeAlias = "str | float | list[str] | list[float] | None"
 """The value of a keyword: one, or a list where the dictionary allows several; None where it is not stated."""
 Value: TypeAlias = "Stated | bytes"
-"""The same, or the bytes of an element that is no text and no number."""
+"""The same, or the bytes of an element that is neither text nor a number."""
 
 
 def one_number(value: Value) -> float | None:

@@ -79,7 +79,7 @@ def encoded_frames(header: Header) -> list[bytes]:
     else:
         firsts = [k for k, part in enumerate(parts) if k == 0 or part.startswith(STARTS)]
     if len(firsts) != header.frames or firsts[:1] != [0] or firsts != sorted(set(firsts)):
-        raise SampleError("corrupt", f"{header.frames} frames cannot be told from {len(parts)} fragments")
+        raise SampleError("corrupt", f"{header.frames} frames cannot be told apart in {len(parts)} fragments")
     ends = [*firsts[1:], len(parts)]
     return [b"".join(parts[first:end]) for first, end in zip(firsts, ends, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Which DICOM objects are images of a patient, told by their SOP class (PS3.4 B.5), and which images are mosaics."""
+"""DICOM objects that are images of a patient, by their SOP class (PS3.4 B.5), and images that are mosaics."""
 
 from __future__ import annotations
 
