@@ -73,7 +73,7 @@ workers = 2
 def write_archive(out: Path) -> None:
     """BreastMNIST as one DICOM file per image and labels.csv (file, subject, split, diagnosis)."""
     arrays = np.load(str(package_files("medray.demos") / "data" / "breastmnist.npz"))
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for name, split in SPLITS.items():
         for i, (pixels, label) in enumerate(zip(arrays[f"{name}_images"], arrays[f"{name}_labels"], strict=True)):
             path = Path(f"{split}") / f"us_{i:04}.dcm"

@@ -126,8 +126,8 @@ class _EntryIds:
     """Entry ids of one file: path#record, and path#record~2 for the second record of that name."""
 
     path: str
-    _seen: set[int] = field(default_factory=set)
-    _again: dict[str, int] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set[int])
+    _again: dict[str, int] = field(default_factory=dict[str, int])
     _count: int = 0
 
     def of(self, name: str) -> str:

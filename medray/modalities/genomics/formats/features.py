@@ -53,7 +53,7 @@ class Features:
     """Length of the record, as its LOCUS line has it; 0 where it has none."""
     genes: tuple[tuple[str, tuple[Interval, ...]], ...] = ()
     """(name, intervals) of everything that belongs to a gene, introns included."""
-    parts: dict[str, list[LocationPart]] = field(default_factory=dict)
+    parts: dict[str, list[LocationPart]] = field(default_factory=dict[str, list[LocationPart]])
     """Feature type → the parts of all its locations."""
 
 

@@ -111,7 +111,8 @@ def delimiter(line: bytes) -> bytes:
 def cells(line: bytes, between: bytes) -> list[Cell]:
     """The cells of a line, quotes and blanks around them left out (RFC 4180)."""
     mark = re.escape(between)
-    row, at = [], 0
+    row: list[Cell] = []
+    at = 0
     pattern = re.compile(rb'[ ]*"((?:[^"]|"")*)"[ ]*(?=' + mark + rb"|$)|([^" + mark + rb"]*)")
     line = line.rstrip(b"\r\n")
     while at <= len(line):

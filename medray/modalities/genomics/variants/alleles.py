@@ -204,7 +204,7 @@ def _read_snvs(
     samples: np.ndarray,
 ) -> np.ndarray:
     """Fill in those of `rows` that are SNVs which fit the reference, and return them. Others are read one by one."""
-    chosen = [records[row] for row in rows.tolist()]
+    chosen: list[list[bytes]] = [records[row] for row in rows.tolist()]
     refs = b"".join([row[3] for row in chosen])
     alts = b"".join([row[4] for row in chosen])
     ref_codes, alt_codes = (np.frombuffer(to_codes(text), np.uint8) for text in (refs, alts))

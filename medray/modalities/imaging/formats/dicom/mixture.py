@@ -55,6 +55,10 @@ def _image_type_end(frame: Frame) -> Hashable:
     return tuple(text.strip().upper() for text in types[3:]) or None
 
 
+def _acquisition(frame: Frame) -> Hashable:
+    return one_number(frame.get("FrameAcquisitionNumber", "FrameContentSequence") or frame.get("AcquisitionNumber"))
+
+
 def _echo_time(frame: Frame) -> Hashable:
     """Milliseconds to three digits, so that an echo stays one where scanners round differently."""
     milliseconds = one_number(frame.get("EffectiveEchoTime", "MREchoSequence"))
@@ -86,7 +90,10 @@ def _gradient(frame: Frame) -> Hashable:
 
 
 def _file(name: str, value: Callable[[Header], Value]) -> Attribute:
-    return Attribute(name, lambda frame: _hashable(value(frame.header)))
+    def of_frame(frame: Frame) -> Hashable:
+        return _hashable(value(frame.header))
+
+    return Attribute(name, of_frame)
 
 
 COMMON_SPACE = (
@@ -117,10 +124,7 @@ UNIFORM = (
 """Attributes with one value in all slices of a volume."""
 
 BLOCKWISE = (
-    Attribute(
-        "AcquisitionNumber",
-        lambda f: one_number(f.get("FrameAcquisitionNumber", "FrameContentSequence") or f.get("AcquisitionNumber")),
-    ),
+    Attribute("AcquisitionNumber", _acquisition),
     Attribute("ImageType", _image_type_end),
     _plain("KVP", "CTXRayDetailsSequence"),
     _plain("ConvolutionKernel", "CTReconstructionSequence"),
@@ -140,7 +144,7 @@ def differing(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[
 
 def interleaved(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[str]:
     """Names of the attributes that return to an earlier value along `frames`, which are in spatial order."""
-    names = []
+    names: list[str] = []
     for each in attributes:
         values = [value for value in map(each.value, frames) if value is not None]
         if sum(1 for _ in groupby(values)) > len(set(values)):
@@ -160,7 +164,7 @@ def refuse_mixture(frames: Sequence[Frame], order: np.ndarray) -> None:
     names = differing(frames, UNIFORM)
     if names:
         raise SampleError("bad_geometry", f"{len(frames)} slices that differ in {', '.join(names)}: not one volume")
-    names = interleaved([frames[k] for k in order], BLOCKWISE)
+    names = interleaved([frames[int(k)] for k in order], BLOCKWISE)
     if names:
         raise SampleError(
             "bad_geometry", f"{len(frames)} slices of scans that lie between each other: {', '.join(names)} to and fro"

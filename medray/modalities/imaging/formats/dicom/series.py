@@ -95,7 +95,7 @@ class Stack:
     @property
     def flags(self) -> list[str]:
         """Peculiarities of the geometry, for `medray inspect`."""
-        flags = []
+        flags: list[str] = []
         if self.tilt_degrees > TILT_DEGREES:
             flags.append("gantry_tilt")
         if self.residual_mm > REGULAR_MM:
@@ -204,7 +204,7 @@ def stack(slices: Sequence[Plane]) -> Stack:
         affine_ras=affine,
         residual_mm=float(np.linalg.norm(predicted - positions, axis=1).max()),
         tilt_degrees=float(np.degrees(tilt)),
-        limits_mm=_limits(gaps, [slices[k] for k in order]),
+        limits_mm=_limits(gaps, [slices[int(k)] for k in order]),
     )
 
 
