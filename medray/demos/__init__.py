@@ -9,7 +9,7 @@ from medray.errors import UserError
 from medray.progress import Progress
 
 if TYPE_CHECKING:
-    from medray.demos.base import DemoSummary
+    from medray.demos.base import Demo, DemoSummary
 
 DEMOS = ("imaging", "genomics", "ehr")
 
@@ -38,7 +38,7 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]
     return {each: run(demo, out / each, progress) for each, demo in demos.items()}
 
 
-def _brought(name: str) -> Any:
+def _brought(name: str) -> Demo | None:
     """The Demo of a modality of this name that a plug-in brings, if it brings one. Raises UserError."""
     from medray.plugins.installed import PlugInFault, find, named_object
 
