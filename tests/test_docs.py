@@ -41,9 +41,12 @@ from medray.errors import NOT_ELIGIBLE, REASONS
 from medray.modalities.ehr.spec import SELECTABLE
 
 RUNS = PROJECT / "jobs" / "runs"
+MAINTAINERS = [PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md"]
 KINDS = {"score": runs.ScoreRun, "nightly": runs.NightlyRun, "ehr": runs.ConvertRun}
 """What the run file of a verb is; of the others a training's, and of evaluate one for evaluation alone, too."""
 FILES = re.compile(r"\b(?:jobs|tests|cluster)/[\w./-]*\w\.(?:py|toml|md|sbatch|yaml)\b")
+
+OF_A_MODULE = re.compile(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|j2)")
 
 
 # -- commands
@@ -176,6 +179,15 @@ def test_readme_has_the_two_commands_that_do_all_the_set_up() -> None:
 def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     names = set(FILES.findall(page.read_text(encoding="utf-8")))
     assert sorted(name for name in names if not (PROJECT / name).is_file()) == []
+
+
+@pytest.mark.parametrize("page", MAINTAINERS, ids=short)
+def test_every_module_that_a_page_for_maintainers_names_is_there(page: Path) -> None:
+    names = {span.text for span in code_spans(page) if OF_A_MODULE.fullmatch(span.text)}
+    assert names
+    assert (
+        sorted(name for name in names if not any((top / name).exists() for top in (PROJECT, PROJECT / "medray"))) == []
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=short)
