@@ -19,7 +19,7 @@ from medray.cli.brought import Verbs
 from medray.cli.ehr import ehr
 from medray.cli.schema import schema
 from medray.cli.shared import (
-    MANNER,
+    OUTPUT_MODE,
     Json,
     LocalEngine,
     RunFile,
@@ -58,7 +58,7 @@ class LogFormat(StrEnum):
     json = "json"
 
 
-class Split(StrEnum):
+class SplitName(StrEnum):
     train = "train"
     validation = "validation"
     test = "test"
@@ -84,7 +84,7 @@ def options(
     ] = LogFormat.text,
 ) -> None:
     if log_format is LogFormat.json:
-        MANNER.set(changed(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
+        OUTPUT_MODE.set(changed(OUTPUT_MODE.get(), json=True, verb=context.invoked_subcommand or ""))
 
 
 @app.command()
@@ -123,7 +123,7 @@ def train(
 @app.command()
 def evaluate(
     run_file: RunFile,
-    split: Annotated[Split, typer.Option(help="Which split.")] = Split.test,
+    split: Annotated[SplitName, typer.Option(help="Which split.")] = SplitName.test,
     json_: Json = False,
     set_: Set = None,
     local: LocalEngine = False,

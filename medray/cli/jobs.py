@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from medray.cli.quick import VERBS, refuse_kind
 from medray.cli.shared import RESULT, errors, given, print_result
 from medray.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from medray.engines.ray.job_server import Job, JobServer
     from medray.verbs.submit import Parcel
 
@@ -109,15 +112,15 @@ def list_(
 ) -> None:
     """What was submitted to the cluster, newest first."""
     with errors():
-        found = [_facts(job) for job in _server(address, ca, insecure_http).jobs()]
+        rows = [_facts(job) for job in _server(address, ca, insecure_http).jobs()]
         if json_:
-            typer.echo(json.dumps({"jobs": found}))
+            typer.echo(json.dumps({"jobs": rows}))
             return
         from medray.cli.console import Paper
 
         paper = Paper()
-        if found:
-            paper.table([{name: value for name, value in row.items() if name != "command"} for row in found])
+        if rows:
+            paper.table([{name: value for name, value in row.items() if name != "command"} for row in rows])
         else:
             paper.line("no jobs")
 
@@ -128,13 +131,13 @@ def status(
 ) -> None:
     """One job: what it is, since when, how it ended."""
     with errors():
-        found = _facts(_server(address, ca, insecure_http).job(id))
+        facts = _facts(_server(address, ca, insecure_http).job(id))
         if json_:
-            typer.echo(json.dumps(found))
+            typer.echo(json.dumps(facts))
             return
         from medray.cli.console import Paper
 
-        Paper().facts(found.items())
+        Paper().facts(facts.items())
 
 
 @jobs.command()
@@ -183,14 +186,15 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
             expected=", ".join(" ".join(verb) for verb in VERBS),
             do="the verb comes first, then its run file and options",
         )
-    group: Any = ctx.find_root().command
+    command = ctx.find_root().command
     for word in verb:
-        group = group.commands[word]
-    taken = group.make_context(" ".join(("medray", *verb)), words[len(verb) :], parent=ctx.find_root())
+        assert isinstance(command, TyperGroup)
+        command = command.commands[word]
+    taken = command.make_context(" ".join(("medray", *verb)), words[len(verb) :], parent=ctx.find_root())
     if taken.params["local"]:
         raise UserError("a submitted job runs on the cluster", where="medray submit", found="--local")
     asked = {name: taken.params.get(name) for name in ("deadline", "order", "limit", "retry")}
-    overrides = [*(taken.params["set_"] or []), *given(**asked)]
+    overrides: list[str] = [*(taken.params["set_"] or []), *given(**asked)]
 
     from medray.config import runs
     from medray.verbs.submit import parcel
@@ -198,17 +202,28 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
     run_file = Path(taken.params["run_file"])
     run = runs.load(run_file, overrides)
     refuse_kind(type(run).__name__, VERBS[verb], run_file)
-    return parcel(verb, run_file, run, _options(taken), overrides, root=root, id=id, unpinned=unpinned)
+    return parcel(
+        verb,
+        run_file,
+        run,
+        _options(taken.command.params, taken.params),
+        overrides,
+        root=root,
+        id=id,
+        unpinned=unpinned,
+    )
 
 
-def _options(taken: Any) -> list[str]:
+def _options(declared: Iterable[object], values: Mapping[str, object]) -> list[str]:
     """The options that were given to a command, in one way of writing them."""
     words: list[str] = []
-    for option in taken.command.params:
-        value = taken.params.get(option.name)
-        if option.param_type_name != "option" or not value or value == option.default:
+    for option in declared:
+        if not isinstance(option, TyperOption):
             continue
-        for each in value if isinstance(value, list | tuple) else [value]:
+        value = values.get(option.name or "")
+        if not value or value == option.default:
+            continue
+        for each in cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]:
             words += (
                 [option.opts[0]]
                 if each is True
@@ -245,21 +260,21 @@ class _Shown:
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self.show = show
-        self.found: dict[str, Any] | None = None
+        self.answer: dict[str, JsonValue] | None = None
 
     def all(self, lines: Iterable[str]) -> None:
         for line in lines:
             before, mark, text = line.partition(RESULT)
             if mark and text.startswith("{"):
-                self.found = json.loads(text)
+                self.answer = json.loads(text)
             if not mark or before:
                 self.show(before)
 
     def result(self, json_: bool) -> None:
-        if self.found is not None and json_:
-            typer.echo(json.dumps(self.found))
-        elif self.found is not None:
-            print_result(self.found)
+        if self.answer is not None and json_:
+            typer.echo(json.dumps(self.answer))
+        elif self.answer is not None:
+            print_result(self.answer)
 
 
 def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
@@ -279,7 +294,7 @@ def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
         shown.all(following.lines())
     job = server.job(id)
     shown.result(json_)
-    if job.status != "SUCCEEDED" and shown.found is None:
+    if job.status != "SUCCEEDED" and shown.answer is None:
         _say(f"medray: job {id}: {job.status}, exit code {job.exit_code}" + _why(job))
     return job.exit_code or 0
 
@@ -308,7 +323,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _facts(job: Job) -> dict[str, Any]:
+def _facts(job: Job) -> dict[str, JsonValue]:
     ended = job.ended or None
     return {
         "id": job.id,
