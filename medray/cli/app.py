@@ -21,7 +21,7 @@ from medray.cli.schema import schema
 from medray.cli.shared import (
     OUTPUT_MODE,
     Json,
-    LocalEngine,
+    Local,
     RunFile,
     Set,
     errors,
@@ -92,7 +92,7 @@ def index(
     run_file: RunFile,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
     failed: Annotated[bool, typer.Option("--failed", help="List every file that cannot be read, and why.")] = False,
 ) -> None:
     """List an archive: its entries, subjects, and what cannot be read."""
@@ -100,7 +100,7 @@ def index(
 
 
 @app.command()
-def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: Local = False) -> None:
     """Decode an archive into shards: once, for all epochs and all later trainings on the same data."""
     run(run_file, "train", "prepare", json_, set_, local)
 
@@ -110,7 +110,7 @@ def train(
     run_file: RunFile,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget checkpoints and a finished bundle.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite the bundle of another training, which is then lost.")
@@ -126,7 +126,7 @@ def evaluate(
     split: Annotated[SplitName, typer.Option(help="Which split.")] = SplitName.test,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
 ) -> None:
     """Metrics of the bundle on one split, or on another archive, with confidence intervals and an HTML report."""
     run(run_file, "evaluate", "evaluate", json_, set_, local, split=split.value)
@@ -156,7 +156,7 @@ def score(
     retry: Retry = None,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
 ) -> None:
     """Score what an archive holds that the bundle has not scored yet, into the score store."""
     keys = given(deadline=deadline, order=order, limit=limit, retry=retry)
@@ -170,7 +170,7 @@ def nightly(
     limit: Limit = None,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
 ) -> None:
     """Index, score what is new or changed with one or several bundles, tidy the store, write the morning page."""
     run(run_file, "nightly", "nightly", json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local)

@@ -46,7 +46,7 @@ InsecureHttp = Annotated[
     bool, typer.Option("--insecure-http", help="Send token and job over plain http to another machine.")
 ]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the job, as `submit` and `jobs list` show it.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
+JsonLine = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
 
 jobs = typer.Typer(help="Jobs of a cluster: list, logs, status, stop.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -76,7 +76,7 @@ def submit(
     ] = False,
     ca: Certificates = None,
     insecure_http: InsecureHttp = False,
-    json_: Json = False,
+    json_: JsonLine = False,
 ) -> None:
     """Run a verb on a Ray cluster: medray submit score RUN.toml --limit 100. Follows it, and ends with its exit code.
 
@@ -108,7 +108,7 @@ def submit(
 
 @jobs.command("list")
 def list_(
-    address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: Json = False
+    address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: JsonLine = False
 ) -> None:
     """What was submitted to the cluster, newest first."""
     with errors():
@@ -127,7 +127,11 @@ def list_(
 
 @jobs.command()
 def status(
-    id: Id, address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: Json = False
+    id: Id,
+    address: Address = None,
+    ca: Certificates = None,
+    insecure_http: InsecureHttp = False,
+    json_: JsonLine = False,
 ) -> None:
     """One job: what it is, since when, how it ended."""
     with errors():
@@ -149,7 +153,7 @@ def logs(
     address: Address = None,
     ca: Certificates = None,
     insecure_http: InsecureHttp = False,
-    json_: Json = False,
+    json_: JsonLine = False,
 ) -> None:
     """What a job has printed: on stdout; with --follow on stderr, and its result on stdout."""
     with errors():
@@ -164,7 +168,11 @@ def logs(
 
 @jobs.command()
 def stop(
-    id: Id, address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: Json = False
+    id: Id,
+    address: Address = None,
+    ca: Certificates = None,
+    insecure_http: InsecureHttp = False,
+    json_: JsonLine = False,
 ) -> None:
     """Stop a job, and wait until it has ended: a scoring run commits what it has, and the same command goes on later."""
     with errors():

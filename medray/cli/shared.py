@@ -36,7 +36,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
 ]
-LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Artefact(NamedTuple):
     content: bytes
 
 
-class Reference(TypedDict):
+class ArtefactReference(TypedDict):
     """What a row of the score table says of its artefact."""
 
     artefact: str
@@ -101,7 +101,7 @@ class ArtefactWriter:
             return {}
         numbers = np.flatnonzero(given.is_valid().to_numpy(zero_copy_only=False))
         keys = entry_keys(rows)[:, 0]
-        references: list[Reference | None] = [None] * len(rows)
+        references: list[ArtefactReference | None] = [None] * len(rows)
         for number in numbers.tolist():
             subject_id, artefact = rows.column("subject_id")[number].as_py(), given[number].as_py()
             references[number] = self._write(subject_id, int(keys[number]), **artefact)
@@ -110,7 +110,7 @@ class ArtefactWriter:
             for name in OF_ARTEFACT
         }
 
-    def _write(self, subject_id: str, key_hi: int, media_type: str, content: bytes) -> Reference:
+    def _write(self, subject_id: str, key_hi: int, media_type: str, content: bytes) -> ArtefactReference:
         if not _MEDIA_TYPE.fullmatch(media_type):
             raise ValueError(f"media type {media_type!r}: expected one such as image/png")
         digest = hashlib.sha256(content).hexdigest()
@@ -168,7 +168,7 @@ def content(store: str, row: Mapping[str, object]) -> bytes:
     Raises StoreError for a row that has none, or whose path leads elsewhere; MachineError where the file is missing, or
     another than the one that was written.
     """
-    reference = cast(Reference, row)
+    reference = cast(ArtefactReference, row)
     path = reference["artefact"] or ""
     if not path.startswith(f"{FOLDER}/") or ".." in path.split("/"):
         raise StoreError("this names no artefact of a score store", where=store, expected=f"a path below {FOLDER}")

@@ -17,7 +17,7 @@ NIGHTS, DAYS = 30, 60
 MOST_ENTRIES = 200_000
 
 
-class NightlyRun(TypedDict):
+class RecentRun(TypedDict):
     """What a run scored, JSON-ready."""
 
     run_id: str
@@ -27,7 +27,7 @@ class NightlyRun(TypedDict):
     failed: int
 
 
-def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[NightlyRun]:
+def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[RecentRun]:
     """The last runs of a bundle before `until` (UTC), oldest first.
 
     As many as NIGHTS and one (tonight's own). An entry failed when no row of it is a score and one failed; those that
@@ -47,14 +47,14 @@ def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[Night
         bundle_id,
         where=ds.field("scored_at") >= pa.scalar(oldest, pa.timestamp("us", "UTC")),
     )
-    runs: list[NightlyRun] = []
+    runs: list[RecentRun] = []
     for row in reversed(rows.to_pylist()):
         began = datetime.fromtimestamp(row["at"] / 1e6, until.tzinfo).isoformat(timespec="seconds")
         runs.append({"run_id": row["run_id"], "began": began, "entries": row["entries"], "failed": row["failed"]})
     return runs
 
 
-def values(store: ScoreScan, bundle_id: str, runs: Sequence[NightlyRun]) -> dict[str, np.ndarray]:
+def values(store: ScoreScan, bundle_id: str, runs: Sequence[RecentRun]) -> dict[str, np.ndarray]:
     """Output to the scores (N,) float64 that these runs (as `recent_runs` gives them) wrote.
 
     Of runs with more than MOST_ENTRIES entries in all, a part that the hash of an entry chooses: every n-th.
