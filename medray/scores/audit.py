@@ -163,7 +163,8 @@ def read(store: str) -> list[RunRow]:
         return []
     latest: dict[str, dict[str, Any]] = {}
     try:
-        rows = DeltaTable(delta.location(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
+        table = DeltaTable(delta.location(uri))
+        rows = table.to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()  # pyright: ignore[reportUnknownMemberType]
     except (DeltaError, pa.ArrowInvalid, OSError) as error:
         raise MachineError(
             "the audit table of the store cannot be read",

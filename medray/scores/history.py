@@ -38,24 +38,30 @@ class HistoryRow(TypedDict):
     error: str | None
 
 
-def history(commits: Iterable[Mapping[str, Any]], runs: Iterable[RunRow]) -> list[HistoryRow]:
-    """One row per run, one per commit that is of no run; newest first. `commits` are those of the log, as Delta tells them."""
-    rows: dict[str | int, dict[str, Any]] = {}
+Commit = Mapping[str, Any]
+"""A commit as the log tells it: version, timestamp (ms since 1970 UTC), operation, and what medray added."""
+_Row = dict[str, Any]
+"""A HistoryRow that is still filled, from the log and from the audit table."""
+
+
+def history(commits: Iterable[Commit], runs: Iterable[RunRow]) -> list[HistoryRow]:
+    """One row per run, one per commit that is of no run; newest first."""
+    rows: dict[str | int, _Row] = {}
     for commit in sorted(commits, key=lambda commit: commit["version"]):
         _note_commit(rows, commit)
     for run in sorted(runs, key=lambda run: run["began"]):
         row = rows.setdefault(run["run_id"], dict.fromkeys(("commits", "files", "rows"), 0))
-        facts: dict[str, Any] = {name: value for name, value in run.items() if name not in ("files", "rows")}
+        facts: _Row = {name: value for name, value in run.items() if name not in ("files", "rows")}
         if run["what"] != "score":  # the log of scores does not have these
             facts |= {"files": run["files"] or 0, "rows": run["rows"] or 0}
         row |= facts | {"ended": run["ended"] or row.get("ended")}
-    blank: dict[str, Any] = dict.fromkeys(AUDIT)
+    blank: _Row = dict.fromkeys(AUDIT)
     # the newest first, also among those of one second
     newest = sorted((blank | row for row in reversed(rows.values())), key=lambda row: row["began"], reverse=True)
     return cast("list[HistoryRow]", newest)
 
 
-def _note_commit(rows: dict[str | int, dict[str, Any]], commit: Mapping[str, Any]) -> None:
+def _note_commit(rows: dict[str | int, _Row], commit: Commit) -> None:
     """Add what one commit of the log tells to the row of its run."""
     run_id, kind = commit.get("medray.run_id"), commit.get("medray.kind")
     at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC).isoformat(timespec="milliseconds")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from medray.scores.file import ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 from medray.storage import delta, files
+
+if TYPE_CHECKING:
+    from deltalake.transaction import AddAction, RemoveAction
 
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
@@ -103,7 +106,7 @@ class ScoreLog(ScoreScan):
         """A name for a run that no other has; it begins with the time, UTC."""
         return f"{now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
-    def _claimed(self, bundle_id: str, facts: dict[str, Any], run_id: str | None = None) -> Claim:
+    def _claimed(self, bundle_id: str, facts: Mapping[str, object], run_id: str | None = None) -> Claim:
         """Raises MachineError where the storage cannot be written."""
         from deltalake.exceptions import CommitFailedError
 
@@ -132,7 +135,11 @@ class ScoreLog(ScoreScan):
         self.commit(claim, [added(w, claim.bundle_id) for w in written], {"medray.kind": "scores"} | facts)
 
     def commit(
-        self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], removed: Collection[str] = ()
+        self,
+        claim: Claim,
+        actions: Sequence[AddAction | RemoveAction],
+        facts: Mapping[str, object],
+        removed: Collection[str] = (),
     ) -> None:
         """Add and remove files in one commit, exactly once. Raises Fenced or MachineError.
 
@@ -164,13 +171,19 @@ class ScoreLog(ScoreScan):
                 self._table.update_incremental()
         raise delta.fault(self.uri, problem, "scores could not be committed") from problem
 
-    def _transact(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], counters: dict[str, int]) -> None:
+    def _transact(
+        self,
+        claim: Claim,
+        actions: Sequence[AddAction | RemoveAction],
+        facts: Mapping[str, object],
+        counters: dict[str, int],
+    ) -> None:
         whose = {"medray.run_id": claim.run_id} | ({"medray.bundle_id": claim.bundle_id} if claim.bundle_id else {})
         delta.transact(
             self._table,
             actions,
             SCORES,
-            facts=facts | whose,
+            facts={**facts, **whose},
             counters=counters,
             partition_by=["bundle_id"],
             clean=not actions,  # at a claim: once a run
@@ -230,7 +243,7 @@ class ScoreLog(ScoreScan):
         delta.sync_log(self.uri, self.version - 1, self.version)
 
 
-_FACTS: dict[str, Any] = {
+_FACTS: dict[str, object] = {
     "partition_by": ["bundle_id"],
     "name": "medray scores",
     "description": "One row per entry, sample, output and attempt; one per sample or entry without a score.",

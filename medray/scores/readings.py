@@ -103,7 +103,7 @@ class Readings(ScoreScan):
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
-        columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
+        columns: dict[str, ds.Expression] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
         done, reason = "done", ds.field("reason")
         passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
         if retry_failed or self._any(passing, bundle_id):
@@ -135,7 +135,7 @@ class Readings(ScoreScan):
         there = pa.schema(self._table.schema()).names
         columns = {name: ds.field(name) for name in SCORES.names if name in there}
         columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
-        tables: dict[str, Any] = {"scores": self._scan(columns, bundle_id)}
+        tables: dict[str, pa.Table | pa.RecordBatchReader] = {"scores": self._scan(columns, bundle_id)}
         where = ""
         if manifest is not None:
             keys = entry_keys(manifest)

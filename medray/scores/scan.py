@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -71,7 +72,7 @@ class ScoreScan:
             return sum(map(len, batches)) > 0  # to the end: a scan that is left reads ahead in threads of its own
 
     def _scan(
-        self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
+        self, columns: Mapping[str, ds.Expression], bundle_id: str | None = None, where: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
         """A stream of these columns of the newest version, from the files of one bundle or of all."""
         self._table.update_incremental()

@@ -8,7 +8,6 @@ gone keeps its rows: a part of the archive may not be mounted.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +36,7 @@ def of_other_content(store: ScoreScan, wanted: pa.Table | Manifest, bundle_id: s
     """OTHER: entries with rows at a content that the manifest does not have of them, when the latest such row was written
     (µs since 1970 UTC) and its status."""
     names = ("key_hi", "key_lo")
-    columns: dict[str, Any] = {name: ds.field(name) for name in names}
+    columns: dict[str, ds.Expression] = {name: ds.field(name) for name in names}
     sql = "select key_hi, key_lo from scores anti join wanted using (key_hi, key_lo) group by all"
     other = store.ask(sql, columns, bundle_id, memory=memory, wanted=_keys(wanted))
     if len(other) == 0:

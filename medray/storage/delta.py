@@ -14,6 +14,7 @@ from medray.storage import files
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
     from deltalake import DeltaTable
+    from deltalake.transaction import AddAction, RemoveAction
 
 
 def location(uri: str) -> str:
@@ -45,10 +46,10 @@ def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
 
 def transact(
     table: DeltaTable,
-    actions: Sequence[Any],
+    actions: Sequence[AddAction | RemoveAction],
     schema: pa.Schema,
     *,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     counters: Mapping[str, int] | None = None,
     partition_by: Sequence[str] = (),
     clean: bool = True,
