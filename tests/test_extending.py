@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from pages import blocks
 from ray_cluster import PROJECT, cluster
@@ -214,6 +215,32 @@ def test_a_modality_brings_commands(installed, trained):
     assert done.stdout.split() == list(LEADS)
 
 
+def test_a_source_of_health_records_is_converted(installed, tmp_path):
+    (tmp_path / "archive").mkdir()
+    for name, facts in (("p1", "# age: 61\n# sex: F\n"), ("p2", "# age: 40\n"), ("p3", "")):
+        (tmp_path / "archive" / f"{name}.hea").write_text(f"{name} 0 100 0\n{facts}")
+    (tmp_path / "convert.toml").write_text(
+        f'name = "headers"\narchive = "{tmp_path}/archive"\nout = "{tmp_path}/meds"\n'
+        f'pseudonym_key = "{tmp_path}/key"\nengine = {{ kind = "local" }}\nsource = {{ kind = "ecg-headers" }}\n'
+    )
+    (made,) = medray_does(["ehr", "to-meds", str(tmp_path / "convert.toml")], path=installed, cwd=tmp_path)
+    assert (made["code"], made["entries"], made["subjects"], made["events"]) == (0, 3, 2, 3)
+    assert made["dropped"] == {"header": {"nothing_known": 1}}
+    events = pyarrow.parquet.read_table(tmp_path / "meds/data").to_pylist()
+    found = sorted((event["code"], event["numeric_value"], event["time"]) for event in events)
+    assert found == [("AGE", 40.0, None), ("AGE", 61.0, None), ("SEX//F", None, None)]
+    assert refused("ehr", "to-meds", str(tmp_path / "convert.toml"), path=None, cwd=tmp_path).count("ecg-headers")
+
+
+def test_a_demo_of_a_plug_in_goes_the_whole_way(installed, tmp_path):
+    (done,) = medray_does(["demo", "ecg", "--out", str(tmp_path / "demo")], path=installed, cwd=tmp_path)
+    steps = done["ecg"]
+    assert (done["code"], steps["evaluate"]["metrics"]["auroc"], steps["score"]["scored"]) == (0, 1.0, 40)
+    assert (steps["score again"]["pending"], steps["score again"]["scored"]) == (1, 1)
+    assert "AUROC" in (tmp_path / "demo/report.html").read_text()
+    assert "expected: imaging, genomics, ehr, ecg, all" in refused("demo", "egc", path=installed, cwd=tmp_path)
+
+
 # --- what is said ---------------------------------------------------------------------------------------------
 
 
@@ -224,7 +251,7 @@ def test_installed_plug_ins_are_listed_with_their_versions(installed, tmp_path):
         for row in listed["plugins"]
         if row["name"] != "medray"
     ]
-    kinds = (("modalities", "ecg"), ("models", "ecg_leads"), ("exports", "ecg-csv"))
+    kinds = (("modalities", "ecg"), ("models", "ecg_leads"), ("exports", "ecg-csv"), ("sources", "ecg-headers"))
     assert rows == [(group, kind, "1.0", True) for group, kind in kinds]
 
 
@@ -348,6 +375,7 @@ def test_a_model_of_ones_own_folder_is_imported_where_the_run_file_names_it_alon
     assert "does not take these arguments" in said and "hiden" in said
 
 
+@pytest.mark.slow  # the submitted one below does as much on every run
 def test_a_model_of_ones_own_folder_runs_in_workers_that_do_not_see_the_folder(installed, trained, tmp_path):
     train, score = own_runs(trained, tmp_path)
     ray = ["--set", 'engine={kind="ray", workers=2}', "--set", f'work="{tmp_path}/work"']

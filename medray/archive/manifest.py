@@ -6,9 +6,10 @@ those that are in force and is replaced last: a killed index leaves the state be
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medray.archive.eligibility import INDEXED
 from medray.archive.entries import MANIFEST, PARTS
-from medray.errors import NOT_ELIGIBLE
+from medray.errors import NOT_ELIGIBLE, ArchiveError
 from medray.storage import files
 from medray.storage.queries import MEMORY, database, query
 from medray.storage.row_files import AT, RowFile, RowFiles, is_whole
+from medray.storage.versions import refuse_later
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -234,10 +236,20 @@ class Manifest:
 
 
 def read_state(folder: str) -> IndexState | None:
-    """The state of an earlier index; None where there is none, or one of its files is gone: then all is read anew."""
+    """The state of an earlier index; None where there is none, or one of its files is gone: then all is read anew.
+
+    Raises ArchiveError for one that a later version of medray has written.
+    """
+    where = files.join(folder, STATE)
     try:
-        state = IndexState.model_validate_json(files.read_bytes(files.join(folder, STATE)))
-    except (FileNotFoundError, ValidationError):
+        raw = json.loads(files.read_bytes(where))
+    except (FileNotFoundError, ValueError):
+        return None
+    if isinstance(raw, dict):
+        refuse_later(cast(dict[str, object], raw), FORMAT, "the manifest", where, ArchiveError)
+    try:
+        state = IndexState.model_validate(raw)
+    except ValidationError:
         return None
     row_files = [*state.listing, *state.parts, *state.entries]
     return state if state.format == FORMAT and all(is_whole(folder, file) for file in row_files) else None

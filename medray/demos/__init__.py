@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]
             "there is no such demo",
             where=f"medray demo {name}",
             found=name,
-            expected=", ".join((*DEMOS, "all")),
+            expected=", ".join((*DEMOS, *_kinds_with_demos(), "all")),
         )
     from medray.demos.base import run
     from medray.demos.genomics import GENOMICS
@@ -36,6 +37,17 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]
     if name != "all":
         return {name: run(demos[name], out, progress)}
     return {each: run(demo, out / each, progress) for each, demo in demos.items()}
+
+
+def _kinds_with_demos() -> list[str]:
+    """Kinds of plug-ins that bring a demo; one that cannot be used is left out."""
+    from medray.plugins.installed import installed
+
+    kinds: list[str] = []
+    for kind in sorted(installed("modalities")):
+        with suppress(UserError):
+            kinds += [kind] if _brought(kind) is not None else []
+    return kinds
 
 
 def _brought(name: str) -> Demo | None:

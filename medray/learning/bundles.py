@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -23,9 +23,7 @@ from medray.learning.recipe import DECIDES, FORMAT, Recipe, bundle_id
 from medray.plugins.brought import Brought, mismatch
 from medray.plugins.installed import PlugInFault
 from medray.storage import files
-
-if TYPE_CHECKING:
-    pass
+from medray.storage.versions import READ_BY, refuse_later
 
 WEIGHTS, SPEC, CARD = "weights.safetensors", "spec.json", "README.md"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
@@ -115,6 +113,8 @@ def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:
         raw = json.loads(text)
     except ValueError as error:
         raise BundleError("the recipe is not JSON", where=where, found=str(error)) from None
+    if isinstance(raw, dict) and READ_BY in raw:
+        refuse_later(raw, FORMAT, "the bundle", where, BundleError)
     version = raw.get("format") if isinstance(raw, dict) else None
     if version != FORMAT:
         raise BundleError(

@@ -15,10 +15,12 @@ from medray.scores.file import ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 from medray.storage import delta, files
+from medray.storage.versions import refuse_later
 
 if TYPE_CHECKING:
     from deltalake.transaction import AddAction, RemoveAction
 
+FORMAT = 1  # of the store; a later one says so as `medray.format` in the table's configuration
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
 
@@ -64,6 +66,9 @@ class ScoreLog(ScoreScan):
         return store
 
     def _check_columns(self) -> None:
+        """Raises StoreError for a store of a later version of medray, and for a table that is no score store."""
+        written = {name.removeprefix("medray."): fact for name, fact in self._table.metadata().configuration.items()}
+        refuse_later(written, FORMAT, "the score store", self.uri, StoreError)
         columns = {f.name: str(f.type) for f in pa.schema(self._table.schema())}
         expected = {f.name: str(f.type) for f in SCORES if f.name in columns or f.name not in ADDED}
         if columns == expected and self._table.metadata().partition_columns == ["bundle_id"]:

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import toy
 from deltalake import DeltaTable
@@ -14,6 +16,7 @@ from deltalake import DeltaTable
 from medray.archive.manifest import Manifest
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.local import LocalEngine
+from medray.errors import UserError
 from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import ScoreStore
@@ -111,3 +114,53 @@ def test_a_report_of_today_has_the_numbers_of_then(folder: Path, split: str):
     assert list(now.thresholds) == pytest.approx(then["thresholds"], abs=1e-6)
     for name, value in then["metrics"].items():
         assert np.asarray(now.metrics[name]) == pytest.approx(np.asarray(value), abs=1e-6), name
+
+
+# --- what a later version has written --------------------------------------------------------------------------
+
+
+def refusal(*reading: object) -> str:
+    """What the refusal of `reading[0](*reading[1:])` says, on one line."""
+    function, *given = reading
+    assert callable(function)
+    with pytest.raises(UserError) as error:
+        function(*given)
+    return " ".join(str(error.value).split())
+
+
+@pytest.mark.parametrize("file", ["work-score/manifest/state.json", "bundle/spec.json"])
+def test_a_later_manifest_or_bundle_is_refused_with_the_version_that_reads_it(folder: Path, file: str):
+    path = folder / file
+    later = json.dumps(json.loads(path.read_text()) | {"format": 2, "read_by": "0.7.0", "new": 1})
+    path.write_text(later)
+    reading = bundles.load if path.name == "spec.json" else Manifest.open
+    text = refusal(reading, str(path.parent))
+    assert "is of a later version of medray found: format 2 expected: format 1 or earlier" in text
+    assert "read it with medray 0.7.0 or later" in text
+    assert path.read_text() == later
+
+
+def test_an_index_leaves_a_later_manifest_as_it_is(folder: Path):
+    state = next(folder.rglob("state.json"))
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 2}))
+    before = {path: path.read_bytes() for path in state.parent.iterdir()}
+    text = refusal(score, run_of(folder), LocalEngine(), Silent())
+    assert "the manifest is of a later version of medray" in text and "the medray that wrote it" in text
+    assert {path: path.read_bytes() for path in state.parent.iterdir()} == before
+
+
+def test_later_shards_are_refused(folder: Path):
+    path = next(folder.rglob("index.parquet"))
+    index = pq.read_table(path)
+    pq.write_table(index.replace_schema_metadata(index.schema.metadata | {b"format": b"2", b"read_by": b"0.7.0"}), path)
+    text = refusal(ShardSet.open, str(path.parent))
+    assert "the index of the shards is of a later version of medray" in text and "medray 0.7.0 or later" in text
+
+
+def test_a_later_store_is_refused_whatever_its_columns(tmp_path: Path):
+    later = {"medray.format": "2", "medray.read_by": "0.7.0"}
+    DeltaTable.create(
+        str(tmp_path / "scores"), pa.schema([("one", pa.int64())]), configuration=later, raise_if_key_not_exists=False
+    )
+    text = refusal(ScoreStore.open, str(tmp_path / "scores"))
+    assert "the score store is of a later version of medray" in text and "medray 0.7.0 or later" in text

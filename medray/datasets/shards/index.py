@@ -18,6 +18,7 @@ from medray.datasets.shards.parquet import read_samples, write_samples
 from medray.errors import ArchiveError
 from medray.flows.flow import Receipt
 from medray.storage import files
+from medray.storage.versions import refuse_later
 
 Summarise = Callable[[pa.RecordBatch], pa.Table]
 
@@ -34,7 +35,7 @@ INDEX = pa.schema(
         pa.field("summary", pa.binary()),  # Arrow IPC stream of what `summarise` gave
     ]
 )
-INDEX_NAME = "index.parquet"
+INDEX_NAME, FORMAT = "index.parquet", 1
 
 
 class ShardFacts(TypedDict):
@@ -172,7 +173,8 @@ class ShardSet:
 
     @classmethod
     def open(cls, folder: str, *, partial: bool = False) -> ShardSet:
-        """Raises ArchiveError when there is no index, or not yet all of the planned entries and not `partial`."""
+        """Raises ArchiveError when there is no index, or one of a later version of medray, or not yet all of the planned
+        entries and not `partial`."""
         import pyarrow.parquet as pq
 
         index_uri = files.join(folder, INDEX_NAME)
@@ -183,6 +185,8 @@ class ShardSet:
         except FileNotFoundError:
             raise ArchiveError("there are no prepared shards here", where=folder, do="run `medray prepare`") from None
         about = index.schema.metadata
+        written = {key.decode(): value.decode() for key, value in about.items()}
+        refuse_later(written, FORMAT, "the index of the shards", index_uri, ArchiveError)
         planned, entries = json.loads(about[b"planned"]), pc.sum(index.column("entries")).as_py() or 0
         if planned is not None and entries < planned and not partial:
             raise ArchiveError(

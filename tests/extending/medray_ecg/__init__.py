@@ -101,6 +101,7 @@ def inspect(uri: str) -> Inspection:
 
 
 ECG = Kind(
-    EcgSpec, Ecg, inspect, commands="medray_ecg.commands:ecg", not_eligible=frozenset({"ecg.leads"}),
+    EcgSpec, Ecg, inspect, not_eligible=frozenset({"ecg.leads"}),
+    commands="medray_ecg.commands:ecg", demo="medray_ecg.demo:DEMO",
     reasons={"ecg.flat": "a lead without a signal", "ecg.leads": "a recording of other than twelve leads"},
 )  # fmt: skip
