@@ -58,7 +58,7 @@ def _with_command(inspection: Inspection, kind: str, path: str) -> Inspection:
     if "#" in path:
         return inspection
     takes = f'medray index RUN.toml, with archive = "{path}" and [modality] kind = "{kind}"; then train or score'
-    return inspection.model_copy(update={"facts": inspection.facts | {"command": takes}})
+    return inspection.model_copy(update={"facts": {**inspection.facts, "command": takes}})
 
 
 def inspect_store(uri: str) -> Inspection:

@@ -107,7 +107,8 @@ def _value(header: Header, keyword: str) -> Fact:
         return _coded_body_part(header)
     if value is not None or not has_groups(header):
         return value
-    tag, values = described(keyword)[0], []
+    tag = described(keyword)[0]
+    values: list[Fact] = []
     for frame in frames(header):
         for groups in (frame.own, frame.shared):
             for group in (each for each in groups.values() if isinstance(each, list)):

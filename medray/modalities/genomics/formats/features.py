@@ -4,6 +4,9 @@ Positions are 0-based, half-open. A location is its parts: exons of a join, both
 in another record (a remote reference) is not part of this one. INSDC feature table, section 3.4 has the locations.
 """
 
+# Biopython gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

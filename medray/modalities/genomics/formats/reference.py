@@ -211,7 +211,8 @@ def _texts(uri: str) -> Iterator[bytes]:
 
 def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
     """A file whose offsets cannot be computed, decoded into memory, one line per contig. Raises SampleError if too large."""
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     for text in _texts(uri):
         pieces.append(text)
         size += len(text)

@@ -217,9 +217,9 @@ class Ranges:
     def _fill(self, start: int, size: int) -> bytes:
         last = self._held
         if last.offset <= start < last.offset + len(last.text):  # decompressed before: not again
-            kept = last.text[start - last.offset :]
+            begin = last.text[start - last.offset :]
             self._stream.seek(last.offset + len(last.text))
-            return kept + self._stream.read(size - len(kept))
+            return begin + self._stream.read(size - len(begin))
         self._stream.seek(start)
         return self._stream.read(size)
 

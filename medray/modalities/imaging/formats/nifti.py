@@ -1,9 +1,12 @@
 """NIfTI-1 and NIfTI-2 in a single file: voxels, their scale, axes and units (nifti1.h of the NIfTI-1.1 standard)."""
 
+# nibabel gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -89,7 +92,7 @@ def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarr
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def _reading() -> Generator[None, None, None]:
     """`decoding` with nibabel's own exceptions, and without its log of headers that it repairs."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.orientations import OrientationError

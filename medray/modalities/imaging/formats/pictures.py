@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
@@ -25,7 +26,7 @@ SAMPLE_FORMATS = {1: "u", 2: "i", 3: "f"}
 JPEG_IN_TIFF = 7
 TIFF_TAGS = (256, 257, 258, 259, 262, 274, 277, 284, 320, 338, 339)
 """Width, length, bits, compression, photometric interpretation, orientation, samples, planes, colours, extra, formats."""
-TURNS = {
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda values: values,
     2: lambda values: values[:, ::-1],
     3: lambda values: values[::-1, ::-1],

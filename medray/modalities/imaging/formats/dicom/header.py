@@ -1,5 +1,8 @@
 """A DICOM file's header: the elements before the pixels, and where the pixels are."""
 
+# pydicom gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import io
