@@ -34,6 +34,7 @@ VERBS = (
     "ehr",
     "submit",
     "jobs",
+    "init",
 )
 HEAVY = ("torch", "ray", "pyarrow", "pydicom", "numpy", "matplotlib", "monai", "deltalake")
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from deltalake import DeltaTable
 from pages import blocks
 from ray_cluster import PROJECT, cluster
 
@@ -215,6 +216,50 @@ def test_a_modality_brings_commands(installed, trained):
     assert done.stdout.split() == list(LEADS)
 
 
+PREDICT = """
+import json, numpy as np, medray
+def refused(call):
+    try:
+        call()
+    except medray.MedrayError as error:
+        return str(error)
+bundle = medray.Bundle.load("bundle"{trust})
+rows = bundle.predict("archive").to_pylist()
+(one,) = bundle.predict("archive/000.hea", archive="archive").to_pylist()
+in_memory = refused(lambda: bundle.predict(np.zeros((1, 200, 12))))
+print(json.dumps([rows, one["reason"], in_memory, refused(lambda: medray.Bundle.load("bundle"))]))
+"""
+
+
+def predictions(folder: Path, path: Path, trust: str = "") -> list:
+    """Rows of the archive, the reason of one half of a recording, and what is refused: an array; the bundle without trust."""
+    env = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{PROJECT}"}
+    code = PREDICT.replace("{trust}", trust)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_bundle_of_the_plug_in_predicts_paths_as_the_score_table_has_them(installed, trained, tmp_path):
+    for name in ("archive", "bundle"):
+        (tmp_path / name).symlink_to(trained / name)
+    score = ["score", str(trained / "score.toml"), "--set", f'store="{tmp_path}/scores"']
+    (scored,) = medray_does([*score, "--set", f'work="{tmp_path}/work"'], path=installed, cwd=tmp_path)
+    rows, reason, in_memory, untrusted = predictions(tmp_path, installed)
+    table = DeltaTable(str(tmp_path / "scores")).to_pyarrow_table().to_pylist()
+    stored = {row["entry_id"]: (row["status"], row["reason"]) for row in table}
+    assert {row["entry_id"]: (row["status"], row["reason"]) for row in rows} == stored
+    values = {row["entry_id"]: row["value"] for row in table if row["status"] == "scored"}
+    predicted = {row["entry_id"]: row["left"] for row in rows if row["status"] == "scored"}
+    assert predicted == pytest.approx(values, abs=1e-6, rel=0)
+    assert len(rows) == 64 and len(predicted) == scored["scored"] == 60
+    assert reason == "missing_file"  # the .dat was not given
+    assert "the modality 'ecg' takes no data from memory" in in_memory and "found: ndarray" in in_memory
+    assert untrusted is None
+
+
 def test_a_source_of_health_records_is_converted(installed, tmp_path):
     (tmp_path / "archive").mkdir()
     for name, facts in (("p1", "# age: 61\n# sex: F\n"), ("p2", "# age: 40\n"), ("p3", "")):
@@ -360,6 +405,12 @@ def test_a_model_of_ones_own_folder_is_imported_where_the_run_file_names_it_alon
 
     said = refused(*score, path=installed, cwd=tmp_path)
     assert "which is not imported because a bundle says so" in said and f'trust = ["{OWN}"]' in said
+    (tmp_path / "archive").symlink_to(trained / "archive")
+    rows, _, _, untrusted = predictions(tmp_path, installed, f', trust=["{OWN}"]')
+    assert (
+        sum(row["status"] == "scored" for row in rows) == 60
+        and "name it in the run file or to Bundle.load" in untrusted
+    )
     trusting = [*score, "--set", f'trust=["{OWN}"]']
     (scored,) = medray_does(trusting, path=installed, cwd=tmp_path)
     assert (scored["scored"], scored["code"]) == (60, 0)
@@ -422,3 +473,22 @@ def test_every_verb_is_submitted_with_the_plug_in(submitted, tmp_path):
     assert submitted("score", score)["by_reason"] == {"unsupported": 1, "ecg.flat": 1, "missing_file": 1}
     write_ecg(tmp_path / "archive", "000", 1000, left=True)
     assert submitted("nightly", nightly)["scored"] == 1
+
+
+def test_init_makes_a_run_file_of_the_keys_and_descriptions_of_a_plug_in(installed, trained, tmp_path):
+    shutil.copytree(trained / "archive", tmp_path / "archive")
+    shutil.copyfile(trained / "labels.csv", tmp_path / "labels.csv")
+    decided = ["--set", "objective.positive=left", "--set", "max_failed=0.5", "--set", "training.epochs=1"]
+    said, indexed, again = medray_does(
+        ["init", "ecg", "archive"],
+        ["index", "archive_train.toml", "--local", *decided],
+        ["train", "archive_train.toml", "--local", *decided],
+        path=installed,
+        cwd=tmp_path,
+    )
+    assert said["undecided"] == {"objective.positive": 'TODO: which label is the positive one: "left" or "normal"'}
+    chosen = {"modality.kind": "ecg", "model.kind": "ecg_leads", "labels.key": "id", "labels.match": "entry"}
+    assert chosen.items() <= said["chose"].items()
+    text = (tmp_path / "archive_train.toml").read_text()
+    assert "\n#hertz = 100              # Samples a second; a recording with another number is refused" in text
+    assert (indexed["entries"], again["code"]) == (64, 0)

@@ -212,7 +212,7 @@ def test_the_result_and_the_report_hold_the_figures_with_beta_and_prevalence(tra
 def test_a_bundle_from_before_is_evaluated_without_an_interval_of_its_threshold(trained, tmp_path):
     bundle = bundles.load(str(trained / "bundle"))
     training = {name: value for name, value in bundle.recipe.training.items() if name != "threshold_choice"}
-    old = bundles.Bundle(bundle.recipe.model_copy(update={"training": training}), bundle.weights)
+    old = bundles.TrainedModel(bundle.recipe.model_copy(update={"training": training}), bundle.weights)
     bundles.save(old, str(tmp_path / "old"))
     run = toy.train_run(trained, bundle=str(tmp_path / "old"))
     result = evaluate(run, LocalEngine())

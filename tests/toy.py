@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medray.config.runs import ScoreRun, TrainRun
-from medray.learning.bundles import Bundle, make_bundle
+from medray.learning.bundles import TrainedModel, make_bundle
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective
 from medray.learning.recipe import Recipe, versions
@@ -148,7 +148,7 @@ def weights(of: Recipe, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: value.numpy().copy() for name, value in network.state_dict().items()}
 
 
-def bundle(**changes: Any) -> Bundle:
+def bundle(**changes: Any) -> TrainedModel:
     """A bundle that was never trained: the recipe, and random weights."""
     of = recipe(**changes)
     return make_bundle(of, weights(of))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from os import PathLike
 from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
@@ -130,8 +131,9 @@ class Manifest:
         self._rows = RowFiles(uri, state.entries, CHANGES)
 
     @classmethod
-    def open(cls, uri: str) -> Self:
-        """Raises FileNotFoundError where no index has been."""
+    def open(cls, uri: str | PathLike[str]) -> Self:
+        """The manifest in the folder `uri`: <work>/manifest. Raises FileNotFoundError where no index has been."""
+        uri = files.absolute(uri)
         state = read_state(uri)
         if state is None:
             raise FileNotFoundError(f"{uri}: no manifest")

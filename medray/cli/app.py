@@ -17,6 +17,7 @@ import medray
 from medray.cli import jobs
 from medray.cli.brought import Verbs
 from medray.cli.ehr import ehr
+from medray.cli.init import init
 from medray.cli.schema import schema
 from medray.cli.shared import (
     OUTPUT_MODE,
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.add_typer(ehr, name="ehr")
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
+app.command("init")(init)
 app.command("schema")(schema)
 
 

@@ -16,6 +16,7 @@ from medray.config import toml
 from medray.config.problems import problems, refusal
 from medray.config.shapes import Shape
 from medray.config.toml import RunText
+from medray.config.undecided import refuse_undecided
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -28,6 +29,7 @@ def load_run(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) -> 
     """
     run = toml.read(path)
     toml.override(run, overrides)
+    refuse_undecided(run)
     return checked(run, kind)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from medray.config import renamed, toml
 from medray.config.problems import problems, refusal
 from medray.config.shapes import Shape
+from medray.config.undecided import refuse_undecided
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -59,6 +60,7 @@ def check(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, dict[st
     keys = list(run.settings)
     toml.override(run, overrides)
     renamed.translate(run)
+    refuse_undecided(run)
     types = _kept()
     if types is None:
         return None

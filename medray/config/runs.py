@@ -13,6 +13,7 @@ from medray.config import outline, renamed, toml
 from medray.config.loader import checked
 from medray.config.renamed import Notice
 from medray.config.shapes import Shape, key_paths
+from medray.config.undecided import refuse_undecided
 from medray.datasets.label_table import LabelSettings
 from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
@@ -331,6 +332,7 @@ def load(path: str | Path, overrides: Sequence[str] | None = None, notice: Notic
     keys = list(run.settings)
     toml.override(run, overrides or [])
     renamed.translate(run, notice)
+    refuse_undecided(run)
     outline.keep(RUN_TYPES.values())
     known = {name: kind.model_fields for name, kind in RUN_TYPES.items()}
     return checked(run, RUN_TYPES[outline.kind_of(keys, known)])

@@ -30,7 +30,9 @@ PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
 
 
 @dataclass(frozen=True)
-class Bundle:
+class TrainedModel:
+    """What a bundle holds."""
+
     recipe: Recipe
     weights: Mapping[str, np.ndarray]
 
@@ -39,12 +41,12 @@ class Bundle:
         return self.recipe.id
 
 
-def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> Bundle:
+def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> TrainedModel:
     """The bundle with its id set."""
-    return Bundle(recipe.model_copy(update={"id": bundle_id(recipe.decides_scores(), weights)}), weights)
+    return TrainedModel(recipe.model_copy(update={"id": bundle_id(recipe.decides_scores(), weights)}), weights)
 
 
-def save(bundle: Bundle, uri: str) -> None:
+def save(bundle: TrainedModel, uri: str) -> None:
     """Write the three files; spec.json last, so that a half-written folder is not a bundle."""
     import safetensors.numpy
 
@@ -55,7 +57,7 @@ def save(bundle: Bundle, uri: str) -> None:
     files.write_bytes(files.join(uri, SPEC), (bundle.recipe.model_dump_json(indent=2) + "\n").encode())
 
 
-def trusting(bundle: Bundle, trusted: Collection[str]) -> Bundle:
+def trusting(bundle: TrainedModel, trusted: Collection[str]) -> TrainedModel:
     """The bundle with the source of its model, where that is code from a folder and the run file trusts it.
 
     Raises BundleError and RunFileError as `models.own.own_code`.
@@ -63,15 +65,15 @@ def trusting(bundle: Bundle, trusted: Collection[str]) -> Bundle:
     return with_code(bundle, own_code(bundle.recipe.model, trusted))
 
 
-def with_code(bundle: Bundle, code: OwnCode | None) -> Bundle:
+def with_code(bundle: TrainedModel, code: OwnCode | None) -> TrainedModel:
     """The bundle with the source of its model, as `models.own.own_code` gives it; None: its model needs none."""
     if code is None or not isinstance(bundle.recipe.model, PythonModel):
         return bundle
     recipe = bundle.recipe.model_copy(update={"model": bundle.recipe.model.with_code(code)})
-    return Bundle(recipe, bundle.weights)
+    return TrainedModel(recipe, bundle.weights)
 
 
-def load(uri: str) -> Bundle:
+def load(uri: str) -> TrainedModel:
     """Read a bundle; no code of others is run. Raises BundleError when it is missing, holds a pickle, is altered or of a newer format."""
     import safetensors
     import safetensors.numpy
@@ -103,7 +105,7 @@ def load(uri: str) -> Bundle:
             expected=f"the id in {SPEC}, {recipe.id}",
             do="copy the bundle again from where it was trained",
         )
-    return Bundle(recipe, weights)
+    return TrainedModel(recipe, weights)
 
 
 def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:

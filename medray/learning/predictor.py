@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import BundleError
-from medray.learning.bundles import Bundle
+from medray.learning.bundles import TrainedModel
 from medray.learning.recipe import Recipe
 from medray.modalities.base import Exact
 from medray.modalities.registry import ModalitySpec, open_modality
@@ -56,7 +56,7 @@ class Predictor:
     `spec` is the bundle's modality as it is at this site (`modalities.base.at_site`); none: as it was trained.
     """
 
-    def __init__(self, bundle: Bundle, device: str | None = None, spec: ModalitySpec | None = None) -> None:
+    def __init__(self, bundle: TrainedModel, device: str | None = None, spec: ModalitySpec | None = None) -> None:
         import torch
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
@@ -23,7 +24,8 @@ from medray.archive.eligibility import Fact, Refused, Select, Trained
 from medray.archive.entries import Entry, Part
 from medray.archive.grouping import Describe, Judge
 from medray.datasets.samples import KEYS
-from medray.errors import RunFileError, SampleError
+from medray.errors import RunFileError, SampleError, UserError
+from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs
 from medray.plugins.brought import Numbers
 from medray.scores.artefacts import Artefact
@@ -38,9 +40,9 @@ class Inspection(BaseModel):
     """What `medray inspect` shows of one path: facts for `--json` and tables for a person."""
 
     title: str
-    facts: Mapping[str, object]
+    facts: Mapping[str, Any]
     """JSON-ready; physical quantities name their unit in the key (spacing_mm)."""
-    tables: Mapping[str, Sequence[Mapping[str, object]]] = {}
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = {}
 
 
 class Spec(BaseModel, Numbers):
@@ -124,6 +126,9 @@ class Kind:
     """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
     not_eligible: frozenset[str] = frozenset()
     """Those of them that are no failure: the model is not asked about such an entry."""
+    draft: Callable[[Sequence[File], str], Draft | None] | None = None
+    """Files of an archive and its URI to what `medray init` proposes for it, None where they hold nothing of this kind. None:
+    the default settings look at a sample (`sampled.py`)."""
     demo: str | None = None
     """module:object of a `medray.demos.base.Demo`, for `medray demo KIND`."""
     commands: str | None = None
@@ -141,6 +146,18 @@ class Exact:
     """(B, O) float64: the activated scores."""
     log_odds: np.ndarray | None
     """(B, O) float64: ln(p / (1 - p)) of each, made of the logits; None where scores are no probabilities."""
+
+
+@dataclass(frozen=True)
+class WrittenInputs:
+    """What `Modality.write_inputs` has written."""
+
+    changes: Mapping[str, object]
+    """Fields of the spec, as it has to be to read these files."""
+    number: Callable[[str], int | None] | None = None
+    """Entry id to the number of the input, from 0; None for an id that is of no single input."""
+    subjects: Sequence[int] = ()
+    """Of records: the subject_ids as they were given."""
 
 
 class Modality(Protocol):
@@ -191,6 +208,19 @@ class Modality(Protocol):
         reader that takes many at a time finds columns in what the flow gives (`manifests.Entries`).
         """
         ...
+
+    def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
+        """Write data in memory (arrays, texts, a table of events) below `folder` as files that `scan` takes, for
+        `Bundle.predict`: they are then read as all data are, and the folder is removed when they are scored.
+
+        Raises UserError for data that this modality cannot understand, and where it takes none from memory.
+        """
+        raise UserError(
+            f"the modality {self.spec.kind!r} takes no data from memory",
+            found=type(data).__name__,
+            expected="a path, or a list of paths",
+            do="write the data to files as its archives have them, and give their paths",
+        )
 
     def verifies(self, entry: Entry) -> bool:
         """Whether `read` compares all that it takes of this entry with the digests of its parts (`manifests.unchanged`),
@@ -265,6 +295,12 @@ class Modality(Protocol):
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
         """One picture per good sample for a report, uint8 (H, W) or (H, W, 3); None where there is nothing to see."""
         return [None] * len(samples)
+
+
+def refuse_times(prediction_times: object) -> None:
+    """Raises UserError where prediction times are given to a modality that knows none."""
+    if prediction_times is not None:
+        raise UserError("prediction times belong to health records", do="leave prediction_times out")
 
 
 def describer(modality: Modality) -> Describe | None:

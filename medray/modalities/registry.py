@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from medray.errors import UserError
 from medray.modalities.base import Inspection, Kind, Modality, Spec
+from medray.modalities.drafts import Draft
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.sampled import sampled
 from medray.plugins.installed import PlugInFault, find, installed
 from medray.plugins.kinds import Kinds, settings_type
+from medray.storage.files import File
 
 ModalitySpec = Annotated[ImagingSpec | EhrSpec | GenomicsSpec, Kinds("modalities")]
 """What [modality] of a run file holds and a bundle keeps. A new modality of medray adds its Spec here and its `Kind` to
@@ -50,23 +53,33 @@ def inspect(kind: str, uri: str) -> Inspection:
     return modality_kind(kind).inspect(uri)
 
 
+def draft(kind: str, files: Sequence[File], root: str) -> Draft | None:
+    """What the modality `kind` proposes for an archive; None where nothing of its kind is there. Raises UserError as
+    `modality_kind`."""
+    whole = modality_kind(kind)
+    return sampled(whole, files, root) if whole.draft is None else whole.draft(files, root)
+
+
 def _own(kind: str) -> Kind | None:
     match kind:
         case "imaging":
+            from medray.modalities.imaging.draft import draft as draft_of_images
             from medray.modalities.imaging.inspection import inspect as inspect_images
             from medray.modalities.imaging.modality import Imaging
 
-            return Kind(ImagingSpec, Imaging, inspect_images)
+            return Kind(ImagingSpec, Imaging, inspect_images, draft=draft_of_images)
         case "ehr":
+            from medray.modalities.ehr.draft import draft as draft_of_records
             from medray.modalities.ehr.inspection import inspect as inspect_records
             from medray.modalities.ehr.modality import Ehr
 
-            return Kind(EhrSpec, Ehr, inspect_records)
+            return Kind(EhrSpec, Ehr, inspect_records, draft=draft_of_records)
         case "genomics":
+            from medray.modalities.genomics.draft import draft as draft_of_sequences
             from medray.modalities.genomics.inspection import inspect as inspect_sequences
             from medray.modalities.genomics.modality import Genomics
 
-            return Kind(GenomicsSpec, Genomics, inspect_sequences)
+            return Kind(GenomicsSpec, Genomics, inspect_sequences, draft=draft_of_sequences)
         case _:
             return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
@@ -41,7 +42,7 @@ class ScoreLog(ScoreScan):
     """The log of a table of scores, opened: who may commit, what is committed, which files are live."""
 
     @classmethod
-    def open(cls, uri: str, *, create: bool = False) -> Self:
+    def open(cls, uri: str | PathLike[str], *, create: bool = False) -> Self:
         """The store at `uri`; with `create`, made there when nothing is.
 
         Raises StoreError when nothing is there, something else is, or its columns are not SCORES.

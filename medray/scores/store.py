@@ -4,18 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import Unpack
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
+import pyarrow as pa
+
+from medray.errors import UserError
 from medray.scores import artefacts, audit, history, upkeep
 from medray.scores.log import ScoreLog
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink
-from medray.scores.table import Claim
+from medray.scores.table import SCORES, Claim
 from medray.storage import delta, files
+
+if TYPE_CHECKING:
+    import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
+    import polars as pl
 
 
 class ScoreStore(Readings, ScoreLog):
     """An opened table of scores. `open` is the way in."""
+
+    @overload
+    def current(self, bundle_id: str | None = None, to: Literal["arrow"] = "arrow") -> pa.Table: ...
+    @overload
+    def current(self, bundle_id: str | None = None, *, to: Literal["pandas"]) -> pd.DataFrame: ...
+    @overload
+    def current(self, bundle_id: str | None = None, *, to: Literal["polars"]) -> pl.DataFrame: ...
+
+    def current(
+        self, bundle_id: str | None = None, to: Literal["arrow", "pandas", "polars"] = "arrow"
+    ) -> pa.Table | pd.DataFrame | pl.DataFrame:
+        """The current rows (SCORES; docs/score-table.md) of one bundle, or of all, ordered by bundle, entry, sample and
+        output: each entry's latest attempt, without entries that are retired.
+
+        All of them in memory, as an Arrow table, or a DataFrame of pandas or polars. Raises UserError where polars is not
+        installed.
+        """
+        bundles = sorted(self.summary()["bundles"]) if bundle_id is None else [bundle_id]
+        table = pa.concat_tables([SCORES.empty_table(), *map(self.scores, bundles)])
+        if to == "arrow":
+            return table
+        if to == "pandas":
+            return table.to_pandas()
+        try:
+            import polars as pl
+        except ModuleNotFoundError:
+            raise UserError("polars is not installed", do='pip install polars, or take to="pandas"') from None
+        return pl.DataFrame(table)
 
     def sink(self, claim: Claim) -> ScoreSink:
         """Where the flow of a claimed run writes."""

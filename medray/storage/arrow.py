@@ -1,4 +1,4 @@
-"""Arrow helpers: batches of a given size, joined tables, columns of nulls, which strings are among others."""
+"""Arrow helpers: batches of a given size, joined tables, columns of nulls, which strings are among others, tables of others' libraries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from medray.errors import UserError
 
 
 def null_column(kind: pa.DataType, rows: int) -> pa.Array:
@@ -49,3 +51,46 @@ def among(texts: pa.Array | pa.ChunkedArray, wanted: Container[str]) -> pa.Array
     """(N,) bool: which of these strings are in `wanted`, asked once for each that differs; false for null."""
     distinct = [text for text in pc.unique(texts).to_pylist() if text is not None and text in wanted]
     return pc.is_in(texts, pa.array(distinct, texts.type))
+
+
+def as_table(data: object) -> pa.Table | None:
+    """A pandas or polars DataFrame, or any other table that hands on Arrow, as a Table of plain strings; None for what is
+    no table. Raises UserError for a column that Arrow has no type for, and for two of one name."""
+    try:
+        table = _table(data)
+        if table is None:
+            return None
+        names = table.schema.names
+        if len(set(names)) < len(names):
+            raise ValueError("two columns of one name")
+        return pa.table([_plain(column) for column in table.columns], names)
+    except (pa.ArrowException, ValueError, TypeError) as error:  # its words may quote a value of the table
+        raise UserError(
+            "the table cannot be read", found=type(error).__name__,
+            expected="columns of different names, each of one type that Arrow knows",
+        ) from None  # fmt: skip
+
+
+def _table(data: object) -> pa.Table | None:
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if not hasattr(data, "columns"):  # a Series is no table
+        return None
+    if type(data).__module__.partition(".")[0] == "pandas":
+        return pa.Table.from_pandas(data, preserve_index=False)
+    return pa.table(data) if hasattr(data, "__arrow_c_stream__") else None
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as string where it is another kind of string, or one of categories."""
+    if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+        return pa.chunked_array(
+            [chunk.dictionary.cast(pa.string()).take(chunk.indices) for chunk in column.chunks], pa.string()
+        )
+    return column.cast(pa.string()) if _is_text(column.type) else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -32,8 +32,9 @@ def file_system(uri: str) -> tuple[FileSystem, str]:
     return remote.file_system(uri)
 
 
-def absolute(uri: str, base: Path | None = None) -> str:
+def absolute(uri: str | os.PathLike[str], base: Path | None = None) -> str:
     """A local path made absolute against `base` (default: the working directory); a remote URI as it is."""
+    uri = os.fspath(uri)
     if not is_local(uri):
         return uri
     return os.path.realpath((base or Path.cwd()) / local_path(uri).expanduser())  # no error for a link to itself

@@ -86,7 +86,7 @@ def _trained_here(run: TrainRun, recipe: Recipe) -> bool:
 
 
 def _own_split(
-    run: TrainRun, bundle: bundles.Bundle, engine: Engine, progress: Progress, split: str, started: float
+    run: TrainRun, bundle: bundles.TrainedModel, engine: Engine, progress: Progress, split: str, started: float
 ) -> tuple[EvaluateResult, ReportFacts]:
     recipe = bundle.recipe
     prepared = prepare_shards(run, engine, progress)
@@ -166,7 +166,7 @@ def _floor_metrics(
 
 
 def _elsewhere(
-    run: EvaluateRun, bundle: bundles.Bundle, engine: Engine, progress: Progress, split: str, started: float
+    run: EvaluateRun, bundle: bundles.TrainedModel, engine: Engine, progress: Progress, split: str, started: float
 ) -> tuple[EvaluateResult, ReportFacts]:
     recipe = bundle.recipe
     found: list[tuple[str, External, pa.Table]] = []
@@ -312,7 +312,7 @@ def _refuse_other(table: str, other: dict[str, Any], made: dict[str, Any]) -> No
 
 def predict_split(
     run: TrainRun | EvaluateRun,
-    bundle: bundles.Bundle,
+    bundle: bundles.TrainedModel,
     uri: str,
     folder: str,
     engine: Engine,

@@ -58,7 +58,7 @@ class External(NamedTuple):
 
 
 def labelled_entries(
-    run: EvaluateRun, bundle: bundles.Bundle, engine: Engine, progress: Progress, split: str
+    run: EvaluateRun, bundle: bundles.TrainedModel, engine: Engine, progress: Progress, split: str
 ) -> External:
     """Index, label and decode; those of an earlier call where nothing has changed.
 

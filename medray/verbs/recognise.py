@@ -49,10 +49,9 @@ def of_others(path: str, uri: str) -> Inspection | None:
     columns: list[str] = []
     for file in listed:
         head = _head(file.uri)
-        resource_types = re.findall(rb'"resourceType"\s*:\s*"([A-Za-z]+)"', head)
-        if resource_types and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        if resource := resource_type(head):
             kinds["fhir"] += 1
-            types.update({resource_types[0].decode()})
+            types[resource] += 1
         elif names := _columns(file.uri, head):
             kinds["csv"] += 1
             columns = columns or names
@@ -69,6 +68,14 @@ def of_others(path: str, uri: str) -> Inspection | None:
         )
         return _described("table" if len(listed) == 1 else "folder of tables", path, takes, **facts)
     return None
+
+
+def resource_type(head: bytes) -> str:
+    """The type of the first FHIR resource of a JSON or NDJSON text that begins so; "" where there is none."""
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
+        return ""
+    match = re.search(rb'"resourceType"\s*:\s*"([A-Za-z]+)"', head)
+    return match[1].decode() if match else ""
 
 
 def _described(title: str, path: str, takes: str, **facts: object) -> Inspection:
@@ -126,7 +133,12 @@ def _columns(uri: str, head: bytes) -> list[str]:
                 return pq.read_schema(stream).names
         except (pa.ArrowInvalid, OSError):
             return []
-    if b"\0" in head or not re.search(r"\.(csv|tsv|txt)(\.gz)?$", uri, re.IGNORECASE):
+    return table_columns(uri, head)
+
+
+def table_columns(name: str, head: bytes) -> list[str]:
+    """Names of the columns of a text table, by the name of the file and how it begins; none for anything else."""
+    if b"\0" in head or not re.search(r"\.(csv|tsv|txt)(\.gz)?$", name, re.IGNORECASE):
         return []
     try:
         first = head.decode("utf-8-sig", "strict" if len(head) < HEAD else "ignore").split("\n", 1)[0].strip()

@@ -31,7 +31,7 @@ Folder = tuple[str, str]
 
 def report_facts(
     run: TrainRun | EvaluateRun,
-    bundle: bundles.Bundle,
+    bundle: bundles.TrainedModel,
     predictions: pa.Table,
     measured: dict[str, Any],
     intervals: dict[str, Any],

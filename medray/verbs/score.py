@@ -105,7 +105,7 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
 
 
-def note_unlearnt(bundle: bundles.Bundle, progress: Progress) -> None:
+def note_unlearnt(bundle: bundles.TrainedModel, progress: Progress) -> None:
     """A bundle from before eligibility was learnt cannot tell what it was trained on: say so."""
     spec = bundle.recipe.modality
     if spec.trained is None and spec.learnt:
@@ -118,7 +118,7 @@ def note_unlearnt(bundle: bundles.Bundle, progress: Progress) -> None:
 
 def score_manifest(
     run: ScoreRun,
-    bundle: bundles.Bundle,
+    bundle: bundles.TrainedModel,
     spec: ModalitySpec,
     manifest: Manifest,
     engine: Engine,
@@ -218,7 +218,7 @@ def _tell_passing(by_reason: Counter[str], progress: Progress) -> None:
 
 def _flow(
     run: ScoreRun,
-    bundle: bundles.Bundle,
+    bundle: bundles.TrainedModel,
     spec: ModalitySpec,
     chosen: pa.Table,
     sink: Sink,

@@ -210,6 +210,7 @@ class Score:
     """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry.
 
     With `artefacts`, those that the modality gives of a batch are a column more, `artefact` (scores.table.ARTEFACT_CONTENT).
+    `bundle`: the one at `uri`, where it has been read already.
     """
 
     def __init__(
@@ -220,8 +221,9 @@ class Score:
         code: OwnCode | None = None,
         *,
         artefacts: bool = False,
+        bundle: bundles.TrainedModel | None = None,
     ) -> None:
-        bundle = bundles.with_code(bundles.load(uri), code)
+        bundle = bundle or bundles.with_code(bundles.load(uri), code)
         if bundle.id != bundle_id:
             raise BundleError(
                 "this worker sees another bundle than the driver",

@@ -85,7 +85,7 @@ def train(
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
 
 
-def _replace_or_refuse(run: TrainRun, existing: bundles.Bundle, progress: Progress, replace: bool) -> None:
+def _replace_or_refuse(run: TrainRun, existing: bundles.TrainedModel, progress: Progress, replace: bool) -> None:
     """Raises BundleError for the bundle of another training, unless it may be replaced."""
     if not replace:
         raise BundleError(
@@ -175,7 +175,7 @@ def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
     )
 
 
-def _existing(uri: str) -> bundles.Bundle | None:
+def _existing(uri: str) -> bundles.TrainedModel | None:
     """The bundle at `uri`, if one is. Raises BundleError for one that is altered, and must not be overwritten."""
     if not files.exists(files.join(uri, bundles.SPEC)):
         return None
@@ -246,7 +246,7 @@ def _write_history(history: list[EpochRow], best_epoch: int, folder: str) -> Non
 
 
 def _result(
-    run: TrainRun, bundle: bundles.Bundle, prepared: Prepared, folder: str, seconds: float, *, reused: bool
+    run: TrainRun, bundle: bundles.TrainedModel, prepared: Prepared, folder: str, seconds: float, *, reused: bool
 ) -> TrainResult:
     facts = bundle.recipe.training
     return TrainResult(

@@ -231,7 +231,7 @@ def not_trusted(kind: str) -> BundleError:
         "the bundle's model is code from a folder, which is not imported because a bundle says so",
         where=kind,
         found="no run file that names it",
-        do=f'where you trust the code, name it in the run file: trust = ["{kind}"]',
+        do=f'where you trust the code, name it in the run file or to Bundle.load: trust = ["{kind}"]',
     )
 
 

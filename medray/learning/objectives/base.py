@@ -134,6 +134,10 @@ class Objective(BaseModel, Numbers, ABC):
         none is chosen."""
         return ()
 
+    def called(self, scores: np.ndarray, thresholds: Sequence[float], classes: Sequence[str]) -> pa.Array | None:
+        """What rows of scores (N, O) are called, (N,): a class's name, or a list of labels; None: a number is not called."""
+        return None
+
     def display(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names for people of all classes, labels or outputs, in the order of `classes`."""
         raw = sorted(classes, key=text.natural_key)

@@ -124,6 +124,11 @@ class BinaryObjective(_YesOrNo):
         """list<float32> [1] positive, [0] negative, null without label. Raises LabelError for other labels."""
         return text.class_targets(labels, classes, self.kind)
 
+    def called(self, scores: np.ndarray, thresholds: Sequence[float], classes: Sequence[str]) -> pa.Array:
+        """(N,) string: the positive class from the threshold on (0.5 where there is none), below it the other."""
+        names = self.display(classes)
+        return pa.array([names[int(is_positive)] for is_positive in scores[:, 0] >= (*thresholds, 0.5)[0]], pa.string())
+
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         return self.display(classes)[1:]
 
@@ -193,6 +198,12 @@ class MultilabelObjective(_YesOrNo):
     def targets(self, labels: Labels, classes: Sequence[str]) -> pa.Array:
         """list<float32> of 0 and 1 per label, null elements where not known. Raises LabelError for other values."""
         return text.number_targets(labels, classes, text.truth_value, "0 or 1 for each label, or nothing")
+
+    def called(self, scores: np.ndarray, thresholds: Sequence[float], classes: Sequence[str]) -> pa.Array:
+        """(N,) list of string: the labels whose scores reach their thresholds (0.5 where there are none)."""
+        present = scores >= np.array(list(thresholds) or [0.5] * scores.shape[1], np.float32)
+        labels = [[name for name, yes in zip(classes, row, strict=True) if yes] for row in present]
+        return pa.array(labels, pa.list_(pa.string()))
 
     def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
         """(T, 2) float32, absent and present, of train targets (N, T); mean over each label's known rows is 1."""

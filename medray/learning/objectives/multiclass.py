@@ -58,6 +58,10 @@ class MulticlassObjective(Objective):
         """list<float32> [class index], null without label. Raises LabelError for labels not in `classes`."""
         return text.class_targets(labels, classes, self.kind)
 
+    def called(self, scores: np.ndarray, thresholds: Sequence[float], classes: Sequence[str]) -> pa.Array:
+        """(N,) string: the most probable class."""
+        return pa.array([self.display(classes)[i] for i in scores.argmax(axis=1)], pa.string())
+
     def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
         """(K,) float32 of train targets (N, 1); mean over the rows is 1. A class without rows gets 1."""
         return losses.class_weights(targets, self.class_weights, len(classes))

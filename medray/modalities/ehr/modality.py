@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from medray.archive.entries import Entries, Entry, Part
 from medray.errors import UserError
-from medray.modalities.base import Modality
+from medray.modalities.base import Modality, WrittenInputs
 from medray.modalities.ehr import reading
 from medray.modalities.ehr.encoding import vocabulary
 from medray.modalities.ehr.encoding.bins import bins, features
@@ -62,6 +63,13 @@ class Ehr(Modality):
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample each, `sample_id` "0": see `reading.py`."""
         return reading.read(self._archive, Entries.of(entries))
+
+    def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
+        """A table of MEDS events and prediction times: see `in_memory.py`."""
+        from medray.modalities.ehr.in_memory import write_events
+
+        task, subjects = write_events(data, folder, prediction_times, self.spec.task)
+        return WrittenInputs({"task": task}, subjects=subjects)
 
     # --- statistics ---------------------------------------------------------------------------------------------
 

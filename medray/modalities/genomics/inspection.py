@@ -61,7 +61,7 @@ def _format(uri: str) -> str:
         first = next(blocks(uri), None)
         kind = sniff(first.text) if first else ""
         if kind == "table" and first:
-            _guess(first.text)
+            guess_columns(first.text)
     except (SampleError, OSError):
         return ""
     return kind
@@ -76,7 +76,7 @@ def _one_file(uri: str) -> Inspection:
         return inspect_vcf(uri)
     if kind not in TITLES:
         raise SampleError("unrecognised_format")
-    spec = GenomicsSpec() if kind != "table" else _guess(first.text)
+    spec = GenomicsSpec() if kind != "table" else guess_columns(first.text)
     with open_input(uri) as stream:
         facts: dict[str, object] = {"format": kind, "compression": compression(stream.read(BGZF_HEADER)) or "none"}
     counted, tables = _count(open_records(spec, uri)[1])
@@ -144,7 +144,7 @@ def _gc(counts: np.ndarray) -> float | None:
     return round(int(folded[1] + folded[2]) / known, 4) if known else None
 
 
-def _guess(text: bytes) -> GenomicsSpec:
+def guess_columns(text: bytes) -> GenomicsSpec:
     """The columns of a table of sequences, by its header or by what its cells hold. Raises SampleError."""
     rows = [line for line in text.split(b"\n")[:100] if line.strip()]
     between = delimiter(rows[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 from medray.archive.entries import Entry, Part
 from medray.datasets.samples import tensor_view
 from medray.errors import UserError
-from medray.modalities.base import Exact, Modality
+from medray.modalities.base import Exact, Modality, WrittenInputs, refuse_times
 from medray.modalities.genomics import codes
 from medray.modalities.genomics.formats.source import Source
 from medray.modalities.genomics.sequences import Sequences
@@ -67,6 +68,14 @@ class Genomics(Modality):
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         return self.source.read(entries)
+
+    def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
+        """Sequences as texts: see `in_memory.py`."""
+        from medray.modalities.genomics.in_memory import number_of, write_sequences
+
+        refuse_times(prediction_times)
+        write_sequences(data, folder, self.spec)
+        return WrittenInputs({"ignore": ()}, number_of)
 
     def verifies(self, entry: Entry) -> bool:
         """Records and windows are compared with the digest of their bases."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part, unchanged
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
-from medray.modalities.base import Modality, read_each
+from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import decode
@@ -95,6 +96,14 @@ class Imaging(Modality):
             raise SampleError("unreadable", type(error).__name__) from error
         pixels = store(conform(image, self.spec), self.spec)
         return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
+
+    def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
+        """Images or volumes as arrays: see `in_memory.py`."""
+        from medray.modalities.imaging.in_memory import write_images
+
+        refuse_times(prediction_times)
+        number = write_images(data, folder, self.spec.volumes)
+        return WrittenInputs({"ignore": ()}, number)
 
     def verifies(self, entry: Entry) -> bool:
         """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
