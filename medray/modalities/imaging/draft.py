@@ -132,9 +132,9 @@ def _modality(shape: tuple[int, ...], look: _Look) -> tuple[dict[str, Any], dict
     """Keys of [modality], and why they are so."""
     volume = len(shape) == 3
     size = [min(*pair) for pair in zip(shape, VOLUME, strict=True)] if volume else _size(shape)
-    found = " x ".join(map(str, shape))
+    sides = " x ".join(map(str, shape))
     notes = {
-        "modality.size": f"Found: {found}." if tuple(size) == shape else f"Found: {found}; images are resized.",
+        "modality.size": f"Found: {sides}." if tuple(size) == shape else f"Found: {sides}; images are resized.",
         "modality.channels": f"Found: {'colour' if look.channels == 3 else 'grey'}.",
         "modality.dtype": f"Found: {look.dtype}{', CT' if look.modality == 'CT' else ''}.",
     }
