@@ -26,8 +26,8 @@ from medray.config.runs import ConvertRun
 from medray.engines.opening import open_engine
 from medray.engines.spec import LocalSpec, RaySpec
 from medray.errors import ArchiveError
-from medray.modalities.ehr.convert.events import DROPS, KEPT, PATIENT, Subjects
-from medray.modalities.ehr.convert.flow import Arrange
+from medray.modalities.ehr.convert.arranging import Arrange
+from medray.modalities.ehr.convert.events import BUCKET_ROWS, DROPS, PATIENT, Subjects
 from medray.verbs import to_meds
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -412,8 +412,8 @@ def test_events_that_are_there_twice_are_kept_and_told(tmp_path):
 
 def test_two_subjects_of_one_id_are_refused():
     rows = [{"kind": PATIENT, "subject_id": 5, "check": check, "unit": 0, "seq": 0, "head": False} for check in (1, 2)]
-    table = pa.Table.from_pylist(rows, schema=KEPT)
-    from medray.modalities.ehr.convert.flow import _refuse_collisions
+    table = pa.Table.from_pylist(rows, schema=BUCKET_ROWS)
+    from medray.modalities.ehr.convert.arranging import _refuse_collisions
 
     _refuse_collisions(table.slice(0, 1))
     with pytest.raises(ArchiveError, match="same keyed id"):

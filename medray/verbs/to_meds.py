@@ -17,12 +17,13 @@ from medray.engines.base import Engine
 from medray.errors import ArchiveError, UserError
 from medray.flows.flow import Flow
 from medray.modalities.ehr.convert import dataset
+from medray.modalities.ehr.convert.arranging import DatasetSink, arrange
 from medray.modalities.ehr.convert.buckets import read_all
 from medray.modalities.ehr.convert.events import FILES, IGNORED, Subjects
-from medray.modalities.ehr.convert.flow import UNITS, BucketSink, DatasetSink, arrange, parse
 from medray.modalities.ehr.convert.labels import WARNINGS, write_labels
-from medray.modalities.ehr.convert.links import LINKS, NAMES, LinkedSubjects, Same, move, same_subjects
+from medray.modalities.ehr.convert.links import LINKS, NAMES, LinkedSubjects, SubjectMap, move, subject_map
 from medray.modalities.ehr.convert.members import Unit, units
+from medray.modalities.ehr.convert.parsing import UNITS, BucketSink, parse
 from medray.modalities.ehr.convert.versions import VersionSink, newest
 from medray.progress import Progress, Silent
 from medray.storage import files
@@ -51,7 +52,7 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
     made_from = _digest(run, listed, key)
     earlier = dataset.read_report(out)
     if earlier is not None and earlier["made_from"] == made_from:
-        return ToMedsResult(**earlier["result"] | {"reused": True, "seconds": time.monotonic() - started})
+        return ToMedsResult.model_validate(earlier["result"] | {"reused": True, "seconds": time.monotonic() - started})
     drafts = out.with_name(f".{out.name}.draft-{uuid.uuid4().hex}")
     files.make_closed_folder(str(drafts))
     try:
@@ -97,23 +98,23 @@ def _convert(
             expected="*.ndjson or *.json for fhir; for csv what `files` of a table names; plain, gz, tar or zip",
         )
     decided = VersionSink(str(drafts / "versions"), buckets)
-    same = _settle(read, decided, engine, progress, small)
+    owners = _settle(read, decided, engine, progress, small)
     written, plan = DatasetSink(str(drafts / "files"), buckets, run.split), read.plan(decided.lost)
     rows = max(map(len, plan), default=1)
-    stage = arrange(read.lookups, run.source.known_only, decided.of_nobody, same, rows)
+    stage = arrange(read.lookups, run.source.known_only, decided.of_nobody, owners, rows)
     progress.begin("arrange", sum(map(len, plan)))
     engine.run(Flow("arrange", plan, (stage,), written, progress.advance, small=small))
     draft = drafts / "dataset"
     subjects = dataset.write_metadata(draft, run.name, read, written, run.split, datetime.now(UTC))
     labels: dict[str, object] = {}
     if run.labels is not None:
-        keyed = LinkedSubjects(key, same) if run.source.kind == "fhir" else Subjects(key, keep=run.source.keep_ids)
+        keyed = LinkedSubjects(key, owners) if run.source.kind == "fhir" else Subjects(key, keep=run.source.keep_ids)
         written_labels = write_labels(draft, run.labels, listed, subjects, keyed)
         labels |= written_labels
         for name, count in written_labels["warnings"].items():
             progress.fact("labels", warning=name, rows=count)
             progress.note(f"labels, {name}: {count:,} rows: {WARNINGS[name]}")
-    counts = dataset.Counts(read, decided, written)
+    counts = dataset.ConversionCounts(read, decided, written)
     counts.check()
     failed = _failed_files(read, pieces, listed)
     return ToMedsResult(
@@ -137,24 +138,24 @@ def _convert(
     )
 
 
-def _settle(read: BucketSink, decided: VersionSink, engine: Engine, progress: Progress, small: bool) -> Same:
+def _settle(read: BucketSink, decided: VersionSink, engine: Engine, progress: Progress, small: bool) -> SubjectMap:
     """Which versions are lost, and which subjects are one: the rows of those are moved to the bucket of whose they are."""
     if plan := read.plan_of_versions():
         progress.begin("versions", sum(map(len, plan)))
         stage = newest(max(map(len, plan)))
         engine.run(Flow("versions", plan, (stage,), decided, progress.advance, small=small))
     names = read_all(read.names, NAMES)
-    same = same_subjects(names, read_all(read.links, LINKS), decided.lost, read.buckets)
-    if not len(same):
-        return same
-    plan = read.plan(decided.lost, same.buckets(names, read.buckets))
+    owners = subject_map(names, read_all(read.links, LINKS), decided.lost, read.buckets)
+    if not len(owners):
+        return owners
+    plan = read.plan(decided.lost, owners.buckets(names, read.buckets))
     moved = BucketSink(read.folder, read.buckets)
-    stage = move(same, max(map(len, plan), default=1))
+    stage = move(owners, max(map(len, plan), default=1))
     progress.begin("link", sum(map(len, plan)))
     engine.run(Flow("link", plan, (stage,), moved, progress.advance, small=small))
     for bucket, uris in moved.files.items():
         read.files[bucket] += uris
-    return same
+    return owners
 
 
 def _failed_files(read: BucketSink, pieces: list[Unit], listed: list[files.File]) -> list[dict[str, int | str | None]]:

@@ -19,7 +19,7 @@ from medray.modalities.ehr.encoding.bins import bins, features
 from medray.modalities.ehr.encoding.events import FEATURES, events, facts
 from medray.modalities.ehr.encoding.summary import summary, width
 from medray.modalities.ehr.meds import task
-from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File
@@ -33,7 +33,7 @@ class Ehr(Modality):
 
     def __init__(self, spec: EhrSpec) -> None:
         self._spec = spec
-        self._archive = Archive(spec)
+        self._archive = MedsArchive(spec)
 
     @property
     def spec(self) -> EhrSpec:
@@ -41,7 +41,7 @@ class Ehr(Modality):
 
     @property
     def payload(self) -> pa.Schema:
-        """See reading.PAYLOAD: code hashes, times before the prediction, numbers; nothing that names a day."""
+        """Payload of a sample (reading.PAYLOAD): code hashes, times before the prediction, numbers; no dates."""
         return reading.PAYLOAD
 
     # --- archive to samples -------------------------------------------------------------------------------------
@@ -82,12 +82,10 @@ class Ehr(Modality):
         return vocabulary.fitted(self.spec, summaries)
 
     def cautions(self, summaries: pa.Table) -> list[str]:
-        """What tells the label at the prediction time, and predictions that stand at the end of what is known."""
+        """Warnings about codes that give the label away, and about predictions at each subject's last event."""
         rule = self.spec.task.rule
         ends = rule is not None and rule.which == "last" and rule.code is None
-        at_end = (
-            f'[modality.task] at = "{rule}": predictions stand at each subject\'s last event, which may be the last '
-        )
+        at_end = f'[modality.task] at = "{rule}": predictions are at each subject\'s last event, which may be the last '
         at_end += "because of the outcome; count from the first, or from an event that does not depend on it"
         return [*([at_end] if ends else []), *vocabulary.cautions(summaries)]
 
@@ -124,22 +122,22 @@ class Ehr(Modality):
         return {name: tensor.long() if name == "codes" else tensor for name, tensor in batch.items()}
 
     def inputs(self) -> Inputs:
-        """Raises UserError where nothing is fitted yet."""
+        """Names and shapes of what `encode` returns. Raises UserError where nothing is fitted yet."""
         codes, static = self._fitted
         if self.spec.representation == "bins":
-            found = {"sequence": Input((self.spec.bins, features(self.spec))), "mask": Input((self.spec.bins,))}
+            inputs = {"sequence": Input((self.spec.bins, features(self.spec))), "mask": Input((self.spec.bins,))}
         else:
-            found = {
+            inputs = {
                 "codes": Input((None,), categories=len(codes) + 1),
                 "sequence": Input((None, FEATURES)),
                 "mask": Input((None,)),
             }
         if self.spec.summaries:
-            found["summary"] = Input((width(self.spec),))
-        return found | ({"static": Input((2 * len(static),))} if static else {})
+            inputs["summary"] = Input((width(self.spec),))
+        return inputs | ({"static": Input((2 * len(static),))} if static else {})
 
     def lengths(self, samples: pa.RecordBatch) -> np.ndarray | None:
-        """Events of each sample, where they are the steps; bins are as many for all."""
+        """(N,) number of events of each sample; None for bins, whose number is the same for all."""
         if self.spec.representation == "bins":
             return None
         return samples.column("codes").value_lengths().to_numpy()

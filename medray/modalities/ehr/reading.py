@@ -1,4 +1,4 @@
-"""Entries to samples: many at a time, in numpy. What stands in a sample, and what an entry fails for."""
+"""Entries to samples, many at a time, in numpy: the content of a sample, and the reasons why an entry fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from medray.archive.entries import Entries
 from medray.errors import SampleError
 from medray.modalities.ehr import selection
-from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.meds.file import STATIC, Rows
 from medray.modalities.ehr.meds.task import text_times
@@ -40,27 +40,27 @@ NaN or infinite, older than the most recent `max_events`, or of a code that defi
 COUNTS = ("non_finite", "truncated", "label_events")
 
 
-def read(archive: Archive, entries: Entries) -> pa.RecordBatch:
+def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     """One row per entry: `entry` (int32), `sample_id` "0", `reason`, `detail`, and PAYLOAD, null where it failed."""
     failures: dict[int, tuple[str, str | None]] = {}
     entry, rows = _rows(archive, entries, failures)
     torn = (entry[1:] == entry[:-1]) & (rows.subject[1:] != rows.subject[:-1])
     for i in np.unique(entry[1:][torn]).tolist():
-        failures[i] = ("changed", "its rows are of more than one subject now")
+        failures[i] = ("changed", "its rows now belong to more than one subject")
     spec, rule = archive.spec, archive.spec.task.rule
     if rule is None:
         prediction = text_times([each.rpartition("@")[2] for each in entries.ids])
     else:
         prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
-    found = usable(entry, rows, prediction, spec.window_us, archive.codes)
-    timed = np.bincount(found.entry[found.time != STATIC], minlength=len(entries))
+    events = usable(entry, rows, prediction, spec.window_us, archive.codes)
+    timed = np.bincount(events.entry[events.time != STATIC], minlength=len(entries))
     for i in np.flatnonzero(prediction == NEVER).tolist():
         failures.setdefault(i, ("no_prediction_time", None))
-    for i in np.flatnonzero(found.death <= prediction).tolist():  # NEVER is later than all times
+    for i in np.flatnonzero(events.death <= prediction).tolist():  # NEVER is later than all times
         failures.setdefault(i, ("after_death", None))
     for i in np.flatnonzero(timed == 0).tolist():
         failures.setdefault(i, ("no_events", None))
-    for i, why in selection.refused(spec, found, archive.codes).items():
+    for i, why in selection.refused(spec, events, archive.codes).items():
         failures.setdefault(i, ("not_eligible", why))
     good = np.ones(len(entries), bool)
     good[list(failures)] = False
@@ -76,80 +76,82 @@ def read(archive: Archive, entries: Entries) -> pa.RecordBatch:
         known = [failures.get(i, (None, None)) for i in range(len(entries))]
         columns["sample_id"] = pa.array(["0" if reason is None else "" for reason, _ in known])
         columns["reason"], columns["detail"] = (pa.array(text, pa.string()) for text in zip(*known, strict=True))
-    return pa.RecordBatch.from_pydict(columns | _payload(found, good, most, archive))
+    return pa.RecordBatch.from_pydict(columns | _payload(events, good, most, archive))
 
 
-def _rows(archive: Archive, entries: Entries, failures: dict[int, tuple[str, str | None]]) -> tuple[np.ndarray, Rows]:
+def _rows(
+    archive: MedsArchive, entries: Entries, failures: dict[int, tuple[str, str | None]]
+) -> tuple[np.ndarray, Rows]:
     """(entry of each row, ascending, rows) of all parts; an entry whose file cannot be read joins `failures`."""
     part_entry, uris, locators = entries.places()
     part, start, stop = ranges_of(locators)
     owner, files = part_entry[part], uris.dictionary_encode()
     file = files.indices.to_numpy()[part]
-    found: list[tuple[np.ndarray, Rows]] = []
+    parts: list[tuple[np.ndarray, Rows]] = []
     for number, uri in enumerate(files.dictionary.to_pylist()):
         rows = np.flatnonzero(file == number) if len(files.dictionary) > 1 else slice(None)
         if not len(numbers := owner[rows]):
             continue
         try:
-            found.append((np.repeat(numbers, (stop - start)[rows]), archive.open(uri).rows(start[rows], stop[rows])))
+            parts.append((np.repeat(numbers, (stop - start)[rows]), archive.open(uri).rows(start[rows], stop[rows])))
         except SampleError as error:
             failures.update(dict.fromkeys(numbers.tolist(), (error.reason, error.detail)))
         except FileNotFoundError as error:
             failures.update(dict.fromkeys(numbers.tolist(), ("missing_file", error.strerror)))
         except OSError as error:
             failures.update(dict.fromkeys(numbers.tolist(), ("unreadable", error.strerror or type(error).__name__)))
-    if not found:
+    if not parts:
         kinds = (np.int64, np.int64, np.int32, np.float32)
         return np.empty(0, np.int64), Rows(*(np.empty(0, kind) for kind in kinds))
-    entry = np.concatenate([number for number, _ in found])
-    rows = Rows.joined([each for _, each in found])
+    entry = np.concatenate([number for number, _ in parts])
+    rows = Rows.joined([each for _, each in parts])
     if (entry[1:] < entry[:-1]).any():
         order = np.argsort(entry, kind="stable")
         entry, rows = entry[order], rows.take(order)
     return entry, rows
 
 
-def _payload(found: Usable, good: np.ndarray, most: int | None, archive: Archive) -> dict[str, pa.Array]:
+def _payload(visible: Usable, good: np.ndarray, most: int | None, archive: MedsArchive) -> dict[str, pa.Array]:
     """The columns of PAYLOAD; `good` (E,) bool."""
     entries = len(good)
-    kept = good[found.entry]
-    static = found.time == STATIC
-    events = np.flatnonzero(kept & ~static)
-    lengths = np.bincount(found.entry[events], minlength=entries)
+    wanted = good[visible.entry]
+    static = visible.time == STATIC
+    events = np.flatnonzero(wanted & ~static)
+    lengths = np.bincount(visible.entry[events], minlength=entries)
     truncated = np.zeros(entries, np.int32)
     if most is not None and (lengths > most).any():
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(events))  # 1 for the last event of an entry
         events = events[left <= most]
         truncated = np.maximum(lengths - most, 0).astype(np.int32)
         lengths = np.minimum(lengths, most)
-    facts = np.flatnonzero(kept & static)
-    entry, code = found.entry[events], found.code[events]
+    facts = np.flatnonzero(wanted & static)
+    entry, code = visible.entry[events], visible.code[events]
     hashes = archive.codes.hashes
-    static_lengths, static_codes, static_values = _facts(found, facts, good, hashes)
-    held = np.concatenate([events, facts])
-    names = _names(found.entry[held], found.code[held], entries, archive.codes.names)
+    static_lengths, static_codes, static_values = _facts(visible, facts, good, hashes)
+    in_sample = np.concatenate([events, facts])
+    names = _names(visible.entry[in_sample], visible.code[in_sample], entries, archive.codes.names)
     columns = {
         "codes": _lists(hashes[code], lengths, good),
-        "before": _lists(found.prediction[entry] - found.time[events], lengths, good),
-        "values": _lists(found.value[events], lengths, good),
+        "before": _lists(visible.prediction[entry] - visible.time[events], lengths, good),
+        "values": _lists(visible.value[events], lengths, good),
         "static_codes": _lists(static_codes, static_lengths, good),
         "static_values": _lists(static_values, static_lengths, good),
         "names": pa.array(names, pa.string(), mask=~good),
     }
-    counts = zip(COUNTS, (found.non_finite, truncated, found.label_events), strict=True)
+    counts = zip(COUNTS, (visible.non_finite, truncated, visible.label_events), strict=True)
     return columns | {name: pa.array(count, mask=~good) for name, count in counts}
 
 
 def _facts(
-    found: Usable, facts: np.ndarray, good: np.ndarray, hashes: np.ndarray
+    visible: Usable, facts: np.ndarray, good: np.ndarray, hashes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(lengths (E,), code hashes, values) of static facts, with the age as the last where birth is known."""
-    lengths = np.bincount(found.entry[facts], minlength=len(good))
-    aged = np.flatnonzero(good & (found.birth != NEVER))
-    years = found.years()[aged]
-    place = np.cumsum(lengths)[aged]
-    codes = np.insert(hashes[found.code[facts]], place, AGE_HASH)
-    values = np.insert(found.value[facts], place, years.astype(np.float32))
+    lengths = np.bincount(visible.entry[facts], minlength=len(good))
+    aged = np.flatnonzero(good & (visible.birth != NEVER))
+    years = visible.years()[aged]
+    row = np.cumsum(lengths)[aged]
+    codes = np.insert(hashes[visible.code[facts]], row, AGE_HASH)
+    values = np.insert(visible.value[facts], row, years.astype(np.float32))
     lengths[aged] += 1
     return lengths, codes, values
 

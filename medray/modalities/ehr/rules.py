@@ -10,8 +10,8 @@ from medray.durations import PATTERN, UNITS, seconds_of
 _RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\S)?))?(?:\s*\+\s*{PATTERN})?")
 
 
-class Rule(NamedTuple):
-    """The time of the first or last event (of a code), and so long after it."""
+class TimeRule(NamedTuple):
+    """A prediction time: that of the first or last event (of a code), plus a duration."""
 
     which: Literal["first", "last"]
     code: str | None
@@ -34,13 +34,12 @@ def duration_us(text: str) -> int:
     return round(seconds * 1_000_000)
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> TimeRule:
     """The rule of "first + 48h", "last" or "first of CODE + 24h". Raises ValueError."""
-    found = _RULE.fullmatch(text.strip())
-    if found is None:
+    match = _RULE.fullmatch(text.strip())
+    if match is None:
         raise ValueError(
-            'a prediction time is "first", "last" or "first of CODE", and "+ 48h" after it where wanted; '
-            f"found {text!r}"
+            f'a prediction time is "first", "last" or "first of CODE", optionally followed by "+ 48h"; found {text!r}'
         )
-    after = duration_us(f"{found[3]}{found[4]}") if found[3] and float(found[3]) else 0
-    return Rule("first" if found[1] == "first" else "last", found[2], after)
+    after = duration_us(f"{match[3]}{match[4]}") if match[3] and float(match[3]) else 0
+    return TimeRule("first" if match[1] == "first" else "last", match[2], after)

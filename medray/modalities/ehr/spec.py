@@ -1,4 +1,4 @@
-"""EhrSpec: what a run file's [modality] says of health records and what a bundle keeps. Imports nothing heavy."""
+"""EhrSpec: what [modality] of a run file says about health records, and what a bundle keeps. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medray.archive.eligibility import Refused, Select
 from medray.modalities.base import Spec
-from medray.modalities.ehr.rules import Rule, duration_us, parse_rule
+from medray.modalities.ehr.rules import TimeRule, duration_us, parse_rule
 
 QUANTILES = 65
 SELECTABLE = {
@@ -16,20 +16,20 @@ SELECTABLE = {
     "age_years": "at the prediction time, years of 365.25 days; does not pass where birth is not known",
     "events": "how many events with a time an entry may see",
 }
-"""What [modality.select] may ask of records: { codes = "LOINC//718-7", age_years = { min = 18 }, events = { min = 3 } }.
-Rules are held against what stands within the window, when an entry is read; no such fact is kept beside its score."""
+"""Facts that [modality.select] may ask for: { codes = "LOINC//718-7", age_years = { min = 18 }, events = { min = 3 } }.
+The rules are checked against the events within the window, when an entry is read; no such fact is kept beside its score."""
 AGE = "MEDRAY//AGE"
-"""Name of the static fact that medray makes: years from MEDS_BIRTH to the prediction time."""
+"""Name of the static fact that medray adds: years from MEDS_BIRTH to the prediction time."""
 
 
 class TaskSpec(BaseModel):
-    """Which predictions are made: an entry is one subject at one prediction time."""
+    """Predictions to make: an entry is one subject at one prediction time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: str | None = None
     """MEDS label table: a Parquet file or a folder of them, absolute or relative to the archive. Every row is an
-    entry (several per subject are), and its value the label; one whose subject stands in no data file fails as
+    entry (there may be several per subject), and its value the label; one whose subject is in no data file fails as
     `no_events`."""
     value: Literal["boolean_value", "integer_value", "float_value", "categorical_value"] | None = None
     """Column of the label; default: the one that holds values."""
@@ -50,8 +50,8 @@ class TaskSpec(BaseModel):
         return self
 
     @property
-    def rule(self) -> Rule | None:
-        """How the prediction time follows from the events; None where a label table gives it."""
+    def rule(self) -> TimeRule | None:
+        """The rule that gives the prediction time; None where a label table gives it."""
         return None if self.labels is not None else parse_rule(self.at or "last")
 
 
@@ -60,36 +60,36 @@ class Code(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     code: str
-    """The code, as the dataset has it."""
+    """The code, as it is in the dataset."""
     mean: float | None = None
-    """Mean of its finite numbers; None: it has none."""
+    """Mean of its finite numbers; None where it has none."""
     std: float | None = None
-    """Standard deviation of its finite numbers; None: it has none."""
+    """Standard deviation of its finite numbers; None where it has none."""
     quantiles: tuple[float, ...] | None = None
-    """Its numbers at QUANTILES equally spaced levels from the least to the greatest; where `scale` asks for them."""
+    """Its numbers at QUANTILES equally spaced levels from the least to the greatest, where `scale` asks for them."""
 
 
 class EhrSpec(Spec):
-    """How a health record becomes model inputs.
+    """Settings by which a health record becomes model inputs.
 
     read     events with prediction_time - window ≤ time ≤ prediction_time, and static ones (no time); sorted by time,
              code hash, value; exact duplicates once; NaN and infinite numbers are missing (counted, never passed on)
     collate  vocabulary (unknown = 0) and z-score by the training split's statistics, then bins or events
     """
 
-    kind: Literal["ehr"] = "ehr"
+    kind: Literal["ehr"] = "ehr"  # type: ignore[assignment]  # frozen: a narrower type is safe
     """The modality: health records as MEDS datasets."""
     site: ClassVar[frozenset[str]] = frozenset({"task"})
 
     task: TaskSpec = TaskSpec()
-    """Which predictions are made: for whom, and as of when."""
+    """Predictions to make: for whom, and as of when."""
     window: str | None = None
     """How far back from the prediction time events count, such as "48h" or "365d"; both ends count. Default: all."""
     label_codes: tuple[str, ...] = ()
-    """Globs of codes that define the label. They never become inputs, whatever the other settings; where one stands
-    in the window of a training patient, fitting stops with an error unless `drop_label_codes` is set."""
+    """Globs of codes that define the label. They never become inputs, whatever the other settings say; where one occurs in
+    the window of a training patient, fitting stops with an error unless `drop_label_codes` is set."""
     drop_label_codes: bool = False
-    """Leave label codes out without an error: it is known that they stand before prediction times."""
+    """Leave label codes out without an error, because it is known that they occur before prediction times."""
 
     codes: tuple[str, ...] = ("*",)
     """Globs of codes that may be inputs (fnmatch: * matches any text, [ starts a set of characters)."""
@@ -98,15 +98,15 @@ class EhrSpec(Spec):
     scale: Literal["zscore", "quantile"] = "zscore"
     """zscore: (number - mean) / deviation. quantile: the normal score of the number's rank among those of its code in
     training (van der Waerden 1952), within ± 2.6: skewed laboratory values and typing errors keep their order, and do
-    not press the others together."""
+    not squeeze the others together."""
     min_samples: int = Field(default=5, ge=1)
-    """A code of fewer training samples is unknown."""
+    """A code in fewer training samples than this is unknown."""
     max_codes: int = Field(default=1024, ge=1)
-    """The most frequent codes of timed events that are kept; the others are unknown."""
+    """How many codes of timed events the vocabulary has at most: the most frequent; the others are unknown."""
     max_static: int = Field(default=64, ge=0)
-    """The most frequent static codes that are kept, age included."""
+    """How many static codes are kept at most: the most frequent, age included."""
     clip: float = Field(default=5.0, gt=0)
-    """z-scores are held within ± this: a typing error of a thousand must not drown its patient."""
+    """z-scores are limited to ± this, so that one typing error does not outweigh everything else."""
 
     representation: Literal["bins", "events"] = "bins"
     """bins: `sequence` (window / bin_hours, features), regular in time. events: `codes` and `sequence`, one step an
@@ -114,13 +114,14 @@ class EhrSpec(Spec):
     bin_hours: float = Field(default=1.0, gt=0)
     """bins: width of a bin; must divide the window. An event at the prediction time is in the last bin."""
     bin_value: Literal["last", "mean"] = "last"
-    """bins: of several numbers of a code in one bin. A bin without one carries the last forward; 0 before the first."""
+    """bins: which of several numbers of a code in one bin is used. A bin without one repeats the last number; 0 before the
+    first."""
     bin_codes: Literal["numeric", "all"] = "numeric"
-    """bins: which codes are features: those with numbers in training, or all (others by their presence alone)."""
+    """bins: which codes are features: those with numbers in training, or all (others by presence only)."""
     since_last: bool = False
     """bins: also log1p hours since the code was last seen in the window, at the bin's end."""
     max_events: int = Field(default=512, ge=1)
-    """events: the most recent that are kept; what is left out is counted."""
+    """events: how many are kept, the most recent; those left out are counted."""
     summaries: tuple[str, ...] = ()
     """Durations, such as ["48h", "24h"]: over each, up to the prediction time, least, greatest, mean, first, last, change
     and so on of every code with numbers are one more input, `summary`: what few patients do not teach a sequence model."""
@@ -130,7 +131,7 @@ class EhrSpec(Spec):
     static: tuple[Code, ...] | None = None
     """Fitted: static codes, most frequent first; each gives two features, present and z-score."""
     fitted_on: dict[str, int] | None = None
-    """Fitted: samples, events, and how many events were truncated, non_finite or of a label code."""
+    """Fitted: number of samples and events, and how many events were truncated, non_finite or of a label code."""
 
     @field_validator("select")
     @classmethod
@@ -169,7 +170,7 @@ class EhrSpec(Spec):
         return self
 
     def refused(self, facts: str | None) -> Refused | None:
-        """None: records are judged by what an entry may see, when it is read (`selection.py`)."""
+        """None, always: records are judged by the events an entry may see, when it is read (`selection.py`)."""
         return None
 
     @property

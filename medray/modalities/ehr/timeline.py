@@ -1,4 +1,7 @@
-"""A patient's timeline as a picture: one line per code, a dot per event, coloured by how high its number is."""
+"""Timeline of a patient as a picture: one line per code, a dot per event, coloured by how high its number is."""
+
+# matplotlib has no types for its keyword arguments
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.ehr.inspection import HOUR_US, INSPECTED, first_time, patient_rows
-from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.meds.file import STATIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, GRID = "#222222", "#767676", "#DDDDDD"
-"""As in medray.figures, which stands above the modalities."""
+"""As in medray.reports, which modalities must not import."""
 LINES = 24
 
 
@@ -27,15 +30,15 @@ def timeline_figure(uri: str) -> bytes:
     Colour: a number's place between the least (blue) and the greatest (red) of its code for this patient; black: no
     number. Codes beyond the first 24 are counted in the title. Same input, same bytes. Raises SampleError.
     """
-    place, _, piece = uri.partition("#")
-    archive = Archive(INSPECTED)
-    rows = patient_rows(archive, place, piece)
+    path, _, piece = uri.partition("#")
+    archive = MedsArchive(INSPECTED)
+    rows = patient_rows(archive, path, piece)
     first = first_time(archive, rows)
     rows = rows.take((rows.time != STATIC) & (rows.time >= first))
     if not len(rows.code):
-        raise SampleError("no_events", "nothing but static facts: no timeline to draw")
+        raise SampleError("no_events", "only static facts, so there is no timeline to draw")
     names = archive.codes.names
-    counts = Counter(rows.code.tolist())
+    counts: Counter[int] = Counter(rows.code.tolist())
     lines = sorted(counts, key=lambda code: (-counts[code], names[code]))[:LINES]
     hours = (rows.time - first) / HOUR_US
     days = bool(hours.max() > 14 * 24)

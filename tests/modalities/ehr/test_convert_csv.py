@@ -15,9 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
-from medray.modalities.ehr.convert.flow import open_parser
 from medray.modalities.ehr.convert.long_csv.times import times
 from medray.modalities.ehr.convert.members import Unit
+from medray.modalities.ehr.convert.parsing import open_parser
 from medray.modalities.ehr.convert.settings import CsvSource, CsvTable
 
 KEY = b"k" * 64
@@ -292,7 +292,7 @@ def test_times_of_a_format_equal_pythons_for_every_day_and_what_python_refuses_i
     cells = [f"{d:02}.{m:02}.{y} {h:02}:30:00" for y in (1900, 2000, 2021) for m in range(14) for d in range(33)
              for h in (0, 23, 24)]  # fmt: skip
     found = times(pa.array(cells), table)
-    for cell, time, wrong in zip(cells, found.found.to_pylist(), found.wrong, strict=True):
+    for cell, time, wrong in zip(cells, found.time.to_pylist(), found.wrong, strict=True):
         try:
             expected = datetime.strptime(cell, table.time_format)  # noqa: DTZ007 - as the cells are
         except ValueError:

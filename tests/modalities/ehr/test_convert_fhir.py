@@ -12,10 +12,10 @@ import pytest
 from medray.modalities.ehr.convert.events import COUNT, DROPS, EVENT, FAILED, NOTE, NOTES, READ, VERSION, Drop
 from medray.modalities.ehr.convert.fhir.reading import Reading
 from medray.modalities.ehr.convert.fhir.resources import MAPPERS
-from medray.modalities.ehr.convert.flow import open_parser
+from medray.modalities.ehr.convert.fhir.times import moment
 from medray.modalities.ehr.convert.members import Unit, units
+from medray.modalities.ehr.convert.parsing import open_parser
 from medray.modalities.ehr.convert.settings import FhirSource
-from medray.modalities.ehr.convert.times import moment
 
 KEY = b"k" * 64
 LOINC, SNOMED = "http://loinc.org", "http://snomed.info/sct"

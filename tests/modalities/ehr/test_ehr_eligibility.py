@@ -151,9 +151,9 @@ def test_a_code_at_the_prediction_time_that_tells_the_label_is_named(discharged)
     modality = Ehr(EVENTS)
     (line,) = modality.cautions(modality.summarise(discharged))
     assert line.startswith(
-        "DIED_HERE stands at the prediction time itself of 9 of 10 training samples of one class, and"
+        "DIED_HERE occurs at the prediction time itself in 9 of 10 training samples of one class, and"
     )
-    assert "of 0 of 20 others" in line and "label_codes" in line
+    assert "in 0 of 20 others" in line and "label_codes" in line
 
 
 def test_the_caution_does_not_depend_on_batches_and_needs_the_code_at_that_time(discharged):

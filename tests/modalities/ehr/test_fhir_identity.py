@@ -217,7 +217,7 @@ def test_an_export_manifest_that_names_deletions_says_so(tmp_path):
 
 
 def version(row: int, updated: int | None = None, number: int | None = None, **found: Any) -> Version:
-    return Version(row, **{"server": 0, "updated": updated, "number": number, "digest": row, "gone": False} | found)
+    return Version(row, **{"server": 0, "updated": updated, "number": number, "digest": row, "deletion": False} | found)
 
 
 def test_versions_of_two_servers_are_apart_and_what_names_none_stands_alone():
@@ -225,8 +225,8 @@ def test_versions_of_two_servers_are_apart_and_what_names_none_stands_alone():
     assert lost([a, b]) == {}
     assert lost([a, nobody]) == {0: "superseded"}, "one server alone is named: it is of that one"
     assert lost([a, b, nobody]) == {}
-    assert lost([a, b, version(3, gone=True)]) == {0: "deleted", 1: "deleted"}
-    assert lost([a, b, version(3, gone=True, server=7)]) == {0: "deleted"}
+    assert lost([a, b, version(3, deletion=True)]) == {0: "deleted", 1: "deleted"}
+    assert lost([a, b, version(3, deletion=True, server=7)]) == {0: "deleted"}
 
 
 # --- servers ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from fhir_data import convert, observation, patient, valid
 from medray.modalities.ehr.convert.events import Drop
 from medray.modalities.ehr.convert.fhir.reading import Reading
 from medray.modalities.ehr.convert.fhir.resources import MAPPERS
-from medray.modalities.ehr.convert.times import moment
+from medray.modalities.ehr.convert.fhir.times import moment
 
 R4 = json.loads((Path(__file__).parent / "r4_definitions.json").read_text())
 

@@ -1,4 +1,4 @@
-"""A MEDS dataset from what the flows left: codes, splits, labels and the report. It appears whole or not at all."""
+"""A MEDS dataset from the files that the flows wrote: codes, splits and the report. It appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import shutil
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +18,21 @@ import pyarrow.parquet as pq
 
 import medray
 from medray.errors import ArchiveError
+from medray.modalities.ehr.convert.arranging import SUBJECTS, DatasetSink
 from medray.modalities.ehr.convert.buckets import read_all
-from medray.modalities.ehr.convert.events import DROPS, NOTE, READ
-from medray.modalities.ehr.convert.flow import CODES, SUBJECTS, BucketSink, DatasetSink
+from medray.modalities.ehr.convert.events import CODES, DROPS, NOTE, READ
+from medray.modalities.ehr.convert.parsing import BucketSink
 from medray.modalities.ehr.convert.settings import MedsSplit
 from medray.modalities.ehr.convert.splits import split_of
 from medray.modalities.ehr.convert.versions import VersionSink
 from medray.storage import files
 
 REPORT = "metadata/conversion.json"
-"""Beside what MEDS asks for: what the conversion read, dropped and why. Tells that the folder is one of ours."""
+"""Beside what MEDS asks for: what the conversion read, dropped and why. Marks the folder as one that this command made."""
 
 
-class Counts:
-    """What became of everything that was read, by source type."""
+class ConversionCounts:
+    """Outcomes of everything that was read, by source type: a FHIR resource type, or the name of a CSV table."""
 
     def __init__(self, read: BucketSink, decided: VersionSink, written: DatasetSink) -> None:
         self.read: dict[str, int] = {}
@@ -54,20 +56,20 @@ class Counts:
             self._add(self.notes, source, "repeated_events", outcomes["repeated"])
 
     @staticmethod
-    def _add(found: dict[str, Counter[str]], source: str, name: str, count: int) -> None:
+    def _add(counts: dict[str, Counter[str]], source: str, name: str, count: int) -> None:
         if count:
-            found.setdefault(source, Counter())[name] += count
+            counts.setdefault(source, Counter())[name] += count
 
     @property
     def faults(self) -> int:
-        """Resources and rows dropped because something is wrong with them, not by a rule."""
+        """How many resources and rows were dropped because something is wrong with them, not by a rule."""
         return sum(n for reasons in self.dropped.values() for reason, n in reasons.items() if DROPS[reason][1])
 
     def check(self) -> None:
-        """read = converted + dropped for every type. Raises RuntimeError: a fault of medray."""
+        """Check that read = converted + dropped for every type. Raises RuntimeError: a fault of medray."""
         for source in self.read.keys() | self.converted.keys() | self.dropped.keys():
             read, made = self.read.get(source, 0), self.converted.get(source, 0)
-            lost = sum(self.dropped.get(source, {}).values())
+            lost = self.dropped[source].total() if source in self.dropped else 0
             if read != made + lost:
                 raise RuntimeError(f"{source}: {read} read, but {made} converted and {lost} dropped")
 
@@ -75,13 +77,13 @@ class Counts:
 def write_metadata(
     draft: Path, name: str, read: BucketSink, written: DatasetSink, split: MedsSplit | None, now: datetime
 ) -> pa.Table:
-    """The data files under their names, and MEDS's own metadata. Returns SUBJECTS, by id."""
+    """Move the data files to their names and write MEDS's own metadata. Returns SUBJECTS, by id."""
     import meds
 
     for of_split, bucket, uri in written.data:
-        place = draft / meds.data_subdirectory / of_split / f"{bucket}.parquet"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Path(uri).rename(place)
+        target = draft / meds.data_subdirectory / of_split / f"{bucket}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(uri).rename(target)
     subjects = read_all(written.subjects, SUBJECTS).sort_by("subject_id")
     codes = _codes(read_all(written.codes, CODES), read_all(read.codes, CODES))
     (draft / "metadata").mkdir(parents=True, exist_ok=True)
@@ -104,36 +106,47 @@ def write_metadata(
 
 
 def _codes(used: pa.Table, described: pa.Table) -> pa.Table:
-    """Every code that has an event, by name, with the display that it has most often (of equals the first by name)."""
+    """Every code that has an event, by name, with its most frequent display (among equals the first by name)."""
     counts = described.filter(described["description"].is_valid()).group_by(["code", "description"])
     order = [("code", "ascending"), ("count_sum", "descending"), ("description", "ascending")]
     best = counts.aggregate([("count", "sum")]).sort_by(order)
     codes = pc.unique(used["code"]).sort()
-    place = pc.index_in(codes, best["code"].combine_chunks())
+    row = pc.index_in(codes, best["code"].combine_chunks())
     return pa.table(
         {
             "code": codes,
-            "description": best["description"].combine_chunks().take(place),
+            "description": best["description"].combine_chunks().take(row),
             "parent_codes": pa.nulls(len(codes), pa.list_(pa.string())),
         }
     )
 
 
-def write_report(draft: Path, facts: dict[str, Any]) -> None:
-    _write_json(draft / REPORT, facts)
+class ConversionReport(TypedDict):
+    """The report on disk."""
+
+    made_from: str
+    """Digest of everything that decides the dataset."""
+    result: dict[str, object]
+    """ToMedsResult of the run that made it, JSON-ready."""
 
 
-def read_report(out: Path) -> dict[str, Any] | None:
-    """The report of a dataset that an earlier run has made; None: there is none. Raises ArchiveError."""
+def write_report(draft: Path, report: ConversionReport) -> None:
+    """Write the report into the draft of a dataset."""
+    _write_json(draft / REPORT, report)
+
+
+def read_report(out: Path) -> ConversionReport | None:
+    """The report of a dataset that an earlier run made; None where there is none. Raises ArchiveError for a folder that
+    holds anything else."""
     try:
-        return json.loads((out / REPORT).read_bytes())
+        return cast(ConversionReport, json.loads((out / REPORT).read_bytes()))
     except FileNotFoundError:
         pass
     if out.is_dir() and not any(out.iterdir()):
         return None
     if out.exists():
         raise ArchiveError(
-            "the output folder holds something else than a converted dataset",
+            "the output folder holds something else, not a converted dataset",
             where=str(out),
             expected="a new or empty folder, or a dataset that this command made",
             do="choose another `out`",
@@ -141,12 +154,12 @@ def read_report(out: Path) -> dict[str, Any] | None:
     return None
 
 
-def _write_json(place: Path, facts: dict[str, Any]) -> None:
-    files.write_bytes(str(place), (json.dumps(facts, indent=2) + "\n").encode())
+def _write_json(path: Path, facts: Mapping[str, object]) -> None:
+    files.write_bytes(str(path), (json.dumps(facts, indent=2) + "\n").encode())
 
 
 def publish(draft: Path, out: Path) -> None:
-    """The draft becomes `out` by a rename; the dataset that was there before goes."""
+    """Rename the draft to `out`; an earlier dataset there is removed."""
     old = out.with_name(f".{out.name}.old-{uuid.uuid4().hex}")
     if out.exists():
         out.rename(old)
@@ -156,4 +169,5 @@ def publish(draft: Path, out: Path) -> None:
 
 
 def data_rows(subjects: pa.Table) -> int:
+    """Number of events in the data files. `subjects`: SUBJECTS."""
     return int(np.sum(subjects["events"].to_numpy())) if len(subjects) else 0

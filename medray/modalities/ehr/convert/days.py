@@ -1,11 +1,11 @@
-"""Where a date without a time lies among the times of its day.
+"""Order of a date without a time among the times of its day.
 
 A date is the start or the end of its day in UTC, but it was written where the patient was, so that the day of an
 admission or a death can begin or end hours later. Days are compared as they were written:
 
-- a date does not stand before an admission (ENCOUNTER_START with a time) of its day: the last one, if there are several;
-- a death or a birth given as a date stands after or before everything of its day that has a time;
-- a date, or a month or year with the death in it, does not stand after the death.
+- a date does not come before an admission (ENCOUNTER_START with a time) of its day: the last one, if there are several;
+- a death given as a date comes after everything of its day that has a time, a birth before it;
+- a date, or a month or year with the death in it, does not come after the death.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 
 def settle(rows: pa.Table) -> pa.Array:
-    """(N,) times of rows (subject_id, time, code, day, days), each in its place among those of its subject."""
+    """(N,) times of rows (subject_id, time, code, day, days), moved so that those of a subject are in the right order."""
     time = rows.column("time").combine_chunks()
     days = rows.column("days").fill_null(0).to_numpy()
     timed = time.is_valid().to_numpy(zero_copy_only=False) & rows.column("day").is_valid().to_numpy()
@@ -48,13 +48,13 @@ def settle(rows: pa.Table) -> pa.Array:
 
 
 def _extreme(
-    wanted: np.ndarray, keys: np.ndarray, values: np.ndarray, found: np.ndarray, which: np.ufunc
+    wanted: np.ndarray, keys: np.ndarray, values: np.ndarray, times: np.ndarray, which: np.ufunc
 ) -> np.ndarray:
-    """`found`, or the extreme of the values of its key if that lies beyond it."""
+    """`times` (N,), each replaced by the extreme of the `values` with its key where that is beyond it."""
     if len(keys) == 0 or len(wanted) == 0:
-        return found
+        return times
     order = np.argsort(keys, kind="stable")
     each, starts = np.unique(keys[order], return_index=True)
     extreme = which.reduceat(values[order], starts)
-    place = np.searchsorted(each, wanted).clip(max=len(each) - 1)
-    return np.where(each[place] == wanted, which(found, extreme[place]), found)
+    group = np.searchsorted(each, wanted).clip(max=len(each) - 1)
+    return np.where(each[group] == wanted, which(times, extreme[group]), times)

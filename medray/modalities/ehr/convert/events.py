@@ -1,4 +1,4 @@
-"""The rows that readers of a source give: events, patients, counts, look-ups, failed files. One schema for all."""
+"""ROWS, what every parser of a source gives: events, patients, counts, look-ups, failed files, in one schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from medray.errors import SampleError
 
 EVENT, PATIENT, COUNT, LOOKUP, FAILED, VERSION, LINK = range(7)
 """Kinds of rows. PATIENT: there is such a patient. COUNT: so many of `source` had the outcome `code` (READ, a key of
-DROPS, or NOTE + a key of NOTES). LOOKUP: what `ref` stands for. FAILED: the file (or member `seq`) ended early for the
+DROPS, or NOTE + a key of NOTES). LOOKUP: the code that `ref` refers to. FAILED: the file (or member `seq`) ended early for the
 reason `code`, with `description` for a person. VERSION: a resource with an id, or its deletion (`source` DELETION): its
 outcome is counted once it is known which version is the newest. LINK: the subject is that of `key`, by `code`."""
 
@@ -24,7 +24,7 @@ ROWS = pa.schema(
     [
         pa.field("kind", pa.int8(), nullable=False),
         pa.field("subject_id", pa.int64()),
-        pa.field("check", pa.int64()),  # 64 other bits of the keyed hash: tells two subjects of one id apart
+        pa.field("check", pa.int64()),  # 64 other bits of the keyed hash: differs where two subjects have one id
         pa.field("time", pa.timestamp("us")),  # UTC; null = static
         pa.field("code", pa.string()),
         pa.field("numeric_value", pa.float32()),
@@ -36,7 +36,7 @@ ROWS = pa.schema(
         pa.field("ref", pa.string()),
         pa.field("description", pa.string()),
         pa.field("count", pa.int64()),
-        pa.field("server", pa.int64()),  # keyed hash of who gives the id its meaning; 0 or null: nobody is named
+        pa.field("server", pa.int64()),  # keyed hash of the server of the id; 0 or null: none is named
         pa.field("resource", pa.int64()),  # which resource of the unit
         pa.field("day", pa.int32()),  # the first day as it was written, since 1970-01-01
         pa.field("days", pa.int32()),  # how many days a date without a time has; 0: a time is given
@@ -48,10 +48,12 @@ ROWS = pa.schema(
         pa.field("digest", pa.int64()),  # of what is made of it
     ]
 )
-KEPT = pa.schema(
+BUCKET_ROWS = pa.schema(
     [field for field in ROWS if field.name not in ("description", "count", "key", "key_check", "version", "digest")]
 )
-"""What a bucket's file holds: EVENT and PATIENT rows."""
+"""Columns of a bucket's file: EVENT and PATIENT rows."""
+CODES = pa.schema([("code", pa.string()), ("description", pa.string()), ("count", pa.int64())])
+"""Codes with what they are called, and how many events or look-ups have both."""
 
 READ, FILES, IGNORED, NOTE = "read", "files", "ignored", "note:"
 DELETION = "(deletion)"
@@ -63,7 +65,7 @@ DROPS: dict[str, tuple[str, bool]] = {
     "looked_up": ("a Medication: gives its code to the requests that refer to it", False),
     "superseded": ("an older version of a resource, or the same one again", False),
     "deleted": ("the source says that it was deleted", False),
-    "deletion": ("says that a resource was deleted: takes it away", False),
+    "deletion": ("says that a resource was deleted, and removes it", False),
     "replaced_patient": ("facts of a patient record that another one has replaced", False),
     "entered_in_error": ("marked as entered in error", False),
     "refuted": ("a diagnosis or an allergy that was ruled out", False),
@@ -82,26 +84,26 @@ DROPS: dict[str, tuple[str, bool]] = {
     "missing_value": ("no value, or the number for an unknown one", False),
     "text_value": ("a value that is no number", False),
     "number_mark": ("a number with other decimal or thousands marks than the run file names", True),
-    "bounded_value": ("a number with < or >, of which only a bound is known", True),
-    "value_with_unit": ("a number with a unit or other text behind it", True),
+    "bounded_value": ("a number with < or >: only a bound is known", True),
+    "value_with_unit": ("a number followed by a unit or other text", True),
     "not_json": ("a line that is not JSON", True),
     "bad_row": ("a row with another number of cells", True),
-    "unclosed_quote": ("a cell that holds whole rows, behind a quote that is not closed; and those rows", True),
-    "bad_time": ("no time that there is", True),
+    "unclosed_quote": ("a cell that swallowed whole rows after a quote that is not closed; and those rows", True),
+    "bad_time": ("a time that does not exist or cannot be read", True),
     "no_time_zone": ("a time that names no zone", True),
     "bad_value": ("NaN, infinite, or too large for 32 bits", True),
     "unknown_status": ("a status, an intent or a link that FHIR R4 does not have", True),
-    "modifier_extension": ("an extension that may turn its meaning around", True),
+    "modifier_extension": ("an extension that may reverse its meaning", True),
     "implicit_rules": ("made by rules of its own (implicitRules)", True),
-    "contradictory": ("two values, or a value and a reason why there is none", True),
+    "contradictory": ("two values, or a value and a reason for a missing one", True),
     "duplicate_keys": ("JSON that names one property twice", True),
-    "unordered_versions": ("versions that differ, and nothing says which is the newest", True),
+    "unordered_versions": ("versions that differ, without anything to tell the newest", True),
     "incomplete": ("a search left elements out of it (SUBSETTED)", True),
     "not_applied": ("a change that names no resource, or only a part of one", True),
     "identifier_only": ("names its patient by a business identifier alone", True),
     "no_id": ("a resource without an id", True),
-    "no_subject": ("nothing says whose it is", True),
-    "bad_subject": ("an identifier that is not written as a 64-bit integer is", True),
+    "no_subject": ("names no patient", True),
+    "bad_subject": ("an identifier that is not written as a 64-bit integer", True),
     "unresolved_subject": ("a reference that names no resource", True),
     "unknown_patient": ("of a patient who is not in the archive", True),
     "unknown_medication": ("refers to a Medication that is not in the archive", True),
@@ -109,8 +111,8 @@ DROPS: dict[str, tuple[str, bool]] = {
 """Why a resource or row gives no events: (meaning, is it a fault). Faults count for max_failed, rules do not."""
 
 NOTES: dict[str, str] = {
-    "known_later": "stands at when it was recorded or issued, later than it happened",
-    "before_recorded": "stands at when it happened, before it was recorded or issued",
+    "known_later": "is at the time it was recorded or issued, later than it happened",
+    "before_recorded": "is at the time it happened, before it was recorded or issued",
     "no_status": "a status or intent that FHIR R4 requires is missing, taken as valid",
     "status_unknown": "the status is `unknown`, taken as valid",
     "preliminary": "a preliminary or partial result",
@@ -132,24 +134,24 @@ NOTES: dict[str, str] = {
     "text_left_out": "a text value that was left out",
     "value_left_out": "a value of a kind that MEDS has no column for, left out",
     "bad_value_left_out": "NaN, infinite, or too large for 32 bits, left out",
-    "bad_time_left_out": "a birth, death or end whose time is none, left out",
+    "bad_time_left_out": "a birth, death or end whose time cannot be read, left out",
     "end_left_out": "an end at an unknown time, left out",
     "death_without_time": "a death at an unknown time, left out",
-    "component_without_code": "a component that nothing says what it is, left out",
+    "component_without_code": "a component without a code, left out",
     "conclusion_left_out": "a report's conclusion or document, left out",
-    "clock_change": "a time that clocks showed twice, or never: the first of two, the end of the gap",
+    "clock_change": "a time that clocks showed twice or never: read as the first of the two, or as the end of the gap",
     "two_digit_year": "a year of two digits, read as 1969 to 2068",
     "blanks_at_identifier": "an identifier with blanks at its ends, read without them",
-    "repeated_events": "an event that is there twice, kept",
+    "repeated_events": "an event that occurs twice, kept",
 }
-"""What else a person should know of resources that were converted; counted per type."""
+"""Further remarks on resources that were converted; counted per type."""
 
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
 class Drop(Exception):
-    """This resource gives no events. `reason` is a key of DROPS."""
+    """A resource gives no events. `reason` is a key of DROPS."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -173,7 +175,7 @@ class Event(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Which resource of a unit a row is of, and who gives its subject's id a meaning."""
+    """The resource of a unit that a row was made of, and the server that its subject's id belongs to."""
 
     resource: int | None = None
     server: int = 0
@@ -183,21 +185,22 @@ NOWHERE = Origin()
 
 
 class Subjects:
-    """Identifiers of a source to (subject_id, check), both int64."""
+    """Turns identifiers of a source into (subject_id, check), both int64."""
 
     def __init__(self, key: bytes, *, keep: bool = False) -> None:
         self.key, self.keep = key, keep
         self.known: dict[str, tuple[int, int]] = {}
 
     def __call__(self, identifier: str) -> tuple[int, int]:
-        """63 bits of HMAC-SHA256, which are the last of `manifests.pseudonym`. Raises Drop for a kept id that is none."""
-        found = self.known.get(identifier)
-        if found is None:
-            found = self._kept(identifier) if self.keep else self._keyed(identifier)
+        """63 bits of HMAC-SHA256, the last of `pseudonyms.pseudonym`. With `keep`, the
+        identifier as an integer; raises Drop where it is not written as one."""
+        subject = self.known.get(identifier)
+        if subject is None:
+            subject = self._kept(identifier) if self.keep else self._keyed(identifier)
             if len(self.known) >= 2**16:
                 self.known.clear()
-            self.known[identifier] = found
-        return found
+            self.known[identifier] = subject
+        return subject
 
     def _keyed(self, identifier: str) -> tuple[int, int]:
         other = hmac.new(self.key, b"check\0" + identifier.encode(), hashlib.sha256).digest()[:8]
@@ -205,7 +208,8 @@ class Subjects:
         return subject, int.from_bytes(other, "big", signed=True)
 
     def _kept(self, identifier: str) -> tuple[int, int]:
-        """One identifier, one number: Python's int() would take 1_23, 007 and digits of other scripts as well."""
+        """The identifier as an integer, where it is written in the one usual way: Python's int() would accept 1_23, 007 and
+        digits of other scripts as well. Raises Drop."""
         if not _INTEGER.fullmatch(identifier) or not -(2**63) <= int(identifier) < 2**63:
             raise Drop("bad_subject")
         return int(identifier), 0
@@ -227,7 +231,8 @@ class _Row(NamedTuple):
     head: bool = False
     ref: str | None = None
     description: str | None = None
-    count: int | None = None
+    number: int | None = None
+    """The column `count`."""
     server: int | None = None
     resource: int | None = None
     day: int | None = None
@@ -241,7 +246,7 @@ class _Row(NamedTuple):
 
 
 class Writer:
-    """Rows of one unit, event by event; `take` gives what has come in as a batch."""
+    """Collects the rows of one unit; `take` returns them as a batch (ROWS)."""
 
     def __init__(self, unit: int) -> None:
         self.unit, self.seq = unit, 0
@@ -251,41 +256,60 @@ class Writer:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _row(self, kind: int, **values: Any) -> None:
-        self.rows.append(_Row(kind, unit=self.unit, **values))
-
     def events(self, source: str, subject: tuple[int, int], events: list[Event], origin: Origin = NOWHERE) -> None:
-        head = True
-        for e in events:
-            self._row(
+        for number, e in enumerate(events):
+            self.rows.append(_Row(
                 EVENT, subject_id=subject[0], check=subject[1], time=e.time, code=e.code or None, numeric_value=e.value,
-                text_value=e.text, source=source, head=head, ref=e.ref, key_server=e.ref_server, day=e.day, days=e.days,
-                description=e.description, resource=origin.resource, server=origin.server, seq=self.seq,
-            )  # fmt: skip
+                text_value=e.text, unit=self.unit, source=source, head=number == 0, ref=e.ref, key_server=e.ref_server,
+                day=e.day, days=e.days, description=e.description, resource=origin.resource, server=origin.server,
+                seq=self.seq,
+            ))  # fmt: skip
             self.seq += 1
-            head = False
 
     def patient(self, subject: tuple[int, int], origin: Origin = NOWHERE) -> None:
-        self._row(PATIENT, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server)
+        self.rows.append(_Row(
+            PATIENT, subject_id=subject[0], check=subject[1], unit=self.unit, resource=origin.resource,
+            server=origin.server,
+        ))  # fmt: skip
 
     def lookup(self, ref: str, code: str, description: str | None, origin: Origin = NOWHERE) -> None:
-        self._row(LOOKUP, code=code, ref=ref, description=description, resource=origin.resource, server=origin.server)
+        self.rows.append(_Row(
+            LOOKUP, code=code, unit=self.unit, ref=ref, description=description, resource=origin.resource,
+            server=origin.server,
+        ))  # fmt: skip
 
-    def version(self, source: str, outcome: str | None, notes: list[str], **values: Any) -> None:
-        """A resource with an id and what became of it: a key of DROPS, or None: it gave events, with these notes."""
-        self._row(VERSION, source=source, code=outcome, description=",".join(notes) or None, **values)
+    def version(
+        self,
+        source: str,
+        outcome: str | None,
+        notes: list[str],
+        *,
+        key: tuple[int, int],
+        server: int,
+        resource: int | None,
+        time: int | None,
+        version: int | None,
+        subject_id: int | None = None,
+        digest: int | None = None,
+    ) -> None:
+        """Add a resource with an id and what became of it: a key of DROPS, or None where it gave events, with notes."""
+        self.rows.append(_Row(
+            VERSION, subject_id=subject_id, time=time, code=outcome, unit=self.unit, source=source,
+            description=",".join(notes) or None, server=server, resource=resource, key=key[0], key_check=key[1],
+            version=version, digest=digest,
+        ))  # fmt: skip
 
     def link(self, subject: tuple[int, int], origin: Origin, kind: str, other: tuple[int, int], server: int) -> None:
-        self._row(
-            LINK, subject_id=subject[0], check=subject[1], resource=origin.resource, server=origin.server, code=kind,
-            key=other[0], key_check=other[1], key_server=server,
-        )  # fmt: skip
+        self.rows.append(_Row(
+            LINK, subject_id=subject[0], check=subject[1], unit=self.unit, resource=origin.resource, server=origin.server,
+            code=kind, key=other[0], key_check=other[1], key_server=server,
+        ))  # fmt: skip
 
     def failed(self, member: int, error: SampleError) -> None:
-        self._row(FAILED, seq=member, code=error.reason, description=error.detail)
+        self.rows.append(_Row(FAILED, seq=member, code=error.reason, unit=self.unit, description=error.detail))
 
     def lost_file(self, start: int, error: SampleError) -> None:
-        """A file of which no (further) member can be told: one file more that was looked at, and one that failed."""
+        """Count a file as read and as failed, because its members, or those that follow, cannot be listed."""
         if start == 0:
             self.count("", FILES)
         self.failed(-1, error)
@@ -295,11 +319,11 @@ class Writer:
 
     def finish(self) -> None:
         for (source, outcome), number in self.counts.items():
-            self._row(COUNT, code=outcome, source=source, count=number)
+            self.rows.append(_Row(COUNT, code=outcome, unit=self.unit, source=source, number=number))
         self.counts.clear()
 
     def take(self) -> Iterator[pa.RecordBatch]:
-        """What has come in since the last call, if anything."""
+        """One batch of the rows since the last call; none where there are none."""
         if self.rows:
             columns = zip(*self.rows, strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]

@@ -1,4 +1,4 @@
-"""A CSV of outcomes to a MEDS label table: subject_id, prediction_time, boolean_value."""
+"""Label table of MEDS (subject_id, prediction_time, boolean_value) from a CSV of outcomes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -22,31 +22,44 @@ from medray.modalities.ehr.convert.settings import MedsLabels
 from medray.storage import files
 
 WARNINGS = {
-    "ends_at_last_event": "predictions stand at (or after) each subject's last event, which may be the last because of the "
+    "ends_at_last_event": "predictions are at (or after) each subject's last event, which may be the last because of the "
     "outcome: count from the first, or from an event that does not depend on it",
     "contradictions": "subjects with different values are left out",
-    "after_death": "predictions that would stand at or after the subject's death are left out",
-    "before_any_event": "predictions that would stand before the subject's first event are left out",
+    "after_death": "predictions that would be at or after the subject's death are left out",
+    "before_any_event": "predictions that would be before the subject's first event are left out",
 }
 """What a person should know of a label table, by name."""
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
+class LabelTableReport(TypedDict):
+    """What became of the CSV's rows, as the report has it."""
+
+    table: str
+    """Path of the label table below the dataset."""
+    labels: int
+    positive: int
+    dropped: dict[str, int]
+    """Reason to number of rows."""
+    warnings: dict[str, int]
+    """Key of WARNINGS to number of rows."""
+
+
 def write_labels(
     draft: Path, settings: MedsLabels, listed: list[files.File], subjects: pa.Table, keyed: Subjects
-) -> dict[str, Any]:
-    """labels/<name>.parquet of the draft. Returns {table, labels, positive, dropped: {reason: n}, warnings: {name: n}}.
+) -> LabelTableReport:
+    """Write labels/<name>.parquet of the draft.
 
-    A subject with different values has none. No label stands at or after a death, nor before the first event.
-    Raises LabelError: no such file or column, or one of two columns of a name.
+    A subject with different values gets no label. No label is at or after a death, or before the first event.
+    Raises LabelError where the file or a column is missing, or two columns have the same name.
     """
     import meds
 
     times = _prediction_times(settings, subjects)
     first, death = (subjects[name].to_numpy().astype("datetime64[us]") for name in ("first", "death"))
-    place = {subject: i for i, subject in enumerate(subjects["subject_id"].to_pylist())}
+    row_of = {subject: i for i, subject in enumerate(subjects["subject_id"].to_pylist())}
     dropped: Counter[str] = Counter()
-    given: dict[int, list[bool]] = {}
+    answers_of: dict[int, list[bool]] = {}
     for name, value in _rows(settings, listed):
         answer = True if value in YES else False if value in NO else None
         try:
@@ -56,15 +69,15 @@ def write_labels(
             continue
         if answer is None:
             dropped["no_yes_or_no"] += 1
-        elif subject not in place:
+        elif subject not in row_of:
             dropped["unknown_subject"] += 1
-        elif np.isnat(times[place[subject]]):
+        elif np.isnat(times[row_of[subject]]):
             dropped["no_event_in_time"] += 1
         else:
-            given.setdefault(subject, []).append(answer)
-    found: dict[int, tuple[int, bool]] = {}
-    for subject, answers in given.items():
-        i = place[subject]
+            answers_of.setdefault(subject, []).append(answer)
+    labelled: dict[int, tuple[int, bool]] = {}
+    for subject, answers in answers_of.items():
+        i = row_of[subject]
         if len(set(answers)) > 1:
             dropped["contradicts_another"] += len(answers)
             continue
@@ -74,8 +87,8 @@ def write_labels(
         elif first[i] > times[i]:
             dropped["before_any_event"] += 1
         else:
-            found[subject] = (i, answers[0])
-    rows = sorted(found.items())
+            labelled[subject] = (i, answers[0])
+    rows = sorted(labelled.items())
     table = pa.table(
         {
             "subject_id": pa.array([subject for subject, _ in rows], pa.int64()),
@@ -102,7 +115,7 @@ def write_labels(
 
 
 def _prediction_times(settings: MedsLabels, subjects: pa.Table) -> np.ndarray:
-    """(N,) datetime64[us], NaT where a subject has no event with a time but birth and death."""
+    """(N,) datetime64[us], NaT where a subject has no event with a time other than birth and death."""
     after = settings.after
     if isinstance(after, datetime):
         times = np.full(len(subjects), np.datetime64(after, "us"))
@@ -112,6 +125,7 @@ def _prediction_times(settings: MedsLabels, subjects: pa.Table) -> np.ndarray:
 
 
 def _rows(settings: MedsLabels, listed: list[files.File]) -> list[tuple[str, str]]:
+    """(identifier, value in lower case) of each row. Raises LabelError."""
     from pyarrow import csv
 
     columns = [settings.subject_column, settings.value_column]
@@ -129,20 +143,20 @@ def _rows(settings: MedsLabels, listed: list[files.File]) -> list[tuple[str, str
     except KeyError:
         raise LabelError("the label file has no such column", where=where, expected=" and ".join(columns)) from None
     except SampleError as error:
-        raise LabelError("the label file has columns of one name", where=where, found=error.detail) from None
+        raise LabelError("the label file has two columns of the same name", where=where, found=error.detail) from None
     except pa.ArrowInvalid:  # its message may quote the file
         raise LabelError("the label file cannot be read as CSV", where=where) from None
     if any(pc.any(pc.match_substring_regex(table[name], r"[\r\n]")).as_py() for name in columns):
         raise LabelError(
             "cells of the label file hold line breaks", where=where, expected="an identifier, and yes or no",
-            do="look for a quote that is not closed: the rows behind it would be lost",
+            do="look for a quote that is not closed: the rows after it would be lost",
         )  # fmt: skip
     cells = [pc.utf8_trim_whitespace(table[name]).to_pylist() for name in columns]
     return list(zip(cells[0], map(str.lower, cells[1]), strict=True))
 
 
 def _content(settings: MedsLabels, listed: list[files.File]) -> bytes:
-    """The file of that name in the archive, or a member of its tar and zip files; else the path."""
+    """Content of the file of that name in the archive, or in one of its tar and zip files; else of the path."""
     for file in listed:
         packed = file.uri.lower().endswith((*TARS, ".zip"))
         if not packed and not fnmatchcase(file.uri.rsplit("/", 1)[-1], settings.file):

@@ -1,4 +1,4 @@
-"""Files as streams of their members: plain, gz, tar (gz, bz2, xz) and zip, in bounded memory."""
+"""Member: a file, or a file inside a tar or zip, as a stream: plain, gz, tar (gz, bz2, xz) and zip, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -17,15 +17,18 @@ from medray.errors import SampleError
 from medray.storage import files
 from medray.storage.compressed import unpacking
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BUFFER = 2**20
 
 
 class Unit(NamedTuple):
-    """What one worker reads at once: a file, or the lines that begin in a range of its bytes."""
+    """A file, or the lines that begin in a range of its bytes: what a worker reads in one piece."""
 
     unit: int
-    """Place of the file (and range) in the order of names."""
+    """Position of the file (and range) in the order of names."""
     uri: str
     size: int
     start: int
@@ -33,26 +36,26 @@ class Unit(NamedTuple):
 
 
 class Member(NamedTuple):
-    index: int
-    """Place in the archive; -1: the file itself."""
+    number: int
+    """Position in the tar or zip; -1: the file itself."""
     name: str
     """The path as the archive or the file's URI has it. May name a patient: never shown."""
     stream: BinaryIO
 
 
 def units(listed: list[files.File], cut: tuple[str, ...], piece: int) -> list[Unit]:
-    """Files in the order of their names; those that end with one of `cut` in pieces of about `piece` bytes."""
-    found: list[Unit] = []
+    """Units of the files in the order of their names; files that end with one of `cut` in pieces of about `piece` bytes."""
+    cut_files: list[Unit] = []
     for file in sorted(listed, key=lambda file: file.uri):
         pieces = max(1, round(file.size / piece)) if file.uri.lower().endswith(cut) and cut else 1
         bounds = [file.size * i // pieces for i in range(pieces + 1)]
         for start, end in pairwise(bounds):
-            found.append(Unit(len(found), file.uri, file.size, start, end))
-    return found
+            cut_files.append(Unit(len(cut_files), file.uri, file.size, start, end))
+    return cut_files
 
 
 def members(uri: str) -> Iterator[Member]:
-    """The file, or the regular files inside a tar or zip, one after another: read one before you take the next.
+    """The file, or the regular files inside a tar or zip, one after another: read each before taking the next.
 
     Raises SampleError where the file ends early or is broken.
     """
@@ -86,11 +89,11 @@ def _zip(stream: BinaryIO) -> zipfile.ZipFile:
 
 
 def plain(stream: BinaryIO) -> BinaryIO:
-    """The stream, unpacked where it is gz by its first bytes (RFC 1952), whatever it is called."""
-    held = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]  # RawIOBase
-    if held.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]  # asked for above
-        return cast(BinaryIO, io.BufferedReader(_Gunzip(held), BUFFER))  # type: ignore[arg-type]  # a BufferedIOBase reads as it does
-    return cast(BinaryIO, held)
+    """The stream, decompressed where its first bytes are those of gz (RFC 1952), whatever its name says."""
+    buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]  # RawIOBase
+    if buffered.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]  # asked for above
+        return cast(BinaryIO, io.BufferedReader(_Gunzip(buffered), BUFFER))  # type: ignore[arg-type]  # a BufferedIOBase reads as it does
+    return cast(BinaryIO, buffered)
 
 
 class _Gunzip(io.RawIOBase):
@@ -102,7 +105,8 @@ class _Gunzip(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        target = memoryview(buffer).cast("B")
         while True:
             if self.unpacker.eof:
                 self.input = (self.unpacker.unused_data or self.packed.read(BUFFER)).lstrip(b"\0")  # padding is legal
@@ -120,8 +124,8 @@ class _Gunzip(io.RawIOBase):
 
 
 @contextmanager
-def broken_files() -> Iterator[None]:
-    """What Python's readers raise of a broken file, as SampleError with a reason. Messages hold no content."""
+def broken_files() -> Generator[None]:
+    """Turns what Python's readers raise for a broken file into SampleError with a reason. Messages hold no content."""
     try:
         with unpacking():
             yield

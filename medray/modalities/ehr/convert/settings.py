@@ -1,4 +1,4 @@
-"""What a run file says of the source: FHIR R4, or long CSV with a column map; of splits and of a label table."""
+"""Settings of a conversion: the source (FHIR R4, or long CSV with a column map), splits, a label table."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _DIRECTIVE = re.compile(r"%([%aAbBdfHIjmMpSUwWyYzGuV])")
 
 
 def _time_format(text: str) -> str:
-    """`text` where it tells day and time without doubt. Raises ValueError."""
+    """The format `text` itself, where it gives day and time without ambiguity. Raises ValueError."""
     if text in ("iso", *_COUNTED):
         return text
-    found = set(_DIRECTIVE.findall(text))
-    if not found or "%" in _DIRECTIVE.sub("", text):
+    directives = set(_DIRECTIVE.findall(text))
+    if not directives or "%" in _DIRECTIVE.sub("", text):
         names = " Names of zones (%Z) are ambiguous: take %z for offsets, or time_zone." if "%Z" in text else ""
         raise ValueError(f"expected iso, {', '.join(_COUNTED)} or a strptime format such as %d.%m.%Y %H:%M.{names}")
-    month = "m" in found or found & {"b", "B"}
-    weekday = found & {"a", "A", "u", "w"}
-    day = (month and "d" in found) or "j" in found or (found & {"U", "W"} and weekday)
-    if not (found & {"Y", "y"} and day) and not ({"G", "V"} <= found and weekday):
+    month = "m" in directives or directives & {"b", "B"}
+    weekday = directives & {"a", "A", "u", "w"}
+    day = (month and "d" in directives) or "j" in directives or (directives & {"U", "W"} and weekday)
+    if not (directives & {"Y", "y"} and day) and not ({"G", "V"} <= directives and weekday):
         raise ValueError("expected a whole date: year (%Y), month (%m or %b) and day (%d), or %Y and %j")
-    if ("I" in found) != ("p" in found):
+    if ("I" in directives) != ("p" in directives):
         raise ValueError("hours of twelve need both %I and %p; of twenty-four %H alone")
     return text
 
@@ -56,44 +56,46 @@ Untimed = Literal["drop", "static"]
 
 
 class Parser(Protocol):
-    """One unit of a source to rows of events.ROWS; built once per worker."""
+    """Turns a unit of a source into rows (events.ROWS); built once per worker."""
 
     def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]: ...
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A format of health records, whole: what the entry point of a plug-in in the group `medray.sources` names."""
+    """A format of health records: what an entry point in the group `medray.sources` names."""
 
     spec: type[SourceBase]
-    """Its `kind` is a Literal of the one name that run files use, that of the entry point."""
+    """The settings type. Its `kind` is a Literal with one value, the name of the entry point, which run files use."""
     open: Callable[[Any, bytes], Parser]
-    """A spec and the pseudonym key to the parser; in the worker."""
+    """Makes the parser from a spec and the pseudonym key, in the worker."""
 
 
-class SourceBase(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class SourceBase(BaseModel, frozen=True):
+    """What the settings of every source have."""
+
+    model_config = ConfigDict(extra="forbid")
 
     if TYPE_CHECKING:
         kind: str
         keep_ids: bool
 
     untimed: Untimed = "drop"
-    """What happened at a time nobody says: dropped and counted, or a static event. As a static fact, a death or an
-    implant tells of the future: keep it only for models that may know it."""
+    """What to do with something that happened at an unknown time: drop and count it, or make it a static event. As a static
+    fact, a death or an implant reveals the future: keep it only for models that may know it."""
 
     @property
     def known_only(self) -> bool:
-        """Events of subjects without a record of their own are dropped."""
+        """Whether events of subjects without a record of their own are dropped."""
         return False
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """Files of these names may be read in byte ranges."""
+        """Suffixes of files that may be read in byte ranges."""
         return ()
 
 
-class FhirSource(SourceBase):
+class FhirSource(SourceBase, frozen=True):
     """FHIR R4: NDJSON (a bulk export) and JSON (Bundles, single resources); plain, gz, or inside tar and zip."""
 
     kind: Literal["fhir"] = "fhir"
@@ -101,15 +103,16 @@ class FhirSource(SourceBase):
     text: bool = False
     """Keep the text of Observation.valueString as `text_value`. It may hold anything a person typed."""
     time: Literal["known", "onset"] = "known"
-    """Where an event stands: at when it was recorded or issued, if that is later than it happened, because nobody could
-    know it before; or at when it happened."""
+    """When an event is: `known`, when it was recorded or issued, if that is later than it happened, because nobody could
+    know it before; or `onset`, when it happened."""
     dates: Literal["start", "end"] = "end"
-    """When a date, a month or a year without a time of day is: the end of its last day, so that no model knows a thing
-    before it was known; or the start of its first. A birth is always the start, a death and every end the end."""
+    """The time of a date, a month or a year without a time of day: the end of its last day, so that no model sees anything
+    before it was known; or the start of its first day. A birth is always the start, a death and every end the end."""
     time_zone: Zone | None = None
-    """Zone of dates, and of times that name no zone, which FHIR forbids; none: UTC, and such a time drops its resource."""
+    """Zone of dates, and of times that name no zone, which FHIR forbids. Default: UTC for dates, and a resource with such a
+    time is dropped."""
     unknown_patients: Literal["drop", "keep"] = "drop"
-    """Resources that refer to a patient of whom there is no Patient resource."""
+    """What to do with resources that refer to a patient without a Patient resource."""
 
     @property
     def known_only(self) -> bool:
@@ -117,7 +120,7 @@ class FhirSource(SourceBase):
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """Files of these names may be read in byte ranges."""
+        """Suffixes of files that may be read in byte ranges."""
         return (".ndjson", ".jsonl")
 
     keep_ids: Literal[False] = False
@@ -130,13 +133,13 @@ class CsvTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="rows", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
-    """What the report calls it."""
+    """Its name in the report."""
     files: str = "*.csv*"
-    """Which files, or members of a tar or zip, by a pattern on their name."""
+    """Which files, or members of a tar or zip, belong to it: a pattern on their name."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """The character between cells."""
     encoding: str = "utf-8"
-    """How the text is encoded, by Python's name for it."""
+    """Encoding of the text, by Python's name for it."""
 
     subject_column: str | None = None
     """Column that holds the subject's identifier; none: it is in the file's name."""
@@ -147,14 +150,14 @@ class CsvTable(BaseModel):
     """Column of the time; none: every row is static."""
     time_format: Annotated[str, AfterValidator(_time_format)] = "iso"
     """`iso`, a strptime format with %, or counted from `origin`: seconds, minutes, hours, days, or `hh:mm`. %y is read as
-    1969 to 2068, and said. %f takes up to nine digits; times are cut to a microsecond."""
+    1969 to 2068, and counted in the report. %f takes up to nine digits; times are cut to a microsecond."""
     time_zone: Zone = "UTC"
-    """Zone of times that name none. Where clocks go back, the first of two equal times; where they skip, the end; the
-    report says how many of both there are."""
+    """Zone of times that name none. Where clocks go back, the first of two equal times is taken; where they skip, the end of
+    the gap. The report counts both."""
     origin: datetime = datetime(2000, 1, 1)  # noqa: DTZ001 - UTC, as everything in MEDS
-    """Where offsets count from, in UTC: one nominal date for all, when the source tells none."""
+    """Where offsets count from, in UTC: one nominal date for all subjects, where the source has none."""
     static_codes: tuple[str, ...] = ()
-    """Facts of the subject: their rows at the origin (or without a time) have no time."""
+    """Codes of facts about the subject: their rows at the origin (or without a time) become static."""
 
     code_column: str | None = None
     """Column that holds the code."""
@@ -163,7 +166,7 @@ class CsvTable(BaseModel):
     code_prefix: str = ""
     """Text before every code, such as "LAB//"."""
     drop_codes: tuple[str, ...] = ()
-    """Rows that are no events, such as an identifier."""
+    """Codes of rows that are no events, such as an identifier."""
 
     value_column: str | None = None
     """Column that holds the value; none: rows are codes alone."""
@@ -172,16 +175,16 @@ class CsvTable(BaseModel):
     value_in_code: tuple[str, ...] = ()
     """Codes whose value is a category: CODE//VALUE."""
     empty: tuple[str, ...] = ("", "NA", "N/A", "NULL", "null", "None", "\\N", "<NA>", "NaT")
-    """Cells that hold nothing: of subjects, times, values and units. Of codes only "" and what stands for null in every
-    language are: NA is sodium."""
+    """Cells of subjects, times, values and units that hold nothing. Among codes only "" and what stands for null in every
+    language count as empty: NA is sodium."""
     decimal: Literal[".", ","] = "."
     """The decimal mark of numbers. A number written with another one is a fault, never dropped by rule."""
     thousands: Literal["", ",", ".", " ", "'"] = ""
     """The mark between groups of three digits, where there is one."""
     unknown: dict[str, tuple[float, ...]] = {}
-    """Numbers that mean "not known", per code: {Height = [-1]}."""
+    """Numbers that mean "not known", by code: {Height = [-1]}."""
     text_values: Literal["drop", "code", "text"] = "drop"
-    """A value that is no number: dropped, part of the code, or kept as `text_value`."""
+    """What to do with a value that is no number: drop it, make it part of the code, or keep it as `text_value`."""
 
     @model_validator(mode="after")
     def _has_a_code(self) -> CsvTable:
@@ -203,13 +206,13 @@ class CsvTable(BaseModel):
         return self.time_format in _COUNTED
 
 
-class CsvSource(SourceBase):
+class CsvSource(SourceBase, frozen=True):
     """Long CSV: one row per observation; plain, gz, or inside tar and zip."""
 
     kind: Literal["csv"] = "csv"
     """The source: long CSV, one observation a row."""
     tables: tuple[CsvTable, ...] = Field(min_length=1)
-    """A file is read by the first that names it."""
+    """The tables. A file is read by the first one whose `files` match it."""
 
     @model_validator(mode="after")
     def _tables_differ_in_name(self) -> CsvSource:
@@ -218,16 +221,16 @@ class CsvSource(SourceBase):
         return self
 
     keep_ids: bool = False
-    """Subject identifiers are integers that may be known: they become subject_id as they are. What is not written as a
-    64-bit integer is (1_23, 007, 7.0) is dropped as `bad_subject`, so that no two identifiers become one."""
+    """Subject identifiers are integers that need no protection: they become subject_id as they are. One that is not written
+    exactly as a 64-bit integer (1_23, 007, 7.0) is dropped as `bad_subject`, so that no two identifiers become one."""
 
 
 SourceSpec = Annotated[FhirSource | CsvSource, Kinds("sources")]
-"""What [source] of a run file holds. One of a plug-in has an entry point in the group `medray.sources`, a `SourceKind`."""
+"""Content of [source] of a run file. That of a plug-in has an entry point in the group `medray.sources`, a `SourceKind`."""
 
 
 class MedsSplit(BaseModel):
-    """Seeded, by subject: subjects added later move nobody."""
+    """Splits by subject, seeded: subjects added later do not change the split of others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -244,12 +247,12 @@ class MedsSplit(BaseModel):
 
 
 class MedsLabels(BaseModel):
-    """A CSV of one yes or no per subject, to a MEDS label table."""
+    """A MEDS label table, made from a CSV with one yes or no per subject."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    """The table is labels/<name>.parquet of the dataset."""
+    """Name of the table: labels/<name>.parquet of the dataset."""
     file: str
     """A file of the archive or a member of its tar or zip, by a pattern on its name; or a path."""
     subject_column: str
@@ -259,10 +262,10 @@ class MedsLabels(BaseModel):
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """The character between cells."""
     hours: float = Field(default=0.0, ge=0)
-    """Prediction time: so long after `after`."""
+    """Hours from `after` to the prediction time."""
     after: Literal["first", "last"] | datetime = "first"
     """The subject's first or last event that has a time and is neither birth nor death, or one nominal date for all (a
-    CSV's `origin`), in UTC. `last` is said: what comes last may be so because of the outcome."""
+    CSV's `origin`), in UTC. `last` gives a warning: an event may be the last because of the outcome."""
 
     @model_validator(mode="after")
     def _in_utc(self) -> MedsLabels:

@@ -1,4 +1,4 @@
-"""Which split a subject is in: seeded, by hash of its id."""
+"""Split of a subject: seeded, by hash of its id."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAMES = ("train", "tuning", "held_out")
 
 
 def split_of(subjects: np.ndarray, split: MedsSplit | None) -> np.ndarray:
-    """(N,) int64 ids to (N,) names; all are `train` without a split. Each subject by itself: others move nobody."""
+    """(N,) int64 ids to (N,) names; all are `train` without a split. Each subject's depends on its own id alone."""
     if split is None:
         return np.full(len(subjects), NAMES[0])
-    ids, place = np.unique(subjects, return_inverse=True)
+    ids, index = np.unique(subjects, return_inverse=True)
     hashed = [xxhash.xxh3_64_intdigest(f"{split.seed}/{subject}".encode()) / 2**64 for subject in ids.tolist()]
     cuts = np.cumsum(split.fractions)[:-1]
-    return np.array(NAMES)[np.searchsorted(cuts, hashed, side="right")][place]
+    return np.array(NAMES)[np.searchsorted(cuts, hashed, side="right")][index]

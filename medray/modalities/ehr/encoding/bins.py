@@ -1,4 +1,4 @@
-"""Bins: events to a regular grid of time, the last number carried forward, and where something was measured."""
+"""Bins: events to a regular grid of time, the last number carried forward, with marks of what was measured when."""
 
 # B sample, T bin, F numeric code, P code of presence alone
 
@@ -13,7 +13,8 @@ HOUR_US = 3_600_000_000
 
 
 def features(spec: EhrSpec) -> int:
-    """Channels of `sequence`: a z-score for each code with numbers, present for each code, perhaps time since last."""
+    """Channels of `sequence`: a z-score for each code with numbers, a mark of presence for each code, and the time since its
+    last event where `since_last` asks for it."""
     codes = spec.vocabulary or ()
     return sum(code.std is not None for code in codes) + len(codes) * (2 if spec.since_last else 1)
 
@@ -29,28 +30,28 @@ def bins(
 ) -> np.ndarray:
     """(B, T, features) float32 of events (N,), samples ascending and times within them: see `features` for the order.
 
-    Bin t holds events from window start + t bins on; one at the prediction time is in the last bin. The memory lies
-    T first, as recurrent layers take it.
+    Bin t has the events from window start + t bins on; one at the prediction time is in the last bin. The memory layout
+    is T first, as recurrent layers take it.
     """
     vocabulary = spec.vocabulary or ()
     steps, width, channels = spec.bins, len(vocabulary), features(spec)
     numeric = np.array([code.std is not None for code in vocabulary], bool)
     count = int(numeric.sum())
-    place = lookup.places(codes)
-    if not place.all():
-        known = np.flatnonzero(place)
-        sample, place, before, values = sample[known], place[known], before[known], values[known]
+    word = lookup.positions(codes)
+    if not word.all():
+        known = np.flatnonzero(word)
+        sample, word, before, values = sample[known], word[known], before[known], values[known]
     step = np.minimum(((spec.window_us or 0) - before) // spec.bin_us, steps - 1)
-    score, is_number = lookup.scores(place, values)
+    score, is_number = lookup.scores(word, values)
     cell = (step * rows + sample) * channels  # of the flat grid: several times faster than three indices
     grid = np.zeros((steps, rows, channels), np.float32)
-    column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by place in the vocabulary, 0 unknown
-    _numbers(grid, count, spec.bin_value, (cell + column[place])[is_number], score[is_number])
-    counted = is_number | ~numeric[place - 1]  # a numeric code whose number is missing was not measured
-    grid.reshape(-1)[(cell + (count + place - 1))[counted]] = 1
+    column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by position in the vocabulary, 0 unknown
+    _numbers(grid, count, spec.bin_value, (cell + column[word])[is_number], score[is_number])
+    counted = is_number | ~numeric[word - 1]  # a numeric code whose number is missing was not measured
+    grid.reshape(-1)[(cell + (count + word - 1))[counted]] = 1
     if spec.since_last:
         grid[:, :, count + width :] = _hours_since(
-            spec, (steps, rows, width), step[counted], sample[counted], place[counted] - 1, before[counted]
+            spec, (steps, rows, width), step[counted], sample[counted], word[counted] - 1, before[counted]
         )
     return grid.transpose(1, 0, 2)
 
@@ -75,12 +76,12 @@ def _numbers(grid: np.ndarray, count: int, how: str, cell: np.ndarray, score: np
 
 
 def _hours_since(
-    spec: EhrSpec, shape: tuple[int, ...], step: np.ndarray, sample: np.ndarray, place: np.ndarray, before: np.ndarray
+    spec: EhrSpec, shape: tuple[int, ...], step: np.ndarray, sample: np.ndarray, word: np.ndarray, before: np.ndarray
 ) -> np.ndarray:
     """(T, B, F) log1p hours from each code's last event to the bin's end; the whole window where there was none."""
     window_us = spec.window_us or 0
     last = np.full(shape, -1.0)  # hours from the window's start
-    last[step, sample, place] = (window_us - before) / HOUR_US
+    last[step, sample, word] = (window_us - before) / HOUR_US
     np.maximum.accumulate(last, axis=0, out=last)
     ends = (np.arange(len(last)) + 1)[:, None, None] * (spec.bin_us / HOUR_US)
     hours = np.where(last < 0, window_us / HOUR_US, np.maximum(ends - last, 0))

@@ -1,4 +1,4 @@
-"""Events: one step each, padded behind to the longest of the batch."""
+"""Events: one step each, padded at the end to the longest sample of the batch."""
 
 # B sample, T event
 
@@ -19,14 +19,14 @@ def events(
 ) -> dict[str, np.ndarray]:
     """`codes` (B, T) int32, `sequence` (B, T, 4) float32 and `mask` (B, T) bool of events (N,), `lengths` (B,)."""
     rows, longest = len(lengths), max(1, int(lengths.max(initial=0)))
-    place = lookup.places(codes)
-    score, is_number = lookup.scores(place, values)
+    word = lookup.positions(codes)
+    score, is_number = lookup.scores(word, values)
     gap = np.zeros(len(codes))
     gap[1:] = np.where(sample[1:] == sample[:-1], before[:-1] - before[1:], 0)
     step = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     at = sample * longest + step
     out_codes = np.zeros(rows * longest, np.int32)
-    out_codes[at] = place
+    out_codes[at] = word
     sequence = np.zeros((rows * longest, FEATURES), np.float32)
     sequence[at, 0] = score
     sequence[at, 1] = is_number
@@ -42,12 +42,12 @@ def events(
 def facts(
     lookup: Lookup, count: int, sample: np.ndarray, codes: np.ndarray, values: np.ndarray, rows: int
 ) -> np.ndarray:
-    """(B, 2 x count) float32: for each static code present and z-score; of several values of one code the greatest."""
-    place = lookup.places(codes)
-    known = np.flatnonzero(place)
-    score, is_number = lookup.scores(place, values)
+    """(B, 2 x count) float32: a mark of presence and the z-score of each static code; the greatest of several values."""
+    word = lookup.positions(codes)
+    known = np.flatnonzero(word)
+    score, is_number = lookup.scores(word, values)
     out = np.zeros((rows, count, 2), np.float32)
-    out[sample[known], place[known] - 1, 0] = 1
+    out[sample[known], word[known] - 1, 0] = 1
     numbers = np.flatnonzero(is_number)
-    out[sample[numbers], place[numbers] - 1, 1] = score[numbers]  # values ascend within a code: the last stays
+    out[sample[numbers], word[numbers] - 1, 1] = score[numbers]  # values ascend within a code: the last stays
     return out.reshape(rows, 2 * count)

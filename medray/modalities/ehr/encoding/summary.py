@@ -1,4 +1,4 @@
-"""Summary: the numbers of each code over the last hours or days, in a few numbers that need no sequence."""
+"""Summary: each code's numbers over the last hours or days, condensed to a few features that need no sequence model."""
 
 # B sample, N event, C numeric code, M moment of `MOMENTS`
 
@@ -11,12 +11,12 @@ from medray.modalities.ehr.rules import duration_us
 from medray.modalities.ehr.spec import EhrSpec
 
 MOMENTS = ("measured", "log_count", "least", "greatest", "mean", "first", "last", "change", "deviation")
-"""Of the z-scores or normal scores of a code's numbers; all 0 where there is none. log_count is log(1 + count), change
-that of the least-squares line from the first to the last of them."""
+"""Features made of the z-scores or normal scores of a code's numbers; all 0 where there is none. log_count is
+log(1 + count), change that of the least-squares line from the first number to the last."""
 
 
 def width(spec: EhrSpec) -> int:
-    """Numbers of `summary`: for each of `summaries`, each numeric code in the order of the vocabulary, MOMENTS."""
+    """Number of features in `summary`: MOMENTS of each numeric code, in the order of the vocabulary, for each of `summaries`."""
     numeric = sum(code.std is not None for code in spec.vocabulary or ())
     return len(spec.summaries) * numeric * len(MOMENTS)
 
@@ -30,20 +30,20 @@ def summary(
     values: np.ndarray,
     rows: int,
 ) -> np.ndarray:
-    """(B, width) float32 of events (N,), samples ascending and times within them. A duration's both ends count."""
+    """(B, width) float32 of events (N,), samples ascending and times within them. Both ends of a duration count."""
     numeric = np.array([code.std is not None for code in spec.vocabulary or ()], bool)
-    column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by place in the vocabulary, 0 unknown
-    place = lookup.places(codes)
-    score, is_number = lookup.scores(place, values)
-    kept = np.flatnonzero(is_number)
-    cell = sample[kept] * int(numeric.sum()) + column[place[kept]]
-    score, before = score[kept].astype(np.float64), before[kept]
+    column = np.append(-1, np.where(numeric, np.cumsum(numeric) - 1, -1))  # by position in the vocabulary, 0 unknown
+    word = lookup.positions(codes)
+    score, is_number = lookup.scores(word, values)
+    numbers = np.flatnonzero(is_number)
+    cell = sample[numbers] * int(numeric.sum()) + column[word[numbers]]
+    score, before = score[numbers].astype(np.float64), before[numbers]
     cells = rows * int(numeric.sum())
-    found = []
+    pieces: list[np.ndarray] = []
     for duration in spec.summaries:
-        late = np.flatnonzero(before <= duration_us(duration))
-        found.append(moments(cell[late], score[late], before[late], cells).reshape(rows, -1))
-    return np.concatenate(found, axis=1) if found else np.zeros((rows, 0), np.float32)
+        recent = np.flatnonzero(before <= duration_us(duration))
+        pieces.append(moments(cell[recent], score[recent], before[recent], cells).reshape(rows, -1))
+    return np.concatenate(pieces, axis=1) if pieces else np.zeros((rows, 0), np.float32)
 
 
 def moments(cell: np.ndarray, score: np.ndarray, before: np.ndarray, cells: int) -> np.ndarray:
@@ -65,8 +65,8 @@ def moments(cell: np.ndarray, score: np.ndarray, before: np.ndarray, cells: int)
     spread = np.bincount(cell, time * time, cells)
     slope = np.divide(np.bincount(cell, time * from_mean, cells), spread, where=spread > 0, out=np.zeros(cells))
     deviation = np.sqrt(np.bincount(cell, from_mean * from_mean, cells) / some)
-    found = np.stack(
+    measures = np.stack(
         [count > 0, np.log1p(count), least, greatest, mean, first, last, slope * (ended - began), deviation], axis=1
     )
-    found[count == 0] = 0
-    return found.astype(np.float32)
+    measures[count == 0] = 0
+    return measures.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Vocabulary and statistics: what a training split holds, counted exactly, whatever the batches and workers were.
+"""Vocabulary and statistics of a training split, counted exactly, whatever the batches and workers were.
 
 A sum is kept as a few floats that add up to it exactly (Shewchuk 1997), so merging in any order gives one result.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import NamedTuple, Required, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from medray.modalities.ehr.spec import AGE, QUANTILES, Code, EhrSpec
 SUMMARY = pa.schema(
     [
         # event, static; or name, with the text; or count, of `text`; or target, with its text; or now: an event of the
-        # code stands at the prediction time itself, of samples with that target
+        # code is at the prediction time itself, in samples with that target
         pa.field("kind", pa.string(), nullable=False),
         pa.field("code", pa.uint64()),
         pa.field("text", pa.string()),
@@ -38,122 +38,146 @@ SUMMARY = pa.schema(
         pa.field("counts", pa.list_(pa.int64())),  # and how many of each
     ]
 )
+
+
+class SummaryRow(TypedDict, total=False):
+    """A row of SUMMARY; missing fields are null."""
+
+    kind: Required[str]
+    samples: Required[int]
+    numbers: Required[int]
+    code: int
+    text: str
+    sum: list[float]
+    squares: list[float]
+    grid: np.ndarray | None
+    counts: np.ndarray | None
+
+
 GRID_BITS = 14
-"""Bits of a float32 that quantiles do without: 9 bits of the fraction stay, 0.2 %."""
+"""Bits of a float32 that quantiles ignore: 9 bits of the fraction remain, 0.2 %."""
 MOST_CLASSES = 64
 """Targets from 0 to below this are classes; others are numbers to be predicted."""
 FEW, MOSTLY, HARDLY = 5, 0.25, 0.02
-"""A code tells one class from the others where it stands at the prediction times of at least FEW samples and MOSTLY of
-that class, and of at most HARDLY of the others."""
+"""A code gives a class away where it occurs at the prediction times of at least FEW samples and the share MOSTLY of that
+class, and of at most the share HARDLY of the others."""
 LEAST = 0.005
-"""Normal scores are those of ranks from here to 1 - LEAST: no number is infinitely rare."""
+"""Ranks are limited to LEAST … 1 - LEAST before they become normal scores: no number is infinitely rare."""
 
 
 def summarise(samples: pa.RecordBatch, *, ranked: bool = False) -> pa.Table:
     """SUMMARY rows of good samples: one per code (with the grid where `ranked`), one per code's name, one per total."""
-    rows = [
+    rows: list[SummaryRow] = [
         *_codes("event", ranked, *_flat(samples, "codes", "values")),
         *_codes("static", ranked, *_flat(samples, "static_codes", "static_values")),
     ]
     names = {name for text in samples.column("names").to_pylist() if text for name in json.loads(text)}
-    rows += [_row("name", code=code_hash(name), text=name) for name in sorted(names | {AGE})]
-    totals = {name: sum(samples.column(name).to_pylist()) for name in COUNTS}
+    named: list[SummaryRow] = [
+        {"kind": "name", "samples": 0, "numbers": 0, "code": code_hash(name), "text": name}
+        for name in sorted(names | {AGE})
+    ]
+    totals: dict[str, int] = {name: sum(samples.column(name).to_pylist()) for name in COUNTS}
     totals |= {"samples": len(samples), "events": len(samples.column("codes").flatten())}
-    rows += [_row("count", text=name, samples=count) for name, count in totals.items()]
-    rows += _by_target(samples)
-    return pa.Table.from_pylist(rows, schema=SUMMARY)
+    counted: list[SummaryRow] = [
+        {"kind": "count", "samples": count, "numbers": 0, "text": name} for name, count in totals.items()
+    ]
+    return pa.Table.from_pylist([*rows, *named, *counted, *_by_target(samples)], schema=SUMMARY)
 
 
-def _by_target(samples: pa.RecordBatch) -> list[dict]:
-    """How many samples have each target, and of those how many each code at the prediction time; targets are classes."""
+def _by_target(samples: pa.RecordBatch) -> list[SummaryRow]:
+    """Rows that count the samples of each class, and how many of those have each code at the prediction time."""
     if "target" not in samples.schema.names:
         return []
     targets = [None if each is None or len(each) != 1 else each[0] for each in samples.column("target").to_pylist()]
     known = [f"{each:g}" if each is not None and each in range(MOST_CLASSES) else None for each in targets]
-    rows = [_row("target", text=name, samples=count) for name, count in Counter(known).items() if name is not None]
+    rows: list[SummaryRow] = [
+        {"kind": "target", "samples": count, "numbers": 0, "text": name}
+        for name, count in Counter(known).items()
+        if name is not None
+    ]
     sample, code, _ = _flat(samples, "codes", "values")
     now = samples.column("before").flatten().to_numpy() == 0
     pairs = {(int(s), int(c)) for s, c in zip(sample[now].tolist(), code[now].tolist(), strict=True)}
-    counts = Counter((c, known[s]) for s, c in pairs if known[s] is not None)
-    return rows + [_row("now", code=c, text=name, samples=count) for (c, name), count in counts.items()]
+    counts = Counter((c, name) for s, c in pairs if (name := known[s]) is not None)
+    now_rows: list[SummaryRow] = [
+        {"kind": "now", "samples": count, "numbers": 0, "code": c, "text": name} for (c, name), count in counts.items()
+    ]
+    return rows + now_rows
 
 
 def cautions(summaries: pa.Table) -> list[str]:
-    """Codes that stand at the prediction time of one class and hardly of the others: they may be what the label is
-    made of. One line each, for a person."""
+    """One line for each code that occurs at the prediction time of one class and hardly of the others: the label may be
+    made of it. For a person."""
     names = {row["code"]: row["text"] for row in summaries.filter(pc.equal(summaries["kind"], "name")).to_pylist()}
     of_target: Counter[str] = Counter()
     of_code: dict[int, Counter[str]] = {}
     for row in summaries.filter(pc.is_in(summaries["kind"], pa.array(["target", "now"]))).to_pylist():
         counts = of_target if row["kind"] == "target" else of_code.setdefault(row["code"], Counter())
         counts[row["text"]] += row["samples"]
-    found = []
+    telling: list[tuple[str, int, int, int, int]] = []
     for code, counts in of_code.items():
         for target, total in of_target.items():
             others = sum(of_target.values()) - total
             with_it, elsewhere = counts[target], sum(counts.values()) - counts[target]
             if with_it >= max(FEW, MOSTLY * total) and others and elsewhere <= HARDLY * others:
-                found.append((names.get(code, str(code)), with_it, total, elsewhere, others))
+                telling.append((names.get(code, str(code)), with_it, total, elsewhere, others))
     return [
-        f"{name} stands at the prediction time itself of {with_it} of {total} training samples of one class, and of "
+        f"{name} occurs at the prediction time itself in {with_it} of {total} training samples of one class, and in "
         f"{elsewhere} of {others} others: if the label is made of it, name it in label_codes"
-        for name, with_it, total, elsewhere, others in sorted(found)
+        for name, with_it, total, elsewhere, others in sorted(telling)
     ]
 
 
-def _row(kind: str, **facts) -> dict:
-    return {"kind": kind, "samples": 0, "numbers": 0, **facts}
-
-
 def _flat(samples: pa.RecordBatch, codes: str, values: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(sample of each item, code hash, value)"""
+    """(sample, code hash, value) of each item of two list columns, flat."""
     column = samples.column(codes)
     lengths = column.value_lengths().to_numpy()
     sample = np.repeat(np.arange(len(samples)), lengths)
     return sample, column.flatten().to_numpy(), samples.column(values).flatten().to_numpy()
 
 
-def _codes(kind: str, ranked: bool, sample: np.ndarray, code: np.ndarray, value: np.ndarray) -> Iterator[dict]:
+def _codes(kind: str, ranked: bool, sample: np.ndarray, code: np.ndarray, value: np.ndarray) -> Iterator[SummaryRow]:
+    """A row for each code of these items (see `_flat`)."""
     order = np.argsort(code, kind="stable")  # samples stay ascending within a code
     sample, code, value = sample[order], code[order], value[order].astype(np.float64)
     for start, stop in equal_runs(code):
         numbers = value[start:stop][~np.isnan(value[start:stop])]
         grid, counts = np.unique(_grid(numbers), return_counts=True) if ranked else (None, None)
-        yield _row(
-            kind,
-            code=int(code[start]),
-            samples=1 + int((np.diff(sample[start:stop]) > 0).sum()),
-            numbers=len(numbers),
-            sum=exact_sum(numbers.tolist()),
-            squares=exact_sum(np.square(numbers).tolist()),  # exact: a float32 squared fits a float64
-            grid=grid,
-            counts=counts,
-        )
+        yield {
+            "kind": kind,
+            "code": int(code[start]),
+            "samples": 1 + int((np.diff(sample[start:stop]) > 0).sum()),
+            "numbers": len(numbers),
+            "sum": exact_sum(numbers.tolist()),
+            "squares": exact_sum(np.square(numbers).tolist()),  # exact: a float32 squared fits a float64
+            "grid": grid,
+            "counts": counts,
+        }
 
 
 def _grid(numbers: np.ndarray) -> np.ndarray:
-    """(N,) to int32 that are in the order of the numbers, equal where the first 18 bits of their float32 are."""
+    """(N,) numbers to int32 cells in the same order; numbers whose float32 agree in the first 18 bits share a cell."""
     bits = (numbers.astype(np.float32) + np.float32(0)).view(np.int32)  # + 0: no -0.0
     return np.where(bits < 0, ~(bits & 0x7FFFFFFF), bits) >> GRID_BITS
 
 
 def _of_grid(grid: np.ndarray) -> np.ndarray:
-    """The float32 of each cell of `_grid` that is nearest to 0: small whole numbers come back as they were."""
+    """The float32 nearest to 0 in each cell of `_grid`: small whole numbers come back unchanged."""
     edge = grid.astype(np.int64) << GRID_BITS
     size = np.where(grid < 0, ~edge, edge) & -(1 << GRID_BITS)
     return np.where(grid < 0, size - 2**31, size).astype(np.int32).view(np.float32)
 
 
 def exact_sum(numbers: list[float]) -> list[float]:
-    """Floats that add up exactly to the sum of `numbers`, largest first; none for 0."""
+    """Floats whose exact sum is that of `numbers`, largest first; none for 0."""
     parts: list[float] = []
     while part := math.fsum([*numbers, *(-each for each in parts)]):
         parts.append(part)
     return parts
 
 
-class Count(NamedTuple):
-    """One code in the whole training split."""
+class CodeCount(NamedTuple):
+    """A code in the whole training split, and the number of samples that have it."""
 
     samples: int
     code: Code
@@ -161,7 +185,7 @@ class Count(NamedTuple):
 
 def fitted(spec: EhrSpec, summaries: pa.Table) -> EhrSpec:
     """The spec with vocabulary, static codes and totals. Raises UserError: no sample, no code frequent enough, or
-    label codes among the events of training samples that nobody said to drop.
+    label codes among the events of training samples, unless `drop_label_codes` is set.
     """
     totals: dict[str, int] = {}
     names: dict[int, str] = {}
@@ -174,17 +198,17 @@ def fitted(spec: EhrSpec, summaries: pa.Table) -> EhrSpec:
         raise UserError("no training sample to fit the vocabulary on", do="check the splits of the archive")
     if totals["label_events"] and not spec.drop_label_codes:
         raise UserError(
-            "codes that define the label stand before prediction times of training subjects",
+            "codes that define the label occur before prediction times of training subjects",
             where="[modality] label_codes",
             found=f"{totals['label_events']} events of {', '.join(spec.label_codes)}",
-            expected="none: an input that tells the label is a leak",
+            expected="none: an input that reveals the label is a leak",
             do="choose earlier prediction times or other subjects; or set drop_label_codes = true to leave them out",
         )
     events = _merged(summaries, "event", names)
     if spec.representation == "bins" and spec.bin_codes == "numeric":
         events = [each for each in events if each.code.std is not None]
-    kept = [each.code for each in events if each.samples >= spec.min_samples][: spec.max_codes]
-    if not kept:
+    vocabulary = [each.code for each in events if each.samples >= spec.min_samples][: spec.max_codes]
+    if not vocabulary:
         raise UserError(
             "no code is frequent enough to be an input",
             where="[modality]",
@@ -194,22 +218,23 @@ def fitted(spec: EhrSpec, summaries: pa.Table) -> EhrSpec:
         )
     static = [each.code for each in _merged(summaries, "static", names) if each.samples >= spec.min_samples]
     facts = {name: totals[name] for name in ("samples", "events", *COUNTS)}
-    update = {"vocabulary": tuple(kept), "static": tuple(static[: spec.max_static]), "fitted_on": facts}
+    update = {"vocabulary": tuple(vocabulary), "static": tuple(static[: spec.max_static]), "fitted_on": facts}
     return spec.model_copy(update=update)
 
 
-def _merged(summaries: pa.Table, kind: str, names: dict[int, str]) -> list[Count]:
+def _merged(summaries: pa.Table, kind: str, names: dict[int, str]) -> list[CodeCount]:
     """Every code with its statistics, most frequent first, then by name."""
     rows = summaries.filter(pc.equal(summaries["kind"], kind)).sort_by("code").combine_chunks()
     code = rows["code"].to_numpy()
-    found = []
+    merged: list[CodeCount] = []
     for start, stop in equal_runs(code):
         mine = rows.slice(start, stop - start)
         numbers = pc.sum(mine["numbers"]).as_py()
         mean, std = _moments(numbers, *(_exact(mine[name]) for name in ("sum", "squares")))
-        facts = {"mean": mean, "std": std, "quantiles": _quantiles(mine) if numbers else None}
-        found.append(Count(pc.sum(mine["samples"]).as_py(), Code(code=names[int(code[start])], **facts)))
-    return sorted(found, key=lambda count: (-count.samples, count.code.code))
+        quantiles = _quantiles(mine) if numbers else None
+        fitted_code = Code(code=names[int(code[start])], mean=mean, std=std, quantiles=quantiles)
+        merged.append(CodeCount(pc.sum(mine["samples"]).as_py(), fitted_code))
+    return sorted(merged, key=lambda count: (-count.samples, count.code.code))
 
 
 def _exact(column: pa.ChunkedArray) -> Fraction:
@@ -219,7 +244,7 @@ def _exact(column: pa.ChunkedArray) -> Fraction:
 
 
 def _quantiles(rows: pa.Table) -> tuple[float, ...] | None:
-    """Numbers at QUANTILES levels of one code's rows, the inverse of the empirical distribution; None without a grid."""
+    """Numbers of one code at QUANTILES levels (inverse of the empirical distribution); None without a grid."""
     grid, counts = (rows[name].combine_chunks().flatten().to_numpy() for name in ("grid", "counts"))
     if not len(grid):
         return None
@@ -242,46 +267,46 @@ def _moments(numbers: int, total: Fraction, squares: Fraction) -> tuple[float | 
 
 
 class Lookup:
-    """Code hashes to places in a list of codes, and values to z-scores."""
+    """Turns code hashes into positions in a list of codes, and values into z-scores."""
 
     def __init__(self, codes: tuple[Code, ...], clip: float) -> None:
         hashes = np.array([code_hash(each.code) for each in codes], np.uint64)
         order = np.argsort(hashes)
-        self._hashes, self._places = hashes[order], (order + 1).astype(np.int32)
+        self._hashes, self._positions = hashes[order], (order + 1).astype(np.int32)
         self._bits, self._direct = _direct(self._hashes)
         self._mean = np.array([0.0, *(each.mean or 0.0 for each in codes)], np.float32)
         self._std = np.array([np.inf, *(np.inf if each.std is None else each.std for each in codes)], np.float32)
         self._clip = np.float32(clip)
         self._ranks = {i: _normal_scores(each.quantiles) for i, each in enumerate(codes, 1) if each.quantiles}
 
-    def places(self, hashes: np.ndarray) -> np.ndarray:
+    def positions(self, hashes: np.ndarray) -> np.ndarray:
         """(N,) uint64 to int32 1 … V; 0 for a code that is not in the list."""
         if not len(self._hashes):
             return np.zeros(len(hashes), np.int32)
         if self._direct is not None:  # several times faster than a search
-            found = self._direct[hashes >> self._bits]
+            row = self._direct[hashes >> self._bits]
         else:
-            found = np.searchsorted(self._hashes, hashes)
-            found[found == len(self._hashes)] = 0
-        return np.where(self._hashes[found] == hashes, self._places[found], np.int32(0))
+            row = np.searchsorted(self._hashes, hashes)
+            row[row == len(self._hashes)] = 0
+        return np.where(self._hashes[row] == hashes, self._positions[row], np.int32(0))
 
-    def scores(self, places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """((N,) float32 z-score or normal score, within ± clip, 0 without one; (N,) bool: there is a number and
-        statistics for it)."""
-        std = self._std[places]
+    def scores(self, positions: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """((N,) float32 z-score or normal score, within ± clip, 0 where there is none; (N,) bool: whether there is a
+        number, and statistics for its code)."""
+        std = self._std[positions]
         known = np.isfinite(values) & np.isfinite(std)
-        score = (np.where(known, values, np.float32(0)) - self._mean[places]) / std
+        score = (np.where(known, values, np.float32(0)) - self._mean[positions]) / std
         if self._ranks:
-            order = np.argsort(places, kind="stable")
-            for start, stop in equal_runs(places[order]):
+            order = np.argsort(positions, kind="stable")
+            for start, stop in equal_runs(positions[order]):
                 rows = order[start:stop]
-                if (scale := self._ranks.get(int(places[rows[0]]))) is not None:
+                if (scale := self._ranks.get(int(positions[rows[0]]))) is not None:
                     score[rows] = np.interp(values[rows], *scale)
         return np.where(known, np.clip(score, -self._clip, self._clip), np.float32(0)), known
 
 
 def _normal_scores(quantiles: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers, ascending, and the normal score of each): of levels that share a number, the score of their middle."""
+    """(numbers, ascending; the normal score of each). Levels that share a number get the score of their middle."""
     numbers, first, count = np.unique(quantiles, return_index=True, return_counts=True)
     levels = (first + (count - 1) / 2) / (QUANTILES - 1)
     normal = NormalDist()
@@ -289,11 +314,11 @@ def _normal_scores(quantiles: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray
 
 
 def _direct(hashes: np.ndarray) -> tuple[np.uint64, np.ndarray | None]:
-    """(bits to drop, place by the bits that are left) where at most 18 bits tell all hashes apart; else None."""
-    for kept in range(8, 19):
-        bits = np.uint64(64 - kept)
+    """(bits to drop, row by the remaining bits) where at most 18 bits tell all hashes apart; else (0, None)."""
+    for size in range(8, 19):
+        bits = np.uint64(64 - size)
         if len(np.unique(hashes >> bits)) == len(hashes):
-            table = np.zeros(2**kept, np.int32)
+            table = np.zeros(2**size, np.int32)
             table[hashes >> bits] = np.arange(len(hashes))
             return bits, table
     return np.uint64(0), None

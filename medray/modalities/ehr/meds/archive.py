@@ -1,4 +1,4 @@
-"""Archive: what a worker holds of MEDS datasets: codes it has met, open files, label tables, splits."""
+"""MedsArchive: what a worker caches of MEDS datasets: codes it has met, open files, label tables, splits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medray.modalities.ehr.meds.file import MedsFile
 from medray.modalities.ehr.spec import EhrSpec
 from medray.storage.files import is_local, local_path
 
-FILES_HELD = 4
+CACHED_FILES = 4
 
 
-class Archive:
-    """Caches only: everything in it follows from the files."""
+class MedsArchive:
+    """Caches of one worker: everything in it can be read again from the files."""
 
     def __init__(self, spec: EhrSpec) -> None:
         self.spec, self.codes = spec, CodeTable(spec)
@@ -36,7 +36,7 @@ class Archive:
         key = (uri, modified_ns, size)
         if key not in self._open:
             self._open[key] = MedsFile(uri, self.codes)
-            if len(self._open) > FILES_HELD:
+            if len(self._open) > CACHED_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(key)
         return self._open[key]
@@ -55,12 +55,12 @@ class Archive:
     def subjects(self, root: str) -> np.ndarray:
         """Every subject_id of the data files that can be read, ascending."""
         if root not in self._subjects:
-            found = np.empty(0, np.int64)
+            subjects = np.empty(0, np.int64)
             for file in task.data_files(root, self.spec.task):
                 try:
                     for ids in self.open(file.uri).subjects():
-                        found = np.union1d(found, ids)
+                        subjects = np.union1d(subjects, ids)
                 except (SampleError, OSError):  # that file is a failed row of its own scan
                     continue
-            self._subjects[root] = found
+            self._subjects[root] = subjects
         return self._subjects[root]

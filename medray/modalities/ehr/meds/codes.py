@@ -22,7 +22,7 @@ class Role(IntFlag):
     BIRTH = 4
     """MEDS_BIRTH: gives the age and is no event of its own."""
     DEATH = 8
-    """MEDS_DEATH: nothing is predicted from then on, so it is never an input; without a time it would tell of the future."""
+    """MEDS_DEATH: nothing is predicted from then on, so it is never an input; without a time it would reveal the future."""
     ANCHOR = 16
     """The task's rule counts from it."""
 
@@ -33,13 +33,13 @@ def code_hash(code: str) -> int:
 
 
 def any_glob(globs: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern that matches what any of the globs does, with case; None for no globs."""
-    found = [fnmatch.translate(glob) for glob in globs]
-    return re.compile("|".join(f"(?:{each})" for each in found)) if found else None
+    """A pattern that matches whatever one of the globs matches, case-sensitive; None for no globs."""
+    patterns = [fnmatch.translate(glob) for glob in globs]
+    return re.compile("|".join(f"(?:{each})" for each in patterns)) if patterns else None
 
 
 class CodeTable:
-    """Every code that this worker has met. Numbers are the worker's own and stand in no sample."""
+    """Every code that this worker has met. Numbers are the worker's own and never enter a sample."""
 
     def __init__(self, spec: EhrSpec) -> None:
         rule = spec.task.rule

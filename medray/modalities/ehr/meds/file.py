@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +21,14 @@ from medray.storage.files import open_input
 STATIC = np.iinfo(np.int64).min
 """Time of an event without one."""
 ABSENT = np.uint32(0x7FC0DEAD)
-"""Bits of the NaN that stands for no number, apart from a NaN that the file holds."""
-GROUPS_HELD = 4
+"""Bits of the NaN that stands for no number, so that it differs from a NaN in the file."""
+CACHED_GROUPS = 4
 BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError)
 """What pyarrow raises for content that is damaged: a page that does not decode is an OSError of no errno."""
 
 
 class Rows(NamedTuple):
-    """Events of a file in its order, N of them."""
+    """N events of a file, in its order."""
 
     subject: np.ndarray
     """int64"""
@@ -69,7 +69,7 @@ class MedsFile:
         sizes = [facts.row_group(g).num_rows for g in range(facts.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         """(G + 1,) first row of each row group, and the end."""
-        self._held: OrderedDict[int, Rows] = OrderedDict()
+        self._cache: OrderedDict[int, Rows] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -89,37 +89,39 @@ class MedsFile:
         if start.min() < 0 or stop.max() > len(self):
             raise SampleError("changed", f"{len(self)} rows now")
         groups = self._groups_of(start, stop)
-        held = Rows.joined([self._group(int(group)) for group in groups])
+        rows = Rows.joined([self._group(int(group)) for group in groups])
         lengths = stop - start
         if len(groups) == 1 or int(groups[-1] - groups[0]) == len(groups) - 1:
             first = start - self.starts[groups[0]]
             if (start[1:] == stop[:-1]).all():  # patients next to each other, as a worker mostly has them
-                return held.take(slice(int(first[0]), int(first[0] + lengths.sum())))
-            return held.take(spread(first, lengths))
+                return rows.take(slice(int(first[0]), int(first[0] + lengths.sum())))
+            return rows.take(spread(first, lengths))
         row = spread(start, lengths)
         group = np.searchsorted(self.starts, row, side="right") - 1
         sizes = np.diff(self.starts)[groups]
         moved = np.zeros(len(self.starts), np.int64)
         moved[groups] = np.cumsum(sizes) - sizes - self.starts[groups]
-        return held.take(row + moved[group])
+        return rows.take(row + moved[group])
 
     def _groups_of(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Numbers of the row groups that hold rows of these ranges, ascending."""
         first = np.searchsorted(self.starts, start, side="right") - 1
         last = np.searchsorted(self.starts, np.maximum(stop - 1, start), side="right") - 1
         if len(start) == 1 or ((first == first[0]).all() and (last == first[0]).all()):
-            return np.arange(first.min(), last.max() + 1)
+            return np.arange(int(first.min()), int(last.max()) + 1)
         return np.unique(spread(first, last - first + 1))
 
     def _group(self, group: int) -> Rows:
-        if group in self._held:
-            self._held.move_to_end(group)
-            return self._held[group]
+        """The rows of a row group, from the cache where they are there. Raises SampleError."""
+        if group in self._cache:
+            self._cache.move_to_end(group)
+            return self._cache[group]
         table = self._read(group, self.columns)
         coded = _one(table.column("code"))
         if not pa.types.is_dictionary(coded.type):
             coded = coded.dictionary_encode()
         if coded.null_count or table.column("subject_id").null_count:
-            raise SampleError("bad_columns", "rows without a code or a subject_id; MEDS has them in every row")
+            raise SampleError("bad_columns", "rows without a code or a subject_id; MEDS requires both in every row")
         number = self._codes.numbers(coded.dictionary.cast(pa.string()).to_pylist())
         rows = Rows(
             _numbers(table.column("subject_id"), pa.int64()),
@@ -127,9 +129,9 @@ class MedsFile:
             number[coded.indices.to_numpy()] if len(number) else np.empty(0, np.int32),
             _values(table.column("numeric_value")) if "numeric_value" in self.columns else _absent(len(table)),
         )
-        self._held[group] = rows
-        while len(self._held) > GROUPS_HELD:
-            self._held.popitem(last=False)
+        self._cache[group] = rows
+        while len(self._cache) > CACHED_GROUPS:
+            self._cache.popitem(last=False)
         return rows
 
     def _read(self, group: int, columns: list[str]) -> pa.Table:
@@ -140,7 +142,7 @@ class MedsFile:
 
 
 def spread(start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start[0], start[0] + 1 … for lengths[0] numbers, then those of the next range."""
+    """All numbers of ranges: start[0], start[0] + 1 …, lengths[0] of them, then those of the next range."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - lengths), lengths)
 
@@ -190,11 +192,11 @@ def checked_columns(schema: pa.Schema) -> list[str]:
 
 
 def check_times(kind: pa.DataType, name: str) -> None:
-    """Raises SampleError `bad_columns` for what is no timestamp without a zone."""
+    """Raise SampleError `bad_columns` for anything but a timestamp without a zone."""
     if not pa.types.is_timestamp(kind):
         raise SampleError("bad_columns", f"{name} is {kind}; MEDS has timestamp[us]")
     if kind.tz is not None:
-        detail = f"{name} has the time zone {kind.tz}; MEDS has none: convert it on purpose, all tables alike"
+        detail = f"{name} has the time zone {kind.tz}; MEDS has none: convert all tables to times without a zone"
         raise SampleError("bad_columns", detail)
 
 
@@ -205,7 +207,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 def _numbers(column: pa.ChunkedArray, kind: pa.DataType) -> np.ndarray:
     """A column without nulls, as a numpy array of `kind`. Raises SampleError where a number does not fit."""
     if column.null_count:
-        raise SampleError("bad_columns", "rows without a subject_id; MEDS has one in every row")
+        raise SampleError("bad_columns", "rows without a subject_id; MEDS requires one in every row")
     try:
         return _one(column.cast(kind)).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:
@@ -226,13 +228,13 @@ def _values(column: pa.ChunkedArray) -> np.ndarray:
     return _filled(_one(column.cast(pa.float32(), safe=False)), np.float32, ABSENT.view(np.float32))
 
 
-def _filled(column: pa.Array, kind: type[np.generic], null: Any) -> np.ndarray:
+def _filled(column: pa.Array, kind: type[np.generic], null: int | np.generic) -> np.ndarray:
     """(N,) numbers with `null` where there is none."""
     if not column.null_count:
         return column.to_numpy()
-    held = np.frombuffer(column.buffers()[1], kind)[column.offset : column.offset + len(column)].copy()
-    held[column.is_null().to_numpy(zero_copy_only=False)] = null
-    return held
+    numbers = np.frombuffer(column.buffers()[1], kind)[column.offset : column.offset + len(column)].copy()
+    numbers[column.is_null().to_numpy(zero_copy_only=False)] = null
+    return numbers
 
 
 def _absent(rows: int) -> np.ndarray:

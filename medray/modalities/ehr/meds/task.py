@@ -32,7 +32,7 @@ class Predictions(NamedTuple):
 
 
 def labels_uri(task: TaskSpec, root: str) -> str | None:
-    """Where the label table is; a relative path is below the archive, or beside it where that is one file."""
+    """URI of the label table, None without one; a relative path is below the archive, or beside it where that is one file."""
     if task.labels is None:
         return None
     if task.labels.startswith("/") or not is_local(task.labels):
@@ -51,15 +51,15 @@ def label_tables(task: TaskSpec, root: str) -> tuple[str, ...]:
 
 
 def companions(task: TaskSpec, root: str) -> tuple[str, ...]:
-    """URIs of the label table and the splits, those that are there."""
+    """URIs of the label table and the splits, as far as they exist."""
     splits = join(_folder(root), subject_splits_filepath)
     return (*label_tables(task, root), *((splits,) if exists(splits) else ()))
 
 
 def role_of(uri: str, root: str, task: TaskSpec) -> str:
-    """What a file of the archive is: "data", "labels" or "" for anything else.
+    """Role of a file of the archive: "data", "labels" or "" for anything else.
 
-    A MEDS dataset keeps its events in data/**/*.parquet. A folder without `data` is taken for that folder itself.
+    A MEDS dataset keeps its events in data/**/*.parquet. A folder without `data` is taken to be that folder itself.
     """
     if not uri.endswith(".parquet"):
         return ""
@@ -84,7 +84,7 @@ def data_files(root: str, task: TaskSpec) -> list[File]:
 
 
 def read_predictions(task: TaskSpec, root: str) -> Predictions:
-    """The label table. Raises LabelError: missing, not of MEDS's columns, two values for one prediction."""
+    """The label table. Raises LabelError: missing, other columns than MEDS has, two values for one prediction."""
     uri = labels_uri(task, root) or ""
     try:
         files = [file.uri for file in list_files(uri) if file.uri.endswith(".parquet")]
@@ -108,7 +108,7 @@ def read_predictions(task: TaskSpec, root: str) -> Predictions:
         raise LabelError(
             "the label table gives one prediction different values",
             where=uri,
-            found=f"{int(torn.sum())} rows that contradict the one before",
+            found=f"{int(torn.sum())} rows that contradict an earlier one",
             expected="one value for each subject_id and prediction_time",
         )
     return Predictions(subject[~same], time[~same], label[~same].tolist())
@@ -130,29 +130,30 @@ def _read_labels(uri: str, task: TaskSpec) -> tuple[np.ndarray, np.ndarray, np.n
     if subject.null_count or time.null_count:
         raise LabelError("rows of the label table have no subject_id or no prediction_time", where=uri,
                          found=f"{subject.null_count} and {time.null_count} rows")  # fmt: skip
-    given = [name for name in VALUES if name in table.schema.names and table.column(name).null_count < len(table)]
+    columns = [name for name in VALUES if name in table.schema.names and table.column(name).null_count < len(table)]
     if task.value is not None:
         if task.value not in table.schema.names:
             raise LabelError("the label table lacks a column", where=uri, found=", ".join(table.schema.names),
                              expected=task.value)  # fmt: skip
-        given = [task.value]
-    if len(given) > 1:
-        raise LabelError("the label table has several columns of values", where=uri, found=", ".join(given),
-                         expected="one", do=f'choose it: [modality.task] value = "{given[0]}"')  # fmt: skip
-    text = _as_text(table.column(given[0])) if given else [None] * len(table)
+        columns = [task.value]
+    if len(columns) > 1:
+        raise LabelError("the label table has several columns of values", where=uri, found=", ".join(columns),
+                         expected="one", do=f'choose it: [modality.task] value = "{columns[0]}"')  # fmt: skip
+    text = _as_text(table.column(columns[0])) if columns else [None] * len(table)
     label = np.empty(len(table), object)
     label[:] = text
     return subject.to_numpy(), time.to_numpy(), label
 
 
 def _check_subjects(kind: pa.DataType) -> None:
-    """Raises SampleError `bad_columns`: of text, 007 and 7 would be one subject; of floats, any two above 2^53."""
+    """Raise SampleError `bad_columns` for anything but integers: as text 007 and 7 would become one subject, as floats any
+    two above 2^53."""
     if not pa.types.is_integer(kind):
         raise SampleError("bad_columns", f"subject_id is {kind}; MEDS has int64")
 
 
 def _as_text(column: pa.ChunkedArray) -> list[str | None]:
-    """Values as label text; a null and a NaN are no label."""
+    """Values as label text; None for null and NaN."""
     if pa.types.is_floating(column.type):
         return [None if each is None or each != each else f"{each:.9g}" for each in column.to_pylist()]
     return column.cast(pa.string()).to_pylist()
@@ -173,9 +174,7 @@ def read_splits(root: str) -> tuple[np.ndarray, list[str]] | None:
     table = table.group_by(["subject_id", "split"]).aggregate([]).sort_by("subject_id")
     subject = table.column("subject_id").cast(pa.int64()).to_numpy()
     if twice := int((subject[1:] == subject[:-1]).sum()):
-        raise LabelError(
-            "subjects stand in two splits", where=uri, found=f"{twice} subjects", expected="one split each"
-        )
+        raise LabelError("subjects are in two splits", where=uri, found=f"{twice} subjects", expected="one split each")
     return subject, table.column("split").cast(pa.string()).to_pylist()
 
 
@@ -210,9 +209,9 @@ def split_of(splits: tuple[np.ndarray, list[str]] | None, wanted: np.ndarray) ->
     if splits is None or not len(splits[0]):
         return [None] * len(wanted)
     subjects, names = splits
-    place = np.minimum(np.searchsorted(subjects, wanted), len(subjects) - 1)
-    known = subjects[place] == wanted
-    return [names[i] if yes else None for i, yes in zip(place.tolist(), known.tolist(), strict=True)]
+    row = np.minimum(np.searchsorted(subjects, wanted), len(subjects) - 1)
+    known = subjects[row] == wanted
+    return [names[i] if yes else None for i, yes in zip(row.tolist(), known.tolist(), strict=True)]
 
 
 def time_text(times: np.ndarray) -> list[str]:
@@ -221,5 +220,5 @@ def time_text(times: np.ndarray) -> list[str]:
 
 
 def text_times(texts: list[str]) -> np.ndarray:
-    """What `time_text` gave, back to int64 microseconds."""
+    """int64 microseconds of what `time_text` returned."""
     return np.array(texts, "datetime64[us]").view(np.int64)

@@ -1,4 +1,4 @@
-"""Which events a prediction may see, in an order that does not depend on the file's. numpy over many entries at once.
+"""Usable: the events that a prediction may see, in an order independent of the file's. numpy over many entries at once.
 
 An event is usable when it has no time (static), or when prediction_time - window ≤ time ≤ prediction_time. Order: by
 entry, time (static first), hash of the code, value; NaN after numbers. Events equal in all of these count once.
@@ -14,7 +14,7 @@ import xxhash
 
 from medray.modalities.ehr.meds.codes import CodeTable, Role
 from medray.modalities.ehr.meds.file import ABSENT, STATIC, Rows
-from medray.modalities.ehr.rules import Rule
+from medray.modalities.ehr.rules import TimeRule
 
 YEAR_DAYS = 365.25
 NEVER = np.iinfo(np.int64).max
@@ -24,7 +24,7 @@ EVENT = np.dtype([("code", "<u8"), ("time", "<i8"), ("value", "<f4")])
 
 
 class Usable(NamedTuple):
-    """What E entries may see: M events."""
+    """M events that E entries may see."""
 
     entry: np.ndarray
     """(M,) int64, ascending"""
@@ -35,7 +35,7 @@ class Usable(NamedTuple):
     value: np.ndarray
     """(M,) float32; NaN for none"""
     prediction: np.ndarray
-    """(E,) int64 microseconds; NEVER: the rule found none"""
+    """(E,) int64 microseconds; NEVER where the rule gives none"""
     birth: np.ndarray
     """(E,) int64 microseconds; NEVER where not known at the prediction time"""
     death: np.ndarray
@@ -43,7 +43,7 @@ class Usable(NamedTuple):
     non_finite: np.ndarray
     """(E,) int32: usable events whose number is NaN or infinite"""
     label_events: np.ndarray
-    """(E,) int32: label codes among the usable events; they are left out"""
+    """(E,) int32: events of label codes in the window; they are left out"""
 
     def years(self) -> np.ndarray:
         """(E,) float64 age at the prediction time; NaN where birth or prediction time is not known."""
@@ -53,7 +53,7 @@ class Usable(NamedTuple):
 
 
 def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int | None, codes: CodeTable) -> Usable:
-    """`rows` (N,) of entries `entry` (N,), ascending, to what each may see at `prediction` (E,)."""
+    """The part of `rows` (N,) that each entry may see at its `prediction` (E,); `entry` (N,): whose row it is, ascending."""
     entries = len(prediction)
     role = codes.roles[rows.code]
     static = rows.time == STATIC
@@ -70,22 +70,24 @@ def usable(entry: np.ndarray, rows: Rows, prediction: np.ndarray, window_us: int
     seen &= until < NEVER
     barred = seen & (role & Role.LABEL).astype(bool)
     inputs = seen & (role & Role.INPUT).astype(bool)
-    kept = np.flatnonzero(inputs)
-    entry_kept, time, code = entry[kept], rows.time[kept], rows.code[kept]
-    value, bad = _numbers(rows.value[kept])
-    places, source, again = _order(entry_kept, time, codes.hashes, code, value)
-    if len(places):
-        for each in (entry_kept, time, code, value, bad):
-            each[places] = each[source]
-    if len(again):
-        entry_kept, time, code, value, bad = (np.delete(each, again) for each in (entry_kept, time, code, value, bad))
+    visible = np.flatnonzero(inputs)
+    visible_entry, time, code = entry[visible], rows.time[visible], rows.code[visible]
+    value, bad = _numbers(rows.value[visible])
+    targets, sources, repeated = _order(visible_entry, time, codes.hashes, code, value)
+    if len(targets):
+        for each in (visible_entry, time, code, value, bad):
+            each[targets] = each[sources]
+    if len(repeated):
+        visible_entry, time, code, value, bad = (
+            np.delete(each, repeated) for each in (visible_entry, time, code, value, bad)
+        )
     non_finite, label_events = (
-        np.bincount(each, minlength=entries).astype(np.int32) for each in (entry_kept[bad], entry[barred])
+        np.bincount(each, minlength=entries).astype(np.int32) for each in (visible_entry[bad], entry[barred])
     )
-    return Usable(entry_kept, time, code, value, prediction, birth, death, non_finite, label_events)
+    return Usable(visible_entry, time, code, value, prediction, birth, death, non_finite, label_events)
 
 
-def rule_times(rule: Rule, entry: np.ndarray, rows: Rows, entries: int, codes: CodeTable) -> np.ndarray:
+def rule_times(rule: TimeRule, entry: np.ndarray, rows: Rows, entries: int, codes: CodeTable) -> np.ndarray:
     """(E,) int64 prediction times by `rule`; NEVER where an entry has no such event."""
     role = codes.roles[rows.code]
     if rule.code is not None:
@@ -103,16 +105,16 @@ def rule_times(rule: Rule, entry: np.ndarray, rows: Rows, entries: int, codes: C
     return np.where(known, times + np.where(known, rule.after_us, 0), NEVER)
 
 
-def digests(found: Usable, codes: CodeTable) -> list[bytes]:
-    """xxh3_128 of what each entry may see, with its prediction time and birth: equal wherever its events lie."""
-    packed = np.empty(len(found.entry), EVENT)
-    packed["code"], packed["time"], packed["value"] = codes.hashes[found.code], found.time, found.value
+def digests(events: Usable, codes: CodeTable) -> list[bytes]:
+    """xxh3_128 of what each entry may see, with its prediction time and birth; independent of where the events lie."""
+    packed = np.empty(len(events.entry), EVENT)
+    packed["code"], packed["time"], packed["value"] = codes.hashes[events.code], events.time, events.value
     content = memoryview(packed.tobytes())
-    entries = len(found.prediction)
-    ends = np.searchsorted(found.entry, np.arange(entries + 1)) * EVENT.itemsize
-    heads = np.stack([found.prediction, found.birth], axis=1).astype("<i8").tobytes()
-    dead = ((found.death <= found.prediction) & (found.prediction != NEVER)).tolist()
-    prints = []
+    entries = len(events.prediction)
+    ends = np.searchsorted(events.entry, np.arange(entries + 1)) * EVENT.itemsize
+    heads = np.stack([events.prediction, events.birth], axis=1).astype("<i8").tobytes()
+    dead = ((events.death <= events.prediction) & (events.prediction != NEVER)).tolist()
+    prints: list[bytes] = []
     for i, (start, stop) in enumerate(pairwise(ends.tolist())):
         whole = xxhash.xxh3_128(heads[16 * i : 16 * i + 16])
         if dead[i]:  # a death that is recorded later changes the entry
@@ -132,23 +134,23 @@ def _numbers(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _order(
     entry: np.ndarray, time: np.ndarray, hashes: np.ndarray, code: np.ndarray, value: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(places (K,), source (K,), again (R,)): the row that belongs at each of `places` stands at `source`; all others
-    are in order already. Then the rows `again` are equal to the row before them.
+    """(targets (K,), sources (K,), repeated (R,)): each row of `sources` belongs at the position in `targets`; all other
+    rows are in order already. After the move, the rows `repeated` equal the row before them.
     """
     new_entry = entry[1:] != entry[:-1]
     if (new_entry | (time[1:] >= time[:-1])).all():  # as MEDS asks for: only events of one time are out of order
         together = ~new_entry & (time[1:] == time[:-1])
-        places = np.flatnonzero(_tied(together))
-        moment = np.cumsum(~np.append(False, together)[places])
-        source = places[_by_moment(moment, hashes[code[places]], value[places])]
+        targets = np.flatnonzero(_tied(together))
+        moment = np.cumsum(~np.append(False, together)[targets])
+        sources = targets[_by_moment(moment, hashes[code[targets]], value[targets])]
     else:
-        places = np.arange(len(entry))
-        source = np.lexsort((value, hashes[code], time, entry))
-    same = np.ones(max(0, len(source) - 1), bool)
+        targets = np.arange(len(entry))
+        sources = np.lexsort((value, hashes[code], time, entry))
+    same = np.ones(max(0, len(sources) - 1), bool)
     for column in (entry, time, code, value.view(np.uint32)):
-        column = column[source]
+        column = column[sources]
         same &= column[1:] == column[:-1]
-    return places, source, places[1:][same]
+    return targets, sources, targets[1:][same]
 
 
 def _by_moment(moment: np.ndarray, code: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""What the modifier elements of FHIR R4 make of a resource: an event, none for a reason, or one with a code of its own.
+"""STATUSES: what the modifier elements of FHIR R4 make of a resource: an event, one with a code of its own, or none.
 
 Each table has every code of the element's required value set (FHIR R4, isModifier and binding of the element). A code
-that is not there is not understood, and what is not understood is dropped. The elements that are no status:
+missing here is not understood, and such a resource is dropped. Elements other than statuses:
 
-    implicitRules, modifierExtension    dropped wherever they stand (DomainResource.modifierExtension: applications are
+    implicitRules, modifierExtension    dropped wherever they are (DomainResource.modifierExtension: applications are
                                         required to check for them), but in Patient.contact and .communication, which
                                         are not read
     MedicationRequest.doNotPerform      a request not to give it: no event
@@ -15,20 +15,24 @@ that is not there is not understood, and what is not understood is dropped. The 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
-from medray.modalities.ehr.convert.codes import rows, table
 from medray.modalities.ehr.convert.events import Drop
+from medray.modalities.ehr.convert.fhir.codes import rows, table
+from medray.modalities.ehr.convert.fhir.json import JsonObject, JsonValue
 
 
 class Meaning(NamedTuple):
+    """What a code of a status makes of its resource: an event where nothing is set."""
+
     drop: str | None = None
     """A key of DROPS."""
     note: str | None = None
+    """A key of NOTES."""
     suffix: str | None = None
-    """Of the code: known, but not the same as the plain one."""
+    """What is appended to the code, to keep it apart from the plain one."""
 
 
 VALID = Meaning()
@@ -127,7 +131,7 @@ STATUSES: dict[str, dict[str, dict[str, Meaning]]] = {
     "Device": {
         "status": {
             "active": VALID,
-            "inactive": Meaning("no_longer"),  # of an implant: it has been removed, nobody says when
+            "inactive": Meaning("no_longer"),  # an implant was removed, at an unknown time
             "entered-in-error": ERROR,
             "unknown": UNKNOWN,
         }
@@ -173,15 +177,15 @@ TEST_LABEL = ("http://terminology.hl7.org/CodeSystem/v3-ActReason", "HTEST")
 CUT_TAG = ("http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "SUBSETTED")
 
 
-def refuse_modifiers(kind: str, found: dict[str, Any]) -> None:
-    """Raise Drop for what may change a meaning and is not understood."""
-    if found.get("implicitRules"):
+def refuse_modifiers(kind: str, resource: JsonObject) -> None:
+    """Raise Drop for elements that may change the meaning in a way that is not understood."""
+    if resource.get("implicitRules"):
         raise Drop("implicit_rules")
-    if b'"modifierExtension":' in orjson.dumps(found):
-        read = {name: value for name, value in found.items() if name not in NOT_READ.get(kind, ())}
+    if b'"modifierExtension":' in orjson.dumps(resource):
+        read = {name: value for name, value in resource.items() if name not in NOT_READ.get(kind, ())}
         if _holds(read, "modifierExtension"):
             raise Drop("modifier_extension")
-    meta = table(found.get("meta"))
+    meta = table(resource.get("meta"))
     labels = [(each.get("system"), each.get("code")) for name in ("security", "tag") for each in rows(meta.get(name))]
     if TEST_LABEL in labels:
         raise Drop("test_data")
@@ -189,21 +193,22 @@ def refuse_modifiers(kind: str, found: dict[str, Any]) -> None:
         raise Drop("incomplete")
 
 
-def _holds(value: Any, name: str) -> bool:
+def _holds(value: JsonValue, name: str) -> bool:
+    """Whether an object in the value has a property of that name."""
     if isinstance(value, dict):
         return bool(value.get(name)) or any(_holds(each, name) for each in value.values())
     return isinstance(value, list) and any(_holds(each, name) for each in value)
 
 
-def meaning(kind: str, found: dict[str, Any], notes: list[str]) -> str:
-    """What is appended to the codes of a valid resource ("" or "//WORD"). Raises Drop: no event."""
+def meaning(kind: str, resource: JsonObject, notes: list[str]) -> str:
+    """The text to append to the codes of a valid resource ("" or "//WORD"). Raises Drop where it gives no event."""
     suffix = ""
     for element, codes in STATUSES.get(kind, {}).items():
-        if element not in found or found[element] is None:
+        if element not in resource or resource[element] is None:
             if kind in REQUIRED and "no_status" not in notes:
                 notes.append("no_status")
             continue
-        for code in _codes(kind, element, found[element]):
+        for code in _codes(kind, element, resource[element]):
             each = codes.get(code)
             if each is None:
                 raise Drop("unknown_status")
@@ -213,37 +218,37 @@ def meaning(kind: str, found: dict[str, Any], notes: list[str]) -> str:
                 notes.append(each.note)
             if each.suffix:
                 suffix = f"//{each.suffix}"
-    if _flag(found, "doNotPerform") and kind == "MedicationRequest":
+    if _flag(resource, "doNotPerform") and kind == "MedicationRequest":
         raise Drop("not_done")
-    if kind == "Immunization" and _flag(found, "isSubpotent"):
+    if kind == "Immunization" and _flag(resource, "isSubpotent"):
         suffix = "//SUBPOTENT"
-    if kind == "Patient" and found.get("active") is not None and not _flag(found, "active"):
+    if kind == "Patient" and resource.get("active") is not None and not _flag(resource, "active"):
         notes.append("inactive_patient")
     return suffix
 
 
-def _codes(kind: str, element: str, value: Any) -> list[str]:
-    """The codes of a status; of a CodeableConcept those of the system that R4 requires. Raises Drop: there is none."""
+def _codes(kind: str, element: str, value: JsonValue) -> list[str]:
+    """The codes of a status; of a CodeableConcept those of the system that R4 requires. Raises Drop where there is none."""
     system = SYSTEMS.get((kind, element))
-    if system is None:
-        found = [value]
-    else:
-        found = [each.get("code") for each in rows(table(value).get("coding")) if each.get("system") in (system, None)]
-    codes = [code for code in found if isinstance(code, str)]
-    if not codes or len(codes) < len(found):
+    stated: list[JsonValue] = [value]
+    if system is not None:
+        stated = [each.get("code") for each in rows(table(value).get("coding")) if each.get("system") in (system, None)]
+    codes = [code for code in stated if isinstance(code, str)]
+    if not codes or len(codes) < len(stated):
         raise Drop("unknown_status")
     return codes
 
 
-def _flag(found: dict[str, Any], name: str) -> bool:
-    value = found.get(name)
+def _flag(resource: JsonObject, name: str) -> bool:
+    """A boolean element, false where it is missing. Raises Drop for anything but a boolean."""
+    value = resource.get(name)
     if value is not None and not isinstance(value, bool):
         raise Drop("unknown_status")
     return value is True
 
 
-def absent(concept: Any) -> Meaning | None:
-    """What the reason for a missing value says; None: no reason is given. A reason of one's own: without a result."""
+def absent(concept: JsonValue) -> Meaning | None:
+    """The meaning of a dataAbsentReason; None where there is none. A code that R4 does not have means no result."""
     if not concept:
         return None
     codes = [each.get("code") for each in rows(table(concept).get("coding"))]

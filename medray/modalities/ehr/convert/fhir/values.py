@@ -1,4 +1,4 @@
-"""value[x] of a FHIR R4 Observation, or of one of its components, to a number, a code, or nothing and a note.
+"""Values: value[x] of a FHIR R4 Observation, or of a component, to a number, a code, or nothing and a note.
 
 valueQuantity          number; the unit and the comparator (Quantity.comparator is a modifier) are part of the code
 valueInteger           number
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import numpy as np
 
-from medray.modalities.ehr.convert.codes import Coding, coding, rows, table, text, unit
 from medray.modalities.ehr.convert.events import Drop, Event
+from medray.modalities.ehr.convert.fhir.codes import Coding, coding, rows, table, text, unit
+from medray.modalities.ehr.convert.fhir.json import JsonObject, JsonValue
 from medray.modalities.ehr.convert.fhir.reading import Reading, event
 from medray.modalities.ehr.convert.fhir.status import ABSENT_SYSTEM, absent
-from medray.modalities.ehr.convert.times import Moment
+from medray.modalities.ehr.convert.fhir.times import Moment
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 COMPARATORS = ("<", "<=", ">=", ">")
@@ -31,13 +31,13 @@ _CHOICE = re.compile(r"value[A-Z]")
 _DECIMAL = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
 
 
-def measured(found: dict[str, Any], code: Coding, when: Moment | None, reading: Reading) -> Event:
-    """The event of a measurement. Raises Drop: it was not made, has no result, or contradicts itself."""
+def measured(observation: JsonObject, code: Coding, when: Moment | None, reading: Reading) -> Event:
+    """The event of an Observation or a component. Raises Drop: not performed, no result, or it contradicts itself."""
     plain = event(when, code.code, description=code.display)
-    choices = [(name, value) for name, value in found.items() if _CHOICE.match(name) and value is not None]
+    choices = [(name, value) for name, value in observation.items() if _CHOICE.match(name) and value is not None]
     if len(choices) > 1:
         raise Drop("contradictory")
-    reason = found.get("dataAbsentReason")
+    reason = observation.get("dataAbsentReason")
     if choices and reason:  # FHIR R4 Observation, rule obs-6
         raise Drop("contradictory")
     if choices and (inside := _absent_inside(choices[0][1])):
@@ -49,16 +49,16 @@ def measured(found: dict[str, Any], code: Coding, when: Moment | None, reading: 
     return _valued(plain, code, *choices[0], reading) if choices else plain
 
 
-def _absent_inside(value: Any) -> dict[str, Any] | None:
-    """A reason for a missing value that stands in the value's place: a code of it, or the extension."""
-    codes = [each for each in rows(table(value).get("coding")) if each.get("system") == ABSENT_SYSTEM]
+def _absent_inside(value: JsonValue) -> JsonObject | None:
+    """The reason for a missing value that a value itself gives: as one of its codes, or in the extension."""
+    codes: list[JsonValue] = [each for each in rows(table(value).get("coding")) if each.get("system") == ABSENT_SYSTEM]
     for each in rows(table(value).get("extension")):
         if each.get("url") == ABSENT_EXTENSION:
             codes.append({"code": each.get("valueCode")})
     return {"coding": codes} if codes else None
 
 
-def _valued(plain: Event, code: Coding, name: str, value: Any, reading: Reading) -> Event:
+def _valued(plain: Event, code: Coding, name: str, value: JsonValue, reading: Reading) -> Event:
     match name, value:
         case "valueQuantity", dict():
             return _quantity(plain, value, reading)
@@ -81,17 +81,18 @@ def _valued(plain: Event, code: Coding, name: str, value: Any, reading: Reading)
     return plain
 
 
-def _quantity(plain: Event, quantity: dict[str, Any], reading: Reading) -> Event:
-    comparator, value = quantity.get("comparator"), number(quantity.get("value"), reading.notes)
-    if comparator is not None and comparator not in COMPARATORS:
+def _quantity(plain: Event, quantity: JsonObject, reading: Reading) -> Event:
+    stated, value = quantity.get("comparator"), number(quantity.get("value"), reading.notes)
+    comparator = next((each for each in COMPARATORS if each == stated), None)
+    if stated is not None and comparator is None:
         reading.notes.append("unknown_comparator")
-        comparator = value = None
+        value = None
     parts = [plain.code, unit(quantity, reading.notes), comparator]
     return plain._replace(code="//".join(part for part in parts if part), value=value)
 
 
-def number(value: Any, notes: list[str]) -> float | None:
-    """A JSON number that 32 bits hold, neither too large nor so small that it would be 0; None with a note."""
+def number(value: JsonValue, notes: list[str]) -> float | None:
+    """A JSON number that float32 can hold, neither too large nor so small that it would become 0; else None and a note."""
     if isinstance(value, str):
         notes.append("number_as_text")
         return None

@@ -1,4 +1,4 @@
-"""The first row of a CSV: the names of its columns, looked at before Arrow reads the rest."""
+"""Column names of a CSV: its first row, checked before Arrow reads the rest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ HEAD = 2**16
 
 
 def column_names(head: bytes, delimiter: str, encoding: str) -> list[str]:
-    """Of the first row, without a byte order mark."""
+    """Cells of the first row, without a byte order mark; none for an empty file."""
     text = io.TextIOWrapper(io.BytesIO(head), encoding, errors="replace", newline="")
-    return [name.removeprefix("\ufeff") for name in next(csv.reader(text, delimiter=delimiter), [])]
+    first = next(csv.reader(text, delimiter=delimiter), None)
+    return [name.removeprefix("\ufeff") for name in first or ()]
 
 
 def check_names(names: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises SampleError where one of `columns` is not there, or twice: Arrow would take the first without a word."""
+    """Raise SampleError where one of `columns` is missing or occurs twice: Arrow would silently take the first."""
     if names and not set(columns) <= set(names):
         raise SampleError("bad_columns", f"expected the columns {', '.join(columns)}")
     twice = [name for name in columns if names.count(name) > 1]
@@ -29,7 +30,7 @@ def check_names(names: Sequence[str], columns: Sequence[str]) -> None:
 
 
 class Rest(io.RawIOBase):
-    """What was read of a stream already, and then the rest of it."""
+    """A stream from its start: the bytes that were read of it already, then the rest."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         self.head, self.stream = head, stream
@@ -40,6 +41,6 @@ class Rest(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         if not self.head:
             return self.stream.read(size)
-        found = self.head if size < 0 else self.head[:size]
-        self.head = self.head[len(found) :]
-        return found + self.stream.read() if size < 0 else found
+        piece = self.head if size < 0 else self.head[:size]
+        self.head = self.head[len(piece) :]
+        return piece + self.stream.read() if size < 0 else piece

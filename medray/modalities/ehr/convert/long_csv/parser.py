@@ -37,8 +37,8 @@ class _Drops:
             self.why[where & (self.why == 0)] = len(self.names) - 1
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        found = np.bincount(self.why, minlength=len(self.names))[1:]
-        yield from ((name, int(count)) for name, count in zip(self.names[1:], found, strict=True) if count)
+        counts = np.bincount(self.why, minlength=len(self.names))[1:]
+        yield from ((name, int(count)) for name, count in zip(self.names[1:], counts, strict=True) if count)
 
 
 class CsvParser:
@@ -47,17 +47,17 @@ class CsvParser:
 
     def __call__(self, unit: Unit) -> Iterator[pa.RecordBatch]:
         writer = Writer(unit.unit)
-        held: dict[str, list[pa.Table]] = {}
+        waiting_of: dict[str, list[pa.Table]] = {}
         try:
-            for found in members(unit.uri):
-                for table, block in self._blocks(found, writer):
-                    waiting = held.setdefault(table.name, [])
+            for member in members(unit.uri):
+                for table, block in self._blocks(member, writer):
+                    waiting = waiting_of.setdefault(table.name, [])
                     waiting.append(block)
                     if sum(map(len, waiting)) >= ROWS_AT_ONCE:
-                        yield self._mapped(table, pa.concat_tables(held.pop(table.name)), writer)
+                        yield self._mapped(table, pa.concat_tables(waiting_of.pop(table.name)), writer)
         except SampleError as error:  # of the file before its first member, or between two
             writer.lost_file(unit.start, error)
-        for name, blocks in held.items():
+        for name, blocks in waiting_of.items():
             table = next(each for each in self.source.tables if each.name == name)
             yield self._mapped(table, pa.concat_tables(blocks), writer)
         writer.finish()
@@ -80,7 +80,7 @@ class CsvParser:
                         block if subject is None else block.append_column(SUBJECT, pa.repeat(subject, len(block))),
                     )
         except SampleError as error:
-            writer.failed(member.index, error)
+            writer.failed(member.number, error)
 
     def _mapped(self, table: CsvTable, block: pa.Table, writer: Writer) -> pa.RecordBatch:
         """Text columns of one table to EVENT rows; what is dropped is counted."""
@@ -126,12 +126,12 @@ class CsvParser:
         """(N,) int64 ids and their checks; each identifier is keyed once per block."""
         words = cells.dictionary_encode()
         ids, bad = np.zeros((len(words.dictionary), 2), np.int64), np.zeros(len(words.dictionary), bool)
-        for place, name in enumerate(words.dictionary.to_pylist()):
+        for i, name in enumerate(words.dictionary.to_pylist()):
             if name:
                 try:
-                    ids[place] = self.subjects(name)
+                    ids[i] = self.subjects(name)
                 except Drop:
-                    bad[place] = True
+                    bad[i] = True
         indices = words.indices.to_numpy()
         drop(_nothing(cells, table), "no_subject")
         drop(bad[indices], "bad_subject")
@@ -143,13 +143,13 @@ class CsvParser:
         if table.time_column is None:
             return pa.nulls(len(block), pa.timestamp("us")), np.zeros(len(block), bool)
         cells = _cells(block, table.time_column)
-        found, wrong, unsure = times(cells, table)
+        time, wrong, unsure = times(cells, table)
         empty = _nothing(cells, table)
         if self.source.untimed == "drop":
             drop(empty & ~static, "no_time")
         drop(wrong & ~empty, "bad_time")
-        at_origin = _true(pc.equal(found, pa.scalar(table.origin, pa.timestamp("us")))) | empty
-        return pc.if_else(pa.array(static & at_origin), pa.scalar(None, pa.timestamp("us")), found), unsure
+        at_origin = _true(pc.equal(time, pa.scalar(table.origin, pa.timestamp("us")))) | empty
+        return pc.if_else(pa.array(static & at_origin), pa.scalar(None, pa.timestamp("us")), time), unsure
 
     @staticmethod
     def _values(table: CsvTable, block: pa.Table, code: pa.Array, drop: _Drops) -> tuple[pa.Array, pa.Array, pa.Array]:
@@ -158,11 +158,11 @@ class CsvParser:
         full = pc.binary_join_element_wise(table.code_prefix, code, "")
         if table.value_column is not None:
             cells = _cells(block, table.value_column)
-            found = values(cells, code, table)
-            for reason, where in found.dropped.items():
+            parsed = values(cells, code, table)
+            for reason, where in parsed.dropped.items():
                 drop(where, reason)
-            full = pc.if_else(pa.array(found.in_code), pc.binary_join_element_wise(full, cells, "//"), full)
-            number, text = found.number, found.text
+            full = pc.if_else(pa.array(parsed.in_code), pc.binary_join_element_wise(full, cells, "//"), full)
+            number, text = parsed.number, parsed.text
         if table.unit_column is not None:
             units = _cells(block, table.unit_column)
             without = pa.array(_nothing(units, table))
@@ -207,15 +207,15 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
 def _whole_rows(batch: pa.RecordBatch, table: CsvTable, writer: Writer) -> pa.Table:
     """The rows without those of which a cell holds other rows, because a quote before them is not closed."""
     lost = np.zeros(len(batch), bool)
-    for place, kind in enumerate(batch.schema.types):
+    for column, kind in enumerate(batch.schema.types):
         if not pa.types.is_string(kind):
             continue
-        for row in np.flatnonzero(_true(pc.match_substring(batch.column(place), "\n"))).tolist():
-            held = _rows_within(batch.column(place)[row].as_py(), batch.schema.names, table)
-            if held and not lost[row]:
+        for row in np.flatnonzero(_true(pc.match_substring(batch.column(column), "\n"))).tolist():
+            swallowed = _rows_within(batch.column(column)[row].as_py(), batch.schema.names, table)
+            if swallowed and not lost[row]:
                 lost[row] = True
-                writer.count(table.name, READ, held)
-                writer.count(table.name, "unclosed_quote", held)
+                writer.count(table.name, READ, swallowed)
+                writer.count(table.name, "unclosed_quote", swallowed)
     return pa.Table.from_batches([batch]).filter(pa.array(~lost)) if lost.any() else pa.Table.from_batches([batch])
 
 
@@ -230,17 +230,17 @@ def _is_row(line: str, names: list[str], table: CsvTable) -> bool:
     if line.count(table.delimiter) != len(names) - 1:
         return False
     cells = dict(zip(names, line.split(table.delimiter), strict=True))
-    told = [cells[name].strip() for name in (table.subject_column, table.code_column) if name]
+    needed = [cells[name].strip() for name in (table.subject_column, table.code_column) if name]
     when = cells[table.time_column].strip() if table.time_column else None
-    return bool(told) and all(told) and (when is None or not times(pa.array([when]), table).wrong[0])
+    return bool(needed) and all(needed) and (when is None or not times(pa.array([when]), table).wrong[0])
 
 
 def _subject_of_name(name: str, table: CsvTable) -> str | None:
-    """The identifier in a file's name; empty where there is none, None where a column has it."""
+    """The identifier in a file's name; empty where the name has none, None where a column gives it."""
     if table.subject_column is not None:
         return None
-    found = re.search(table.subject_pattern, name)
-    return (found[1] or "") if found else ""
+    match = re.search(table.subject_pattern, name)
+    return (match[1] or "") if match else ""
 
 
 def _cells(block: pa.Table, column: str) -> pa.Array:
@@ -254,7 +254,7 @@ def _raw(block: pa.Table, column: str) -> pa.Array:
 
 
 def _nothing(cells: pa.Array, table: CsvTable) -> np.ndarray:
-    """(N,) bool: the cell stands for nothing."""
+    """(N,) bool: the cell is empty or stands for a missing value."""
     return _true(pc.is_in(cells, pa.array([*table.empty, *NOTHING_OF_TOOLS], pa.string())))
 
 

@@ -1,4 +1,4 @@
-"""Text cells of a CSV to times in UTC, a whole column at once: what is no moment is none, never another moment."""
+"""Times: text cells of a CSV to times in UTC, a whole column at once. What cannot be read as a time is null, never a guess."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"%[YmdHMSbBjaAp]")
 
 
 class Times(NamedTuple):
-    found: pa.Array
+    time: pa.Array
     """(N,) timestamps in UTC, null where there is none"""
     wrong: np.ndarray
     """(N,) bool: no time can be read"""
@@ -44,16 +44,16 @@ def times(cells: pa.Array, table: CsvTable) -> Times:
     """(N,) strings to times. Days, hours and seconds that do not exist are none; fractions are cut to a microsecond."""
     unsure = np.zeros(len(cells), bool)
     if table.time_format == "hh:mm":
-        found = _offset(_clock(cells), table)
+        time = _offset(_clock(cells), table)
     elif table.time_format in _SECONDS:
         numeric = pc.match_substring_regex(cells, _NUMBER)
         counted = pc.if_else(numeric, cells, None).cast(pa.float64())
-        found = _offset(counted.to_numpy(zero_copy_only=False) * _SECONDS[table.time_format], table)
+        time = _offset(counted.to_numpy(zero_copy_only=False) * _SECONDS[table.time_format], table)
     elif table.time_format == "iso":
-        found, unsure = _iso(cells, table.time_zone)
+        time, unsure = _iso(cells, table.time_zone)
     else:
-        found, unsure = _formatted(cells, table.time_format, table.time_zone)
-    return Times(found, found.is_null().to_numpy(zero_copy_only=False), unsure)
+        time, unsure = _formatted(cells, table.time_format, table.time_zone)
+    return Times(time, time.is_null().to_numpy(zero_copy_only=False), unsure)
 
 
 def _clock(cells: pa.Array) -> np.ndarray:
@@ -127,13 +127,13 @@ def _whole(text: pa.Array) -> np.ndarray:
 
 
 def _offsets(text: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) zones ("Z", "+0530", "-05", "" or null) to (minutes east of UTC, there is one, it is one that there is)."""
+    """(N,) zones ("Z", "+0530", "-05", "" or null) to (minutes east of UTC; whether one is given; whether it is valid)."""
     words = text.fill_null("").dictionary_encode()
     each = [_minutes(word) for word in words.dictionary.to_pylist()]
     indices = words.indices.to_numpy()
-    minutes = np.array([found or 0 for found in each], np.int64)[indices]
+    minutes = np.array([offset or 0 for offset in each], np.int64)[indices]
     named = np.array([word != "" for word in words.dictionary.to_pylist()], bool)[indices]
-    return minutes, named, np.array([found is not None for found in each], bool)[indices]
+    return minutes, named, np.array([offset is not None for offset in each], bool)[indices]
 
 
 def _minutes(zone: str) -> int | None:

@@ -66,17 +66,17 @@ def values(cells: pa.Array, code: pa.Array, table: CsvTable) -> Values:
 
 
 def _plain(cells: pa.Array, table: CsvTable) -> pa.Array:
-    """(N,) numbers as 1234.5, in the notation of the table; null for what is none."""
+    """(N,) numbers as 1234.5, in the notation of the table; null where it is no number."""
     if table.decimal == "." and not table.thousands:
         return pc.if_else(pc.match_substring_regex(cells, _NUMBER), cells, None)
     mark = re.escape(table.decimal)
     groups = _SAME_MARKS.get(table.thousands, table.thousands)
     grouped = rf"|\d{{1,3}}(?:[{groups}]\d{{3}})+" if groups else ""
     number = rf"^[+-]?(?:(?:\d+{grouped})(?:{mark}\d*)?|{mark}\d+)([eE][+-]?\d+)?$"
-    found = pc.if_else(pc.match_substring_regex(cells, number), cells, None)
+    plain = pc.if_else(pc.match_substring_regex(cells, number), cells, None)
     if groups:
-        found = pc.replace_substring_regex(found, f"[{groups}]", "")
-    return pc.replace_substring(found, table.decimal, ".")
+        plain = pc.replace_substring_regex(plain, f"[{groups}]", "")
+    return pc.replace_substring(plain, table.decimal, ".")
 
 
 def _unknown(number: pa.Array, code: pa.Array, table: CsvTable) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Moments as FHIR writes them, to microseconds since 1970 in UTC, and the days that were written."""
+"""Moment: a FHIR date or time as microseconds since 1970 in UTC, with the days as they were written."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def moment(text: str, dates: Literal["start", "end"], zone: ZoneInfo | None) -> 
     A date is the start of its first day, or the end of its last, in `zone` or else in UTC. Second 60 is the next
     minute's first, as POSIX counts it; digits beyond microseconds are cut off.
     """
-    found = _MOMENT.fullmatch(text)
-    if found is None or (found["time"] and not found["day"]):
+    match = _MOMENT.fullmatch(text)
+    if match is None or (match["time"] and not match["day"]):
         raise Drop("bad_time")
     try:
-        if found["time"]:
-            return _timed(text, found, zone)
-        first, after = _days(found["date"])
+        if match["time"]:
+            return _timed(text, match, zone)
+        first, after = _days(match["date"])
         edge = first if dates == "start" else after
         midnight = datetime(edge.year, edge.month, edge.day, tzinfo=zone or UTC)
     except (ValueError, OverflowError):  # 30 February, the year after 9999
@@ -60,14 +60,14 @@ def moment(text: str, dates: Literal["start", "end"], zone: ZoneInfo | None) -> 
     return Moment(us, _day(first), (after - first).days)
 
 
-def _timed(text: str, found: re.Match[str], zone: ZoneInfo | None) -> Moment:
-    leap = found["second"] == "60"
+def _timed(text: str, match: re.Match[str], zone: ZoneInfo | None) -> Moment:
+    leap = match["second"] == "60"
     if leap:
-        text = text[: found.start("second")] + "59" + text[found.end("second") :]
+        text = text[: match.start("second")] + "59" + text[match.end("second") :]
     time = _zoned(datetime.fromisoformat(text), zone)
     if leap:
         time = time.replace(microsecond=0) + timedelta(seconds=1)
-    return Moment(_us(time), _day(date.fromisoformat(found["date"])))
+    return Moment(_us(time), _day(date.fromisoformat(match["date"])))
 
 
 def _zoned(time: datetime, zone: ZoneInfo | None) -> datetime:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from medray.modalities.ehr.convert.fhir.json import JsonObject, JsonValue
 
 SYSTEMS = {
     "http://loinc.org": "LOINC",
@@ -30,12 +32,12 @@ SYSTEMS = {
     "urn:oid:2.16.840.1.113883.6.238": "CDCREC",
 }
 """Short names of code systems (hl7.org/fhir/R4/terminologies-systems.html). Others keep their whole URI, so that two
-are never taken for one; a code without a system is LOCAL."""
+systems are never confused; a code without a system is LOCAL."""
 
 # hl7.org/fhir/R4/datatypes.html#code: no other space than single ones inside
 _CODE = re.compile(r"[^\s]+( [^\s]+)*")
 MAX_CODE, MAX_UNIT, MAX_DISPLAY = 64, 24, 256
-"""Characters. Of what is longer, which may be a text that somebody put there, a hash stands in the code."""
+"""Characters. Anything longer may be text that somebody typed: its hash takes its place in the code."""
 
 
 class Coding(NamedTuple):
@@ -44,46 +46,47 @@ class Coding(NamedTuple):
     display: str | None
 
 
-def table(value: Any) -> dict[str, Any]:
+def table(value: JsonValue) -> JsonObject:
     """A JSON object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def rows(value: Any) -> list[dict[str, Any]]:
+def rows(value: JsonValue) -> list[JsonObject]:
     """The objects of a JSON list; a lone object is a list of one."""
     if isinstance(value, dict):
         return [value]
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def text(value: Any) -> str | None:
-    """A JSON string that is not blank."""
+def text(value: JsonValue) -> str | None:
+    """A JSON string without blanks at its ends; None for a blank one and for anything else."""
     return value.strip() or None if isinstance(value, str) else None
 
 
-def code_text(value: Any, notes: list[str] | None = None) -> str | None:
-    """A string that may be a code (no line breaks, no double spaces), whole up to 64 characters, else its hash.
+def code_text(value: JsonValue, notes: list[str] | None = None) -> str | None:
+    """A string that may be a code (no line breaks, no double spaces): as it is up to 64 characters, else its hash.
 
-    FHIR R4 `code` has no greatest length: a SNOMED CT expression is one, and stays apart from every other.
+    FHIR R4 sets no maximum length for `code`: a SNOMED CT expression is a code, and must differ from every other.
     """
-    found = text(value)
-    if found is None or not _CODE.fullmatch(found):
+    code = text(value)
+    if code is None or not _CODE.fullmatch(code):
         return None
-    if len(found) <= MAX_CODE:
-        return found
+    if len(code) <= MAX_CODE:
+        return code
     if notes is not None:
         notes.append("long_code_hashed")
-    return _hashed(found)
+    return _hashed(code)
 
 
 def _hashed(value: str) -> str:
-    """Equal texts are equal and no two are taken for one; what a person typed does not come along."""
+    """Hash that stands for a text: equal for equal texts, different for others; nothing a person typed can be read from it."""
     return "#" + hashlib.sha256(value.encode()).hexdigest()[:16]
 
 
-def coding(concept: Any, notes: list[str] | None = None) -> Coding | None:
-    """The coding that names a CodeableConcept: the first of a known system, else the first; None: text only."""
-    other, about_other = None, []
+def coding(concept: JsonValue, notes: list[str] | None = None) -> Coding | None:
+    """The coding that names a CodeableConcept: the first of a known system, else the first; None where there is only text."""
+    other: Coding | None = None
+    about_other: list[str] = []
     for each in rows(table(concept).get("coding")):
         about: list[str] = []
         code = code_text(each.get("code"), about)
@@ -102,27 +105,27 @@ def coding(concept: Any, notes: list[str] | None = None) -> Coding | None:
     return other
 
 
-def _display(found: dict[str, Any]) -> str | None:
-    display = text(found.get("display"))
+def _display(coded: JsonObject) -> str | None:
+    display = text(coded.get("display"))
     return display if display and len(display) <= MAX_DISPLAY else None
 
 
 UCUM = "http://unitsofmeasure.org"
 
 
-def unit(quantity: dict[str, Any], notes: list[str]) -> str | None:
-    """UCUM's code of the unit, else the unit as it is written; None: there is none. A code of another system than UCUM
-    stands with its system, and what is longer than 24 characters as its hash: two scales are never taken for one."""
+def unit(quantity: JsonObject, notes: list[str]) -> str | None:
+    """The unit's UCUM code, else the unit as it is written; None where there is none. A code of another system keeps
+    the name of its system, and a unit of more than 24 characters becomes its hash: two scales are never confused."""
     code, system = text(quantity.get("code")), text(quantity.get("system"))
     if code and system and system.rstrip("/") != UCUM:
         code = f"{SYSTEMS.get(system, system)}:{code}"
-        found, limit = code, MAX_CODE
+        name, limit = code, MAX_CODE
     else:
-        found, limit = code or text(quantity.get("unit")), MAX_UNIT
-    if found is None:
+        name, limit = code or text(quantity.get("unit")), MAX_UNIT
+    if name is None:
         return None
-    found = " ".join(found.split())
-    if len(found) <= limit:
-        return found
+    name = " ".join(name.split())
+    if len(name) <= limit:
+        return name
     notes.append("long_unit_hashed")
-    return _hashed(found)
+    return _hashed(name)
