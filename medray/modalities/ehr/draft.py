@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from medray.errors import LabelError, SampleError
 from medray.modalities.drafts import FEW_CLASSES, Draft, counted
 from medray.modalities.ehr.meds import task
-from medray.modalities.ehr.meds.archive import Archive
+from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.meds.file import BROKEN, STATIC
 from medray.modalities.ehr.scan import runs
 from medray.modalities.ehr.spec import EhrSpec, TaskSpec
@@ -92,7 +92,7 @@ def draft(files: Sequence[File], root: str) -> Draft | None:
 
 def _durations(data: Sequence[File]) -> tuple[list[float], int, int]:
     """(hours between the first and the last of the middle 90 % of events of each subject, subjects, files that were read)."""
-    archive = Archive(EhrSpec(representation="events"))
+    archive = MedsArchive(EhrSpec(representation="events"))
     hours: list[float] = []
     subjects = read = 0
     for file in islice(data, FILES):
