@@ -32,6 +32,8 @@ class Live(TypedDict):
     history: list[EpochRow]
     stopped: str
     """Why training ended, once it has."""
+    metrics: NotRequired[tuple[str, ...]]
+    """Which metrics of an epoch its line shows, in this order."""
     note: NotRequired[str]
     """What a person should know of how it began; "" where nothing is to be said."""
     workers: NotRequired[int]

@@ -16,13 +16,13 @@ from medray.engines.local import LocalEngine
 from medray.errors import RunFileError
 from medray.learning import bootstrap as boot
 from medray.learning import bundles
-from medray.learning.metrics import BINARY, Figures
+from medray.learning.metrics import BINARY, MetricOptions
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
 from medray.learning.thresholds import FEW, choose
 from medray.verbs.evaluate import evaluate
 from medray.verbs.train import train
 
-AT_5 = Figures(beta=2.0, prevalence=0.05)
+AT_5 = MetricOptions(beta=2.0, prevalence=0.05)
 
 
 def counted(tn: int, fp: int, fn: int, tp: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def counted(tn: int, fp: int, fn: int, tp: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def test_figures_of_two_classes_counted_by_hand():
-    found = BinaryObjective().metrics(*counted(tn=80, fp=10, fn=2, tp=8), (0.5,), figures=AT_5)
+    found = BinaryObjective().metrics(*counted(tn=80, fp=10, fn=2, tp=8), (0.5,), options=AT_5)
     sensitivity, specificity = 0.8, 8 / 9
     assert found["mcc"] == pytest.approx((8 * 80 - 10 * 2) / math.sqrt(18 * 10 * 90 * 82))
     assert found["f_beta"] == pytest.approx(5 * 8 / (5 * 8 + 4 * 2 + 10))
@@ -48,14 +48,14 @@ def test_figures_of_two_classes_counted_by_hand():
 
 def test_at_the_prevalence_of_the_rows_themselves_ppv_is_the_precision():
     scores, truth = counted(tn=80, fp=10, fn=2, tp=8)
-    found = BinaryObjective().metrics(scores, truth, (0.5,), figures=Figures(prevalence=0.1))
+    found = BinaryObjective().metrics(scores, truth, (0.5,), options=MetricOptions(prevalence=0.1))
     assert found["ppv_at_prevalence"] == pytest.approx(found["precision"])
     assert found["npv_at_prevalence"] == pytest.approx(80 / 82)
 
 
 def test_a_prevalence_moves_by_the_likelihood_ratio():
     """Odds after = odds before x LR+ (Altman & Bland 1994)."""
-    found = BinaryObjective().metrics(*counted(tn=80, fp=10, fn=2, tp=8), (0.5,), figures=AT_5)
+    found = BinaryObjective().metrics(*counted(tn=80, fp=10, fn=2, tp=8), (0.5,), options=AT_5)
     odds = 0.05 / 0.95 * found["lr_positive"]
     assert found["ppv_at_prevalence"] == pytest.approx(odds / (1 + odds))
 
@@ -71,7 +71,7 @@ def test_without_a_stated_prevalence_there_is_no_such_figure():
 @pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
 def test_figures_of_two_classes_equal_scikit_learns(beta):
     scores, truth = binary_case()
-    found = BinaryObjective().metrics(scores, truth, (0.5,), figures=Figures(beta=beta))
+    found = BinaryObjective().metrics(scores, truth, (0.5,), options=MetricOptions(beta=beta))
     true, called = truth[:, 0].astype(int), (scores[:, 0] >= 0.5).astype(int)
     positive, negative = sk.class_likelihood_ratios(true, called)
     assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(true, called))
@@ -83,7 +83,7 @@ def test_figures_of_two_classes_equal_scikit_learns(beta):
 
 def test_figures_of_classes_equal_scikit_learns():
     scores, truth = multiclass_case()
-    found = MulticlassObjective().metrics(scores, truth, (), ("a", "b", "c", "d"), Figures(beta=0.5))
+    found = MulticlassObjective().metrics(scores, truth, (), ("a", "b", "c", "d"), MetricOptions(beta=0.5))
     true, called = truth[:, 0].astype(int), scores.argmax(axis=1)
     assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(true, called))
     assert found["f_beta"] == pytest.approx(sk.fbeta_score(true, called, beta=0.5, average="macro"))
@@ -107,7 +107,7 @@ def test_figures_of_classes_equal_scikit_learns():
     ],
 )
 def test_what_is_not_defined_is_null_and_never_a_number(counts, undefined):
-    found = BinaryObjective().metrics(*counted(*counts), (0.5,), figures=AT_5)
+    found = BinaryObjective().metrics(*counted(*counts), (0.5,), options=AT_5)
     assert {name for name in ("mcc", "f_beta", *BINARY) if found[name] is None} == undefined
     json.dumps(found, allow_nan=False)
 
@@ -123,14 +123,16 @@ def test_the_correlation_of_classes_that_are_all_called_one_is_null():
 def test_intervals_are_those_of_the_repeated_rows_and_hold_the_figure():
     scores, truth = binary_case()
     weights = np.hstack(list(boot.resampled_weights(SUBJECTS, 2, seed=1)))
-    weighted = BinaryObjective()._scalars(scores.astype(np.float64), truth.astype(np.float64), (0.5,), weights, AT_5)
+    weighted = BinaryObjective().weighted_metrics(
+        scores.astype(np.float64), truth.astype(np.float64), (0.5,), weights, AT_5
+    )
     for column in range(2):
         rows = np.repeat(np.arange(N), weights[:, column].astype(int))
-        found = BinaryObjective().metrics(scores[rows], truth[rows], (0.5,), figures=AT_5)
+        found = BinaryObjective().metrics(scores[rows], truth[rows], (0.5,), options=AT_5)
         for name in ("mcc", "f_beta", *BINARY):
             assert weighted[name][column] == pytest.approx(found[name])
-    found = BinaryObjective().metrics(scores, truth, (0.5,), figures=AT_5)
-    pairs = BinaryObjective().bootstrap(scores, truth, SUBJECTS, (0.5,), resamples=200, figures=AT_5)
+    found = BinaryObjective().metrics(scores, truth, (0.5,), options=AT_5)
+    pairs = BinaryObjective().bootstrap(scores, truth, SUBJECTS, (0.5,), resamples=200, options=AT_5)
     for name in ("mcc", "f_beta", *BINARY):
         assert pairs[name][0] < found[name] < pairs[name][1]
     assert not set(BINARY[2:]) & BinaryObjective().bootstrap(scores, truth, SUBJECTS, (0.5,), resamples=5).keys()

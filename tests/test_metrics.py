@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from medray.errors import MedrayError
 from medray.learning import bootstrap as boot
-from medray.learning.metrics import BINARY, CLASSIFICATION, DIRECTIONS, MEANINGS, REGRESSION
+from medray.learning.metrics import BINARY, CLASSIFICATION, METRICS, REGRESSION
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
 
 N = 600
@@ -247,7 +247,9 @@ def test_metrics_of_gathered_batches_in_any_order_are_those_of_the_whole(name):
 @pytest.mark.parametrize("name", CASES)
 def test_a_resample_of_every_row_once_equals_the_metrics(name):
     objective, scores, targets, thresholds = CASES[name]
-    weighted = objective._scalars(scores.astype(np.float64), targets.astype(np.float64), thresholds, np.ones((N, 1)))
+    weighted = objective.weighted_metrics(
+        scores.astype(np.float64), targets.astype(np.float64), thresholds, np.ones((N, 1))
+    )
     found = scalars(objective, objective.metrics(scores, targets, thresholds))
     assert {metric: weighted[metric][0] for metric in found} == pytest.approx(found, abs=1e-6)
 
@@ -256,7 +258,7 @@ def test_a_resample_of_every_row_once_equals_the_metrics(name):
 def test_a_resample_equals_the_metrics_of_the_repeated_rows(name):
     objective, scores, targets, thresholds = CASES[name]
     weights = np.hstack(list(boot.resampled_weights(SUBJECTS, 3, seed=1)))
-    weighted = objective._scalars(scores.astype(np.float64), targets.astype(np.float64), thresholds, weights)
+    weighted = objective.weighted_metrics(scores.astype(np.float64), targets.astype(np.float64), thresholds, weights)
     for column in range(3):
         rows = np.repeat(np.arange(N), weights[:, column].astype(int))
         found = scalars(objective, objective.metrics(scores[rows], targets[rows], thresholds))
@@ -324,4 +326,8 @@ def test_a_metric_that_resamples_mostly_cannot_give_has_no_interval():
 
 
 def test_every_metric_has_a_direction_and_a_meaning():
-    assert set(DIRECTIONS) == set(MEANINGS) == {"loss", *CLASSIFICATION, *BINARY, *REGRESSION}
+    assert set(METRICS) == {"loss", *CLASSIFICATION, *BINARY, *REGRESSION}
+    for objective, *_ in CASES.values():
+        for name in (*objective.scalar_metrics(), *objective.headline(), *objective.curve_metrics(), "loss"):
+            metric = objective.metric(name)
+            assert metric.title and metric.meaning and metric.direction == objective.direction(name)

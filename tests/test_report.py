@@ -14,10 +14,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from medray.learning.metrics import metric_text
 from medray.learning.objectives import BinaryObjective, MulticlassObjective, MultilabelObjective, RegressionObjective
-from medray.reports import figures
-from medray.reports.evaluation import Mistake, ReportFacts, ScoringRun, thumbnail, write_report
-from medray.reports.numbers import metric_text
+from medray.learning.objectives.diagnostics import curve_points
+from medray.learning.rates import wilson
+from medray.reports.drawing import figure
+from medray.reports.evaluation import Mistake, ReportFacts, ScoringRun, write_report
+from medray.reports.learning_curve import learning_curve
+from medray.reports.page import thumbnail
 
 HISTORY = [
     {"epoch": 1, "train_loss": 0.7, "loss": 0.6, "auroc": None, "accuracy": 0.5, "learning_rate": 1e-3},
@@ -258,9 +262,11 @@ def test_an_array_that_is_no_picture_is_refused(image):
 
 def test_a_learning_curve_is_drawn_from_the_first_epoch_and_from_a_table():
     for history in (HISTORY[:1], HISTORY, pa.Table.from_pylist(HISTORY)):
-        with Image.open(io.BytesIO(figures.learning_curve(history))) as picture:
+        with Image.open(io.BytesIO(learning_curve(history, BinaryObjective()))) as picture:
             assert picture.format == "PNG"
-    assert figures.learning_curve(HISTORY) == figures.learning_curve(pa.Table.from_pylist(HISTORY))
+    assert learning_curve(HISTORY, BinaryObjective()) == learning_curve(
+        pa.Table.from_pylist(HISTORY), BinaryObjective()
+    )
 
 
 def test_drawing_needs_no_pyplot_and_leaves_no_setting_behind():
@@ -272,32 +278,32 @@ def test_drawing_needs_no_pyplot_and_leaves_no_setting_behind():
 
 
 def test_curve_points_are_one_for_each_different_score():
-    cuts, true, false = figures.curve_points(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
+    cuts, true, false = curve_points(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
     assert cuts.tolist() == [0.9, 0.5, 0.1]
     assert true.tolist() == [1, 2, 2]
     assert false.tolist() == [0, 1, 2]
 
 
 def test_the_wilson_interval_of_8_in_10():
-    low, high = figures.wilson(np.array([0.8]), np.array([10]))
+    low, high = wilson(np.array([0.8]), np.array([10]))
     assert (low[0], high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe 1998, method 3
 
 
 def test_one_class_has_no_curves_but_the_other_figures():
     scores = np.linspace(0, 1, 20)[:, None]
-    titles = [each.title for each in figures.figures("binary", ("a", "b"), scores, np.zeros((20, 1)), (0.5,))]
+    titles = [each.title for each in BinaryObjective().charts(("a", "b"), scores, np.zeros((20, 1)), (0.5,))]
     assert titles == ["Calibration", "Confusion matrix", "Scores"]
 
 
 def test_no_rows_give_no_figures():
-    assert figures.figures("binary", ("a", "b"), np.zeros((2, 1)), np.full((2, 1), np.nan), (0.5,)) == []
+    assert BinaryObjective().charts(("a", "b"), np.zeros((2, 1)), np.full((2, 1), np.nan), (0.5,)) == []
 
 
 def test_a_figure_of_many_rows_stays_small():
     random = np.random.default_rng(0)
     truth = (random.random((50_000, 1)) < 0.5).astype(np.float32)
     scores = np.clip(0.3 * truth + 0.7 * random.random((50_000, 1)), 0, 1)
-    for each in figures.figures("binary", ("a", "b"), scores, truth, (0.5,)):
-        assert len(each.data) < 150_000, each.title
-    for each in figures.figures("regression", ("age",), 50 * scores, 50 * truth, ()):
-        assert len(each.data) < 400_000, each.title
+    for each in BinaryObjective().charts(("a", "b"), scores, truth, (0.5,)):
+        assert len(figure(each).data) < 150_000, each.title
+    for each in RegressionObjective().charts(("age",), 50 * scores, 50 * truth, ()):
+        assert len(figure(each).data) < 400_000, each.title

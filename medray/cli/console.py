@@ -28,9 +28,6 @@ from medray.progress import Live
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-METRICS = ("train_loss", "loss", "auroc", "accuracy", "balanced_accuracy", "rmse", "samples_per_second")
-"""What the line of an epoch shows, in this order, where training reports it."""
-
 LOG_WIDTH = 10_000
 NEVER_WRAPPED = 20  # characters; an identifier of this length stays whole
 
@@ -74,7 +71,7 @@ class Terminal:
             self.shown_epochs = len(history)
         for row in history[self.shown_epochs :]:
             if self.live:
-                self.line(epoch_line(row))
+                self.line(epoch_line(row, live.get("metrics", ())))
         self.shown_epochs = len(history)
         if live["stopped"]:
             self._end()
@@ -155,7 +152,12 @@ class Log(Terminal):
         history = live["history"]
         self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
         for row in history[self.shown_epochs :]:
-            self.tell(f"{epoch_line(row)}  of {live['epochs']}", "epoch", epochs=live["epochs"], **row)
+            self.tell(
+                f"{epoch_line(row, live.get('metrics', ()))}  of {live['epochs']}",
+                "epoch",
+                epochs=live["epochs"],
+                **row,
+            )
             self.last_line = time.monotonic()
         self.shown_epochs = len(history)
         if time.monotonic() - self.last_line >= self.every and not live["stopped"]:
@@ -184,9 +186,10 @@ class Log(Terminal):
         )  # fmt: skip
 
 
-def epoch_line(row: Mapping[str, object]) -> str:
-    """One epoch as a line: its number, losses, the field's usual metrics, speed."""
-    shown = [f"{name} {readable(row[name])}" for name in METRICS if row.get(name) is not None]
+def epoch_line(row: Mapping[str, object], metrics: Sequence[str]) -> str:
+    """One epoch as a line: its number, losses, these metrics where they are known, speed."""
+    names = ("train_loss", "loss", *metrics, "samples_per_second")
+    shown = [f"{name} {readable(row[name])}" for name in names if row.get(name) is not None]
     return f"epoch {row['epoch']:>3}  " + "  ".join(shown)
 
 

@@ -19,7 +19,7 @@ from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
 from medray.engines.spec import EngineSpec, RaySpec
 from medray.errors import REASONS
-from medray.learning.metrics import Figures
+from medray.learning.metrics import MetricOptions
 from medray.learning.models import ModelSpec
 from medray.learning.models.own import OWN_KIND, OwnCode, PythonModel
 from medray.learning.objectives import ObjectiveSpec
@@ -75,8 +75,8 @@ class EvaluationSettings(BaseModel):
     kept and counted. Known where both were indexed under one `pseudonym_key`."""
 
     @property
-    def figures(self) -> Figures:
-        return Figures(self.beta, self.prevalence)
+    def metric_options(self) -> MetricOptions:
+        return MetricOptions(self.beta, self.prevalence)
 
 
 class TrainRun(ArchiveRun):

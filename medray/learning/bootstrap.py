@@ -2,7 +2,7 @@
 
 N row, R resample, K class, B bin.  A resample draws whole subjects with replacement, so it is a weight per row:
 how often the row's subject was drawn. Metrics here take weights (N, R) and give (R,); with weights of 1 they
-equal those of learning/metrics.py, which the tests check.
+equal those of learning/point_metrics.py, which the tests check.
 """
 
 from __future__ import annotations
@@ -11,17 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from medray.learning.metrics import (
-    ECE_BINS,
-    PLAIN,
-    REGRESSION,
-    Figures,
-    binary_rates,
-    macro_rates,
-    mean_known,
-    multiclass_rates,
-    ratio,
-)
+from medray.learning.metrics import ECE_BINS, PLAIN, REGRESSION, MetricOptions, mean_known, ratio
+from medray.learning.rates import binary_rates, macro_rates, multiclass_rates
 from medray.learning.thresholds import Rule, choose
 
 Scalars = dict[str, np.ndarray]
@@ -137,12 +128,12 @@ def weighted_confusion(called: np.ndarray, truth: np.ndarray, width: int, weight
 
 
 def binary_scalars(
-    scores: np.ndarray, positive: np.ndarray, threshold: float, weights: np.ndarray, figures: Figures = PLAIN
+    scores: np.ndarray, positive: np.ndarray, threshold: float, weights: np.ndarray, options: MetricOptions = PLAIN
 ) -> Scalars:
     """Every scalar binary metric, each (R,), and `confusion` (R, 2, 2)."""
     confusion = weighted_confusion((scores >= threshold).astype(np.int64), positive, 2, weights)
     auroc, auprc = ranked_areas(scores, positive, weights)
-    return binary_rates(confusion, figures) | {
+    return binary_rates(confusion, options) | {
         "auroc": auroc,
         "auprc": auprc,
         "ece": calibration_error(scores, positive, weights),
@@ -151,13 +142,15 @@ def binary_scalars(
     }
 
 
-def multiclass_scalars(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray, figures: Figures = PLAIN) -> Scalars:
+def multiclass_scalars(
+    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray, options: MetricOptions = PLAIN
+) -> Scalars:
     """Every scalar multiclass metric, each (R,), of (N, K) probabilities and (N,) class indices."""
     width = scores.shape[1]
     called = scores.argmax(axis=1)
     curves = [ranked_areas(scores[:, k], truth == k, weights) for k in range(width)]
     brier = ((scores - np.eye(width)[truth]) ** 2).sum(axis=1)
-    return multiclass_rates(weighted_confusion(called, truth, width, weights), figures) | {
+    return multiclass_rates(weighted_confusion(called, truth, width, weights), options) | {
         "auroc": mean_known(np.stack([roc for roc, _ in curves], -1)),
         "auprc": mean_known(np.stack([pr for _, pr in curves], -1)),
         "ece": calibration_error(scores.max(axis=1), called == truth, weights),
@@ -170,14 +163,14 @@ def multilabel_scalars(
     targets: np.ndarray,
     thresholds: Sequence[float],
     weights: np.ndarray,
-    figures: Figures = PLAIN,
+    options: MetricOptions = PLAIN,
 ) -> Scalars:
     """Every scalar multilabel metric, each (R,): means over labels; targets (N, T) hold NaN where not known."""
-    each = []
+    each: list[Scalars] = []
     for k, threshold in enumerate(thresholds):
         known = ~np.isnan(targets[:, k])
-        each.append(binary_scalars(scores[known, k], targets[known, k] > 0.5, threshold, weights[known], figures))
-    found = macro_rates(np.stack([one["confusion"] for one in each], axis=1), figures)
+        each.append(binary_scalars(scores[known, k], targets[known, k] > 0.5, threshold, weights[known], options))
+    found = macro_rates(np.stack([one["confusion"] for one in each], axis=1), options)
     for name in ("auroc", "auprc", "ece", "brier"):
         found[name] = mean_known(np.stack([one[name] for one in each], -1))
     return found

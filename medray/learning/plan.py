@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import TrainingSettings
+from medray.learning.thresholds import ThresholdChoice
 from medray.modalities.registry import ModalitySpec
 from medray.progress import EpochRow, Live
 
@@ -54,7 +55,7 @@ class State:
     best: float | None = None
     best_epoch: int = -1
     thresholds: tuple[float, ...] = ()
-    threshold_choice: tuple[dict[str, Any], ...] = ()
+    threshold_choice: tuple[ThresholdChoice, ...] = ()
     """Of the best epoch, as `Objective.threshold_choice` has it."""
     objective: dict[str, Any] | None = None
     """As calibrated at the best epoch; JSON-ready."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,18 @@ WORDS: dict[str, str] = {
     "sensitivity": "the highest threshold that reaches the wanted sensitivity",
 }
 """What each rule does, for reports."""
+
+
+class ThresholdChoice(TypedDict):
+    """How sure a threshold is that was chosen on validation rows. JSON-ready."""
+
+    positives: int
+    negatives: int
+    few: bool
+    """Fewer than FEW of one of the two."""
+    interval: list[float] | None
+    """[low, high] of 95 % of the resamples of whole subjects, where they are few; None: not known, or most resamples have
+    one class only."""
 
 
 def choose(scores: np.ndarray, positive: np.ndarray, rule: Rule | float, sensitivity_target: float) -> float:

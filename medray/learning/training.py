@@ -23,7 +23,7 @@ from medray.datasets.shards import ShardReader
 from medray.errors import MachineError, MedrayError, RunFileError
 from medray.learning import checkpoints
 from medray.learning.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
-from medray.learning.metrics import DIRECTIONS
+from medray.learning.metrics import Direction, scalars
 from medray.learning.optimizers import (
     averaged_network,
     flat_state,
@@ -34,6 +34,7 @@ from medray.learning.optimizers import (
 from medray.learning.plan import FitPlan, Report, State
 from medray.learning.predictor import channels_last, layout, to_device
 from medray.learning.team import Team
+from medray.learning.thresholds import ThresholdChoice
 from medray.modalities.registry import open_modality
 from medray.progress import EpochRow, Live
 
@@ -124,11 +125,11 @@ class Trainer:
         ids = [self.device.index or 0] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.network, device_ids=ids)
 
-    def _selection(self) -> tuple[str, str]:
+    def _selection(self) -> tuple[str, Direction]:
         metric, direction = self.objective.primary_metric()
         if self.settings.select_by in ("auto", metric):
             return metric, direction
-        return self.settings.select_by, DIRECTIONS.get(self.settings.select_by, "min")
+        return self.settings.select_by, self.objective.direction(self.settings.select_by)
 
     # -- one epoch
 
@@ -259,7 +260,7 @@ class Trainer:
 
     def _measured(
         self, scores: np.ndarray, targets: np.ndarray, validation_loss: float, seconds: float
-    ) -> tuple[dict[str, Any], tuple[float, ...], tuple[dict[str, Any], ...], dict[str, Any]] | MedrayError:
+    ) -> tuple[dict[str, Any], tuple[float, ...], tuple[ThresholdChoice, ...], dict[str, Any]] | MedrayError:
         """(row of the history, thresholds, how sure they are where the epoch is the best, calibrated objective) of the
         epoch that ends."""
         epoch, train_loss = self.state.epoch + 1, self.state.loss_sum / self.samples
@@ -282,7 +283,7 @@ class Trainer:
             "epoch": epoch,
             "train_loss": train_loss,
             "loss": validation_loss,
-            **{name: value for name, value in metrics.items() if not isinstance(value, list | dict)},
+            **scalars(metrics),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
             "samples_per_second": self.samples / max(seconds, 1e-9),
@@ -341,6 +342,7 @@ class Trainer:
             "steps": self.steps,
             "history": state.history or [],
             "stopped": state.stopped,
+            "metrics": self.objective.epoch_metrics(),
             "note": self.note,
         }
 

@@ -1,4 +1,7 @@
-"""What all pictures share: the canvas, colours and labels of the house. matplotlib, Agg; no pyplot, no global style."""
+"""How pictures are drawn: charts in the canvas, colours and labels of the house. matplotlib, Agg; no pyplot, no global style.
+
+Same input, same bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,33 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from medray.learning.charts import (
+    Bars,
+    Chart,
+    Colour,
+    Curve,
+    Dots,
+    Histogram,
+    Intervals,
+    LegendAt,
+    Line,
+    Mark,
+    Matrix,
+    Panel,
+    shortened,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
-    from matplotlib.typing import LegendLocType
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
 """Okabe & Ito's palette: told apart by colour-blind readers; ordered for contrast on white."""
-INK, FAINT, GRID = "#222222", "#767676", "#DDDDDD"
+INK, FAINT, GRID, GREY = "#222222", "#767676", "#DDDDDD", "#BBBBBB"
+DASHES = {"solid": "-", "dashed": "--", "dotted": ":"}
+MANY = 2000
+"""Dots above which they are a picture within the picture, which stays small."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,117 @@ class Figure:
     """Takes a whole row of the page."""
 
 
+def figure(chart: Chart | Matrix) -> Figure:
+    """A chart as SVG."""
+    canvas = _matrix(chart) if isinstance(chart, Matrix) else _panels(chart)
+    return Figure(chart.title, chart.caption, chart.alt, saved(canvas), wide=chart.wide)
+
+
+def png(chart: Chart) -> bytes:
+    """A chart as PNG, without its words."""
+    return saved(_panels(chart), "png")
+
+
+# --- charts -----------------------------------------------------------------------------------------------------
+
+
+def _panels(chart: Chart) -> Canvas:
+    count = len(chart.panels)
+    below = chart.heights is not None
+    canvas, axes = blank(*chart.size, rows=count if below else 1, columns=1 if below else count, heights=chart.heights)
+    for axis, panel in zip(axes, chart.panels, strict=True):
+        _panel(axis, panel)
+    return canvas
+
+
+def _panel(axis: Axes, panel: Panel) -> None:
+    for mark in panel.marks:
+        _mark(axis, mark)
+    if panel.unit:
+        unit_square(axis)
+    if not panel.x_numbers:
+        axis.set_xticklabels([])
+    if panel.x_limits is not None:
+        axis.set_xlim(*panel.x_limits)
+    if panel.whole is not None:
+        whole_ticks(axis.xaxis if panel.whole == "x" else axis.yaxis, panel.most)
+    labelled(axis, panel.x, panel.y, legend=panel.legend)
+
+
+def _mark(axis: Axes, mark: Mark) -> None:
+    colour = shade(mark.colour)
+    match mark:
+        case Curve():
+            axis.plot(
+                mark.x,
+                mark.y,
+                color=colour,
+                label=mark.label,
+                linewidth=mark.width,
+                linestyle=DASHES[mark.dash],
+                drawstyle="steps-pre" if mark.steps else "default",
+                marker="o" if mark.dots else None,
+                markersize=mark.dots,
+                zorder=2 if mark.layer is None else mark.layer,
+            )
+        case Dots():
+            axis.plot(
+                mark.x,
+                mark.y,
+                color=colour,
+                label=mark.label,
+                linestyle="none",
+                marker="o",
+                markersize=mark.size,
+                alpha=0.4 if mark.many else None,
+                markeredgewidth=0 if mark.many else 1,
+                rasterized=mark.many and len(mark.x) > MANY,
+                zorder=2 if mark.layer is None else mark.layer,
+            )
+        case Line():
+            across = axis.axvline if mark.axis == "x" else axis.axhline
+            across(mark.at, color=colour, linestyle=DASHES[mark.dash], linewidth=mark.width, label=mark.label)
+        case Intervals():
+            reach = np.clip([mark.y - mark.low, mark.high - mark.y], 0, None)
+            axis.errorbar(
+                mark.x, mark.y, reach, fmt="o-", color=colour, markersize=5, capsize=2, linewidth=1.4, elinewidth=1
+            )
+        case Bars():
+            axis.bar(mark.x, mark.heights, mark.width, color=colour)
+        case Histogram():
+            axis.stairs(mark.counts, mark.edges, fill=True, color=colour, alpha=0.25)
+            axis.stairs(mark.counts, mark.edges, color=colour, linewidth=1.6, label=mark.label)
+
+
+def _matrix(matrix: Matrix) -> Canvas:
+    width = len(matrix.names)
+    counts, rows = matrix.counts, matrix.counts.sum(axis=1, keepdims=True)
+    parts = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
+    side = min(9.0, max(4.3, 1.6 + 0.52 * width))
+    canvas, (axis,) = blank(side + 0.3, side)
+    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    axis.grid(False)
+    size = 12 if width <= 3 else 9 if width <= 12 else 8 if width <= 20 else 5
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        label = f"{counts[i, j]}\n{parts[i, j]:.0%}" if width <= 12 else str(counts[i, j])
+        colour = "white" if parts[i, j] > 0.55 else INK
+        axis.text(j, i, label, ha="center", va="center", fontsize=size, color=colour)
+    shown = [shortened(name, 18) for name in matrix.names]
+    turned = max(map(len, shown)) * width > 40
+    axis.set_xticks(range(width), shown, rotation=40 if turned else 0, ha="right" if turned else "center")
+    axis.set_yticks(range(width), shown)
+    labelled(axis, "Called", "True")
+    return canvas
+
+
+def shade(colour: Colour) -> str:
+    """The colour of a place in the palette, or of what it is for."""
+    return COLOURS[colour] if isinstance(colour, int) else {"ink": INK, "faint": FAINT, "grey": GREY}[colour]
+
+
+# --- the canvas -------------------------------------------------------------------------------------------------
+
+
 def blank(
     width: float, height: float, *, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Canvas, list[Axes]]:
@@ -40,7 +172,7 @@ def blank(
 
     canvas = Canvas(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(canvas)
-    axes = list(np.ravel(canvas.subplots(rows, columns, height_ratios=heights)))
+    axes: list[Axes] = list(canvas.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel())
     for axis in axes:
         axis.set_facecolor("white")
         axis.set_axisbelow(True)
@@ -51,20 +183,23 @@ def blank(
     return canvas, axes
 
 
-def labelled(axis: Axes, x: str, y: str, *, legend: bool = False, place: LegendLocType = "best") -> None:
+def labelled(axis: Axes, x: str, y: str, *, legend: LegendAt | None = None) -> None:
+    """Say what the axes show; with a legend where one is asked for."""
     axis.set_xlabel(x, fontsize=10, color=INK)
     axis.set_ylabel(y, fontsize=10, color=INK)
-    if legend:
-        axis.legend(loc=place, fontsize=9, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
+    if legend is not None:
+        axis.legend(loc=legend, fontsize=9, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
 
 
 def whole_ticks(axis: Axis, most: int = 8) -> None:
+    """Whole numbers alone at an axis, about `most` of them."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=most, integer=True))
 
 
 def unit_square(axis: Axes) -> None:
+    """Both axes from 0 to 1."""
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
@@ -73,15 +208,10 @@ def unit_square(axis: Axes) -> None:
 
 
 def saved(canvas: Canvas, kind: Literal["svg", "png"] = "svg") -> bytes:
+    """The picture as a file: SVG or PNG bytes."""
     from matplotlib import rc_context
 
     stream = io.BytesIO()
     with rc_context({"svg.hashsalt": "medray", "svg.fonttype": "path"}):  # ids in an SVG stay the same from run to run
         canvas.savefig(stream, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return stream.getvalue()
-
-
-def shortened(name: str, most: int = 24) -> str:
-    """At most `most` characters: the middle is left out, since names of one kind often differ at their ends."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

@@ -1,18 +1,8 @@
-"""Numbers as reports write them. (`cli.console.readable` is the terminal's way: significant digits, any value.)"""
+"""Scores as reports write them; metrics: learning/metrics.py. (`cli.console.readable` is the terminal's way.)"""
 
 from __future__ import annotations
 
-import math
-
-NONE = "–"
-"""Stands for a number that is not defined."""
-
-
-def metric_text(value: float | None) -> str:
-    """A metric: three decimals, one from 100 up; NONE where it is not defined."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+from medray.learning.metrics import NONE
 
 
 def score_text(value: float | None) -> str:

@@ -9,9 +9,10 @@ Yurdakul, Statistical Properties of Population Stability Index (Western Michigan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 WATCH, ALERT = 0.1, 0.25
 BINS = 10
@@ -32,6 +33,37 @@ class Drift:
     level: Level
     effective: int
     """N M / (N + M), to compare with NEEDED."""
+
+
+class Enough(TypedDict):
+    """Whether there are enough scores to say anything of drift."""
+
+    found: int
+    needed: int
+
+
+class ScoreShares(TypedDict):
+    """Histograms of one output: shares of the scores in the bins between `edges`."""
+
+    edges: list[float]
+    tonight: list[float]
+    reference: list[float]
+
+
+class OutputDrift(TypedDict):
+    """What a summary has of an output, JSON-ready."""
+
+    output: str
+    n: int
+    """Scores of tonight."""
+    reference_n: int
+    psi: float | None
+    level: Level
+    enough: Enough
+    quantiles: dict[str, float | None]
+    """Those of tonight's scores: {"0.05": ...}; None where there are none."""
+    reference_quantiles: dict[str, float | None]
+    histogram: ScoreShares
 
 
 def drift(reference: np.ndarray, tonight: np.ndarray) -> Drift:
@@ -72,38 +104,8 @@ def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.maximum(counts, 0.5) / len(values)
 
 
-class Enough(TypedDict):
-    """How much a drift can be trusted: found of needed."""
-
-    found: int
-    needed: int
-
-
-class Histograms(TypedDict):
-    """Shares of the scores in HISTOGRAM_BINS bins."""
-
-    edges: list[float]
-    tonight: list[float]
-    reference: list[float]
-
-
-class OutputDrift(TypedDict):
-    """What a summary tells of an output, JSON-ready."""
-
-    output: str
-    n: int
-    reference_n: int
-    psi: float | None
-    level: Level
-    enough: Enough
-    quantiles: dict[str, float | None]
-    """By their share, as "0.05"."""
-    reference_quantiles: dict[str, float | None]
-    histogram: Histograms
-
-
 def compared(output: str, reference: np.ndarray, tonight: np.ndarray) -> OutputDrift:
-    """Tonight's scores (N,) of an output against those of its reference (M,)."""
+    """What a summary has of an output, of scores (M,) before and (N,) tonight."""
     seen = drift(reference, tonight)
     edges = _histogram_edges(reference, tonight)
     return {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+from typing_extensions import TypedDict
 
 from medray.scores.scan import ScoreScan
 
@@ -17,17 +17,17 @@ NIGHTS, DAYS = 30, 60
 MOST_ENTRIES = 200_000
 
 
-class RecentRun(TypedDict):
-    """What a run scored, JSON-ready."""
+class NightBefore(TypedDict):
+    """A run that scored anything, JSON-ready."""
 
     run_id: str
     began: str
-    """ISO 8601, UTC."""
+    """UTC, ISO 8601"""
     entries: int
     failed: int
 
 
-def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[RecentRun]:
+def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[NightBefore]:
     """The last runs of a bundle before `until` (UTC), oldest first.
 
     As many as NIGHTS and one (tonight's own). An entry failed when no row of it is a score and one failed; those that
@@ -47,14 +47,21 @@ def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[Recen
         bundle_id,
         where=ds.field("scored_at") >= pa.scalar(oldest, pa.timestamp("us", "UTC")),
     )
-    runs: list[RecentRun] = []
+    runs: list[NightBefore] = []
     for row in reversed(rows.to_pylist()):
-        began = datetime.fromtimestamp(row["at"] / 1e6, until.tzinfo).isoformat(timespec="seconds")
-        runs.append({"run_id": row["run_id"], "began": began, "entries": row["entries"], "failed": row["failed"]})
+        began = datetime.fromtimestamp(row.pop("at") / 1e6, until.tzinfo)
+        runs.append(
+            {
+                "run_id": row["run_id"],
+                "began": began.isoformat(timespec="seconds"),
+                "entries": row["entries"],
+                "failed": row["failed"],
+            }
+        )
     return runs
 
 
-def values(store: ScoreScan, bundle_id: str, runs: Sequence[RecentRun]) -> dict[str, np.ndarray]:
+def values(store: ScoreScan, bundle_id: str, runs: Sequence[NightBefore]) -> dict[str, np.ndarray]:
     """Output to the scores (N,) float64 that these runs (as `recent_runs` gives them) wrote.
 
     Of runs with more than MOST_ENTRIES entries in all, a part that the hash of an entry chooses: every n-th.

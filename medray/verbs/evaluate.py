@@ -20,6 +20,7 @@ from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
+from medray.learning.metrics import Metrics
 from medray.learning.models.own import own_code
 from medray.learning.recipe import Recipe
 from medray.modalities.registry import open_modality
@@ -57,7 +58,7 @@ def evaluate_bundle(
     """(result, what its report was made of)"""
     started = time.monotonic()
     bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
-    if run.evaluation.prevalence is not None and bundle.recipe.objective.kind != "binary":
+    if run.evaluation.prevalence is not None and not bundle.recipe.objective.at_prevalence:
         raise RunFileError(
             "PPV and NPV at a prevalence are of two classes",
             where="[evaluation] prevalence",
@@ -150,9 +151,7 @@ def _without_seen(predictions: pa.Table, run: TrainRun, progress: Progress) -> p
     return predictions.filter(pa.array(~known)) if rule == "leave_out" else predictions
 
 
-def _floor_metrics(
-    run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress, split: str
-) -> dict[str, Any] | None:
+def _floor_metrics(run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress, split: str) -> Metrics | None:
     """Of the logistic model on the same split, where one was trained with this run's data and settings."""
     uri = floor_uri(run, prepared)
     if not files.exists(files.join(uri, bundles.SPEC)):
@@ -284,7 +283,7 @@ def _site_changes(run: TrainRun, recipe: Recipe) -> dict[str, Any]:
     site = {name: asked[name] for name in other if name in recipe.modality.site | {"select"}}
     _refuse_other("modality", {name: asked[name] for name in other if name not in site}, made)
     goal, goals = run.objective.model_dump(mode="json"), recipe.objective.model_dump(mode="json")
-    names = [name for name in ("kind", "names", "positive") if goal.get(name) is not None]
+    names = [name for name in run.objective.binding if goal.get(name) is not None]
     _refuse_other("objective", {name: goal[name] for name in names if goal[name] != goals.get(name)}, goals)
     return site
 

@@ -85,7 +85,7 @@ def labelled_entries(
     folder = _decoded(used, spec, bundle.id, run, engine, progress)
     lost = [*manifest.column("reason").drop_null().to_pylist(), *ShardSet.open(folder).failed()["reason"].to_pylist()]
     reasons = Counter(str(reason) for reason in lost)
-    facts = split_facts(used, split, recipe.classes, recipe.objective.kind)
+    facts = split_facts(used, split, recipe.objective, recipe.classes)
     absent = tuple(name for name, count in class_counts(facts).items() if not count)
     if absent:
         progress.note(f"no entry evaluated has the class {', '.join(absent)}: figures that need it are not defined")
@@ -104,16 +104,14 @@ def labelled_entries(
 def _targets(rows: pa.Table, recipe: Recipe, run: EvaluateRun) -> pa.Array:
     """As in training, by the bundle's classes. Raises BundleError for a label that is none of them."""
     labels = rows.column("label").combine_chunks()
-    if recipe.objective.kind in ("binary", "multiclass"):
-        given = {each[0] for each in labels.to_pylist() if each is not None and len(each) == 1}
-        if unknown := sorted(given - set(recipe.classes)):
-            raise BundleError(
-                "the bundle knows other classes than the data",
-                where=run.bundle_uri,
-                found=", ".join(unknown[:SHOWN]),
-                expected=", ".join(recipe.classes),
-                do="write the labels of this archive as those that the bundle was trained on",
-            )
+    if unknown := recipe.objective.unknown_classes(labels, recipe.classes):
+        raise BundleError(
+            "the bundle knows other classes than the data",
+            where=run.bundle_uri,
+            found=", ".join(unknown[:SHOWN]),
+            expected=", ".join(recipe.classes),
+            do="write the labels of this archive as those that the bundle was trained on",
+        )
     return recipe.objective.targets(labels, recipe.classes)
 
 

@@ -11,19 +11,20 @@ import pyarrow.compute as pc
 
 from medray.config.runs import EvaluationSettings
 from medray.datasets.samples import stacked
+from medray.learning.metrics import Metrics, scalar, scalars
 from medray.learning.recipe import Recipe
 
 
 def measured(
     recipe: Recipe, predictions: pa.Table, settings: EvaluationSettings
-) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+) -> tuple[Metrics, dict[str, tuple[float, float]]]:
     """(metrics, intervals) of predictions at the bundle's thresholds."""
     scores, targets = score_matrix(predictions, recipe.outputs), stacked(predictions.column("target").combine_chunks())
     names, objective = recipe.objective.display(recipe.classes), recipe.objective
-    metrics = objective.metrics(scores, targets, recipe.thresholds, names, settings.figures)
+    metrics = objective.metrics(scores, targets, recipe.thresholds, names, settings.metric_options)
     if objective.calibrator is not None:
         plain = objective.metrics(objective.uncalibrated(scores), targets, recipe.thresholds, names)
-        metrics["before_calibration"] = {name: plain[name] for name in ("ece", "brier") if name in plain}
+        metrics["before_calibration"] = {name: scalar(plain, name) for name in objective.calibration_metrics}
     intervals = objective.bootstrap(
         scores,
         targets,
@@ -32,7 +33,7 @@ def measured(
         resamples=settings.resamples,
         confidence=settings.confidence,
         seed=settings.seed,
-        figures=settings.figures,
+        options=settings.metric_options,
     )
     return metrics, intervals
 
@@ -49,7 +50,7 @@ class Archive:
     name: str
     n: int
     subjects: int
-    metrics: dict[str, Any]
+    metrics: Metrics
     intervals: dict[str, tuple[float, float]]
 
     @classmethod
@@ -59,5 +60,9 @@ class Archive:
 
     def as_json(self) -> dict[str, Any]:
         """The scalars of the metrics; the rest is for the whole."""
-        scalars = {name: value for name, value in self.metrics.items() if not isinstance(value, dict | list)}
-        return {"n": self.n, "subjects": self.subjects, "metrics": scalars, "intervals": self.intervals}
+        return {
+            "n": self.n,
+            "subjects": self.subjects,
+            "metrics": scalars(self.metrics),
+            "intervals": self.intervals,
+        }

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,13 +19,14 @@ from medray.archive.manifest import KINDS
 from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import TrainRun
 from medray.datasets.labels import apply_labels
-from medray.datasets.samples import sample_schema
+from medray.datasets.samples import sample_schema, stacked
 from medray.datasets.shards import ShardSet, ShardSink
 from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
 from medray.flows.driver import shards
 from medray.flows.flow import Flow
+from medray.learning.objectives.base import Objective
 from medray.modalities.base import Modality
 from medray.modalities.registry import open_modality
 from medray.plugins.brought import brought
@@ -90,7 +92,7 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     shard_set = ShardSet.open(folder)
     if not reused:
         _refuse_unread(shard_set, run.root)
-    splits = {name: split_facts(used, name, classes, run.objective.kind) for name in SPLITS}
+    splits = {name: split_facts(used, name, run.objective, classes) for name in SPLITS}
     broken = pa.concat_arrays(
         [
             manifest.column("reason").drop_null().combine_chunks(),
@@ -188,19 +190,18 @@ def rows_per_shard(modality: Modality) -> int:
     return max(1, min(4096, SHARD_BYTES // max(1, stages.sample_bytes(modality))))
 
 
-def split_facts(used: pa.Table, name: str, classes: tuple[str, ...], kind: str) -> dict[str, int | dict[str, int]]:
+def split_facts(
+    used: pa.Table, name: str, objective: Objective, classes: tuple[str, ...]
+) -> dict[str, int | dict[str, int]]:
     """entries, subjects and how many entries each class has, for one split."""
     rows = used.filter(pc.equal(used.column("split"), name))
     facts: dict[str, int | dict[str, int]] = {
         "entries": len(rows),
         "subjects": pc.count_distinct(rows.column("subject_id")).as_py() if len(rows) else 0,
     }
-    targets = rows.column("target").to_pylist()
-    if kind in ("binary", "multiclass"):
-        counts = Counter(int(target[0]) for target in targets)
-        facts["classes"] = {label: counts.get(i, 0) for i, label in enumerate(classes)}
-    elif kind == "multilabel":
-        facts["classes"] = {label: sum(t[i] == 1 for t in targets) for i, label in enumerate(classes)}
+    targets = stacked(rows.column("target").combine_chunks()) if len(rows) else np.empty((0, len(classes)))
+    if counts := objective.class_counts(targets, classes):
+        facts["classes"] = counts
     return facts
 
 

@@ -14,9 +14,11 @@ from medray.config.runs import EvaluateRun, TrainRun
 from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.learning import bundles
+from medray.learning.metrics import Metrics
 from medray.learning.recipe import Recipe
 from medray.modalities.registry import open_modality
 from medray.reports.evaluation import Mistake, ReportFacts
+from medray.reports.evaluation.facts import SplitFacts
 from medray.storage import files
 from medray.verbs.measuring import Archive, score_matrix
 from medray.verbs.prepare import mixture_of
@@ -33,12 +35,12 @@ def report_facts(
     run: TrainRun | EvaluateRun,
     bundle: bundles.TrainedModel,
     predictions: pa.Table,
-    measured: dict[str, Any],
-    intervals: dict[str, Any],
+    measured: Metrics,
+    intervals: Mapping[str, tuple[float, float]],
     *,
     split: str,
     folders: Sequence[Folder],
-    splits: Mapping[str, Mapping[str, Any]],
+    splits: Mapping[str, SplitFacts],
     archives: Sequence[Archive] = (),
 ) -> ReportFacts:
     """`splits`: entries, subjects and classes by split, or by archive where the bundle is on others than its own."""
@@ -67,7 +69,7 @@ def report_facts(
         intervals=intervals,
         confidence=run.evaluation.confidence,
         resamples=run.evaluation.resamples,
-        figures=run.evaluation.figures,
+        metric_options=run.evaluation.metric_options,
         thresholds=recipe.thresholds,
         threshold_choice=training.get("threshold_choice", ()),
         scores=scores,
@@ -120,7 +122,7 @@ def _shown(value: Any) -> str:
     return " × ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _history(run: TrainRun | EvaluateRun, plan: str) -> list[dict[str, Any]] | None:
+def _history(run: TrainRun | EvaluateRun, plan: str) -> pa.Table | None:
     """Of the training that made the bundle, where it was trained in this work folder."""
     import pyarrow.parquet as pq
 
@@ -128,33 +130,28 @@ def _history(run: TrainRun | EvaluateRun, plan: str) -> list[dict[str, Any]] | N
         content = files.read_bytes(files.join(run.folder, "training", plan, "history.parquet"))
     except FileNotFoundError:
         return None
-    return pq.read_table(pa.BufferReader(content)).to_pylist()
+    return pq.read_table(pa.BufferReader(content))
 
 
 def mistakes(recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, scores: np.ndarray) -> list[Mistake]:
-    """The most confident wrong calls of a binary or multiclass bundle, the most confident first."""
-    if recipe.objective.kind not in ("binary", "multiclass"):
-        return []
+    """The rows that the objective finds most wrong, the worst first, with their pictures."""
+    targets = stacked(predictions.column("target").combine_chunks())
     names = recipe.objective.display(recipe.classes)
-    truth = stacked(predictions.column("target").combine_chunks())[:, 0].astype(int)
-    if recipe.objective.kind == "binary":
-        called = (scores[:, 0] >= recipe.thresholds[0]).astype(int)
-        confidence = np.where(called == 1, scores[:, 0], 1 - scores[:, 0])
-    else:
-        called, confidence = scores.argmax(axis=1), scores.max(axis=1)
-    wrong = np.flatnonzero(called != truth)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
-    keys = predictions.select(["entry_id", "sample_id"]).take(pa.array(chosen)).to_pylist()
+    calls = recipe.objective.mistakes(scores, targets, recipe.thresholds, names, SHOWN)
+    if not calls:
+        return []
+    wrong = pa.array([call.row for call in calls])
+    keys = predictions.select(["entry_id", "sample_id"]).take(wrong).to_pylist()
     pictures = _pictures(recipe, folders, {row["entry_id"] for row in keys})
     return [
         Mistake(
             entry_id=key["entry_id"],
-            true=names[truth[row]],
-            called=names[called[row]],
-            score=float(confidence[row]),
+            true=call.true,
+            called=call.called,
+            score=call.score,
             image=pictures.get((key["entry_id"], key["sample_id"])),
         )
-        for row, key in zip(chosen, keys, strict=True)
+        for call, key in zip(calls, keys, strict=True)
     ]
 
 

@@ -97,8 +97,8 @@ class EvaluateResult(Result):
     """Read as another archive than the one trained on: not from the shards of its training."""
     n: int
     subjects: int
-    metrics: dict[str, object]
-    floor: dict[str, object] | None = None
+    metrics: Mapping[str, object]
+    floor: Mapping[str, object] | None = None
     """Metrics of the logistic model on the same samples, where one was trained."""
     intervals: dict[str, tuple[float, float]]
     by_archive: dict[str, dict[str, object]] = {}

@@ -19,6 +19,7 @@ from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
 from medray.learning import bundles
 from medray.learning.models.logistic import LogisticSpec
+from medray.learning.objectives.base import Objective
 from medray.learning.plan import FitPlan
 from medray.learning.recipe import Recipe, versions
 from medray.modalities.registry import open_modality
@@ -81,7 +82,7 @@ def train(
     if run.remember_subjects:
         write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
     bundles.save(bundle, run.bundle_uri)
-    _write_history(fitted.state["history"], fitted.state["best_epoch"], folder)
+    _write_history(fitted.state["history"], fitted.state["best_epoch"], run.objective, folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
 
 
@@ -230,19 +231,19 @@ def _samples_per_second(history: list[EpochRow]) -> float:
     return sum(row["samples_per_second"] * row["seconds"] for row in history) / max(seconds, 1e-9)
 
 
-def _write_history(history: list[EpochRow], best_epoch: int, folder: str) -> None:
+def _write_history(history: list[EpochRow], best_epoch: int, objective: Objective, folder: str) -> None:
     """history.csv, history.parquet and learning_curve.png beside the checkpoints."""
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    from medray.reports.figures import learning_curve
+    from medray.reports.learning_curve import learning_curve
 
     table = pa.Table.from_pylist(history)
     for name, write in (("history.csv", pyarrow.csv.write_csv), ("history.parquet", pq.write_table)):
         buffer = pa.BufferOutputStream()
         write(table, buffer)
         files.write_bytes(files.join(folder, name), buffer.getvalue().to_pybytes())
-    files.write_bytes(files.join(folder, "learning_curve.png"), learning_curve(history, best_epoch))
+    files.write_bytes(files.join(folder, "learning_curve.png"), learning_curve(table, objective, best_epoch))
 
 
 def _result(

@@ -2,7 +2,7 @@
 
     B row of a batch, N row, K logit, O output, T target.  `classes` are raw labels, `outputs` the names of scores.
 
-The four have the same methods, so the flow that uses them never asks which one it has:
+All have the methods of `Objective`, so the flow that uses them, and the reports, never ask which one they have:
 
     classes = objective.fit_classes(train_labels)           # kept in the bundle
     targets = objective.targets(labels, classes)            # list<float32>; null where there is no label
@@ -13,6 +13,7 @@ The four have the same methods, so the flow that uses them never asks which one 
     objective = objective.calibrated(validation_scores, validation_targets)
     thresholds = objective.choose_threshold(validation_scores, validation_targets)
     metrics = objective.metrics(scores, targets, thresholds, objective.display(classes))
+    charts = objective.charts(objective.display(classes), scores, targets, thresholds)
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,17 @@ from pydantic import Field, model_validator
 from medray.errors import LabelError
 from medray.learning import bootstrap as boot
 from medray.learning import metrics as measure
-from medray.learning.metrics import BINARY, CLASSIFICATION, PLAIN, Direction, Figures
+from medray.learning.charts import Chart, Matrix
+from medray.learning.metrics import BINARY, CLASSIFICATION, PLAIN, Direction, MetricOptions, Metrics, metric_text
 from medray.learning.objectives import calibration as cal
 from medray.learning.objectives import classes as text
-from medray.learning.objectives import losses
-from medray.learning.objectives.base import Labels, Objective
-from medray.learning.objectives.losses import ClassWeights
-from medray.learning.thresholds import FEW, Rule, choose
+from medray.learning.objectives import diagnostics, losses
+from medray.learning.objectives.base import Breakdown, Labels, WrongCall
+from medray.learning.objectives.classification import ClassificationObjective
+from medray.learning.objectives.diagnostics import OneCurve
+from medray.learning.objectives.losses import ClassWeights, LossWeights
+from medray.learning.point_metrics import binary_report, multilabel_report
+from medray.learning.thresholds import FEW, WORDS, Rule, ThresholdChoice, choose
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +33,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Threshold = Rule | Fraction
 
 
-class _YesOrNo(Objective):
+class _YesOrNo(ClassificationObjective):
     """Each of T outputs is a probability of its own; T is 1 for two classes."""
 
     threshold: Threshold = "youden"
@@ -37,7 +41,7 @@ class _YesOrNo(Objective):
     sensitivity_target: Fraction = 0.95
     """Sensitivity that the threshold has to reach, with threshold = "sensitivity": the highest that does is taken."""
 
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: LossWeights = None) -> torch.Tensor:
         """(B, T) logits, (B, T) targets to (B,) float32: mean cross-entropy of what is known of the row; 0 for nothing."""
         return losses.sigmoid_loss(logits, targets, weights)
 
@@ -59,8 +63,8 @@ class _YesOrNo(Objective):
 
     def threshold_choice(
         self, scores: np.ndarray, targets: np.ndarray, subjects: np.ndarray
-    ) -> tuple[dict[str, Any], ...]:
-        found = []
+    ) -> tuple[ThresholdChoice, ...]:
+        found: list[ThresholdChoice] = []
         subjects = np.asarray(subjects)
         for column, (score, truth) in enumerate(self._known(measure.checked_scores(scores), targets)):
             positives, negatives = int(truth.sum()), int((~truth).sum())
@@ -72,6 +76,29 @@ class _YesOrNo(Objective):
             found.append({"positives": positives, "negatives": negatives, "few": few, "interval": pair and list(pair)})
         return tuple(found) if isinstance(self.threshold, str) else ()
 
+    def headline(self) -> tuple[str, ...]:
+        return "auroc", "sensitivity", "specificity", "ece"
+
+    def primary_metric(self) -> tuple[str, Direction]:
+        return "auroc", "max"
+
+    def _how(self, choice: Sequence[ThresholdChoice], data: str) -> str:
+        """How the threshold was chosen, and how sure it is where it was chosen on few rows; of several outputs that stands
+        in their table."""
+        if not isinstance(self.threshold, str):
+            return "It was set in the run file."
+        wanted = f" of {self.sensitivity_target:.0%}" if self.threshold == "sensitivity" else ""
+        how = f"It is {WORDS[self.threshold]}{wanted} on the validation split; {data} had no part in the choice."
+        if len(choice) != 1 or not choice[0]["few"]:
+            return how
+        pair = choice[0]["interval"]
+        sure = "most resamples of them have one class only"
+        if pair is not None:
+            between = f"between {metric_text(pair[0])} and {metric_text(pair[1])}"
+            sure = f"on 95% of the resamples of these subjects it lies {between}"
+        counts = f"{choice[0]['positives']:,} positive and {choice[0]['negatives']:,} negative ones"
+        return f"{how} It was chosen on few rows, {counts}: {sure}."
+
     @staticmethod
     def _known(scores: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of each output: scores and whether it is so (bool), of the rows where that is known."""
@@ -82,6 +109,9 @@ class _YesOrNo(Objective):
 
 class BinaryObjective(_YesOrNo):
     """Two classes, one score: the probability of the positive one. Targets (N, 1): 1 positive, 0 negative."""
+
+    at_prevalence: ClassVar[bool] = True
+    binding: ClassVar[tuple[str, ...]] = ("kind", "names", "positive")
 
     kind: Literal["binary"] = "binary"
     """The objective: one of two classes, one score, the probability of the positive one."""
@@ -129,6 +159,12 @@ class BinaryObjective(_YesOrNo):
         names = self.display(classes)
         return pa.array([names[int(is_positive)] for is_positive in scores[:, 0] >= (*thresholds, 0.5)[0]], pa.string())
 
+    def unknown_classes(self, labels: Labels, classes: Sequence[str]) -> tuple[str, ...]:
+        return text.unknown_classes(labels, classes)
+
+    def class_counts(self, targets: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+        return text.class_counts(targets, classes)
+
     def outputs(self, classes: Sequence[str]) -> tuple[str, ...]:
         return self.display(classes)[1:]
 
@@ -146,30 +182,66 @@ class BinaryObjective(_YesOrNo):
         self,
         scores: np.ndarray,
         targets: np.ndarray,
-        thresholds: Sequence[float],
+        thresholds: Sequence[float] = (),
         names: Sequence[str] = (),
-        figures: Figures = PLAIN,
-    ) -> dict[str, Any]:
+        options: MetricOptions = PLAIN,
+    ) -> Metrics:
         """JSON-ready scalars and `confusion_matrix` [[tn, fp], [fn, tp]]; rows without target are left out."""
         scores, targets = self._labelled(scores, targets)
-        return measure.binary_report(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], figures)
+        return binary_report(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], options)
 
-    def _scalars(
+    def weighted_metrics(
         self,
         scores: np.ndarray,
         targets: np.ndarray,
         thresholds: Sequence[float],
         weights: np.ndarray,
-        figures: Figures = PLAIN,
+        options: MetricOptions = PLAIN,
     ) -> boot.Scalars:
-        return boot.binary_scalars(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], weights, figures)
+        return boot.binary_scalars(scores[:, 0], targets[:, 0] > 0.5, (*thresholds, 0.5)[0], weights, options)
 
-    def primary_metric(self) -> tuple[str, Direction]:
-        return "auroc", "max"
+    def _charts(
+        self, names: Sequence[str], scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float]
+    ) -> list[Chart | Matrix]:
+        score, truth = next(self._known(scores, targets))
+        threshold, positive = (*thresholds, 0.5)[0], names[1]
+        x = f"Score: probability of {positive}"
+        return [
+            *diagnostics.roc_and_precision([OneCurve(positive, score, truth)], threshold=threshold),
+            diagnostics.reliability(score, truth, x, f"Share that is {positive}"),
+            diagnostics.confusion(names, truth.astype(np.int64), (score >= threshold).astype(np.int64)),
+            diagnostics.histogram(score, {names[0]: ~truth, positive: truth}, x, threshold),
+        ]
+
+    def mistakes(
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        names: Sequence[str],
+        most: int,
+    ) -> list[WrongCall]:
+        called = (scores[:, 0] >= thresholds[0]).astype(int)
+        confidence = np.where(called == 1, scores[:, 0], 1 - scores[:, 0])
+        return self._wrong(called, confidence, targets, names, most)
+
+    def decision(
+        self, names: Sequence[str], thresholds: Sequence[float], choice: Sequence[ThresholdChoice], data: str
+    ) -> str:
+        if not thresholds:
+            return ""
+        called = f"A sample is called “{names[1]}” when its score is at least {metric_text(thresholds[0])}."
+        return f"{called} {self._how(choice, data)}"
 
 
 class MultilabelObjective(_YesOrNo):
     """T findings that may be present together, T probabilities. Targets (N, T): 0 or 1, NaN where not known."""
+
+    breakdown: ClassVar[Breakdown | None] = Breakdown(
+        "per_label",
+        "Label",
+        ("n", "positives", "auroc", "auprc", "sensitivity", "specificity", "precision", "f1"),
+    )
 
     kind: Literal["multilabel"] = "multilabel"
     """The objective: several findings that may be present together, a probability each."""
@@ -205,6 +277,9 @@ class MultilabelObjective(_YesOrNo):
         labels = [[name for name, yes in zip(classes, row, strict=True) if yes] for row in present]
         return pa.array(labels, pa.list_(pa.string()))
 
+    def class_counts(self, targets: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+        return {name: int((targets[:, column] == 1).sum()) for column, name in enumerate(classes)}
+
     def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
         """(T, 2) float32, absent and present, of train targets (N, T); mean over each label's known rows is 1."""
         return losses.label_weights(targets, self.class_weights, binary=False)
@@ -213,26 +288,47 @@ class MultilabelObjective(_YesOrNo):
         self,
         scores: np.ndarray,
         targets: np.ndarray,
-        thresholds: Sequence[float],
+        thresholds: Sequence[float] = (),
         names: Sequence[str] = (),
-        figures: Figures = PLAIN,
-    ) -> dict[str, Any]:
+        options: MetricOptions = PLAIN,
+    ) -> Metrics:
         """JSON-ready scalars (means over labels), `confusion_matrix` (T, 2, 2), `per_label` by name (or index)."""
         scores, targets = self._labelled(scores, targets)
         width = scores.shape[1]
-        return measure.multilabel_report(
-            scores, targets, list(thresholds) or [0.5] * width, measure.named(names, width), figures
+        return multilabel_report(
+            scores, targets, list(thresholds) or [0.5] * width, measure.named(names, width), options
         )
 
-    def _scalars(
+    def weighted_metrics(
         self,
         scores: np.ndarray,
         targets: np.ndarray,
         thresholds: Sequence[float],
         weights: np.ndarray,
-        figures: Figures = PLAIN,
+        options: MetricOptions = PLAIN,
     ) -> boot.Scalars:
-        return boot.multilabel_scalars(scores, targets, list(thresholds) or [0.5] * scores.shape[1], weights, figures)
+        return boot.multilabel_scalars(scores, targets, list(thresholds) or [0.5] * scores.shape[1], weights, options)
 
-    def primary_metric(self) -> tuple[str, Direction]:
-        return "auroc", "max"
+    def _charts(
+        self, names: Sequence[str], scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float]
+    ) -> list[Chart | Matrix]:
+        known = list(self._known(scores, targets))
+        curves = [OneCurve(name, *one) for name, one in zip(names, known, strict=True)]
+        score, truth = np.concatenate([one[0] for one in known]), np.concatenate([one[1] for one in known])
+        x = "Score, all labels together"
+        return [
+            *diagnostics.roc_and_precision(curves, note="each label"),
+            diagnostics.reliability(score, truth, x, "Share that is present"),
+            diagnostics.histogram(score, {"absent": ~truth, "present": truth}, x, None),
+        ]
+
+    def decision(
+        self, names: Sequence[str], thresholds: Sequence[float], choice: Sequence[ThresholdChoice], data: str
+    ) -> str:
+        if not thresholds:
+            return ""
+        how = self._how(choice, data).replace("It", "Each", 1)
+        return f"A label is called present when its score is at least its threshold (below). {how}"
+
+    def metric_note(self, classes: Sequence[str]) -> str:
+        return "Means over labels, each counting the same." if len(classes) > 1 else ""

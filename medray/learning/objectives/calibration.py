@@ -57,7 +57,7 @@ def temperature(scores: np.ndarray, truth: np.ndarray) -> float:
         middle = np.sqrt(low * high)
         weights = np.exp(middle * logs - (middle * logs).max(axis=1, keepdims=True))
         expected = (weights * logs).sum(axis=1) / weights.sum(axis=1)
-        if float(np.mean(expected - of_truth)) > 0:
+        if (expected - of_truth).mean() > 0:
             high = middle
         else:
             low = middle

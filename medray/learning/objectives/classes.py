@@ -112,6 +112,19 @@ def class_targets(labels: pa.Array | pa.ChunkedArray, classes: Sequence[str], ki
     return listed(lengths, index.cast(pa.float32()))
 
 
+def unknown_classes(labels: pa.Array | pa.ChunkedArray, classes: Sequence[str]) -> tuple[str, ...]:
+    """Labels of rows of one label that are none of `classes`, sorted."""
+    given = {each[0] for each in labels.to_pylist() if each is not None and len(each) == 1}
+    return tuple(sorted(given - set(classes)))
+
+
+def class_counts(targets: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """{raw class: rows of targets (N, 1) that have it}"""
+    index = targets[:, 0].astype(np.int64) if len(targets) else np.array([], np.int64)
+    counts = np.bincount(index, minlength=len(classes)).tolist()
+    return dict(zip(classes, counts, strict=True))
+
+
 def number_targets(
     labels: pa.Array | pa.ChunkedArray, outputs: Sequence[str], parse: Callable[[str], float | None], expected: str
 ) -> pa.Array:

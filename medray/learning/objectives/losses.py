@@ -5,7 +5,7 @@ B row of a batch, N row, K class, T target.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
+LossWeights: TypeAlias = "torch.Tensor | np.ndarray | None"
+"""What `Objective.weights` gave, on the device of the logits or not."""
 
 
 def class_weights(targets: np.ndarray, given: ClassWeights, classes: int) -> np.ndarray | None:
@@ -43,7 +45,7 @@ def label_weights(targets: np.ndarray, given: ClassWeights, *, binary: bool) -> 
     return np.where((counts > 0).all(axis=1, keepdims=True), weights * scale[:, None], 1.0).astype(np.float32)
 
 
-def sigmoid_loss(logits: torch.Tensor, targets: torch.Tensor, weights: Any) -> torch.Tensor:
+def sigmoid_loss(logits: torch.Tensor, targets: torch.Tensor, weights: LossWeights) -> torch.Tensor:
     """(B, T) logits and 0/1 targets, (T, 2) weights to (B,): mean over the row's known targets; 0 where none is."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -57,7 +59,7 @@ def sigmoid_loss(logits: torch.Tensor, targets: torch.Tensor, weights: Any) -> t
     return (each * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
-def softmax_loss(logits: torch.Tensor, targets: torch.Tensor, weights: Any, smoothing: float) -> torch.Tensor:
+def softmax_loss(logits: torch.Tensor, targets: torch.Tensor, weights: LossWeights, smoothing: float) -> torch.Tensor:
     """(B, K) logits, (B, 1) class indices, (K,) weights to (B,) cross-entropy; 0 for a row without target."""
     import torch
     from torch.nn.functional import cross_entropy

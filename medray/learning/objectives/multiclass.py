@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +14,28 @@ from pydantic import Field
 from medray.errors import LabelError
 from medray.learning import bootstrap as boot
 from medray.learning import metrics as measure
-from medray.learning.metrics import PLAIN, Direction, Figures
+from medray.learning.charts import Chart, Matrix
+from medray.learning.metrics import PLAIN, Direction, MetricOptions, Metrics
 from medray.learning.objectives import calibration as cal
 from medray.learning.objectives import classes as text
-from medray.learning.objectives import losses
-from medray.learning.objectives.base import Labels, Objective
-from medray.learning.objectives.losses import ClassWeights
+from medray.learning.objectives import diagnostics, losses
+from medray.learning.objectives.base import Breakdown, Labels, WrongCall
+from medray.learning.objectives.classification import ClassificationObjective
+from medray.learning.objectives.diagnostics import OneCurve
+from medray.learning.objectives.losses import ClassWeights, LossWeights
+from medray.learning.point_metrics import multiclass_report
+from medray.learning.thresholds import ThresholdChoice
 
 if TYPE_CHECKING:
     import torch
 
 
-class MulticlassObjective(Objective):
+class MulticlassObjective(ClassificationObjective):
     """K classes that exclude each other, K probabilities. Targets (N, 1): the index of the class."""
+
+    breakdown: ClassVar[Breakdown | None] = Breakdown(
+        "per_class", "Class", ("n", "auroc", "auprc", "sensitivity", "specificity", "precision", "f1")
+    )
 
     kind: Literal["multiclass"] = "multiclass"
     """The objective: one of several classes, a probability each."""
@@ -62,11 +71,17 @@ class MulticlassObjective(Objective):
         """(N,) string: the most probable class."""
         return pa.array([self.display(classes)[i] for i in scores.argmax(axis=1)], pa.string())
 
+    def unknown_classes(self, labels: Labels, classes: Sequence[str]) -> tuple[str, ...]:
+        return text.unknown_classes(labels, classes)
+
+    def class_counts(self, targets: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+        return text.class_counts(targets, classes)
+
     def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
         """(K,) float32 of train targets (N, 1); mean over the rows is 1. A class without rows gets 1."""
         return losses.class_weights(targets, self.class_weights, len(classes))
 
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: LossWeights = None) -> torch.Tensor:
         """(B, K) logits, (B, 1) targets to (B,) float32 cross-entropy; 0 for a row without target."""
         return losses.softmax_loss(logits, targets, weights, self.label_smoothing)
 
@@ -97,23 +112,57 @@ class MulticlassObjective(Objective):
         targets: np.ndarray,
         thresholds: Sequence[float] = (),
         names: Sequence[str] = (),
-        figures: Figures = PLAIN,
-    ) -> dict[str, Any]:
+        options: MetricOptions = PLAIN,
+    ) -> Metrics:
         """JSON-ready scalars (means over classes), `confusion_matrix` (K, K) and `per_class` by name (or index)."""
         scores, targets = self._labelled(scores, targets)
-        return measure.multiclass_report(
-            scores, targets[:, 0].astype(np.int64), measure.named(names, scores.shape[1]), figures
-        )
+        return multiclass_report(scores, targets[:, 0].astype(np.int64), measure.named(names, scores.shape[1]), options)
 
-    def _scalars(
+    def weighted_metrics(
         self,
         scores: np.ndarray,
         targets: np.ndarray,
         thresholds: Sequence[float],
         weights: np.ndarray,
-        figures: Figures = PLAIN,
+        options: MetricOptions = PLAIN,
     ) -> boot.Scalars:
-        return boot.multiclass_scalars(scores, targets[:, 0].astype(np.int64), weights, figures)
+        return boot.multiclass_scalars(scores, targets[:, 0].astype(np.int64), weights, options)
 
     def primary_metric(self) -> tuple[str, Direction]:
         return "accuracy", "max"
+
+    def headline(self) -> tuple[str, ...]:
+        return "accuracy", "balanced_accuracy", "auroc", "ece"
+
+    def _charts(
+        self, names: Sequence[str], scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float]
+    ) -> list[Chart | Matrix]:
+        truth = targets[:, 0].astype(np.int64)
+        called, top = scores.argmax(axis=1), scores.max(axis=1)
+        right, x = called == truth, "Probability of the called class"
+        curves = [OneCurve(name, scores[:, k], truth == k) for k, name in enumerate(names)]
+        return [
+            *diagnostics.roc_and_precision(curves, note="each class against the rest"),
+            diagnostics.reliability(top, right, x, "Share that is right"),
+            diagnostics.confusion(names, truth, called),
+            diagnostics.histogram(top, {"right": right, "wrong": ~right}, x, None),
+        ]
+
+    def mistakes(
+        self,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        thresholds: Sequence[float],
+        names: Sequence[str],
+        most: int,
+    ) -> list[WrongCall]:
+        return self._wrong(scores.argmax(axis=1), scores.max(axis=1), targets, names, most)
+
+    def decision(
+        self, names: Sequence[str], thresholds: Sequence[float], choice: Sequence[ThresholdChoice], data: str
+    ) -> str:
+        return "The class with the highest probability is called."
+
+    def metric_note(self, classes: Sequence[str]) -> str:
+        but = "; accuracy, ECE and Brier score are over all samples"
+        return f"Means over classes, each counting the same{but}." if len(classes) > 1 else ""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,13 @@ import pyarrow as pa
 from medray.errors import LabelError
 from medray.learning import bootstrap as boot
 from medray.learning import metrics as measure
-from medray.learning.metrics import PLAIN, REGRESSION, Direction, Figures
+from medray.learning.charts import Chart, Matrix
+from medray.learning.metrics import PLAIN, REGRESSION, Direction, MetricOptions, Metrics
 from medray.learning.objectives import classes as text
-from medray.learning.objectives import losses
-from medray.learning.objectives.base import Labels, Objective, precise
+from medray.learning.objectives import diagnostics, losses
+from medray.learning.objectives.base import Breakdown, Labels, Objective, precise
+from medray.learning.objectives.losses import LossWeights
+from medray.learning.point_metrics import regression_report
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +29,7 @@ class RegressionObjective(Objective):
     """T numbers. The network learns them standardised by the train split; scores are in the target's own unit."""
 
     probabilities: ClassVar[bool] = False
+    breakdown: ClassVar[Breakdown | None] = Breakdown("per_output", "Output", ("n", *REGRESSION))
 
     kind: Literal["regression"] = "regression"
     """The objective: one or several numbers."""
@@ -59,11 +63,7 @@ class RegressionObjective(Objective):
         deviation = np.where(deviation > 1e-7 * np.abs(mean), deviation, 1.0)
         return self.model_copy(update={"mean": tuple(mean.tolist()), "deviation": tuple(deviation.tolist())})
 
-    def weights(self, targets: np.ndarray, classes: Sequence[str] = ()) -> np.ndarray | None:
-        """None: there are no classes to weigh."""
-        return None
-
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: Any = None) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor, weights: LossWeights = None) -> torch.Tensor:
         """(B, T) logits, (B, T) targets in their unit to (B,) float32: mean over the row's known outputs."""
         mean, deviation = self._statistics(logits)
         return losses.value_loss(logits, (targets.float() - mean) / deviation, self.loss_function)
@@ -88,19 +88,19 @@ class RegressionObjective(Objective):
         targets: np.ndarray,
         thresholds: Sequence[float] = (),
         names: Sequence[str] = (),
-        figures: Figures = PLAIN,
-    ) -> dict[str, Any]:
+        options: MetricOptions = PLAIN,
+    ) -> Metrics:
         """JSON-ready scalars (means over outputs) and `per_output` by name (or index)."""
         scores, targets = self._labelled(scores, targets)
-        return measure.regression_report(scores, targets, measure.named(names, scores.shape[1]))
+        return regression_report(scores, targets, measure.named(names, scores.shape[1]))
 
-    def _scalars(
+    def weighted_metrics(
         self,
         scores: np.ndarray,
         targets: np.ndarray,
         thresholds: Sequence[float],
         weights: np.ndarray,
-        figures: Figures = PLAIN,
+        options: MetricOptions = PLAIN,
     ) -> boot.Scalars:
         return boot.regression_scalars(scores, targets, weights)
 
@@ -112,3 +112,16 @@ class RegressionObjective(Objective):
 
     def primary_metric(self) -> tuple[str, Direction]:
         return "mae", "min"
+
+    def epoch_metrics(self) -> tuple[str, ...]:
+        return ("rmse",)
+
+    def _charts(
+        self, names: Sequence[str], scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float]
+    ) -> list[Chart | Matrix]:
+        return [
+            chart for k, name in enumerate(names) for chart in diagnostics.values(name, scores[:, k], targets[:, k])
+        ]
+
+    def metric_note(self, classes: Sequence[str]) -> str:
+        return "Means over outputs, each counting the same." if len(classes) > 1 else ""

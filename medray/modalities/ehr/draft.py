@@ -1,11 +1,10 @@
-"""What `medray init` proposes for a MEDS dataset: the window by how long records are, label tables and splits."""
+"""Draft that `medray init` proposes for a MEDS dataset: the window by the length of records, label tables and splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ SUBJECTS = 2000
 """Subjects of each file that are read."""
 HOUR_US = 3_600_000_000
 SHORT_HOURS = 14 * 24
-"""Records that are shorter are stays, of which hours matter; of longer ones weeks do."""
+"""Shorter records are hospital stays, in which hours matter; in longer ones weeks do."""
 UNLABELLED = "TODO: the MEDS label table: subject_id, prediction_time and a value in each row"
 UNTIMED = 'TODO: when to predict: "last", "first + 48h" or "first of CODE + 24h"'
 
@@ -58,7 +57,7 @@ def draft(files: Sequence[File], root: str) -> Draft | None:
     ]
     labels = next(iter(tables.values()), None) if len(tables) == 1 else None
     if labels is not None:
-        where: dict[str, Any] = {"labels": labels.path}
+        where: dict[str, str] = {"labels": labels.path}
         seen.append(f"One label table: {labels.path}.")
     else:
         listed = ", ".join(table.path for table in tables.values())

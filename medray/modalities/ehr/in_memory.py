@@ -72,18 +72,18 @@ def _checked_events(events: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _checked_times(given: object, subjects: pa.Array) -> pa.Table:
+def _checked_times(stated: object, subjects: pa.Array) -> pa.Table:
     """(subject_id int64, prediction_time timestamp[us])"""
-    if isinstance(given, datetime):
-        if given.tzinfo is not None:
+    if isinstance(stated, datetime):
+        if stated.tzinfo is not None:
             raise UserError("the prediction time has a time zone", expected="one without: MEDS has none")
-        moment = pa.scalar(given.replace(tzinfo=None), pa.timestamp("us"))
+        moment = pa.scalar(stated.replace(tzinfo=None), pa.timestamp("us"))
         return pa.table({"subject_id": subjects, "prediction_time": pa.repeat(moment, len(subjects))})
-    times = as_table(given)
+    times = as_table(stated)
     if times is None or not {"subject_id", "prediction_time"} <= set(times.schema.names):
         raise UserError(
             "these are no prediction times",
-            found=type(given).__name__ if times is None else f"columns {', '.join(times.schema.names)}",
+            found=type(stated).__name__ if times is None else f"columns {', '.join(times.schema.names)}",
             expected="a table with subject_id and prediction_time, or one datetime",
         )
     subject, moment = times.column("subject_id"), times.column("prediction_time")

@@ -59,7 +59,7 @@ def _drawn(names: list[str], events: list[tuple[np.ndarray, np.ndarray]], unit: 
     axis = canvas.subplots()
     for line, (time, value) in enumerate(events):
         known = np.isfinite(value)
-        axis.plot(time[~known], np.full((~known).sum(), line), "|", color=INK, markersize=9)
+        axis.plot(time[~known], np.full(np.count_nonzero(~known), line), "|", color=INK, markersize=9)
         if known.any():
             low, high = float(value[known].min()), float(value[known].max())
             shade = (value[known] - low) / (high - low) if high > low else np.full(known.sum(), 0.5)

@@ -5,19 +5,20 @@ It holds nothing but the summary: no ids of entries, no patient data. Same summa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from medray.errors import REASONS
-from medray.reports.evaluation import Section, Table, embedded, rendered
-from medray.reports.figures import wilson
+from medray.learning.metrics import NONE
+from medray.learning.rates import wilson
 from medray.reports.nightly.pictures import distribution, nights
 from medray.reports.nightly.summary import LEVELS, BundleNight, Summary
 from medray.reports.nightly.words import LEVEL_WORDS, duration, moment, nights_said, share
-from medray.reports.numbers import NONE, score_text
-from medray.scores.drift import ALERT, NEEDED, WATCH
+from medray.reports.numbers import score_text
+from medray.reports.page import Section, Table, embedded, rendered
+from medray.scores.drift import ALERT, NEEDED, WATCH, OutputDrift
+from medray.scores.nights import NightBefore
 
 SHOWN = 12
 """Outputs with a picture: those that have drifted most."""
@@ -45,7 +46,7 @@ def write_page(summary: Summary) -> str:
         alerts=alerts,
         facts=_header(summary),
         heads=_heads(summary),
-        sections=[section for section in sections if section is not None],
+        sections=sections,
         versions=", ".join(f"{name} {version}" for name, version in summary.versions.items()),
     )
 
@@ -83,13 +84,13 @@ def _heads(summary: Summary) -> list[tuple[str, str, str]]:
 def _alerts(bundle: BundleNight, most: float) -> list[str]:
     """What a person should look at, a sentence each."""
     who = bundle.name or bundle.bundle
-    found = []
+    found: list[str] = []
     if bundle.error is not None:
         found.append(f"{who} did not get to its end. {_one_line(bundle.error)}")
     for each in sorted(bundle.outputs, key=lambda each: -(each["psi"] or 0)):
         if each["level"] in ("alert", "watch"):
             word = "have drifted" if each["level"] == "alert" else "may be drifting"
-            was, is_ = (score_text(each[name]["0.5"]) for name in ("reference_quantiles", "quantiles"))
+            was, is_ = score_text(each["reference_quantiles"]["0.5"]), score_text(each["quantiles"]["0.5"])
             found.append(
                 f"{who}: scores of {each['output']} {word} (PSI {score_text(each['psi'])}, {each['level']}): "
                 f"median {was} before, {is_} tonight."
@@ -171,7 +172,7 @@ def _drift(bundle: BundleNight, title: str) -> Section | None:
         )
         return Section(title, [line])
     columns = ["Output", "Night", "Scores", *QUANTILE_HEADS.values(), "PSI", "Drift"]
-    rows = []
+    rows: list[dict[str, str]] = []
     order = sorted(bundle.outputs, key=lambda each: (-LEVELS.index(each["level"]), -(each["psi"] or 0)))
     for each in order:
         for night, count, quantiles in (
@@ -198,7 +199,7 @@ def _drift(bundle: BundleNight, title: str) -> Section | None:
     return Section(title, lines, [Table(columns, rows, frozenset(columns[2:-1]))], drawn)
 
 
-def _level(output: Mapping[str, Any]) -> str:
+def _level(output: OutputDrift) -> str:
     if output["level"] != "too few":
         return LEVEL_WORDS[output["level"]]
     return f"too few ({output['enough']['found']:,} of {output['enough']['needed']})"
@@ -230,7 +231,8 @@ def _nights(bundle: BundleNight, title: str) -> Section | None:
     if not bundle.nights or bundle.failed_fraction is None:
         return None
     began = bundle.run_id[:4] + "-" + bundle.run_id[4:6] + "-" + bundle.run_id[6:8]
-    tonight = {"began": began, "entries": bundle.scored + bundle.failed, "failed": bundle.failed}
+    entries = bundle.scored + bundle.failed
+    tonight: NightBefore = {"run_id": bundle.run_id, "began": began, "entries": entries, "failed": bundle.failed}
     return Section(title, figures=[embedded(nights([*bundle.nights, tonight]))])
 
 
@@ -238,7 +240,7 @@ def _slowest(bundle: BundleNight, title: str) -> Section | None:
     if not bundle.slowest:
         return None
     rows = [
-        {"key_hi": str(row["key_hi"]), "Time": duration(row["seconds"]), "Read together": f"{row['together']:,}"}
+        {"key_hi": str(row["key_hi"]), "Time": duration(float(row["seconds"])), "Read together": f"{row['together']:,}"}
         for row in bundle.slowest
     ]
     line = (
@@ -266,10 +268,10 @@ def _times(summary: Summary) -> Section:
     return Section("Time and versions", lines, tables)
 
 
-def _counted(value: Any) -> str:
+def _counted(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _timed(head: str, unit: str, seconds: Mapping[str, float]) -> Table:
-    rows: Sequence[dict[str, str]] = [{head: name, unit: f"{value:,.1f}"} for name, value in seconds.items()]
+    rows = [{head: name, unit: f"{value:,.1f}"} for name, value in seconds.items()]
     return Table([head, unit], rows, frozenset([unit]))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from medray.reports.drawing import COLOURS, FAINT, Figure, blank, labelled, saved, shortened, whole_ticks
+from medray.learning.charts import shortened
+from medray.reports.drawing import COLOURS, FAINT, Figure, blank, labelled, saved, whole_ticks
 from medray.reports.nightly.words import LEVEL_WORDS
 from medray.reports.numbers import score_text
+from medray.scores.drift import OutputDrift
+from medray.scores.nights import NightBefore
 
 
-def distribution(output: Mapping[str, Any]) -> Figure:
+def distribution(output: OutputDrift) -> Figure:
     """Histogram of one output's scores: tonight's as bars, the reference's as a line; shares, so that sizes compare."""
     shares = output["histogram"]
     edges = np.array(shares["edges"])
@@ -33,7 +35,7 @@ def distribution(output: Mapping[str, Any]) -> Figure:
     return Figure(output["output"], f"Drift: {said}.", alt, saved(canvas))
 
 
-def nights(runs: Sequence[Mapping[str, Any]]) -> Figure:
+def nights(runs: Sequence[NightBefore]) -> Figure:
     """Entries and failed fraction of each run, oldest first; the last is tonight's."""
     done = np.array([run["entries"] for run in runs])
     part = np.array([run["failed"] for run in runs]) / done
@@ -52,7 +54,7 @@ def nights(runs: Sequence[Mapping[str, Any]]) -> Figure:
     step = -(-len(runs) // 12)
     shown = place[::-1][::step][::-1]
     above.set_xticks(shown, [])
-    below.set_xticks(shown, [runs[i]["began"][5:10] for i in shown])
+    below.set_xticks(shown, [runs[int(i)]["began"][5:10] for i in shown])
     if not wide:
         whole_ticks(above.yaxis, 4)
     labelled(above, "", "Entries")

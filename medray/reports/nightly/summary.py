@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from medray.scores.drift import OutputDrift
+from medray.scores.nights import NightBefore
 
 LEVELS = ("too few", "none", "watch", "alert")
 """Of drift, in rising order."""
@@ -58,11 +61,11 @@ class BundleNight(BaseModel):
     """Seconds, one after the other: index, pending, scoring."""
     worker_seconds: dict[str, float] = {}
     """Seconds inside workers, all together: read, score, write."""
-    slowest: list[dict[str, Any]] = []
+    slowest: list[dict[str, int | float | str]] = []
     """{key_hi (as in the score table), seconds, together}: as `medray score` tells them."""
-    outputs: list[dict[str, Any]] = []
+    outputs: list[OutputDrift] = []
     """Tonight's scores against the reference, as medray.drift.compared tells them: n, psi, level, quantiles …"""
-    nights: list[dict[str, Any]] = []
+    nights: list[NightBefore] = []
     """Runs before this one that scored anything, oldest first, at most 30: {run_id, began, entries, failed}. They are
     the reference."""
     made_with: dict[str, str] = {}
@@ -117,7 +120,7 @@ class Summary(BaseModel):
     """Entries scored, failed and not eligible over the seconds of scoring."""
     stages: dict[str, float]
     """Seconds of the night, one after the other: index, pending, scoring, reading of earlier scores, housekeeping."""
-    housekeeping: dict[str, Any]
+    housekeeping: dict[str, object]
     """What it did to the store, or {skipped: why}."""
     bundles: list[BundleNight]
     versions: dict[str, str]

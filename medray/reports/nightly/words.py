@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medray.reports.numbers import NONE
+from medray.learning.metrics import NONE
 
 LEVEL_WORDS = {"alert": "alert", "watch": "watch", "none": "none", "too few": "too few scores", "": "nothing scored"}
 

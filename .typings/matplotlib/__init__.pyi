@@ -1,0 +1,6 @@
+# matplotlib's own types leave every keyword unknown; these are of what medray draws with
+from contextlib import AbstractContextManager
+from typing import Any
+
+def rc_context(rc: dict[str, str]) -> AbstractContextManager[None]: ...
+def __getattr__(name: str) -> Any: ...

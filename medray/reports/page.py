@@ -1,0 +1,102 @@
+"""What the pages of all reports are made of: sections with tables and pictures, in one look. No files beside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+
+import numpy as np
+
+from medray.reports.drawing import Figure
+
+THUMBNAIL = 256  # pixels, the longer side at most
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, str]]
+    numbers: frozenset[str]
+    """Columns that are set to the right."""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A figure as the page holds it."""
+
+    title: str
+    caption: str
+    alt: str
+    wide: bool
+    uri: str
+    """data: address of the picture."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample with what is to be said of it."""
+
+    uri: str | None
+    """data: address of its picture; None: there is none."""
+    alt: str
+    head: str
+    small: bool
+    """So few pixels that they are shown as they are."""
+    body: str
+    entry_id: str
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    lines: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Embedded] = ()
+    thumbs: Sequence[Card] = ()
+
+
+def rendered(name: str, **facts: object) -> str:
+    """A page of medray's own templates; the look of all of them is in page.html.j2."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def source(name: str) -> str:
+        return package_files("medray").joinpath("reports", "templates", name).read_text(encoding="utf-8")
+
+    pages = Environment(loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return pages.get_template(name).render(facts)
+
+
+def embedded(figure: Figure) -> Embedded:
+    """The figure with its picture as a data: address."""
+    return Embedded(figure.title, figure.caption, figure.alt, figure.wide, data_uri(figure.data, figure.format))
+
+
+def turned(table: Table, missing: str) -> Table:
+    """Rows for columns: the first column's values become the heads; `missing` stands where there is no value."""
+    first, *rest = table.columns
+    heads = [row[first] for row in table.rows]
+    rows = [{"": column} | {row[first]: row.get(column, missing) for row in table.rows} for column in rest]
+    return Table(["", *heads], rows, frozenset(heads))
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes of an svg or png as a data: address."""
+    media = {"svg": "image/svg+xml", "png": "image/png"}[kind]
+    return f"data:{media};base64,{base64.b64encode(data).decode()}"
+
+
+def thumbnail(image: np.ndarray) -> bytes:
+    """uint8 (H, W) or (H, W, 3) to PNG bytes, at most 256 pixels on the longer side. Raises ValueError for others."""
+    from PIL import Image
+
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(f"a thumbnail is uint8 (H, W) or (H, W, 3), found {image.dtype} {image.shape}")
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    picture.save(stream, format="png")
+    return stream.getvalue()
