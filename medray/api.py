@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 RunT = TypeVar("RunT", bound=Run)
 
 
-class Frame(Protocol):
+class DataFrame(Protocol):
     """A DataFrame of pandas or polars, or an Arrow table."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-Data: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]] | np.ndarray | Sequence[np.ndarray] | Frame"
+Data: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]] | np.ndarray | Sequence[np.ndarray] | DataFrame"
 """What `Bundle.predict` takes."""
 EngineChoice: TypeAlias = "Engine | Literal['local'] | None"
 """An engine that is open, and stays so; this process in the place of what the run names; None: what the run names."""
@@ -207,7 +207,7 @@ class Bundle:
         *,
         archive: str | PathLike[str] | None = None,
         modality: Mapping[str, object] | None = None,
-        prediction_times: Frame | datetime | None = None,
+        prediction_times: DataFrame | datetime | None = None,
         facts: Mapping[str, Fact] | None = None,
         pseudonym_key: str | None = None,
     ) -> pa.Table:

@@ -61,8 +61,8 @@ def test_levels_rise_with_the_shift(shift, level):
 
 def test_too_few_scores_give_no_number():
     assert drift(HUNDRED, HUNDRED).level == "too few" and drift(HUNDRED, HUNDRED).psi is None
-    assert drift(HUNDRED, np.empty(0)).found == 0
-    assert drift(np.arange(434.0), np.arange(434.0)).found == 217 == NEEDED
+    assert drift(HUNDRED, np.empty(0)).effective == 0
+    assert drift(np.arange(434.0), np.arange(434.0)).effective == 217 == NEEDED
     assert drift(np.arange(434.0), np.arange(434.0)).level == "none"
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PIECE_PARTS = 131_072
 """Parts that are grouped at once."""
 
-Group = Callable[[pa.Table], pa.Table]
+Grouping = Callable[[pa.Table], pa.Table]
 """`grouping.group_parts`, with what the modality has to say of it."""
 
 COMPARED = [name for name in CHANGES.names if name not in ("key_hi", "key_lo", "change", "seen_at")]
@@ -97,7 +97,7 @@ def without_touched(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
     return old.marked(where)
 
 
-def grouped(parts: Iterable[pa.RecordBatch], group: Group = group_parts) -> Iterator[pa.Table]:
+def grouped(parts: Iterable[pa.RecordBatch], group: Grouping = group_parts) -> Iterator[pa.Table]:
     """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
     waiting: list[pa.RecordBatch] = []
     for batch in parts:
@@ -114,7 +114,7 @@ def grouped(parts: Iterable[pa.RecordBatch], group: Group = group_parts) -> Iter
         yield _entries(pa.Table.from_batches(waiting), group)
 
 
-def _entries(parts: pa.Table, group: Group) -> pa.Table:
+def _entries(parts: pa.Table, group: Grouping) -> pa.Table:
     """CHANGES without `change` and `seen_at`."""
     made = group(parts.select(PARTS.names).cast(PARTS))
     part_lists = one_chunk(made.column("parts"))

@@ -20,9 +20,9 @@ from medray.cli.ehr import ehr
 from medray.cli.init import init
 from medray.cli.schema import schema
 from medray.cli.shared import (
-    MANNER,
+    OUTPUT_MODE,
     Json,
-    LocalEngine,
+    Local,
     RunFile,
     Set,
     errors,
@@ -60,7 +60,7 @@ class LogFormat(StrEnum):
     json = "json"
 
 
-class Split(StrEnum):
+class SplitName(StrEnum):
     train = "train"
     validation = "validation"
     test = "test"
@@ -86,7 +86,7 @@ def options(
     ] = LogFormat.text,
 ) -> None:
     if log_format is LogFormat.json:
-        MANNER.set(changed(MANNER.get(), json=True, verb=context.invoked_subcommand or ""))
+        OUTPUT_MODE.set(changed(OUTPUT_MODE.get(), json=True, verb=context.invoked_subcommand or ""))
 
 
 @app.command()
@@ -94,7 +94,7 @@ def index(
     run_file: RunFile,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
     failed: Annotated[bool, typer.Option("--failed", help="List every file that cannot be read, and why.")] = False,
 ) -> None:
     """List an archive: its entries, subjects, and what cannot be read."""
@@ -102,7 +102,7 @@ def index(
 
 
 @app.command()
-def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: LocalEngine = False) -> None:
+def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: Local = False) -> None:
     """Decode an archive into shards: once, for all epochs and all later trainings on the same data."""
     run(run_file, "train", "prepare", json_, set_, local)
 
@@ -112,7 +112,7 @@ def train(
     run_file: RunFile,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget checkpoints and a finished bundle.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite the bundle of another training, which is then lost.")
@@ -125,10 +125,10 @@ def train(
 @app.command()
 def evaluate(
     run_file: RunFile,
-    split: Annotated[Split, typer.Option(help="Which split.")] = Split.test,
+    split: Annotated[SplitName, typer.Option(help="Which split.")] = SplitName.test,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
 ) -> None:
     """Metrics of the bundle on one split, or on another archive, with confidence intervals and an HTML report."""
     run(run_file, "evaluate", "evaluate", json_, set_, local, split=split.value)
@@ -158,7 +158,7 @@ def score(
     retry: Retry = None,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
 ) -> None:
     """Score what an archive holds that the bundle has not scored yet, into the score store."""
     keys = given(deadline=deadline, order=order, limit=limit, retry=retry)
@@ -172,7 +172,7 @@ def nightly(
     limit: Limit = None,
     json_: Json = False,
     set_: Set = None,
-    local: LocalEngine = False,
+    local: Local = False,
 ) -> None:
     """Index, score what is new or changed with one or several bundles, tidy the store, write the morning page."""
     run(run_file, "nightly", "nightly", json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local)
@@ -308,15 +308,15 @@ def demo(
     with errors(), terminal(json_) as shown:
         from medray.demos import run_demo
 
-        summary = run_demo(modality, out, shown)
+        summaries = run_demo(modality, out, shown)
         shown.close()
         if json_:
-            typer.echo(json.dumps(summary))
+            typer.echo(json.dumps({name: each.as_json() for name, each in summaries.items()}))
             return
         from medray.cli.console import Paper
 
         paper = Paper()
-        for name, facts in summary.items():
+        for name, each in summaries.items():
             paper.title(f"medray demo {name}")
-            paper.table(facts["steps"])
-            paper.line(f"report: {facts['report']}")
+            paper.table([dict(step) for step in each.steps])
+            paper.line(f"report: {each.report}")

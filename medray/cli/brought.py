@@ -14,10 +14,14 @@ class Verbs(TyperGroup):
     """The commands of medray, and behind the kind of an installed modality those that it brings."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return super().get_command(ctx, cmd_name) or _brought(cmd_name)
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        app = _brought(cmd_name)
+        return None if app is None else typer.main.get_command(app)
 
 
-def _brought(kind: str) -> Any:
+def _brought(kind: str) -> typer.Typer | None:
+    """The commands of a modality that a plug-in brings, if it brings any. Exits with the message of a broken plug-in."""
     from medray.plugins.installed import PlugInFault, find, named_object
 
     if find("modalities", kind) is None:
@@ -35,4 +39,4 @@ def _brought(kind: str) -> Any:
             raise UserError(str(error), do="see: medray plugins") from None
         if not isinstance(app, typer.Typer):
             raise UserError("the commands of a plug-in are no typer.Typer", where=commands, found=type(app).__name__)
-        return typer.main.get_command(app)
+        return app

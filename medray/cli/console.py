@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from rich import box
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -23,6 +24,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from medray.progress import Live
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 LOG_WIDTH = 10_000
 NEVER_WRAPPED = 20  # characters; an identifier of this length stays whole
@@ -35,10 +39,10 @@ class Terminal:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal and not quiet
         self.bars: Bars | None = None
-        self.task: Any = None
+        self.task = TaskID(0)
         self.failed = 0
         self.shown_epochs = 0
-        self.said = ""
+        self.last_note = ""
 
     def begin(self, name: str, total: int) -> None:
         self._end()
@@ -53,7 +57,7 @@ class Terminal:
             self.bars.update(self.task, advance=done, note=note)
 
     def training(self, live: Live) -> None:
-        self._say_once(live.get("note", ""))
+        self._note_once(live.get("note", ""))
         total = live["epochs"] * live["steps"]
         if self.live and (self.bars is None or self.bars.tasks[0].description != "train"):
             self._end()
@@ -75,24 +79,24 @@ class Terminal:
     def note(self, text: str) -> None:
         self.line(text)
 
-    def _say_once(self, note: str) -> None:
-        """What training has to tell beside how far it is."""
-        if note and note != self.said:
-            self.said = note
+    def _note_once(self, note: str) -> None:
+        """Show the note that comes with the position of a training, unless it is the last one shown."""
+        if note and note != self.last_note:
+            self.last_note = note
             self.fact("checkpoint_broken", "warning")
             self.note(note)
 
     def about(self, **facts: str) -> None:
-        """For JSON lines; a person sees it at the end."""
+        """Nothing: names of the run are for JSON lines; a person sees them at the end."""
 
-    def fact(self, event: str, level: str = "info", /, **facts: Any) -> None:
-        """As of `about`."""
+    def fact(self, event: str, level: str = "info", /, **facts: object) -> None:
+        """Nothing: facts are for JSON lines."""
 
-    def done(self, result: dict[str, Any], exit_code: int) -> None:
-        """The result is printed on stdout."""
+    def done(self, result: dict[str, JsonValue], exit_code: int) -> None:
+        """Nothing: the result is printed on stdout."""
 
     def failed_with(self, error: BaseException) -> None:
-        """The message is printed by who catches it."""
+        """Nothing: the message is printed where the error is caught."""
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -127,23 +131,24 @@ class Log(Terminal):
         super().__init__()
         self.live, self.every = False, every
         self.console.width = LOG_WIDTH
-        self.name, self.total, self.finished, self.began, self.told = "", 0, 0, 0.0, 0.0
+        self.name, self.total, self.finished = "", 0, 0
+        self.began = self.last_line = 0.0  # monotonic seconds
 
     def begin(self, name: str, total: int) -> None:
         self._end()
         self.failed, self.name, self.total, self.finished = 0, name, total, 0
-        self.began = self.told = time.monotonic()
+        self.began = self.last_line = time.monotonic()
         if total:
             self.tell(f"{name}: {readable(total)} to do", "begin", work=name, total=total)
 
     def advance(self, done: int, failed: int) -> None:
         self.failed += failed
         self.finished += done
-        if self.finished >= self.total or time.monotonic() - self.told >= self.every:
-            self._tell()
+        if self.finished >= self.total or time.monotonic() - self.last_line >= self.every:
+            self._tell_progress()
 
     def training(self, live: Live) -> None:
-        self._say_once(live.get("note", ""))
+        self._note_once(live.get("note", ""))
         history = live["history"]
         self.shown_epochs = min(self.shown_epochs, len(history))  # resumed from an earlier checkpoint after a failure
         for row in history[self.shown_epochs :]:
@@ -153,10 +158,10 @@ class Log(Terminal):
                 epochs=live["epochs"],
                 **row,
             )
-            self.told = time.monotonic()
+            self.last_line = time.monotonic()
         self.shown_epochs = len(history)
-        if time.monotonic() - self.told >= self.every and not live["stopped"]:
-            self.told = time.monotonic()
+        if time.monotonic() - self.last_line >= self.every and not live["stopped"]:
+            self.last_line = time.monotonic()
             at = {name: live[name] for name in ("epoch", "epochs", "step", "steps")}
             self.tell(
                 f"epoch {live['epoch'] + 1:>3}  step {readable(live['step'])} of {readable(live['steps'])}",
@@ -164,16 +169,16 @@ class Log(Terminal):
                 **at,
             )
 
-    def tell(self, text: str, event: str, /, **facts: Any) -> None:
-        """A line for a person; what it says in facts is for JSON lines."""
+    def tell(self, text: str, event: str, /, **facts: object) -> None:
+        """One line for a person; `event` and `facts` are the same for JSON lines."""
         self.line(text)
 
     def line(self, text: str) -> None:
         self.console.print(f"{datetime.now(UTC):%H:%M:%SZ} {text}", markup=False)
 
-    def _tell(self) -> None:
-        self.told = time.monotonic()
-        speed = self.finished / max(self.told - self.began, 1e-9)
+    def _tell_progress(self) -> None:
+        self.last_line = time.monotonic()
+        speed = self.finished / max(self.last_line - self.began, 1e-9)
         failed = f", {readable(self.failed)} failed" if self.failed else ""
         self.tell(
             f"{self.name}: {readable(self.finished)} of {readable(self.total)}{failed}, {readable(speed)} a second",
@@ -188,15 +193,17 @@ def epoch_line(row: Mapping[str, object], metrics: Sequence[str]) -> str:
     return f"epoch {row['epoch']:>3}  " + "  ".join(shown)
 
 
-def readable(value: Any) -> str:
+def readable(value: object) -> str:
     """A value as a person reads it: thousands grouped, four significant digits below them, lists without brackets."""
     if value is None or value in ("", [], {}):
         return "–"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {readable(each)}" for name, each in value.items())
+        members = cast("dict[str, object]", value)
+        return ", ".join(f"{name} {readable(each)}" for name, each in members.items())
     if isinstance(value, (list, tuple)):
-        nested = any(isinstance(each, (list, tuple)) for each in value)
-        return ("; " if nested else ", ").join(readable(each) for each in value)
+        items = cast("Sequence[object]", value)
+        nested = any(isinstance(each, (list, tuple)) for each in items)
+        return ("; " if nested else ", ").join(readable(each) for each in items)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
@@ -219,7 +226,7 @@ class Paper:
     def line(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def facts(self, rows: Iterable[tuple[str, Any]]) -> None:
+    def facts(self, rows: Iterable[tuple[str, object]]) -> None:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
@@ -227,7 +234,7 @@ class Paper:
             table.add_row(escape(name), escape(readable(value)))
         self.console.print(table)
 
-    def table(self, rows: list[dict[str, Any]]) -> None:
+    def table(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Records, with a column for every key that one of them has."""
         names = list(dict.fromkeys(name for row in rows for name in row))
         table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)

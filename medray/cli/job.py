@@ -47,13 +47,13 @@ def main(arguments: Sequence[str]) -> None:
 
 def require(needs: dict[str, str]) -> None:
     """Raises UserError where this environment is not that of the one who submitted the job."""
-    found = {name: _version(name) for name in needs}
-    other = [name for name, version in needs.items() if found[name] != version]
+    installed = {name: _version(name) for name in needs}
+    other = [name for name, version in needs.items() if installed[name] != version]
     if other:
         raise UserError(
             "the cluster's environment is not the one that the job was submitted from",
             where=sys.executable,
-            found=", ".join(f"{name} {found[name] or 'is not there'}" for name in other),
+            found=", ".join(f"{name} {installed[name] or 'is not there'}" for name in other),
             expected=", ".join(f"{name} {needs[name]}" for name in other),
             do="install the same versions there (constraints.txt), or submit with --unpinned",
         )
@@ -82,9 +82,9 @@ def _start_from(folder: str) -> None:
 
 def _run(arguments: Sequence[str], *, marked: bool) -> None:
     from medray.cli.app import app
-    from medray.cli.shared import MANNER, Manner, call
+    from medray.cli.shared import OUTPUT_MODE, OutputMode, call
 
-    MANNER.set(Manner(log=True, marked=marked))
+    OUTPUT_MODE.set(OutputMode(log=True, marked=marked))
     call(app, list(arguments))
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from medray.cli.quick import VERBS, refuse_kind
 from medray.cli.shared import RESULT, errors, given, print_result
 from medray.errors import UserError
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from medray.engines.ray.job_server import Job, JobServer
     from medray.verbs.submit import Parcel
 
@@ -43,7 +46,7 @@ InsecureHttp = Annotated[
     bool, typer.Option("--insecure-http", help="Send token and job over plain http to another machine.")
 ]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the job, as `submit` and `jobs list` show it.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
+JsonLine = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout.")]
 
 jobs = typer.Typer(help="Jobs of a cluster: list, logs, status, stop.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -73,7 +76,7 @@ def submit(
     ] = False,
     ca: Certificates = None,
     insecure_http: InsecureHttp = False,
-    json_: Json = False,
+    json_: JsonLine = False,
 ) -> None:
     """Run a verb on a Ray cluster: medray submit score RUN.toml --limit 100. Follows it, and ends with its exit code.
 
@@ -105,36 +108,40 @@ def submit(
 
 @jobs.command("list")
 def list_(
-    address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: Json = False
+    address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: JsonLine = False
 ) -> None:
     """What was submitted to the cluster, newest first."""
     with errors():
-        found = [_facts(job) for job in _server(address, ca, insecure_http).jobs()]
+        rows = [_facts(job) for job in _server(address, ca, insecure_http).jobs()]
         if json_:
-            typer.echo(json.dumps({"jobs": found}))
+            typer.echo(json.dumps({"jobs": rows}))
             return
         from medray.cli.console import Paper
 
         paper = Paper()
-        if found:
-            paper.table([{name: value for name, value in row.items() if name != "command"} for row in found])
+        if rows:
+            paper.table([{name: value for name, value in row.items() if name != "command"} for row in rows])
         else:
             paper.line("no jobs")
 
 
 @jobs.command()
 def status(
-    id: Id, address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: Json = False
+    id: Id,
+    address: Address = None,
+    ca: Certificates = None,
+    insecure_http: InsecureHttp = False,
+    json_: JsonLine = False,
 ) -> None:
     """One job: what it is, since when, how it ended."""
     with errors():
-        found = _facts(_server(address, ca, insecure_http).job(id))
+        facts = _facts(_server(address, ca, insecure_http).job(id))
         if json_:
-            typer.echo(json.dumps(found))
+            typer.echo(json.dumps(facts))
             return
         from medray.cli.console import Paper
 
-        Paper().facts(found.items())
+        Paper().facts(facts.items())
 
 
 @jobs.command()
@@ -146,7 +153,7 @@ def logs(
     address: Address = None,
     ca: Certificates = None,
     insecure_http: InsecureHttp = False,
-    json_: Json = False,
+    json_: JsonLine = False,
 ) -> None:
     """What a job has printed: on stdout; with --follow on stderr, and its result on stdout."""
     with errors():
@@ -161,7 +168,11 @@ def logs(
 
 @jobs.command()
 def stop(
-    id: Id, address: Address = None, ca: Certificates = None, insecure_http: InsecureHttp = False, json_: Json = False
+    id: Id,
+    address: Address = None,
+    ca: Certificates = None,
+    insecure_http: InsecureHttp = False,
+    json_: JsonLine = False,
 ) -> None:
     """Stop a job, and wait until it has ended: a scoring run commits what it has, and the same command goes on later."""
     with errors():
@@ -183,14 +194,15 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
             expected=", ".join(" ".join(verb) for verb in VERBS),
             do="the verb comes first, then its run file and options",
         )
-    group: Any = ctx.find_root().command
+    command = ctx.find_root().command
     for word in verb:
-        group = group.commands[word]
-    taken = group.make_context(" ".join(("medray", *verb)), words[len(verb) :], parent=ctx.find_root())
+        assert isinstance(command, TyperGroup)
+        command = command.commands[word]
+    taken = command.make_context(" ".join(("medray", *verb)), words[len(verb) :], parent=ctx.find_root())
     if taken.params["local"]:
         raise UserError("a submitted job runs on the cluster", where="medray submit", found="--local")
     asked = {name: taken.params.get(name) for name in ("deadline", "order", "limit", "retry")}
-    overrides = [*(taken.params["set_"] or []), *given(**asked)]
+    overrides: list[str] = [*(taken.params["set_"] or []), *given(**asked)]
 
     from medray.config import runs
     from medray.verbs.submit import parcel
@@ -198,17 +210,28 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
     run_file = Path(taken.params["run_file"])
     run = runs.load(run_file, overrides)
     refuse_kind(type(run).__name__, VERBS[verb], run_file)
-    return parcel(verb, run_file, run, _options(taken), overrides, root=root, id=id, unpinned=unpinned)
+    return parcel(
+        verb,
+        run_file,
+        run,
+        _options(taken.command.params, taken.params),
+        overrides,
+        root=root,
+        id=id,
+        unpinned=unpinned,
+    )
 
 
-def _options(taken: Any) -> list[str]:
+def _options(declared: Iterable[object], values: Mapping[str, object]) -> list[str]:
     """The options that were given to a command, in one way of writing them."""
     words: list[str] = []
-    for option in taken.command.params:
-        value = taken.params.get(option.name)
-        if option.param_type_name != "option" or not value or value == option.default:
+    for option in declared:
+        if not isinstance(option, TyperOption):
             continue
-        for each in value if isinstance(value, list | tuple) else [value]:
+        value = values.get(option.name or "")
+        if not value or value == option.default:
+            continue
+        for each in cast("Sequence[object]", value) if isinstance(value, list | tuple) else [value]:
             words += (
                 [option.opts[0]]
                 if each is True
@@ -245,21 +268,21 @@ class _Shown:
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self.show = show
-        self.found: dict[str, Any] | None = None
+        self.answer: dict[str, JsonValue] | None = None
 
     def all(self, lines: Iterable[str]) -> None:
         for line in lines:
             before, mark, text = line.partition(RESULT)
             if mark and text.startswith("{"):
-                self.found = json.loads(text)
+                self.answer = json.loads(text)
             if not mark or before:
                 self.show(before)
 
     def result(self, json_: bool) -> None:
-        if self.found is not None and json_:
-            typer.echo(json.dumps(self.found))
-        elif self.found is not None:
-            print_result(self.found)
+        if self.answer is not None and json_:
+            typer.echo(json.dumps(self.answer))
+        elif self.answer is not None:
+            print_result(self.answer)
 
 
 def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
@@ -279,7 +302,7 @@ def _follow(server: JobServer, id: str, json_: bool, name: str = "") -> int:
         shown.all(following.lines())
     job = server.job(id)
     shown.result(json_)
-    if job.status != "SUCCEEDED" and shown.found is None:
+    if job.status != "SUCCEEDED" and shown.answer is None:
         _say(f"medray: job {id}: {job.status}, exit code {job.exit_code}" + _why(job))
     return job.exit_code or 0
 
@@ -308,7 +331,7 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _facts(job: Job) -> dict[str, Any]:
+def _facts(job: Job) -> dict[str, JsonValue]:
     ended = job.ended or None
     return {
         "id": job.id,

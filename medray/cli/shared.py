@@ -10,12 +10,12 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -24,9 +24,9 @@ from medray.errors import MedrayError
 from medray.stopping import Stopped, on_signals
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import BaseModel, JsonValue
 
-    from medray.cli.console import Terminal
+    from medray.cli.console import Paper, Terminal
     from medray.modalities.base import Inspection
     from medray.verbs.results import Result
 
@@ -36,23 +36,23 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
 ]
-LocalEngine = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
 
 
 @dataclass(frozen=True)
-class Manner:
-    """To whom a command speaks."""
+class OutputMode:
+    """How a command reports: on a terminal, as a plain log, as JSON lines, or for `medray submit`."""
 
     log: bool = False
-    """To a log: progress as a plain line now and then, where stderr is no terminal."""
+    """Progress as a plain line now and then, where stderr is no terminal."""
     marked: bool = False
-    """To `medray submit`: the result is one line of JSON behind RESULT, among the lines of the log."""
+    """For `medray submit`: the result is one line of JSON behind RESULT, among the lines of the log."""
     json: bool = False
-    """To what collects logs: JSON lines on stderr, in the place of progress and messages."""
+    """For what collects logs: JSON lines on stderr, in the place of progress and messages."""
     verb: str = ""
 
 
-MANNER: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039  frozen
+OUTPUT_MODE: ContextVar[OutputMode] = ContextVar("output_mode", default=OutputMode())  # noqa: B039  frozen
 RESULT = "medray-result "
 STOPPED = 143
 """Exit code of a run that SIGTERM stopped, as the shell has it; Ctrl-C is 130."""
@@ -65,7 +65,7 @@ def run(
     json_: bool,
     set_: list[str] | None,
     local: bool,
-    **options: Any,
+    **options: object,
 ) -> None:
     """Load the run file, open its engine, call the verb, print its result, exit with its code.
 
@@ -88,14 +88,14 @@ def run(
         finally:
             engine.close()
         shown.close()
-        found, code = result.model_dump(mode="json"), result.exit_code(settled.max_failed)
-        shown.done(found, code)
-        if MANNER.get().marked:
-            typer.echo(RESULT + json.dumps(found))
+        answer, code = result.model_dump(mode="json"), result.exit_code(settled.max_failed)
+        shown.done(answer, code)
+        if OUTPUT_MODE.get().marked:
+            typer.echo(RESULT + json.dumps(answer))
         elif json_:
-            typer.echo(json.dumps(found))
+            typer.echo(json.dumps(answer))
         else:
-            print_result(found)
+            print_result(answer)
         raise typer.Exit(code)
 
 
@@ -107,13 +107,13 @@ def call(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """
     try:
         app(arguments)
-        code: Any = 0
+        code: int | str | None = 0
     except SystemExit as end:
         code = end.code
     if isinstance(code, str):
         print(code, file=sys.stderr)
         code = 1
-    atexit._run_exitfuncs()
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -123,7 +123,11 @@ def call(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
 
 
 def given(
-    *, deadline: str | None = None, order: str | None = None, limit: int | None = None, retry: Any = None
+    *,
+    deadline: str | None = None,
+    order: str | None = None,
+    limit: int | None = None,
+    retry: list[str] | None = None,
 ) -> list[str]:
     """Options that stand for keys of the run file, as `--set` has them."""
     options = {"deadline": deadline, "order": order, "limit": limit, "retry": "all" if retry == ["all"] else retry}
@@ -137,31 +141,29 @@ def _verb(name: str) -> Callable[..., Result]:
 FAILED_SHOWN = 20
 
 
-def print_result(found: dict[str, Any]) -> None:
+def print_result(result: dict[str, JsonValue]) -> None:
     """Facts, then what each holds: records as a table, metrics beside their confidence intervals."""
     from medray.cli.console import Paper
 
     paper = Paper()
-    intervals = found.get("intervals", {})
-    archives = found.get("by_archive", {})
-    found = {name: value for name, value in found.items() if name not in ("intervals", "by_archive")}
-    paper.facts((name, value) for name, value in found.items() if not isinstance(value, dict | list))
-    for title, value in found.items():
+    intervals, archives = _members(result.get("intervals")), _members(result.get("by_archive"))
+    result = {name: value for name, value in result.items() if name not in ("intervals", "by_archive")}
+    paper.facts((name, value) for name, value in result.items() if not isinstance(value, dict | list))
+    for title, value in result.items():
         if isinstance(value, dict) and value:
             _print_facts(paper, title, value, intervals if title == "metrics" else {})
-    if len(mixture := found.get("mixture") or []) > 1:
+    if len(mixture := _records(result.get("mixture"))) > 1:
         paper.title("what the entries are")
         paper.table(mixture)
     if archives:
         paper.title("by archive, with intervals")
-        paper.table(_by_archive(archives))
-    entries = found.get("failed_entries")
-    if entries:
+        paper.table(_by_archive({name: _members(figures) for name, figures in archives.items()}))
+    if entries := _records(result.get("failed_entries")):
         paper.title("entries that cannot be read")
         paper.table(entries)
-    elif entries is None and "scanned" in found and found["failed"]:
+    elif result.get("failed_entries") is None and "scanned" in result and result["failed"]:
         paper.line("which they are: the same command with --failed")
-    if failed := found.get("failed_files"):
+    if failed := _records(result.get("failed_files")):
         paper.title("failed files, by their place in the order of names")
         paper.table(failed[:FAILED_SHOWN])
 
@@ -170,51 +172,62 @@ def print_model(result: BaseModel, json_: bool) -> None:
     """A result that is single facts."""
     from medray.cli.console import Paper
 
-    found = result.model_dump(mode="json")
+    facts = result.model_dump(mode="json")
     if json_:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(facts))
     else:
-        Paper().facts(found.items())
+        Paper().facts(facts.items())
 
 
-def _print_facts(paper: Any, title: str, value: dict[str, Any], intervals: dict[str, Any]) -> None:
+def _print_facts(paper: Paper, title: str, value: dict[str, JsonValue], intervals: dict[str, JsonValue]) -> None:
     """Records as one table; else the single facts, and a table of each fact that holds records."""
-    if all(isinstance(facts, dict) for facts in value.values()):
+    records = {name: facts for name, facts in value.items() if isinstance(facts, dict)}
+    if len(records) == len(value):
         paper.title(title)
         of = title.rpartition(", ")[2].removeprefix("per ")
         head = of if of.endswith("ss") else of.removesuffix("s")
-        paper.table([{head: name, **facts} for name, facts in value.items()])
+        paper.table([{head: name, **facts} for name, facts in records.items()])
         return
-    single = {name: fact for name, fact in value.items() if not _records(fact)}
+    single = {name: fact for name, fact in value.items() if not _holds_records(fact)}
     if single:
         paper.title(title)
         if intervals:
             paper.table([_metric(name, number, intervals.get(name)) for name, number in single.items()])
         else:
             paper.facts(single.items())
-    for name, facts in value.items():
-        if name not in single and isinstance(facts, dict):
+    for name, facts in records.items():
+        if name not in single:
             _print_facts(paper, f"{title}, {name.replace('_', ' ')}", facts, {})
 
 
-def _by_archive(archives: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_archive(archives: dict[str, dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
     """A row for each figure, a column for each archive."""
     from medray.cli.console import readable
 
-    rows = [{"": name} | {each: found[name] for each, found in archives.items()} for name in ("n", "subjects")]
-    for metric in next(iter(archives.values()))["metrics"]:
-        row = {"": metric}
-        for each, found in archives.items():
-            low, high = found["intervals"].get(metric) or (None, None)
+    rows = [
+        {"": name} | {archive: figures[name] for archive, figures in archives.items()} for name in ("n", "subjects")
+    ]
+    for metric in _members(next(iter(archives.values()))["metrics"]):
+        row: dict[str, JsonValue] = {"": metric}
+        for archive, figures in archives.items():
+            low, high = _bounds(_members(figures["intervals"]).get(metric))
             between = "" if low is None else f" ({readable(low)}, {readable(high)})"
-            row[each] = readable(found["metrics"][metric]) + between
+            row[archive] = readable(_members(figures["metrics"])[metric]) + between
         rows.append(row)
     return rows
 
 
-def _metric(name: str, value: Any, interval: list[float] | None) -> dict[str, Any]:
-    low, high = interval or (None, None)
+def _metric(name: str, value: JsonValue, interval: JsonValue) -> dict[str, JsonValue]:
+    low, high = _bounds(interval)
     return {"metric": name, "value": value, "low": low, "high": high}
+
+
+def _bounds(interval: JsonValue) -> tuple[JsonValue, JsonValue]:
+    """Low and high of a confidence interval; None where there is none."""
+    if not isinstance(interval, list) or not interval:
+        return None, None
+    low, high = interval
+    return low, high
 
 
 def print_seen(seen: Inspection) -> None:
@@ -223,28 +236,39 @@ def print_seen(seen: Inspection) -> None:
 
     paper = Paper()
     paper.title(seen.title)
-    paper.facts((name, value) for name, value in seen.facts.items() if not _records(value))
+    paper.facts((name, value) for name, value in seen.facts.items() if not _holds_records(value))
     for title, rows in seen.tables.items():
         paper.title(title)
         paper.table(rows)
 
 
-def _records(value: Any) -> bool:
-    held = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return any(isinstance(each, dict) for each in held)
+def _members(value: JsonValue) -> dict[str, JsonValue]:
+    """A JSON object's members; none where the value is absent."""
+    return value if isinstance(value, dict) else {}
+
+
+def _records(value: JsonValue) -> list[dict[str, JsonValue]]:
+    """A JSON array's objects; none where the value is absent."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _holds_records(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(isinstance(each, dict) for each in cast("dict[str, object]", value).values())
+    return isinstance(value, list) and any(isinstance(each, dict) for each in cast("list[object]", value))
 
 
 @contextmanager
-def terminal(json_: bool) -> Iterator[Terminal]:
+def terminal(json_: bool) -> Generator[Terminal, None, None]:
     from medray.cli.console import Log, Terminal
 
-    manner = MANNER.get()
+    mode = OUTPUT_MODE.get()
     shown = Terminal(quiet=json_)
-    if manner.json:
+    if mode.json:
         from medray.cli.logs import JsonLog
 
-        shown = JsonLog(manner.verb)
-    elif manner.marked or (manner.log and not json_ and not shown.live):
+        shown = JsonLog(mode.verb)
+    elif mode.marked or (mode.log and not json_ and not shown.live):
         shown = Log()
     try:
         yield shown
@@ -258,19 +282,19 @@ def terminal(json_: bool) -> Iterator[Terminal]:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
+def errors() -> Generator[None, None, None]:
     """A fault that medray understands is a message and an exit code, never a traceback."""
     try:
         yield
     except MedrayError as error:
         from medray.cli.console import print_error
 
-        if not MANNER.get().json:  # it may quote what was found; the log has the rest
+        if not OUTPUT_MODE.get().json:  # it may quote what was found; the log has the rest
             print_error(f"medray: {error}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as stop:
         from medray.cli.console import print_error
 
-        if not MANNER.get().json:
+        if not OUTPUT_MODE.get().json:
             print_error("medray: stopped; the same command goes on from the last checkpoint or commit")
         raise typer.Exit(STOPPED if isinstance(stop, Stopped) else 130) from None

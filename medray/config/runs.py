@@ -187,8 +187,8 @@ class EvaluateRun(ArchiveRun):
         )
 
 
-class ScoringRun(ArchiveRun):
-    """How an archive is scored. Preprocessing is the bundle's: there are no settings for it here."""
+class StoreRun(ArchiveRun):
+    """How an archive is scored into a store. Preprocessing is the bundle's: there are no settings for it here."""
 
     store: str
     """Folder of the score table (Delta Lake)."""
@@ -248,7 +248,7 @@ class ScoringRun(ArchiveRun):
         return True if self.retry == "all" else self.retry
 
 
-class ScoreRun(ScoringRun):
+class ScoreRun(StoreRun):
     """A run file for index and score."""
 
     bundle: str
@@ -270,7 +270,7 @@ class Housekeeping(BaseModel):
     run, and than anyone reads an older version."""
 
 
-class NightlyRun(ScoringRun):
+class NightlyRun(StoreRun):
     """A run file for nightly."""
 
     bundles: tuple[str, ...] = Field(min_length=1)
@@ -291,7 +291,7 @@ class NightlyRun(ScoringRun):
 
     def of_bundle(self, bundle: str, work: str) -> ScoreRun:
         """The scoring of one bundle, with its manifest in the folder `work`."""
-        kept = {name: getattr(self, name) for name in ScoringRun.model_fields}
+        kept = {name: getattr(self, name) for name in StoreRun.model_fields}
         return ScoreRun.model_validate(kept | {"bundle": bundle, "work": work})
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from medray.errors import UserError
 from medray.progress import Progress
 
+if TYPE_CHECKING:
+    from medray.demos.base import Demo, DemoSummary
+
 DEMOS = ("imaging", "genomics", "ehr")
 
 
-def run_demo(name: str, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run one demo, or all, each in a folder of its own; their summaries. Raises UserError for a name that is none."""
+def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]:
+    """Summaries by name, after running one demo, or "all" in a folder each. Raises UserError for an unknown name."""
     if name not in (*DEMOS, "all") and (brought := _brought(name)) is not None:
         from medray.demos.base import run
 
@@ -47,7 +50,7 @@ def _kinds_with_demos() -> list[str]:
     return kinds
 
 
-def _brought(name: str) -> Any:
+def _brought(name: str) -> Demo | None:
     """The Demo of a modality of this name that a plug-in brings, if it brings one. Raises UserError."""
     from medray.plugins.installed import PlugInFault, find, named_object
 

@@ -1,4 +1,4 @@
-"""What every demo does: the whole way on data that ships with medray, then again after a few entries changed."""
+"""The steps of every demo: the whole way on data that ships with medray, then again after a few entries changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from medray.config import runs as settings
 from medray.engines.base import Engine
@@ -18,10 +18,12 @@ from medray.reports.evaluation import ScoringRun, write_report
 from medray.verbs.evaluate import evaluate_bundle
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare
-from medray.verbs.results import EvaluateResult, Result, ScoreResult, ToMedsResult
+from medray.verbs.results import EvaluateResult, IndexResult, PrepareResult, ScoreResult, ToMedsResult, TrainResult
 from medray.verbs.score import score
 from medray.verbs.to_meds import to_meds
 from medray.verbs.train import train
+
+StepResult = IndexResult | PrepareResult | TrainResult | EvaluateResult | ScoreResult | ToMedsResult
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,45 @@ class Demo:
 
     name: str
     unit: str
-    """What a sample is: "images"."""
+    """Plural noun for samples: "images"."""
     train: str
     score: str
     write: Callable[[Path], None]
     change: Callable[[Path], None]
     changed: str
-    """What `change` did, in words."""
+    """The changes that `change` makes, in words."""
     convert: str | None = None
     """Run file of to-meds, where the archive is made of another format first."""
     metric: str = "auroc"
 
 
-def run(demo: Demo, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run the demo in the folder `out`, which must be new or an earlier demo's. Returns the summary of all steps."""
+class DemoStep(TypedDict):
+    """One step as a row of the table that a person sees."""
+
+    step: str
+    seconds: float
+    outcome: str
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """The results of a demo that ran to its end."""
+
+    results: dict[str, StepResult]
+    """Results by the name of the step."""
+    steps: list[DemoStep]
+    report: str
+    """Path of the HTML report."""
+    seconds: float
+
+    def as_json(self) -> dict[str, object]:
+        """The summary as `medray demo --json` prints it: a key per step, then `steps`, `report` and `seconds`."""
+        results: dict[str, object] = {name: each.model_dump(mode="json") for name, each in self.results.items()}
+        return results | {"steps": self.steps, "report": self.report, "seconds": self.seconds}
+
+
+def run(demo: Demo, out: Path, progress: Progress) -> DemoSummary:
+    """Run the demo in the folder `out`. Raises UserError where that holds anything but an earlier demo."""
     started = time.monotonic()
     _claim_folder(out)
     demo.write(out)
@@ -54,28 +81,26 @@ def run(demo: Demo, out: Path, progress: Progress) -> dict[str, Any]:
     assert isinstance(train_run, settings.TrainRun) and isinstance(score_run, settings.ScoreRun)
     engine = open_engine(RaySpec(workers=2))
     try:
-        steps = _converted(demo, out, "to-meds", engine, progress)
-        steps["index"] = index(train_run, engine, progress)
-        steps["prepare"] = prepare(train_run, engine, progress)
-        steps["train"] = train(train_run, engine, progress)
-        steps["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
-        steps["score"] = score(score_run, engine, progress)
+        results: dict[str, StepResult] = _converted(demo, out, "to-meds", engine, progress)
+        results["index"] = index(train_run, engine, progress)
+        results["prepare"] = prepare(train_run, engine, progress)
+        results["train"] = train(train_run, engine, progress)
+        results["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
+        results["score"] = first = score(score_run, engine, progress)
         demo.change(out)
         progress.note(f"changed the archive: {demo.changed}")
-        steps |= _converted(demo, out, "to-meds again", engine, progress)
-        steps["score again"] = score(score_run, engine, progress)
+        results |= _converted(demo, out, "to-meds again", engine, progress)
+        results["score again"] = again = score(score_run, engine, progress)
     finally:
         engine.close()
     report = out / "report.html"
-    titles = {"score": "The whole archive", "score again": f"After {demo.changed}"}
-    runs = [_scoring_run(title, steps[name]) for name, title in titles.items()]
+    runs = [_scoring_run("The whole archive", first), _scoring_run(f"After {demo.changed}", again)]
     report.write_text(write_report(replace(facts, archive=runs)), encoding="utf-8")
-    summary = {name: step.model_dump(mode="json") for name, step in steps.items()}
-    table = [{"step": name, "seconds": step.seconds, "outcome": _outcome(step, demo)} for name, step in steps.items()]
-    return summary | {"steps": table, "report": str(report), "seconds": time.monotonic() - started}
+    steps = [DemoStep(step=name, seconds=each.seconds, outcome=_outcome(each, demo)) for name, each in results.items()]
+    return DemoSummary(results, steps, str(report), time.monotonic() - started)
 
 
-def _converted(demo: Demo, out: Path, step: str, engine: Engine, progress: Progress) -> dict[str, Any]:
+def _converted(demo: Demo, out: Path, step: str, engine: Engine, progress: Progress) -> dict[str, StepResult]:
     if demo.convert is None:
         return {}
     convert_run = settings.load(out / "to_meds.toml")
@@ -83,9 +108,8 @@ def _converted(demo: Demo, out: Path, step: str, engine: Engine, progress: Progr
     return {step: to_meds(convert_run, engine, progress)}
 
 
-def _outcome(result: Result, demo: Demo) -> str:
-    """What a step tells a person."""
-    found: Any = result
+def _outcome(result: StepResult, demo: Demo) -> str:
+    """The outcome of a step in words."""
     if isinstance(result, EvaluateResult):
         low, high = result.intervals[demo.metric] or (float("nan"), float("nan"))
         name = demo.metric.upper() if demo.metric == "auroc" else demo.metric
@@ -97,14 +121,14 @@ def _outcome(result: Result, demo: Demo) -> str:
         return f"{result.pending} of {result.entries} entries pending: {done}"
     if isinstance(result, ToMedsResult):
         return f"{result.events:,} events of {result.subjects:,} subjects from {result.entries:,} files"
-    return {
-        "IndexResult": lambda: f"{found.entries} entries of {found.subjects} subjects in {found.files} files",
-        "PrepareResult": lambda: f"{found.samples} samples in {found.shards} shards",
-        "TrainResult": lambda: (
-            f"{found.epochs} epochs on {found.workers} workers, {found.samples_per_second:.0f} {demo.unit}/s, "
-            f"bundle {found.bundle_id}"
-        ),
-    }[type(result).__name__]()
+    if isinstance(result, IndexResult):
+        return f"{result.entries} entries of {result.subjects} subjects in {result.files} files"
+    if isinstance(result, PrepareResult):
+        return f"{result.samples} samples in {result.shards} shards"
+    return (
+        f"{result.epochs} epochs on {result.workers} workers, {result.samples_per_second:.0f} {demo.unit}/s, "
+        f"bundle {result.bundle_id}"
+    )
 
 
 def _scoring_run(title: str, result: ScoreResult) -> ScoringRun:
@@ -113,7 +137,7 @@ def _scoring_run(title: str, result: ScoreResult) -> ScoringRun:
 
 
 def _claim_folder(out: Path) -> None:
-    """An earlier demo in this folder is removed; anything else in it is the user's and stays."""
+    """Remove an earlier demo from this folder. Raises UserError where it holds anything else, which is left alone."""
     import shutil
 
     mark = out / ".medray-demo"

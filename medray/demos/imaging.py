@@ -73,7 +73,7 @@ workers = 2
 def write_archive(out: Path) -> None:
     """BreastMNIST as one DICOM file per image and labels.csv (file, subject, split, diagnosis)."""
     arrays = np.load(str(package_files("medray.demos") / "data" / "breastmnist.npz"))
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for name, split in SPLITS.items():
         for i, (pixels, label) in enumerate(zip(arrays[f"{name}_images"], arrays[f"{name}_labels"], strict=True)):
             path = Path(f"{split}") / f"us_{i:04}.dcm"
@@ -101,7 +101,7 @@ def _write(path: Path, pixels: np.ndarray, subject: str) -> None:
 
 
 def change_archive(out: Path) -> None:
-    """What a night brings: one image replaced by a brighter one, two new ones, one transfer cut short."""
+    """Changes of one night: one image replaced by a brighter one, two new ones, one transfer cut short."""
     arrays = np.load(str(package_files("medray.demos") / "data" / "breastmnist.npz"))
     images = arrays["test_images"]
     archive = out / "archive"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from medray.errors import UserError
+from medray.exports.base import Exported, Exporter
 from medray.plugins.installed import PlugInFault, find, installed
-from medray.scores import ScoreStore
 
-Exporter = Callable[[ScoreStore, str, str, str], dict[str, Any]]
-"""(store, bundle id, source file, new file) to what was written, JSON-ready: `records`, `scored`, `failed` …"""
+__all__ = ["Exported", "Exporter", "exporter", "formats"]
 
 OWN = ("vcf",)
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
 
 import pyarrow as pa
 
 import medray
 from medray.errors import NOT_ELIGIBLE, SampleError, UserError
+from medray.exports.base import Exported
 from medray.modalities.genomics.formats import text, vcf
 from medray.modalities.genomics.variants.alleles import allele_of
 from medray.modalities.genomics.variants.names import RecordNames
 from medray.scores import ScoreStore
+from medray.scores.readings import OutlineRow
 from medray.storage.files import absolute, new_file
 
 RECORD_ID = r"^(.*)#[^#]+:[0-9]+:[^#:]+:[^#]+$"
@@ -37,11 +38,11 @@ NOT_SCORED = "not_scored"
 """The reason of an allele of which the store holds nothing."""
 NAMES_AT_ONCE = 65_536
 
-Found = dict[int, dict[str, float] | str]
-"""Of a record: index of the allele to scores by output, or to the reason why there are none. -1: of the whole record."""
+AlleleScores = dict[int, dict[str, float] | str]
+"""Index of a record's allele to scores by output, or to the reason why there are none. -1: the whole record."""
 
 
-def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> dict[str, Any]:
+def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> Exported:
     """Write the VCF `source` to `out`, bgzip where that ends with .gz or .bgz, with this bundle's scores of it.
 
     In bounded memory. Raises UserError where the store has no scores of the file or of its records, and where it cannot
@@ -57,10 +58,10 @@ def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> dict
         header, pieces = vcf.split_header(text.blocks(source))
         keys = _Keys(bundle_id, outputs, header.text)
         lines = (line for _, line in text.lines(pieces))
-        found = _by_record(store.stream(bundle_id, f"{path}#", _names(source, path)))
+        scores = _by_record(store.stream(bundle_id, f"{path}#", _names(source, path)))
         with _written(out) as write:
             write(keys.header(header.text, scored["run_ids"]))
-            for line in _annotated(lines, found, keys, counts):
+            for line in _annotated(lines, scores, keys, counts):
                 write(line)
             if counts["alleles"] and counts["alleles"] == counts[NOT_SCORED]:
                 raise UserError(
@@ -71,39 +72,46 @@ def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> dict
                 )
     except SampleError as error:
         raise UserError("the VCF cannot be read", where=source, found=str(error)) from None
-    told = ("records", "alleles", "scored", "failed", "not_eligible", NOT_SCORED)
-    return {"out": out, **{name: counts[name] for name in told}}
+    return Exported(
+        out=out,
+        records=counts["records"],
+        alleles=counts["alleles"],
+        scored=counts["scored"],
+        failed=counts["failed"],
+        not_eligible=counts["not_eligible"],
+        not_scored=counts[NOT_SCORED],
+    )
 
 
-def _match(store: ScoreStore, bundle_id: str, source: str) -> tuple[str, dict[str, Any]]:
+def _match(store: ScoreStore, bundle_id: str, source: str) -> tuple[str, OutlineRow]:
     """The path in the archive, as entry ids have it, of the scored file that `source` is, and what is scored of it."""
     known = {row["group"]: row for row in store.outline(bundle_id, RECORD_ID)}
-    found = _alike(source, known)
-    if not found and _alike(source, {row["group"]: row for row in store.outline(bundle_id, BLOCK_ID)}):
+    paths = _alike(source, known)
+    if not paths and _alike(source, [row["group"] for row in store.outline(bundle_id, BLOCK_ID)]):
         raise UserError(
             "the scores of this file are of an earlier version of medray, under other ids",
             where=source,
             do="score it once more (medray score), then export",
         )
-    if len(found) != 1:
+    if len(paths) != 1:
         raise UserError(
-            "the store has no scores of this file" if not found else "several scored files have this name",
+            "the store has no scores of this file" if not paths else "several scored files have this name",
             where=source,
-            found=", ".join(sorted(found or known)[:5]) or "no scores of variants",
+            found=", ".join(sorted(paths or known)[:5]) or "no scores of variants",
             expected="a VCF under its path in the scored archive",
             do="score it first (medray score), or name the bundle (--bundle)",
         )
-    return found[0], known[found[0]]
+    return paths[0], known[paths[0]]
 
 
-def _alike(source: str, known: dict[str, Any]) -> list[str]:
+def _alike(source: str, known: Collection[str]) -> list[str]:
     """The longest path that `source` ends with, or else the paths of its name."""
-    found = [path for path in known if source == path or source.endswith("/" + path)]
-    return sorted(found, key=len)[-1:] or [p for p in known if p.rsplit("/", 1)[-1] == source.rsplit("/", 1)[-1]]
+    ends = [path for path in known if source == path or source.endswith("/" + path)]
+    return sorted(ends, key=len)[-1:] or [p for p in known if p.rsplit("/", 1)[-1] == source.rsplit("/", 1)[-1]]
 
 
 @contextmanager
-def _written(out: str) -> Iterator[Callable[[bytes], object]]:
+def _written(out: str) -> Generator[Callable[[bytes], object], None, None]:
     """A function that appends bytes to the new file; what was written is removed when the block raises."""
     with new_file(out) as stream:
         if out.endswith(".vcf"):
@@ -112,7 +120,7 @@ def _written(out: str) -> Iterator[Callable[[bytes], object]]:
         from Bio.bgzf import BgzfWriter
 
         writer = BgzfWriter(fileobj=stream)
-        yield writer.write
+        yield writer.write  # pyright: ignore[reportUnknownMemberType]  # Biopython says no types here
         writer.flush()  # then the empty member that ends a bgzip file; the stream is closed by its owner
         stream.write(_BGZIP_END)
 
@@ -144,7 +152,7 @@ class _Keys:
         """The header with this bundle's lines before #CHROM; those of an earlier export of its scores are replaced."""
         *lines, columns, rest = text.split(b"\n") if text.endswith(b"\n") else [*text.split(b"\n"), b""]
         end = b"\r" if columns.endswith(b"\r") else b""
-        kept = [line for line in lines if not self._owns(line)]
+        others = [line for line in lines if not self._owns(line)]
         made = [
             f"##medray_scores=<ID={self.short},Bundle={_quoted(self.bundle_id)},Run={_quoted(','.join(run_ids))},"
             f"Version={_quoted(medray.__version__)}>"
@@ -157,7 +165,7 @@ class _Keys:
         made.append(
             f'##INFO=<ID={self.reason},Number=A,Type=String,Description="Why an alternate allele has no score">'
         )
-        return b"\n".join([*kept, *(line.encode() + end for line in made), columns, rest])
+        return b"\n".join([*others, *(line.encode() + end for line in made), columns, rest])
 
     def _owns(self, line: bytes) -> bool:
         if line.startswith(f"##medray_scores=<ID={self.short},".encode()):
@@ -170,14 +178,16 @@ class _Keys:
 
 def _earlier_bundle(header: bytes) -> str | None:
     """The bundle of which versions before wrote scores, under keys without it."""
-    found = re.search(rb"^##medray_bundle=([^<\r\n]+)", header, re.MULTILINE)
-    return found and found[1].decode()
+    match = re.search(rb"^##medray_bundle=([^<\r\n]+)", header, re.MULTILINE)
+    return match and match[1].decode()
 
 
 def _of_earlier_version(header: bytes) -> set[bytes]:
     """The keys that they wrote."""
-    told = rb'"(?:Score [^\r\n]* of medray, by alternate allele|Why an alternate allele has no score)">'
-    keys = re.findall(rb"^##INFO=<ID=(MEDRAY_[^,>]+),Number=A,Type=(?:Float|String),Description=" + told, header, re.M)
+    descriptions = rb'"(?:Score [^\r\n]* of medray, by alternate allele|Why an alternate allele has no score)">'
+    keys = re.findall(
+        rb"^##INFO=<ID=(MEDRAY_[^,>]+),Number=A,Type=(?:Float|String),Description=" + descriptions, header, re.M
+    )
     bundles = re.findall(rb"^##medray_scores=<ID=([^,>]+)", header, re.MULTILINE)
     return {key for key in keys if not any(key.startswith(b"MEDRAY_" + short + b"_") for short in bundles)}
 
@@ -211,27 +221,30 @@ def _names(source: str, path: str) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _by_record(rows: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Found]]:
-    """Rows of the store, ordered by the number of their record, to what is found of each record that has any."""
+def _by_record(rows: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, AlleleScores]]:
+    """Rows of the store, ordered by the number of their record, to the scores of each record that has any."""
     values = (row for batch in rows for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
     for number, group in groupby(values, key=lambda row: row[0]):
-        found: Found = {}
+        alleles: AlleleScores = {}
         for _, sample_id, output, value, reason in group:
             allele = allele_of(sample_id) if sample_id else -1
             if reason is not None:
-                found[allele] = reason
+                alleles[allele] = reason
             else:
-                scores = found.setdefault(allele, {})
+                scores = alleles.setdefault(allele, {})
                 if isinstance(scores, dict):
                     scores[output] = value
-        yield number, found
+        yield number, alleles
+
+
+_NO_RECORD: tuple[int, AlleleScores] = (-1, {})
 
 
 def _annotated(
-    lines: Iterator[bytes], found: Iterator[tuple[int, Found]], keys: _Keys, counts: Counter[str]
+    lines: Iterator[bytes], scores: Iterator[tuple[int, AlleleScores]], keys: _Keys, counts: Counter[str]
 ) -> Iterator[bytes]:
     """Every line, in order, records with their INFO fields."""
-    at, of_record = next(found, (-1, {}))
+    at, of_record = next(scores, _NO_RECORD)
     number = 0
     for line in lines:
         columns = line.split(b"\t", 8)
@@ -242,42 +255,42 @@ def _annotated(
         if len(columns) < 8:  # no record
             yield line
             continue
-        mine: Found = {}
+        mine: AlleleScores = {}
         if at == number:
-            mine, (at, of_record) = of_record, next(found, (-1, {}))
+            mine, (at, of_record) = of_record, next(scores, _NO_RECORD)
         number += 1
         yield _with_info(columns, mine, keys, counts)
 
 
-def _with_info(columns: list[bytes], alleles: Found, keys: _Keys, counts: Counter[str]) -> bytes:
+def _with_info(columns: list[bytes], alleles: AlleleScores, keys: _Keys, counts: Counter[str]) -> bytes:
     """A record line with its scores; one without alternate alleles stays as it is."""
     alts = columns[4].split(b",")
     if alts == [b"."]:
         return b"\t".join(columns)
-    found = [alleles.get(i, alleles.get(-1, NOT_SCORED)) for i in range(len(alts))]
-    counts["alleles"] += len(found)
-    counts.update(map(_kind, found))
+    outcomes = [alleles.get(i, alleles.get(-1, NOT_SCORED)) for i in range(len(alts))]
+    counts["alleles"] += len(outcomes)
+    counts.update(map(_kind, outcomes))
     own: list[str] = []
-    if any(isinstance(each, dict) for each in found):
+    if any(isinstance(each, dict) for each in outcomes):
         for output, key in keys.of.items():
-            own.append(f"{key}=" + ",".join(_number(f[output]) if isinstance(f, dict) else "." for f in found))
-    if any(isinstance(each, str) for each in found):
-        own.append(f"{keys.reason}=" + ",".join(each if isinstance(each, str) else "." for each in found))
+            own.append(f"{key}=" + ",".join(_number(f[output]) if isinstance(f, dict) else "." for f in outcomes))
+    if any(isinstance(each, str) for each in outcomes):
+        own.append(f"{keys.reason}=" + ",".join(each if isinstance(each, str) else "." for each in outcomes))
     info = columns[7].rstrip(b"\r\n")
     end = columns[7][len(info) :]
     fields = info.split(b";")
-    kept = [each for each in fields if not keys.own(each.partition(b"=")[0])]
-    if len(kept) < len(fields):
-        info = b";".join(kept)
+    others = [each for each in fields if not keys.own(each.partition(b"=")[0])]
+    if len(others) < len(fields):
+        info = b";".join(others)
     before = b"" if info in (b"", b".") else info if info.endswith(b";") else info + b";"
     columns[7] = before + ";".join(own).encode() + end
     return b"\t".join(columns)
 
 
-def _kind(found: dict[str, float] | str) -> str:
-    if isinstance(found, dict):
+def _kind(outcome: dict[str, float] | str) -> str:
+    if isinstance(outcome, dict):
         return "scored"
-    return NOT_SCORED if found == NOT_SCORED else "not_eligible" if found in NOT_ELIGIBLE else "failed"
+    return NOT_SCORED if outcome == NOT_SCORED else "not_eligible" if outcome in NOT_ELIGIBLE else "failed"
 
 
 def _number(value: float) -> str:

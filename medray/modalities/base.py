@@ -40,9 +40,9 @@ class Inspection(BaseModel):
     """What `medray inspect` shows of one path: facts for `--json` and tables for a person."""
 
     title: str
-    facts: dict[str, Any]
+    facts: Mapping[str, Any]
     """JSON-ready; physical quantities name their unit in the key (spacing_mm)."""
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = {}
 
 
 class Spec(BaseModel, Numbers):
@@ -84,7 +84,7 @@ class Spec(BaseModel, Numbers):
 
     def refused(self, facts: str | None) -> Refused | None:
         """Which rule an entry with these facts (JSON object; None: none are known) does not pass; None: eligible."""
-        known = {} if facts is None else json.loads(facts)
+        known: dict[str, Fact] = {} if facts is None else json.loads(facts)
         return eligibility.refused(
             known, self.select, self.trained or {}, where_stated=self.where_stated, shown=self.coded
         )
@@ -96,7 +96,7 @@ class Spec(BaseModel, Numbers):
         """
         ruled = {eligibility.base_name(name) for name in self.select}
         names = [name for name in self.learnt if eligibility.base_name(name) not in ruled]
-        known = ({} if text is None else json.loads(text) for text in facts)
+        known: Iterator[dict[str, Fact]] = ({} if text is None else json.loads(text) for text in facts)
         return self.model_copy(update={"trained": eligibility.learnt(known, names, self.where_stated)})
 
     earlier_ids: ClassVar[str | None] = None
@@ -122,7 +122,7 @@ class Kind:
     """A spec to its modality."""
     inspect: Callable[[str], Inspection]
     """What is seen at a URI, whatever the settings. Raises SampleError where nothing can be seen."""
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
     """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
     not_eligible: frozenset[str] = frozenset()
     """Those of them that are no failure: the model is not asked about such an entry."""
@@ -329,7 +329,7 @@ def read_each(
     pieces: list[pa.RecordBatch] = []
     for number, entry in enumerate(entries):
         try:
-            found = read_one(entry)
+            samples = read_one(entry)
         except SampleError as error:
             reason, detail = error.reason, error.detail
         except FileNotFoundError as error:
@@ -337,7 +337,7 @@ def read_each(
         except OSError as error:
             reason, detail = "unreadable", error.strerror or type(error).__name__
         else:
-            pieces.append(read_rows(np.full(len(found), number), found, payload))
+            pieces.append(read_rows(np.full(len(samples), number), samples, payload))
             continue
         lost = {"sample_id": pa.array([""]), "reason": pa.array([reason]), "detail": pa.array([detail], pa.string())}
         pieces.append(read_rows(np.array([number]), pa.RecordBatch.from_pydict(lost), payload))
@@ -355,8 +355,8 @@ def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) ->
     schema = read_schema(payload)
     columns: list[pa.Array] = [pa.array(entry, pa.int32())]
     for column in list(schema)[1:]:
-        held = column.name in samples.schema.names
-        columns.append(samples.column(column.name) if held else null_column(column.type, len(samples)))
+        given = column.name in samples.schema.names
+        columns.append(samples.column(column.name) if given else null_column(column.type, len(samples)))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -365,7 +365,7 @@ def _nearest(unknown: Sequence[str], known: Iterable[str]) -> str:
     return f"did you mean {', '.join(near)}?" if near else ""
 
 
-def at_site(spec: SpecOf, changes: Mapping[str, Any]) -> SpecOf:
+def at_site(spec: SpecOf, changes: Mapping[str, object]) -> SpecOf:
     """The spec with its `site` fields replaced by `changes`, and the rules of their `select` added to its own.
 
     Raises RunFileError for any other field or a bad value.

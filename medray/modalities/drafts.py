@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from medray.storage.files import File
 
@@ -23,13 +22,13 @@ class Draft:
 
     seen: tuple[str, ...]
     """What lies there, a sentence each, without patient data."""
-    modality: Mapping[str, Any] = field(default_factory=dict)
+    modality: Mapping[str, object] = field(default_factory=dict[str, object])
     """Keys of [modality] without its `kind`; a mapping is a table in it."""
-    site: Mapping[str, Any] = field(default_factory=dict)
+    site: Mapping[str, object] = field(default_factory=dict[str, object])
     """Keys of [modality] of a score run: what belongs to the place, not to the model."""
-    model: Mapping[str, Any] | None = None
+    model: Mapping[str, object] | None = None
     """Keys of [model]; None: not known."""
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Dotted key of the run file to why it was chosen so."""
     classes: tuple[str, ...] = ()
     """Labels that the archive itself carries; without any, a table has to give them."""

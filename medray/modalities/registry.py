@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from medray.errors import UserError
 from medray.modalities.base import Inspection, Kind, Modality, Spec
@@ -80,15 +80,17 @@ def _own(kind: str) -> Kind | None:
             from medray.modalities.genomics.modality import Genomics
 
             return Kind(GenomicsSpec, Genomics, inspect_sequences, draft=draft_of_sequences)
-    return None
+        case _:
+            return None
 
 
-def _checked(brought: Any, kind: str) -> Kind:
+def _checked(brought: object, kind: str) -> Kind:
     """Raises PlugInFault for what is no Kind, and for reason codes that could be another's."""
     if not isinstance(brought, Kind):
         raise PlugInFault(f"the entry point {kind!r} in medray.modalities names no medray.modalities.base.Kind")
     wrong = sorted(code for code in brought.reasons if not code.startswith(f"{kind}."))
-    if wrong or not brought.not_eligible <= brought.reasons.keys() or not isinstance(brought.reasons, Mapping):
+    is_mapping = isinstance(brought.reasons, Mapping)  # pyright: ignore[reportUnnecessaryIsInstance]  # a plug-in's
+    if wrong or not brought.not_eligible <= brought.reasons.keys() or not is_mapping:
         raise PlugInFault(
             f'reason codes of the plug-in for modality {kind!r} begin with "{kind}.", and those of `not_eligible` are '
             f"among `reasons`; found {', '.join(wrong or sorted(brought.not_eligible - brought.reasons.keys()))}"

@@ -53,7 +53,7 @@ class Artefact(NamedTuple):
     content: bytes
 
 
-class Reference(TypedDict):
+class ArtefactReference(TypedDict):
     """What a row of the score table says of its artefact."""
 
     artefact: str
@@ -63,7 +63,7 @@ class Reference(TypedDict):
     """SHA-256 of the content, 64 hex digits."""
 
 
-class Written(TypedDict):
+class ShardArtefacts(TypedDict):
     """What a shard's receipt says of the artefacts that belong to its rows; JSON-ready."""
 
     folder: str
@@ -101,7 +101,7 @@ class ArtefactWriter:
             return {}
         numbers = np.flatnonzero(given.is_valid().to_numpy(zero_copy_only=False))
         keys = entry_keys(rows)[:, 0]
-        references: list[Reference | None] = [None] * len(rows)
+        references: list[ArtefactReference | None] = [None] * len(rows)
         for number in numbers.tolist():
             subject_id, artefact = rows.column("subject_id")[number].as_py(), given[number].as_py()
             references[number] = self._write(subject_id, int(keys[number]), **artefact)
@@ -110,7 +110,7 @@ class ArtefactWriter:
             for name in OF_ARTEFACT
         }
 
-    def _write(self, subject_id: str, key_hi: int, media_type: str, content: bytes) -> Reference:
+    def _write(self, subject_id: str, key_hi: int, media_type: str, content: bytes) -> ArtefactReference:
         if not _MEDIA_TYPE.fullmatch(media_type):
             raise ValueError(f"media type {media_type!r}: expected one such as image/png")
         digest = hashlib.sha256(content).hexdigest()
@@ -124,7 +124,7 @@ class ArtefactWriter:
             self._sizes[uri] = len(content)
         return {"artefact": uri, "artefact_type": media_type, "artefact_digest": digest}
 
-    def written(self) -> Written | None:
+    def written(self) -> ShardArtefacts | None:
         """What the receipt says; None where nothing was written."""
         if not self._sizes:
             return None
@@ -138,26 +138,25 @@ def subject_tag(subject_id: str) -> str:
 
 def _keep_folders(store: str, folder: str) -> None:
     """Make the new folders on the way to `folder` survive a power cut."""
-    place = files.local_path(files.join(store, folder))
-    while place != files.local_path(store):
-        place = place.parent
-        files.sync_folder(place)
+    path = files.local_path(files.join(store, folder))
+    while path != files.local_path(store):
+        path = path.parent
+        files.sync_folder(path)
 
 
 # --- committed and read ---------------------------------------------------------------------------------------
 
 
-def refuse_absent(store: str, written: Written) -> None:
+def refuse_absent(store: str, written: ShardArtefacts) -> None:
     """Raises MachineError where the artefacts that a worker wrote for a shard are not all there."""
-    place = files.join(store, written["folder"])
+    folder = files.join(store, written["folder"])
     with delta.storing(store):
-        there = list(files.list_files(place)) if files.exists(place) else []
-    size = sum(file.size for file in there)
-    if (len(there), size) != (written["files"], written["bytes"]):
+        sizes = [file.size for file in files.list_files(folder)] if files.exists(folder) else []
+    if (len(sizes), sum(sizes)) != (written["files"], written["bytes"]):
         raise MachineError(
             "artefacts that a worker wrote are not there, so the rows that name them are not committed",
-            where=place,
-            found=f"{len(there)} files of {size} bytes",
+            where=folder,
+            found=f"{len(sizes)} files of {sum(sizes)} bytes",
             expected=f"{written['files']} files of {written['bytes']} bytes",
             do="put the store on storage that the driver and all workers share, then run again",
         )
@@ -169,28 +168,28 @@ def content(store: str, row: Mapping[str, object]) -> bytes:
     Raises StoreError for a row that has none, or whose path leads elsewhere; MachineError where the file is missing, or
     another than the one that was written.
     """
-    reference = cast(Reference, row)
+    reference = cast(ArtefactReference, row)
     path = reference["artefact"] or ""
     if not path.startswith(f"{FOLDER}/") or ".." in path.split("/"):
         raise StoreError("this names no artefact of a score store", where=store, expected=f"a path below {FOLDER}")
-    place = files.join(store, path)
+    uri = files.join(store, path)
     again = "put it back from a backup, or score the entry again"
     try:
-        found = files.read_bytes(place)
+        read = files.read_bytes(uri)
     except FileNotFoundError:
-        raise MachineError("an artefact is not there", where=place, found="no file", do=again) from None
+        raise MachineError("an artefact is not there", where=uri, found="no file", do=again) from None
     except OSError as error:
-        raise MachineError("an artefact cannot be read", where=place, found=error.strerror or str(error)) from error
-    digest = hashlib.sha256(found).hexdigest()
+        raise MachineError("an artefact cannot be read", where=uri, found=error.strerror or str(error)) from error
+    digest = hashlib.sha256(read).hexdigest()
     if digest != reference["artefact_digest"]:
         raise MachineError(
             "an artefact is not what was written",
-            where=place,
-            found=f"{len(found)} bytes with SHA-256 {digest}",
+            where=uri,
+            found=f"{len(read)} bytes with SHA-256 {digest}",
             expected=f"SHA-256 {reference['artefact_digest']}",
             do=again,
         )
-    return found
+    return read
 
 
 # --- removed --------------------------------------------------------------------------------------------------
@@ -232,12 +231,12 @@ def remove(store: str, paths: Iterable[str]) -> None:
     if not files.is_local(store):
         return
     for folder in sorted(folders):
-        place = files.local_path(files.join(store, folder))
+        path = files.local_path(files.join(store, folder))
         with suppress(FileNotFoundError):  # removed by another upkeep at the same moment
-            files.sync_folder(place)
-            if next(place.iterdir(), None) is None:
-                place.rmdir()
-                files.sync_folder(place.parent)
+            files.sync_folder(path)
+            if next(path.iterdir(), None) is None:
+                path.rmdir()
+                files.sync_folder(path.parent)
 
 
 # --- from a stage to the sink ---------------------------------------------------------------------------------
@@ -259,11 +258,11 @@ def beside(
         if not 0 <= artefact.sample < len(samples):
             raise ValueError(f"an artefact {artefact.output!r} of sample {artefact.sample} of {len(samples)}")
         number = order.get(artefact.output)
-        place = (artefact.sample, artefact.output)
-        if place in further or (number is not None and artefact.sample * len(order) + number in contents):
+        key = (artefact.sample, artefact.output)
+        if key in further or (number is not None and artefact.sample * len(order) + number in contents):
             raise ValueError(f"two artefacts {artefact.output!r} of one sample")
         if number is None:
-            further[place] = column
+            further[key] = column
         else:
             contents[artefact.sample * len(order) + number] = column
     columns = [contents.get(number) for number in range(len(rows))]

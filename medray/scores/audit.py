@@ -13,13 +13,13 @@ import os
 import platform
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import pyarrow as pa
 
@@ -61,8 +61,8 @@ AUDIT = (
 
 
 @dataclass(frozen=True)
-class Record:
-    """A run that has begun."""
+class BegunRun:
+    """What the audit table says of a run that has begun."""
 
     run_id: str
     what: str
@@ -73,47 +73,79 @@ class Record:
     code: str | None
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What a run did, as far as it applies to it."""
+class RunCounts(TypedDict, total=False):
+    """What a run did, as far as it applies to it; see RUNS."""
 
-    entries: int | None = None
-    pending: int | None = None
-    scored: int | None = None
-    failed: int | None = None
-    not_eligible: int | None = None
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    rows: int | None = None
-    files: int | None = None
-    error: str | None = None
-
-
-def begin(store: str, what: str, run_id: str, bundle_id: str | None) -> Record:
-    record = Record(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code())
-    _write(store, vars(record) | {"state": "running"})
-    return record
+    entries: int
+    pending: int
+    scored: int
+    failed: int
+    not_eligible: int
+    reasons: Mapping[str, int]
+    rows: int
+    files: int
+    error: str
 
 
-def end(store: str, record: Record, state: str, counts: Counts) -> None:
+class RunOutcome(RunCounts, total=False):
+    """And how it ended, where the run itself says so."""
+
+    state: str
+
+
+class RunRow(TypedDict):
+    """A row of RUNS, JSON-ready."""
+
+    run_id: str
+    what: str
+    state: str
+    who: str
+    began: str
+    """ISO 8601, UTC."""
+    ended: str | None
+    seconds: float | None
+    bundle_id: str | None
+    version: str
+    code: str | None
+    entries: int | None
+    pending: int | None
+    scored: int | None
+    failed: int | None
+    reasons: dict[str, int]
+    rows: int | None
+    files: int | None
+    error: str | None
+    not_eligible: int | None
+
+
+def begin(store: str, what: str, run_id: str, bundle_id: str | None) -> BegunRun:
+    """Note that a run begins. Raises MachineError where the storage cannot be written."""
+    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code())
+    _write(store, vars(run) | {"state": "running"})
+    return run
+
+
+def end(store: str, run: BegunRun, state: str, counts: RunCounts) -> None:
+    """Note how it ended. Raises ValueError for a state that is none; MachineError where the storage cannot be written."""
     if state not in STATES[1:]:
         raise ValueError(f"state {state!r}: expected one of {STATES[1:]}")
     ended = datetime.now(UTC)
-    facts = {"state": state, "ended": ended, "seconds": (ended - record.began).total_seconds()}
-    reasons = {"reasons": json.dumps(dict(counts.reasons)) if counts.reasons else None}
-    _write(store, vars(record) | vars(counts) | reasons | facts)
+    facts = {"state": state, "ended": ended, "seconds": (ended - run.began).total_seconds()}
+    reasons = counts.get("reasons")
+    _write(store, vars(run) | {**counts} | {"reasons": json.dumps(dict(reasons)) if reasons else None} | facts)
 
 
 @contextmanager
-def recorded(store: str, what: str, run_id: str, bundle_id: str | None = None) -> Iterator[dict[str, Any]]:
+def recorded(store: str, what: str, run_id: str, bundle_id: str | None = None) -> Generator[RunOutcome]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    record, counts = begin(store, what, run_id, bundle_id), dict[str, Any]()
+    run, outcome = begin(store, what, run_id, bundle_id), RunOutcome()
     try:
-        yield counts
+        yield outcome
     except BaseException as error:
         with suppress(MachineError):  # on a full disk this cannot be noted either; the error itself tells more
-            end(store, record, state_of(error), Counts(**counts, error=type(error).__name__))
+            end(store, run, state_of(error), outcome | {"error": type(error).__name__})
         raise
-    end(store, record, counts.pop("state", "done"), Counts(**counts))
+    end(store, run, outcome.get("state", "done"), outcome)
 
 
 def state_of(error: BaseException) -> str:
@@ -121,17 +153,18 @@ def state_of(error: BaseException) -> str:
     return "fenced" if isinstance(error, Fenced) else "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
-def read(store: str) -> list[dict[str, Any]]:
-    """Rows of RUNS, newest first, JSON-ready: times as ISO 8601 UTC, `reasons` as a dict; one per run, its latest."""
+def read(store: str) -> list[RunRow]:
+    """One row per run, its latest; newest first. Raises MachineError where the table cannot be read."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     uri = files.join(store, FOLDER)
-    if not delta.there(uri):
+    if not delta.is_table(uri):
         return []
-    found: dict[str, dict[str, Any]] = {}
+    latest: dict[str, dict[str, Any]] = {}
     try:
-        rows = DeltaTable(delta.place(uri)).to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()
+        table = DeltaTable(delta.location(uri))
+        rows = table.to_pyarrow_table().sort_by([("began", "descending")]).to_pylist()  # pyright: ignore[reportUnknownMemberType]
     except (DeltaError, pa.ArrowInvalid, OSError) as error:
         raise MachineError(
             "the audit table of the store cannot be read",
@@ -140,17 +173,17 @@ def read(store: str) -> list[dict[str, Any]]:
             do="put it back from a backup, or move the folder away: a new one is begun, and the scores are not touched",
         ) from None
     for row in rows:
-        if row["run_id"] not in found or row["state"] != "running":
-            found[row["run_id"]] = row
-    for row in found.values():
+        if row["run_id"] not in latest or row["state"] != "running":
+            latest[row["run_id"]] = row
+    for row in latest.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
         row.setdefault("not_eligible", None)  # a table of an earlier version has no such column yet
         for name in ("began", "ended"):
             row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
-    return list(found.values())
+    return cast("list[RunRow]", list(latest.values()))
 
 
-def _write(store: str, row: Mapping[str, Any]) -> None:
+def _write(store: str, row: Mapping[str, object]) -> None:
     """One row in a file of its own. Raises MachineError where the storage cannot be written."""
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
@@ -160,16 +193,16 @@ def _write(store: str, row: Mapping[str, Any]) -> None:
     table = pa.Table.from_pylist([dict(row)], schema=RUNS)
     nulls = {name: table.column(name).null_count for name in RUNS.names}
     with delta.storing(uri, "the run could not be noted in the audit table"):
-        if not delta.there(uri):
+        if not delta.is_table(uri):
             files.make_folder(uri)
             delta.make(uri, RUNS, name="medray runs", description="One row when a run begins, one when it ends.")
         with files.new_file(files.join(uri, path)) as stream:
             pq.write_table(table, stream, store_schema=False)
             size = stream.tell()
         stats = json.dumps({"numRecords": 1, "minValues": {}, "maxValues": {}, "nullCount": nulls})
-        log = DeltaTable(delta.place(uri))
+        log = DeltaTable(delta.location(uri))
         before = log.version()
-        if missing := [field for field in RUNS if field.name not in pa.schema(log.schema()).names]:
+        if missing := [column for column in RUNS if column.name not in pa.schema(log.schema()).names]:
             delta.add_columns(log, missing)
         now = int(datetime.now(UTC).timestamp() * 1000)
         delta.transact(log, [AddAction(path, size, {}, now, True, stats)], RUNS, facts={"medray.run_id": row["run_id"]})
@@ -178,6 +211,7 @@ def _write(store: str, row: Mapping[str, Any]) -> None:
 
 
 def who() -> str:
+    """user@host of the operating system."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may run as a number without a name
@@ -194,7 +228,7 @@ def code() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        found = [
+        commit, changes = [
             subprocess.run(
                 ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
             ).stdout.strip()
@@ -202,4 +236,4 @@ def code() -> str | None:
         ]
     except (OSError, subprocess.CalledProcessError):  # no git here, or it does not trust the folder
         return None
-    return found[0] + ("+changes" if found[1] else "")
+    return commit + ("+changes" if changes else "")

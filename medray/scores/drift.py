@@ -31,7 +31,7 @@ class Drift:
     psi: float | None
     """None: too few scores for a number that means anything."""
     level: Level
-    found: int
+    effective: int
     """N M / (N + M), to compare with NEEDED."""
 
 
@@ -61,18 +61,18 @@ class OutputDrift(TypedDict):
     level: Level
     enough: Enough
     quantiles: dict[str, float | None]
-    """Of tonight's scores: {"0.05": ...}; None where there are none."""
+    """Those of tonight's scores: {"0.05": ...}; None where there are none."""
     reference_quantiles: dict[str, float | None]
     histogram: ScoreShares
 
 
 def drift(reference: np.ndarray, tonight: np.ndarray) -> Drift:
-    """Of two arrays of scores, (M,) and (N,)."""
-    found = len(reference) * len(tonight) // max(1, len(reference) + len(tonight))
-    if found < NEEDED:
-        return Drift(None, "too few", found)
+    """Drift of tonight's scores, (N,), against a reference, (M,)."""
+    effective = len(reference) * len(tonight) // max(1, len(reference) + len(tonight))
+    if effective < NEEDED:
+        return Drift(None, "too few", effective)
     value = psi(reference, tonight)
-    return Drift(value, "alert" if value > ALERT else "watch" if value >= WATCH else "none", found)
+    return Drift(value, "alert" if value > ALERT else "watch" if value >= WATCH else "none", effective)
 
 
 def psi(reference: np.ndarray, tonight: np.ndarray) -> float:
@@ -114,7 +114,7 @@ def compared(output: str, reference: np.ndarray, tonight: np.ndarray) -> OutputD
         "reference_n": len(reference),
         "psi": seen.psi,
         "level": seen.level,
-        "enough": {"found": seen.found, "needed": NEEDED},
+        "enough": {"found": seen.effective, "needed": NEEDED},
         "quantiles": _quantiles(tonight),
         "reference_quantiles": _quantiles(reference),
         "histogram": {
@@ -126,8 +126,8 @@ def compared(output: str, reference: np.ndarray, tonight: np.ndarray) -> OutputD
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float | None]:
-    found = np.quantile(values, QUANTILES).tolist() if len(values) else [None] * len(QUANTILES)
-    return {str(q): value for q, value in zip(QUANTILES, found, strict=True)}
+    quantiles = np.quantile(values, QUANTILES).tolist() if len(values) else [None] * len(QUANTILES)
+    return {str(q): value for q, value in zip(QUANTILES, quantiles, strict=True)}
 
 
 def _histogram_edges(reference: np.ndarray, tonight: np.ndarray) -> np.ndarray:

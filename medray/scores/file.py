@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.scores.artefacts import Written
+from medray.scores.artefacts import ShardArtefacts
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS
 from medray.storage import files
 from medray.storage.delta import storing
@@ -31,6 +31,7 @@ _REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "sta
 
 
 def now() -> datetime:
+    """This moment, UTC."""
     return datetime.now(UTC)
 
 
@@ -40,13 +41,13 @@ class ScoreFile(TypedDict):
     path: str
     """Below the store."""
     size: int
-    """In bytes."""
+    """Bytes."""
     rows: int
     modified_ms: int
     """Since the epoch (UTC)."""
     stats: str
     """JSON text of the Delta protocol."""
-    artefacts: NotRequired[Written]
+    artefacts: NotRequired[ShardArtefacts]
     """Files that its rows name."""
 
 
@@ -57,23 +58,23 @@ def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, m
     """
     import pyarrow.parquet as pq
 
-    given = (batch for batch in batches if len(batch))
-    first = next(given, None)
+    batches_with_rows = (batch for batch in batches if len(batch))
+    first = next(batches_with_rows, None)
     if first is None:
         return None
     path = f"bundle_id={bundle_id}/part-{uuid.uuid4()}.parquet"
-    place = files.join(uri, path)
+    file_uri = files.join(uri, path)
     statistics = _Statistics()
     with ExitStack() as opened:
-        with storing(place):
-            stream = opened.enter_context(files.new_file(place))
+        with storing(file_uri):
+            stream = opened.enter_context(files.new_file(file_uri))
             options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
             writer = opened.enter_context(pq.ParquetWriter(stream, IN_FILE, **options))
-        for rows in chain([first], given):
+        for rows in chain([first], batches_with_rows):
             statistics.add(rows)
-            with storing(place):
+            with storing(file_uri):
                 writer.write_batch(rows)
-        with storing(place):
+        with storing(file_uri):
             writer.close()
             size = stream.tell()
             opened.close()
@@ -87,7 +88,7 @@ def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, m
 
 
 def added(written: ScoreFile, bundle_id: str, *, new_rows: bool = True) -> AddAction:
-    """What a commit says of a written file."""
+    """Action by which a commit makes a written file visible."""
     from deltalake.transaction import AddAction
 
     partition = {"bundle_id": bundle_id}

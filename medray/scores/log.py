@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -17,6 +17,9 @@ from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 from medray.storage import delta, files
 from medray.storage.versions import refuse_later
+
+if TYPE_CHECKING:
+    from deltalake.transaction import AddAction, RemoveAction
 
 FORMAT = 1  # of the store; a later one says so as `medray.format` in the table's configuration
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
@@ -49,10 +52,10 @@ class ScoreLog(ScoreScan):
 
         uri = files.absolute(uri)
         try:
-            if not delta.there(uri):
+            if not delta.is_table(uri):
                 _refuse_other(uri, create)
                 delta.make(uri, SCORES, **_FACTS)
-            store = cls(uri, DeltaTable(delta.place(uri)))
+            store = cls(uri, DeltaTable(delta.location(uri)))
         except (DeltaError, OSError) as error:
             raise StoreError(
                 "the score store cannot be opened",
@@ -67,15 +70,15 @@ class ScoreLog(ScoreScan):
         """Raises StoreError for a store of a later version of medray, and for a table that is no score store."""
         written = {name.removeprefix("medray."): fact for name, fact in self._table.metadata().configuration.items()}
         refuse_later(written, FORMAT, "the score store", self.uri, StoreError)
-        found = {f.name: str(f.type) for f in pa.schema(self._table.schema())}
-        expected = {f.name: str(f.type) for f in SCORES if f.name in found or f.name not in ADDED}
-        if found == expected and self._table.metadata().partition_columns == ["bundle_id"]:
+        columns = {f.name: str(f.type) for f in pa.schema(self._table.schema())}
+        expected = {f.name: str(f.type) for f in SCORES if f.name in columns or f.name not in ADDED}
+        if columns == expected and self._table.metadata().partition_columns == ["bundle_id"]:
             return
-        names = [n for n in {**expected, **found} if found.get(n) != expected.get(n)]
+        names = [n for n in {**expected, **columns} if columns.get(n) != expected.get(n)]
         raise StoreError(
             "this Delta table is no score store of this version of medray",
             where=self.uri,
-            found=", ".join(f"{n}: {found.get(n, 'missing')}" for n in names) or "other partition columns",
+            found=", ".join(f"{n}: {columns.get(n, 'missing')}" for n in names) or "other partition columns",
             expected=", ".join(f"{n}: {expected.get(n, 'no such column')}" for n in names)
             or "partitioned by bundle_id",
             do="give another folder for the store",
@@ -106,9 +109,10 @@ class ScoreLog(ScoreScan):
 
     @staticmethod
     def new_run_id() -> str:
+        """A name for a run that no other has; it begins with the time, UTC."""
         return f"{now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
-    def _claimed(self, bundle_id: str, facts: dict[str, Any], run_id: str | None = None) -> Claim:
+    def _claimed(self, bundle_id: str, facts: Mapping[str, object], run_id: str | None = None) -> Claim:
         """Raises MachineError where the storage cannot be written."""
         from deltalake.exceptions import CommitFailedError
 
@@ -136,10 +140,16 @@ class ScoreLog(ScoreScan):
         facts = {"medray.rows": sum(w["rows"] for w in written), "medray.files": len(written)}
         self.commit(claim, [added(w, claim.bundle_id) for w in written], {"medray.kind": "scores"} | facts)
 
-    def commit(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], gone: Collection[str] = ()) -> None:
+    def commit(
+        self,
+        claim: Claim,
+        actions: Sequence[AddAction | RemoveAction],
+        facts: Mapping[str, object],
+        removed: Collection[str] = (),
+    ) -> None:
         """Add and remove files in one commit, exactly once. Raises Fenced or MachineError.
 
-        `gone`: paths that the commit removes. Raises Replaced where another commit has removed one of them before:
+        `removed`: paths that the commit removes. Raises Replaced where another commit has removed one of them before:
         what was made of them would double its rows. Delta itself takes two removals of one file; of two that counted
         REPLACED from the same number it refuses the later.
         """
@@ -154,11 +164,11 @@ class ScoreLog(ScoreScan):
                 delta.sync_log(self.uri, before, self.version)
                 return
             self._refuse_overtaken(claim)
-            if gone and not set(gone) <= {each.path for each in self.live_files()}:
+            if removed and not set(removed) <= {each.path for each in self.live_files()}:
                 raise Replaced
             try:
                 counters = {claim.app: claim.number, claim.run_app: turn}
-                if gone:
+                if removed:
                     counters[REPLACED] = self._count(REPLACED) + 1
                 self._transact(claim, actions, facts, counters)
             except (DeltaError, OSError) as error:  # a race, or a fault of the storage
@@ -167,13 +177,19 @@ class ScoreLog(ScoreScan):
                 self._table.update_incremental()
         raise delta.fault(self.uri, problem, "scores could not be committed") from problem
 
-    def _transact(self, claim: Claim, actions: Sequence[Any], facts: dict[str, Any], counters: dict[str, int]) -> None:
+    def _transact(
+        self,
+        claim: Claim,
+        actions: Sequence[AddAction | RemoveAction],
+        facts: Mapping[str, object],
+        counters: dict[str, int],
+    ) -> None:
         whose = {"medray.run_id": claim.run_id} | ({"medray.bundle_id": claim.bundle_id} if claim.bundle_id else {})
         delta.transact(
             self._table,
             actions,
             SCORES,
-            facts=facts | whose,
+            facts={**facts, **whose},
             counters=counters,
             partition_by=["bundle_id"],
             clean=not actions,  # at a claim: once a run
@@ -202,12 +218,12 @@ class ScoreLog(ScoreScan):
         if not files.is_local(self.uri):
             return
         for each in written:
-            place = files.local_path(files.join(self.uri, each["path"]))
-            size = place.stat().st_size if place.exists() else None
+            path = files.local_path(files.join(self.uri, each["path"]))
+            size = path.stat().st_size if path.exists() else None
             if size != each["size"]:
                 raise MachineError(
                     "a file of scores that a worker wrote is not there",
-                    where=str(place),
+                    where=str(path),
                     found="no file" if size is None else f"{size} bytes",
                     expected=f"{each['size']} bytes",
                     do="put the store on storage that the driver and all workers share",
@@ -216,10 +232,10 @@ class ScoreLog(ScoreScan):
     def live_files(self) -> list[LiveFile]:
         """What the newest version is made of, in the order of their paths."""
         self._table.update_incremental()
-        found = pa.table(self._table.get_add_actions(flatten=True)).select(
+        actions = pa.table(self._table.get_add_actions(flatten=True)).select(
             ["path", "partition.bundle_id", "size_bytes"]
         )
-        return sorted(LiveFile(*row.values()) for row in found.to_pylist())
+        return sorted(LiveFile(*row.values()) for row in actions.to_pylist())
 
     def unnamed_files(self, hours: int) -> Collection[str]:
         """Paths that the newest version does not name, of files replaced or (where never named) written `hours` ago."""
@@ -233,7 +249,7 @@ class ScoreLog(ScoreScan):
         delta.sync_log(self.uri, self.version - 1, self.version)
 
 
-_FACTS: dict[str, Any] = {
+_FACTS: dict[str, object] = {
     "partition_by": ["bundle_id"],
     "name": "medray scores",
     "description": "One row per entry, sample, output and attempt; one per sample or entry without a score.",

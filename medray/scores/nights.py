@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -39,7 +40,7 @@ def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[Night
         f"""with entry as (
                 select run_id, min("at") as "at", bool_or(status = 'scored') as scored,
                        bool_or(status = 'failed') as faulty
-                from found group by run_id, key_hi, key_lo)
+                from scores group by run_id, key_hi, key_lo)
             select run_id, min("at") as "at", count(*) as entries, count(*) filter (not scored) as failed
             from entry where scored or faulty group by run_id order by "at" desc limit {NIGHTS + 1}""",
         columns,
@@ -60,7 +61,7 @@ def recent_runs(store: ScoreScan, bundle_id: str, until: datetime) -> list[Night
     return runs
 
 
-def values(store: ScoreScan, bundle_id: str, runs: list[NightBefore]) -> dict[str, np.ndarray]:
+def values(store: ScoreScan, bundle_id: str, runs: Sequence[NightBefore]) -> dict[str, np.ndarray]:
     """Output to the scores (N,) float64 that these runs (as `recent_runs` gives them) wrote.
 
     Of runs with more than MOST_ENTRIES entries in all, a part that the hash of an entry chooses: every n-th.
@@ -70,7 +71,7 @@ def values(store: ScoreScan, bundle_id: str, runs: list[NightBefore]) -> dict[st
     every = -(-sum(run["entries"] for run in runs) // MOST_ENTRIES)
     columns = {name: ds.field(name) for name in ("output", "value", "key_lo")}
     rows = store.query(
-        f"select output, value from found where value is not null and key_lo % {max(1, every):d} = 0 order by all",
+        f"select output, value from scores where value is not null and key_lo % {max(1, every):d} = 0 order by all",
         columns,
         bundle_id,
         where=ds.field("run_id").isin([run["run_id"] for run in runs]),

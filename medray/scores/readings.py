@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,41 @@ class PendingOptions(TypedDict, total=False):
     retry_failed: bool | Collection[str]
     attempts: int | None
     memory: str
+
+
+class BundleSummary(TypedDict):
+    """What a store has of a bundle: its entries by their latest attempt, and what they take."""
+
+    entries: int
+    """scored + failed + not_eligible"""
+    scored: int
+    failed: int
+    not_eligible: int
+    reasons: dict[str, int]
+    """Reason code to entries."""
+    last_run_id: str
+    last_scored_at: str
+    """ISO 8601, UTC."""
+    rows: int
+    files: int
+    """Files of rows; artefacts are not counted."""
+    bytes: int
+
+
+class StoreSummary(TypedDict):
+    """What is in a store, JSON-ready."""
+
+    store: str
+    version: int
+    bundles: dict[str, BundleSummary]
+
+
+class OutlineRow(TypedDict):
+    """What the current rows of a group of entries are of, each in order."""
+
+    group: str
+    outputs: list[str | None]
+    run_ids: list[str]
 
 
 class Readings(ScoreScan):
@@ -64,11 +99,11 @@ class Readings(ScoreScan):
         attempts: int | None = None,
         memory: str = "2GB",
     ) -> np.ndarray:
-        """As `pending`: the numbers of the rows alone, (N,) int64 in no order, as `Manifest.take` wants them."""
+        """Numbers of the pending rows, (N,) int64 in no order, as `Manifest.take` wants them; options as for `pending`."""
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
-        columns: dict[str, Any] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
+        columns: dict[str, ds.Expression] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
         done, reason = "done", ds.field("reason")
         passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
         if retry_failed or self._any(passing, bundle_id):
@@ -100,14 +135,14 @@ class Readings(ScoreScan):
         there = pa.schema(self._table.schema()).names
         columns = {name: ds.field(name) for name in SCORES.names if name in there}
         columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
-        tables: dict[str, Any] = {"found": self._scan(columns, bundle_id)}
+        tables: dict[str, pa.Table | pa.RecordBatchReader] = {"scores": self._scan(columns, bundle_id)}
         where = ""
         if manifest is not None:
             keys = entry_keys(manifest)
             tables["wanted"] = pa.table({"key_hi": keys[:, 0], "key_lo": keys[:, 1]})
             where = "semi join wanted using (key_hi, key_lo)"
         rows = self._query(
-            f"""select * from (select * from found {where}
+            f"""select * from (select * from scores {where}
                                qualify scored_at = max(scored_at) over (partition by entry_id))
                 where status <> '{RETIRED}' order by entry_id, sample_id, output""",
             memory,
@@ -118,8 +153,8 @@ class Readings(ScoreScan):
                 rows = rows.append_column(name, pa.nulls(len(rows), SCORES.field(name).type))
         return rows.select(SCORES.names).cast(SCORES)
 
-    def outline(self, bundle_id: str, group: str) -> list[dict[str, Any]]:
-        """What the current rows of a bundle are of, by groups of entries: {group, outputs, run_ids}, each in order.
+    def outline(self, bundle_id: str, group: str) -> list[OutlineRow]:
+        """What the current rows of a bundle are of, by groups of entries.
 
         `group` is a regular expression for entry ids; its first group names the group. Other entries are left out, and so
         are outputs that are artefacts alone.
@@ -130,12 +165,12 @@ class Readings(ScoreScan):
         outputs = "coalesce(list_sort(list(distinct output) filter (numeric)), [])"
         names = f"{outputs} as outputs, list_sort(list(distinct run_id)) as run_ids"
         rows = self._query(
-            f"""with latest as (select * from found qualify "at" = max("at") over (partition by entry_id))
+            f"""with latest as (select * from scores qualify "at" = max("at") over (partition by entry_id))
                 select regexp_extract(entry_id, '{group.replace("'", "''")}', 1) as "group", {names}
                 from latest where status <> '{RETIRED}' and regexp_matches(entry_id, '{group.replace("'", "''")}')
                 group by 1 order by 1""",
             "2GB",
-            found=self._scan(columns, bundle_id),
+            scores=self._scan(columns, bundle_id),
         )
         return rows.to_pylist()
 
@@ -151,25 +186,20 @@ class Readings(ScoreScan):
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         self._table.update_incremental()
         chosen = (ds.field("bundle_id") == bundle_id) & pc.starts_with(ds.field("entry_id"), prefix)
-        found = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
+        scores = delta.dataset(self._table, self.uri).scanner(columns=columns, filter=chosen).to_reader()
         sql = f"""select number, sample_id, output, value, reason
-                  from (from found qualify "at" = max("at") over (partition by entry_id))
+                  from (from scores qualify "at" = max("at") over (partition by entry_id))
                   join wanted using (entry_id)
                   where status <> '{RETIRED}' and (value is not null or output is null) order by number"""
-        with self._whole(), database(memory) as db, query(db, sql, found=found, wanted=order) as rows:
+        with self._whole(), database(memory) as db, query(db, sql, scores=scores, wanted=order) as rows:
             yield from rows
 
-    def summary(self, *, memory: str = "2GB") -> dict[str, Any]:
-        """What is in the store, JSON-ready, by each entry's latest attempt.
-
-        {store, version, bundles: {bundle_id: {entries, scored, failed, not_eligible, reasons: {code: entries},
-        last_run_id, last_scored_at, rows, files, bytes}}}; entries = scored + failed + not_eligible. Any failed sample
-        makes an entry failed; one is not eligible when no sample of it is anything else.
-        """
+    def summary(self, *, memory: str = "2GB") -> StoreSummary:
+        """What is in the store, by each entry's latest attempt. Any failed sample makes an entry failed; one is not eligible when no sample of it is anything else."""
         names = ("bundle_id", "entry_id", "status", "reason", "run_id")
         columns = {name: ds.field(name) for name in names} | {"at": ds.field("scored_at").cast(pa.int64())}
         bundles: dict[str, dict[str, Any]] = {}
-        for row in self._query(_SUMMARY, memory, found=self._scan(columns)).to_pylist():
+        for row in self._query(_SUMMARY, memory, scores=self._scan(columns)).to_pylist():
             none = dict.fromkeys(("entries", "scored", "failed", "not_eligible"), 0)
             bundle = bundles.setdefault(row["bundle_id"], {**none, "reasons": {}})
             bundle["entries"] += row["entries"]
@@ -188,7 +218,7 @@ class Readings(ScoreScan):
             bundle["rows"] += action["num_records"]
             bundle["files"] += 1
             bundle["bytes"] += action["size_bytes"]
-        return {"store": self.uri, "version": self.version, "bundles": bundles}
+        return {"store": self.uri, "version": self.version, "bundles": cast("dict[str, BundleSummary]", bundles)}
 
 
 # Of the rows of one attempt a failed one decides, then a scored one.
@@ -197,7 +227,7 @@ with latest as (
     select bundle_id, max("at") as "at", arg_max(run_id, "at") as run_id,
            arg_max(struct_pack(status := status, code := reason),
                    3 * "at" + case status when 'failed' then 2 when 'scored' then 1 else 0 end) as outcome
-    from found group by bundle_id, entry_id)
+    from scores group by bundle_id, entry_id)
 select bundle_id, outcome.status as status, outcome.code as reason, count(*) as entries, max("at") as "at",
        arg_max(run_id, "at") as run_id
 from latest where outcome.status <> 'retired' group by bundle_id, status, reason

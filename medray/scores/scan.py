@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -40,11 +41,11 @@ class ScoreScan:
         where: ds.Expression | None = None,
         memory: str = "2GB",
     ) -> pa.Table:
-        """Rows of a query in DuckDB over `found`: these columns of the rows of a bundle, or of all, of every attempt.
+        """Rows of a query in DuckDB over `scores`: these columns of the rows of a bundle, or of all, of every attempt.
 
         `where` on scored_at or run_id spares reading files of other runs.
         """
-        return self._query(sql, memory, found=self._scan(columns, bundle_id, where))
+        return self._query(sql, memory, scores=self._scan(columns, bundle_id, where))
 
     def ask(
         self,
@@ -55,9 +56,9 @@ class ScoreScan:
         memory: str = "2GB",
         **tables: pa.Table | pa.RecordBatchReader,
     ) -> pa.Table:
-        """As `query`, with further tables; `found` is there where columns of it are asked for, of one bundle or of all."""
+        """Rows of a query as in `query`, with further tables; `scores` is there where columns of it are asked for."""
         if columns is not None:
-            tables["found"] = self._scan(columns, bundle_id)
+            tables["scores"] = self._scan(columns, bundle_id)
         return self._query(sql, memory, **tables)
 
     def _whole(self) -> AbstractContextManager[None]:
@@ -66,12 +67,12 @@ class ScoreScan:
 
     def _any(self, where: ds.Expression, bundle_id: str) -> bool:
         """Whether a row of the bundle is so. Files whose bounds say no are not opened."""
-        found = self._scan({"reason": ds.field("reason")}, bundle_id, where)
+        batches = self._scan({"reason": ds.field("reason")}, bundle_id, where)
         with self._whole():
-            return sum(map(len, found)) > 0  # to the end: a scan that is left reads ahead in threads of its own
+            return sum(map(len, batches)) > 0  # to the end: a scan that is left reads ahead in threads of its own
 
     def _scan(
-        self, columns: dict[str, Any], bundle_id: str | None = None, where: ds.Expression | None = None
+        self, columns: Mapping[str, ds.Expression], bundle_id: str | None = None, where: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
         """A stream of these columns of the newest version, from the files of one bundle or of all."""
         self._table.update_incremental()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,11 +40,11 @@ class ScoreSink:
     store: ScoreLog | None = field(default=None, repr=False)
     """On the driver only: it stays behind when the sink is sent to a worker."""
     clock: Callable[[], datetime] = now
-    _committed: set[str] = field(default_factory=set, repr=False)
+    _committed: set[str] = field(default_factory=set[str], repr=False)
     _unmerged: int = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"store": None, "_committed": set()}
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "store": None, "_committed": set[str]()}
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> dict[str, object]:
         """Rows of GIVEN (other columns are ignored) to one Parquet file, and their artefacts to files that lie there before

@@ -8,7 +8,6 @@ gone keeps its rows: a part of the archive may not be mounted.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +24,10 @@ OTHER = pa.schema([("entry_id", pa.string()), ("subject_id", pa.string()), ("at"
 
 _OTHER = """
 select entry_id, any_value(subject_id) as subject_id, max("at") as "at", arg_max(status, "at") as status
-from found semi join other using (key_hi, key_lo) group by entry_id
+from scores semi join other using (key_hi, key_lo) group by entry_id
 """
 _OURS = """
-with own as (select key_hi, key_lo, max("at") as "at" from found semi join ours using (key_hi, key_lo) group by all)
+with own as (select key_hi, key_lo, max("at") as "at" from scores semi join ours using (key_hi, key_lo) group by all)
 select row from ours join own using (key_hi, key_lo) where own."at" < ours."at"
 """
 
@@ -37,8 +36,8 @@ def of_other_content(store: ScoreScan, wanted: pa.Table | Manifest, bundle_id: s
     """OTHER: entries with rows at a content that the manifest does not have of them, when the latest such row was written
     (µs since 1970 UTC) and its status."""
     names = ("key_hi", "key_lo")
-    columns: dict[str, Any] = {name: ds.field(name) for name in names}
-    sql = "select key_hi, key_lo from found anti join wanted using (key_hi, key_lo) group by all"
+    columns: dict[str, ds.Expression] = {name: ds.field(name) for name in names}
+    sql = "select key_hi, key_lo from scores anti join wanted using (key_hi, key_lo) group by all"
     other = store.ask(sql, columns, bundle_id, memory=memory, wanted=_keys(wanted))
     if len(other) == 0:
         return OTHER.empty_table()
@@ -62,12 +61,12 @@ def overtaken(store: ScoreScan, wanted: pa.Table | Manifest, bundle_id: str, mem
 def absent(store: ScoreScan, manifest: Manifest, bundle_id: str, memory: str = "2GB") -> pa.Table:
     """OTHER: entries with current rows in the store that the manifest does not have."""
     other = of_other_content(store, manifest, bundle_id, memory)
-    there = other.filter(pc.not_equal(other.column("status"), RETIRED))
-    if len(there) == 0:
-        return there
-    sql = "select entry_id from wanted semi join there using (entry_id)"
-    held = store.ask(sql, memory=memory, wanted=manifest.stream(["entry_id"]), there=there).column("entry_id")
-    return there.filter(pc.invert(pc.is_in(there.column("entry_id"), held))).sort_by("entry_id")
+    unlisted = other.filter(pc.not_equal(other.column("status"), RETIRED))
+    if len(unlisted) == 0:
+        return unlisted
+    sql = "select entry_id from wanted semi join unlisted using (entry_id)"
+    listed = store.ask(sql, memory=memory, wanted=manifest.stream(["entry_id"]), unlisted=unlisted).column("entry_id")
+    return unlisted.filter(pc.invert(pc.is_in(unlisted.column("entry_id"), listed))).sort_by("entry_id")
 
 
 def retire(store: ScoreLog, claim: Claim, entries: pa.Table) -> None:

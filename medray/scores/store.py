@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ from medray.scores.table import SCORES, Claim
 from medray.storage import delta, files
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
     import polars as pl
 
 
@@ -70,16 +70,16 @@ class ScoreStore(Readings, ScoreLog):
 
     # -- audit and upkeep
 
-    def begin_run(self, what: str, run_id: str, bundle_id: str | None = None) -> audit.Record:
+    def begin_run(self, what: str, run_id: str, bundle_id: str | None = None) -> audit.BegunRun:
         """Note who begins what, when and with which code. `end_run` completes it; a killed run stays "running"."""
         return audit.begin(self.uri, what, run_id, bundle_id)
 
-    def end_run(self, record: audit.Record, state: str = "done", **counts: Any) -> None:
-        """Note how it ended: `state` "done", "stopped", "fenced" or "failed", and runs.Counts by name."""
-        audit.end(self.uri, record, state, audit.Counts(**counts))
+    def end_run(self, run: audit.BegunRun, state: str = "done", **counts: Unpack[audit.RunCounts]) -> None:
+        """Note how it ended: `state` "done", "stopped", "fenced" or "failed", and what it did."""
+        audit.end(self.uri, run, state, counts)
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The audit table, newest first, JSON-ready: one row per run, with the columns of runs.RUNS."""
+    def runs(self) -> list[audit.RunRow]:
+        """The audit table, newest first: one row per run."""
         return audit.read(self.uri)
 
     def merge(self, claim: Claim) -> int:
@@ -87,24 +87,23 @@ class ScoreStore(Readings, ScoreLog):
         is. Returns how many were merged. Raises Fenced or MachineError."""
         return upkeep.merge(self, claim)
 
-    def compact(self) -> dict[str, Any]:
-        """Merge small files of each bundle, and write a checkpoint of the log: {files_merged, files_made}.
+    def compact(self) -> upkeep.Compacted:
+        """Merge small files of each bundle, and write a checkpoint of the log.
 
         Scores do not change, and a run that is scoring goes on. Raises Fenced where other upkeep began meanwhile.
         """
         return upkeep.compact(self)
 
-    def vacuum(self, older_than: timedelta = upkeep.KEPT) -> dict[str, Any]:
-        """Remove files that the newest version does not name, artefacts too: {files_removed, bytes_freed}.
+    def vacuum(self, older_than: timedelta = upkeep.KEPT) -> upkeep.Vacuumed:
+        """Remove files that the newest version does not name, artefacts too.
 
         Those that a commit replaced more than `older_than` ago, and those of killed runs, when they are older than
         `older_than` and than an hour: a run that is scoring loses nothing. Earlier versions can then not be read.
         """
         return upkeep.vacuum(self, older_than)
 
-    def forget(self, subjects: Collection[str]) -> dict[str, Any]:
-        """Remove every row of these pseudonyms from every file below the store, and their artefacts: {rows, files,
-        unreadable}, 0 where none.
+    def forget(self, subjects: Collection[str]) -> upkeep.Forgotten:
+        """Remove every row of these pseudonyms from every file below the store, and their artefacts.
 
         A file that a kill cut short may hold anyone: it is removed, too (`unreadable` of the `files`).
 
@@ -112,7 +111,7 @@ class ScoreStore(Readings, ScoreLog):
         """
         return upkeep.forget(self, subjects)
 
-    def history(self) -> list[dict[str, Any]]:
-        """Who wrote to the store and when, newest first: see scores/history.py."""
+    def history(self) -> list[history.HistoryRow]:
+        """Who wrote to the store and when, newest first."""
         self._table.update_incremental()
         return history.history(self._table.history(), self.runs())

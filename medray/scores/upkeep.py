@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,13 +41,38 @@ LIKE = 32
 _ROUNDS = 5
 
 
+class Compacted(TypedDict):
+    """What a compaction did."""
+
+    files_merged: int
+    files_made: int
+
+
+class Vacuumed(TypedDict):
+    """What a vacuum removed."""
+
+    files_removed: int
+    bytes_freed: int
+
+
+class Forgotten(TypedDict):
+    """What was removed of subjects; 0 where nothing was."""
+
+    rows: int
+    """Those that readers saw."""
+    files: int
+    unreadable: int
+    """Those of the files that a kill had cut short: they may have held anyone."""
+
+
 # --- compact --------------------------------------------------------------------------------------------------
 
 
-def compact(store: ScoreLog) -> dict[str, Any]:
+def compact(store: ScoreLog) -> Compacted:
+    """Merge small files of each bundle; see ScoreStore.compact."""
     with delta.storing(store.uri):
         groups = small_groups(store.live_files())
-    done = {"files_merged": 0, "files_made": 0}
+    done: Compacted = {"files_merged": 0, "files_made": 0}
     if not groups:
         return done
     claim = store.claim_upkeep()
@@ -62,12 +88,13 @@ def compact(store: ScoreLog) -> dict[str, Any]:
 
 
 def merge(store: ScoreLog, claim: Claim) -> int:
+    """Merge files of like size of the claim's bundle; see ScoreStore.merge."""
     with delta.storing(store.uri):
-        found = [each for each in store.live_files() if each.bundle_id == claim.bundle_id]
+        live = [file for file in store.live_files() if file.bundle_id == claim.bundle_id]
     tiers: dict[int, list[LiveFile]] = defaultdict(list)
-    for each in found:
-        if each.size < FILE_BYTES // 2:
-            tiers[each.size.bit_length() // 3].append(each)
+    for file in live:
+        if file.size < FILE_BYTES // 2:
+            tiers[file.size.bit_length() // 3].append(file)
     merged = 0
     for like in tiers.values():
         if len(like) >= LIKE:
@@ -77,10 +104,10 @@ def merge(store: ScoreLog, claim: Claim) -> int:
     return merged
 
 
-def small_groups(found: Iterable[LiveFile]) -> list[list[LiveFile]]:
+def small_groups(live: Iterable[LiveFile]) -> list[list[LiveFile]]:
     """Files of less than half the aim, of one bundle, as many as make the aim; in order. A file alone stays as it is."""
     by_bundle: dict[str, list[list[LiveFile]]] = defaultdict(lambda: [[]])
-    for each in found:
+    for each in live:
         if each.size < FILE_BYTES // 2:
             groups = by_bundle[each.bundle_id]
             if sum(file.size for file in groups[-1]) >= FILE_BYTES:
@@ -117,8 +144,10 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
     for each in old:
         with delta.storing(uri, "a file of scores cannot be read"):
             source = files.open_input(files.join(uri, each.path))
-        place = files.join(uri, each.path)
-        with source, files.whole("a file of scores cannot be read", place, "put it back from a backup"):
+        with (
+            source,
+            files.whole("a file of scores cannot be read", files.join(uri, each.path), "put it back from a backup"),
+        ):
             for batch in pq.ParquetFile(source).iter_batches():
                 columns = [
                     batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(len(batch), f.type)
@@ -131,13 +160,14 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
 # --- vacuum ---------------------------------------------------------------------------------------------------
 
 
-def vacuum(store: ScoreLog, older_than: timedelta) -> dict[str, Any]:
+def vacuum(store: ScoreLog, older_than: timedelta) -> Vacuumed:
+    """Remove files that nobody needs; see ScoreStore.vacuum."""
     with recorded(store.uri, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
         stray = _artefacts_without_row(store, datetime.now(UTC) - max(older_than, LIVE))
-        gone = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
+        unnamed = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
         until = (datetime.now(UTC) - LIVE).timestamp() * 1e9
         old = [
-            f for f in parquet_files(store.uri) if f.modified_ns < until and files.relative(f.uri, store.uri) in gone
+            f for f in parquet_files(store.uri) if f.modified_ns < until and files.relative(f.uri, store.uri) in unnamed
         ]
         _remove(f.uri for f in old)
         artefacts.remove(store.uri, stray.column("path").to_pylist())
@@ -154,7 +184,7 @@ def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:
         return listed.select(["path", "size"])
     columns = {"path": ds.field("artefact")}
     named = (
-        store.ask("select distinct path from found where path is not null", columns) if store.has_artefacts else None
+        store.ask("select distinct path from scores where path is not null", columns) if store.has_artefacts else None
     )
     sql = f"""select path, size from (from listed qualify max(modified_ns) over (partition by folder)
                                                           < {int(until.timestamp() * 1e9):d})
@@ -164,13 +194,12 @@ def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:
 
 def parquet_files(uri: str) -> list[files.File]:
     """Every file of scores below the store, named by its log or not."""
-    found = ((file, files.relative(file.uri, uri)) for file in files.list_files(uri))
-    return [file for file, path in found if path.startswith("bundle_id=") and path.endswith(".parquet")]
+    return [file for file in _written(uri) if file.uri.endswith(".parquet")]
 
 
 def _remove(uris: Iterable[str]) -> None:
-    """For good: the names do not come back after a power cut."""
-    folders = set()
+    """Remove files for good: their names do not come back after a power cut."""
+    folders = set[Path]()
     for uri in uris:
         files.remove_file(uri)
         if files.is_local(uri):
@@ -182,9 +211,10 @@ def _remove(uris: Iterable[str]) -> None:
 # --- forget ---------------------------------------------------------------------------------------------------
 
 
-def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
+def forget(store: ScoreLog, subjects: Collection[str]) -> Forgotten:
+    """Remove subjects from every file below the store; see ScoreStore.forget."""
     names = set(subjects)
-    done = {"rows": 0, "files": 0, "unreadable": 0}
+    done: Forgotten = {"rows": 0, "files": 0, "unreadable": 0}
     with delta.storing(store.uri):
         known = any(_holds(file.uri, names) != 0 for file in _written(store.uri))
         if not known and not artefacts.of_subjects(store.uri, names):
@@ -207,7 +237,7 @@ def forget(store: ScoreLog, subjects: Collection[str]) -> dict[str, Any]:
                 do="stop it, then run this again",
             )
         done["files"] += _remove_artefacts(store, names)
-        counts |= {name: done[name] for name in ("rows", "files")}
+        counts |= {"rows": done["rows"], "files": done["files"]}
     return done
 
 
@@ -215,18 +245,18 @@ def _rewrite_without(store: ScoreLog, claim: Claim, names: Collection[str]) -> i
     """How many rows of these subjects were in files of the newest version: no longer there."""
     rows = 0
     for each in store.live_files():
-        held = _holds(files.join(store.uri, each.path), names)
-        if held is None:
+        count = _holds(files.join(store.uri, each.path), names)
+        if count is None:
             raise MachineError(
                 "a file of scores cannot be read, so nobody knows whether the subject is in it: not all is forgotten",
                 where=files.join(store.uri, each.path),
                 expected="a whole Parquet file",
                 do="put it back from a backup, and run this again",
             )
-        if held:
+        if count:
             with suppress(Replaced):  # then its rows are in another file: the next round finds them
                 _replace(store, claim, [each], "forget", names)
-                rows += held
+                rows += count
     return rows
 
 
@@ -239,10 +269,10 @@ def _remove_dead(store: ScoreLog, names: Collection[str]) -> tuple[int, int]:
     """
     live = {each.path for each in store.live_files()}
     dead = [f.uri for f in _written(store.uri) if files.relative(f.uri, store.uri) not in live]
-    found = {uri: held for uri in dead if (held := _holds(uri, names)) != 0}
+    counts = {uri: count for uri in dead if (count := _holds(uri, names)) != 0}
     with delta.storing(store.uri):
-        _remove(found)
-    return len(found), sum(held is None for held in found.values())
+        _remove(counts)
+    return len(counts), sum(count is None for count in counts.values())
 
 
 def _remove_artefacts(store: ScoreLog, names: Collection[str]) -> int:
@@ -254,7 +284,7 @@ def _remove_artefacts(store: ScoreLog, names: Collection[str]) -> int:
         paths = set(artefacts.of_subjects(store.uri, names))
         if paths and store.has_artefacts:
             theirs = ds.field("subject_id").isin(pa.array(sorted(names), pa.string()))
-            rows = store.query("from found", {"path": ds.field("artefact")}, None, where=theirs)
+            rows = store.query("from scores", {"path": ds.field("artefact")}, None, where=theirs)
             paths -= set(rows.column("path").to_pylist())
         artefacts.remove(store.uri, paths)
     return len(paths)
@@ -262,8 +292,7 @@ def _remove_artefacts(store: ScoreLog, names: Collection[str]) -> int:
 
 def _written(uri: str) -> list[files.File]:
     """Every file in the folders of scores, whatever its name: of runs at work, ended and killed."""
-    found = ((file, files.relative(file.uri, uri)) for file in files.list_files(uri))
-    return [file for file, path in found if path.startswith("bundle_id=")]
+    return [file for file in files.list_files(uri) if files.relative(file.uri, uri).startswith("bundle_id=")]
 
 
 def _holds(uri: str, names: Collection[str]) -> int | None:
@@ -273,10 +302,10 @@ def _holds(uri: str, names: Collection[str]) -> int | None:
     rows, wanted = 0, pa.array(sorted(names), pa.string())
     try:
         with files.open_input(uri) as source:
-            found = pq.ParquetFile(source)
-            if "subject_id" not in found.schema_arrow.names:
+            parquet = pq.ParquetFile(source)
+            if "subject_id" not in parquet.schema_arrow.names:
                 return None
-            for batch in found.iter_batches(columns=["subject_id"]):
+            for batch in parquet.iter_batches(columns=["subject_id"]):
                 rows += pc.sum(pc.is_in(batch.column(0).cast(pa.string()), wanted)).as_py() or 0
     except FileNotFoundError:  # removed by a vacuum meanwhile
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from medray.errors import SampleError
@@ -15,7 +15,7 @@ GZIP = b"\x1f\x8b"
 
 
 @contextmanager
-def unpacking(what: str = "the compressed data") -> Iterator[None]:
+def unpacking(what: str = "the compressed data") -> Generator[None]:
     """Errors of decompression inside the block become SampleError `truncated` or `corrupt`; other errors pass.
 
     `what` is the subject of the message's sentence, which never quotes the data.

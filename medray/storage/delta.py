@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,21 @@ from medray.errors import MachineError
 from medray.storage import files
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
     from deltalake import DeltaTable
-    from pyarrow.dataset import Dataset
+    from deltalake.transaction import AddAction, RemoveAction
 
 
-def place(uri: str) -> str:
+def location(uri: str) -> str:
     """What delta-rs takes: a plain path where local."""
     return str(files.local_path(uri)) if files.is_local(uri) else uri
 
 
-def there(uri: str) -> bool:
+def is_table(uri: str) -> bool:
     """Whether a Delta table is at `uri`."""
     from deltalake import DeltaTable
 
-    return DeltaTable.is_deltatable(place(uri))
+    return DeltaTable.is_deltatable(location(uri))
 
 
 def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
@@ -34,9 +35,9 @@ def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
     from deltalake.exceptions import DeltaError
 
     try:
-        DeltaTable.create(place(uri), schema=schema, mode="ignore", **facts)
+        DeltaTable.create(location(uri), schema=schema, mode="ignore", **facts)
     except DeltaError:
-        if not there(uri):
+        if not is_table(uri):
             raise
     if files.is_local(uri):
         files.sync_folder(files.local_path(uri).parent)
@@ -45,10 +46,10 @@ def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
 
 def transact(
     table: DeltaTable,
-    actions: Sequence[Any],
+    actions: Sequence[AddAction | RemoveAction],
     schema: pa.Schema,
     *,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     counters: Mapping[str, int] | None = None,
     partition_by: Sequence[str] = (),
     clean: bool = True,
@@ -74,7 +75,7 @@ def transact(
     )
 
 
-def dataset(table: DeltaTable, uri: str) -> Dataset:
+def dataset(table: DeltaTable, uri: str) -> ds.Dataset:
     """The newest version read for Arrow. Local files are read by Arrow's own file system: with that of delta-rs, which Python
     implements, a thread of Arrow's that releases it while Python ends, ends the process with SIGABRT."""
     from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
@@ -116,7 +117,7 @@ def sync_log(uri: str, after: int, until: int) -> None:
 
 
 @contextmanager
-def storing(uri: str, what: str = "the score store cannot be written") -> Iterator[None]:
+def storing(uri: str, what: str = "the score store cannot be written") -> Generator[None]:
     """A fault of the storage inside the block as a MachineError with its cause: a full disk, a store without leave to write."""
     from deltalake.exceptions import DeltaError
 

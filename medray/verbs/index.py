@@ -127,8 +127,9 @@ def index_archive(
 
 def mixture_words(mixture: Sequence[Mapping[str, str | int]]) -> str:
     """ "12 of Modality CT, BodyPartExamined HEAD; 3 of Modality MR": what differs between the kinds, most frequent first."""
-    common = set.intersection(*(set(kind.items()) for kind in mixture))
-    kinds = []
+    first, *others = [set(kind.items()) for kind in mixture]
+    common = first.intersection(*others)
+    kinds: list[str] = []
     for kind in mixture:
         own = [f"{name} {value}" for name, value in kind.items() if name != "entries" and (name, value) not in common]
         kinds.append(f"{kind['entries']:,} of {', '.join(own) or 'another kind, which is not stated'}")

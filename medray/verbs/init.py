@@ -28,7 +28,7 @@ from medray.storage import files
 from medray.storage.files import File
 from medray.verbs.beside import LabelTable, label_tables
 from medray.verbs.recognise import of_others
-from medray.verbs.sources import Source, source_of
+from medray.verbs.sources import RecordSource, source_of
 
 LISTED = 100_000
 """Files whose names are read."""
@@ -187,7 +187,7 @@ def _scoring(kind: str, archive: str, draft: Draft, verb: str, bundle: str | Non
     return _written(run_type, kind, verb, draft.seen, settings, draft.notes, free)
 
 
-def _conversion(archive: str, source: Source) -> NewRunFile:
+def _conversion(archive: str, source: RecordSource) -> NewRunFile:
     known = (*own_types(get_args(SourceSpec)[0]), *installed("sources"))
     if source.format not in known:
         raise UserError(

@@ -58,7 +58,7 @@ def _with_command(inspection: Inspection, kind: str, path: str) -> Inspection:
     if "#" in path:
         return inspection
     takes = f'medray index RUN.toml, with archive = "{path}" and [modality] kind = "{kind}"; then train or score'
-    return inspection.model_copy(update={"facts": inspection.facts | {"command": takes}})
+    return inspection.model_copy(update={"facts": {**inspection.facts, "command": takes}})
 
 
 def inspect_store(uri: str) -> Inspection:
@@ -79,7 +79,7 @@ def inspect_store(uri: str) -> Inspection:
         for reason, count in facts["reasons"].items()
     ]
     tables = {title: rows for title, rows in (("bundles", by_bundle), ("reasons", reasons)) if rows}
-    return Inspection(title="score store", facts=summary, tables=tables)
+    return Inspection(title="score store", facts={**summary}, tables=tables)
 
 
 def inspect_history(uri: str) -> Inspection:

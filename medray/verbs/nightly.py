@@ -70,12 +70,12 @@ class _Night:
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.monotonic)
     until: float | None = None
-    indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict)
+    indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict[str, tuple[Manifest, IndexResult]])
     """Indexes by the modality's settings: bundles that read alike share one."""
-    bundles: list[BundleNight] = field(default_factory=list)
-    codes: list[int] = field(default_factory=list)
+    bundles: list[BundleNight] = field(default_factory=list[BundleNight])
+    codes: list[int] = field(default_factory=list[int])
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("index", "pending", "scoring"), 0.0))
-    housekeeping: dict[str, object] = field(default_factory=dict)
+    housekeeping: dict[str, object] = field(default_factory=dict[str, object])
 
     def __post_init__(self) -> None:
         if self.run.deadline is not None:
@@ -140,7 +140,7 @@ class _Night:
     def finish(self) -> NightlyResult:
         """Write the summary and the page; the result names them."""
         summary = self._summary()
-        uris = {}
+        uris: dict[str, str] = {}
         for kind, text in (("json", summary.model_dump_json(indent=1) + "\n"), ("html", write_page(summary))):
             uris[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
             for uri in (uris[kind], files.join(self.run.summary_uri, f"latest.{kind}")):
@@ -172,8 +172,8 @@ class _Night:
     def _summary(self) -> Summary:
         most = {n: max(getattr(each, n) for each in self.bundles) for n in ("entries", "new", "changed", "vanished")}
         total = {n: sum(getattr(each, n) for each in self.bundles) for n in COUNTED}
-        reasons = sum((Counter(each.by_reason) for each in self.bundles), Counter())
-        passed_over = sum((Counter(each.not_eligible_by_reason) for each in self.bundles), Counter())
+        reasons = sum((Counter(each.by_reason) for each in self.bundles), Counter[str]())
+        passed_over = sum((Counter(each.not_eligible_by_reason) for each in self.bundles), Counter[str]())
         deadline = None if self.until is None else datetime.fromtimestamp(self.until, UTC).astimezone().isoformat()
         facts = {
             "night": self.id,

@@ -7,7 +7,7 @@ import importlib.util
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def sent_as(run_file: Path) -> str:
 
 
 @contextmanager
-def packed(run_file: Path, own: Sequence[OwnCode] = ()) -> Iterator[str]:
+def packed(run_file: Path, own: Sequence[OwnCode] = ()) -> Generator[str, None, None]:
     """A package: medray as it runs here, and in it the run file and the source of models from folders; for as long as the
     block lasts. Raises MachineError where it is too large."""
     source = Path(medray.__file__).parent
@@ -48,7 +48,7 @@ def packed(run_file: Path, own: Sequence[OwnCode] = ()) -> Iterator[str]:
 
 
 @contextmanager
-def packed_plug_ins() -> Iterator[list[str]]:
+def packed_plug_ins() -> Generator[list[str], None, None]:
     """The packages of all plug-ins that are installed here, and what says of each that it is one, each a folder or a module
     that Ray puts on the path of the job and its workers; for as long as the block lasts.
 

@@ -240,7 +240,7 @@ class ExportResult(BaseModel):
     out: str
     records: int
     alleles: int | None = None
-    """Of a VCF; other formats have records alone."""
+    """Those of a VCF; other formats have records alone."""
     scored: int
     failed: int
     not_eligible: int

@@ -26,7 +26,7 @@ from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
-from medray.scores.audit import recorded
+from medray.scores.audit import RunOutcome, recorded
 from medray.storage import files
 from medray.verbs import stages
 from medray.verbs.index import index_archive
@@ -48,7 +48,7 @@ class ScoreTally:
     """A sink that counts what passes through its commits, for the result and for the audit table (`counts`); the
     writing is the inner sink's."""
 
-    def __init__(self, sink: Sink, counts: dict[str, object], root: str) -> None:
+    def __init__(self, sink: Sink, counts: RunOutcome, root: str) -> None:
         self.write, self.inner, self.counts, self.root = sink.write, sink, counts, root
         self.entries, self.failed, self.not_eligible, self.samples = 0, 0, 0, 0
         self.by_reason: Counter[str] = Counter()

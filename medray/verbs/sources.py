@@ -30,7 +30,7 @@ OMOP = ("person_id", "_concept_id")
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """What lies there, and the [source] of a run file that converts it."""
 
     seen: tuple[str, ...]
@@ -41,19 +41,19 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Head:
+class _TableHead:
     """The beginning of a file, or of a member of a tar or zip."""
 
     name: str
     text: bytes
 
 
-def source_of(files: Sequence[File]) -> Source | None:
+def source_of(files: Sequence[File]) -> RecordSource | None:
     """What lies there; None where it is nothing to convert."""
     sample = spread(files, FILES)
     heads = [head for file in sample for head in _heads(file.uri)]
     kinds: Counter[str] = Counter()
-    tables: dict[tuple[str, ...], list[_Head]] = {}
+    tables: dict[tuple[str, ...], list[_TableHead]] = {}
     for head in heads:
         if resource := resource_type(head.text):
             kinds[resource] += 1
@@ -62,24 +62,24 @@ def source_of(files: Sequence[File]) -> Source | None:
     looked = counted(len(files), len(sample))
     if kinds:
         types = ", ".join(sorted(kinds))
-        return Source((f"{looked}: FHIR; the first resources are {types}.",), "fhir", {"kind": "fhir"})
+        return RecordSource((f"{looked}: FHIR; the first resources are {types}.",), "fhir", {"kind": "fhir"})
     if not tables:
         return None
     columns = {column.lower() for names in tables for column in names}
     if OMOP[0] in columns and sum(column.endswith(OMOP[1]) for column in columns) >= 3:
-        return Source((f"{looked}: tables of OMOP.",), "omop", {"kind": "omop"})
+        return RecordSource((f"{looked}: tables of OMOP.",), "omop", {"kind": "omop"})
     seen = f"{looked}: CSV, {len(tables)} kinds of tables." if len(tables) > 1 else f"{looked}: CSV, one kind of table."
     described = list(_tables(tables))
     unnamed = [each["name"] for each in described if "subject_column" not in each]
     more = [f"No column of {', '.join(unnamed)} names the subject: the names of the files have to."] if unnamed else []
-    return Source((seen, *more), "csv", {"kind": "csv", "tables": described})
+    return RecordSource((seen, *more), "csv", {"kind": "csv", "tables": described})
 
 
-def _heads(uri: str) -> Iterator[_Head]:
+def _heads(uri: str) -> Iterator[_TableHead]:
     """The beginnings of what a file holds; of what is broken as far as it can be read."""
     try:
         for member in islice(members(uri), MEMBERS):
-            yield _Head(member.name.rsplit("/", 1)[-1], member.stream.read(HEAD))
+            yield _TableHead(member.name.rsplit("/", 1)[-1], member.stream.read(HEAD))
     except (SampleError, OSError):
         return
 
@@ -87,7 +87,7 @@ def _heads(uri: str) -> Iterator[_Head]:
 # --- long CSV -------------------------------------------------------------------------------------------------
 
 
-def _tables(tables: Mapping[tuple[str, ...], Sequence[_Head]]) -> Iterator[dict[str, Any]]:
+def _tables(tables: Mapping[tuple[str, ...], Sequence[_TableHead]]) -> Iterator[dict[str, Any]]:
     """A table of [[source.tables]] for each set of columns, the one of most files first."""
     ordered = sorted(tables.items(), key=lambda item: -len(item[1]))
     for number, (columns, heads) in enumerate(ordered, 1):
@@ -150,8 +150,8 @@ def _times(columns: Sequence[str], text: bytes, mark: str) -> dict[str, Any]:
     if column is None:
         return {"time_column": _which("the time", columns)}
     rows = [row.split(mark) for row in text.decode("utf-8", "ignore").splitlines()[1 : ROWS + 1]]
-    place = list(columns).index(column)
-    cells = [row[place].strip().strip('"') for row in rows if len(row) == len(columns)]
+    position = list(columns).index(column)
+    cells = [row[position].strip().strip('"') for row in rows if len(row) == len(columns)]
     cells = [cell for cell in cells if cell]
     if cells and all(re.fullmatch(r"\d+:\d\d", cell) for cell in cells):
         return {"time_column": column, "time_format": "hh:mm"}

@@ -187,7 +187,7 @@ def _refuse_replaced(samples: pa.RecordBatch, replaced: np.ndarray, payload: pa.
     if not spoilt.any():
         return samples
     lost = np.unique(numbers[spoilt])
-    kept = ~np.isin(numbers, lost)
+    unchanged = ~np.isin(numbers, lost)
     failed = pa.RecordBatch.from_pydict(
         {
             "sample_id": pa.repeat("", len(lost)),
@@ -195,7 +195,9 @@ def _refuse_replaced(samples: pa.RecordBatch, replaced: np.ndarray, payload: pa.
             "detail": pa.repeat("a file of it was written to after it was indexed", len(lost)),
         }
     )
-    rows = joined([read_rows(numbers[kept], samples.filter(pa.array(kept)), payload), read_rows(lost, failed, payload)])
+    rows = joined(
+        [read_rows(numbers[unchanged], samples.filter(pa.array(unchanged)), payload), read_rows(lost, failed, payload)]
+    )
     return rows.take(pc.sort_indices(rows.column("entry")))
 
 

@@ -18,6 +18,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import medray
 from medray.config.loader import as_written
@@ -166,8 +167,13 @@ def _paths(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for dotted in PATHS:
         values: list[object] = [settings]
         for key in dotted.split("."):
-            inner = [each[key] for each in values if isinstance(each, Mapping) and key in each]
-            values = [each for value in inner for each in (value if isinstance(value, list) else [value])]
+            tables = [cast("Mapping[str, object]", each) for each in values if isinstance(each, Mapping)]
+            inner = [table[key] for table in tables if key in table]
+            values = [
+                each
+                for value in inner
+                for each in (cast("list[object]", value) if isinstance(value, list) else [value])
+            ]
         yield from ((dotted, path) for path in values if isinstance(path, str))
 
 

@@ -26,8 +26,8 @@ def vacuum(store: str, older_than: str = "7d") -> VacuumResult:
             "this is no age", where="--older-than", found=older_than, expected="such as 12h, 7d, 2w"
         ) from None
     scores = ScoreStore.open(store)
-    done = scores.compact() | scores.vacuum(age)
-    return VacuumResult(store=scores.uri, **done, seconds=time.monotonic() - started)
+    compacted, vacuumed = scores.compact(), scores.vacuum(age)
+    return VacuumResult(store=scores.uri, **compacted, **vacuumed, seconds=time.monotonic() - started)
 
 
 def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResult:

@@ -1,5 +1,8 @@
 """Sequences in memory to a FASTA file that the scan takes: an array of texts, or a table with a column of them."""
 
+# Anything may be given; what it is, is found out here.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import re

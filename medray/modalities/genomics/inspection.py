@@ -1,11 +1,14 @@
 """What `medray inspect` shows of sequences: records, lengths, composition, features; never a header's free text."""
 
+# Biopython gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -75,23 +78,23 @@ def _one_file(uri: str) -> Inspection:
         raise SampleError("unrecognised_format")
     spec = GenomicsSpec() if kind != "table" else guess_columns(first.text)
     with open_input(uri) as stream:
-        facts: dict[str, Any] = {"format": kind, "compression": compression(stream.read(BGZF_HEADER)) or "none"}
+        facts: dict[str, object] = {"format": kind, "compression": compression(stream.read(BGZF_HEADER)) or "none"}
     counted, tables = _count(open_records(spec, uri)[1])
     facts |= counted
     if kind == "table":
         facts["sequence_column"] = spec.sequence_column
     if kind == "genbank":
         more, shown = _annotation(uri)
-        facts, tables = facts | more, tables | shown
+        facts, tables = facts | more, {**tables, **shown}
     return Inspection(title=TITLES[kind], facts=facts, tables=tables)
 
 
-def _count(records: Iterator[SequenceRecord]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+def _count(records: Iterator[SequenceRecord]) -> tuple[dict[str, object], Mapping[str, Sequence[Mapping[str, object]]]]:
     """Facts and tables of all records, streamed."""
     lengths: list[int] = []
     whole = np.zeros(256, np.int64)
     labels: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     problems: Counter[str] = Counter()
     try:
         for record in records:
@@ -111,7 +114,7 @@ def _count(records: Iterator[SequenceRecord]) -> tuple[dict[str, Any], dict[str,
     except SampleError as error:  # what stands before the damage is shown
         problems[error.reason] += 1
     sizes = np.array(lengths or [0])
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "records": len(lengths),
         "bases": int(sizes.sum()),
         "length_bases": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
@@ -130,8 +133,8 @@ def _count(records: Iterator[SequenceRecord]) -> tuple[dict[str, Any], dict[str,
 def composition(counts: np.ndarray) -> dict[str, int]:
     """Letters by number, of code counts (256,); those that do not occur are left out, no nucleotides are "other"."""
     folded = counts[:SOFT] + counts[SOFT:]
-    found = {letter: int(folded[code]) for code, letter in enumerate(LETTERS) if folded[code]}
-    return found | ({"other": int(folded[BAD])} if folded[BAD] else {})
+    letters = {letter: int(folded[code]) for code, letter in enumerate(LETTERS) if folded[code]}
+    return letters | ({"other": int(folded[BAD])} if folded[BAD] else {})
 
 
 def _gc(counts: np.ndarray) -> float | None:
@@ -161,28 +164,28 @@ def _like_dna(cell: bytes) -> bool:
     return len(cell) >= 8 and BAD not in to_codes(cell, blanks=b" ")
 
 
-def _annotation(uri: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+def _annotation(uri: str) -> tuple[dict[str, object], Mapping[str, Sequence[Mapping[str, object]]]]:
     """Features by type, and whether each CDS translates to the protein that its record states."""
     types: Counter[str] = Counter()
-    proteins: list[dict[str, Any]] = []
+    proteins: list[dict[str, object]] = []
     topology: Counter[str] = Counter()
     for record in annotated(blocks(uri)):
         types.update(feature.type for feature in record.features)
         topology[str(record.annotations.get("topology", "linear"))] += 1
         proteins += [_protein(record.seq, each) for each in record.features if each.type == "CDS"]
-    stated = [row for row in proteins if row["as stated"] is not None]
-    facts = {
+    stated = [row["as stated"] for row in proteins if row["as stated"] is not None]
+    facts: dict[str, object] = {
         "features": sum(types.values()),
         "topology": dict(topology),
         "cds": len(proteins),
-        "cds_as_stated": sum(row["as stated"] for row in stated),
+        "cds_as_stated": sum(flag is True for flag in stated),
         "cds_with_translation": len(stated),
     }
     tables = {"features": [{"type": kind, "count": count} for kind, count in types.most_common()]}
     return facts, tables | ({"CDS": proteins[:SHOWN]} if proteins else {})
 
 
-def _protein(sequence: Seq | MutableSeq | None, feature: SeqFeature) -> dict[str, Any]:
+def _protein(sequence: Seq | MutableSeq | None, feature: SeqFeature) -> dict[str, object]:
     gene = (feature.qualifiers.get("gene") or feature.qualifiers.get("locus_tag") or [""])[0]
     try:
         if not sequence:

@@ -135,7 +135,8 @@ class Genomics(Modality):
         import torch
 
         if device not in self._on_device:
-            table = torch.from_numpy(codes.one_hot_table(self.spec.ambiguous, self.spec.soft_mask))
+            one_hot = codes.one_hot_table(self.spec.ambiguous, self.spec.soft_mask)
+            table = torch.from_numpy(one_hot)  # pyright: ignore[reportUnknownMemberType]
             complement = torch.frombuffer(bytearray(codes.COMPLEMENT), dtype=torch.uint8)
             self._on_device[device] = (table.to(device), complement.to(device))
         return self._on_device[device]
@@ -144,7 +145,7 @@ class Genomics(Modality):
         """(B * V, O) to (B, O): the mean over both strands."""
         if not self.spec.both_strands:
             return logits
-        return logits.unflatten(0, (-1, 2)).mean(1)
+        return logits.reshape(-1, 2, logits.shape[-1]).mean(1)
 
     def derive(self, scores: np.ndarray, exact: Exact) -> np.ndarray:
         return self.source.derive(scores, exact)

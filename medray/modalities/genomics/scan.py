@@ -1,4 +1,4 @@
-"""Scan: the format of one file of the archive, told by its content, and the records or windows that it holds."""
+"""Scan: the format of one file of the archive, by its content, and the records or windows that it holds."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ class _EntryIds:
     """Entry ids of one file: path#record, and path#record~2 for the second record of that name."""
 
     path: str
-    _seen: set[int] = field(default_factory=set)
-    _again: dict[str, int] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set[int])
+    _again: dict[str, int] = field(default_factory=dict[str, int])
     _count: int = 0
 
     def of(self, name: str) -> str:
@@ -189,7 +189,7 @@ class Letters:
         if self.total == 0:
             return SampleError("empty_sequence")
         if self.bad:
-            return SampleError("not_dna", f"{self.bad} of {self.total} letters are no nucleotide code")
+            return SampleError("not_dna", f"{self.bad} of {self.total} letters are not nucleotide codes")
         if self.unusual * 2 > self.total:  # every letter of a protein can be a nucleotide code; DNA is never mostly so
             return SampleError("not_dna", f"{self.unusual} of {self.total} letters are ambiguity codes other than N")
         return None

@@ -78,7 +78,7 @@ class Sequences(Source):
         text = self._text(part.uri, part.locator)
         codes = to_codes(LINE_NUMBERS.sub(b"", text) if self._genbank else text, self._soft_mask)
         if digest(codes) != entry.fingerprint:
-            raise SampleError("changed", "other bases stand in its place than when it was indexed")
+            raise SampleError("changed", "its bases differ from when it was indexed")
         surplus = max(0, len(codes) - self.spec.length)
         codes = codes[surplus // 2 : surplus // 2 + self.spec.length]
         if self.spec.ambiguous == "refuse" and (unclear := len(to_plain(codes).translate(None, _CLEAR))):

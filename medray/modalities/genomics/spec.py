@@ -28,7 +28,7 @@ class GenomicsSpec(Spec):
     encode   codes → channels A C G T [lower case] and the mask of real bases; both strands where asked for
     """
 
-    kind: Literal["genomics"] = "genomics"
+    kind: Literal["genomics"] = "genomics"  # pyright: ignore[reportIncompatibleVariableOverride]  # frozen
     """The modality: sequences and variants."""
     earlier_ids: ClassVar[str | None] = r".*#[0-9]{8,}"  # blocks of variants
     learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
@@ -130,8 +130,8 @@ class GenomicsSpec(Spec):
         return self.stride or self.length
 
     def file_of(self, entry_id: str) -> str | None:
-        """Of variants: the VCF, by ids of records, of its failure, and of blocks of records in earlier versions."""
+        """The VCF of an entry of variants, by ids of records, of its failure, and of blocks of records in earlier versions."""
         if self.entries != "variants":
             return None
-        found = _OF_VARIANTS.fullmatch(entry_id)
-        return found and (found[1] or found[2])
+        match = _OF_VARIANTS.fullmatch(entry_id)
+        return match and (match[1] or match[2])

@@ -11,8 +11,9 @@ from medray.archive.entries import Part
 from medray.errors import SampleError
 from medray.modalities.drafts import Draft, counted, left_over, spread
 from medray.modalities.imaging.inspection import inspect
-from medray.modalities.imaging.scan import expected, ignored, scan
+from medray.modalities.imaging.scan import expected, scan
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.patterns import matches_glob
 from medray.modalities.sampled import refusals, with_facts
 from medray.storage.files import File, relative
 
@@ -41,7 +42,7 @@ class _Look:
 def draft(files: Sequence[File], root: str) -> Draft | None:
     """The proposal; None where no file of the sample is an image."""
     images = ImagingSpec(size=(32, 32))
-    files = [file for file in files if not ignored(relative(file.uri, root), images.ignore)]
+    files = [file for file in files if not matches_glob(relative(file.uri, root), images.ignore)]
     named = [file for file in files if expected(file.uri) or "idx" in file.uri]
     nameless = len(files) - len(named) if named else 0
     sample = spread(named or files)
@@ -131,9 +132,9 @@ def _modality(shape: tuple[int, ...], look: _Look) -> tuple[dict[str, Any], dict
     """Keys of [modality], and why they are so."""
     volume = len(shape) == 3
     size = [min(*pair) for pair in zip(shape, VOLUME, strict=True)] if volume else _size(shape)
-    found = " x ".join(map(str, shape))
+    sides = " x ".join(map(str, shape))
     notes = {
-        "modality.size": f"Found: {found}." if tuple(size) == shape else f"Found: {found}; images are resized.",
+        "modality.size": f"Found: {sides}." if tuple(size) == shape else f"Found: {sides}; images are resized.",
         "modality.channels": f"Found: {'colour' if look.channels == 3 else 'grey'}.",
         "modality.dtype": f"Found: {look.dtype}{', CT' if look.modality == 'CT' else ''}.",
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.dicom.elements import texts
 from medray.modalities.imaging.formats.dicom.frames import (
     Frame,
     described,
@@ -98,7 +98,7 @@ def _quiet(header: Header, keyword: str) -> Fact:
     return _rounded(value)
 
 
-def _value(header: Header, keyword: str) -> Any:
+def _value(header: Header, keyword: str) -> Fact:
     """A keyword's value in the file, else in its functional groups: a list where frames differ."""
     if keyword == "SOPClassUID":
         return header.sop_class or None
@@ -107,7 +107,8 @@ def _value(header: Header, keyword: str) -> Any:
         return _coded_body_part(header)
     if value is not None or not has_groups(header):
         return value
-    tag, values = described(keyword)[0], []
+    tag = described(keyword)[0]
+    values: list[Fact] = []
     for frame in frames(header):
         for groups in (frame.own, frame.shared):
             for group in (each for each in groups.values() if isinstance(each, list)):
@@ -119,7 +120,7 @@ def _value(header: Header, keyword: str) -> Any:
 
 def _image_type(header: Header) -> list[Fact] | None:
     """The image type; for an enhanced file that says MIXED, the types of its frames, value by value (PS3.3 C.8.16.1)."""
-    file_type = [text.strip().upper() for text in header.get("ImageType") or []]
+    file_type = [text.strip().upper() for text in texts(header.get("ImageType")) or []]
     types = [[text.strip().upper() for text in each] for each in frame_types(header)]
     if not file_type and not types:
         return None
@@ -138,7 +139,7 @@ def _coded_body_part(header: Header) -> str | None:
     return BODY_PARTS.get(str(code))
 
 
-def years(age: Any) -> float | None:
+def years(age: object) -> float | None:
     """An Age String (PS3.5 6.2: nnnD, nnnW, nnnM, nnnY) in years; ages above 89 become 90, so that they identify nobody."""
     text = str(age or "").strip()
     if len(text) < 2 or not text[:-1].isdigit() or text[-1] not in "DWMY":
@@ -147,7 +148,7 @@ def years(age: Any) -> float | None:
     return 90.0 if number > 89 else round(number, 2)
 
 
-def _rounded(value: Any) -> Fact:
+def _rounded(value: Fact) -> Fact:
     """The value as tables keep it: floats to six digits, texts and lists no longer than LONGEST."""
     if isinstance(value, list):
         return [_rounded(each) for each in value[:LONGEST]]
@@ -263,22 +264,37 @@ def _geometry(parts: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
     return geometry(stack(planes), planes[0].shape)
 
 
-def _planes(part: Mapping[str, Any]) -> Iterable[Plane]:
-    thickness, (high, wide) = part.get("SliceThickness"), part["spacing_mm"]
+def _planes(part: Mapping[str, Fact]) -> Iterable[Plane]:
+    thickness, between, (high, wide) = part.get("SliceThickness"), part.get(BETWEEN), _numbers(part, "spacing_mm")
     if LINE in part:
-        first, step, count = np.array(part[LINE][:3]), np.array(part[LINE][3:6]), int(part[LINE][6])
+        line = _numbers(part, LINE)
+        first, step, count = np.array(line[:3]), np.array(line[3:6]), int(line[6])
         starts = first + np.arange(count)[:, None] * step
     else:
-        starts = np.reshape(part[POSITIONS], (-1, 3))
+        starts = np.reshape(_numbers(part, POSITIONS), (-1, 3))
     for start in starts:
         yield make_plane(
             start,
-            part[DIRECTIONS],
+            _numbers(part, DIRECTIONS),
             (high, wide),
-            (part["rows"], part["columns"]),
+            (_whole(part, "rows"), _whole(part, "columns")),
             thickness=thickness if isinstance(thickness, (int, float)) else None,
-            between=part.get(BETWEEN),
+            between=between if isinstance(between, (int, float)) else None,
         )
+
+
+def _numbers(part: Mapping[str, Fact], name: str) -> list[float]:
+    """A fact that `of_file` writes as a list of numbers."""
+    fact = part[name]
+    assert isinstance(fact, list)
+    return fact
+
+
+def _whole(part: Mapping[str, Fact], name: str) -> int:
+    """A fact that `of_file` writes as a whole number."""
+    fact = part[name]
+    assert isinstance(fact, int)
+    return fact
 
 
 def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:

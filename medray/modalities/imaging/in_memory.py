@@ -1,5 +1,8 @@
 """Images in memory to .npz files that the scan takes: one array of many, or a list of arrays of any size."""
 
+# Anything may be given; what it is, is found out here.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series
+from medray.modalities.imaging.formats.dicom.elements import one_text
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixel_description import check
@@ -58,39 +58,42 @@ def _one_file(uri: str) -> Inspection:
     return Inspection(title={"nifti": "NIfTI volume"}.get(kind, "picture"), facts=facts)
 
 
-def _rows_facts(name: str, rows: arrays.ImageArray) -> dict[str, Any]:
-    classes = Counter(rows.label(row) for row in range(len(rows.images))) if rows.labels is not None else Counter()
-    return {
+def _rows_facts(name: str, rows: arrays.ImageArray) -> dict[str, object]:
+    labels = () if rows.labels is None else map(rows.label, range(len(rows.images)))
+    classes = Counter(labels)
+    facts: dict[str, object] = {
         "array": f"{name}_images" if name else "images",
         "split": rows.split,
         "rows": len(rows.images),
         "shape": list(rows.images.shape[1:]),
         "dtype": str(rows.images.dtype),
         "labels": {" ".join(label): n for label, n in sorted(classes.items())[:20]},
-    } | value_facts(rows.images)
+    }
+    return facts | value_facts(rows.images)
 
 
-def value_facts(values: np.ndarray) -> dict[str, Any]:
+def value_facts(values: np.ndarray) -> dict[str, float]:
     """Minimum, maximum, mean, and how many numbers are NaN or infinite."""
     finite = values if values.dtype.kind != "f" else values[np.isfinite(values)]
-    lost = int(values.size - finite.size)
+    not_finite = int(values.size - finite.size)
     if finite.size == 0:
-        return {"not_finite": lost}
-    found = {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean(dtype=np.float64))}
-    return found | ({"not_finite": lost} if lost else {})
+        return {"not_finite": not_finite}
+    facts = {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean(dtype=np.float64))}
+    return facts | ({"not_finite": not_finite} if not_finite else {})
 
 
-def _image_facts(image: Image) -> dict[str, Any]:
-    return {
+def _image_facts(image: Image) -> dict[str, object]:
+    facts: dict[str, object] = {
         "shape": list(image.shape),
         "channels": 3 if image.color else 1,
         "dtype": str(image.values.dtype),
         "spacing_mm": None if image.spacing_mm is None else list(image.spacing_mm),
-    } | value_facts(image.values)
+    }
+    return facts | value_facts(image.values)
 
 
-def _dicom_file(header: Header) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _dicom_file(header: Header) -> dict[str, object]:
+    facts: dict[str, object] = {
         "format": "dicom",
         "sop_class": uid_name(header.sop_class),
         "modality": str(header.get("Modality") or ""),
@@ -124,7 +127,7 @@ def _flags(header: Header) -> list[str]:
 def _folder(root: str, files: list[File]) -> Inspection:
     groups: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
-    problems: list[dict[str, Any]] = []
+    problems: list[dict[str, object]] = []
     for file in files:
         try:
             raw = read_bytes(file.uri)
@@ -141,26 +144,24 @@ def _folder(root: str, files: list[File]) -> Inspection:
                 others["DICOMDIR"] += 1
                 continue
             check(header)
-            groups.setdefault(header.get("SeriesInstanceUID") or "", []).append(file.uri)
+            groups.setdefault(one_text(header.get("SeriesInstanceUID")) or "", []).append(file.uri)
         except SampleError as error:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
     if not groups and not problems and set(others) <= {"other", "unreadable"}:
         raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
-    found = [
-        series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())
-    ]
-    facts: dict[str, Any] = {"files": len(files), "series": len(found), "other_files": dict(sorted(others.items()))}
-    if len(found) == 1:
-        facts |= {"format": "dicom"} | found[0]
-    tables = {"series": found} if len(found) > 1 else {}
+    rows = [series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())]
+    facts: dict[str, object] = {"files": len(files), "series": len(rows), "other_files": dict(sorted(others.items()))}
+    if len(rows) == 1:
+        facts |= {"format": "dicom"} | rows[0]
+    tables = {"series": rows} if len(rows) > 1 else {}
     return Inspection(title="folder of images", facts=facts, tables=tables | ({"failed": problems} if problems else {}))
 
 
-def series_facts(raws: list[bytes]) -> dict[str, Any]:
+def series_facts(raws: list[bytes]) -> dict[str, object]:
     """Geometry and values of the files of one series; where they are no volume, the reason and what can be said."""
     first = parse(raws[0])
     syntaxes = sorted({uid_name(parse(raw).syntax) for raw in raws})
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "modality": str(first.get("Modality") or ""),
         "slices": len(raws),
         "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
@@ -176,8 +177,8 @@ def series_facts(raws: list[bytes]) -> dict[str, Any]:
     facts |= _image_facts(image)
     facts["affine_ras"] = stack.affine_ras.tolist()
     facts["residual_mm"] = stack.residual_mm
-    measured = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
-    facts |= {name: measured[name] for name in ("extent_mm", "largest_hole_mm")}
+    volume_facts = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
+    facts |= {name: volume_facts[name] for name in ("extent_mm", "largest_hole_mm")}
     if len(stack.gaps_mm):
         facts["gap_mm"] = {"min": float(stack.gaps_mm.min()), "max": float(stack.gaps_mm.max())}
     return facts | {"tilt_degrees": stack.tilt_degrees, "flags": [*_flags(first), *stack.flags]}

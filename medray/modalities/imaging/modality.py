@@ -55,7 +55,7 @@ class Imaging(Modality):
         return (self.spec.channels, *self.spec.size)
 
     @cached_property
-    def payload(self) -> pa.Schema:
+    def payload(self) -> pa.Schema:  # pyright: ignore[reportIncompatibleMethodOverride]  # computed once
         """`pixels`: after decoding, rescale and resizing, before window and z-score (uint8: after the window)."""
         dims = "C D H W" if self.spec.volumes else "C H W"
         return pa.schema([tensor_field("pixels", self.shape, self.spec.dtype, dims=dims)])

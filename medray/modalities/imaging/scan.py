@@ -1,8 +1,7 @@
-"""Scan: what one file of the archive is, told by its content, and the parts of entries that it holds."""
+"""Scan: the format of one file of the archive, by its content, and the parts of entries that it holds."""
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ from medray.modalities.imaging.formats.dicom.keywords import asked
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, exists, read_bytes, relative
 
 SPLIT_FOLDERS = {
@@ -34,25 +34,16 @@ def expected(name: str) -> str:
     return next((kind for suffix, kind in SUFFIXES.items() if lower.endswith(suffix)), "")
 
 
-def ignored(path: str, globs: tuple[str, ...]) -> bool:
-    """A glob without / matches any one name of the path; with / the whole path."""
-    names = path.split("/")
-    return any(
-        fnmatch.fnmatchcase(path, glob) if "/" in glob else any(fnmatch.fnmatchcase(name, glob) for name in names)
-        for glob in globs
-    )
-
-
 def scan(spec: ImagingSpec, file: File, root: str) -> Iterator[Part]:
     """The parts of one file; a file that cannot be understood is one Part with a reason."""
     path = relative(file.uri, root)
-    if ignored(path, spec.ignore):
+    if matches_glob(path, spec.ignore):
         return
     whole = Part(path, file.uri, size=file.size, modified_ns=file.modified_ns, subject=_subject(spec, path))
     try:
         raw = read_bytes(file.uri)
     except FileNotFoundError:
-        yield replace(whole, reason="missing_file", detail="gone between listing and reading")
+        yield replace(whole, reason="missing_file", detail="the file was removed between listing and reading")
         return
     except OSError as error:
         yield replace(whole, reason="unreadable", detail=type(error).__name__)
@@ -62,7 +53,7 @@ def scan(spec: ImagingSpec, file: File, root: str) -> Iterator[Part]:
         yield from _parts(spec, whole, raw)
     except SampleError as error:
         yield replace(whole, reason=error.reason, detail=error.detail)
-    except OSError as error:  # of the labels beside an idx file
+    except OSError as error:  # from the labels file beside an idx file
         yield replace(whole, reason="unreadable", detail=type(error).__name__)
 
 
@@ -71,8 +62,8 @@ def _parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         raise SampleError("empty_file")
     kind, promised = sniff(raw), expected(whole.uri)
     if not kind:
-        shown = "text" if _is_text(raw) else "unknown binary content"
-        raise SampleError("unrecognised_format", shown)
+        content = "text" if _is_text(raw) else "unknown binary content"
+        raise SampleError("unrecognised_format", content)
     if promised and promised != kind:
         raise SampleError("format_mismatch", f"the name says {promised}, the content is {kind}")
     if kind == "dicom":
@@ -94,8 +85,8 @@ def _is_text(raw: bytes) -> bool:
 
 
 def _subject(spec: ImagingSpec, path: str) -> str | None:
-    found = re.search(spec.subject_pattern, path) if spec.subject_pattern else None
-    return found.group(1) or None if found else None
+    match = re.search(spec.subject_pattern, path) if spec.subject_pattern else None
+    return match.group(1) or None if match else None
 
 
 def _folders(path: str) -> tuple[tuple[str, ...], str | None]:
@@ -107,10 +98,10 @@ def _folders(path: str) -> tuple[tuple[str, ...], str | None]:
 
 
 def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
-    """2D: one entry per SOP instance; 3D: one part of its series.
+    """One entry per SOP instance in 2D; one part of its series in 3D.
 
-    A damaged 2D image is an entry by its path, so that it cannot stand in for a whole copy of itself; a damaged
-    slice stays with its series, which must not be stacked without it.
+    A damaged 2D image is an entry under its path, so that it cannot replace an intact copy of itself. A damaged slice
+    stays with its series, which must not be stacked without it.
     """
     header = parse(raw, _also(tuple(spec.select)))
     if header.sop_class == MEDIA_DIRECTORY:
@@ -123,15 +114,15 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         part = replace(part, label=label, split=split)
     try:
         refuse_other_objects(header)
-    except SampleError as error:  # beside a series, never a slice of it
+    except SampleError as error:  # may lie beside a series, but is never a slice of it
         yield replace(part, reason=error.reason, detail=error.detail)
         return
     try:
         check(header)
     except SampleError as error:
         slice_of = spec.volumes and series and error.reason != "no_pixels"
-        place = {"entry_id": series, "locator": instance} if slice_of else {}
-        yield replace(part, reason=error.reason, detail=error.detail, **place)
+        series_ids = {"entry_id": series, "locator": instance} if slice_of else {}
+        yield replace(part, reason=error.reason, detail=error.detail, **series_ids)
         return
     if spec.volumes and series:
         yield replace(part, entry_id=series, locator=instance or whole.entry_id)
@@ -164,10 +155,10 @@ def _idx_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     if labels is not None and len(labels) != len(images):
         raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
     labels = None if labels is None else labels.reshape(len(images), -1)
-    yield from _row_parts(spec, whole, arrays.Rows(images, labels, arrays.idx_split(whole.uri)), "")
+    yield from _row_parts(spec, whole, arrays.ImageArray(images, labels, arrays.idx_split(whole.uri)), "")
 
 
-def _row_parts(spec: ImagingSpec, whole: Part, rows: arrays.Rows, prefix: str) -> Iterator[Part]:
+def _row_parts(spec: ImagingSpec, whole: Part, rows: arrays.ImageArray, prefix: str) -> Iterator[Part]:
     labelled = spec.label_from != "none"
     size = rows.images[0].nbytes if len(rows.images) else 0
     for row in range(len(rows.images)):

@@ -43,7 +43,7 @@ class ImagingSpec(Spec):
     encode   window or scale → zscore (→ augmentation, in training)
     """
 
-    kind: Literal["imaging"] = "imaging"
+    kind: Literal["imaging"] = "imaging"  # pyright: ignore[reportIncompatibleVariableOverride]  # frozen
     """The modality: images and volumes."""
     site: ClassVar[frozenset[str]] = frozenset({"ignore", "label_from", "subject_pattern"})
     learnt: ClassVar[tuple[str, ...]] = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")

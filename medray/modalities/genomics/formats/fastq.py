@@ -38,7 +38,7 @@ def fastq(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
 def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]:
     """The sequence lines of the record that begins with `header`; `strict`: only where it certainly begins a record.
 
-    Raises SampleError `corrupt` or `truncated` where no whole record stands there.
+    Raises SampleError `corrupt` or `truncated` where no whole record begins there.
     """
     if not header.text.startswith(b"@"):
         raise SampleError("corrupt", "a FASTQ record that does not begin with @")
@@ -47,7 +47,7 @@ def _whole(feed: LineReader, header: Chunk, strict: bool = False) -> list[Chunk]
         if line.text.startswith(b"@"):
             raise SampleError("corrupt", "another @ before the + line")
         if strict and BAD in to_codes(line.text):
-            raise SampleError("corrupt", "letters that are no nucleotide codes")
+            raise SampleError("corrupt", "letters that are not nucleotide codes")
         bases.append(line)
     count = sum(len(line.text.strip()) for line in bases)
     if line is None:

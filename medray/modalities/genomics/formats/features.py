@@ -1,8 +1,11 @@
 """Features of a GenBank record as numbers: where genes lie, where a record may be cut, what a window overlaps.
 
 Positions are 0-based, half-open. A location is its parts: exons of a join, both sides of a circle's origin. What lies
-in another record (a remote reference) is no part of this one. INSDC feature table, section 3.4 has the locations.
+in another record (a remote reference) is not part of this one. INSDC feature table, section 3.4 has the locations.
 """
+
+# Biopython gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class Features:
     """Length of the record, as its LOCUS line has it; 0 where it has none."""
     genes: tuple[tuple[str, tuple[Interval, ...]], ...] = ()
     """(name, intervals) of everything that belongs to a gene, introns included."""
-    parts: dict[str, list[LocationPart]] = field(default_factory=dict)
+    parts: dict[str, list[LocationPart]] = field(default_factory=dict[str, list[LocationPart]])
     """Feature type → the parts of all its locations."""
 
 

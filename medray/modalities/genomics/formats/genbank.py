@@ -1,5 +1,8 @@
 """GenBank: the annotation by Biopython, the bases as a stream with offsets; the translation of a CDS."""
 
+# Biopython gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import io
@@ -35,9 +38,9 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
     record with a problem. Raises SampleError where the text breaks off, `truncated` where the last record has no //.
     """
     feed = LineReader(chunks)
-    first = True
+    bases: _Bases | None = None
     while True:
-        stray = _stray(feed, first)
+        stray = _stray(feed, first=bases is None)
         if stray is not None:
             yield stray
         head, ended = _head(feed)
@@ -47,10 +50,9 @@ def genbank(chunks: Iterator[Chunk]) -> Iterator[SequenceRecord]:
         yield _record(head, bases)
         for _ in bases:  # skip what the caller did not read
             pass
-        first = False
     if feed.broken is not None:
         raise feed.broken
-    if not first and not bases.done and not bases.cut_short:
+    if bases is not None and not bases.done and not bases.cut_short:
         raise SampleError("truncated", "the last GenBank record does not end with //")
 
 
@@ -259,7 +261,7 @@ def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
     try:
         return _translated(feature, feature.location, sequence)
     except TranslationError:
-        raise SampleError("not_dna", "a codon with letters that are no nucleotide codes") from None
+        raise SampleError("not_dna", "a codon with letters that are not nucleotide codes") from None
     except (ValueError, KeyError):
         raise SampleError("corrupt", "codon_start, transl_table or transl_except of the CDS cannot be read") from None
 

@@ -211,7 +211,8 @@ def _texts(uri: str) -> Iterator[bytes]:
 
 def _in_memory(uri: str, what: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig]]:
     """A file whose offsets cannot be computed, decoded into memory, one line per contig. Raises SampleError if too large."""
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     for text in _texts(uri):
         pieces.append(text)
         size += len(text)
@@ -330,7 +331,7 @@ def build_index(chunks: Iterator[bytes]) -> dict[str, Contig] | None:
 
 
 def _blanks_between_bases(chunk: bytes, text: np.ndarray, starts: np.ndarray, headers: np.ndarray) -> bool:
-    """Whether a line that is no header holds a space or a tab."""
+    """Whether a line that is not a header holds a space or a tab."""
     if b" " not in chunk and b"\t" not in chunk:
         return False
     lines = np.searchsorted(starts, np.flatnonzero((text == 32) | (text == 9)), side="right") - 1

@@ -46,7 +46,7 @@ class Columns(NamedTuple):
     subject: int | None
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A cell's text and where it begins in its line."""
 
     at: int
@@ -108,10 +108,11 @@ def delimiter(line: bytes) -> bytes:
     return best if best in line else b""
 
 
-def cells(line: bytes, between: bytes) -> list[Cell]:
+def cells(line: bytes, between: bytes) -> list[TableCell]:
     """The cells of a line, quotes and blanks around them left out (RFC 4180)."""
     mark = re.escape(between)
-    row, at = [], 0
+    row: list[TableCell] = []
+    at = 0
     pattern = re.compile(rb'[ ]*"((?:[^"]|"")*)"[ ]*(?=' + mark + rb"|$)|([^" + mark + rb"]*)")
     line = line.rstrip(b"\r\n")
     while at <= len(line):
@@ -122,7 +123,7 @@ def cells(line: bytes, between: bytes) -> list[Cell]:
         broken = group == 2 and text.lstrip()[:1] == b'"'
         unclosed = broken and UNCLOSED.match(line, at) is not None
         text_start = start + len(text) - len(text.lstrip())
-        row.append(Cell(text_start, text.strip().replace(b'""', b'"'), broken, unclosed))
+        row.append(TableCell(text_start, text.strip().replace(b'""', b'"'), broken, unclosed))
         at = (match.end() if match else at) + 1
     return row
 
@@ -156,11 +157,11 @@ def _rows(spec: GenomicsSpec, chunks: Iterator[Chunk]) -> Iterator[SequenceRecor
         raise feed.broken
 
 
-def _cell_texts(row: list[Cell]) -> list[str]:
+def _cell_texts(row: list[TableCell]) -> list[str]:
     return [decode(cell.text) for cell in row]
 
 
-def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None) -> list[Cell] | None:
+def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None) -> list[TableCell] | None:
     """The cells of the row that begins with `line` and goes on in the next lines while a quote is open.
 
     None where no line closes it so that the row has `width` cells; the lines after the first are then read as rows.
@@ -178,7 +179,7 @@ def _whole_row(feed: LineReader, line: Chunk, between: bytes, width: int | None)
     return row
 
 
-def _row(layout: Columns, width: int, row: list[Cell], offset: int, number: int) -> SequenceRecord:
+def _row(layout: Columns, width: int, row: list[TableCell], offset: int, number: int) -> SequenceRecord:
     name = f"row {number}"
     surplus = [cell.text for cell in row[width:]]
     if len(row) < width or any(surplus):

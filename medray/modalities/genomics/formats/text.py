@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,14 +16,23 @@ from medray.errors import SampleError
 from medray.storage.compressed import GZIP, unpacking
 from medray.storage.files import open_input
 
-if TYPE_CHECKING:
-    from pyarrow import NativeFile
-
 BLOCK = 1 << 20
 """Bytes of text read at once."""
 LONGEST_LINE = 1 << 28
 """Bytes of the longest line; what has longer ones is not text."""
 BGZF_HEADER, LONGEST_BGZF_BLOCK = 18, 1 << 16
+
+
+class RawFile(Protocol):
+    """A file that `open_input` opened: the part of pyarrow's NativeFile that is used here."""
+
+    def read(self, nbytes: int, /) -> bytes: ...
+
+    def seek(self, position: int, /) -> int: ...
+
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class Chunk(NamedTuple):
@@ -47,7 +56,8 @@ def blocks(uri: str) -> Iterator[Chunk]:
     file is first read to its end (if it was cut off, its text up to there is still yielded), bgzip block by block.
     A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
-    with open_input(uri) as raw:
+    with open_input(uri) as file:
+        raw: RawFile = file
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
         offset = 0
@@ -78,7 +88,7 @@ def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         yield Chunk(start, rest)
 
 
-def _pieces(raw: NativeFile, kind: str) -> Iterator[bytes]:
+def _pieces(raw: RawFile, kind: str) -> Iterator[bytes]:
     """Pieces of text of about BLOCK bytes. Raises EOFError and zlib.error."""
     if kind == "bgzip":
         yield from _verified_blocks(raw)
@@ -90,7 +100,7 @@ def _pieces(raw: NativeFile, kind: str) -> Iterator[bytes]:
         yield text
 
 
-def _verify(raw: NativeFile) -> None:
+def _verify(raw: RawFile) -> None:
     """Raises zlib.error where a gzip file is damaged; one that was cut off has no checksum left to fail."""
     stream = _Gzip(raw)
     try:
@@ -100,7 +110,7 @@ def _verify(raw: NativeFile) -> None:
         return
 
 
-def _verified_blocks(raw: NativeFile) -> Iterator[bytes]:
+def _verified_blocks(raw: RawFile) -> Iterator[bytes]:
     """The text of bgzip blocks, each after its checksum. Raises EOFError and zlib.error (SAM specification 4.1)."""
     packed, at = b"", 0
     texts: list[bytes] = []
@@ -180,14 +190,15 @@ class Ranges:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._raw: NativeFile = open_input(uri)
+        self._raw: RawFile = open_input(uri)
         kind = compression(self._raw.read(BGZF_HEADER))
         self._raw.seek(0)
         self.size: int | None = None
         """Bytes of the text; None for gzip, where only reading it all would tell."""
         if kind == "bgzip":
-            self._stream = _Bgzip(self._raw)
-            self.size = self._stream.size
+            bgzip = _Bgzip(self._raw)
+            self._stream: _Bgzip | _Gzip | RawFile = bgzip
+            self.size = bgzip.size
         else:
             self._stream = _Gzip(self._raw) if kind else self._raw
             self.size = None if kind else self._raw.size()
@@ -206,9 +217,9 @@ class Ranges:
     def _fill(self, start: int, size: int) -> bytes:
         last = self._held
         if last.offset <= start < last.offset + len(last.text):  # decompressed before: not again
-            kept = last.text[start - last.offset :]
+            begin = last.text[start - last.offset :]
             self._stream.seek(last.offset + len(last.text))
-            return kept + self._stream.read(size - len(kept))
+            return begin + self._stream.read(size - len(begin))
         self._stream.seek(start)
         return self._stream.read(size)
 
@@ -222,7 +233,7 @@ class _Gzip:
     PACKED = 1 << 17
     """Compressed bytes read at once."""
 
-    def __init__(self, raw: NativeFile) -> None:
+    def __init__(self, raw: RawFile) -> None:
         self._raw = raw
         self._begin()
 
@@ -279,7 +290,7 @@ class _Gzip:
 class _Bgzip:
     """Seek and read by offsets of the text: a table of the blocks made from their headers, blocks decoded when needed."""
 
-    def __init__(self, raw: NativeFile) -> None:
+    def __init__(self, raw: RawFile) -> None:
         self._raw = raw
         self._files, self._texts = _block_table(raw)
         self.size = int(self._texts[-1])
@@ -290,7 +301,7 @@ class _Bgzip:
         self._at = offset
 
     def read(self, size: int) -> bytes:
-        texts = []
+        texts: list[bytes] = []
         while size and self._at < self._texts[-1]:
             block = int(np.searchsorted(self._texts, self._at, side="right")) - 1
             if block != self._block:
@@ -306,7 +317,7 @@ class _Bgzip:
         return b"".join(texts)
 
 
-def _block_table(raw: NativeFile) -> tuple[np.ndarray, np.ndarray]:
+def _block_table(raw: RawFile) -> tuple[np.ndarray, np.ndarray]:
     """(blocks + 1,) offsets in the file and in the text where blocks begin, then their ends (SAM specification 4.1).
 
     What follows the last whole block is left out: the scan has reported it.

@@ -100,7 +100,7 @@ def parse_header(text: bytes) -> VcfHeader:
     columns = lines[-1].split("\t")
     if columns[:8] != ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO"]:
         raise SampleError("corrupt", "the header does not end with the line #CHROM POS ID REF ALT QUAL FILTER INFO")
-    contigs = {}
+    contigs: dict[str, int | None] = {}
     for line in lines:
         if line.startswith("##contig=") and (name := re.search(r"[<,]ID=([^,>]+)", line)):
             length = re.search(r"[<,]length=(\d+)", line)

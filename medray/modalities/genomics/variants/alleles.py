@@ -68,7 +68,7 @@ def check(reference: ReferenceGenome, contig: str, position: int, ref: bytes, al
     if b"[" in alt or b"]" in alt or alt.startswith(b".") or alt.endswith(b"."):
         raise SampleError("breakend", "the allele joins another place of the genome")
     if not _BASES.fullmatch(ref) or not _BASES.fullmatch(alt):
-        raise SampleError("bad_allele", "REF or ALT holds letters that are no bases")
+        raise SampleError("bad_allele", "REF or ALT holds letters that are not bases")
     if not _CALLED.fullmatch(alt) and not _called(ref.upper(), alt.upper()):
         raise SampleError("bad_allele", "ALT holds an ambiguity code, which does not say what base it is")
     if contig not in reference.contigs:
@@ -204,7 +204,7 @@ def _read_snvs(
     samples: np.ndarray,
 ) -> np.ndarray:
     """Fill in those of `rows` that are SNVs which fit the reference, and return them. Others are read one by one."""
-    chosen = [records[row] for row in rows.tolist()]
+    chosen: list[list[bytes]] = [records[row] for row in rows.tolist()]
     refs = b"".join([row[3] for row in chosen])
     alts = b"".join([row[4] for row in chosen])
     ref_codes, alt_codes = (np.frombuffer(to_codes(text), np.uint8) for text in (refs, alts))
@@ -257,7 +257,7 @@ def _read_record(reference: ReferenceGenome, row: list[bytes], alleles: Alleles,
         for i in range(row[4].count(b",") + 1 if len(row) == 8 else 1):
             alleles.sample_id[first + i] = f"#{i + 1}"
             alleles.reason[first + i] = "bad_record"
-            alleles.detail[first + i] = f"{len(row)} columns" if len(row) < 8 else "POS is no number"
+            alleles.detail[first + i] = f"{len(row)} columns" if len(row) < 8 else "POS is not a number"
         return
     contig, position, ref = row[0].decode("utf-8", "replace"), int(row[1]) - 1, row[3]
     for i, alt in enumerate(row[4].split(b",")):

@@ -40,11 +40,11 @@ class Numbered:
     """
 
     _last: tuple[bytes, int] = (b"", -1)
-    _contigs: set[bytes] = field(default_factory=set)
-    _keys_at_last: set[str] = field(default_factory=set)
+    _contigs: set[bytes] = field(default_factory=set[bytes])
+    _keys_at_last: set[str] = field(default_factory=set[str])
     _hashes: array[int] = field(default_factory=lambda: array("q"))
     _all_hashes: set[int] | None = None
-    _counts: dict[str, int] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict[str, int])
 
     def of(self, key: str, contig: bytes, position: int) -> str:
         """The name of the next key, at this position of this contig."""
@@ -76,7 +76,7 @@ class Numbered:
         self._hashes.extend(map(hash, unseen))
         if len(unseen) == len(keys):
             return keys
-        names = []
+        names: list[str] = []
         for key in keys:
             names.append(key if key in unseen else self._next(key))
             unseen.discard(key)

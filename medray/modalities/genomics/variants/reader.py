@@ -15,7 +15,7 @@ from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.base import Exact
 from medray.modalities.genomics.codes import SOFT, N
-from medray.modalities.genomics.facts import VcfFacts
+from medray.modalities.genomics.facts import Facts, VcfFacts
 from medray.modalities.genomics.formats import text, vcf
 from medray.modalities.genomics.formats.reference import ReferenceGenome
 from medray.modalities.genomics.formats.source import Source
@@ -38,7 +38,7 @@ class Variants(Source):
         self._file: text.Ranges | None = None
 
     @cached_property
-    def payload(self) -> pa.Schema:
+    def payload(self) -> pa.Schema:  # pyright: ignore[reportIncompatibleMethodOverride]  # computed once
         return pa.schema([tensor_field("bases", (2, self.spec.length), "uint8", dims="ref/alt L")])
 
     @cached_property
@@ -73,7 +73,11 @@ class Variants(Source):
                 raise SampleError("empty_file")
             header, pieces = vcf.split_header(text.blocks(file.uri))
             vcf_facts = VcfFacts(header.text)
-            facts_of = lru_cache(lambda contig: vcf_facts.of(contig.decode("utf-8", "replace")))  # once per contig
+
+            @lru_cache  # once per contig
+            def facts_of(contig: bytes) -> Facts:
+                return vcf_facts.of(contig.decode("utf-8", "replace"))
+
             for lines in vcf.record_lines(pieces, self._at_once):
                 has_records = True
                 keys, ids = names.of(lines.rows)
@@ -107,20 +111,18 @@ class Variants(Source):
             for i, now in zip(owners.tolist(), _fingerprints(list(map(record_key, rows)), alleles), strict=True)
             if now != fingerprints[i]
         ]
-        failures |= dict.fromkeys(
-            changed, ("changed", "another record or reference stands there than when it was indexed")
-        )
+        failures |= dict.fromkeys(changed, ("changed", "the record or the reference differs from when it was indexed"))
         self._refuse_ambiguous(alleles)
-        kept = np.flatnonzero(~np.isin(owner, changed))
-        order = np.argsort(np.concatenate([owner[kept], np.array(list(failures), np.int64)]), kind="stable")
-        reasons = [*(alleles.reason[i] for i in kept.tolist()), *(reason for reason, _ in failures.values())]
+        unchanged = np.flatnonzero(~np.isin(owner, changed))
+        order = np.argsort(np.concatenate([owner[unchanged], np.array(list(failures), np.int64)]), kind="stable")
+        reasons = [*(alleles.reason[i] for i in unchanged.tolist()), *(reason for reason, _ in failures.values())]
         columns = {
-            "entry": [*owner[kept].tolist(), *failures],
-            "sample_id": [*(alleles.sample_id[i] for i in kept.tolist()), *([""] * len(failures))],
+            "entry": [*owner[unchanged].tolist(), *failures],
+            "sample_id": [*(alleles.sample_id[i] for i in unchanged.tolist()), *([""] * len(failures))],
             "reason": reasons,
-            "detail": [*(alleles.detail[i] for i in kept.tolist()), *(detail for _, detail in failures.values())],
+            "detail": [*(alleles.detail[i] for i in unchanged.tolist()), *(detail for _, detail in failures.values())],
         }
-        bases = alleles.bases if len(kept) == len(alleles.bases) else alleles.bases[kept]
+        bases = alleles.bases if len(unchanged) == len(alleles.bases) else alleles.bases[unchanged]
         if failures:
             bases = np.concatenate([bases, np.zeros((len(failures), 2, self.spec.length), np.uint8)])[order]
         kinds = {"entry": pa.int32()}

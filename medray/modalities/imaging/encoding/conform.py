@@ -1,4 +1,4 @@
-"""Images to the arrays that are stored: channels, size, spacing, dtype; and the range of what is stored."""
+"""Images to the arrays that are stored: channels, size, spacing, dtype, and the range of the stored values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
 
 EXACT = 1 << 24
-"""Whole numbers up to this are float32 numbers, each of them."""
+"""Every whole number up to this is exact in float32."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """R G B to luma, ITU-R BT.601."""
 
@@ -43,18 +43,18 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     range of float32, and for whole numbers that it cannot hold (beyond 2^24): nothing is rounded to another integer.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        found = values.astype(np.float32, copy=False)
-        total = found.sum(dtype=np.float64)
+        converted = values.astype(np.float32, copy=False)
+        total = converted.sum(dtype=np.float64)
     if values.dtype.kind == "f":
         if not np.isfinite(total):
-            lost = int((~np.isfinite(found)).sum())
-            raise SampleError("bad_values", f"{lost} values are NaN, infinite or beyond the range of float32")
+            bad = int((~np.isfinite(converted)).sum())
+            raise SampleError("bad_values", f"{bad} values are NaN, infinite or beyond the range of float32")
     elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:
         low, high = int(values.min()), int(values.max())
         most = max(-low, high)
-        if most > EXACT and (most > 1 << 53 or (found.astype(np.float64) != values.astype(np.float64)).any()):
+        if most > EXACT and (most > 1 << 53 or (converted.astype(np.float64) != values.astype(np.float64)).any()):
             raise SampleError("bad_values", f"whole numbers from {low} to {high}: float32 holds them up to {EXACT}")
-    return found
+    return converted
 
 
 def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
@@ -65,7 +65,7 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
         _refuse_hole(image, spec.max_gap_mm)
     if spec.spacing_mm is not None:
         if image.spacing_mm is None:
-            raise SampleError("bad_geometry", "spacing_mm is asked for, but the file does not say its spacing")
+            raise SampleError("bad_geometry", "the run sets spacing_mm, but the file does not state its spacing")
         return resample.resample(
             values, image.spacing_mm, image.slices_mm, to_mm=spec.spacing_mm, size=spec.size, background=background()
         )
@@ -91,12 +91,12 @@ def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:
         limit = "1.5 times the median gap" if max_gap_mm is None else f"max_gap_mm = {max_gap_mm:g}"
         raise SampleError(
             "bad_geometry",
-            f"a hole of {hole:.2f} mm between two slices, more than {limit}: what lies there is not known",
+            f"a hole of {hole:.2f} mm between two slices, more than {limit}: the anatomy in between is unknown",
         )
 
 
 def divisor(spec: ImagingSpec) -> float:
-    """What stored pixels are divided by before the z-score, where no window is applied on the device."""
+    """The number that divides stored pixels before the z-score, where no window is applied on the device."""
     return 255.0 if spec.dtype == "uint8" and (spec.stored_window or spec.scale == "auto") else 1.0
 
 

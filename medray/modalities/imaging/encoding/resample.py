@@ -15,7 +15,7 @@ def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     def stretch(planes: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
         return planes if planes.shape[-2:] == to else interpolate(planes, to, mode="bilinear", antialias=True)
 
-    planes = torch.from_numpy(np.ascontiguousarray(values))
+    planes = torch.from_numpy(np.ascontiguousarray(values))  # pyright: ignore[reportUnknownMemberType]
     if len(size) == 2:
         return stretch(planes[None], (size[0], size[1]))[0].numpy()
     channels, depth = values.shape[:2]
@@ -52,16 +52,18 @@ def resample(
     """
     values = values - np.float32(background)  # places that no voxel covers stay 0 and become the background below
     shape = values.shape[1:]
-    axes = [np.arange(n) * step for n, step in zip(shape, spacing_mm, strict=True)]
+    axes: list[np.ndarray] = [np.arange(n) * step for n, step in zip(shape, spacing_mm, strict=True)]
     drift = np.zeros((shape[0], 2)) if slices_mm is None else slices_mm[:, 1:] - slices_mm[:1, 1:]
     if slices_mm is not None:
         axes[0] = slices_mm[:, 0] - slices_mm[0, 0]
     sheared = bool(len(shape) == 3 and np.abs(drift).max() > 1e-3)
-    centres = [(axis[0] + axis[-1]) / 2 for axis in axes]
+    centres: list[float] = [(axis[0] + axis[-1]) / 2 for axis in axes]
     if sheared:
         centres[1] += (drift[:, 0].min() + drift[:, 0].max()) / 2
         centres[2] += (drift[:, 1].min() + drift[:, 1].max()) / 2
-    grids = [centre + (np.arange(n) - (n - 1) / 2) * step for centre, n, step in zip(centres, size, to_mm, strict=True)]
+    grids: list[np.ndarray] = [
+        centre + (np.arange(n) - (n - 1) / 2) * step for centre, n, step in zip(centres, size, to_mm, strict=True)
+    ]
     if sheared:
         plane = np.empty((values.shape[0], shape[0], *size[1:]), np.float32)
         for k in range(shape[0]):

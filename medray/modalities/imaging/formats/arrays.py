@@ -12,7 +12,7 @@ import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
-from medray.storage.compressed import GZIP, unpacked_head
+from medray.storage.compressed import GZIP
 from medray.storage.files import is_local, local_path, read_bytes
 
 LONGER = 4
@@ -26,11 +26,6 @@ def unzipped(raw: bytes) -> bytes:
         return raw
     with decoding("gzip"):
         return gzip.decompress(raw)
-
-
-def unzipped_head(raw: bytes, length: int = 512) -> bytes:
-    """The first bytes of a gzip file's content, as many as can be had."""
-    return unpacked_head(raw, length)
 
 
 # --- arrays of images -----------------------------------------------------------------------------------------
@@ -56,7 +51,6 @@ class ImageArray:
         return self.images[row].tobytes() + label
 
 
-Rows = ImageArray
 NPZ_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test", "": None}
 
 

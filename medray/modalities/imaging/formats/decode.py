@@ -1,4 +1,4 @@
-"""Which reader a file's bytes are for, and the image that they hold."""
+"""Decoding: the format of a file by its bytes, and the image that they hold."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from medray.errors import SampleError
 from medray.modalities.imaging.formats import arrays, nifti, pictures
 from medray.modalities.imaging.formats.dicom import pixels, series
 from medray.modalities.imaging.formats.image import Image
+from medray.storage.compressed import GZIP, unpacked_head
 
 
 def decode(raws: list[bytes], volumes: bool) -> Image:
-    """The bytes of an entry's files, in any order, to its image. Raises SampleError."""
+    """The image of an entry, from the bytes of its files in any order. Raises SampleError."""
     raw = raws[0]
     if not raw:
         raise SampleError("empty_file")
@@ -17,7 +18,7 @@ def decode(raws: list[bytes], volumes: bool) -> Image:
     if kind == "dicom":
         return series.read_series(raws) if volumes else pixels.read_image(raw)
     if len(raws) > 1:
-        raise SampleError("corrupt", f"{len(raws)} files that are no DICOM series")
+        raise SampleError("corrupt", f"{len(raws)} files that are not a DICOM series")
     if kind == "picture":
         return pictures.read_picture(raw)
     if kind == "nifti":
@@ -43,7 +44,7 @@ def sniff(raw: bytes) -> str:
         return "picture"
     if raw[:4] == b"PK\x03\x04" and b".npy" in raw[:256]:
         return "npz"
-    head = arrays.unzipped_head(raw) if raw[:2] == b"\x1f\x8b" else raw[:512]
+    head = unpacked_head(raw, 512) if raw.startswith(GZIP) else raw[:512]
     if nifti.is_nifti(head):
         return "nifti"
     if arrays.is_idx(head):
@@ -52,7 +53,7 @@ def sniff(raw: bytes) -> str:
 
 
 def _bare_dicom(raw: bytes) -> bool:
-    """A data set without preamble and prefix: starts with a plausible element of group 2 or 8 (PS3.5 7.1)."""
+    """Whether it is a data set without preamble and prefix: it starts with a plausible element of group 2 or 8 (PS3.5 7.1)."""
     if len(raw) < 16:
         return False
     for order in ("little", "big"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,7 +54,7 @@ around calls of decoders."""
 
 
 @contextmanager
-def decoding(what: str, *also: type[Exception]) -> Iterator[None]:
+def decoding(what: str, *also: type[Exception]) -> Generator[None]:
     """A guard around third-party decoding of `what`: errors (MALFORMED and `also`) become SampleError, warnings are dropped.
 
     Errors, warnings and pydicom's log may all quote the file, so of an error only the class is kept.

@@ -1,17 +1,23 @@
 """NIfTI-1 and NIfTI-2 in a single file: voxels, their scale, axes and units (nifti1.h of the NIfTI-1.1 standard)."""
 
+# nibabel gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.arrays import unzipped
 from medray.modalities.imaging.formats.image import Image, decoding
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """Spatial code of xyzt_units to millimetres: unknown (taken as mm, as ITK, FSL and SPM do), metre, mm, micron."""
@@ -86,7 +92,7 @@ def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarr
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def _reading() -> Generator[None, None, None]:
     """`decoding` with nibabel's own exceptions, and without its log of headers that it repairs."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.orientations import OrientationError
@@ -102,7 +108,7 @@ def _reading() -> Iterator[None]:
         log.disabled = silent
 
 
-def _described(raw: bytes) -> tuple[Any, tuple[int, int, int], np.dtype, int]:
+def _described(raw: bytes) -> tuple[Nifti1Header, tuple[int, int, int], np.dtype, int]:
     """(header, shape, dtype, first byte of the voxels) of one volume. Raises SampleError."""
     single = raw[344:348] == b"n+1\0" or raw[4:8] == b"n+2\0"
     if not single:
@@ -134,7 +140,7 @@ def _described(raw: bytes) -> tuple[Any, tuple[int, int, int], np.dtype, int]:
     return header, (width, height, depth), dtype, start
 
 
-def _affine(header: Any) -> np.ndarray:
+def _affine(header: Nifti1Header) -> np.ndarray:
     """(4, 4) voxel (i, j, k) to RAS in units of the file: sform, else qform. Raises SampleError `bad_geometry`.
 
     Without both, the standard's method 1 gives the axes no orientation, and readers differ in which side they take for
@@ -160,7 +166,7 @@ def _affine(header: Any) -> np.ndarray:
     return affine
 
 
-def _spacing(affine: np.ndarray, depth: int, header: Any) -> tuple[tuple[float, ...], np.ndarray | None]:
+def _spacing(affine: np.ndarray, depth: int, header: Nifti1Header) -> tuple[tuple[float, ...], np.ndarray | None]:
     """(spacing in mm of D, H, W; starts of the slices as in Image.slices_mm where they are sheared).
 
     `affine` is of voxels whose axes run to the left, the back and the head. Raises SampleError `bad_geometry` for
@@ -184,7 +190,7 @@ def _spacing(affine: np.ndarray, depth: int, header: Any) -> tuple[tuple[float, 
     return spacing, np.arange(depth)[:, None] * np.array([gap, *shift])
 
 
-def _scaled(values: np.ndarray, header: Any) -> np.ndarray:
+def _scaled(values: np.ndarray, header: Nifti1Header) -> np.ndarray:
     """Voxels by scl_slope and scl_inter, rounded once to float32; a slope of 0 or NaN means none (nifti1.h)."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isnan(slope) or slope == 0:

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF; with + it is BigTIFF, which has 64-bit offsets."""
@@ -22,7 +26,7 @@ SAMPLE_FORMATS = {1: "u", 2: "i", 3: "f"}
 JPEG_IN_TIFF = 7
 TIFF_TAGS = (256, 257, 258, 259, 262, 274, 277, 284, 320, 338, 339)
 """Width, length, bits, compression, photometric interpretation, orientation, samples, planes, colours, extra, formats."""
-TURNS = {
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda values: values,
     2: lambda values: values[:, ::-1],
     3: lambda values: values[::-1, ::-1],
@@ -55,7 +59,7 @@ def read_picture(raw: bytes) -> Image:
         ) from None
 
 
-def _opened(raw: bytes) -> Any:
+def _opened(raw: bytes) -> PillowImage:
     import PIL.Image
 
     picture = PIL.Image.open(io.BytesIO(raw))
@@ -100,7 +104,7 @@ def over_black(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return ((values.astype(np.uint64) * alpha + top // 2) // top).astype(values.dtype)
 
 
-def _without(values: np.ndarray, key: Any) -> np.ndarray:
+def _without(values: np.ndarray, key: int | bytes | tuple[int, ...] | None) -> np.ndarray:
     """Pixels of the one colour that a PNG declares transparent become black (PNG 11.3.2.1)."""
     if key is None:
         return values
@@ -234,5 +238,5 @@ def _pages(raw: bytes, second: int) -> int:
     return len(offsets)
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
+def _numbers(value: SupportsInt | tuple[SupportsInt, ...]) -> tuple[int, ...]:
     return tuple(int(each) for each in value) if isinstance(value, tuple) else (int(value),)

@@ -7,7 +7,7 @@ a few tags. Files that are not plain and well formed are left to pydicom: the wa
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pydicom.datadict import tag_for_keyword
 
@@ -107,6 +107,50 @@ _ENCODINGS = {  # transfer syntax: (implicit, little)
 _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95")
 
 
+Item: TypeAlias = "dict[int, bytes | list[Item]]"
+"""An item of a sequence: tag to bytes, or to the items of a sequence within it."""
+Stated: TypeAlias = "str | float | list[str] | list[float] | None"
+"""The value of a keyword: one, or a list where the dictionary allows several; None where it is not stated."""
+Value: TypeAlias = "Stated | bytes"
+"""The same, or the bytes of an element that is neither text nor a number."""
+
+
+def one_number(value: Value) -> float | None:
+    """The value of a keyword that has one number. Raises TypeError for any other value."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    raise TypeError("expected one number")
+
+
+def numbers(value: Value) -> list[float] | None:
+    """The value of a keyword that has several numbers. Raises TypeError for any other value."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_as_number(each) for each in value]
+    raise TypeError("expected several numbers")
+
+
+def one_text(value: Value) -> str | None:
+    """The value of a keyword that has one text. Raises TypeError for any other value."""
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError("expected one text")
+
+
+def texts(value: Value) -> list[str] | None:
+    """The value of a keyword that has several texts. Raises TypeError for any other value."""
+    if value is None:
+        return None
+    return [str(each) for each in value] if isinstance(value, list) else [one_text(value) or ""]
+
+
+def _as_number(value: str | float) -> float:
+    if isinstance(value, str):
+        raise TypeError("expected a number")
+    return value
+
+
 class Elements(NamedTuple):
     values: dict[int, bytes]
     """WANTED tags to their raw bytes; of a sequence the bytes of its items."""
@@ -201,7 +245,7 @@ def _skip_sequence(raw: bytes, at: int, implicit: bool, little: bool) -> int:
             at += 8
 
 
-def sequence(raw: bytes, implicit: bool, little: bool) -> list[dict[int, bytes | list]]:
+def sequence(raw: bytes, implicit: bool, little: bool) -> list[Item]:
     """The items of a sequence's bytes, each tag to its bytes, or to the items of a sequence within; without
     vendors' elements. Raises ValueError.
     """
@@ -211,10 +255,10 @@ def sequence(raw: bytes, implicit: bool, little: bool) -> list[dict[int, bytes |
         raise ValueError("a sequence that is not made of items") from None
 
 
-def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[list[dict[int, bytes | list]], int]:
+def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[list[Item], int]:
     """The items from `at` to `end` or the sequence's delimiter, and where they stop (PS3.5 7.5)."""
     head = struct.Struct("<HHI" if little else ">HHI")
-    items: list[dict[int, bytes | list]] = []
+    items: list[Item] = []
     while at < end:
         group, element, length = head.unpack_from(raw, at)
         tag = group << 16 | element
@@ -228,12 +272,12 @@ def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple
     return items, at
 
 
-def _item(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[dict[int, bytes | list], int]:
+def _item(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[Item, int]:
     order = "<" if little else ">"
     head, long_of, short_of = struct.Struct(order + "HHI"), struct.Struct(order + "I"), struct.Struct(order + "H")
     if end > len(raw):
         raise _Odd
-    item: dict[int, bytes | list] = {}
+    item: Item = {}
     while at < end:
         group, element, length = head.unpack_from(raw, at)
         tag = group << 16 | element

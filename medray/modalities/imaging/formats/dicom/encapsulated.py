@@ -79,7 +79,7 @@ def encoded_frames(header: Header) -> list[bytes]:
     else:
         firsts = [k for k, part in enumerate(parts) if k == 0 or part.startswith(STARTS)]
     if len(firsts) != header.frames or firsts[:1] != [0] or firsts != sorted(set(firsts)):
-        raise SampleError("corrupt", f"{header.frames} frames cannot be told from {len(parts)} fragments")
+        raise SampleError("corrupt", f"{header.frames} frames cannot be told apart in {len(parts)} fragments")
     ends = [*firsts[1:], len(parts)]
     return [b"".join(parts[first:end]) for first, end in zip(firsts, ends, strict=True)]
 
@@ -87,7 +87,7 @@ def encoded_frames(header: Header) -> list[bytes]:
 def _offsets(header: Header, at: int, length: int) -> list[int]:
     """Where frames start after the first fragment's tag, by the extended table (PS3.3 C.7.6.3.1.8), else the basic one."""
     extended = header.get("ExtendedOffsetTable")
-    if extended:
+    if isinstance(extended, bytes) and extended:
         return np.frombuffer(extended, "<u8", len(extended) // 8).tolist()
     return np.frombuffer(header.raw, "<u4", length // 4, at).tolist()
 

@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
@@ -20,11 +19,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.elements import PRIVATE, UNDEFINED, sequence
+from medray.modalities.imaging.formats.dicom.elements import PRIVATE, UNDEFINED, Item, Stated, sequence, texts
 from medray.modalities.imaging.formats.dicom.header import IMPLICIT, Header, reading
-
-Item = dict[int, Any]
-"""Tag to bytes, or to the items of a sequence."""
 
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
@@ -46,7 +42,7 @@ def described(keyword: str) -> tuple[int, str, bool]:
     return int(tag), dictionary_VR(tag).split(" or ")[0], dictionary_VM(tag) == "1"
 
 
-def decoded(value: bytes, vr: str, one: bool, little: bool, character_set: bytes = b"") -> Any:
+def decoded(value: bytes, vr: str, one: bool, little: bool, character_set: bytes = b"") -> Stated:
     """Bytes of an element by its VR: text, a number or a list of them; None for an empty one. Raises ValueError."""
     if not value:
         return None
@@ -84,7 +80,7 @@ def _text(value: bytes, character_set: bytes) -> str:
             return decode_bytes(value, convert_encodings(names or ["ISO_IR 6"]), {0x5C})
 
 
-def stated(source: Header | Item, keyword: str, header: Header) -> Any:
+def stated(source: Header | Item, keyword: str, header: Header) -> Stated:
     """The value of a keyword at the top level of a file, or in an item of a sequence. Raises SampleError `corrupt`."""
     tag, vr, one = described(keyword)
     values = source.values if isinstance(source, Header) else source
@@ -145,7 +141,7 @@ class Group:
     header: Header
     source: Header | Item
 
-    def get(self, keyword: str) -> Any:
+    def get(self, keyword: str) -> Stated:
         """A value; a list where the keyword may have several, None where it is not stated. Raises SampleError."""
         return stated(self.source, keyword, self.header)
 
@@ -165,7 +161,7 @@ class Frame:
         group_items = self.own.get(tag) or self.shared.get(tag)
         return Group(self.header, group_items[0]) if isinstance(group_items, list) and group_items else None
 
-    def get(self, keyword: str, *macros: str) -> Any:
+    def get(self, keyword: str, *macros: str) -> Stated:
         """The value from the first of these groups that states it, else from the file."""
         for macro in macros:
             group = self.group(macro)
@@ -174,7 +170,7 @@ class Frame:
                 return value
         return stated(self.header, keyword, self.header)
 
-    def nested(self, keyword: str, macro: str, within: str) -> Any:
+    def nested(self, keyword: str, macro: str, within: str) -> Stated:
         """A value of the first item of a sequence within a functional group."""
         group = self.group(macro)
         inner = group.source.get(described(within)[0]) if group and isinstance(group.source, dict) else None
@@ -216,5 +212,5 @@ def frame_type(frame: Frame) -> list[str] | None:
         group = frame.group(macro)
         value = group.get("FrameType") if group else None
         if value:
-            return value if isinstance(value, list) else [value]
+            return texts(value)
     return None

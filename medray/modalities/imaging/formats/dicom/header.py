@@ -1,4 +1,7 @@
-"""A DICOM file's header: what stands before the pixels, where they are, and whether they are all there."""
+"""A DICOM file's header: the elements before the pixels, and where the pixels are."""
+
+# pydicom gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import math
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pydicom
 from pydicom.config import IGNORE
@@ -17,7 +19,18 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.elements import PIXEL_TAGS, TAGS, UNDEFINED, WANTED, Elements, walk
+from medray.modalities.imaging.formats.dicom.elements import (
+    PIXEL_TAGS,
+    TAGS,
+    UNDEFINED,
+    WANTED,
+    Elements,
+    Item,
+    Value,
+    one_number,
+    one_text,
+    walk,
+)
 from medray.modalities.imaging.formats.dicom.transfer_syntaxes import DEFLATED, EXPLICIT, IMPLICIT, NATIVE
 from medray.modalities.imaging.formats.image import decoding
 
@@ -31,7 +44,7 @@ def reading(what: str) -> AbstractContextManager[None]:
 
 @dataclass(slots=True)
 class Header:
-    """What stands before the pixels of a file, and where the pixels are in `raw`."""
+    """The elements before the pixels of a file, and where the pixels are in `raw`."""
 
     raw: bytes
     values: dict[int, bytes]
@@ -42,16 +55,16 @@ class Header:
     start: int
     """First byte of the pixel element's value; -1 without pixels."""
     length: int
-    """Of that value in bytes; UNDEFINED when it is encapsulated."""
+    """Bytes of that value; UNDEFINED when it is encapsulated."""
     float_type: str
     """"f4" or "f8" for float pixels, else empty."""
     words: bool
     """The element's VR is OW, which big endian swaps by 2 bytes."""
     _dataset: Dataset | None = field(default=None, repr=False)
     walked: bool = True
-    """`values` come from the quick walk: of a sequence they are the bytes of its items. Else pydicom read the file."""
-    parsed: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Items of sequences that `frames.items` has taken apart, by keyword."""
+    """`values` come from the quick walk, which keeps the bytes of a sequence's items. Else pydicom read the file."""
+    parsed: dict[str, list[Item]] = field(default_factory=dict, repr=False)
+    """Items of sequences that `frames.items` has parsed, by keyword."""
 
     @property
     def dataset(self) -> Dataset:
@@ -60,7 +73,7 @@ class Header:
             self._dataset = _parse_whole(self.raw)[0]
         return self._dataset
 
-    def get(self, keyword: str) -> Any:
+    def get(self, keyword: str) -> Value:
         """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
@@ -88,7 +101,7 @@ class Header:
                 raise SampleError("corrupt", f"{keyword} of {len(numbers)} numbers; expected one")
             return numbers if form == "decimals" else numbers[0]
         except UnicodeDecodeError:
-            if keyword != "PatientID":  # the one value here that may be in another character set
+            if keyword != "PatientID":  # the only one of TAGS that may be in another character set
                 raise SampleError("corrupt", f"{keyword} is not plain text") from None
             with reading(keyword):
                 return str(self.dataset.get(keyword) or "").strip() or None
@@ -96,15 +109,15 @@ class Header:
             raise SampleError("corrupt", f"{keyword} is not a number") from None
 
     def number(self, keyword: str, default: int) -> int:
-        """A whole number. Raises SampleError `corrupt` for another one."""
-        value = self.get(keyword)
+        """A whole number, `default` where it is not stated. Raises SampleError `corrupt` for a fraction."""
+        value = one_number(self.get(keyword))
         if value is not None and value != int(value):
-            raise SampleError("corrupt", f"{keyword} is no whole number")
+            raise SampleError("corrupt", f"{keyword} is not a whole number")
         return default if value is None else int(value)
 
     @property
     def encapsulated(self) -> bool:
-        """The pixels are a sequence of items, which some writers give a length though it shall be undefined."""
+        """Whether the pixels are a sequence of items. Some writers give it a length, though that should be undefined."""
         item = self.raw[self.start : self.start + 4] == b"\xfe\xff\x00\xe0"
         return self.length == UNDEFINED or (self.syntax not in NATIVE and item)
 
@@ -130,7 +143,7 @@ class Header:
 
     @property
     def photometric(self) -> str:
-        return self.get("PhotometricInterpretation") or "MONOCHROME2"
+        return one_text(self.get("PhotometricInterpretation")) or "MONOCHROME2"
 
 
 def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
@@ -138,22 +151,34 @@ def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
 
     `also`: further tags to keep the bytes of. Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
     """
-    found = walk(raw, also)
+    elements = walk(raw, also)
     dataset: Dataset | None = None
-    if found is None:
-        dataset, found, raw = parse_by_pydicom(raw, also)
+    if elements is None:
+        dataset, elements, raw = parse_by_pydicom(raw, also)
     walked = dataset is None
-    sop_class = found.values.get(0x00080016, b"").decode("ascii", "replace").strip(" \0") or found.media_class
-    order = "little" if found.little else "big"
-    head = raw[found.at : found.at + 12]
+    sop_class = elements.values.get(0x00080016, b"").decode("ascii", "replace").strip(" \0") or elements.media_class
+    order = "little" if elements.little else "big"
+    head = raw[elements.at : elements.at + 12]
     tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
     if tag not in PIXEL_TAGS or len(head) < 12:
-        return Header(raw, found.values, found.syntax, sop_class, found.little, -1, 0, "", False, dataset, walked)
-    start = found.at + (8 if found.implicit else 12)
+        return Header(
+            raw, elements.values, elements.syntax, sop_class, elements.little, -1, 0, "", False, dataset, walked
+        )
+    start = elements.at + (8 if elements.implicit else 12)
     length = int.from_bytes(raw[start - 4 : start], order)
-    words = head[4:6] == b"OW" or found.implicit
+    words = head[4:6] == b"OW" or elements.implicit
     return Header(
-        raw, found.values, found.syntax, sop_class, found.little, start, length, PIXEL_TAGS[tag], words, dataset, walked
+        raw,
+        elements.values,
+        elements.syntax,
+        sop_class,
+        elements.little,
+        start,
+        length,
+        PIXEL_TAGS[tag],
+        words,
+        dataset,
+        walked,
     )
 
 
@@ -165,7 +190,7 @@ def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
 
 
 def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Dataset, Elements, bytes]:
-    """What `walk` could not read: no preamble, deflated, irregular. Returns the bytes that positions refer to."""
+    """Parse what `walk` could not read (no preamble, deflated, irregular); also returns the bytes that offsets refer to."""
     dataset, at = _parse_whole(raw)
     with reading("DICOM header"):
         meta = getattr(dataset, "file_meta", None) or {}
@@ -181,10 +206,12 @@ def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Da
             raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
         values: dict[int, bytes] = {}
         for tag in (WANTED | also) & {int(each) for each in dataset.keys()}:  # noqa: SIM118  a Dataset iterates elements
-            held = dataset.get_item(tag).value
-            held = "\\".join(held) if isinstance(held, MultiValue) and all(isinstance(v, str) for v in held) else held
-            held = held.encode("ascii", "replace") if isinstance(held, str) else held  # read early: character sets
-            values[tag] = held if isinstance(held, bytes) else b""
+            value = dataset.get_item(tag).value
+            value = (
+                "\\".join(value) if isinstance(value, MultiValue) and all(isinstance(v, str) for v in value) else value
+            )
+            value = value.encode("ascii", "replace") if isinstance(value, str) else value  # read early: character sets
+            values[tag] = value if isinstance(value, bytes) else b""
         media_class = str(meta.get("MediaStorageSOPClassUID") or "")
         return dataset, Elements(values, syntax, media_class, bool(implicit), bool(little), at), raw
 
@@ -194,19 +221,19 @@ def fragments(header: Header) -> list[tuple[int, int]]:
 
     Raises SampleError `truncated` or `corrupt`.
     """
-    given = header.length != UNDEFINED
-    end, at = header.start + header.length if given else len(header.raw), header.start
-    found: list[tuple[int, int]] = []
+    has_length = header.length != UNDEFINED
+    end, at = header.start + header.length if has_length else len(header.raw), header.start
+    items: list[tuple[int, int]] = []
     while at + 8 <= min(end, len(header.raw)):
         item, length = header.raw[at : at + 4], int.from_bytes(header.raw[at + 4 : at + 8], "little")
         if item == b"\xfe\xff\xdd\xe0":
-            return _with_pixels(found)
+            return _with_pixels(items)
         if item != b"\xfe\xff\x00\xe0" or length == UNDEFINED:
             raise SampleError("corrupt", "the encapsulated pixels are not a sequence of items")
-        found.append((at + 8, length))
+        items.append((at + 8, length))
         at += 8 + length
-    if given and at == end <= len(header.raw):
-        return _with_pixels(found)
+    if has_length and at == end <= len(header.raw):
+        return _with_pixels(items)
     raise SampleError("truncated", "the file ends in the middle of an encapsulated frame")
 
 
@@ -217,7 +244,7 @@ def _with_pixels(items: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def native_bytes(header: Header) -> int:
-    """Bytes that uncompressed pixels must have."""
+    """The number of bytes that uncompressed pixels must have."""
     samples = 2 if header.photometric == "YBR_FULL_422" else header.samples
     pixels = header.rows * header.columns * header.frames * samples
     bits = {"f4": 32, "f8": 64}.get(header.float_type) or header.number("BitsAllocated", 8)
@@ -225,6 +252,6 @@ def native_bytes(header: Header) -> int:
 
 
 def uid_name(text: str) -> str:
-    """A registered UID's name; another UID as it is; what is no UID is not repeated."""
+    """A registered UID's name; another UID as it is; never text that is not a UID."""
     name = UID(text, validation_mode=IGNORE).name
     return name if name != text or re.fullmatch(r"[0-9.]{1,64}", text) else "an invalid UID"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.elements import Value, numbers, one_number, texts
 from medray.modalities.imaging.formats.dicom.frames import Frame, frame_type, private
 from medray.modalities.imaging.formats.dicom.header import Header
 
@@ -19,47 +20,54 @@ SCALED_BY_SLICE = frozenset(("PT", "NM", "MR"))
 class Attribute(NamedTuple):
     name: str
     """The name that messages show."""
-    of: Callable[[Frame], Any]
+    of: Callable[[Frame], Hashable]
     """The value of a frame, hashable; None where it is not stated, which is a value of its own."""
 
-    def value(self, frame: Frame) -> Any:
+    def value(self, frame: Frame) -> Hashable:
         try:
             return self.of(frame)
         except SampleError:  # not a reason to refuse by itself: no pixel depends on it
             return "malformed"
 
 
+def _hashable(value: Value) -> Hashable:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _plain(keyword: str, *macros: str) -> Attribute:
-    def value(frame: Frame) -> Any:
-        stated = frame.get(keyword, *macros)
-        return tuple(stated) if isinstance(stated, list) else stated
+    def value(frame: Frame) -> Hashable:
+        return _hashable(frame.get(keyword, *macros))
 
     return Attribute(keyword, value)
 
 
-def _image_type(frame: Frame) -> Any:
+def _image_type(frame: Frame) -> Hashable:
     """All values of the image type (the frame's own, if it has one); for CT the first three: later ones may differ between
     slices that were acquired together (GE marks added slices)."""
-    types = frame_type(frame) or frame.header.get("ImageType") or []
+    types = frame_type(frame) or texts(frame.header.get("ImageType")) or []
     modality = frame.header.get("Modality")
     return tuple(text.strip().upper() for text in (types[:3] if modality == "CT" else types)) or None
 
 
-def _image_type_end(frame: Frame) -> Any:
+def _image_type_end(frame: Frame) -> Hashable:
     """The values of the image type after the third."""
-    types = frame_type(frame) or frame.header.get("ImageType") or []
+    types = frame_type(frame) or texts(frame.header.get("ImageType")) or []
     return tuple(text.strip().upper() for text in types[3:]) or None
 
 
-def _echo_time(frame: Frame) -> Any:
+def _acquisition(frame: Frame) -> Hashable:
+    return one_number(frame.get("FrameAcquisitionNumber", "FrameContentSequence") or frame.get("AcquisitionNumber"))
+
+
+def _echo_time(frame: Frame) -> Hashable:
     """Milliseconds to three digits, so that an echo stays one where scanners round differently."""
-    milliseconds = frame.get("EffectiveEchoTime", "MREchoSequence")
-    milliseconds = frame.get("EchoTime") if milliseconds is None else milliseconds
+    milliseconds = one_number(frame.get("EffectiveEchoTime", "MREchoSequence"))
+    milliseconds = one_number(frame.get("EchoTime")) if milliseconds is None else milliseconds
     return None if milliseconds is None else float(f"{milliseconds:.3g}")
 
 
-def _b_value(frame: Frame) -> Any:
-    b_value = frame.get("DiffusionBValue", "MRDiffusionSequence")
+def _b_value(frame: Frame) -> Hashable:
+    b_value = one_number(frame.get("DiffusionBValue", "MRDiffusionSequence"))
     if b_value is not None:
         return float(b_value)
     for name, creator in (
@@ -73,16 +81,19 @@ def _b_value(frame: Frame) -> Any:
     return None
 
 
-def _gradient(frame: Frame) -> Any:
+def _gradient(frame: Frame) -> Hashable:
     direction = frame.nested(
         "DiffusionGradientOrientation", "MRDiffusionSequence", "DiffusionGradientDirectionSequence"
     )
-    direction = frame.get("DiffusionGradientOrientation") if direction is None else direction
+    direction = numbers(frame.get("DiffusionGradientOrientation") if direction is None else direction)
     return None if direction is None else tuple(round(number, 4) for number in direction)
 
 
-def _file(name: str, value: Callable[[Header], Any]) -> Attribute:
-    return Attribute(name, lambda frame: value(frame.header))
+def _file(name: str, value: Callable[[Header], Value]) -> Attribute:
+    def of_frame(frame: Frame) -> Hashable:
+        return _hashable(value(frame.header))
+
+    return Attribute(name, of_frame)
 
 
 COMMON_SPACE = (
@@ -113,10 +124,7 @@ UNIFORM = (
 """Attributes with one value in all slices of a volume."""
 
 BLOCKWISE = (
-    Attribute(
-        "AcquisitionNumber",
-        lambda f: f.get("FrameAcquisitionNumber", "FrameContentSequence") or f.get("AcquisitionNumber"),
-    ),
+    Attribute("AcquisitionNumber", _acquisition),
     Attribute("ImageType", _image_type_end),
     _plain("KVP", "CTXRayDetailsSequence"),
     _plain("ConvolutionKernel", "CTReconstructionSequence"),
@@ -136,7 +144,7 @@ def differing(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[
 
 def interleaved(frames: Sequence[Frame], attributes: Iterable[Attribute]) -> list[str]:
     """Names of the attributes that return to an earlier value along `frames`, which are in spatial order."""
-    names = []
+    names: list[str] = []
     for each in attributes:
         values = [value for value in map(each.value, frames) if value is not None]
         if sum(1 for _ in groupby(values)) > len(set(values)):
@@ -156,7 +164,7 @@ def refuse_mixture(frames: Sequence[Frame], order: np.ndarray) -> None:
     names = differing(frames, UNIFORM)
     if names:
         raise SampleError("bad_geometry", f"{len(frames)} slices that differ in {', '.join(names)}: not one volume")
-    names = interleaved([frames[k] for k in order], BLOCKWISE)
+    names = interleaved([frames[int(k)] for k in order], BLOCKWISE)
     if names:
         raise SampleError(
             "bad_geometry", f"{len(frames)} slices of scans that lie between each other: {', '.join(names)} to and fro"
@@ -188,7 +196,7 @@ def rescale(frame: Frame) -> Rescale:
     source = frame.scaling
     get = frame.header.get if source is None else source.get
     table = source is None and bool(frame.header.get("ModalityLUTSequence"))
-    return Rescale(get("RescaleSlope"), get("RescaleIntercept"), table)
+    return Rescale(one_number(get("RescaleSlope")), one_number(get("RescaleIntercept")), table)
 
 
 def refuse_rescales(frames: Sequence[Frame]) -> None:
@@ -213,7 +221,9 @@ def refuse_rescales(frames: Sequence[Frame]) -> None:
         ]
         raise SampleError("bad_rescale", f"{len(rescales)} slices with more than one {' and '.join(wide)}")
     for keyword, macro in (("RescaleType", "PixelValueTransformationSequence"), ("Units", "")):
-        units = {frame.get(keyword, *filter(None, [macro])) for frame in frames} - (set() if mirrored else {None})
+        units = {_hashable(frame.get(keyword, *filter(None, [macro]))) for frame in frames} - (
+            set() if mirrored else {None}
+        )
         if len(units) > 1:
             raise SampleError("bad_rescale", f"{len(rescales)} slices with more than one {keyword}")
     mapped = {_real_world_map(frame) for frame, each in zip(frames, rescales, strict=True) if not each.stated}
@@ -223,9 +233,9 @@ def refuse_rescales(frames: Sequence[Frame]) -> None:
         )
 
 
-def _real_world_map(frame: Frame) -> tuple[float, float] | None:
+def _real_world_map(frame: Frame) -> tuple[float | None, float | None] | None:
     """(slope, intercept) of the first mapping to real world values of an enhanced frame (PS3.3 C.7.6.16.2.11)."""
     group = frame.group("RealWorldValueMappingSequence")
     if group is None:
         return None
-    return group.get("RealWorldValueSlope"), group.get("RealWorldValueIntercept")
+    return one_number(group.get("RealWorldValueSlope")), one_number(group.get("RealWorldValueIntercept"))

@@ -1,10 +1,11 @@
-"""Which DICOM objects are images of a patient, told by their SOP class (PS3.4 B.5), and which images are mosaics."""
+"""DICOM objects that are images of a patient, by their SOP class (PS3.4 B.5), and images that are mosaics."""
 
 from __future__ import annotations
 
 import struct
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.elements import texts
 from medray.modalities.imaging.formats.dicom.frames import frame_types, private
 from medray.modalities.imaging.formats.dicom.header import Header, uid_name
 
@@ -79,7 +80,7 @@ def is_mosaic(header: Header) -> bool:
     """Whether one image holds the slices of a volume as tiles: by its image or frame type or, where a rewritten header lost
     that, by the number of tiles that Siemens and UIH state in their own elements.
     """
-    types = [*(header.get("ImageType") or []), *(part for each in frame_types(header) for part in each)]
+    types = [*(texts(header.get("ImageType")) or []), *(part for each in frame_types(header) for part in each)]
     if any(str(part).upper() in ("MOSAIC", "GRID") for part in types):
         return True
     counts = [

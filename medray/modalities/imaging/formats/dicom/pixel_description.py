@@ -15,17 +15,17 @@ REQUIRED = (
     "BitsStored",
     "PixelRepresentation",
 )
-"""Type 1 for integer pixels: a guess in place of one could give other values without a word."""
+"""Type 1 for integer pixels: guessing one of them could silently give other values."""
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
 COLOR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
 ONLY_COMPRESSED = frozenset({"YBR_RCT", "YBR_ICT"})
 RETIRED = frozenset({"HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB"})
-"""Defined, and not read here."""
+"""Defined, but not read here."""
 
 
 def check(header: Header) -> None:
     """Raises SampleError: `no_pixels` for an object without an image, `truncated` when its pixels are not all there,
-    `corrupt` when what describes them contradicts itself or them, `unsupported`.
+    `corrupt` when their description contradicts itself or them, `unsupported`.
     """
     end = len(header.raw)
     if header.start < 0:
@@ -49,7 +49,7 @@ def check(header: Header) -> None:
 
 
 def _refuse_contradictions(header: Header) -> None:
-    """Raises SampleError `corrupt` for a contradiction, `unsupported` for what is legal and not read here."""
+    """Raises SampleError `corrupt` for a contradiction, `unsupported` for what is legal but not read here."""
     if header.float_type:
         _require(header, ("Rows", "Columns"))
         _size(header)
@@ -66,7 +66,7 @@ def _refuse_contradictions(header: Header) -> None:
         raise SampleError("unsupported", "pixels under a transfer syntax that is not DICOM's")
     if header.encapsulated == (header.syntax in NATIVE):
         which = "uncompressed" if header.syntax in NATIVE else "compressed"
-        raise SampleError("corrupt", f"pixels that are not stored as their {which} transfer syntax has it")
+        raise SampleError("corrupt", f"pixels that are not stored as their {which} transfer syntax requires")
 
 
 def _require(header: Header, keywords: tuple[str, ...]) -> None:
@@ -87,8 +87,8 @@ def _colors(header: Header) -> None:
     if photometric not in (GREY if samples == 1 else COLOR):
         if photometric in RETIRED:
             raise SampleError("unsupported", f"photometric interpretation {photometric}")
-        shown = photometric if photometric in GREY | COLOR else "of no known value"
-        raise SampleError("corrupt", f"photometric interpretation {shown} with {samples} samples per pixel")
+        name = photometric if photometric in GREY | COLOR else "of no known value"
+        raise SampleError("corrupt", f"photometric interpretation {name} with {samples} samples per pixel")
     if samples == 1:
         return
     planar = header.get("PlanarConfiguration")

@@ -9,6 +9,7 @@ import numpy as np
 from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.elements import numbers
 from medray.modalities.imaging.formats.dicom.encapsulated import Cells, decoded_frames
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames
 from medray.modalities.imaging.formats.dicom.header import Header, native_bytes, parse, reading
@@ -177,7 +178,7 @@ def frame_spacing(frame: Frame) -> tuple[float, float] | None:
 def plane_spacing(source: Header | Group) -> tuple[float, float] | None:
     """(between rows, between columns) in mm, in the patient, else at the detector; None where the file does not say."""
     for keyword in ("PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"):
-        value = source.get(keyword)
+        value = numbers(source.get(keyword))
         if value:
             if len(value) != 2:
                 raise SampleError("corrupt", f"{keyword} of {len(value)} numbers; expected 2")

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.elements import numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
 from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.dicom.mixture import (
@@ -95,7 +95,7 @@ class Stack:
     @property
     def flags(self) -> list[str]:
         """Peculiarities of the geometry, for `medray inspect`."""
-        flags = []
+        flags: list[str] = []
         if self.tilt_degrees > TILT_DEGREES:
             flags.append("gantry_tilt")
         if self.residual_mm > REGULAR_MM:
@@ -118,11 +118,12 @@ def plane(frame: Frame) -> Plane:
     position_group = frame.group("PlanePositionSequence") or top
     orientation_group = frame.group("PlaneOrientationSequence") or top
     measures = frame.group("PixelMeasuresSequence") or top
-    position, orientation = position_group.get("ImagePositionPatient"), orientation_group.get("ImageOrientationPatient")
+    position = numbers(position_group.get("ImagePositionPatient"))
+    orientation = numbers(orientation_group.get("ImageOrientationPatient"))
     if not position and (volume := frame.group("PlanePositionVolumeSequence")):
-        position = volume.get("ImagePositionVolume")
+        position = numbers(volume.get("ImagePositionVolume"))
     if not orientation and (volume := frame.group("PlaneOrientationVolumeSequence")):
-        orientation = volume.get("ImageOrientationVolume")
+        orientation = numbers(volume.get("ImageOrientationVolume"))
     spacing = plane_spacing(measures)
     if not position or not orientation or spacing is None:
         missing = [
@@ -136,8 +137,8 @@ def plane(frame: Frame) -> Plane:
         orientation,
         spacing,
         (frame.header.rows, frame.header.columns),
-        thickness=measures.get("SliceThickness"),
-        between=measures.get("SpacingBetweenSlices"),
+        thickness=one_number(measures.get("SliceThickness")),
+        between=one_number(measures.get("SpacingBetweenSlices")),
     )
 
 
@@ -203,7 +204,7 @@ def stack(slices: Sequence[Plane]) -> Stack:
         affine_ras=affine,
         residual_mm=float(np.linalg.norm(predicted - positions, axis=1).max()),
         tilt_degrees=float(np.degrees(tilt)),
-        limits_mm=_limits(gaps, [slices[k] for k in order]),
+        limits_mm=_limits(gaps, [slices[int(k)] for k in order]),
     )
 
 
@@ -264,7 +265,7 @@ def read_series(raws: Sequence[bytes]) -> Image:
     slices, volume_stack = volume(raws)
     depths = np.empty(len(volume_stack.order), int)
     depths[volume_stack.order] = np.arange(len(volume_stack.order))
-    values: Any = None
+    values: np.ndarray | None = None
     padding: np.ndarray | None = None
     k = 0
     for _, of_file in groupby(slices, key=lambda each: id(each.header)):
@@ -280,6 +281,7 @@ def read_series(raws: Sequence[bytes]) -> Image:
                 padding = np.zeros(values.shape, bool) if padding is None else padding
                 padding[depths[k]] = outside
             k += 1
+    assert values is not None  # every file has a frame
     has_depth = volume_stack.spacing_mm[0] > 0
     uneven = volume_stack.residual_mm > REGULAR_MM or volume_stack.tilt_degrees > TILT_DEGREES
     return Image(

@@ -6,7 +6,7 @@ IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.
 NATIVE = frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN})
 """Transfer syntaxes of uncompressed pixels; a deflated file is inflated before."""
 COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
-"""How those of compressed pixels begin (PS3.6 annex A)."""
+"""Prefixes of transfer syntaxes of compressed pixels (PS3.6 annex A)."""
 DEFLATED = "1.2.840.10008.1.2.1.99"
 ELSEWHERE = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204"})
-"""Transfer syntaxes of pixels that a server has (JPIP)."""
+"""Transfer syntaxes of pixels that are kept on a server (JPIP)."""

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.elements import one_number
 from medray.modalities.imaging.formats.dicom.frames import Group
 from medray.modalities.imaging.formats.dicom.header import Header, reading
 from medray.modalities.imaging.formats.dicom.lookup import modality_lut, modality_lut_top
@@ -65,8 +66,8 @@ def _rescale(source: Header | Group) -> tuple[float | None, float | None, str | 
     """(slope, intercept, type), all None where there is no rescale. Raises SampleError."""
     with reading("rescale"):
         slope, intercept = (
-            None if value in (None, "") else float(value)
-            for value in (source.get("RescaleSlope"), source.get("RescaleIntercept"))
+            None if value is None else float(value)
+            for value in (one_number(source.get("RescaleSlope")), one_number(source.get("RescaleIntercept")))
         )
         unit = str(source.get("RescaleType") or "").strip().upper() or None
     if slope is None and intercept is None:
@@ -145,7 +146,8 @@ def _float_padding(header: Header) -> tuple[float | None, float | None]:
 
 def _maybe_signed(header: Header, keyword: str) -> int | None:
     """A value of VR "US or SS": it has the sign of the pixels."""
-    value = header.get(keyword)
+    number = one_number(header.get(keyword))
+    value = None if number is None else int(number)
     return value - (1 << 16) if value is not None and header.signed and value >= 1 << 15 else value
 
 

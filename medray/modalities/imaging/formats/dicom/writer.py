@@ -1,5 +1,8 @@
 """Small valid DICOM files from arrays, the same bytes each time: for demonstrations, benchmarks and tests."""
 
+# pydicom gives some of its values no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -47,7 +50,8 @@ def write_dicom(
     `rescale` is (slope, intercept); `spacing_mm` (between rows, between columns); `position_mm` ImagePositionPatient
     (LPS), written with `orientation`. Raises ValueError for another dtype or number of axes.
     """
-    if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16, np.int16):
+    dtypes = (np.uint8, np.uint16, np.int16)
+    if pixels.ndim != 2 or pixels.dtype not in dtypes:  # pyright: ignore[reportUnnecessaryContains]
         raise ValueError(f"pixels must be (H, W) uint8, uint16 or int16, found {pixels.dtype} {list(pixels.shape)}")
     container = pixels.dtype.itemsize * 8
     bits = bits_stored or container
