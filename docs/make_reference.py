@@ -103,12 +103,21 @@ def _tables(key: str, described: Schema, known: Mapping[str, Schema]) -> Iterato
     for reference in _references(described):
         name = reference.rpartition("/")[2]
         table = known[name]
-        kind = table["properties"].get("kind", {}).get("const")
         if name == "Rule":
             continue  # of [modality.select]: docs/eligibility.md
-        yield name, f'{heading} with `kind = "{kind}"`' if kind else heading, table
+        yield name, f"{heading} with {_kind(table)}" if "kind" in table["properties"] else heading, table
         for below, described_below in table["properties"].items():
             yield from _tables(f"{key}.{below}", described_below, known)
+
+
+def _kind(table: Schema) -> str:
+    """What chooses this table: a name, or the beginning of all names that do."""
+    kind = table["properties"]["kind"]
+    return (
+        f'`kind = "{kind["const"]}"`'
+        if "const" in kind
+        else '`kind = "' + kind["pattern"].strip("^").partition(":")[0] + ':…"`'
+    )
 
 
 def _references(described: Schema) -> Iterator[str]:
@@ -128,7 +137,7 @@ def type_of(schema: Schema, known: Mapping[str, Schema]) -> str:
     if choices := schema.get("oneOf", schema.get("anyOf")):
         kinds = [known[each["$ref"].rpartition("/")[2]] for each in choices if "$ref" in each]
         if kinds and len(kinds) == len(choices):
-            return "table: " + " or ".join(f'`kind = "{each["properties"]["kind"]["const"]}"`' for each in kinds)
+            return "table: " + " or ".join(_kind(each) for each in kinds)
         return " or ".join(dict.fromkeys(type_of(each, known) for each in choices if each.get("type") != "null"))
     if "const" in schema:
         return f"`{_toml(schema['const'])}`"

@@ -54,6 +54,19 @@ def test_an_example_validates_against_the_schema_of_its_type(file: Path):
     jsonschema.Draft202012Validator(schema).validate(as_json(tomllib.loads(file.read_text())))
 
 
+@pytest.mark.parametrize(
+    ("model", "valid"),
+    [
+        ({"kind": "python:strengths:build", "arguments": {"hidden": 3}}, True),
+        ({"kind": "python:strengths:build", "argument": {}}, False),
+        ({"kind": "strengths"}, False),
+    ],
+)
+def test_a_model_of_ones_own_folder_is_in_the_schema(model: dict[str, Any], valid: bool):
+    settings = as_json(tomllib.loads((PROJECT / "jobs/runs/breast_train.toml").read_text())) | {"model": model}
+    assert jsonschema.Draft202012Validator(json_schema(runs.TrainRun)).is_valid(settings) == valid
+
+
 def as_json(settings: dict[str, Any]) -> dict[str, Any]:
     """As a program has them: a TOML time is text in JSON."""
     return json.loads(json.dumps(settings, default=datetime.isoformat))

@@ -14,12 +14,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter
 
+from medray.plugins.kinds import Kinds
+
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the run files of one type, each key described."""
     schema = TypeAdapter(kind).json_schema()
+    _name_tables(schema)
     tables = {each.__name__: each for each in settings_types(kind)}
     for name, table in [(kind.__name__, schema), *schema.get("$defs", {}).items()]:
         texts = descriptions(tables[name])
@@ -29,6 +32,16 @@ def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
         if "description" in table:
             table["description"] = _one_line(table["description"].split("\n\n")[0])
     return {"$schema": DRAFT, **schema}
+
+
+def _name_tables(schema: dict[str, Any]) -> None:
+    """Put tables that a key's schema holds inline, since they are no members of its union, beside those that are."""
+    for described in schema["properties"].values():
+        choices = described.get("oneOf", [])
+        for number, choice in enumerate(choices):
+            if "title" in choice:
+                schema["$defs"][choice["title"]] = choice
+                choices[number] = {"$ref": f"#/$defs/{choice['title']}"}
 
 
 def descriptions(kind: type[BaseModel]) -> dict[str, str]:
@@ -69,6 +82,8 @@ def settings_types(kind: Any, known: set[type[BaseModel]] | None = None) -> Iter
             yield kind
             for field in kind.model_fields.values():
                 yield from settings_types(field.annotation, known)
+                for kinds in (each for each in field.metadata if isinstance(each, Kinds) and each.free is not None):
+                    yield from settings_types(kinds.free, known)
     else:
         for each in get_args(kind):
             yield from settings_types(each, known)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Union, get_args
 
-from pydantic import BaseModel, Discriminator, Field, GetCoreSchemaHandler, Tag, TypeAdapter
+from pydantic import BaseModel, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from medray.plugins import LOADED
@@ -18,7 +19,7 @@ from medray.plugins.installed import PlugInFault, find, installed
 class Kinds:
     """Metadata of an `Annotated` union of medray's own settings types: it takes those of plug-ins of `group`, too.
 
-    A plug-in is imported when its kind is named. JSON Schema lists medray's own kinds.
+    A plug-in is imported when its kind is named: its keys are not in JSON Schema, which takes any for its kind.
     """
 
     group: str
@@ -54,6 +55,15 @@ class Kinds:
         return core_schema.no_info_wrap_validator_function(
             validated, inner, serialization=whole, metadata={LOADED: self.schemas}
         )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        union = handler(schema)
+        if self.free is not None:
+            union["oneOf"].append(handler(TypeAdapter(self.free).core_schema))
+        if brought := [kind for kind in installed(self.group) if kind not in union["discriminator"]["mapping"]]:
+            table: JsonSchemaValue = {"type": "object", "properties": {"kind": {"enum": brought}}, "required": ["kind"]}
+            union["oneOf"].append(table)
+        return union
 
 
 ANY = core_schema.any_schema()

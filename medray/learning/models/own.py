@@ -173,11 +173,11 @@ class PythonModel(ModelBase):
     PREFIX: ClassVar[str] = PREFIX
 
     kind: str = Field(pattern=OWN_KIND)
-    """python:package.module:function"""
+    """The function: python:package.module:function, of a module in the folder that the command runs in."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """What the function gets by name, beside `inputs` (modalities.inputs.Inputs) and `outputs`, how many logits."""
+    """What the function gets by name, beside `inputs` (name to shape of each) and `outputs` (how many logits)."""
     digest: str | None = None
-    """Of the source, as `OwnCode.digest`. A training sets it; where it is given, other source is refused."""
+    """Digest of the function's source. A training sets it; where it is given, other source is refused."""
     _code: OwnCode | None = PrivateAttr(None)
 
     def with_code(self, code: OwnCode) -> PythonModel:

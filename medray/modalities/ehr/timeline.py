@@ -1,8 +1,5 @@
 """Timeline of a patient as a picture: one line per code, a dot per event, coloured by how high its number is."""
 
-# matplotlib has no types for its keyword arguments
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 import io
@@ -62,8 +59,10 @@ def _drawn(names: list[str], events: list[tuple[np.ndarray, np.ndarray]], unit: 
         axis.plot(time[~known], np.full(np.count_nonzero(~known), line), "|", color=INK, markersize=9)
         if known.any():
             low, high = float(value[known].min()), float(value[known].max())
-            shade = (value[known] - low) / (high - low) if high > low else np.full(known.sum(), 0.5)
-            axis.scatter(time[known], np.full(known.sum(), line), c=shade, cmap="coolwarm", vmin=0, vmax=1, s=14)
+            shade = (value[known] - low) / (high - low) if high > low else np.full(np.count_nonzero(known), 0.5)
+            axis.scatter(
+                time[known], np.full(np.count_nonzero(known), line), c=shade, cmap="coolwarm", vmin=0, vmax=1, s=14
+            )
             axis.text(1.01, line, f"{low:.4g} to {high:.4g}", transform=axis.get_yaxis_transform(), va="center",
                       fontsize=7, color=FAINT)  # fmt: skip
     _styled(axis, names, unit)
