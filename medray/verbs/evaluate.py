@@ -152,7 +152,7 @@ def _without_seen(predictions: pa.Table, run: TrainRun, progress: Progress) -> p
 
 
 def _floor_metrics(run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress, split: str) -> Metrics | None:
-    """Of the logistic model on the same split, where one was trained with this run's data and settings."""
+    """Figures of the logistic model on the same split, where one was trained with this run's data and settings."""
     uri = floor_uri(run, prepared)
     if not files.exists(files.join(uri, bundles.SPEC)):
         return None
@@ -168,7 +168,7 @@ def _elsewhere(
     run: EvaluateRun, bundle: bundles.TrainedModel, engine: Engine, progress: Progress, split: str, started: float
 ) -> tuple[EvaluateResult, ReportFacts]:
     recipe = bundle.recipe
-    found: list[tuple[str, External, pa.Table]] = []
+    evaluated: list[tuple[str, External, pa.Table]] = []
     for each in run.archives():
         progress.fact("archive", name=each.name)
         external = labelled_entries(each, bundle, engine, progress, split)
@@ -180,38 +180,38 @@ def _elsewhere(
                 do="look at the reasons with medray index, or at [modality] of the run file",
             )
         predictions = predict_split(each, bundle, run.bundle_uri, external.folder, engine, progress, split)
-        found.append((each.name, external, predictions))
-    together = found[0][2] if len(found) == 1 else _together({name: table for name, _, table in found})
+        evaluated.append((each.name, external, predictions))
+    together = evaluated[0][2] if len(evaluated) == 1 else _together({name: table for name, _, table in evaluated})
     metrics, intervals = measured(recipe, together, run.evaluation)
-    by_archive = [Archive.of(recipe, name, predictions, run.evaluation) for name, _, predictions in found]
+    by_archive = [Archive.of(recipe, name, predictions, run.evaluation) for name, _, predictions in evaluated]
     own = _own_test(run, recipe)
     if own is not None:
         by_archive.append(Archive.of(recipe, OWN, own, run.evaluation))
-    elif len(found) == 1:
+    elif len(evaluated) == 1:
         by_archive = []
     title = ALL if all(each.split.by == "all" for each in run.archives()) else split
     folder = files.join(run.folder, "evaluation", recipe.id, f"{title}-{_digest(run)}")
     facts = report_facts(
         run, bundle, together, metrics, intervals, split=title,
-        folders=[(external.folder, split) for _, external, _ in found],
-        splits={name: external.facts for name, external, _ in found},
+        folders=[(external.folder, split) for _, external, _ in evaluated],
+        splits={name: external.facts for name, external, _ in evaluated},
         archives=by_archive,
     )  # fmt: skip
-    counts = [external.shared for _, external, _ in found]
+    counts = [external.shared for _, external, _ in evaluated]
     shared = None if None in counts else sum(each or 0 for each in counts)
     facts = replace(facts, seen=_seen(shared, run.evaluation.shared_subjects))
     result = EvaluateResult(
-        entries=sum(external.entries for _, external, _ in found),
-        failed=sum(external.failed for _, external, _ in found),
+        entries=sum(external.entries for _, external, _ in evaluated),
+        failed=sum(external.failed for _, external, _ in evaluated),
         bundle_id=recipe.id,
         split=title,
         external=True,
         n=len(together),
         subjects=_subjects(together),
-        not_eligible=dict(sum((Counter(external.not_eligible) for _, external, _ in found), Counter())),
+        not_eligible=dict(sum((Counter(external.not_eligible) for _, external, _ in evaluated), Counter())),
         shared_subjects=shared,
         absent_classes=tuple(
-            name for name in recipe.classes if all(name in external.absent for _, external, _ in found)
+            name for name in recipe.classes if all(name in external.absent for _, external, _ in evaluated)
         ),
         metrics=metrics,
         intervals=intervals,
@@ -251,8 +251,8 @@ def _own_test(run: EvaluateRun, recipe: Recipe) -> pa.Table | None:
     """Predictions of the bundle's own test split, where they are. Raises BundleError for another bundle's."""
     import pyarrow.parquet as pq
 
-    place = files.join(f"work/{recipe.name}", "evaluation", recipe.id, "test", "predictions.parquet")
-    uri = files.absolute(run.own_test or place)
+    predictions = files.join(f"work/{recipe.name}", "evaluation", recipe.id, "test", "predictions.parquet")
+    uri = files.absolute(run.own_test or predictions)
     try:
         table = pq.read_table(pa.BufferReader(files.read_bytes(uri)))
     except OSError as error:
@@ -270,7 +270,7 @@ def _own_test(run: EvaluateRun, recipe: Recipe) -> pa.Table | None:
 
 
 def _digest(run: EvaluateRun) -> str:
-    """Of the archives: two of them leave two reports."""
+    """A digest of the archives: two sets of them leave two reports."""
     return hashlib.sha256("\n".join(each.root for each in run.archives()).encode()).hexdigest()[:8]
 
 

@@ -41,13 +41,13 @@ class External(NamedTuple):
     """Decoded entries of one archive."""
 
     folder: str
-    """Of their shards."""
+    """The folder of their shards."""
     split: str
     """Under which they stand there."""
     facts: dict[str, Any]
     """entries, subjects and classes of what is evaluated."""
     entries: int
-    """Of the whole archive."""
+    """Those of the whole archive."""
     failed: int
     not_eligible: dict[str, int]
     """Entries that the model is not asked about, by reason."""

@@ -28,7 +28,7 @@ SHOWN = 12
 
 
 Folder = tuple[str, str]
-"""Of shards, and the split in them."""
+"""A folder of shards, and the split in it."""
 
 
 def report_facts(
@@ -85,27 +85,27 @@ def report_facts(
 
 def stated_facts(folders: Sequence[Folder]) -> list[str | None]:
     """Facts (JSON) of each entry in these shards, None where none are known."""
-    found: dict[tuple[str, str], str | None] = {}
+    facts_by_entry: dict[tuple[str, str], str | None] = {}
     for folder, split in folders:
         for shard in ShardSet.open(folder).split(split):
             samples = read_samples(shard.uri, ["entry_id", "facts"])
             entries = zip(samples.column("entry_id").to_pylist(), samples.column("facts").to_pylist(), strict=True)
-            found |= {(folder, entry): facts for entry, facts in entries}
-    return list(found.values())
+            facts_by_entry |= {(folder, entry): facts for entry, facts in entries}
+    return list(facts_by_entry.values())
 
 
 def measures_of(facts: Sequence[str | None]) -> dict[str, tuple[int, float, float, float]]:
-    """Of each fact that is a length in mm, an angle in degrees or a number of slices: how many entries state it, its
-    least, median and greatest value. Of a list (spacing between slices, rows and columns) each place by itself."""
+    """How many entries state each fact that is a length in mm, an angle in degrees or a number of slices, and its least,
+    median and greatest value; the members of a list (spacing between slices, rows and columns) each by itself."""
     values: dict[str, list[float]] = {}
     for text in facts:
         for name, value in json.loads(text).items() if text else ():
             if name != "slices" and not name.endswith(("_mm", "_degrees")):
                 continue
             listed = isinstance(value, list)
-            for place, each in enumerate(value if listed else [value], 1):
+            for position, each in enumerate(value if listed else [value], 1):
                 if isinstance(each, int | float):
-                    values.setdefault(f"{name}[{place}]" if listed else name, []).append(float(each))
+                    values.setdefault(f"{name}[{position}]" if listed else name, []).append(float(each))
     return {
         name: (len(numbers), min(numbers), float(np.median(numbers)), max(numbers))
         for name, numbers in sorted(values.items())
@@ -123,7 +123,7 @@ def _shown(value: Any) -> str:
 
 
 def _history(run: TrainRun | EvaluateRun, plan: str) -> pa.Table | None:
-    """Of the training that made the bundle, where it was trained in this work folder."""
+    """History of the training that made the bundle, where it was trained in this work folder."""
     import pyarrow.parquet as pq
 
     try:
@@ -158,12 +158,12 @@ def mistakes(recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, s
 def _pictures(recipe: Recipe, folders: Sequence[Folder], wanted: set[str]) -> dict[tuple[str, str], np.ndarray | None]:
     """(entry id, sample id) to a picture, of the entries wanted."""
     modality = open_modality(recipe.modality)
-    found: dict[tuple[str, str], np.ndarray | None] = {}
+    pictures: dict[tuple[str, str], np.ndarray | None] = {}
     shards = [shard for folder, split in folders for shard in ShardSet.open(folder).split(split)]
     for shard in shards if wanted else ():
         samples = read_samples(shard.uri)
         mine = samples.filter(pc.is_in(samples.column("entry_id"), pa.array(sorted(wanted))))
         if len(mine):
             keys = zip(mine.column("entry_id").to_pylist(), mine.column("sample_id").to_pylist(), strict=True)
-            found |= dict(zip(keys, modality.pictures(mine), strict=True))
-    return found
+            pictures |= dict(zip(keys, modality.pictures(mine), strict=True))
+    return pictures
