@@ -71,29 +71,29 @@ class Commented:
             for name in keys
             if fields[name].is_required() and not self._is_table((*path, name), fields[name]) and name not in settings
         }
-        given = {**settings, **missing}
-        order = [name for name in ("kind", *keys, *given) if name in given]
+        written = {**settings, **missing}
+        order = [name for name in ("kind", *keys, *written) if name in written]
         below: list[str] = []
         for name in dict.fromkeys(order):
-            if isinstance(given[name], Mapping) or _is_array_of_tables(given[name]):
+            if isinstance(written[name], Mapping) or _is_array_of_tables(written[name]):
                 below.append(name)
                 continue
             prose = " ".join(filter(None, (texts.get(name), self.notes.get(".".join((*path, name))))))
             yield from _prose(prose)
-            yield f"{name} = {toml_value(given[name])}"
-        optional = [name for name in keys if name not in given]
+            yield f"{name} = {toml_value(written[name])}"
+        optional = [name for name in keys if name not in written]
         scalars = [name for name in optional if not self._is_table((*path, name), fields[name])]
         if scalars:
             yield ""
             yield f"# Optional, with {self._otherwise(path) or 'defaults'}:"
             yield from (self._left_out((*path, name), fields[name], texts.get(name, "")) for name in scalars)
         tables = [name for name in optional if name not in scalars]
-        for name in (*sorted(below, key=list(given).index), *tables):
+        for name in (*sorted(below, key=list(written).index), *tables):
             prose = " ".join(filter(None, (texts.get(name), self.notes.get(".".join((*path, name))))))
             if name in fields:
-                yield from self._below((*path, name), fields[name], given.get(name), prose)
+                yield from self._below((*path, name), fields[name], written.get(name), prose)
             else:
-                yield from self._headed((*path, name), None, given[name], prose)
+                yield from self._headed((*path, name), None, written[name], prose)
 
     def _below(self, path: tuple[str, ...], field: FieldInfo, settings: Any, text: str) -> Iterator[str]:
         """The table at a key: with settings, or as comments."""

@@ -81,8 +81,8 @@ def check(path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, dict[st
 def _kept() -> dict[str, Any] | None:
     """Run type to its schema; None where there is none, or it is not of the code as it is now."""
     try:
-        kept = json.loads(_path().read_bytes(), object_hook=_with_class)
-        return kept["types"] if kept["made_of"] == _made_of(kept["made_of"]["files"]) else None
+        stored = json.loads(_path().read_bytes(), object_hook=_with_class)
+        return stored["types"] if stored["made_of"] == _made_of(stored["made_of"]["files"]) else None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None
 

@@ -291,8 +291,8 @@ class NightlyRun(StoreRun):
 
     def of_bundle(self, bundle: str, work: str) -> ScoreRun:
         """The scoring of one bundle, with its manifest in the folder `work`."""
-        kept = {name: getattr(self, name) for name in StoreRun.model_fields}
-        return ScoreRun.model_validate(kept | {"bundle": bundle, "work": work})
+        settings = {name: getattr(self, name) for name in StoreRun.model_fields}
+        return ScoreRun.model_validate(settings | {"bundle": bundle, "work": work})
 
 
 class ConvertRun(ArchiveRun):

@@ -42,15 +42,15 @@ def cut_batches(
     if lengths is None:
         return batches
     random = np.random.default_rng([seed, epoch, 1])
-    found: list[np.ndarray] = []
+    like_batches: list[np.ndarray] = []
     for start in range(0, steps, LIKE_BATCHES):
         group = batches[start : start + LIKE_BATCHES]
         rows = np.concatenate(group)
         length = np.array([lengths[shard][row] for shard, row in rows.tolist()], np.int64)
         rows = rows[np.argsort(length, kind="stable")]
         cut = np.split(rows, np.cumsum([len(batch) for batch in group])[:-1])
-        found += [random.permutation(cut[i]) for i in random.permutation(len(cut))]
-    return found
+        like_batches += [random.permutation(cut[i]) for i in random.permutation(len(cut))]
+    return like_batches
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:

@@ -34,14 +34,14 @@ def intervals(
     """
     parts = [metrics(weights) for weights in resampled_weights(subjects, resamples, seed)]
     tail = (1 - confidence) / 2
-    found: dict[str, tuple[float, float]] = {}
+    bounds: dict[str, tuple[float, float]] = {}
     for name in parts[0] if parts else ():
         values = np.concatenate([part[name] for part in parts])
         values = values[~np.isnan(values)]
         if 2 * len(values) > resamples:
             low, high = np.quantile(values, (tail, 1 - tail))
-            found[name] = (float(low), float(high))
-    return found
+            bounds[name] = (float(low), float(high))
+    return bounds
 
 
 def resampled_weights(subjects: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -170,10 +170,10 @@ def multilabel_scalars(
     for k, threshold in enumerate(thresholds):
         known = ~np.isnan(targets[:, k])
         each.append(binary_scalars(scores[known, k], targets[known, k] > 0.5, threshold, weights[known], options))
-    found = macro_rates(np.stack([one["confusion"] for one in each], axis=1), options)
+    means = macro_rates(np.stack([one["confusion"] for one in each], axis=1), options)
     for name in ("auroc", "auprc", "ece", "brier"):
-        found[name] = mean_known(np.stack([one[name] for one in each], -1))
-    return found
+        means[name] = mean_known(np.stack([one[name] for one in each], -1))
+    return means
 
 
 def regression_scalars(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Scalars:

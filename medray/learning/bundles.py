@@ -96,12 +96,12 @@ def load(uri: str) -> TrainedModel:
     except safetensors.SafetensorError as error:
         raise BundleError("the weights cannot be read", where=files.join(uri, WEIGHTS), found=str(error)) from None
     # of what stands in the file: a later medray, whose specs have more fields, gives an old bundle the same id
-    found = bundle_id({name: raw.get(name) for name in DECIDES}, weights)
-    if found != recipe.id:
+    digest = bundle_id({name: raw.get(name) for name in DECIDES}, weights)
+    if digest != recipe.id:
         raise BundleError(
             "the bundle was altered after it was made",
             where=uri,
-            found=f"content with digest {found}",
+            found=f"content with digest {digest}",
             expected=f"the id in {SPEC}, {recipe.id}",
             do="copy the bundle again from where it was trained",
         )

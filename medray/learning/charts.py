@@ -58,7 +58,7 @@ class Line:
 
     at: float
     axis: Literal["x", "y"]
-    """Of which axis `at` is a value: a line at an x is upright."""
+    """Axis of which `at` is a value: a line at an x is upright."""
     colour: Colour = "faint"
     label: str | None = None
     width: float = 1

@@ -32,8 +32,8 @@ def write(folder: Path, state: Mapping[str, Any], tensors: Mapping[str, Mapping[
     import safetensors.torch
 
     digests: dict[str, str] = {}
-    for name, held in tensors.items():
-        content = safetensors.torch.save({key: value.detach().contiguous() for key, value in held.items()})
+    for name, group in tensors.items():
+        content = safetensors.torch.save({key: value.detach().contiguous() for key, value in group.items()})
         digests[name + SUFFIX] = xxhash.xxh3_128_hexdigest(content)
         files.write_bytes(str(folder / (name + SUFFIX)), content)
     files.write_bytes(str(folder / STATE), json.dumps({**state, "digests": digests}).encode())
@@ -63,12 +63,12 @@ def read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     import safetensors
     import safetensors.torch
 
-    place = folder / (name + SUFFIX)
+    path = folder / (name + SUFFIX)
     try:
-        return safetensors.torch.load(place.read_bytes())
+        return safetensors.torch.load(path.read_bytes())
     except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
         raise BrokenCheckpoint(
-            "a file of the checkpoint cannot be read", where=str(place), found=str(error), do=AFRESH
+            "a file of the checkpoint cannot be read", where=str(path), found=str(error), do=AFRESH
         ) from None
 
 

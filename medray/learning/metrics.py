@@ -88,7 +88,7 @@ METRICS: dict[str, Metric] = {
 
 REGRESSION = ("mae", "rmse", "r2")
 BINARY = ("lr_positive", "lr_negative", "ppv_at_prevalence", "npv_at_prevalence")
-"""Of two classes only. The last two where a prevalence is stated."""
+"""Metrics of two classes only. The last two where a prevalence is stated."""
 CLASSIFICATION = tuple(name for name in METRICS if name not in ("loss", *REGRESSION, *BINARY))
 ECE_BINS = 15
 NONE = "–"
@@ -100,7 +100,7 @@ class MetricOptions:
     """What some metrics need to be told."""
 
     beta: float = 2.0
-    """Of F-beta (van Rijsbergen 1979): sensitivity counts beta times as much as precision."""
+    """Beta of F-beta (van Rijsbergen 1979): sensitivity counts beta times as much as precision."""
     prevalence: float | None = None
     """Share of positives where the model is to be used, 0 to 1; None: no PPV and NPV at it."""
 

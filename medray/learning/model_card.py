@@ -53,11 +53,11 @@ def _made_for(recipe: Recipe) -> list[str]:
     spec = recipe.modality
     rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
     known = [
-        f"`{name}`: {' or '.join(value or 'not stated' for value in held)}"
-        for name, held in (spec.trained or {}).items()
+        f"`{name}`: {' or '.join(value or 'not stated' for value in values)}"
+        for name, values in (spec.trained or {}).items()
     ]
-    told = [("Asked only about entries with", rules), ("Trained on entries with", known)]
-    lines = [f"- {title} {'; '.join(facts)}" for title, facts in told if facts]
+    titled = [("Asked only about entries with", rules), ("Trained on entries with", known)]
+    lines = [f"- {title} {'; '.join(facts)}" for title, facts in titled if facts]
     if known:
         lines.append("- Entries of any other kind are not eligible, and get no score")
     return lines
@@ -69,12 +69,12 @@ def _few(recipe: Recipe) -> list[str]:
     for name, choice in zip(recipe.outputs, recipe.training.get("threshold_choice", ()), strict=False):
         if choice["few"]:
             pair = choice["interval"]
-            told = (
+            interval = (
                 "most resamples have one class only" if pair is None else f"95% interval {pair[0]:.4g} to {pair[1]:.4g}"
             )
             lines.append(
                 f"- The threshold of {name} was chosen on few rows ({choice['positives']} positive, "
-                f"{choice['negatives']} negative): {told}"
+                f"{choice['negatives']} negative): {interval}"
             )
     return lines
 

@@ -49,14 +49,14 @@ class State:
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    """Of the samples seen so far in this epoch."""
+    """Sum over the samples seen so far in this epoch."""
     seconds: float = 0.0
     history: list[EpochRow] | None = None
     best: float | None = None
     best_epoch: int = -1
     thresholds: tuple[float, ...] = ()
     threshold_choice: tuple[ThresholdChoice, ...] = ()
-    """Of the best epoch, as `Objective.threshold_choice` has it."""
+    """Choice at the best epoch, as `Objective.threshold_choice` has it."""
     objective: dict[str, Any] | None = None
     """As calibrated at the best epoch; JSON-ready."""
     stopped: str = ""

@@ -76,14 +76,14 @@ def multiclass_report(
     called = torch.as_tensor(scores.argmax(axis=1)) if len(scores) else target
     confusion = multiclass_confusion_matrix(called, target, num_classes=width).numpy()
     each = [areas(scores[:, k], truth == k) for k in range(width)]
-    found: dict[str, float] = {name: value.item() for name, value in multiclass_rates(confusion, options).items()}
+    scalars: dict[str, float] = {name: value.item() for name, value in multiclass_rates(confusion, options).items()}
     for name in ("auroc", "auprc"):
-        found[name] = mean_known(np.array([area[name] for area in each])).item()
-    found["ece"] = found["brier"] = np.nan
+        scalars[name] = mean_known(np.array([area[name] for area in each])).item()
+    scalars["ece"] = scalars["brier"] = np.nan
     if len(scores):
         probabilities = torch.as_tensor(np.ascontiguousarray(scores))
-        found["ece"] = multiclass_calibration_error(probabilities, target, width, n_bins=ECE_BINS).item()
-        found["brier"] = ((scores - np.eye(width)[truth]) ** 2).sum(axis=1).mean().item()
+        scalars["ece"] = multiclass_calibration_error(probabilities, target, width, n_bins=ECE_BINS).item()
+        scalars["brier"] = ((scores - np.eye(width)[truth]) ** 2).sum(axis=1).mean().item()
     rates = binary_rates(one_against_rest(confusion), MetricOptions(options.beta))
     shown = ("sensitivity", "specificity", "precision", "f1", "f_beta", "mcc", "lr_positive", "lr_negative")
     per_class: dict[str, Row] = {
@@ -94,7 +94,7 @@ def multiclass_report(
         }
         for k, name in enumerate(names)
     }
-    means = {name: present(found[name]) for name in CLASSIFICATION}
+    means = {name: present(scalars[name]) for name in CLASSIFICATION}
     return {**means, "confusion_matrix": confusion.tolist(), "per_class": per_class}
 
 
@@ -118,9 +118,9 @@ def multilabel_report(
         each.append(numbers)
         counts.append(confusion)
     confusion = np.stack(counts)
-    found: dict[str, float] = {name: value.item() for name, value in macro_rates(confusion, options).items()}
+    scalars: dict[str, float] = {name: value.item() for name, value in macro_rates(confusion, options).items()}
     for name in ("auroc", "auprc", "ece", "brier"):
-        found[name] = mean_known(np.array([numbers[name] for numbers in each])).item()
+        scalars[name] = mean_known(np.array([numbers[name] for numbers in each])).item()
     per_label: dict[str, Row] = {
         name: {
             "n": int(confusion[k].sum()),
@@ -129,7 +129,7 @@ def multilabel_report(
         }
         for k, (name, numbers) in enumerate(zip(names, each, strict=True))
     }
-    means = {name: present(found[name]) for name in CLASSIFICATION}
+    means = {name: present(scalars[name]) for name in CLASSIFICATION}
     return {**means, "confusion_matrix": confusion.tolist(), "per_label": per_label}
 
 
@@ -146,13 +146,13 @@ def regression_report(values: np.ndarray, targets: np.ndarray, names: Sequence[s
         known = ~np.isnan(targets[:, k])
         value = torch.as_tensor(values[known, k].astype(np.float64))
         target = torch.as_tensor(targets[known, k].astype(np.float64))
-        found: Row = {"n": int(known.sum()), **dict.fromkeys(REGRESSION)}
+        row: Row = {"n": int(known.sum()), **dict.fromkeys(REGRESSION)}
         if len(value):
-            found["mae"] = mean_absolute_error(value, target).item()
-            found["rmse"] = mean_squared_error(value, target, squared=False).item()
+            row["mae"] = mean_absolute_error(value, target).item()
+            row["rmse"] = mean_squared_error(value, target, squared=False).item()
         if len(value) > 1 and target.min() < target.max():
-            found["r2"] = r2_score(value, target).item()
-        per_output[name] = found
+            row["r2"] = r2_score(value, target).item()
+        per_output[name] = row
     return {**mean_of(per_output), "per_output": per_output}
 
 

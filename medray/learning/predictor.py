@@ -74,9 +74,9 @@ class Predictor:
             return self._scores(samples)
         order = np.argsort(lengths, kind="stable")
         pieces = np.array_split(order, -(-len(order) // LIKE_LENGTHS))
-        found = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
-        scores = np.empty((len(samples), found[0].shape[1]), np.float32)
-        scores[order] = np.concatenate(found)
+        piece_scores = [self._scores(samples.take(pa.array(rows))) for rows in pieces]
+        scores = np.empty((len(samples), piece_scores[0].shape[1]), np.float32)
+        scores[order] = np.concatenate(piece_scores)
         return scores
 
     def _scores(self, samples: pa.RecordBatch) -> np.ndarray:

@@ -109,13 +109,13 @@ class Trainer:
 
     def _lengths(self) -> list[np.ndarray] | None:
         """(rows,) length of each training sample, shard by shard; None where all have one length."""
-        found = []
+        by_shard = []
         for batch in self.reader.batches("train"):
             lengths = self.modality.lengths(batch)
             if lengths is None:
                 return None
-            found.append(lengths)
-        return found
+            by_shard.append(lengths)
+        return by_shard
 
     def _parallel(self) -> nn.Module:
         if self.team.size == 1:
@@ -226,11 +226,11 @@ class Trainer:
         self._share_loss()
         scores, targets, validation_loss = self.validate()
         # worker 0 computes; what it finds, a refusal too, happens on all workers alike
-        found = self._measured(scores, targets, validation_loss, seconds) if self.team.rank == 0 else None
-        found = self.team.from_first(found)
-        if isinstance(found, MedrayError):
-            raise found
-        row, thresholds, choice, objective = found
+        outcome = self._measured(scores, targets, validation_loss, seconds) if self.team.rank == 0 else None
+        outcome = self.team.from_first(outcome)
+        if isinstance(outcome, MedrayError):
+            raise outcome
+        row, thresholds, choice, objective = outcome
         state = self.state
         assert state.history is not None
         state.history.append(cast(EpochRow, row))
@@ -318,7 +318,7 @@ class Trainer:
         pairs = np.concatenate([np.stack([np.full(n, s), np.arange(n)], 1) for s, n in enumerate(self.validation_rows)])
         mine = part(pairs, self.team.rank, self.team.size)
         network = self.judged.eval()
-        found: list[tuple[np.ndarray, np.ndarray, float]] = []
+        pieces: list[tuple[np.ndarray, np.ndarray, float]] = []
         width = max(1, self.settings.batch_size // (self.team.size * self.settings.accumulate))
         with torch.inference_mode():
             for i in range(0, len(mine), width):
@@ -326,8 +326,8 @@ class Trainer:
                 inputs = layout(self.modality.encode(to_device(arrays, self.device)))
                 logits = self.modality.fold(network(**inputs).float())  # float32, as the bundle will score
                 losses = self.objective.loss(logits, torch.from_numpy(targets).to(self.device), self.weights)
-                found.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
-        everyone = [piece for worker in self.team.gathered(found) for piece in worker]
+                pieces.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
+        everyone = [piece for worker in self.team.gathered(pieces) for piece in worker]
         scores, targets, losses = zip(*everyone, strict=True)
         return np.concatenate(scores), np.concatenate(targets), float(np.sum(losses)) / len(pairs)
 
@@ -361,12 +361,12 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Take up a checkpoint. Raises RunFileError when it belongs to another plan, BrokenCheckpoint."""
         raw = checkpoints.read_state(folder)
-        found = raw.pop("plan")
-        if found != self.plan.name:
+        plan_name = raw.pop("plan")
+        if plan_name != self.plan.name:
             raise RunFileError(
                 "the checkpoint belongs to another run file or other data",
                 where=str(folder),
-                found=found,
+                found=plan_name,
                 expected=self.plan.name,
             )
         choice = tuple(raw.get("threshold_choice", ()))  # of a checkpoint from before: not known

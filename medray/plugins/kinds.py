@@ -98,7 +98,7 @@ _LOADED: dict[tuple[str, str], type[BaseModel]] = {}
 
 @cache
 def _adapter(group: str, kind: str, own: tuple[type[BaseModel], ...]) -> TypeAdapter[Any]:
-    """Of the plug-in's type as a member of the union, so that a wrong key is told as one of medray's own is."""
+    """Adapter of the plug-in's type as a member of the union, so that a wrong key is reported as one of medray's own is."""
     union: Any = Union[(*own, settings_type(group, kind))]
     tagged: Any = Annotated[union, Field(discriminator="kind")]
     return TypeAdapter(tagged)

@@ -141,7 +141,7 @@ def _training(
     name = name_of(archive)
     table = tables[0] if tables else None
     saw = [*draft.seen, *_said_of_labels(draft, tables, others)]
-    given = draft.splits or (table is not None and table.split_column is not None)
+    has_split = draft.splits or (table is not None and table.split_column is not None)
     model = draft.model if draft.model is not None else {"kind": _model_of(kind)}
     settings: dict[str, Any] = {
         "name": name,
@@ -149,14 +149,16 @@ def _training(
         "bundle": bundle or f"bundles/{name}",
         "modality": {"kind": kind, **draft.modality},
         "labels": _labels(draft, table),
-        "split": {"by": "given"} if given else {"by": "hash", "seed": 0},
+        "split": {"by": "given"} if has_split else {"by": "hash", "seed": 0},
         "model": model,
         "objective": _objective(draft, table),
         "training": {"epochs": 20, "batch_size": 64, "learning_rate": 0.001, "seed": 0},
         "engine": {"kind": "ray", "workers": "auto"},
     }
     notes = {
-        "split.by": "The archive or its table of labels says it." if given else "Nothing says it: seeded, by subject.",
+        "split.by": "The archive or its table of labels says it."
+        if has_split
+        else "Nothing says it: seeded, by subject.",
         **draft.notes,
     }
     if not settings["labels"]:

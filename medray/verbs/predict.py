@@ -144,8 +144,8 @@ def _numbers(written: WrittenInputs, key: bytes) -> Callable[[str, str], int | N
     if written.number is not None:
         number = written.number
         return lambda entry_id, subject_id: number(entry_id)
-    given = {pseudonym(str(subject), key): subject for subject in written.subjects}
-    return lambda entry_id, subject_id: given.get(subject_id)
+    by_pseudonym = {pseudonym(str(subject), key): subject for subject in written.subjects}
+    return lambda entry_id, subject_id: by_pseudonym.get(subject_id)
 
 
 def _table(

@@ -120,9 +120,9 @@ class Read:
         columns = {name: of_entry.column(name) for name in of_entry.schema.names if name != "target"}
         columns |= {name: samples.column(name) for name in samples.schema.names if name != "entry"}
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
-            given = of_entry.column("target")
-            own = columns.get("target", pa.nulls(len(samples), given.type))
-            columns["target"] = pc.if_else(own.is_valid(), own, given)
+            entry_targets = of_entry.column("target")
+            own = columns.get("target", pa.nulls(len(samples), entry_targets.type))
+            columns["target"] = pc.if_else(own.is_valid(), own, entry_targets)
         return self._sample_rows(columns, len(samples)), numbers
 
     def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:

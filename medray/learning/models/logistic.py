@@ -120,8 +120,8 @@ def overview(sequence_BTF: Tensor, mask_BT: Tensor | None) -> Tensor:
 
     if sequence_BTF.shape[1] == 0:
         return sequence_BTF.new_zeros(sequence_BTF.shape[0], 4 * sequence_BTF.shape[2])
-    found = [sequences.mean, sequences.last, lambda x, m: -sequences.largest(-x, m), sequences.largest]
-    return torch.cat([each(sequence_BTF, mask_BT) for each in found], 1)
+    statistics = [sequences.mean, sequences.last, lambda x, m: -sequences.largest(-x, m), sequences.largest]
+    return torch.cat([each(sequence_BTF, mask_BT) for each in statistics], 1)
 
 
 def bag(codes_BT: Tensor, mask_BT: Tensor | None, categories: int, counted: str) -> Tensor:

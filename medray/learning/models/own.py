@@ -88,8 +88,8 @@ class OwnCode:
 
     def path_of(self, module: str) -> str | None:
         """The file of a module, if it is one of these."""
-        paths, place = {path for path, _ in self.files}, module.replace(".", "/")
-        return next((path for path in (f"{place}/__init__.py", f"{place}.py") if path in paths), None)
+        paths, stem = {path for path, _ in self.files}, module.replace(".", "/")
+        return next((path for path in (f"{stem}/__init__.py", f"{stem}.py") if path in paths), None)
 
     def function(self) -> Any:
         """The function, its module imported as it was read. Raises UserError where that cannot be."""
@@ -98,13 +98,13 @@ class OwnCode:
         try:
             return getattr(importlib.import_module(self.module), name)
         except AttributeError:
-            what, found = f"the module has no {name}", ""
+            what, cause = f"the module has no {name}", ""
         except ModuleNotFoundError as error:
-            what, found = "the module needs another one that cannot be imported", str(error)
+            what, cause = "the module needs another one that cannot be imported", str(error)
         except Exception as error:  # of others' code, whatever it raises
-            what, found = "the module cannot be imported", f"{type(error).__name__}: {error}"
+            what, cause = "the module cannot be imported", f"{type(error).__name__}: {error}"
         do = "what lies beside the module is not looked at: put what it needs into one package, or install it"
-        raise UserError(what, where=self.kind, found=found, do=do if found else "")
+        raise UserError(what, where=self.kind, found=cause, do=do if cause else "")
 
 
 class _OwnFinder(MetaPathFinder, InspectLoader):

@@ -32,7 +32,7 @@ class SequenceShape:
     features: int
     """F of `sequence`; 0 without one."""
     categories: int
-    """Of `codes`; 0 without them."""
+    """Number of different `codes`; 0 without them."""
     static: int
     """S of `static`; 0 without it."""
     summary: int
@@ -80,7 +80,7 @@ def refuse_flattening(shape: SequenceShape, inputs: Inputs, expected: str) -> No
 
 def described(inputs: Inputs) -> str:
     """ "sequence (?, 4), mask (?)": names and shapes, for a message."""
-    return ", ".join(f"{name} ({', '.join(str(n or '?') for n in given.shape)})" for name, given in inputs.items())
+    return ", ".join(f"{name} ({', '.join(str(n or '?') for n in each.shape)})" for name, each in inputs.items())
 
 
 class Events(nn.Module):
@@ -161,7 +161,7 @@ def beside(values_BTH: Tensor, static_BS: Tensor, mask_BT: Tensor | None) -> Ten
 
 def facts(static_BS: Tensor | None, summary_BM: Tensor | None) -> Tensor | None:
     """(B, S + M) float32: what is known of a sample as a whole; None where nothing is."""
-    known = [given.float() for given in (static_BS, summary_BM) if given is not None]
+    known = [values.float() for values in (static_BS, summary_BM) if values is not None]
     return torch.cat(known, 1) if known else None
 
 

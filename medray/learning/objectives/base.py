@@ -171,7 +171,7 @@ class Objective(BaseModel, Numbers, ABC):
         return None
 
     def _fit_calibrator(self, scores: np.ndarray, targets: np.ndarray) -> tuple[tuple[float, float], ...] | None:
-        """Of the labelled rows; None: this objective knows no calibration."""
+        """Calibrator fitted to the labelled rows; None: this objective knows no calibration."""
         return None
 
     def recalibrated(self, scores: np.ndarray) -> np.ndarray:
@@ -298,8 +298,8 @@ class Objective(BaseModel, Numbers, ABC):
         scores, targets = self._labelled(scores, targets)
 
         def scalars(weights: np.ndarray) -> boot.Scalars:
-            found = self.weighted_metrics(scores, targets, thresholds, weights, options)
-            return {name: found[name] for name in self.scalar_metrics() if name in found}
+            values = self.weighted_metrics(scores, targets, thresholds, weights, options)
+            return {name: values[name] for name in self.scalar_metrics() if name in values}
 
         return boot.intervals(scalars, subjects, resamples=resamples, confidence=confidence, seed=seed)
 
@@ -319,7 +319,7 @@ class Objective(BaseModel, Numbers, ABC):
     def _charts(
         self, names: Sequence[str], scores: np.ndarray, targets: np.ndarray, thresholds: Sequence[float]
     ) -> list[Chart | Matrix]:
-        """Of float64 rows with a target, at least one."""
+        """Charts of float64 rows with a target, at least one."""
         return []
 
     def mistakes(

@@ -64,7 +64,7 @@ class _YesOrNo(ClassificationObjective):
     def threshold_choice(
         self, scores: np.ndarray, targets: np.ndarray, subjects: np.ndarray
     ) -> tuple[ThresholdChoice, ...]:
-        found: list[ThresholdChoice] = []
+        choices: list[ThresholdChoice] = []
         subjects = np.asarray(subjects)
         for column, (score, truth) in enumerate(self._known(measure.checked_scores(scores), targets)):
             positives, negatives = int(truth.sum()), int((~truth).sum())
@@ -73,8 +73,10 @@ class _YesOrNo(ClassificationObjective):
             if few and isinstance(self.threshold, str):
                 of_row = subjects[~np.isnan(targets[:, column])]
                 pair = boot.threshold_interval(score, truth, of_row, self.threshold, self.sensitivity_target)
-            found.append({"positives": positives, "negatives": negatives, "few": few, "interval": pair and list(pair)})
-        return tuple(found) if isinstance(self.threshold, str) else ()
+            choices.append(
+                {"positives": positives, "negatives": negatives, "few": few, "interval": pair and list(pair)}
+            )
+        return tuple(choices) if isinstance(self.threshold, str) else ()
 
     def headline(self) -> tuple[str, ...]:
         return "auroc", "sensitivity", "specificity", "ece"
@@ -101,7 +103,7 @@ class _YesOrNo(ClassificationObjective):
 
     @staticmethod
     def _known(scores: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of each output: scores and whether it is so (bool), of the rows where that is known."""
+        """Scores of each output and whether it is so (bool), of the rows where that is known."""
         for score, target in zip(scores.T, targets.T, strict=True):
             known = ~np.isnan(target)
             yield score[known], target[known] > 0.5

@@ -32,16 +32,16 @@ def platt(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
         return 1.0, 0.0
     x = np.stack([logit(scores), np.ones(len(positive))], axis=1)
     wanted = np.where(positive, (count + 1) / (count + 2), 1 / (len(positive) - count + 2))
-    found = np.array([1.0, 0.0])
+    fitted = np.array([1.0, 0.0])
     for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ found, -500, 500)))
+        p = 1 / (1 + np.exp(-np.clip(x @ fitted, -500, 500)))
         slope = x.T @ (p - wanted)
         curve = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
         move = np.linalg.solve(curve, slope)
-        found = found - move / max(1.0, float(np.abs(move).max()))  # at most one unit a step: no overshooting
+        fitted = fitted - move / max(1.0, float(np.abs(move).max()))  # at most one unit a step: no overshooting
         if float(np.abs(move).max()) < 1e-10:
             break
-    scale, offset = (float(v) for v in found)
+    scale, offset = (float(v) for v in fitted)
     return (scale, offset) if 0 < scale < STEEPEST else (1.0, 0.0)
 
 

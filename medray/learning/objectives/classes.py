@@ -114,8 +114,8 @@ def class_targets(labels: pa.Array | pa.ChunkedArray, classes: Sequence[str], ki
 
 def unknown_classes(labels: pa.Array | pa.ChunkedArray, classes: Sequence[str]) -> tuple[str, ...]:
     """Labels of rows of one label that are none of `classes`, sorted."""
-    given = {each[0] for each in labels.to_pylist() if each is not None and len(each) == 1}
-    return tuple(sorted(given - set(classes)))
+    single_labels = {each[0] for each in labels.to_pylist() if each is not None and len(each) == 1}
+    return tuple(sorted(single_labels - set(classes)))
 
 
 def class_counts(targets: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
@@ -152,9 +152,11 @@ def listed(lengths: np.ndarray, values: pa.Array) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     known = np.concatenate([[0], np.cumsum(values.is_valid().to_numpy(zero_copy_only=False))])
     absent = known[offsets[1:]] == known[offsets[:-1]]
-    kept = np.repeat(~absent, lengths)
+    of_known_row = np.repeat(~absent, lengths)
     offsets = np.concatenate([[0], np.cumsum(np.where(absent, 0, lengths))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(kept, pa.bool_())), mask=pa.array(absent))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), values.filter(pa.array(of_known_row, pa.bool_())), mask=pa.array(absent)
+    )
 
 
 def truth_value(text: str) -> float | None:

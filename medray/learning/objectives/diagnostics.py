@@ -29,7 +29,7 @@ from medray.learning.point_metrics import areas
 from medray.learning.rates import wilson
 
 BINS = 10
-"""Of the calibration chart."""
+"""Bins of the calibration chart."""
 NARROW = 6
 """Classes of a confusion matrix that takes half of a row."""
 DIAGONAL = Curve(np.array([0, 1]), np.array([0, 1]), "faint", width=1, dash="dotted")
@@ -122,11 +122,11 @@ def reliability(confidence: np.ndarray, right: np.ndarray, x: str, y: str) -> Ch
     """Observed share of (N,) bool against predicted probability (N,) in ten equal bins, with 95 % Wilson intervals."""
     member = np.clip((confidence * BINS).astype(np.int64), 0, BINS - 1)
     count = np.bincount(member, minlength=BINS)
-    kept = count > 0
-    predicted = np.bincount(member, confidence, BINS)[kept] / count[kept]
-    observed = np.bincount(member, right, BINS)[kept] / count[kept]
-    low, high = wilson(observed, count[kept])
-    bins = zip(predicted, observed, count[kept], strict=True)
+    filled = count > 0
+    predicted = np.bincount(member, confidence, BINS)[filled] / count[filled]
+    observed = np.bincount(member, right, BINS)[filled] / count[filled]
+    low, high = wilson(observed, count[filled])
+    bins = zip(predicted, observed, count[filled], strict=True)
     words = "; ".join(f"{p:.2f} predicted, {o:.2f} observed, {n} samples" for p, o, n in bins)
     bars = Bars((np.arange(BINS) + 0.5) / BINS, count, width=0.9 / BINS)
     return Chart(
@@ -201,7 +201,7 @@ def values(name: str, predicted: np.ndarray, true: np.ndarray) -> list[Chart]:
 
 
 def _named_curves(aurocs: Sequence[float]) -> dict[int, int]:
-    """Of more curves than colours: which are named, in which colour. The best two and the worst two."""
+    """Colours of the named ones, by curve, where there are more curves than colours: the best two and the worst two."""
     order = [int(i) for i in np.argsort(aurocs)]
     return dict(zip((order[-1], order[-2], order[1], order[0]), range(COLOURS), strict=False))
 
@@ -210,11 +210,11 @@ def _corners(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A curve without the points that lie on a straight line between their neighbours."""
     if len(x) > 2:
         before, after = np.diff(x)[:-1] * np.diff(y)[1:], np.diff(x)[1:] * np.diff(y)[:-1]
-        kept = np.concatenate([[True], np.abs(before - after) > 1e-15, [True]])
-        x, y = x[kept], y[kept]
+        corner = np.concatenate([[True], np.abs(before - after) > 1e-15, [True]])
+        x, y = x[corner], y[corner]
     return _thinned(x, y)
 
 
 def _thinned(x: np.ndarray, y: np.ndarray, most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    kept = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.int64))
-    return x[kept], y[kept]
+    points = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.int64))
+    return x[points], y[points]

@@ -34,7 +34,7 @@ class Mistake:
     true: str
     called: str
     score: float
-    """Of the called class, 0 to 1; of a regression, the predicted value."""
+    """Score of the called class, 0 to 1; of a regression, the predicted value."""
     image: np.ndarray | None = None
 
 

@@ -37,7 +37,7 @@ def metrics(facts: ReportFacts) -> Section | None:
             head: interval(facts.intervals, name) or NONE,
             "Meaning": objective.metric(name).meaning,
         }
-        | {other: metric_text(scalar(found, name)) for other, found in facts.beside.items()}
+        | {other: metric_text(scalar(metrics, name)) for other, metrics in facts.beside.items()}
         for name in shown
     ]
     columns += [*facts.beside, "Meaning"]
@@ -51,10 +51,10 @@ def _notes(facts: ReportFacts, shown: Sequence[str]) -> list[str]:
     if note := objective.metric_note(facts.classes):
         lines.append(note)
     if facts.intervals:
-        kept = ", at the same threshold" if facts.thresholds else ""
+        at_threshold = ", at the same threshold" if facts.thresholds else ""
         times = f" ({facts.resamples:,} times)" if facts.resamples else ""
         lines.append(
-            f"Intervals: whole subjects drawn again with replacement{times}{kept}; draws in which a figure is not defined "
+            f"Intervals: whole subjects drawn again with replacement{times}{at_threshold}; draws in which a figure is not defined "
             "are left out of it."
         )
     before = facts.metrics.get("before_calibration")
@@ -135,8 +135,8 @@ def training(facts: ReportFacts) -> Section | None:
     if facts.history is None or not len(facts.history):
         return None
     epochs = len(facts.history)
-    kept = "" if facts.best_epoch is None else f"; the weights of epoch {facts.best_epoch} were kept"
-    caption = f"{epochs} epochs{kept}." if epochs > 1 else "1 epoch."
+    best = "" if facts.best_epoch is None else f"; the weights of epoch {facts.best_epoch} were kept"
+    caption = f"{epochs} epochs{best}." if epochs > 1 else "1 epoch."
     alt = f"Training and validation loss and validation metrics over {caption}"
     picture = learning_curve(facts.history, facts.objective, facts.best_epoch)
     return Section("Training", figures=[embedded(Figure("Learning curve", caption, alt, picture, "png", wide=True))])

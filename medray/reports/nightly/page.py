@@ -84,27 +84,29 @@ def _heads(summary: Summary) -> list[tuple[str, str, str]]:
 def _alerts(bundle: BundleNight, most: float) -> list[str]:
     """What a person should look at, a sentence each."""
     who = bundle.name or bundle.bundle
-    found: list[str] = []
+    alerts: list[str] = []
     if bundle.error is not None:
-        found.append(f"{who} did not get to its end. {_one_line(bundle.error)}")
+        alerts.append(f"{who} did not get to its end. {_one_line(bundle.error)}")
     for each in sorted(bundle.outputs, key=lambda each: -(each["psi"] or 0)):
         if each["level"] in ("alert", "watch"):
             word = "have drifted" if each["level"] == "alert" else "may be drifting"
             was, is_ = score_text(each["reference_quantiles"]["0.5"]), score_text(each["quantiles"]["0.5"])
-            found.append(
+            alerts.append(
                 f"{who}: scores of {each['output']} {word} (PSI {score_text(each['psi'])}, {each['level']}): "
                 f"median {was} before, {is_} tonight."
             )
     before = _failed_before(bundle)
     if bundle.too_many:
         failed = f"{share(bundle.failed_fraction or 0.0)} of the entries, {share(bundle.failed_samples / (bundle.samples - bundle.not_eligible_samples))}"
-        found.append(f"{who}: more failed than max_failed = {share(most)} allows: {failed} of the samples.")
+        alerts.append(f"{who}: more failed than max_failed = {share(most)} allows: {failed} of the samples.")
     if bundle.failed_fraction and before and _at_least(bundle) > max(before):
         than = f"in any of the {nights_said(len(before))}" if len(before) > 1 else "in the night"
-        found.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed, more than {than} before.")
+        alerts.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed, more than {than} before.")
     if bundle.left:
-        found.append(f"{who}: {bundle.left:,} entries are left, since {STOPPED[bundle.stopped] or 'it stopped early'}.")
-    return found
+        alerts.append(
+            f"{who}: {bundle.left:,} entries are left, since {STOPPED[bundle.stopped] or 'it stopped early'}."
+        )
+    return alerts
 
 
 def _one_line(error: str) -> str:
@@ -215,8 +217,8 @@ def _failures(bundle: BundleNight, title: str) -> Section | None:
     if len(before) == 1:
         lines[0] += f" In the night before: {share(before[0])}."
     elif before:
-        said = f"{share(float(np.median(before)))} in the median, {share(before[-1])} at most"
-        lines[0] += f" In the {nights_said(len(before))} before: {said}."
+        spread = f"{share(float(np.median(before)))} in the median, {share(before[-1])} at most"
+        lines[0] += f" In the {nights_said(len(before))} before: {spread}."
     rows = [
         {"Reason": reason, "Samples": f"{count:,}", "Meaning": REASONS.get(reason, "")}
         for counts in (bundle.by_reason, bundle.not_eligible_by_reason)
@@ -259,8 +261,8 @@ def _times(summary: Summary) -> Section:
     if inside:
         tables.append(_timed("Inside workers", "Seconds, all workers", inside))
     done = {name: value for name, value in summary.housekeeping.items() if value is not None}
-    said = "; ".join(f"{name.replace('_', ' ')}: {_counted(value)}" for name, value in done.items()) or "none"
-    lines = [f"Housekeeping: {said}."]
+    housekeeping = "; ".join(f"{name.replace('_', ' ')}: {_counted(value)}" for name, value in done.items()) or "none"
+    lines = [f"Housekeeping: {housekeeping}."]
     for bundle in summary.bundles:
         if bundle.bundle_id:
             made = ", ".join(f"{name} {version}" for name, version in bundle.made_with.items())

@@ -30,29 +30,29 @@ def distribution(output: OutputDrift) -> Figure:
     labelled(axis, f"Score: {shortened(output['output'], 36)}", "Share of the scores")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, frameon=False)  # above: hides no score
     median, before = output["quantiles"]["0.5"], output["reference_quantiles"]["0.5"]
-    said = LEVEL_WORDS[output["level"]] + ("" if output["psi"] is None else f", PSI {score_text(output['psi'])}")
-    alt = f"Histogram of {output['output']}: median {score_text(median)} tonight, {score_text(before)} before; {said}."
-    return Figure(output["output"], f"Drift: {said}.", alt, saved(canvas))
+    drift = LEVEL_WORDS[output["level"]] + ("" if output["psi"] is None else f", PSI {score_text(output['psi'])}")
+    alt = f"Histogram of {output['output']}: median {score_text(median)} tonight, {score_text(before)} before; {drift}."
+    return Figure(output["output"], f"Drift: {drift}.", alt, saved(canvas))
 
 
 def nights(runs: Sequence[NightBefore]) -> Figure:
     """Entries and failed fraction of each run, oldest first; the last is tonight's."""
     done = np.array([run["entries"] for run in runs])
     part = np.array([run["failed"] for run in runs]) / done
-    place = np.arange(len(runs))
+    positions = np.arange(len(runs))
     colours = [FAINT] * (len(runs) - 1) + [COLOURS[0]]
     canvas, (above, below) = blank(9.4, 3.2, rows=2, heights=(1, 1))
-    above.bar(place, done, color=colours, width=0.7)
+    above.bar(positions, done, color=colours, width=0.7)
     wide = done.max() > 30 * np.median(done)  # the first run of a bundle is the whole archive
     if wide:
         above.set_yscale("log")
-    below.plot(place, part, color=COLOURS[1], marker="o", markersize=3.5)
+    below.plot(positions, part, color=COLOURS[1], marker="o", markersize=3.5)
     below.set_ylim(0, max(0.01, 1.15 * part.max()))
     below.yaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
     for axis in (above, below):
         axis.set_xlim(-0.7, max(len(runs) - 0.3, 5))
     step = -(-len(runs) // 12)
-    shown = place[::-1][::step][::-1]
+    shown = positions[::-1][::step][::-1]
     above.set_xticks(shown, [])
     below.set_xticks(shown, [runs[int(i)]["began"][5:10] for i in shown])
     if not wide:

@@ -10,7 +10,7 @@ from medray.scores.drift import OutputDrift
 from medray.scores.nights import NightBefore
 
 LEVELS = ("too few", "none", "watch", "alert")
-"""Of drift, in rising order."""
+"""Levels of drift, in rising order."""
 
 
 class BundleNight(BaseModel):
@@ -24,7 +24,7 @@ class BundleNight(BaseModel):
     """As the bundle was trained."""
     bundle_id: str = ""
     run_id: str = ""
-    """Of its rows in the score table."""
+    """Id of its rows in the score table."""
     error: str | None = None
     """Why it did not get to its end; what it had committed stays."""
     entries: int = 0
@@ -124,4 +124,4 @@ class Summary(BaseModel):
     """What it did to the store, or {skipped: why}."""
     bundles: list[BundleNight]
     versions: dict[str, str]
-    """Of the libraries that scored tonight."""
+    """Versions of the libraries that scored tonight."""
