@@ -12,7 +12,7 @@ from medray.engines.checkpoints import cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.flows.driver import collect, in_turn
 from medray.flows.flow import Flow
-from medray.learning.checkpoints import newest_whole, told
+from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
 from medray.learning.training import fit
 from medray.progress import Live
@@ -34,7 +34,7 @@ class LocalEngine:
         checkpoint = folder / "checkpoint"
         kept = [each for each in (checkpoint, before(checkpoint)) if each.exists()]
         start, broken = newest_whole(kept)
-        note = told(broken, start)
+        note = broken_note(broken, start)
         for candidate in broken:  # not in the way of whole ones
             shutil.rmtree(candidate)
 

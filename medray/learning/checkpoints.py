@@ -94,7 +94,7 @@ def newest_whole(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
     return None, broken
 
 
-def told(broken: Iterable[Path], start: Path | None) -> str:
+def broken_note(broken: Iterable[Path], start: Path | None) -> str:
     """What a person should know of it; "" where nothing is broken."""
     names = ", ".join(folder.name for folder in broken)
     if not names:

@@ -14,7 +14,7 @@ class Team:
     size: int = 1
 
     @staticmethod
-    def found() -> Team:
+    def current() -> Team:
         import torch.distributed as dist
 
         if dist.is_available() and dist.is_initialized():

@@ -68,7 +68,7 @@ class Trainer:
         import torch
 
         self.note = note
-        self.plan, self.settings, self.team = plan, plan.settings, Team.found()
+        self.plan, self.settings, self.team = plan, plan.settings, Team.current()
         self.device = torch.device(device)
         self.modality, self.objective = open_modality(plan.modality), plan.objective
         self.reader = ShardReader(plan.shards, cache, keys=("target",))

@@ -157,7 +157,7 @@ class WrittenInputs:
     number: Callable[[str], int | None] | None = None
     """Entry id to the number of the input, from 0; None for an id that is of no single input."""
     subjects: Sequence[int] = ()
-    """Of records: the subject_ids as they were given."""
+    """The subject_ids of records, as they were given."""
 
 
 class Modality(Protocol):

@@ -132,8 +132,8 @@ class Readings(ScoreScan):
 
         With a manifest: of its entries alone, at the content that they have there.
         """
-        there = pa.schema(self._table.schema()).names
-        columns = {name: ds.field(name) for name in SCORES.names if name in there}
+        present = pa.schema(self._table.schema()).names
+        columns = {name: ds.field(name) for name in SCORES.names if name in present}
         columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
         tables: dict[str, pa.Table | pa.RecordBatchReader] = {"scores": self._scan(columns, bundle_id)}
         where = ""
@@ -149,7 +149,7 @@ class Readings(ScoreScan):
             **tables,
         )
         for name in ADDED:
-            if name not in there:
+            if name not in present:
                 rows = rows.append_column(name, pa.nulls(len(rows), SCORES.field(name).type))
         return rows.select(SCORES.names).cast(SCORES)
 

@@ -20,7 +20,7 @@ from medray.engines.ray.connection import machine_errors
 from medray.engines.ray.placement import check_whole
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, from_json
-from medray.learning.checkpoints import newest_whole, told
+from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
 from medray.learning.training import fit
 from medray.progress import Live
@@ -161,7 +161,7 @@ def _newest_whole(newest: Checkpoint | None) -> Generator[tuple[Path | None, str
     with ExitStack() as folders:
         kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
         start, broken = newest_whole(Path(folders.enter_context(each.as_directory())) for each in kept)
-        yield start, told(broken, start)
+        yield start, broken_note(broken, start)
 
 
 @contextmanager
