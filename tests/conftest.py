@@ -16,6 +16,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parents[1]
+LONGEST = (
+    "test_extending.py",
+    "test_submit_cluster.py",
+    "test_apart.py",
+    "test_train.py",
+    "test_cli.py",
+    "test_nightly_s3.py",
+)
+"""Files that take a minute or more, most of it in waiting for clusters and processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files go first: of two workers, none is left alone with one of them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +93,8 @@ def _ran(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess
 
 
 @contextmanager
-def cluster(folder: Path, nodes: Sequence[Node] | None = None) -> Iterator[Cluster]:
-    """`nodes`, by default `three_nodes`, the head first; all on this machine."""
+def cluster(folder: Path, nodes: Sequence[Node] | None = None, **env: str) -> Iterator[Cluster]:
+    """`nodes`, by default `three_nodes`, the head first; all on this machine, with `env` in their environment."""
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -107,10 +107,10 @@ def cluster(folder: Path, nodes: Sequence[Node] | None = None) -> Iterator[Clust
     try:
         options = ["--head", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         options += ["--include-dashboard=true", f"--ray-client-server-port={client}"]
-        started.append(_start(here, short, head, options))
+        started.append(_start(here, short, head, options, env))
         _until("the head listens", started, here, lambda: _listens(head.address, gcs))
         for worker in workers:
-            started.append(_start(here, short, worker, [f"--address={head.address}:{gcs}"]))
+            started.append(_start(here, short, worker, [f"--address={head.address}:{gcs}"], env))
         _until("all nodes are there", started, here, lambda: _nodes(here) == 1 + len(workers))
         yield here
     finally:
@@ -118,14 +118,16 @@ def cluster(folder: Path, nodes: Sequence[Node] | None = None) -> Iterator[Clust
         subprocess.run(["rm", "-rf", str(short)], check=True)
 
 
-def _start(here: Cluster, short: Path, node: Node, options: list[str]) -> subprocess.Popen[bytes]:
+def _start(
+    here: Cluster, short: Path, node: Node, options: list[str], more: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     command = ["ray", "start", "--block", f"--node-ip-address={node.address}", f"--num-cpus={node.cpus}", *options]
     command += ["--disable-usage-stats", "--object-store-memory=80000000", f"--temp-dir={short / node.session}"]
     command.append(f"--dashboard-agent-listen-port={free_ports(1)[0]}")
     number = len(list(here.folder.glob("node*.log")))
     with open(here.folder / f"node{number}.log", "wb") as log:
         # of another PYTHONPATH than the client's, and beside another medray: a job has to bring its own along
-        env = here.env(PYTHONPATH=None, OMP_NUM_THREADS="1")
+        env = here.env(PYTHONPATH=None, OMP_NUM_THREADS="1", **more)
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         stand = other_code(here.folder / "stand")
         return subprocess.Popen(command, env=env, cwd=stand, stdout=log, stderr=log, start_new_session=True)

@@ -22,7 +22,8 @@ def main(folder: Path, words: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever waits for this has no more patience
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     verbs = [verb.split("\n") for verb in "\n".join(words).split("\n,\n")]
-    with cluster(folder, TWO_RAYLETS) as here:
+    # no actor of a job begins before both are there, so that a busy machine leaves none without work
+    with cluster(folder, TWO_RAYLETS, RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S="120") as here:
         print(json.dumps([followed(here, verb) for verb in verbs]))
 
 
