@@ -55,11 +55,17 @@ def installed(tmp_path_factory) -> Path:
     return install(tmp_path_factory.mktemp("plug-in"))
 
 
-def run_commands(*commands: Sequence[str], path: Path | None, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """All commands in one process, with the plug-in installed at `path`."""
+ONE_RAY = "from medray.engines.ray.connection import start; start(num_cpus=2)"
+"""Before COMMANDS: they share one Ray, instead of each starting its own."""
+
+
+def run_commands(
+    *commands: Sequence[str], path: Path | None, cwd: Path, first: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """All commands in one process, with the plug-in installed at `path`; `first`: code that runs before them."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", COMMANDS],
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", first + COMMANDS],
         input=json.dumps([[*command, "--json"] for command in commands]),
         env=env | {"PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, PROJECT))))},
         cwd=cwd,
@@ -70,9 +76,9 @@ def run_commands(*commands: Sequence[str], path: Path | None, cwd: Path) -> subp
     )
 
 
-def medray_does(*commands: Sequence[str], path: Path | None, cwd: Path) -> list[dict]:
+def medray_does(*commands: Sequence[str], path: Path | None, cwd: Path, first: str = "") -> list[dict]:
     """What each command printed as JSON, with its exit code."""
-    done = run_commands(*commands, path=path, cwd=cwd)
+    done = run_commands(*commands, path=path, cwd=cwd, first=first)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert done.returncode == 0 and len(lines) == 2 * len(commands), done.stderr
     return [result | end for result, end in zip(lines[::2], lines[1::2], strict=True)]
@@ -160,6 +166,7 @@ def test_the_plug_in_goes_through_every_verb(installed, tmp_path, engine):
         *([["score", score]] * 2),
         path=installed,
         cwd=tmp_path,
+        first=ONE_RAY if "ray" in engine else "",
     )
     assert (index["entries"], index["failed"], prepare["failed"], tested["n"]) == (64, 0, 0, 12)
     assert trained["metrics"]["auroc"] == tested["metrics"]["auroc"] == 1.0
@@ -185,6 +192,7 @@ def test_the_plug_in_goes_through_every_verb(installed, tmp_path, engine):
         ["export", "ecg-csv", f"{tmp_path}/scores", f"{tmp_path}/archive/000.hea", f"{tmp_path}/000.csv"],
         path=installed,
         cwd=tmp_path,
+        first=ONE_RAY if "ray" in engine else "",
     )
     assert (night["scored"], night["code"]) == (1, 0)
     assert seen["title"] == "ECG" and seen["facts"]["leads"] == list(LEADS)
@@ -277,13 +285,17 @@ def test_a_source_of_health_records_is_converted(installed, tmp_path):
     assert refused("ehr", "to-meds", str(tmp_path / "convert.toml"), path=None, cwd=tmp_path).count("ecg-headers")
 
 
+def test_a_demo_of_a_plug_in_is_offered(installed, tmp_path):
+    assert "expected: imaging, genomics, ehr, ecg, all" in refused("demo", "egc", path=installed, cwd=tmp_path)
+
+
+@pytest.mark.slow  # a Ray, a training and two scorings
 def test_a_demo_of_a_plug_in_goes_the_whole_way(installed, tmp_path):
-    (done,) = medray_does(["demo", "ecg", "--out", str(tmp_path / "demo")], path=installed, cwd=tmp_path)
+    (done,) = medray_does(["demo", "ecg", "--out", "demo"], path=installed, cwd=tmp_path)
     steps = done["ecg"]
     assert (done["code"], steps["evaluate"]["metrics"]["auroc"], steps["score"]["scored"]) == (0, 1.0, 40)
     assert (steps["score again"]["pending"], steps["score again"]["scored"]) == (1, 1)
     assert "AUROC" in (tmp_path / "demo/report.html").read_text()
-    assert "expected: imaging, genomics, ehr, ecg, all" in refused("demo", "egc", path=installed, cwd=tmp_path)
 
 
 # --- what is said ---------------------------------------------------------------------------------------------
