@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -165,9 +165,9 @@ class Gatherer:
         for c, field in enumerate(first.schema):
             views = [views[c] for views in picked]
             if all(type(view) is _Fixed for view in views):
-                arrays.append(_gather_fixed(views, rows, field.type))  # type: ignore[arg-type]  # all of one kind, checked above
+                arrays.append(_gather_fixed(cast("list[_Fixed]", views), rows, field.type))
             elif all(type(view) is _Varied for view in views):
-                arrays.append(_gather_varied(views, rows, field.type))  # type: ignore[arg-type]  # all of one kind, checked above
+                arrays.append(_gather_varied(cast("list[_Varied]", views), rows, field.type))
             else:
                 arrays.append(self._take(field.name, np.asarray(shard), np.asarray(row)))
         return pa.RecordBatch.from_arrays(arrays, schema=first.schema)

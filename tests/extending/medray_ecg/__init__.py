@@ -100,8 +100,7 @@ def inspect(uri: str) -> Inspection:
     return Inspection(title="ECG", facts={"hertz": hertz, "leads": leads})
 
 
-ECG = Kind(
-    EcgSpec, Ecg, inspect, not_eligible=frozenset({"ecg.leads"}),
-    commands="medray_ecg.commands:ecg", demo="medray_ecg.demo:DEMO",
+ECG = Kind(EcgSpec, Ecg, inspect, commands="medray_ecg.commands:ecg", demo="medray_ecg.demo:DEMO",
+    not_eligible=frozenset({"ecg.leads"}),
     reasons={"ecg.flat": "a lead without a signal", "ecg.leads": "a recording of other than twelve leads"},
 )  # fmt: skip

@@ -61,8 +61,8 @@ def members(uri: str) -> Iterator[Member]:
     """
     name = uri.lower()
     with broken_files(), files.open_input(uri) as raw:
-        stream = cast(BinaryIO, io.BufferedReader(raw, BUFFER))
-        if not stream.peek(1):  # type: ignore[attr-defined]  # BufferedReader has it
+        stream = io.BufferedReader(cast(io.RawIOBase, raw), BUFFER)
+        if not stream.peek(1):
             raise SampleError("empty_file")
         if name.endswith(TARS):
             with tarfile.open(fileobj=stream, mode="r|*") as tar:
@@ -90,10 +90,10 @@ def _zip(stream: BinaryIO) -> zipfile.ZipFile:
 
 def plain(stream: BinaryIO) -> BinaryIO:
     """The stream, decompressed where its first bytes are those of gz (RFC 1952), whatever its name says."""
-    buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]  # RawIOBase
-    if buffered.peek(2)[:2] == b"\x1f\x8b":  # type: ignore[attr-defined]  # asked for above
-        return cast(BinaryIO, io.BufferedReader(_Gunzip(buffered), BUFFER))  # type: ignore[arg-type]  # a BufferedIOBase reads as it does
-    return cast(BinaryIO, buffered)
+    buffered = cast(
+        io.BufferedReader, stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
+    )
+    return io.BufferedReader(_Gunzip(buffered), BUFFER) if buffered.peek(2)[:2] == b"\x1f\x8b" else buffered
 
 
 class _Gunzip(io.RawIOBase):
