@@ -28,7 +28,9 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
     if 0 in image.shape:
         raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
     values = as_float32(values)
-    if not image.color:
+    if spec.volumes == "channels":
+        values = _as_channels(values, image, spec.channels)
+    elif not image.color:
         values = values[None]
     elif spec.channels == 1:
         values = (values @ LUMA)[None]
@@ -36,6 +38,15 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
         values = np.moveaxis(values, -1, 0)
     values = _to_size(values, image, spec)
     return values if len(values) == spec.channels else np.repeat(values, spec.channels, axis=0)
+
+
+def _as_channels(values: np.ndarray, image: Image, channels: int) -> np.ndarray:
+    """Volumes of one series as (C, D, H, W). Raises SampleError `bad_shape` for another number of them than the run has."""
+    count = 1 if not image.channels else len(values)
+    if count != channels or image.color:
+        what = "a colour volume" if image.color else f"{count} volumes"
+        raise SampleError("bad_shape", f'{what}; volumes = "channels" asks for {channels}, as many as channels')
+    return values if image.channels else values[None]
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
