@@ -25,6 +25,8 @@ VOLUME, BLOCKS, FRAMES = "volume", "blocks", "frames"
 """What slices state of the volume that they belong to (`identity`); the blocks of a file that holds several volumes, each
 with what it does not share with the others; which frames are of a block."""
 GRID = ("rows", "columns", "spacing_mm")
+KNOWN = {"modality": "Modality", "photometric": "PhotometricInterpretation", "sop-class": "SOPClassUID"}
+"""What a volume has one value of and every file states as a fact anyway."""
 INNER = frozenset((POSITIONS, LINE, DIRECTIONS, BETWEEN, VOLUME, BLOCKS))
 """Facts that are of parts alone."""
 
@@ -72,7 +74,8 @@ def _block(volume: Volume, thickness_known: bool) -> dict[str, Fact]:
     common = {
         key: value
         for key, value in pieces[0].values.items()
-        if all(piece.values is pieces[0].values or piece.values.get(key) == value for piece in pieces)
+        if key not in KNOWN
+        and all(piece.values is pieces[0].values or piece.values.get(key) == value for piece in pieces)
     }
     if TIME in volume.values:
         common[TIME] = volume.values[TIME]
@@ -112,12 +115,13 @@ def has_places(facts: Mapping[str, Fact]) -> bool:
 def pieces_of(part: int, facts: Mapping[str, Fact]) -> list[Piece]:
     """The slices of a part that `has_places`."""
     blocks = cast("list[dict[str, Any]] | None", facts.get(BLOCKS))
+    known: Values = {key: str(facts[name]) for key, name in KNOWN.items() if name in facts}
     if blocks is None:
-        values = cast("Values", facts.get(VOLUME) or {})
+        values = {**known, **cast("Values", facts.get(VOLUME) or {})}
         return [Piece(part, number, plane, values) for number, plane in enumerate(planes_of(facts))]
     found: list[Piece] = []
     for block in blocks:
-        values = {**cast("dict[str, Any]", facts[VOLUME]), **block[VOLUME]}
+        values = {**known, **cast("dict[str, Any]", facts[VOLUME]), **block[VOLUME]}
         numbers = frames_of(str(block[FRAMES]))
         planes = planes_of({**facts, **block})
         found += [Piece(part, number, plane, values) for number, plane in zip(numbers, planes, strict=True)]
@@ -134,7 +138,7 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
     thickness = pieces[0].plane.thickness
     if thickness:
         own["SliceThickness"] = round(thickness, 6)
-    return {**own, **placed(pieces), VOLUME: cast("Any", dict(values))}
+    return {**own, **placed(pieces), VOLUME: cast("Any", {key: value for key, value in values.items() if key not in KNOWN})}
 
 
 def planes_of(part: Mapping[str, Fact]) -> Iterator[Plane]:

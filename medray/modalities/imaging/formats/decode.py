@@ -24,14 +24,14 @@ class Chosen(NamedTuple):
 EVERYTHING = Chosen()
 
 
-def decode(raws: Iterable[bytes], volumetric: bool, chosen: Chosen = EVERYTHING) -> Image:
+def decode(raws: Iterable[bytes], volumes: bool, chosen: Chosen = EVERYTHING) -> Image:
     """The image of an entry, from the bytes of its files in any order, which are taken once. Raises SampleError."""
     remaining = iter(raws)
     raw = next(remaining)
     if not raw:
         raise SampleError("empty_file")
     kind = sniff(raw)
-    if kind == "dicom" and volumetric:
+    if kind == "dicom" and volumes:
         files = _all([raw], remaining)
         del raw
         return series.read_series(files, chosen.selections, channels=chosen.channels)
