@@ -138,7 +138,11 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
     thickness = pieces[0].plane.thickness
     if thickness:
         own["SliceThickness"] = round(thickness, 6)
-    return {**own, **placed(pieces), VOLUME: cast("Any", {key: value for key, value in values.items() if key not in KNOWN})}
+    return {
+        **own,
+        **placed(pieces),
+        VOLUME: cast("Any", {key: value for key, value in values.items() if key not in KNOWN}),
+    }
 
 
 def planes_of(part: Mapping[str, Fact]) -> Iterator[Plane]:

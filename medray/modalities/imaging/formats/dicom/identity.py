@@ -16,7 +16,15 @@ import xxhash
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.elements import Stated, Value, numbers, one_number, texts
-from medray.modalities.imaging.formats.dicom.frames import Frame, described, frame_type, items, private, stated
+from medray.modalities.imaging.formats.dicom.frames import (
+    Frame,
+    described,
+    frame_type,
+    has_groups,
+    items,
+    private,
+    stated,
+)
 from medray.modalities.imaging.formats.dicom.header import Header
 
 Text: TypeAlias = "str | float | int"
@@ -34,6 +42,8 @@ class Attribute(NamedTuple):
     """The value of a frame; None where it is not stated."""
     of_file: bool = False
     """Every frame of a file has the same."""
+    tag: int | None = None
+    """The element that a file without functional groups has to hold; None: any of several."""
 
 
 def digest(text: str) -> str:
@@ -60,7 +70,7 @@ def _hidden(value: Value) -> Text | None:
 
 
 def _plain(key: str, keyword: str, *macros: str, show: Callable[[Value], Text | None] = _code) -> Attribute:
-    return Attribute(key, keyword, lambda frame: show(frame.get(keyword, *macros)))
+    return Attribute(key, keyword, lambda frame: show(frame.get(keyword, *macros)), tag=described(keyword)[0])
 
 
 def _file(key: str, name: str, value: Callable[[Header], Value], hide: bool = False) -> Attribute:
@@ -226,7 +236,7 @@ base in thicker slices with a harder kernel), but not back again: that would be 
 FURTHER = (
     _plain("trigger", "TriggerTime"),
     _plain("frame-time", "FrameReferenceTime"),
-    Attribute("dimensions", "DimensionIndexValues", _dimensions),
+    Attribute("dimensions", "DimensionIndexValues", _dimensions, tag=described("DimensionIndexSequence")[0]),
 )
 """Attributes that say nothing by themselves, and tell apart what lies at one place."""
 
@@ -251,8 +261,11 @@ NAMES = {each.key: each.name for each in ALL}
 
 def identity(frame: Frame, of_file: Values) -> dict[str, Text]:
     """What a frame states; `of_file` is what its file does (`file_identity`)."""
-    values = dict(of_file)
+    values, stated_tags = dict(of_file), frame.header.values
+    grouped = has_groups(frame.header)
     for each in _own_attributes():
+        if not grouped and each.tag is not None and each.tag not in stated_tags:
+            continue
         value = _safely(each, frame)
         if value is not None:
             values[each.key] = value

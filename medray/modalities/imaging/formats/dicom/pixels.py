@@ -40,8 +40,10 @@ def stored(header: Header) -> np.ndarray:
 
 
 def stored_frames(header: Header, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """(H, W) or (H, W, 3) stored values of these frames, from 0, as `stored` has them; no other frame is decoded."""
-    check(header)
+    """(H, W) or (H, W, 3) stored values of these frames, from 0, as `stored` has them; no other frame is decoded.
+
+    The header has passed `check`.
+    """
     if header.encapsulated:
         for cells in decoded_frames(header, numbers):
             yield _colors(stored_bits(cells, header), cells.rgb, header)
@@ -170,6 +172,7 @@ def read_image(raw: bytes, number: int | None = None) -> Image:
     """
     header = parse(raw)
     refuse_other_objects(header)
+    check(header)
     tiled = is_mosaic(header)
     if number is None and (tiled or header.frames > 1):
         what = "a mosaic: many slices tiled into one image" if tiled else f"{header.frames} frames in one file"

@@ -149,7 +149,7 @@ def _filled(files: list[_File], targets: dict[int, tuple[int, int]], shape: tupl
     files.reverse()
     while files:
         file = files.pop()
-        for each, pixels in zip(file.slices, pixels_of(file.header, [s.number for s in file.slices]), strict=True):
+        for each, pixels in zip(file.slices, pixels_of(file.header, file.slices), strict=True):
             real, outside = real_world(pixels, each.frame.header, each.frame.scaling)
             if values is None:
                 values = np.empty((*shape, *pixels.shape), real.dtype)

@@ -6,7 +6,7 @@ A classic file is one slice, an enhanced file a slice for each frame, a mosaic a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from medray.modalities.imaging.formats.dicom.elements import numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.identity import Values, file_identity, identity
-from medray.modalities.imaging.formats.dicom.mosaic import mosaic, tile_positions
+from medray.modalities.imaging.formats.dicom.mosaic import Mosaic, mosaic, tile_positions
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic
 from medray.modalities.imaging.formats.dicom.pixels import plane_spacing, stored_frames
 
@@ -49,6 +49,8 @@ class Slice:
     plane: Plane
     values: Values
     """What it states of the volume that it belongs to."""
+    layout: Mosaic | None = None
+    """The mosaic that it is a tile of."""
 
 
 def count_slices(header: Header) -> int:
@@ -68,21 +70,16 @@ def slices(header: Header) -> list[Slice]:
     positions = tile_positions(header, layout)
     values, shape = identity(frame, whole), (layout.rows, layout.columns)
     first = plane(frame, shape)
-    return [
-        Slice(
-            frame, k, Plane(at, first.along, first.down, first.spacing, shape, first.thickness, first.between), values
-        )
-        for k, at in enumerate(positions)
-    ]
+    return [Slice(frame, k, replace(first, position=at), values, layout) for k, at in enumerate(positions)]
 
 
-def pixels_of(header: Header, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+def pixels_of(header: Header, taken: Sequence[Slice]) -> Iterator[np.ndarray]:
     """Stored values (H, W[, 3]) of these slices of a file, in that order; no other frame is decoded. Raises SampleError."""
-    if is_mosaic(header):
-        layout = mosaic(header)
-        whole = next(iter(stored_frames(header, [0])))
-        return (layout.tile(whole, number) for number in numbers)
-    return stored_frames(header, numbers)
+    layout = taken[0].layout
+    if layout is not None:
+        whole = next(stored_frames(header, [0]))
+        return (layout.tile(whole, each.number) for each in taken)
+    return stored_frames(header, [each.number for each in taken])
 
 
 def plane(frame: Frame, shape: tuple[int, int] | None = None) -> Plane:
