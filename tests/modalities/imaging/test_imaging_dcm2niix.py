@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_build import CT, ENHANCED_CT, ENHANCED_MR, MR, PT, dataset, encoded, enhanced, frame, item, placed
+from nifti_places import at_our_places
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
@@ -32,25 +33,6 @@ def converted(folder: Path, to: Path) -> list[nibabel.Nifti1Image]:
     subprocess.run(command, capture_output=True, check=False, timeout=240)
     paths = sorted(path for path in to.glob("*.nii") if "_Eq" not in path.name and "_Tilt" not in path.name)
     return [nibabel.load(path) for path in paths]
-
-
-def at_our_places(image: nibabel.Nifti1Image, affine_ras: np.ndarray) -> tuple[np.ndarray, float]:
-    """Its voxels as (D, H, W) of ours, and how far its places are from ours at the most, in mm."""
-    there = np.linalg.inv(affine_ras) @ image.affine  # its index to our (W, H, D) index
-    turn = np.rint(there[:3, :3]).astype(int)
-    assert (np.abs(turn).sum(0) == 1).all() and (np.abs(turn).sum(1) == 1).all(), "another set of axes"
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]])).reshape(3, -1)
-    start = np.array([0 if row.sum() > 0 else image.shape[np.abs(row).argmax()] - 1 for row in turn])
-    ours = turn @ corners + start[:, None]
-    places = [
-        matrix @ np.vstack([index, np.ones(8)]) for matrix, index in ((image.affine, corners), (affine_ras, ours))
-    ]
-    values = np.asarray(image.dataobj)
-    values = np.transpose(values, np.abs(turn).argmax(1))
-    for axis in range(3):
-        if turn[axis].sum() < 0:
-            values = np.flip(values, axis)
-    return values.transpose(2, 1, 0), float(np.abs(places[0] - places[1]).max())
 
 
 # --- series from a seed ---------------------------------------------------------------------------------------
