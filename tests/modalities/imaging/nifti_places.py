@@ -25,8 +25,9 @@ def at_our_places(image: nibabel.Nifti1Image, affine_ras: np.ndarray) -> tuple[n
     return values.transpose(2, 1, 0), float(np.abs(places[0] - places[1]).max())
 
 
-def volumes_of(image: nibabel.Nifti1Image) -> list[nibabel.Nifti1Image]:
+def volumes_of(image: object) -> list[nibabel.Nifti1Image]:
     """The volumes of a NIfTI image of three or four dimensions, in its order."""
+    assert isinstance(image, nibabel.Nifti1Image)
     if image.ndim == 3:
         return [image]
     values = np.asarray(image.dataobj)

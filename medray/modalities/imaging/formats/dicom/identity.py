@@ -146,7 +146,7 @@ def _gradient(frame: Frame) -> Text | None:
     if direction is None:
         own = private(frame.header, "SiemensGradient", "SIEMENS MR HEADER")
         direction = struct.unpack(f"{'<' if frame.header.little else '>'}3d", own) if own and len(own) == 24 else None
-    return None if direction is None else "\\".join(f"{number:.4f}" for number in direction)
+    return None if direction is None else "\\".join(f"{round(number, 4) + 0.0:.4f}" for number in direction)
 
 
 def _dimensions(frame: Frame) -> Text | None:
