@@ -6,11 +6,22 @@ import nibabel
 import numpy as np
 
 
+def _axes(image: nibabel.Nifti1Image, affine_ras: np.ndarray) -> np.ndarray:
+    """(3, 3) whole numbers: the axes of ours in theirs."""
+    assert image.affine is not None
+    return np.rint((np.linalg.inv(affine_ras) @ image.affine)[:3, :3]).astype(int)
+
+
+def same_axes(image: nibabel.Nifti1Image, affine_ras: np.ndarray) -> bool:
+    """Whether its axes are ours, in any order and direction."""
+    turn = np.abs(_axes(image, affine_ras))
+    return bool((turn.sum(0) == 1).all() and (turn.sum(1) == 1).all())
+
+
 def at_our_places(image: nibabel.Nifti1Image, affine_ras: np.ndarray) -> tuple[np.ndarray, float]:
     """Its voxels as (D, H, W) of ours, and how far its places are from ours at the most, in mm."""
-    there = np.linalg.inv(affine_ras) @ image.affine  # its index to our (W, H, D) index
-    turn = np.rint(there[:3, :3]).astype(int)
-    assert (np.abs(turn).sum(0) == 1).all() and (np.abs(turn).sum(1) == 1).all(), "another set of axes"
+    assert same_axes(image, affine_ras) and image.affine is not None, "another set of axes"
+    turn = _axes(image, affine_ras)
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]])).reshape(3, -1)
     start = np.array([0 if row.sum() > 0 else image.shape[np.abs(row).argmax()] - 1 for row in turn])
     ours = turn @ corners + start[:, None]
