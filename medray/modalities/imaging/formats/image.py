@@ -33,6 +33,8 @@ class Image:
     affine_ras: np.ndarray | None = None
     """(4, 4) float64: index (W, H, D) of `values` to the centre of its voxel, mm towards the right, the front and the head
     (NIfTI's convention). Of uneven slices the first and the last are met. None: the file does not say, or in 2D."""
+    turn_unsure: str = ""
+    """Why `affine_ras` may be turned by some degrees against the patient, where the file contradicts itself."""
 
     @property
     def shape(self) -> tuple[int, ...]:
