@@ -24,7 +24,6 @@ from medray.modalities.imaging.formats.dicom.keywords import DICOM_FACTS, asked
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
 from medray.modalities.imaging.formats.dicom.series import Plane, Stack, make_plane, plane, stack
-from medray.storage.compressed import GZIP, unpacked_head
 
 POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
 """Names of facts that only parts have, from which the geometry of the entry is computed: where frames start (x y z of
@@ -189,12 +188,15 @@ def _positions(starts: np.ndarray) -> dict[str, Fact]:
 
 
 def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
-    """Facts of a NIfTI file from its header: its grid, and how far its slices are sheared."""
+    """Facts of a NIfTI file from its header: its grid, how far its slices are sheared, and its intent where it states one."""
     facts: dict[str, Fact] = {"format": "nifti"}
     try:
-        shape, spacing, starts = nifti.grid(unpacked_head(raw, 1024) if raw.startswith(GZIP) else raw[:1024])
+        grid = nifti.grid(raw)
     except SampleError:  # reading the image reports why
         return facts
+    if grid.intent:
+        facts["intent"] = grid.intent
+    shape, spacing, starts = grid.shape, grid.spacing_mm, grid.slices_mm
     if not volumes and shape[0] > 1:
         return facts
     axes = slice(None) if volumes else slice(1, None)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import arrays, nifti, pictures
 from medray.modalities.imaging.formats.dicom import pixels, series
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity
 from medray.modalities.imaging.formats.image import Image
 from medray.storage.compressed import GZIP, unpacked_head
 
 
-def decode(raws: list[bytes], volumes: bool) -> Image:
-    """The image of an entry, from the bytes of its files in any order. Raises SampleError."""
+def decode(raws: list[bytes], volumes: bool, wanted: Quantity = AS_RESCALED) -> Image:
+    """The image of an entry, from the bytes of its files in any order, its values the quantity that is asked for.
+
+    Raises SampleError: `no_quantity` for a format that states no unit where the run asks for one.
+    """
     raw = raws[0]
     if not raw:
         raise SampleError("empty_file")
     kind = sniff(raw)
     if kind == "dicom":
-        return series.read_series(raws) if volumes else pixels.read_image(raw)
+        return series.read_series(raws, wanted) if volumes else pixels.read_image(raw, wanted)
+    if wanted.unit is not None:
+        raise SampleError("no_quantity", f"a file that states no unit; the run asks for {wanted.unit}")
     if len(raws) > 1:
         raise SampleError("corrupt", f"{len(raws)} files that are not a DICOM series")
     if kind == "picture":

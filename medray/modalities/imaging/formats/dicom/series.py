@@ -27,7 +27,8 @@ from medray.modalities.imaging.formats.dicom.mixture import (
 )
 from medray.modalities.imaging.formats.dicom.objects import refuse_mosaic, refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
-from medray.modalities.imaging.formats.dicom.pixels import cover, plane_spacing, real_world, stored
+from medray.modalities.imaging.formats.dicom.pixels import cover, plane_spacing, stored
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values
 from medray.modalities.imaging.formats.image import Image
 
 REGULAR_MM = 0.01
@@ -229,7 +230,7 @@ def _limits(gaps: np.ndarray, ordered: Sequence[Plane]) -> np.ndarray:
     return HOLE * np.array(medians_beside)
 
 
-def volume(raws: Sequence[bytes]) -> tuple[list[Frame], Stack]:
+def volume(raws: Sequence[bytes], wanted: Quantity = AS_RESCALED) -> tuple[list[Frame], Stack]:
     """The frames of the files of one series, as given, and their geometry; no pixel is decoded. Raises SampleError.
 
     Refuses what is not an image, mosaics, colour, several volumes under one series, and slices on different scales.
@@ -253,16 +254,19 @@ def volume(raws: Sequence[bytes]) -> tuple[list[Frame], Stack]:
         hint = f" (they differ in {', '.join(names)})" if names else ""
         raise SampleError(error.reason, error.detail + hint) from None
     refuse_mixture(slices, stacked.order)
-    refuse_rescales(slices)
+    if wanted.unit is None:  # else the rescale does not count
+        refuse_rescales(slices)
     return slices, stacked
 
 
-def read_series(raws: Sequence[bytes]) -> Image:
-    """The files of one series, in any order, as a volume: each slice rescaled by its own slope and intercept.
+def read_series(raws: Sequence[bytes], wanted: Quantity = AS_RESCALED) -> Image:
+    """The files of one series, in any order, as a volume: each slice rescaled by its own slope and intercept, and brought to
+    the quantity that is asked for.
 
     float32 (D, H, W), or the stored integers where no rescale is given. Raises SampleError.
     """
-    slices, volume_stack = volume(raws)
+    slices, volume_stack = volume(raws, wanted)
+    to_quantity = factors(slices, wanted, whole=True)
     depths = np.empty(len(volume_stack.order), int)
     depths[volume_stack.order] = np.arange(len(volume_stack.order))
     values: np.ndarray | None = None
@@ -271,7 +275,7 @@ def read_series(raws: Sequence[bytes]) -> Image:
     for _, of_file in groupby(slices, key=lambda each: id(each.header)):
         file_frames = list(of_file)
         for frame, pixels in zip(file_frames, stored(file_frames[0].header), strict=True):
-            real, outside = real_world(pixels, frame.header, frame.scaling)
+            real, outside = frame_values(frame, pixels, wanted, to_quantity[k])
             if values is None:
                 values = np.empty((len(depths), *pixels.shape), real.dtype)
             if np.result_type(values, real) != values.dtype:
@@ -290,4 +294,5 @@ def read_series(raws: Sequence[bytes]) -> Image:
         slices_mm=volume_stack.slices_mm if uneven else None,
         irregular=volume_stack.irregular,
         hole_mm=volume_stack.largest_hole_mm,
+        affine_ras=volume_stack.affine_ras,
     )
