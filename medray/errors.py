@@ -147,13 +147,15 @@ _REASONS: dict[str, str] = {
     "dose": "a radiotherapy dose: a computed grid, no image of the patient",
     "report": "a DICOM structured report or an encapsulated document",
     "presentation_state": "a DICOM presentation state: how to show another image",
+    "localizer": "a localizer (scout): to plan a scan by, no slice of its volume; asked for by a rule on ImageType",
+    "secondary_capture": "a screen capture or computed picture without a place in the patient, in 3D",
     "reference_block": "a gVCF block: as the reference, so nothing is there to score",
 }
 
 _NOT_ELIGIBLE = frozenset(
     {
         "not_eligible", "not_an_image", "no_pixels", "segmentation", "dose", "report", "presentation_state",
-        "after_death", "no_variants", "no_alternate", "spanning_deletion", "reference_block",
+        "localizer", "secondary_capture", "after_death", "no_variants", "no_alternate", "spanning_deletion", "reference_block",
     }
 )  # fmt: skip
 

@@ -53,8 +53,20 @@ class ImagingSpec(Spec):
 
     size: tuple[Annotated[int, Field(gt=0)], ...]
     """Height, width: every image is an entry. Depth, height, width: every DICOM series, NIfTI file or 3D array is."""
-    channels: Literal[1, 3] = 1
-    """1: colour becomes luma (ITU-R BT.601); 3: grey is repeated."""
+    channels: Annotated[int, Field(ge=1)] = 1
+    """1: colour becomes luma (ITU-R BT.601); 3: grey is repeated; any number: of the volumes that volumes = "channels" takes."""
+    frames: Literal["refuse", "each", "middle"] = "refuse"
+    """In 2D, what becomes of a file with several frames, or a mosaic of several slices: `refuse`: a failed row
+    (`unsupported`); `each`: an entry for every frame, `SOPUID#frame=0007`; `middle`: the one in the middle (of an even number
+    the later of both), which stands for the file."""
+    volumes: Literal["refuse", "each", "first", "channels"] = "refuse"
+    """In 3D, what becomes of a series of several volumes (time points, echoes, b-values, orientations …): `refuse`: a failed
+    row that says by what they differ; `each`: an entry for every volume, such as `SERIESUID#echo=2,t=0003`; `first`: the
+    first alone, by echo, time, b-value, then what else differs; `channels`: all of one grid, as channels of one entry."""
+    gaps: Literal["fail", "keep", "resample"] = "fail"
+    """Without spacing_mm, what becomes of a volume with uneven gaps or missing slices: `fail`: a failed row; `keep`: slices
+    are stacked as if they were even; `resample`: to an even grid at the median gap, by their true positions, between slices
+    of up to max_gap_mm. How uneven a volume is stands in its facts (residual_mm, largest_hole_mm, flags)."""
     spacing_mm: tuple[Positive, ...] | None = None
     """Voxel size in the order of `size`: resample to it by the true positions, then crop or pad the centre to `size`.
     Without it every image is resized to `size`, whatever its physical extent."""
@@ -139,18 +151,32 @@ class ImagingSpec(Spec):
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if numbers is not None and len(numbers) != self.channels:
                 raise ValueError(f"{name} must have one number per channel ({self.channels}), found {len(numbers)}")
-        if self.orientation != "stored" and len(self.size) == 2:
-            raise ValueError("orientation is of volumes, but size is [height, width]")
-        if self.pet != "stored" and self.real_world_unit is not None:
-            raise ValueError("pet and real_world_unit both say what values are: give one of them")
-        if self.grid == "patient" and (self.orientation == "stored" or self.spacing_mm is None):
-            raise ValueError("grid = 'patient' needs spacing_mm and an orientation, such as RAS")
+        if self.channels not in (1, 3) and self.volumes != "channels":
+            raise ValueError(f'channels must be 1 or 3, found {self.channels}: more are those of volumes = "channels"')
+        if len(self.size) == 2 and (self.volumes != "refuse" or self.gaps != "fail"):
+            raise ValueError("volumes and gaps belong to size = [depth, height, width]")
+        if len(self.size) == 3 and self.frames != "refuse":
+            raise ValueError(
+                "frames belongs to size = [height, width]: in 3D frames are slices, and volumes says what is read"
+            )
+        if self.gaps == "resample" and self.max_gap_mm is None:
+            raise ValueError("gaps = resample needs max_gap_mm: the widest gap between slices that may be filled")
         if "depth" in self.augment.flip and len(self.size) == 2:
             raise ValueError("augment.flip names depth, but size is [height, width]")
         return self
 
+    @model_validator(mode="after")
+    def _says_where_and_what(self) -> ImagingSpec:
+        if self.orientation != "stored" and len(self.size) == 2:
+            raise ValueError("orientation is of volumes, but size is [height, width]")
+        if self.grid == "patient" and (self.orientation == "stored" or self.spacing_mm is None):
+            raise ValueError("grid = 'patient' needs spacing_mm and an orientation, such as RAS")
+        if self.pet != "stored" and self.real_world_unit is not None:
+            raise ValueError("pet and real_world_unit both say what values are: give one of them")
+        return self
+
     @property
-    def volumes(self) -> bool:
+    def volumetric(self) -> bool:
         """An entry is a volume."""
         return len(self.size) == 3
 

@@ -15,7 +15,7 @@ from medray.errors import SampleError
 from medray.modalities.imaging.encoding.conform import conform
 from medray.modalities.imaging.facts import of_nifti
 from medray.modalities.imaging.formats.decode import sniff
-from medray.modalities.imaging.formats.nifti import grid, is_nifti, read_nifti, read_points
+from medray.modalities.imaging.formats.nifti import grid, is_nifti, read_channels, read_nifti
 from medray.modalities.imaging.spec import ImagingSpec
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
@@ -326,10 +326,14 @@ def test_each_volume_of_a_film_is_read_for_itself():
         for point in range(4):
             assert np.array_equal(read_nifti(content, point).values, voxels[..., point].transpose(2, 1, 0) * 2.0 + 1)
         assert reason(content) == "unsupported"
-    with pytest.raises(SampleError, match="no longer there"):
+    with pytest.raises(SampleError, match="not there any more"):
         read_nifti(raw, 4)
-    every, first = read_points(zipped)
-    assert np.array_equal(every, voxels.transpose(3, 2, 1, 0) * 2.0 + 1) and np.array_equal(first.values, every[0])
+    every = read_channels(zipped)
+    assert (
+        every.channels
+        and every.shape == (7, 6, 5)
+        and np.array_equal(every.values, voxels.transpose(3, 2, 1, 0) * 2.0 + 1)
+    )
 
 
 def test_the_first_volume_is_read_without_the_rest_of_the_file():

@@ -10,12 +10,12 @@ import pytest
 from pydicom.dataset import Dataset
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.decode import decode
+from medray.modalities.imaging.formats.decode import Chosen, decode
 from medray.modalities.imaging.formats.dicom.quantity import Quantity
 from medray.modalities.imaging.formats.dicom.times import day, moment, time_of_day
 from medray.modalities.imaging.spec import ImagingSpec
 
-SUV = Quantity(pet="suv_bw")
+SUV = Chosen(wanted=Quantity(pet="suv_bw"))
 HALF_LIFE = 6586.2
 """Seconds, of 18F."""
 STORED = np.array([[0, 1000], [2000, 5000]], np.uint16)
@@ -289,6 +289,10 @@ def test_times_of_dicom():
 # --- real world value maps ------------------------------------------------------------------------------------
 
 
+def in_unit(code: str) -> Chosen:
+    return Chosen(wanted=Quantity(unit=code))
+
+
 def unit(code: str) -> Dataset:
     return build.item(CodeValue=code, CodingSchemeDesignator="UCUM", CodeMeaning=code)
 
@@ -306,7 +310,7 @@ def value_map(code: str, first: int, last: int, **how: object) -> Dataset:
 def mapped(maps: list[Dataset], wanted: str, stored: np.ndarray = STORED, **elements) -> list[list[float]]:
     made = build.dataset(stored, modality="MR", sop_class=build.MR, RescaleSlope="7", RescaleIntercept="3", **elements)
     made.RealWorldValueMappingSequence = maps
-    return decode([build.encoded(made)], False, Quantity(unit=wanted)).values.tolist()
+    return decode([build.encoded(made)], False, in_unit(wanted)).values.tolist()
 
 
 def test_a_map_gives_stored_values_its_unit_and_the_rescale_does_not_count():
@@ -332,7 +336,7 @@ def test_values_outside_of_a_map_are_refused_and_padding_is_not_asked():
     made = build.dataset(STORED, modality="MR", sop_class=build.MR)
     made.add_new("PixelPaddingValue", "US", 0)
     made.RealWorldValueMappingSequence = [narrow]
-    assert decode([build.encoded(made)], False, Quantity(unit="HU")).values.tolist() == [[2000, 2000], [4000, 10000]]
+    assert decode([build.encoded(made)], False, in_unit("HU")).values.tolist() == [[2000, 2000], [4000, 10000]]
 
 
 def test_an_image_without_a_map_to_the_unit_is_refused():
@@ -343,7 +347,7 @@ def test_an_image_without_a_map_to_the_unit_is_refused():
     with pytest.raises(SampleError, match="neither a table"):
         mapped([value_map("HU", 0, 9999)], "HU")
     with pytest.raises(SampleError, match="states no unit"):
-        decode([b"\x89PNG\r\n\x1a\n"], False, Quantity(unit="HU"))
+        decode([b"\x89PNG\r\n\x1a\n"], False, in_unit("HU"))
 
 
 def test_each_frame_of_an_enhanced_file_has_its_own_map():
@@ -354,7 +358,7 @@ def test_each_frame_of_an_enhanced_file_has_its_own_map():
         for k, slope in enumerate((0.001, 0.002))
     ]  # fmt: skip
     made = build.enhanced(stored, frames, sop_class=build.ENHANCED_PET, modality="PT")
-    found = decode([build.encoded(made)], True, Quantity(unit="{SUVbw}g/ml")).values
+    found = decode([build.encoded(made)], True, in_unit("{SUVbw}g/ml")).values
     assert found[:, 1, 1].tolist() == pytest.approx([5, 10], rel=1e-6)
     with pytest.raises(SampleError, match="enhanced PET") as caught:
         decode(

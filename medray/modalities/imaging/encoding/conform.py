@@ -27,7 +27,9 @@ def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
     if 0 in image.shape:
         raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
     values = as_float32(image.values)
-    if not image.color:
+    if spec.volumes == "channels":
+        values = _as_channels(values, image, spec.channels)
+    elif not image.color:
         values = values[None]
     elif spec.channels == 1:
         values = (values @ LUMA)[None]
@@ -59,6 +61,15 @@ def _without_depth(image: Image, spec: ImagingSpec) -> Image:
     if image.spacing_mm and len(image.shape) == 3 and len(spec.size) == 2 and image.shape[0] == 1:
         return Image(image.values[0], image.color, image.spacing_mm[1:])
     return image
+
+
+def _as_channels(values: np.ndarray, image: Image, channels: int) -> np.ndarray:
+    """Volumes of one series as (C, D, H, W). Raises SampleError `bad_shape` for another number of them than the run has."""
+    count = 1 if not image.channels else len(values)
+    if count != channels or image.color:
+        what = "a colour volume" if image.color else f"{count} volumes"
+        raise SampleError("bad_shape", f'{what}; volumes = "channels" asks for {channels}, as many as channels')
+    return values if image.channels else values[None]
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:

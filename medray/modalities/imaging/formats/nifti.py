@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -62,25 +63,29 @@ def read_nifti(raw: bytes, point: int | None = None) -> Image:
     """
     file = described(unpacked(raw, LONGEST_HEADER))
     if point is None and file.points > 1:
-        raise SampleError("unsupported", f"{file.points} volumes in one NIfTI file; expected one volume")
+        raise SampleError(
+            "unsupported",
+            f'{file.points} volumes in one NIfTI file; expected one volume: set volumes = "each", "first" or "channels" '
+            "to take them",
+        )
     first = point or 0
     if first >= file.points:
-        raise SampleError("missing_file", f"the file has {file.points} volumes; volume {first} is no longer there")
+        raise SampleError("changed", f"the file has {file.points} volumes; volume {first + 1} is not there any more")
     values, affine, unsure = _read(raw, file, first, first + 1)
     return _image(values[..., 0] if not file.colors else values[..., 0, :], affine, unsure, file)
 
 
-def read_points(raw: bytes) -> tuple[np.ndarray, Image]:
-    """All volumes of a file, (T, D, H, W) as `read_nifti` gives each, and the first one as an image with its geometry.
-
-    Raises SampleError: `bad_shape` for colours, whose channels are not points.
-    """
+def read_channels(raw: bytes) -> Image:
+    """All volumes of a file as the channels of one, (C, D, H, W), each as `read_nifti` gives it. Raises SampleError."""
     file = described(unpacked(raw, LONGEST_HEADER))
+    if file.points == 1:
+        return read_nifti(raw)
     if file.colors:
-        raise SampleError("bad_shape", "colours, whose channels are not points of time")
+        raise SampleError("bad_shape", f"{file.points} volumes of colours, which are not channels each")
     values, affine, unsure = _read(raw, file, 0, file.points)
     first = _image(values[..., 0], affine, unsure, file)
-    return _scaled(np.ascontiguousarray(values.transpose(3, 2, 1, 0)), file.header), first
+    scaled = _scaled(np.ascontiguousarray(values.transpose(3, 2, 1, 0)), file.header)
+    return replace(first, values=scaled, channels=True)
 
 
 def grid(raw: bytes) -> Grid:
