@@ -121,15 +121,15 @@ def grouped(parts: Iterable[pa.RecordBatch], group: Grouping = group_parts) -> I
 
     Entries that parts make together (GROUP#key) are held back until no row of parts can come before them.
     """
-    made: pa.Table | None = None
+    held: list[pa.Table] = []
     for entries, following in _in_pieces(parts, group):
-        made = entries if made is None else pa.concat_tables([made, entries])
+        made = pa.concat_tables([*held, entries])
         keys = order_keys(made.column("entry_id"))
         made = made.take(pc.sort_indices(keys))
         count = len(made) if following is None else pc.sum(pc.less(keys, order_key(following))).as_py() or 0
         if count:
             yield made.slice(0, count)
-        made = made.slice(count)
+        held = [made.slice(count)] if count < len(made) else []
 
 
 def order_key(entry_id: str) -> str:

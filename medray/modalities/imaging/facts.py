@@ -153,7 +153,9 @@ def _placement(header: Header) -> dict[str, Fact]:
     """Rows, columns and spacing of an image."""
     facts: dict[str, Fact] = {"rows": header.rows, "columns": header.columns}
     spacing = frame_spacing(frames(header)[0])
-    return facts | ({} if spacing is None else {"spacing_mm": [round(each, 6) for each in spacing]})
+    if spacing is not None:
+        facts["spacing_mm"] = [round(each, 6) for each in spacing]
+    return facts
 
 
 def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
@@ -257,7 +259,9 @@ def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
             )
         )
     facts["affine_ras"] = [round(float(number), 6) + 0.0 for number in volume.affine_ras.reshape(-1)]
-    return facts | ({"flags": [*volume.flags]} if volume.flags else {})
+    if volume.flags:
+        facts["flags"] = [*volume.flags]
+    return facts
 
 
 def _lengths(values: Iterable[float]) -> list[float]:

@@ -132,7 +132,8 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
     """The facts of a part as if it held these of its slices alone, which are of one volume."""
     values = pieces[0].values
     own = {name: value for name, value in facts.items() if name not in INNER}
-    types = [str(values[key]) for key in ("type", "type-end") if key in values]
+    ends = ("type", "type-end") if facts.get("Modality") == "CT" else ("type",)  # `identity` splits that of CT
+    types = [str(values[key]) for key in ends if key in values]
     if BLOCKS in facts and types and "\\" in types[0]:
         own["ImageType"] = cast("list[Any]", "\\".join(types).split("\\"))
     thickness = pieces[0].plane.thickness

@@ -218,7 +218,7 @@ def _in_intervals(pieces: list[Piece], places: list[int]) -> list[Group] | None:
         times = [time for time in stated if isinstance(time, (int, float))]
         if len(times) < len(pieces):
             continue
-        order = np.lexsort((places, times)).tolist()
+        order: list[int] = np.lexsort((places, times)).tolist()
         rounds = [order[start : start + size] for start in range(0, len(order), size)]
         apart = all(times[one[-1]] < times[two[0]] for one, two in pairwise(rounds))
         if apart and all(len({places[k] for k in each}) == size for each in rounds):

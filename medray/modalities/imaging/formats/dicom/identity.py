@@ -55,7 +55,11 @@ def _value(value: Value) -> Text | None:
     """A plain value; several of them as one text, as DICOM writes them."""
     if isinstance(value, bytes):
         return value.strip(b" \0").decode("ascii", "replace")
-    return "\\".join(map(str, value)) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return (
+        value[0] if len(value) == 1 else "\\".join(each if isinstance(each, str) else f"{each:.10g}" for each in value)
+    )
 
 
 def _code(value: Value) -> Text | None:
@@ -70,12 +74,19 @@ def _hidden(value: Value) -> Text | None:
 
 
 def _plain(key: str, keyword: str, *macros: str, show: Callable[[Value], Text | None] = _code) -> Attribute:
-    return Attribute(key, keyword, lambda frame: show(frame.get(keyword, *macros)), tag=described(keyword)[0])
+    def of_frame(frame: Frame) -> Text | None:
+        return show(frame.get(keyword, *macros))
+
+    return Attribute(key, keyword, of_frame, tag=described(keyword)[0])
 
 
 def _file(key: str, name: str, value: Callable[[Header], Value], hide: bool = False) -> Attribute:
     show = _hidden if hide else _code
-    return Attribute(key, name, lambda frame: show(value(frame.header)), of_file=True)
+
+    def of_frame(frame: Frame) -> Text | None:
+        return show(value(frame.header))
+
+    return Attribute(key, name, of_frame, of_file=True)
 
 
 def _stated(key: str, keyword: str, *, hide: bool = False) -> Attribute:
@@ -135,7 +146,7 @@ def _gradient(frame: Frame) -> Text | None:
     if direction is None:
         own = private(frame.header, "SiemensGradient", "SIEMENS MR HEADER")
         direction = struct.unpack(f"{'<' if frame.header.little else '>'}3d", own) if own and len(own) == 24 else None
-    return None if direction is None else "\\".join(f"{number:.4f}" for number in direction)
+    return None if direction is None else "\\".join(f"{round(number, 4) + 0.0:.4f}" for number in direction)
 
 
 def _dimensions(frame: Frame) -> Text | None:

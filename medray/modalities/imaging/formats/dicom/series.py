@@ -191,7 +191,8 @@ def _cover(values: np.ndarray, packed: dict[int, np.ndarray]) -> None:
     the bits of its padding."""
 
     def padding(depth: int) -> np.ndarray:
-        return np.unpackbits(packed[depth], count=values[depth].size).view(bool).reshape(values[depth].shape)
+        bits: np.ndarray = np.unpackbits(packed[depth], count=values[depth].size)
+        return bits.view(bool).reshape(values.shape[1:])
 
     inside = (values[depth][~padding(depth)] if depth in packed else values[depth] for depth in range(len(values)))
     least = [each.min() for each in inside if each.size]
