@@ -120,18 +120,20 @@ def test_an_object_is_at_its_place_in_every_plane(plane, grid):
     assert np.abs(found - phantom.CENTROID).max() < 0.02  # mm
 
 
-@pytest.mark.parametrize("settings", [
-    {"turned": (12, -20, 8)},
-    {"turned": (12, -20, 8), "plane": "sagittal"},
-    {"turned": (-15, 9, 30), "plane": "coronal"},
-    {"tilt_degrees": 18},
-    {"tilt_degrees": -14, "turned": (14, 0, 0)},
-    {"depths": np.cumsum([2, 2.5, 3, 1.5] * 9) - 42},
-    {"depths": np.cumsum([2, 2.5, 3, 1.5] * 9) - 42, "tilt_degrees": 12, "turned": (0, 10, 0)},
-], ids=str)  # fmt: skip
-@pytest.mark.parametrize("orientation, spacing", [("RAS", SPACING), ("LPS", (3.5, 3.5, 3.5)), ("PIR", (1.0, 2.0, 3.0))])
+UNEVEN = np.cumsum([2, 2.5, 3, 1.5] * 9) - 42
+
+
+@pytest.mark.parametrize("orientation, spacing, settings", [
+    ("RAS", SPACING, {"turned": (12, -20, 8)}),
+    ("LPS", (3.5, 3.5, 3.5), {"turned": (12, -20, 8), "plane": "sagittal"}),
+    ("PIR", (1.5, 2.0, 3.0), {"turned": (-15, 9, 30), "plane": "coronal"}),
+    ("RAS", (3.0, 2.0, 1.5), {"tilt_degrees": 18}),
+    ("LPS", SPACING, {"tilt_degrees": -14, "turned": (14, 0, 0)}),
+    ("PIR", (2.0, 2.0, 3.0), {"depths": UNEVEN}),
+    ("RAS", (3.5, 3.5, 3.5), {"depths": UNEVEN, "tilt_degrees": 12, "turned": (0, 10, 0)}),
+], ids=["oblique", "sagittal", "coronal", "tilted", "upright by tilt", "uneven", "all of it"])  # fmt: skip
 def test_on_the_patients_grid_an_oblique_tilted_or_uneven_volume_is_upright_and_in_its_place(
-    settings, orientation, spacing
+    orientation, spacing, settings
 ):
     """The middle of the slices' extent is 0 by construction, up to uneven gaps, of which the outer two are looked at."""
     image = read_series(phantom.series(**settings))
