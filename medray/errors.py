@@ -111,6 +111,7 @@ _REASONS: dict[str, str] = {
     "no_pixels": "a DICOM object without an image, such as a report or a presentation state",
     "bad_geometry": "slices that do not form one volume",
     "bad_rescale": "slices of one volume that are on different scales: one lost its rescale, or two are of two units",
+    "no_quantity": "values that cannot be brought to the quantity or unit that the run asks for: a field is absent or contradicts another",
     "bad_shape": "an image of another number of dimensions or channels than the run asks for",
     "bad_values": "NaN, infinite or constant values where numbers are needed",
     "mixed_subjects": "the parts of one entry name different subjects",

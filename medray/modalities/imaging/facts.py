@@ -18,7 +18,6 @@ from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
 from medray.modalities.imaging.formats.dicom.slices import slices
 from medray.modalities.imaging.formats.dicom.stacking import Stack, stack
 from medray.modalities.imaging.slice_facts import BLOCKS, GRID, INNER, has_places, of_slices, planes_of
-from medray.storage.compressed import GZIP, unpacked_head
 
 LONGEST = 64
 """The most characters of a text (PS3.5 6.2: LO), and values of a list, that are kept."""
@@ -160,12 +159,15 @@ def _placement(header: Header) -> dict[str, Fact]:
 
 
 def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
-    """Facts of a NIfTI file from its header: its grid, and how far its slices are sheared."""
+    """Facts of a NIfTI file from its header: its grid, how far its slices are sheared, and its intent where it states one."""
     facts: dict[str, Fact] = {"format": "nifti"}
     try:
-        shape, spacing, starts = nifti.grid(unpacked_head(raw, 1024) if raw.startswith(GZIP) else raw[:1024])
+        grid = nifti.grid(raw)
     except SampleError:  # reading the image reports why
         return facts
+    if grid.intent:
+        facts["intent"] = grid.intent
+    shape, spacing, starts = grid.shape, grid.spacing_mm, grid.slices_mm
     if not volumes and shape[0] > 1:
         return facts
     axes = slice(None) if volumes else slice(1, None)
@@ -174,6 +176,7 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
     if volumes:
         shift = 0.0 if starts is None or len(starts) < 2 else float(np.linalg.norm(starts[1, 1:]))
         facts |= {"slices": shape[0], "tilt_degrees": round(float(np.degrees(np.arctan2(shift, spacing[0]))), 2)}
+        facts["affine_ras"] = _affine(grid.affine_ras)
     return facts
 
 
@@ -256,10 +259,15 @@ def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
                 strict=True,
             )
         )
-    facts["affine_ras"] = [round(float(number), 6) + 0.0 for number in volume.affine_ras.reshape(-1)]
+    facts["affine_ras"] = _affine(volume.affine_ras)
     if volume.flags:
         facts["flags"] = [*volume.flags]
     return facts
+
+
+def _affine(affine_ras: np.ndarray) -> list[Fact]:
+    """16 numbers, row by row."""
+    return [round(float(number), 6) + 0.0 for number in affine_ras.reshape(-1)]
 
 
 def _lengths(values: Iterable[float]) -> list[float]:

@@ -22,6 +22,8 @@ from medray.modalities.imaging.encoding.conform import conform, divisor, ranged,
 from medray.modalities.imaging.encoding.gaps import even
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import Chosen, decode
+from medray.modalities.imaging.formats.dicom.quantity import Quantity
+from medray.modalities.imaging.formats.films import Films, film_volume
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.frames_text import chosen_frames
 from medray.modalities.imaging.spec import ImagingSpec
@@ -47,6 +49,7 @@ class Imaging(Modality):
     def __init__(self, spec: ImagingSpec) -> None:
         self._spec = spec
         self._arrays = arrays.ArrayCache()
+        self._films = Films()
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -129,13 +132,21 @@ class Imaging(Modality):
             if name not in rows:
                 raise SampleError("missing_file", f"the archive has no array {name}_images any more")
             return arrays.read_row(rows[name], int(row), self.spec.volumetric)
+        number = film_volume(part.locator)
+        if number is not None:
+            return self._films.read(part, number, self._chosen(entry))
         return self._even(decode(_contents(entry.parts), self.spec.volumetric, self._chosen(entry)))
 
     def _chosen(self, entry: Entry) -> Chosen:
-        """Which frames of its files an entry takes."""
+        """Which frames of its files an entry takes, and as what."""
         selections = [chosen_frames(each.locator) for each in entry.parts]
         channels = self.spec.volumes == "channels"
-        return Chosen(selections if any(each is not None for each in selections) else None, channels)
+        return Chosen(
+            selections if any(each is not None for each in selections) else None,
+            channels,
+            whole="#" not in entry.entry_id,
+            wanted=Quantity(self.spec.pet, self.spec.real_world_unit),
+        )
 
     def _even(self, image: Image) -> Image:
         """The image with its gaps as the spec has them; resampling to spacing_mm goes by true positions anyway."""

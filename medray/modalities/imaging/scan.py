@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 from medray.archive.entries import Part, digest
-from medray.errors import SampleError
+from medray.errors import NOT_ELIGIBLE, SampleError
 from medray.modalities.imaging import facts
-from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats import arrays, nifti
 from medray.modalities.imaging.formats.decode import SUFFIXES, sniff
 from medray.modalities.imaging.formats.dicom.frames import described
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
@@ -18,6 +18,7 @@ from medray.modalities.imaging.formats.dicom.keywords import asked
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.slices import count_slices
+from medray.modalities.imaging.formats.films import VOLUME
 from medray.modalities.imaging.frames_text import SELECTION, frames_text
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.patterns import matches_glob
@@ -71,15 +72,40 @@ def _parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     if kind == "dicom":
         yield from _dicom_parts(spec, whole, raw)
         return
-    whole = replace(whole, facts=facts.of_nifti(raw, spec.volumetric) if kind == "nifti" else {"format": kind})
+    if kind == "nifti":
+        yield from _nifti_parts(spec, whole, raw)
+        return
+    whole = replace(whole, facts={"format": kind})
     if kind == "npz":
         yield from _npz_parts(spec, whole, raw)
     elif kind == "idx":
         yield from _idx_parts(spec, whole, raw)
     else:
-        label, split = _folders(whole.entry_id)
-        labelled = spec.label_from == "folder" or (spec.label_from == "auto" and kind == "picture")
-        yield replace(whole, label=label if labelled else (), split=split if labelled else None)
+        yield _in_folder(whole, spec.label_from in ("folder", "auto"))
+
+
+def _in_folder(whole: Part, labelled: bool) -> Part:
+    """The file with the label and split of its folders, where they are labels."""
+    label, split = _folders(whole.entry_id) if labelled else ((), None)
+    return replace(whole, label=label, split=split)
+
+
+def _nifti_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
+    """A file, or each of its volumes where the spec takes them, by its header alone."""
+    whole = _in_folder(replace(whole, facts=facts.of_nifti(raw, spec.volumetric)), spec.label_from == "folder")
+    try:
+        points = nifti.grid(raw).points
+    except SampleError as error:
+        if error.reason in NOT_ELIGIBLE:
+            raise
+        points = 1  # reading it says why
+    if points == 1 or spec.volumes in ("refuse", "channels"):
+        yield whole
+    elif spec.volumes == "first":
+        yield replace(whole, locator=SELECTION + frames_text([0]))
+    else:
+        for number in range(1, points + 1):
+            yield replace(whole, entry_id=f"{whole.entry_id}#t={number:04d}", locator=f"{VOLUME}{number}")
 
 
 def _is_text(raw: bytes) -> bool:

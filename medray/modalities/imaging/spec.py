@@ -13,6 +13,7 @@ from medray.modalities.patterns import one_group
 
 Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
+_PAIRS = {letter: pair for pair in ("LR", "AP", "IS") for letter in pair}
 
 
 class AugmentSpec(BaseModel):
@@ -100,6 +101,20 @@ class ImagingSpec(Spec):
     subject_pattern: str | None = None
     """Regular expression with one group, searched in the relative path: the subject. Wins over DICOM PatientID."""
 
+    orientation: str = "stored"
+    """Where the axes of a volume lead, width first: RAS is W to the right, H to the front, D to the head of the patient; all 48
+    such codes. Axes are swapped and mirrored to the closest ones; `size` and `spacing_mm` are of the axes after that.
+    stored: DICOM as acquired (slices along their normal), NIfTI as LPS, which is what an axial DICOM series is."""
+    grid: Literal["volume", "patient"] = "volume"
+    """Where spacing_mm puts the new voxels: along the volume's own axes, or exactly along the patient's, so that an oblique
+    volume is turned upright; the latter needs an orientation."""
+    pet: Literal["stored", "suv_bw"] = "stored"
+    """suv_bw: PET images as standardized uptake values by body weight, in g/ml; one whose header does not allow it fails
+    (`no_quantity`). Other modalities stay as they are."""
+    real_world_unit: str | None = None
+    """Unit (UCUM code, such as mm2/s) of values: by the real world value map of each image to it, instead of its rescale. An
+    image without such a map fails (`no_quantity`)."""
+
     @field_validator("size")
     @classmethod
     def _two_or_three_axes(cls, size: tuple[int, ...]) -> tuple[int, ...]:
@@ -112,6 +127,15 @@ class ImagingSpec(Spec):
     def _known_facts(cls, select: Select) -> Select:
         check_select(select)
         return select
+
+    @field_validator("orientation")
+    @classmethod
+    def _three_letters(cls, code: str) -> str:
+        if code != "stored" and (len(code) != 3 or {"LR", "AP", "IS"} != {_PAIRS.get(letter) for letter in code}):
+            raise ValueError(
+                f"orientation is 'stored', or one of L R, one of A P and one of I S, as in RAS; found {code!r}"
+            )
+        return code
 
     @field_validator("subject_pattern")
     @classmethod
@@ -139,6 +163,16 @@ class ImagingSpec(Spec):
             raise ValueError("gaps = resample needs max_gap_mm: the widest gap between slices that may be filled")
         if "depth" in self.augment.flip and len(self.size) == 2:
             raise ValueError("augment.flip names depth, but size is [height, width]")
+        return self
+
+    @model_validator(mode="after")
+    def _says_where_and_what(self) -> ImagingSpec:
+        if self.orientation != "stored" and len(self.size) == 2:
+            raise ValueError("orientation is of volumes, but size is [height, width]")
+        if self.grid == "patient" and (self.orientation == "stored" or self.spacing_mm is None):
+            raise ValueError("grid = 'patient' needs spacing_mm and an orientation, such as RAS")
+        if self.pet != "stored" and self.real_world_unit is not None:
+            raise ValueError("pet and real_world_unit both say what values are: give one of them")
         return self
 
     @property

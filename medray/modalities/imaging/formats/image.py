@@ -35,6 +35,8 @@ class Image:
     (NIfTI's convention). Of uneven slices the first and the last are met. None: the file does not say, or in 2D."""
     channels: bool = False
     """`values` has a first axis of C volumes of one series, which become channels."""
+    turn_unsure: str = ""
+    """Why `affine_ras` may be turned by some degrees against the patient, where the file contradicts itself."""
 
     @property
     def shape(self) -> tuple[int, ...]:

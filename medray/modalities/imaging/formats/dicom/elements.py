@@ -56,6 +56,9 @@ PRIVATE = {
     "PhilipsBValue": (0x20010010, 0x20011003),
     "GEBValue": (0x00430010, 0x00431039),
     "GEImageKind": (0x00430010, 0x0043102F),
+    "GEScanDateTime": (0x00090010, 0x0009100D),
+    "PhilipsSUVFactor": (0x70530010, 0x70531000),
+    "PhilipsActivityFactor": (0x70530010, 0x70531009),
     "UIHImagesInGrid": (0x00650010, 0x00651050),
     "UIHFrames": (0x00650010, 0x00651051),
 }
@@ -97,8 +100,21 @@ MORE = [
     "DimensionIndexSequence",
     "Manufacturer",
     "ManufacturerModelName",
+    "SeriesDate",
+    "SeriesTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "TimezoneOffsetFromUTC",
+    "PatientWeight",
+    "ActualFrameDuration",
+    "DecayCorrection",
+    "SUVType",
+    "RadiopharmaceuticalInformationSequence",
+    "RealWorldValueMappingSequence",
 ]
-"""Keywords of elements that are read by their VR (`frames.stated`): they tell volumes apart, or are facts of an entry."""
+"""Keywords of elements that are read by their VR (`frames.stated`): they tell volumes apart, are facts of an entry, or say what
+values measure."""
 WANTED = frozenset(
     {tag for tag, _ in TAGS.values()}
     | {int(tag_for_keyword(keyword) or 0) for keyword in MORE}

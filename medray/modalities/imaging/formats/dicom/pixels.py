@@ -1,6 +1,6 @@
 """DICOM pixels: the stored values of a file (PS3.3 C.7.6.3; PS3.5 8.1, 8.2, A).
 
-parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── real_world(frame) → values, padding
+parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── frame_values(frame) → values, padding
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from medray.modalities.imaging.formats.dicom.lookup import palette
 from medray.modalities.imaging.formats.dicom.mosaic import mosaic
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
-from medray.modalities.imaging.formats.dicom.transform import cover, real_world
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values
+from medray.modalities.imaging.formats.dicom.transform import cover
 from medray.modalities.imaging.formats.image import Image
 
 MASKED = frozenset({"native", "rle", "lossless"})
@@ -165,8 +166,9 @@ def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
     return np.clip(np.floor(rgb + 0.5), 0, top).astype(pixels.dtype)
 
 
-def read_image(raw: bytes, number: int | None = None) -> Image:
-    """One file as an image: its only frame or tile, or the one of this number, from 0. Raises SampleError.
+def read_image(raw: bytes, number: int | None = None, wanted: Quantity = AS_RESCALED) -> Image:
+    """One file as an image: its only frame or tile, or the one of this number, from 0; its values the quantity that is asked
+    for. Raises SampleError.
 
     Rescale and spacing of an enhanced file are read from its functional groups (PS3.3 C.7.6.16).
     """
@@ -185,8 +187,10 @@ def read_image(raw: bytes, number: int | None = None) -> Image:
     if layout is not None:
         pixels = layout.tile(pixels, number or 0)
     if pixels.ndim == 3:
+        if wanted.unit is not None:
+            raise SampleError("no_quantity", f"colours; the run asks for {wanted.unit}")
         return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
-    values, padding = real_world(pixels, header, frame.scaling)
+    values, padding = frame_values(frame, pixels, wanted, factors([frame], wanted, whole=False)[0])
     return Image(cover(values, padding), spacing_mm=frame_spacing(frame))
 
 

@@ -20,7 +20,7 @@ from medray.modalities.imaging.formats.dicom.identity import BLOCKWISE, UNIFORM
 from medray.modalities.imaging.formats.dicom.mixture import differing, refuse_mixture, refuse_places, refuse_rescales
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
-from medray.modalities.imaging.formats.dicom.pixels import real_world
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values
 from medray.modalities.imaging.formats.dicom.slices import Slice, pixels_of, slices
 from medray.modalities.imaging.formats.dicom.stacking import REGULAR_MM, TILT_DEGREES, Stack, stack
 from medray.modalities.imaging.formats.image import Image
@@ -49,27 +49,35 @@ def volume(
 
 
 def read_series(
-    raws: Iterable[bytes], selections: Sequence[Sequence[int] | None] | None = None, *, channels: bool = False
+    raws: Iterable[bytes],
+    selections: Sequence[Sequence[int] | None] | None = None,
+    *,
+    channels: bool = False,
+    wanted: Quantity = AS_RESCALED,
+    whole: bool = True,
 ) -> Image:
-    """The files of one series, in any order, as a volume: each slice rescaled by its own slope and intercept.
+    """The files of one series, in any order, as a volume: each slice rescaled by its own slope and intercept, and brought to
+    the quantity that is `wanted`.
 
     float32 (D, H, W), or the stored integers where no rescale is given. `selections`: as for `volume`. `channels`: several
     volumes are read, too, as (C, D, H, W) in the order of what tells them apart. Files are let go as they are read, so
-    that no more is held than the volume and what is still to be read. Raises SampleError.
+    that no more is held than the volume and what is still to be read. `whole`: these are all files of the series.
+    Raises SampleError.
     """
     files = _opened(raws, selections)
     taken = [each for file in files for each in file.slices]
     volumes = assemble(_pieces(taken))
     if not channels or len(volumes) == 1:
-        stacks, members = [_stacked(taken, volumes)], [list(range(len(taken)))]
+        stacks, members = [_stacked(taken, volumes, wanted)], [list(range(len(taken)))]
     else:
-        stacks, members = _channels(taken, volumes)
+        stacks, members = _channels(taken, volumes, wanted)
+    scales = factors([each.frame for each in taken], wanted, whole)
     targets: dict[int, tuple[int, int]] = {}
     for channel, (one, indices) in enumerate(zip(stacks, members, strict=True)):
         for depth, k in enumerate(one.order):
             targets[indices[int(k)]] = (channel, depth)
     del taken, volumes
-    values = _filled(files, targets, (len(stacks), len(stacks[0].order)))
+    values = _filled(files, targets, (len(stacks), len(stacks[0].order)), wanted, scales)
     return _image(values if channels and len(stacks) > 1 else values[0], stacks[0])
 
 
@@ -94,7 +102,7 @@ def _pieces(taken: Sequence[Slice]) -> list[Piece]:
     return [Piece(0, k, each.plane, each.values) for k, each in enumerate(taken)]
 
 
-def _stacked(taken: Sequence[Slice], volumes: Sequence[Volume]) -> Stack:
+def _stacked(taken: Sequence[Slice], volumes: Sequence[Volume], wanted: Quantity = AS_RESCALED) -> Stack:
     """All these slices as one volume. Raises SampleError where they are several: whatever it was that told them apart."""
     values = [each.values for each in taken]
     try:
@@ -110,7 +118,8 @@ def _stacked(taken: Sequence[Slice], volumes: Sequence[Volume]) -> Stack:
         raise SampleError(error.reason, error.detail + _advice(volumes)) from None
     if len(volumes) > 1:
         raise SampleError("bad_geometry", f"{len(taken)} slices of several volumes{_advice(volumes)}")
-    refuse_rescales([each.frame for each in taken])
+    if wanted.unit is None:  # else the rescale does not count
+        refuse_rescales([each.frame for each in taken])
     return stacked
 
 
@@ -120,10 +129,14 @@ def _advice(volumes: Sequence[Volume]) -> str:
     return f"; {len(volumes)} volumes by {difference(volumes)}: {SEVERAL}"
 
 
-def _channels(taken: Sequence[Slice], volumes: Sequence[Volume]) -> tuple[list[Stack], list[list[int]]]:
+def _channels(
+    taken: Sequence[Slice], volumes: Sequence[Volume], wanted: Quantity
+) -> tuple[list[Stack], list[list[int]]]:
     """Each volume's geometry, and which of `taken` it is made of. Raises SampleError where they do not lie on one grid."""
     members = [[piece.number for piece in each.pieces] for each in volumes]
-    stacks = [_stacked([taken[k] for k in indices], [each]) for each, indices in zip(volumes, members, strict=True)]
+    stacks = [
+        _stacked([taken[k] for k in indices], [each], wanted) for each, indices in zip(volumes, members, strict=True)
+    ]
     first = stacks[0]
     for other in stacks[1:]:
         if len(other.order) != len(first.order) or not np.allclose(other.affine_ras, first.affine_ras, atol=REGULAR_MM):
@@ -141,8 +154,16 @@ def _channels(taken: Sequence[Slice], volumes: Sequence[Volume]) -> tuple[list[S
     return stacks, members
 
 
-def _filled(files: list[_File], targets: dict[int, tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
-    """(C, D, H, W) values; padding is the least real value of its volume. Empties `files` as it goes."""
+def _filled(
+    files: list[_File],
+    targets: dict[int, tuple[int, int]],
+    shape: tuple[int, int],
+    wanted: Quantity,
+    scales: Sequence[float],
+) -> np.ndarray:
+    """(C, D, H, W) values; padding is the least real value of its volume. `scales`: of each slice, see `quantity.factors`.
+    Empties `files` as it goes.
+    """
     values: np.ndarray | None = None
     covered: dict[tuple[int, int], np.ndarray] = {}  # where padding is, eight pixels in a byte
     at = len(targets)
@@ -151,7 +172,7 @@ def _filled(files: list[_File], targets: dict[int, tuple[int, int]], shape: tupl
         at -= len(file.slices)
         for number, pixels in enumerate(pixels_of(file.header, file.slices), at):
             frame, target = file.slices[number - at].frame, targets[number]
-            real, outside = real_world(pixels, frame.header, frame.scaling)
+            real, outside = frame_values(frame, pixels, wanted, scales[number])
             if values is None:
                 values = np.empty((*shape, *pixels.shape), real.dtype)
             if np.result_type(values, real) != values.dtype:
