@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ STEMS: dict[str, tuple[int, int, bool]] = {  # kernel width, stride, max-pooling
 
 
 class ResNetSpec(ModelBase):
+    head_names: ClassVar[tuple[str, ...]] = ("resnet.fc.",)
+
     kind: Literal["resnet"] = "resnet"
     """The model: a residual network for images and volumes."""
     depth: Literal[10, 18, 34, 50] = 18

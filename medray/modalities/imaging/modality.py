@@ -17,6 +17,7 @@ from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
+from medray.modalities.imaging.encoding.normalise import by_itself
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.image import Image
@@ -94,7 +95,7 @@ class Imaging(Modality):
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
             raise SampleError("unreadable", type(error).__name__) from error
-        pixels = store(conform(image, self.spec), self.spec)
+        pixels = store(by_itself(conform(image, self.spec), image, self.spec), self.spec)
         return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
 
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
@@ -123,7 +124,7 @@ class Imaging(Modality):
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """One row per sample, so that the merged result depends neither on batches nor on workers."""
-        if self.spec.normalise == "none":
+        if self.spec.normalise != "zscore":
             return SUMMARY.empty_table()
         pixels = tensor_view(samples.column("pixels"))
         shape = (*pixels.shape[:2], math.prod(self.spec.size))
@@ -139,7 +140,7 @@ class Imaging(Modality):
 
     def fitted(self, summaries: pa.Table) -> ImagingSpec:
         """The spec with mean and standard deviation per channel. Raises UserError when there is no sample."""
-        if self.spec.normalise == "none":
+        if self.spec.normalise != "zscore":
             return self.spec
         if len(summaries) == 0:
             raise UserError("no training image to fit mean and std on", do="check the splits of the archive")

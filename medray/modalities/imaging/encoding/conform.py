@@ -76,6 +76,8 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
             f"slice gaps from {gaps.min():.2f} to {gaps.max():.2f} mm cannot be stacked as even: "
             "set spacing_mm to resample by the true positions",
         )
+    if spec.resize == "nearest":
+        return resample.nearest(values, spec.size)
     if spec.resize == "pad":
         return resample.resize_and_pad(values, spec.size, background())
     return resample.resize(values, spec.size)
