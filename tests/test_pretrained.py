@@ -86,7 +86,9 @@ def test_frozen_weights_stay_as_published_and_the_bundle_needs_the_file_no_more(
     digest = hashlib.sha256(copy.read_bytes()).hexdigest()
     run = medicalnet_run(volumes, tmp_path, {"file": str(copy), "sha256": digest, "frozen": True})
     result = train(run, LocalEngine(), notes)
-    assert any("resnet_10.pth" in line and "left out: conv_seg.0.weight, conv_seg.0.bias" in line for line in notes.said)
+    assert any(
+        "resnet_10.pth" in line and "left out: conv_seg.0.weight, conv_seg.0.bias" in line for line in notes.said
+    )
     bundle = bundles.load(run.bundle_uri)
     published = pretrained.read(run.model.weights).tensors
     trained = {name for name in bundle.weights if not name.endswith("num_batches_tracked") and name not in published}
@@ -123,7 +125,9 @@ def test_weights_that_are_trained_further_begin_as_published(volumes, checkpoint
 
 
 def test_a_file_of_another_depth_is_refused_before_training(volumes, checkpoint, tmp_path):
-    run = medicalnet_run(volumes, tmp_path, str(checkpoint), model={"kind": "medicalnet", "depth": 18, "weights": str(checkpoint)})
+    run = medicalnet_run(
+        volumes, tmp_path, str(checkpoint), model={"kind": "medicalnet", "depth": 18, "weights": str(checkpoint)}
+    )
     with pytest.raises(RunFileError, match="not those of this model") as refused:
         train(run, LocalEngine())
     assert "missing: layer1.1.conv1.weight" in str(refused.value)
@@ -151,7 +155,9 @@ RESNET = {"kind": "resnet", "depth": 10, "width": 4}
 
 
 def resnet_run(archive: Path, folder: Path, **changes) -> TrainRun:
-    return toy.train_run(archive, **{"bundle": str(folder / "bundle"), "work": str(folder / "work"), "model": RESNET} | changes)
+    return toy.train_run(
+        archive, **{"bundle": str(folder / "bundle"), "work": str(folder / "work"), "model": RESNET} | changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +214,9 @@ def test_frozen_weights_without_a_last_layer_leave_nothing_to_learn(archive, tmp
     run = resnet_run(archive, tmp_path, model={"kind": "cnn", "channels": [4], "dense": 4}, training={"epochs": 1})
     train(run, LocalEngine())
     weights = {"file": f"{run.bundle_uri}/weights.safetensors", "frozen": True}
-    again = resnet_run(archive, tmp_path / "again", model={"kind": "cnn", "channels": [4], "dense": 4, "weights": weights})
+    again = resnet_run(
+        archive, tmp_path / "again", model={"kind": "cnn", "channels": [4], "dense": 4, "weights": weights}
+    )
     with pytest.raises(RunFileError, match="nothing is left to learn"):
         train(again, LocalEngine())
 

@@ -93,7 +93,10 @@ def make_optimizer(
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     apart = {name for name, _ in trained if name in given and factor != 1.0}
     groups: list[dict[str, Any]] = []
-    for members, share in ([p for name, p in trained if name not in apart], 1.0), ([p for name, p in trained if name in apart], factor):
+    for members, share in (
+        ([p for name, p in trained if name not in apart], 1.0),
+        ([p for name, p in trained if name in apart], factor),
+    ):
         if members or not groups:
             groups += [
                 {"params": [p for p in members if p.ndim > 1], "weight_decay": settings.weight_decay, FACTOR: share},

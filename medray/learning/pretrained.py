@@ -119,14 +119,18 @@ def read(settings: Weights) -> Published:
     uri = files.absolute(settings.file)
     name = PurePosixPath(uri).name
     if not name.lower().endswith((*TORCH, SAFE)):
-        raise _refusal("no file of weights", uri, found=name, expected=f"a name that ends in {', '.join((*TORCH, SAFE))}")
+        raise _refusal(
+            "no file of weights", uri, found=name, expected=f"a name that ends in {', '.join((*TORCH, SAFE))}"
+        )
     try:
         content = files.read_bytes(uri)
     except OSError as error:
         raise _refusal("the file cannot be read", uri, found=error.strerror or type(error).__name__) from None
     sha256 = hashlib.sha256(content).hexdigest()
     if settings.sha256 is not None and sha256 != settings.sha256.lower():
-        raise _refusal("the file is another one than the run file says", uri, found=f"SHA-256 {sha256}", expected=settings.sha256)
+        raise _refusal(
+            "the file is another one than the run file says", uri, found=f"SHA-256 {sha256}", expected=settings.sha256
+        )
     tensors = _safetensors(content, uri) if name.lower().endswith(SAFE) else _checkpoint(content, uri)
     _refuse_not_finite(tensors, uri)
     return Published(name, sha256, tensors)
@@ -139,7 +143,9 @@ def _safetensors(content: bytes, uri: str) -> dict[str, torch.Tensor]:
     try:
         return _unwrapped(safetensors.torch.load(content), uri)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise _refusal("the file is no safetensors file, or not whole", uri, found=f"{type(error).__name__}: {error}") from None
+        raise _refusal(
+            "the file is no safetensors file, or not whole", uri, found=f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def _checkpoint(content: bytes, uri: str) -> dict[str, torch.Tensor]:
@@ -171,9 +177,15 @@ def _unwrapped(found: Any, uri: str) -> dict[str, torch.Tensor]:
     whole = isinstance(found, Mapping) and len(found) > 0
     if not whole or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in found.items()):
         raise _refusal("the file holds no state_dict", uri, found=_shape_of(found), expected="names and tensors")
-    sparse = [name for name, value in found.items() if value.layout != torch.strided or value.is_quantized or value.is_complex()]
+    sparse = [
+        name
+        for name, value in found.items()
+        if value.layout != torch.strided or value.is_quantized or value.is_complex()
+    ]
     if sparse:
-        raise _refusal("tensors of a kind that no network of medray has", uri, found=_listed(sparse), expected="dense real numbers")
+        raise _refusal(
+            "tensors of a kind that no network of medray has", uri, found=_listed(sparse), expected="dense real numbers"
+        )
     prefix = PARALLEL if all(name.startswith(PARALLEL) for name in found) else ""
     return {name.removeprefix(prefix): value.detach() for name, value in found.items()}
 
@@ -265,7 +277,9 @@ def put_into(network: nn.Module, initial: Initial) -> frozenset[str]:
             do="keep `work` on storage that all workers reach",
         ) from None  # fmt: skip
     if hashlib.sha256(content).hexdigest() != initial.digest:
-        raise MachineError("the initial weights are not as they were written", where=initial.uri, do="train again with --fresh")
+        raise MachineError(
+            "the initial weights are not as they were written", where=initial.uri, do="train again with --fresh"
+        )
     tensors = safetensors.torch.load(content)
     network.load_state_dict(tensors, strict=False)  # what is not there is the head: `chosen` has looked
     if initial.frozen:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 DEPTHS = (10, 18, 34, 50, 101, 152, 200)
 BLOCKS = {10: "1111", 18: "2222", 34: "3463", 50: "3463", 101: "3 4 23 3", 152: "3 8 36 3", 200: "3 24 36 3"}
@@ -70,7 +70,7 @@ def features(values: dict[str, torch.Tensor], depth: int, pixels: torch.Tensor) 
     """(B, 1, D, H, W) to what leaves the fourth stage, in evaluation."""
 
     def conv(x: torch.Tensor, name: str, stride: int = 1, padding: int = 0, dilation: int = 1) -> torch.Tensor:
-        return F.conv3d(x, values[f"module.{name}.weight"], None, stride, padding, dilation)
+        return functional.conv3d(x, values[f"module.{name}.weight"], None, stride, padding, dilation)
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias, mean, variance = (
@@ -79,23 +79,23 @@ def features(values: dict[str, torch.Tensor], depth: int, pixels: torch.Tensor) 
         )
         return (x - mean) / torch.sqrt(variance + 1e-5) * weight + bias
 
-    x = F.max_pool3d(F.relu(norm(conv(pixels, "conv1", 2, 3), "bn1")), 3, 2, 1)
+    x = functional.max_pool3d(functional.relu(norm(conv(pixels, "conv1", 2, 3), "bn1")), 3, 2, 1)
     for stage, count in enumerate(blocks(depth), start=1):
         dilation = DILATIONS[stage - 1]
         for number in range(count):
             at, stride = f"layer{stage}.{number}", STRIDES[stage - 1] if number == 0 else 1
             if depth < 50:
-                y = F.relu(norm(conv(x, f"{at}.conv1", stride, dilation, dilation), f"{at}.bn1"))
+                y = functional.relu(norm(conv(x, f"{at}.conv1", stride, dilation, dilation), f"{at}.bn1"))
                 y = norm(conv(y, f"{at}.conv2", 1, dilation, dilation), f"{at}.bn2")
             else:
-                y = F.relu(norm(conv(x, f"{at}.conv1"), f"{at}.bn1"))
-                y = F.relu(norm(conv(y, f"{at}.conv2", stride, dilation, dilation), f"{at}.bn2"))
+                y = functional.relu(norm(conv(x, f"{at}.conv1"), f"{at}.bn1"))
+                y = functional.relu(norm(conv(y, f"{at}.conv2", stride, dilation, dilation), f"{at}.bn2"))
                 y = norm(conv(y, f"{at}.conv3"), f"{at}.bn3")
             if f"module.{at}.downsample.0.weight" in values:
                 x = norm(conv(x, f"{at}.downsample.0", stride), f"{at}.downsample.1")
             elif x.shape != y.shape:  # shortcut A
-                x = F.avg_pool3d(x, 1, stride)
+                x = functional.avg_pool3d(x, 1, stride)
                 zeros = torch.zeros(x.shape[0], y.shape[1] - x.shape[1], *x.shape[2:])
                 x = torch.cat([x, zeros], 1)
-            x = F.relu(y + x)
+            x = functional.relu(y + x)
     return x

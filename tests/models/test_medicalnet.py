@@ -110,7 +110,10 @@ def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path):
 
 
 def test_a_file_of_another_network_names_what_differs(tmp_path):
-    torch.save({"state_dict": toy_state() | {"module.bn1.bias": torch.zeros(32), "module.odd": torch.ones(1)}}, tmp_path / "a.pt")
+    torch.save(
+        {"state_dict": toy_state() | {"module.bn1.bias": torch.zeros(32), "module.odd": torch.ones(1)}},
+        tmp_path / "a.pt",
+    )
     text = refusal(tmp_path / "a.pt")
     assert "1 of another shape: bn1.bias [32] instead of [64]" in text
     assert "1 unknown: odd" in text
@@ -135,7 +138,12 @@ def test_a_file_without_a_state_dict_is_refused_by_what_it_holds(tmp_path):
 def test_broken_missing_and_swapped_files_are_refused(tmp_path):
     torch.save(toy_state(), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
-    for name, content in {"cut.pth": whole[:-500], "empty.pth": b"", "text.pth": b"weights", "cut.safetensors": b"\5"}.items():
+    for name, content in {
+        "cut.pth": whole[:-500],
+        "empty.pth": b"",
+        "text.pth": b"weights",
+        "cut.safetensors": b"\5",
+    }.items():
         (tmp_path / name).write_bytes(content)
         assert "not whole" in refusal(tmp_path / name) or "more than tensors" in refusal(tmp_path / name)
     assert "cannot be read" in refusal(tmp_path / "absent.pth")
@@ -156,7 +164,9 @@ def test_safetensors_and_torch_give_the_same_tensors_and_half_precision_becomes_
     values = {"module.conv1.weight": torch.randn(64, 1, 7, 7, 7).half()}
     torch.save(values, tmp_path / "a.pth")
     safetensors.torch.save_file(values, tmp_path / "a.safetensors")
-    first, second = (pretrained.read(pretrained.Weights(file=str(tmp_path / f"a.{end}"))) for end in ("pth", "safetensors"))
+    first, second = (
+        pretrained.read(pretrained.Weights(file=str(tmp_path / f"a.{end}"))) for end in ("pth", "safetensors")
+    )
     assert first.tensors.keys() == second.tensors.keys() == {"conv1.weight"}
     assert torch.equal(first.tensors["conv1.weight"], second.tensors["conv1.weight"])
     stem = torch.nn.Module()

@@ -119,7 +119,9 @@ class ImagingSpec(Spec):
             if numbers is not None and len(numbers) != self.channels:
                 raise ValueError(f"{name} must have one number per channel ({self.channels}), found {len(numbers)}")
         if self.normalise == "medicalnet" and self.dtype != "float32":
-            raise ValueError(f"normalise = 'medicalnet' makes fractions around 0: dtype must be 'float32', found '{self.dtype}'")
+            raise ValueError(
+                f"normalise = 'medicalnet' makes fractions around 0: dtype must be 'float32', found '{self.dtype}'"
+            )
         if "depth" in self.augment.flip and len(self.size) == 2:
             raise ValueError("augment.flip names depth, but size is [height, width]")
         return self

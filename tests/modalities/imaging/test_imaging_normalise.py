@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from pydantic import ValidationError
 
+from medray.archive.entries import Entry, PartRef
+from medray.datasets.samples import tensor_column, tensor_view
 from medray.errors import SampleError
-from medray.modalities.imaging.encoding.normalise import over_positive, seed_of
+from medray.modalities.imaging.encoding.normalise import by_itself, over_positive, seed_of
 from medray.modalities.imaging.encoding.resample import nearest
+from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
 
@@ -55,7 +61,9 @@ def test_an_image_without_a_deviation_above_zero_is_refused(values):
     assert refused.value.reason == "bad_values"
 
 
-@pytest.mark.parametrize(("old", "new"), [(5, 5), (2, 5), (5, 2), (1, 4), (4, 1), (20, 56), (140, 56), (512, 448), (256, 448)])
+@pytest.mark.parametrize(
+    ("old", "new"), [(5, 5), (2, 5), (5, 2), (1, 4), (4, 1), (20, 56), (140, 56), (512, 448), (256, 448)]
+)
 def test_nearest_voxels_are_those_of_scipy(old, new):
     from scipy import ndimage
 
@@ -72,17 +80,21 @@ def test_the_last_plane_is_there_where_scipys_rounding_loses_it():
     assert nearest(values[None], (56,))[0, -1] == 256
 
 
-def test_a_volume_goes_through_the_modality_in_any_batch_alike(tmp_path):
-    from medray.archive.entries import Entry  # noqa: F401  # the type that `read` takes
-    from medray.api import Bundle  # noqa: F401
+def test_a_volume_has_the_same_pixels_alone_among_others_and_under_another_name(tmp_path):
+    paths = [tmp_path / "a.nii", tmp_path / "b.nii.gz", tmp_path / "again.nii"]
+    for path, seed in zip(paths, (1, 2, 1), strict=True):
+        values = np.random.default_rng(seed).integers(0, 3, (9, 8, 7)).astype(np.int16)
+        nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])).to_filename(path)
+    entries = [Entry(p.name, "s", b"0" * 16, (PartRef(uri=str(p), locator=""),)) for p in paths]
+    spec = ImagingSpec(size=(14, 16, 5), **MEDICALNET)
+    together = tensor_view(Imaging(spec).read(entries).column("pixels"))
+    alone = [tensor_view(Imaging(spec).read([each]).column("pixels"))[0] for each in reversed(entries)]
+    assert all(np.array_equal(one, other) for one, other in zip(together, reversed(alone), strict=True))
+    assert np.array_equal(together[0], together[2]) and not np.array_equal(together[0], together[1])
+    assert np.unique(together[0]).size > 100  # two grey values, and noise
 
 
-def test_a_window_comes_before_and_not_once_more_on_the_device(monkeypatch):
-    import torch
-
-    from medray.modalities.imaging.encoding.normalise import by_itself
-    from medray.modalities.imaging.formats.image import Image
-
+def test_a_window_comes_before_and_not_once_more_on_the_device():
     spec = ImagingSpec(size=(1, 2, 2), window=(50, 100), **MEDICALNET)
     hu = np.array([[[-1000, 25], [75, 300]]], np.int16)
     pixels = by_itself(hu[None].astype(np.float32), Image(hu), spec)
@@ -95,10 +107,6 @@ def test_a_window_comes_before_and_not_once_more_on_the_device(monkeypatch):
 def test_it_fits_no_statistics_and_wants_float32():
     spec = ImagingSpec(size=(2, 2, 2), **MEDICALNET)
     modality = Imaging(spec)
-    import pyarrow as pa
-
-    from medray.datasets.samples import tensor_column
-
     batch = pa.record_batch([tensor_column(np.ones((1, 1, 2, 2, 2), np.float32))], schema=modality.payload)
     assert len(modality.summarise(batch)) == 0
     assert modality.fitted(modality.summarise(batch)) is spec
