@@ -30,6 +30,9 @@ class Image:
     """The gaps between slices differ: only resampling by `slices_mm` places them right."""
     hole_mm: float = 0.0
     """The widest gap between slices that is a hole (over 1.5 times the median gap); 0 where there is none."""
+    affine_ras: np.ndarray | None = None
+    """(4, 4) float64: index (W, H, D) of `values` to the centre of its voxel, mm towards the right, the front and the head
+    (NIfTI's convention). Of uneven slices the first and the last are met. None: the file does not say, or in 2D."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -73,7 +73,9 @@ def read_nifti(raw: bytes) -> Image:
     values = np.ascontiguousarray(values.transpose(2, 1, 0))
     values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
     spacing, slices_mm = _spacing(affine, len(values), header)
-    return Image(_scaled(values, header), spacing_mm=spacing, slices_mm=slices_mm)
+    return Image(
+        _scaled(values, header), spacing_mm=spacing, slices_mm=slices_mm, affine_ras=_in_mm(affine, header)
+    )
 
 
 def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarray | None]:
@@ -166,16 +168,21 @@ def _affine(header: Nifti1Header) -> np.ndarray:
     return affine
 
 
-def _spacing(affine: np.ndarray, depth: int, header: Nifti1Header) -> tuple[tuple[float, ...], np.ndarray | None]:
-    """(spacing in mm of D, H, W; starts of the slices as in Image.slices_mm where they are sheared).
-
-    `affine` is of voxels whose axes run to the left, the back and the head. Raises SampleError `bad_geometry` for
-    axes of a slice that are not perpendicular, `corrupt` for an unknown unit.
-    """
+def _in_mm(affine: np.ndarray, header: Nifti1Header) -> np.ndarray:
+    """(4, 4) voxel to RAS mm, of one in units of the file. Raises SampleError `corrupt` for an unknown unit."""
     unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
     if unit is None:
         raise SampleError("corrupt", "xyzt_units holds no known unit of length")
-    width, height, step = (affine[:3, k] * unit for k in range(3))
+    return np.diag([unit, unit, unit, 1.0]) @ affine
+
+
+def _spacing(affine: np.ndarray, depth: int, header: Nifti1Header) -> tuple[tuple[float, ...], np.ndarray | None]:
+    """(spacing in mm of D, H, W; starts of the slices as in Image.slices_mm where they are sheared).
+
+    `affine` is of voxels whose axes run to the left, the back and the head, in units of the file. Raises SampleError
+    `bad_geometry` for axes of a slice that are not perpendicular, `corrupt` for an unknown unit.
+    """
+    width, height, step = _in_mm(affine, header)[:3, :3].T
     along, down = width / np.linalg.norm(width), height / np.linalg.norm(height)
     if abs(along @ down) > PERPENDICULAR:
         raise SampleError("bad_geometry", "an affine with shear within its slices")
