@@ -217,6 +217,11 @@ def chosen(
     wanted = {name: value for name, value in network.state_dict().items() if not name.startswith(tuple(own_head))}
     left_out = tuple(name for name in published.tensors if heads and name.startswith(heads))
     given = {name: value for name, value in published.tensors.items() if name not in left_out}
+    # a bundle holds a single number as a list of one
+    given = {
+        name: value.reshape(()) if name.endswith(COUNTER) and value.numel() == 1 else value
+        for name, value in given.items()
+    }
     missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
     unknown = [name for name in given if name not in wanted]
     shapes = [

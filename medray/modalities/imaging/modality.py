@@ -90,7 +90,7 @@ class Imaging(Modality):
     def read_one(self, entry: Entry) -> pa.RecordBatch:
         """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
         try:
-            image = self._decode(entry)
+            image = self.image(entry)
         except FileNotFoundError:
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
@@ -110,7 +110,8 @@ class Imaging(Modality):
         """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
         return not _is_row(entry)
 
-    def _decode(self, entry: Entry) -> Image:
+    def image(self, entry: Entry) -> Image:
+        """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
         part = entry.parts[0]
         if _is_row(entry):
             name, _, row = part.locator.rpartition("/")

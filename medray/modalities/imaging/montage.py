@@ -45,7 +45,8 @@ TOWARDS = np.array([[0, 0, -1], [0, -1, 0], [-1, 0, 0]], float)
 class Shown:
     """An image or a volume, and what is written above it."""
 
-    image: Image
+    image: Image | None
+    """None: it is not shown, and `flags` say why."""
     title: str
     """Codes and numbers alone: it is drawn into the picture."""
     flags: tuple[str, ...] = ()
@@ -112,11 +113,11 @@ def longest_mm(image: Image) -> float:
     return max(sides)
 
 
-def planes(shown: Shown, directions: np.ndarray) -> list[Panel]:
+def planes(image: Image, shown: Shown, directions: np.ndarray) -> list[Panel]:
     """The axial, coronal and sagittal plane through the centre."""
     order, backwards, _ = closest_axes(directions)
-    grid = turned(even(shown.image, longest_mm(shown.image) / PANEL), order, backwards)
-    grid = windowed(grid, limits(shown))
+    grid = turned(even(image, longest_mm(image) / PANEL), order, backwards)
+    grid = windowed(grid, limits(shown, image))
     z, y, x = (n // 2 for n in grid.shape)
     return [
         Panel(grid[z], "axial", "R", "L", "A", "P"),
@@ -125,9 +126,8 @@ def planes(shown: Shown, directions: np.ndarray) -> list[Panel]:
     ]
 
 
-def slices(shown: Shown, directions: np.ndarray) -> list[Panel]:
+def slices(image: Image, shown: Shown, directions: np.ndarray) -> list[Panel]:
     """Stored slices, evenly chosen, turned as the planes are."""
-    image = shown.image
     order, backwards, _ = closest_axes(directions)
     spacing = image.spacing_mm or (1.0, 1.0, 1.0)
     step = max(n * mm for n, mm in zip(image.shape[1:], spacing[1:], strict=True)) / SMALL
@@ -142,18 +142,17 @@ def slices(shown: Shown, directions: np.ndarray) -> list[Panel]:
     for number in chosen.tolist():
         plane = turned(image.values[number : number + 1], order, backwards).squeeze(normal)
         mm = (spacing[order[rows]], spacing[order[columns]])
-        pixels = scaled(windowed(plane.astype(np.float32), limits(shown)), mm, step)
+        pixels = scaled(windowed(plane.astype(np.float32), limits(shown, image)), mm, step)
         label = f"{number + 1} / {depth}"
         panels.append(Panel(pixels, label, names[columns][0], names[columns][1], names[rows][0], names[rows][1]))
     return panels
 
 
-def picture(shown: Shown) -> Panel:
+def picture(image: Image, shown: Shown) -> Panel:
     """An image as it is stored, with the proportions of its pixels."""
-    image = shown.image
     mm = image.spacing_mm or (1.0, 1.0)
     values = image.values if image.color else image.values.astype(np.float32)
-    pixels = windowed(values, limits(shown))
+    pixels = windowed(values, limits(shown, image))
     step = max(n * each for n, each in zip(image.shape, mm, strict=True)) / PANEL
     pixels = scaled(pixels, (mm[0], mm[1]), step)
     right, bottom = shown.edges or ("", "")
@@ -164,12 +163,12 @@ def picture(shown: Shown) -> Panel:
 # --- values to grey -------------------------------------------------------------------------------------------
 
 
-def limits(shown: Shown) -> tuple[float, float]:
+def limits(shown: Shown, image: Image) -> tuple[float, float]:
     """The values that are black and white."""
     if shown.window is not None:
         centre, width = shown.window
         return centre - width / 2, centre + width / 2
-    values = shown.image.values
+    values = image.values
     some = values.reshape(-1)[:: max(1, values.size // LOOKED_AT)].astype(np.float64)
     some = some[np.isfinite(some)]
     if not some.size:
@@ -220,39 +219,45 @@ def _band(shown: Shown) -> np.ndarray:
     from PIL import Image as Pictures
     from PIL import ImageDraw
 
-    image, flags = shown.image, list(shown.flags)
-    if len(image.shape) == 3 and image.color:
-        image = replace(image, values=image.values.mean(-1), color=False)
-        shown = replace(shown, image=image)
-    bar_px = 0.0
-    if len(image.shape) == 2:
-        large, small = [picture(shown)], []
-        if image.spacing_mm is not None:
-            bar_px = BAR_MM * PANEL / longest_mm(image)
-    else:
-        directions = _directions(image)
-        if directions is None:
-            flags.append("no orientation: letters are left out")
-            large, small = ([_unlettered(each) for each in make(shown, TOWARDS)] for make in (planes, slices))
-        else:
-            large, small = planes(shown, directions), slices(shown, directions)
-        if directions is not None and (angle := closest_axes(directions)[2]) >= OBLIQUE_DEGREES:
-            flags.append(f"oblique {angle:.0f}°")
-        bar_px = BAR_MM * PANEL / longest_mm(image)
-    height = HEADER + PANEL + MARGIN
-    page = Pictures.new("RGB", (WIDTH, height), BACKGROUND)
+    image = shown.image
+    large, small, said = ([], [], list(shown.flags)) if image is None else _panels(image, shown)
+    page = Pictures.new("RGB", (WIDTH, HEADER + (PANEL + MARGIN if large else 0)), BACKGROUND)
     draw = ImageDraw.Draw(page)
     _text(draw, (MARGIN, 3), shown.title, INK)
-    _text(draw, (MARGIN, 3 + LINE), _said(shown, flags), WARNING if flags else FAINT)
+    _text(draw, (MARGIN, 3 + LINE), "  ·  ".join(said), WARNING if len(said) > (image is not None) else FAINT)
     for k, panel in enumerate(large):
         _place(page, panel, (MARGIN + k * (PANEL + MARGIN), HEADER), PANEL)
-    if 0 < bar_px <= PANEL:
-        _bar(draw, bar_px, (MARGIN + 2, HEADER + PANEL - 4))
+    if image is not None and image.spacing_mm is not None:
+        length = BAR_MM * PANEL / longest_mm(image)
+        if length <= PANEL:
+            _bar(draw, length, (MARGIN + 2, HEADER + PANEL - 4))
     for k, panel in enumerate(small):
         column, row = k % 3, k // 3
         at = (3 * (PANEL + MARGIN) + MARGIN + column * (SMALL + MARGIN), HEADER + row * (SMALL + MARGIN // 2 + 1))
         _place(page, panel, at, SMALL)
     return np.asarray(page)
+
+
+def _panels(image: Image, shown: Shown) -> tuple[list[Panel], list[Panel], list[str]]:
+    """(planes or the picture, stored slices, what is said of them)."""
+    low, high = limits(shown, image)
+    said = ["window" if shown.window is not None else "percentiles {:g} to {:g}:".format(*PERCENTILES)]
+    said = [f"{said[0]} {low:.4g} to {high:.4g}", *shown.flags]
+    if len(image.shape) == 2:
+        return [picture(image, shown)], [], said
+    if image.color:
+        image = replace(image, values=image.values.mean(-1), color=False)
+    known = _directions(image)
+    directions = TOWARDS if known is None else known
+    large, small = planes(image, shown, directions), slices(image, shown, directions)
+    if known is None:
+        return (
+            [_unlettered(each) for each in large],
+            [_unlettered(each) for each in small],
+            [*said, "orientation not known"],
+        )
+    angle = closest_axes(directions)[2]
+    return large, small, [*said, f"oblique {angle:.0f}°"] if angle >= OBLIQUE_DEGREES else said
 
 
 def _directions(image: Image) -> np.ndarray | None:
@@ -263,12 +268,6 @@ def _directions(image: Image) -> np.ndarray | None:
     normal = np.cross(width, height)
     normal = normal if normal @ depth >= 0 else -normal
     return np.stack([normal, height, width])
-
-
-def _said(shown: Shown, flags: Sequence[str]) -> str:
-    low, high = limits(shown)
-    window = "window" if shown.window is not None else f"percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g}:"
-    return f"{window} {low:.4g} to {high:.4g}" + "".join(f"  ·  {flag}" for flag in flags)
 
 
 def _unlettered(panel: Panel) -> Panel:
@@ -284,7 +283,10 @@ def _place(page, panel: Panel, at: tuple[int, int], side: int) -> None:
     left, top = at
     draw.rectangle((left, top, left + side - 1, top + side - 1), fill=(0, 0, 0))
     height, width = panel.pixels.shape[:2]
-    page.paste(Pictures.fromarray(panel.pixels[:side, :side]), (left + (side - min(width, side)) // 2, top + (side - min(height, side)) // 2))
+    page.paste(
+        Pictures.fromarray(panel.pixels[:side, :side]),
+        (left + (side - min(width, side)) // 2, top + (side - min(height, side)) // 2),
+    )
     middle = side // 2
     for text, x, y, anchor in (
         (panel.left, left + 3, top + middle, "lm"),
@@ -303,7 +305,11 @@ def _bar(draw: ImageDraw, length: float, at: tuple[int, int]) -> None:
     _text(draw, (x, y - 3), f"{BAR_MM:g} mm", INK, "lb")
 
 
-def _text(draw: ImageDraw, at: tuple[float, float], text: str, colour: tuple[int, int, int], anchor: str = "lt") -> None:
+def _text(
+    draw: ImageDraw, at: tuple[float, float], text: str, colour: tuple[int, int, int], anchor: str = "lt"
+) -> None:
     from PIL import ImageFont
 
-    draw.text(at, text, fill=colour, font=ImageFont.load_default(12), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    draw.text(
+        at, text, fill=colour, font=ImageFont.load_default(12), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0)
+    )

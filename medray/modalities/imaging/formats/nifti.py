@@ -73,9 +73,7 @@ def read_nifti(raw: bytes) -> Image:
     values = np.ascontiguousarray(values.transpose(2, 1, 0))
     values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
     spacing, slices_mm = _spacing(affine, len(values), header)
-    return Image(
-        _scaled(values, header), spacing_mm=spacing, slices_mm=slices_mm, affine_ras=_in_mm(affine, header)
-    )
+    return Image(_scaled(values, header), spacing_mm=spacing, slices_mm=slices_mm, affine_ras=_in_mm(affine, header))
 
 
 def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarray | None]:
