@@ -14,15 +14,13 @@ import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image as Pictures
+from PIL import ImageDraw, ImageFont
 
 from medray.modalities.imaging.encoding.resample import resample
 from medray.modalities.imaging.formats.image import Image
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
 
 PANEL, SMALL, SLICES = 256, 126, 6
 """Pixels of the longest side of a plane and of a slice; how many slices are shown."""
@@ -118,7 +116,7 @@ def planes(image: Image, shown: Shown, directions: np.ndarray) -> list[Panel]:
     order, backwards, _ = closest_axes(directions)
     grid = turned(even(image, longest_mm(image) / PANEL), order, backwards)
     grid = windowed(grid, limits(shown, image))
-    z, y, x = (n // 2 for n in grid.shape)
+    z, y, x = ((n - 1) // 2 for n in grid.shape)
     return [
         Panel(grid[z], "axial", "R", "L", "A", "P"),
         Panel(grid[:, y], "coronal", "R", "L", "H", "F"),
@@ -186,8 +184,6 @@ def windowed(values: np.ndarray, black_white: tuple[float, float]) -> np.ndarray
 
 def scaled(pixels: np.ndarray, spacing_mm: tuple[float, float], step_mm: float) -> np.ndarray:
     """(H, W[, 3]) uint8 with pixels of `spacing_mm` to square ones of `step_mm`."""
-    from PIL import Image as Pictures
-
     height, width = (max(1, round(n * mm / step_mm)) for n, mm in zip(pixels.shape[:2], spacing_mm, strict=True))
     return np.asarray(Pictures.fromarray(pixels).resize((width, height), Pictures.Resampling.BILINEAR))
 
@@ -197,9 +193,6 @@ def scaled(pixels: np.ndarray, spacing_mm: tuple[float, float], step_mm: float) 
 
 def montage(volumes: Sequence[Shown], more: int = 0) -> bytes:
     """PNG of images and volumes one below the other, without metadata. `more` were left out, which is said."""
-    from PIL import Image as Pictures
-    from PIL import ImageDraw
-
     bands = [_band(shown) for shown in volumes]
     height = sum(band.shape[0] for band in bands) + MARGIN + (LINE + MARGIN if more else 0)
     page = Pictures.new("RGB", (WIDTH, height), BACKGROUND)
@@ -216,9 +209,6 @@ def montage(volumes: Sequence[Shown], more: int = 0) -> bytes:
 
 def _band(shown: Shown) -> np.ndarray:
     """(height, WIDTH, 3) uint8: two lines of text and the pictures of one image or volume."""
-    from PIL import Image as Pictures
-    from PIL import ImageDraw
-
     image = shown.image
     large, small, said = ([], [], list(shown.flags)) if image is None else _panels(image, shown)
     page = Pictures.new("RGB", (WIDTH, HEADER + (PANEL + MARGIN if large else 0)), BACKGROUND)
@@ -274,11 +264,8 @@ def _unlettered(panel: Panel) -> Panel:
     return replace(panel, label=panel.label if "/" in panel.label else "", left="", right="", top="", bottom="")
 
 
-def _place(page, panel: Panel, at: tuple[int, int], side: int) -> None:
+def _place(page: Pictures.Image, panel: Panel, at: tuple[int, int], side: int) -> None:
     """The panel in the middle of a square, its letters at the square's edges."""
-    from PIL import Image as Pictures
-    from PIL import ImageDraw
-
     draw = ImageDraw.Draw(page)
     left, top = at
     draw.rectangle((left, top, left + side - 1, top + side - 1), fill=(0, 0, 0))
@@ -299,17 +286,15 @@ def _place(page, panel: Panel, at: tuple[int, int], side: int) -> None:
             _text(draw, (x, y), text, INK, anchor)
 
 
-def _bar(draw: ImageDraw, length: float, at: tuple[int, int]) -> None:
+def _bar(draw: ImageDraw.ImageDraw, length: float, at: tuple[int, int]) -> None:
     x, y = at
     draw.line((x, y, x + round(length), y), fill=INK, width=2)
     _text(draw, (x, y - 3), f"{BAR_MM:g} mm", INK, "lb")
 
 
 def _text(
-    draw: ImageDraw, at: tuple[float, float], text: str, colour: tuple[int, int, int], anchor: str = "lt"
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: tuple[int, int, int], anchor: str = "lt"
 ) -> None:
-    from PIL import ImageFont
-
     draw.text(
         at, text, fill=colour, font=ImageFont.load_default(12), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 
@@ -11,8 +12,7 @@ from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.decode import decode, sniff
-from medray.modalities.imaging.formats.dicom.elements import numbers, texts
-from medray.modalities.imaging.formats.dicom.frames import frames
+from medray.modalities.imaging.formats.dicom.frames import Group, described, frames, stated
 from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.modality import Imaging
@@ -50,6 +50,11 @@ MODALITIES = frozenset(
 )
 """DICOM's terms (PS3.3 C.7.3.1.1.1) that are written into a picture; what else stands there may be free text."""
 SHEARED_DEGREES = 0.1
+ALSO = frozenset(
+    described(keyword)[0]
+    for keyword in ("BurnedInAnnotation", "PatientOrientation", "WindowCenter", "WindowWidth", "VOILUTFunction")
+)
+"""Elements that no other reader needs."""
 
 
 def montage_of(uri: str) -> bytes:
@@ -80,8 +85,8 @@ def _shown(number: int, entry: Entry, modality: Imaging) -> Shown:
     except (SampleError, OSError) as error:
         return Shown(None, f"{number}", (error.reason if isinstance(error, SampleError) else "unreadable",))
     kind = next((text for header in headers[:1] for text in _texts(header, "Modality") if text in MODALITIES), "")
-    sizes = " × ".join(map(str, image.shape))
-    spacing = "no spacing" if image.spacing_mm is None else " × ".join(f"{mm:.3g}" for mm in image.spacing_mm) + " mm"
+    sizes = " x ".join(map(str, image.shape))
+    spacing = "no spacing" if image.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in image.spacing_mm) + " mm"
     title = "  ·  ".join(filter(None, (str(number), kind, sizes, spacing)))
     window = _window(headers[0]) if headers else None
     edges = _edges(headers[0]) if headers and len(image.shape) == 2 else None
@@ -94,7 +99,7 @@ def _headers(entry: Entry) -> Iterator[Header]:
         raw = read_bytes(uri)
         if sniff(raw) != "dicom":
             return
-        yield parse(raw)
+        yield parse(raw, ALSO)
 
 
 def _image(entry: Entry, modality: Imaging) -> Image:
@@ -125,10 +130,12 @@ def peculiarities(image: Image) -> list[str]:
 
 
 def _texts(header: Header, keyword: str) -> list[str]:
+    """Codes that a file states, in capitals; none where what stands there cannot be read."""
     try:
-        return [text.strip().upper() for text in texts(header.get(keyword)) or ()]
+        value = stated(header, keyword, header)
     except SampleError:
         return []
+    return [str(each).strip().upper() for each in (value if isinstance(value, list) else [value]) if each is not None]
 
 
 def _window(header: Header) -> tuple[float, float] | None:
@@ -136,19 +143,24 @@ def _window(header: Header) -> tuple[float, float] | None:
     if header.photometric == "MONOCHROME1":
         return None
     try:
-        group = frames(header)[0].group("FrameVOILUTSequence") or header
-        centre, width = numbers(group.get("WindowCenter")), numbers(group.get("WindowWidth"))
-        function = "".join(texts(group.get("VOILUTFunction")) or ())
+        group = frames(header)[0].group("FrameVOILUTSequence") or Group(header, header)
+        centre, width = _first(group.get("WindowCenter")), _first(group.get("WindowWidth"))
+        function = str(group.get("VOILUTFunction") or "LINEAR").strip()
     except (SampleError, LookupError):
         return None
-    if not centre or not width or width[0] <= 0 or function.strip() not in ("", "LINEAR", "LINEAR_EXACT"):
+    if centre is None or width is None or width <= 0 or function not in ("LINEAR", "LINEAR_EXACT"):
         return None
-    return float(centre[0]), float(width[0])
+    return centre, width
+
+
+def _first(value: object) -> float | None:
+    first = value[0] if isinstance(value, list) and value else value
+    return float(first) if isinstance(first, int | float) and math.isfinite(first) else None
 
 
 def _edges(header: Header) -> tuple[str, str] | None:
     """Letters on the right and at the bottom of a picture, by Patient Orientation (PS3.3 C.7.6.1.1.1)."""
-    stated = _texts(header, "PatientOrientation")
-    if len(stated) != 2 or not all(text and set(text) <= set("RLAPHF") for text in stated):
+    directions = _texts(header, "PatientOrientation")
+    if len(directions) != 2 or not all(text and set(text) <= set("RLAPHF") for text in directions):
         return None
-    return stated[0][:2], stated[1][:2]
+    return directions[0][:2], directions[1][:2]
