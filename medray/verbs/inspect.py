@@ -141,6 +141,7 @@ def _bundle(uri: str) -> Inspection:
         "outputs": list(recipe.outputs),
         "thresholds": list(recipe.thresholds),
         "manifest_digest": recipe.data.get("manifest_digest"),
+        **({"pretrained": began} if (began := recipe.training.get("pretrained")) else {}),
         "command": f'medray score RUN.toml, with bundle = "{uri}"',
     }
     numbers = {name: value for name, value in recipe.metrics.items() if isinstance(value, int | float)}

@@ -12,7 +12,7 @@ from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.decode import decode, sniff
-from medray.modalities.imaging.formats.dicom.frames import Group, described, frames, stated
+from medray.modalities.imaging.formats.dicom.frames import Group, Stated, described, frames, stated
 from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.modality import Imaging
@@ -106,9 +106,10 @@ def _image(entry: Entry, modality: Imaging) -> Image:
     try:
         return modality.image(entry)
     except SampleError as error:
-        if error.reason != "bad_geometry" or len(entry.parts) > 1:
+        uris = [part.uri for part in entry.parts]
+        if error.reason != "bad_geometry" or len(uris) > 1:
             raise
-        return decode([read_bytes(entry.parts[0].uri)], volumes=False)  # a radiograph has no place in the patient
+        return decode([read_bytes(uris[0])], volumes=False)  # a radiograph has no place in the patient
 
 
 def peculiarities(image: Image) -> list[str]:
@@ -153,7 +154,7 @@ def _window(header: Header) -> tuple[float, float] | None:
     return centre, width
 
 
-def _first(value: object) -> float | None:
+def _first(value: Stated) -> float | None:
     first = value[0] if isinstance(value, list) and value else value
     return float(first) if isinstance(first, int | float) and math.isfinite(first) else None
 
