@@ -67,6 +67,8 @@ def _network(depth: int, dropout: float, outputs: int) -> nn.Module:
     import torch
     from torch import nn
 
+    from medray.learning.models.stem import Stem
+
     expansion = 4 if depth >= BOTTLENECKS_FROM else 1
 
     class Thinned(nn.Module):
@@ -121,7 +123,7 @@ def _network(depth: int, dropout: float, outputs: int) -> nn.Module:
     class MedicalNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv1 = nn.Conv3d(1, 64, 7, 2, padding=3, bias=False)
+            self.conv1 = Stem(1, 64, 7, 2, padding=3, bias=False)
             self.bn1 = nn.BatchNorm3d(64)
             self.maxpool = nn.MaxPool3d(3, 2, padding=1)
             widths = (64, *(filters * expansion for filters, _, _ in STAGES))

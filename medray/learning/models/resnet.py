@@ -76,10 +76,14 @@ class ResNetSpec(ModelBase):
 def _network(resnet: nn.Module, dropout: float) -> nn.Module:
     from torch import nn
 
+    from medray.learning.models.stem import Stem
+
     class ResNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.resnet = resnet
+            if isinstance(resnet.conv1, nn.Conv3d):
+                resnet.conv1 = Stem.of(resnet.conv1)
             if dropout:
                 resnet.fc = nn.Sequential(nn.Dropout(dropout), resnet.get_submodule("fc"))
 
