@@ -13,7 +13,7 @@ from medray.archive.entries import Entry, PartRef
 from medray.datasets.samples import tensor_column, tensor_view
 from medray.errors import SampleError
 from medray.modalities.imaging.encoding.normalise import by_itself, over_positive, seed_of
-from medray.modalities.imaging.encoding.resample import nearest
+from medray.modalities.imaging.encoding.resample import resize_nearest
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
@@ -66,7 +66,7 @@ def test_nearest_voxels_are_those_of_scipy(old, new):
 
     values = np.arange(old * 2, dtype=np.float32).reshape(1, old, 2)
     expected = ndimage.zoom(values[0], [new / old, 1], order=0)
-    assert np.array_equal(nearest(values, (new, 2))[0], expected)
+    assert np.array_equal(resize_nearest(values, (new, 2))[0], expected)
 
 
 def test_the_last_plane_is_there_where_scipys_rounding_loses_it():
@@ -74,7 +74,7 @@ def test_the_last_plane_is_there_where_scipys_rounding_loses_it():
 
     values = np.arange(1, 257, dtype=np.float32)
     assert ndimage.zoom(values, 56 / 256, order=0)[-1] == 0
-    assert nearest(values[None], (56,))[0, -1] == 256
+    assert resize_nearest(values[None], (56,))[0, -1] == 256
 
 
 def test_a_volume_has_the_same_pixels_alone_among_others_and_under_another_name(tmp_path):
