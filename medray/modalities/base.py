@@ -7,24 +7,25 @@ below; its `Kind` says what it is made of. docs/plugins.md shows how to write on
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medray.archive import eligibility
-from medray.archive.eligibility import Fact, Refused, Select, Trained
+from medray.archive import eligibility, ranges
+from medray.archive.choice import PREFERENCE, SUBJECT, Choose
+from medray.archive.eligibility import Alternatives, Fact, Refused, Select, Trained
 from medray.archive.entries import Entry, Part
 from medray.archive.grouping import Describe, Judge
+from medray.archive.ranges import Ranges
 from medray.datasets.samples import KEYS
-from medray.errors import RunFileError, SampleError, UserError
+from medray.errors import SampleError, UserError
 from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs
 from medray.plugins.brought import Numbers
@@ -59,13 +60,25 @@ class Spec(BaseModel, Numbers):
     replace these of the bundle's, and no others."""
 
     select: Select = {}
-    """Which entries the model may be asked about: fact = value, list, { pattern = … } or { min = …, max = … }, each with
-    `absent = true` where entries that do not state it pass, too. Facts are
+    """Which entries the model may be asked about: fact = value, list, { pattern = … }, { min = …, max = … } or { none = … },
+    each with `absent = true` where entries that do not state it pass, too, and with a `name` for the rows of entries that do
+    not pass. Facts are
     DICOM keywords of images (`Modality`, `BodyPartExamined`, `"ImageType[3]"`), and what the headers of sequences and
     records say. A score run may add rules, never take one away. An entry that does not pass is `not_eligible`."""
+    select_any: Alternatives = {}
+    """Alternatives, each a table of rules by its name: [modality.select_any.NAME]. An entry has to pass all rules of one of
+    them, beside those of `select`. Those of a score run have to be passed as well as the bundle's."""
+    choose: Choose | None = None
+    """One entry of each study or subject is asked about: { of = "study", prefer = ["most slices"] }. The others are
+    `not_eligible`. A score run may say so where its bundle does not."""
+    refuse_outside: float | None = Field(default=None, ge=0)
+    """Entries that lie farther outside of a learnt range than this, in robust standard deviations, are not eligible; without
+    it the distance stands in the facts of their rows, and they are scored. A score run may give a smaller one."""
     trained: Trained | None = None
     """Fitted: what the training archive held of the facts that are learnt; an entry with anything else is not eligible.
     None: not known, as in a run file and in a bundle from before this was learnt."""
+    trained_ranges: Ranges | None = None
+    """Fitted: the ranges of numbers that the training archive held. None: not known, as in a bundle from before."""
 
     learnt: ClassVar[tuple[str, ...]] = ()
     """Facts that `trained` is made of."""
@@ -74,6 +87,10 @@ class Spec(BaseModel, Numbers):
     genome has several contigs is no news."""
     where_stated: ClassVar[frozenset[str]] = frozenset()
     """Those of them that an entry may leave out."""
+    ranged: ClassVar[tuple[str, ...]] = ()
+    """Facts that `trained_ranges` is made of: numbers."""
+    units: ClassVar[tuple[str, ...]] = (SUBJECT,)
+    """What one entry can be chosen of (`choose`); beside subjects those that `scan` gives as `Part.units`."""
     coded: ClassVar[frozenset[str]] = frozenset()
     """Facts that are codes, no text about a person: messages may hold what was found."""
 
@@ -82,22 +99,75 @@ class Spec(BaseModel, Numbers):
         """The facts by which an archive is a mixture of kinds."""
         return self.learnt if self.told_apart is None else self.told_apart
 
+    @field_validator("select_any")
+    @classmethod
+    def _alternatives_say_something(cls, alternatives: Alternatives) -> Alternatives:
+        if empty := [name for name, rules in alternatives.items() if not rules]:
+            raise ValueError(f"the alternative {empty[0]} has no rules, so every entry would pass")
+        return alternatives
+
+    @field_validator("refuse_outside")
+    @classmethod
+    def _ranges_are_learnt(cls, limit: float | None) -> float | None:
+        if limit is not None and not cls.ranged:
+            raise ValueError("this modality learns no ranges")
+        return limit
+
+    @field_validator("choose")
+    @classmethod
+    def _unit_is_known(cls, choose: Choose | None) -> Choose | None:
+        if choose is not None and choose.of not in cls.units:
+            raise ValueError(f"nothing is chosen of each {choose.of}; expected {' or '.join(cls.units)}")
+        return choose
+
+    @property
+    def ruled(self) -> tuple[str, ...]:
+        """The facts that some rule or criterion of a run file is about."""
+        names = [*self.select, *(name for rules in self.select_any.values() for name in rules)]
+        return tuple(dict.fromkeys([*names, *(self.choose.names if self.choose else ())]))
+
     def refused(self, facts: str | None) -> Refused | None:
         """Which rule an entry with these facts (JSON object; None: none are known) does not pass; None: eligible."""
         known: dict[str, Fact] = {} if facts is None else json.loads(facts)
-        return eligibility.refused(
-            known, self.select, self.trained or {}, where_stated=self.where_stated, shown=self.coded
+        why = eligibility.refused(
+            known,
+            self.select,
+            self.trained or {},
+            alternatives=self.select_any,
+            where_stated=self.where_stated,
+            shown=self.coded,
         )
+        if why is None and self.refuse_outside is not None:
+            why = ranges.refused_outside(known, self.trained_ranges or {}, self.refuse_outside, self.coded)
+        return why
 
     def taught(self, facts: Iterable[str | None]) -> Self:
-        """The spec with what the entries of a training archive held of the facts that are learnt.
+        """The spec with what the entries of a training archive held of the facts that are learnt, and their ranges.
 
-        A fact that [modality.select] has a rule for is not learnt: the rule says what is wanted.
+        A fact that [modality.select], or each alternative of [modality.select_any], has a rule for is not learnt: the rule
+        says what is wanted.
         """
+        known: list[dict[str, Fact]] = [{} if text is None else json.loads(text) for text in facts]
         ruled = {eligibility.base_name(name) for name in self.select}
-        names = [name for name in self.learnt if eligibility.base_name(name) not in ruled]
-        known: Iterator[dict[str, Fact]] = ({} if text is None else json.loads(text) for text in facts)
-        return self.model_copy(update={"trained": eligibility.learnt(known, names, self.where_stated)})
+        everywhere = [{eligibility.base_name(name) for name in rules} for rules in self.select_any.values()]
+        ruled |= set[str].intersection(*everywhere) if everywhere else set()
+        learnt, ranged = (
+            [name for name in names if eligibility.base_name(name) not in ruled] for names in (self.learnt, self.ranged)
+        )
+        taught = {
+            "trained": eligibility.learnt(known, learnt, self.where_stated),
+            "trained_ranges": ranges.learnt_ranges(known, ranged),
+        }
+        return self.model_copy(update=taught)
+
+    def added_facts(self, facts: Mapping[str, Fact]) -> dict[str, Fact]:
+        """What rules make of an entry's facts: how far outside of learnt ranges it lies, and how it stands in a choice."""
+        added: dict[str, Fact] = {}
+        if self.trained_ranges and (distances := ranges.outside(facts, self.trained_ranges)):
+            added[ranges.OUTSIDE] = distances
+        if self.choose is not None:
+            added[PREFERENCE] = self.choose.standing(facts)
+        return added
 
     earlier_ids: ClassVar[str | None] = None
     """Regular expression for ids that entries had in earlier versions of medray, and have no more."""
@@ -133,9 +203,6 @@ class Kind:
     """module:object of a `medray.demos.base.Demo`, for `medray demo KIND`."""
     commands: str | None = None
     """module:object of a typer.Typer with further commands, `medray KIND COMMAND`."""
-
-
-SpecOf = TypeVar("SpecOf", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -304,18 +371,27 @@ def refuse_times(prediction_times: object) -> None:
 
 
 def describer(modality: Modality) -> Describe | None:
-    """The modality's `describe`; None where it takes the first part's facts, which needs no call."""
-    return None if type(modality).describe is Modality.describe else modality.describe
+    """The modality's `describe`, with what its spec adds; None where that is the first part's facts, which needs no call."""
+    spec = modality.spec
+    if not spec.trained_ranges and spec.choose is None:
+        return None if type(modality).describe is Modality.describe else modality.describe
+
+    def describe(parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
+        facts = modality.describe(parts)
+        return {**facts, **spec.added_facts(facts)}
+
+    return describe
 
 
 def judge(spec: Spec) -> Judge | None:
     """`Spec.refused`, with what it said of equal facts kept; None where there is no rule."""
-    return lru_cache(1024)(spec.refused) if spec.select or spec.trained else None
+    ruled = spec.select or spec.select_any or spec.trained or spec.refuse_outside is not None
+    return lru_cache(1024)(spec.refused) if ruled else None
 
 
 def free_text(spec: Spec) -> frozenset[str]:
-    """Facts that only a rule of [modality.select] asks for, and that are no codes: a description may name a person."""
-    return frozenset(map(eligibility.base_name, spec.select)) - spec.coded
+    """Facts that only a rule or a criterion asks for, and that are no codes: a description may name a person."""
+    return frozenset(map(eligibility.base_name, spec.ruled)) - spec.coded
 
 
 def read_each(
@@ -358,36 +434,3 @@ def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) ->
         given = column.name in samples.schema.names
         columns.append(samples.column(column.name) if given else null_column(column.type, len(samples)))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _nearest(unknown: Sequence[str], known: Iterable[str]) -> str:
-    near = [name for key in unknown for name in difflib.get_close_matches(key, sorted(known), 1)]
-    return f"did you mean {', '.join(near)}?" if near else ""
-
-
-def at_site(spec: SpecOf, changes: Mapping[str, object]) -> SpecOf:
-    """The spec with its `site` fields replaced by `changes`, and the rules of their `select` added to its own.
-
-    Raises RunFileError for any other field or a bad value.
-    """
-    unknown = sorted(set(changes) - spec.site - {"select"})
-    if unknown:
-        raise RunFileError(
-            "a score run cannot change how its bundle reads data",
-            where=f"[modality] {', '.join(unknown)}",
-            found=", ".join(unknown),
-            expected=f"at most: {', '.join(sorted(spec.site | {'select'}))}",
-            do=_nearest(unknown, spec.site) or "remove the keys: preprocessing is the bundle's",
-        )
-    try:
-        rules = TypeAdapter(Select).validate_python(changes.get("select", {}))
-        select = eligibility.narrowed(spec.select, rules)
-        return type(spec).model_validate({**spec.model_dump(), **changes, "select": select})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RunFileError(
-            "the value does not fit",
-            where=f"[modality] {'.'.join(map(str, first['loc']))}",
-            found=repr(first.get("input")),
-            expected=first["msg"],
-        ) from None

@@ -34,8 +34,9 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import Modality, at_site, describer, free_text, judge
+from medray.modalities.base import Modality, describer, free_text, judge
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.site import at_site
 from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
@@ -269,6 +270,7 @@ class _IndexRun:
             describer(self.modality),
             judge(self.spec),
             free_text(self.spec),
+            self.spec.choose,
             afresh=self.afresh,
         )
         counts = (

@@ -17,8 +17,8 @@ from medray.engines.base import Engine
 from medray.errors import MedrayError
 from medray.learning import bundles
 from medray.learning.recipe import versions
-from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
+from medray.modalities.site import at_site
 from medray.progress import Progress, Silent
 from medray.reports.nightly import BundleNight, Summary, write_page
 from medray.reports.nightly.summary import LEVELS

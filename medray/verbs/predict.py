@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.archive.choice import chosen
 from medray.archive.eligibility import Fact
 from medray.archive.entries import PARTS, by_place, facts_text
 from medray.archive.grouping import group_parts
@@ -132,7 +133,8 @@ def _manifest(
         column = PARTS.get_field_index("facts")
         stated = [_with_facts(text, facts) for text in table.column("facts").to_pylist()]
         table = table.set_column(column, PARTS.field(column), pa.array(stated, pa.string()))
-    return group_parts(table, describer(modality), judge(spec), free_text(spec))
+    made = group_parts(table, describer(modality), judge(spec), free_text(spec))
+    return made if spec.choose is None else chosen(made, spec.choose)
 
 
 def _with_facts(text: str | None, facts: Mapping[str, Fact]) -> str:

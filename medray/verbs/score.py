@@ -22,8 +22,8 @@ from medray.flows.flow import Flow, Receipt, Sink, SlowBatch
 from medray.flows.lane import SLOWEST
 from medray.learning import bundles
 from medray.learning.models.own import own_code
-from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.site import at_site
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import RunOutcome, recorded

@@ -34,7 +34,9 @@ class GenomicsSpec(Spec):
     learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
     told_apart: ClassVar[tuple[str, ...] | None] = ("build",)
     where_stated: ClassVar[frozenset[str]] = frozenset({"build", "contig"})
-    coded: ClassVar[frozenset[str]] = frozenset({"format", "build", "contig", "contig_length"})
+    coded: ClassVar[frozenset[str]] = frozenset(
+        {"format", "build", "contig", "contig_length", "contig_naming", "alphabet"}
+    )
     """See `facts.py`; records and tables state neither build nor contig, so a model trained on them learns none."""
     site: ClassVar[frozenset[str]] = frozenset(
         {

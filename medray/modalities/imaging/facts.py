@@ -8,6 +8,7 @@ import numpy as np
 
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
+from medray.modalities.imaging import descriptors
 from medray.modalities.imaging.formats import nifti
 from medray.modalities.imaging.formats.dicom.elements import texts
 from medray.modalities.imaging.formats.dicom.frames import (
@@ -70,16 +71,18 @@ BODY_PARTS = {
 # --- of one file ----------------------------------------------------------------------------------------------
 
 
-def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, Fact]:
-    """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and geometry where it is an image.
+def of_file(header: Header, ruled: Sequence[str], volumes: bool) -> dict[str, Fact]:
+    """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and descriptors and geometry of an image.
 
     A malformed value counts as not stated: reading the image reports it where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
-    for keyword in (*DICOM_FACTS, *asked(tuple(select))):
+    for keyword in (*DICOM_FACTS, *asked(tuple(ruled))):
         value = _quiet(header, keyword)
         if value is not None:
             facts[keyword] = value
+    if not kind(header.sop_class):
+        facts |= descriptors.of_header(header, ruled)
     try:
         if kind(header.sop_class) or is_mosaic(header) or (header.frames > 1 and not volumes):
             return facts
@@ -94,7 +97,7 @@ def _quiet(header: Header, keyword: str) -> Fact:
     except SampleError:
         return None
     if keyword == "PatientAge":
-        return years(value)
+        return descriptors.years(value)
     return _rounded(value)
 
 
@@ -139,15 +142,6 @@ def _coded_body_part(header: Header) -> str | None:
     return BODY_PARTS.get(str(code))
 
 
-def years(age: object) -> float | None:
-    """An Age String (PS3.5 6.2: nnnD, nnnW, nnnM, nnnY) in years; ages above 89 become 90, so that they identify nobody."""
-    text = str(age or "").strip()
-    if len(text) < 2 or not text[:-1].isdigit() or text[-1] not in "DWMY":
-        return None
-    number = int(text[:-1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[text[-1]]
-    return 90.0 if number > 89 else round(number, 2)
-
-
 def _rounded(value: Fact) -> Fact:
     """The value as tables keep it: floats to six digits, texts and lists no longer than LONGEST."""
     if isinstance(value, list):
@@ -164,10 +158,13 @@ def _placement(file_frames: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
     spacing = frame_spacing(file_frames[0])
     if spacing is not None:
         facts["spacing_mm"] = [round(each, 6) for each in spacing]
-    if not volumes or (header.frames > 1 and not has_groups(header)):
+    if header.frames > 1 and not has_groups(header):
         return facts
+    if not volumes:
+        return facts | _plane_of_image(file_frames[0])
     planes = [plane(frame) for frame in file_frames]
     first = planes[0]
+    facts |= descriptors.plane(first.along, first.down)
     thickness = first.thickness if "SliceThickness" not in facts else None
     if any(
         np.abs(each.along - first.along).max() > 1e-3 or np.abs(each.down - first.down).max() > 1e-3 for each in planes
@@ -178,6 +175,15 @@ def _placement(file_frames: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
         facts[BETWEEN] = round(first.between, 6)
     facts |= _positions(np.array([each.position for each in planes]))
     return facts | ({"SliceThickness": round(thickness, 6)} if thickness else {})
+
+
+def _plane_of_image(frame: Frame) -> dict[str, Fact]:
+    """How a single image is turned, where it says so."""
+    try:
+        turned = plane(frame)
+    except SampleError:  # an image needs no position
+        return {}
+    return descriptors.plane(turned.along, turned.down)
 
 
 def _positions(starts: np.ndarray) -> dict[str, Fact]:
@@ -214,6 +220,8 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
     names = dict.fromkeys(name for part in parts for name in part)
     inner = {POSITIONS, LINE, DIRECTIONS, BETWEEN, *(("spacing_mm", "rows", "columns") if volumes else ())}
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
+    if "contrast" in facts:  # of a part of the slices is of the series
+        facts["contrast"] = any(part.get("contrast") is True for part in parts)
     first = parts[0]
     if first.get("format") != "dicom":
         return dict(first)

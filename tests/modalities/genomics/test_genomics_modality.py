@@ -15,11 +15,11 @@ from torch import nn
 from medray.archive.entries import Entries
 from medray.config.runs import TrainRun
 from medray.datasets.samples import tensor_column
-from medray.modalities.base import at_site
 from medray.modalities.genomics.codes import PAD, reverse_complement, to_codes, to_text
 from medray.modalities.genomics.modality import Genomics
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.registry import open_modality
+from medray.modalities.site import at_site
 
 RUNS = Path(__file__).resolve().parents[3] / "jobs" / "runs"
 

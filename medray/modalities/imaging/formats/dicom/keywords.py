@@ -35,10 +35,25 @@ GEOMETRY = (
     "residual_mm",
 )
 """Facts of a DICOM image or volume that are computed; lengths in mm, in the order of `size`."""
-FACTS = ("format", *DICOM_FACTS, *GEOMETRY)
+COMPUTED = ("orientation", "obliquity_degrees", "contrast")
+"""Facts that elements add up to (`imaging/descriptors.py`): axial, sagittal, coronal or oblique; degrees between the plane and
+that one; whether a contrast medium was given."""
+AGE = "age_years"
+"""The age at the examination, from PatientAge or the dates; a fact only where a rule asks for it."""
+FACTS = ("format", *DICOM_FACTS, *GEOMETRY, *COMPUTED, AGE)
 
 CODED = frozenset(
-    ("format", "Modality", "SOPClassUID", "ImageType", "BodyPartExamined", "PhotometricInterpretation", *GEOMETRY)
+    (
+        "format",
+        "Modality",
+        "SOPClassUID",
+        "ImageType",
+        "BodyPartExamined",
+        "PhotometricInterpretation",
+        *GEOMETRY,
+        *COMPUTED,
+        AGE,
+    )
 )
 """Facts that are codes or measures, not text: messages may quote their values."""
 
