@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from medray.archive import eligibility
 from medray.errors import RunFileError
-from medray.modalities.base import Spec
+from medray.modalities.spec import Spec
 
 SpecOf = TypeVar("SpecOf", bound=Spec)
 

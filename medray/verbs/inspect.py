@@ -167,6 +167,11 @@ def _entries(uri: str, root: str, counts: EntryCounts) -> Inspection:
         for title, reasons in tallies.items()
         if reasons
     }
+    if counts.outside:
+        facts["flagged"] = counts.flagged
+        tables["outside of what the model was trained on"] = [
+            {"number": name, "entries": count} for name, count in counts.outside.items()
+        ]
     if counts.mixture:
         tables["what the entries are"] = [dict(kind) for kind in counts.mixture]
     return Inspection(title=f"manifest {uri}", facts=facts, tables=tables)

@@ -104,7 +104,8 @@ class _Night:
         manifest, indexed = self._index(scoring, spec)
         facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
         result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
-        counts = result.model_dump(exclude={"entries", "store"})
+        counts = result.model_dump(exclude={"entries", "store", "flagged", "outside"})
+        facts |= {"flagged": indexed.flagged, "outside": indexed.outside}
         facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}
         for name, seconds in result.stages.items():
             self.stages[name] += seconds

@@ -18,8 +18,9 @@ from medray.archive.entries import PARTS, by_place, facts_text
 from medray.archive.grouping import group_parts
 from medray.archive.pseudonyms import pseudonym
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.modalities.base import WrittenInputs, describer, free_text, judge
+from medray.modalities.base import WrittenInputs, describer
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.spec import free_text, judge
 from medray.storage import files
 from medray.storage.arrow import among
 from medray.storage.files import File

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medray.archive.choice import Choose
 from medray.archive.eligibility import Refused
-from medray.modalities.base import Spec
 from medray.modalities.ehr.rules import TimeRule, duration_us, parse_rule
+from medray.modalities.spec import Spec
 
 QUANTILES = 65
 SELECTABLE = {

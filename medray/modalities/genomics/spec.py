@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medray.modalities.base import Spec
 from medray.modalities.genomics.codes import Ambiguous, SoftMask
 from medray.modalities.patterns import one_group
+from medray.modalities.spec import Spec
 from medray.storage import files
 
 Column = Annotated[int, Field(ge=1)] | str

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medray.archive.choice import SUBJECT
 from medray.archive.eligibility import Select
-from medray.modalities.base import Spec
 from medray.modalities.imaging.formats.dicom.keywords import CODED, check_select
 from medray.modalities.patterns import one_group
+from medray.modalities.spec import Spec
 
 Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
