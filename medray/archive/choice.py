@@ -59,6 +59,11 @@ class Choose(BaseModel):
         """The facts that criteria are about."""
         return tuple(name for criterion in self.prefer for name in _names(criterion))
 
+    @property
+    def words(self) -> str:
+        """The criteria in their order, for a person."""
+        return ", then ".join(map(_words, self.prefer))
+
     def standing(self, facts: Mapping[str, Fact]) -> list[float | None]:
         """By each criterion a number, the less the better; None, worst of all: not stated."""
         return [_standing(criterion, facts) for criterion in self.prefer]

@@ -5,6 +5,7 @@ A number outside is no other kind of data: it is told beside the score, and refu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -28,9 +29,11 @@ class Range(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     least: float
+    """The least number of an entry."""
     greatest: float
+    """The greatest number of an entry."""
     scale: float
-    """Robust standard deviation: 1.4826 times the median absolute deviation, at least 5 % of the median's size; 1 where
+    """A robust standard deviation: 1.4826 times the median absolute deviation, at least 5 % of the median's size; 1 where
     both are 0."""
     entries: int
     """How many stated it."""
@@ -87,4 +90,4 @@ def refused_outside(
 
 def _numbers(value: Fact) -> list[float]:
     numbers = (number(each) for each in (value if isinstance(value, list) else [value]))
-    return [each for each in numbers if each is not None and np.isfinite(each)]
+    return [each for each in numbers if each is not None and math.isfinite(each)]

@@ -22,7 +22,7 @@ from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.dicom.frames import described
 from medray.modalities.imaging.formats.dicom.header import parse
-from medray.modalities.imaging.formats.dicom.keywords import CODED, DICOM_FACTS, FACTS
+from medray.modalities.imaging.formats.dicom.keywords import CODED, DICOM_FACTS, GEOMETRY
 from medray.modalities.imaging.formats.dicom.series import volume
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import open_modality
@@ -95,13 +95,16 @@ def test_an_image_states_what_its_header_says_and_nobody_s_name(tmp_path):
         "columns": 6,
         "spacing_mm": [0.5, 0.25],
         "extent_mm": [2.0, 1.5],
+        "orientation": "axial",
+        "obliquity_degrees": 0.0,
+        "contrast": False,
     }
     assert "Planted" not in json.dumps(found) and "1950" not in json.dumps(found)
 
 
 def test_a_series_has_a_geometry(tmp_path):
     found = facts_of(DEEP, tmp_path, *heads(4))
-    assert {name: found[name] for name in (*FACTS[10:], "SliceThickness")} == {
+    assert {name: found[name] for name in (*GEOMETRY, "SliceThickness")} == {
         "slices": 4,
         "rows": 4,
         "columns": 6,
@@ -440,6 +443,7 @@ def test_of_a_mixed_archive_a_ct_head_model_is_asked_about_ct_heads_and_nothing_
         "SOPClassUID": (CT,),
         "ImageType[3]": ("AXIAL",),
         "BodyPartExamined": ("HEAD",),
+        "orientation": ("AXIAL",),
     }
     archive = mixed_archive.write(tmp_path / "archive", 500, seed=2)
     archive += mixed_archive.write(tmp_path / "archive", 5, seed=3, kinds=mixed_archive.BESIDE)
