@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -155,7 +155,7 @@ def _candidates(made: pa.Table, choose: Choose) -> pa.Table:
     for entry_id, subject, reason, text in zip(*columns, strict=True):
         if reason is not None:
             continue
-        facts = json.loads(text) if text is not None else {}
+        facts: dict[str, Any] = {} if text is None else json.loads(text)
         unit = subject if choose.of == SUBJECT else "\\".join(categories(facts.get(choose.of)))
         if unit:  # what does not say which unit it belongs to is one of its own
             rows.append((entry_id, unit, facts.get(PREFERENCE) or [None] * len(choose.prefer)))

@@ -71,14 +71,14 @@ def test_a_reformat_in_another_plane_is_refused_though_it_calls_itself_axial(tmp
 
 def nights(folder: Path, bundle: str):
     """A function that runs a night with these [modality] settings: (result, current row of each entry)."""
-    settings = {"name": "heads", "archive": str(folder / "archive"), "bundle": bundle, "work": str(folder / "work")}
-    settings |= {"store": str(folder / "scores"), "engine": {"kind": "local"}}
+    places = {name: str(folder / name) for name in ("archive", "work")} | {"bundle": bundle}
+    settings = places | {"name": "heads", "store": str(folder / "scores"), "engine": {"kind": "local"}}
 
     def night(**modality):
         run = ScoreRun.model_validate(settings | {"modality": modality})
         result = score(run, LocalEngine())
         assert result.pending == result.scored + result.failed + result.not_eligible + result.left
-        rows = ScoreStore.open(settings["store"]).scores(result.bundle_id).to_pylist()
+        rows = ScoreStore.open(str(folder / "scores")).scores(result.bundle_id).to_pylist()
         return result, {row["entry_id"]: row for row in rows}
 
     return night
