@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 import numpy as np
 
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.frames import described, items, stated
+from medray.modalities.imaging.formats.dicom.elements import numbers
+from medray.modalities.imaging.formats.dicom.frames import Group, described, frames, items, stated
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.keywords import AGE
 
@@ -37,9 +38,12 @@ def tags(ruled: Sequence[str]) -> frozenset[int]:
     return frozenset(described(keyword)[0] for keyword in keywords)
 
 
-def of_header(header: Header, ruled: Sequence[str]) -> dict[str, Fact]:
-    """`contrast` of an image, and `age_years` where a rule asks for it."""
+def of_header(header: Header, ruled: Sequence[str], volumes: bool) -> dict[str, Fact]:
+    """`contrast` of a file with an image, `age_years` where a rule asks for it, and in 2D its plane; that of a volume comes from
+    its slices."""
     facts: dict[str, Fact] = {"contrast": contrast(header)}
+    if not volumes:
+        facts |= of_directions(directions(header))
     if AGE in ruled and (years := age_years(header)) is not None:
         facts[AGE] = years
     return facts
@@ -82,7 +86,28 @@ def years(age: object) -> float | None:
     return float(OLDEST) if number > OLDEST - 1 else round(number, 2)
 
 
-def plane(along: Sequence[float] | np.ndarray, down: Sequence[float] | np.ndarray) -> dict[str, Fact]:
+def directions(header: Header) -> list[list[float]]:
+    """The different directions (along and down, six numbers) that the frames of a file state."""
+    try:
+        top = Group(header, header)
+        groups = [frame.group("PlaneOrientationSequence") or top for frame in frames(header)]
+        stated_by = [numbers(group.get("ImageOrientationPatient")) for group in groups]
+    except SampleError:  # reading the image says what is wrong
+        return []
+    return [list(each) for each in dict.fromkeys(tuple(each) for each in stated_by if each and len(each) == 6)]
+
+
+def of_directions(several: Iterable[Sequence[float]]) -> dict[str, Fact]:
+    """`orientation` and `obliquity_degrees` of planes by their directions; of several planes sorted lists."""
+    planes = [plane(each[:3], each[3:]) for each in several]
+    return {
+        name: values[0] if len(values) == 1 else [*values]
+        for name in ("orientation", "obliquity_degrees")
+        if (values := sorted({each[name] for each in planes if name in each}))
+    }
+
+
+def plane(along: Sequence[float] | np.ndarray, down: Sequence[float] | np.ndarray) -> dict[str, str | float]:
     """`orientation` and `obliquity_degrees` of a plane from its direction cosines (3,) each, LPS: which axis of the patient its
     normal is nearest to, and how far from it."""
     normal = np.abs(np.cross(np.asarray(along, float), np.asarray(down, float)))

@@ -82,7 +82,7 @@ def of_file(header: Header, ruled: Sequence[str], volumes: bool) -> dict[str, Fa
         if value is not None:
             facts[keyword] = value
     if not kind(header.sop_class):
-        facts |= descriptors.of_header(header, ruled)
+        facts |= descriptors.of_header(header, ruled, volumes)
     try:
         if kind(header.sop_class) or is_mosaic(header) or (header.frames > 1 and not volumes):
             return facts
@@ -158,13 +158,10 @@ def _placement(file_frames: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
     spacing = frame_spacing(file_frames[0])
     if spacing is not None:
         facts["spacing_mm"] = [round(each, 6) for each in spacing]
-    if header.frames > 1 and not has_groups(header):
+    if not volumes or (header.frames > 1 and not has_groups(header)):
         return facts
-    if not volumes:
-        return facts | _plane_of_image(file_frames[0])
     planes = [plane(frame) for frame in file_frames]
     first = planes[0]
-    facts |= descriptors.plane(first.along, first.down)
     thickness = first.thickness if "SliceThickness" not in facts else None
     if any(
         np.abs(each.along - first.along).max() > 1e-3 or np.abs(each.down - first.down).max() > 1e-3 for each in planes
@@ -175,15 +172,6 @@ def _placement(file_frames: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
         facts[BETWEEN] = round(first.between, 6)
     facts |= _positions(np.array([each.position for each in planes]))
     return facts | ({"SliceThickness": round(thickness, 6)} if thickness else {})
-
-
-def _plane_of_image(frame: Frame) -> dict[str, Fact]:
-    """How a single image is turned, where it says so."""
-    try:
-        turned = plane(frame)
-    except SampleError:  # an image needs no position
-        return {}
-    return descriptors.plane(turned.along, turned.down)
 
 
 def _positions(starts: np.ndarray) -> dict[str, Fact]:
@@ -222,6 +210,8 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
     if "contrast" in facts:  # of a part of the slices is of the series
         facts["contrast"] = any(part.get("contrast") is True for part in parts)
+    if volumes:
+        facts |= descriptors.of_directions(_directions(parts))
     first = parts[0]
     if first.get("format") != "dicom":
         return dict(first)
@@ -233,6 +223,12 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
         return facts | _geometry(parts)
     except SampleError:  # not a single volume: reading it reports why
         return facts
+
+
+def _directions(parts: Sequence[Mapping[str, Fact]]) -> list[list[float]]:
+    """The different directions (along and down, six numbers) of the slices of parts."""
+    found = [part[DIRECTIONS] for part in parts if DIRECTIONS in part]
+    return [list(each) for each in dict.fromkeys(tuple(each) for each in found if isinstance(each, list))]
 
 
 def together(values: Sequence[Fact]) -> Fact:

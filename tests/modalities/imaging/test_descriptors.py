@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import nibabel
 import numpy as np
 import pytest
-from dicom_build import dataset, encoded, item, placed
+from dicom_build import dataset, encoded, enhanced, frame, item, placed
 from pydicom.dataset import Dataset
 
 from medray.modalities.imaging import descriptors
@@ -22,8 +22,10 @@ PLANES = {
 }
 
 
-def facts(made: Dataset, *ruled: str, volumes: bool = True, syntax: str = "explicit"):
-    return of_file(parse(encoded(made, syntax), descriptors.tags(ruled)), ruled, volumes)
+def facts(*made: Dataset, ruled: Sequence[str] = (), volumes: bool = True, syntax: str = "explicit"):
+    """Facts of an entry of these files."""
+    headers = [parse(encoded(each, syntax), descriptors.tags(ruled)) for each in made]
+    return of_entry([of_file(header, ruled, volumes) for header in headers], volumes)
 
 
 def image(**elements) -> Dataset:
@@ -67,8 +69,17 @@ def test_the_plane_agrees_with_nibabels_closest_axis_over_random_directions():
 
 
 def test_slices_of_several_planes_have_them_all():
-    parts = [facts(image(ImageOrientationPatient=each)) for each in (PLANES["coronal"], PLANES["sagittal"])]
-    assert of_entry(parts, volumes=True)["orientation"] == ["coronal", "sagittal"]
+    several = [image(ImageOrientationPatient=PLANES[name]) for name in ("sagittal", "coronal", "coronal")]
+    assert facts(*several)["orientation"] == ["coronal", "sagittal"]
+    assert facts(*several)["obliquity_degrees"] == 0.0
+
+
+def test_the_planes_of_an_enhanced_images_frames_are_those_of_their_groups():
+    own = [
+        frame((0, 0, k), PlaneOrientationSequence=item(ImageOrientationPatient=PLANES["sagittal"])) for k in range(3)
+    ]
+    made = enhanced(np.zeros((3, 4, 4), np.int16), own)
+    assert {facts(made, volumes=volumes)["orientation"] for volumes in (True, False)} == {"sagittal"}
 
 
 @pytest.mark.parametrize("orientation", [[1, 0, 0, 1, 0, 0], [0] * 6, None])
@@ -101,9 +112,8 @@ def test_contrast_is_yes_where_an_agent_is_named_and_its_name_is_not_kept(elemen
 
 
 def test_a_series_of_which_some_slices_have_contrast_has_it():
-    parts = [facts(image()), facts(image(ContrastBolusAgent="OMNIPAQUE"))]
-    assert of_entry(parts, volumes=True)["contrast"] is True
-    assert of_entry(parts[:1], volumes=True)["contrast"] is False
+    assert facts(image(), image(ContrastBolusAgent="OMNIPAQUE"))["contrast"] is True
+    assert facts(image(), image())["contrast"] is False
 
 
 @pytest.mark.parametrize(
@@ -119,7 +129,7 @@ def test_a_series_of_which_some_slices_have_contrast_has_it():
     ],
 )
 def test_the_age_is_stated_or_between_two_dates_and_a_fact_only_where_a_rule_asks(elements, years):
-    assert facts(image(**elements), "age_years").get("age_years") == years
+    assert facts(image(**elements), ruled=["age_years"]).get("age_years") == years
     assert "age_years" not in facts(image(**elements))
 
 
