@@ -53,10 +53,11 @@ def learnt_ranges(facts: Iterable[Mapping[str, Fact]], names: Sequence[str]) -> 
     for entry in facts:
         for name in names:
             values[name] += _numbers(value_of(entry, name))
-    return {name: _range(np.array(found)) for name, found in values.items() if found}
+    return {name: range_of(np.array(found)) for name, found in values.items() if found}
 
 
-def _range(values: np.ndarray) -> Range:
+def range_of(values: np.ndarray) -> Range:
+    """The range of these numbers (N,), at least one."""
     median = float(np.median(values))
     spread = ROBUST * float(np.median(np.abs(values - median)))
     scale = max(spread, LEAST_SCALE * abs(median)) or 1.0

@@ -165,6 +165,11 @@ class Modality(Protocol):
         """About how many: so that not too many entries are read at once."""
         return 1
 
+    def measures(self, samples: pa.RecordBatch) -> Mapping[str, np.ndarray]:
+        """Numbers of good samples (N,) by name that are known only when an entry is read (how bright an image is), to be held
+        against ranges that `fitted` put into `trained_ranges`. Called for each entry that is scored: has to be cheap."""
+        return {}
+
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """Partial statistics of good training samples; tables of many batches are concatenated for `fitted`."""
         ...
