@@ -19,7 +19,7 @@ from medray.storage.arrow import joined
 def measured(modality: Modality, samples: pa.RecordBatch) -> list[dict[str, float]] | None:
     """What `Modality.measures` gives of each sample that `Modality.read` gave, empty for one that failed; None where the
     bundle has no range to hold it against."""
-    if not modality.spec.trained_ranges or type(modality).measures is Modality.measures or not len(samples):
+    if type(modality).measures is Modality.measures or not modality.spec.trained_ranges or not len(samples):
         return None
     told = "reason" in samples.schema.names
     readable = (
