@@ -46,6 +46,12 @@ def test_none_is_a_rule_that_no_value_of_the_fact_may_pass(rule, passes):
     assert (refused(HEAD, rules({"ImageType": rule}), {}) is None) is passes
 
 
+def test_a_rule_asks_for_a_value_only_where_it_names_it():
+    asking = rules({"a": "LOCALIZER", "b": {"pattern": "^LOC"}, "c": {"none": "MIP"}, "d": {"min": 3}, "e": "AXIAL"})
+    assert [name for name, rule in asking.items() if rule.asks_for("LOCALIZER")] == ["a", "b"]
+    assert [name for name, rule in asking.items() if rule.passes("LOCALIZER")] == ["a", "b", "c"]
+
+
 def test_what_is_not_stated_passes_an_exception_only_where_the_rule_says_so():
     assert refused({}, rules({"ImageType": {"none": "LOCALIZER"}}), {}) is not None
     assert refused({}, rules({"ImageType": {"none": "LOCALIZER", "absent": True}}), {}) is None

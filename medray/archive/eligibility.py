@@ -74,6 +74,11 @@ class Rule(BaseModel):
         """The value, or one of the values of a list, is as the rule says; what is not stated passes with `absent` alone."""
         return self._own(value) and all(rule.passes(value) for rule in self.all)
 
+    def asks_for(self, value: Fact) -> bool:
+        """The value passes, and the rule names it by a value or a pattern, instead of only not leaving it out."""
+        named = bool(self.any) or self.pattern is not None or any(rule.asks_for(value) for rule in self.all)
+        return named and self.passes(value)
+
     def broken(self, value: Fact) -> Rule | None:
         """The rule that the value does not pass: this one, or the first such of `all`; None where it passes."""
         if not self._own(value):

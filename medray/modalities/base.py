@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part
-from medray.archive.grouping import Describe
+from medray.archive.grouping import Assemble, Assembled, Describe
 from medray.datasets.samples import KEYS
 from medray.errors import SampleError, UserError
 from medray.modalities.drafts import Draft
@@ -160,6 +160,14 @@ class Modality(Protocol):
         """
         return parts[0]
 
+    def assemble(self, parts: Sequence[Mapping[str, Fact]]) -> Sequence[Assembled] | None:
+        """The entries that parts with one entry id make, from the facts of each, in the order of their locators; None: one.
+
+        A modality whose parts may be of several entries (the time points of a series) tells them apart here, by what parts
+        state alone: no file is opened, and neither names of files nor their order play a part.
+        """
+        return None
+
     @property
     def samples_per_entry(self) -> int:
         """About how many: so that not too many entries are read at once."""
@@ -245,6 +253,11 @@ def describer(modality: Modality) -> Describe | None:
         return {**facts, **spec.added_facts(facts)}
 
     return describe
+
+
+def assembler(modality: Modality) -> Assemble | None:
+    """The modality's `assemble`; None where parts with one id are one entry, which needs no call."""
+    return None if type(modality).assemble is Modality.assemble else modality.assemble
 
 
 def read_each(

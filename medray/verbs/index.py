@@ -34,7 +34,7 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import Modality, describer
+from medray.modalities.base import Modality, assembler, describer
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.modalities.site import at_site
 from medray.modalities.spec import free_text, judge
@@ -277,6 +277,7 @@ class _IndexRun:
             describer(self.modality),
             judge(self.spec),
             free_text(self.spec),
+            assembler(self.modality),
             self.spec.choose,
             afresh=self.afresh,
         )

@@ -18,7 +18,7 @@ from medray.archive.entries import PARTS, by_place, facts_text
 from medray.archive.grouping import group_parts
 from medray.archive.pseudonyms import pseudonym
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.modalities.base import WrittenInputs, describer
+from medray.modalities.base import WrittenInputs, assembler, describer
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.modalities.spec import free_text, judge
 from medray.storage import files
@@ -134,7 +134,7 @@ def _manifest(
         column = PARTS.get_field_index("facts")
         stated = [_with_facts(text, facts) for text in table.column("facts").to_pylist()]
         table = table.set_column(column, PARTS.field(column), pa.array(stated, pa.string()))
-    made = group_parts(table, describer(modality), judge(spec), free_text(spec))
+    made = group_parts(table, describer(modality), judge(spec), free_text(spec), assembler(modality))
     return made if spec.choose is None else chosen(made, spec.choose)
 
 

@@ -40,7 +40,9 @@ COMPUTED = ("orientation", "obliquity_degrees", "contrast")
 that one; whether a contrast medium was given."""
 AGE = "age_years"
 """The age at the examination, from PatientAge or the dates; a fact only where a rule asks for it."""
-FACTS = ("format", *DICOM_FACTS, *GEOMETRY, *COMPUTED, AGE)
+NIFTI_FACTS = ("intent",)
+"""Facts of NIfTI entries: the code of what their numbers are, where the file states one (nifti1.h: 3 a t statistic)."""
+FACTS = ("format", *DICOM_FACTS, *GEOMETRY, *COMPUTED, AGE, *NIFTI_FACTS)
 
 CODED = frozenset(
     (
@@ -53,6 +55,7 @@ CODED = frozenset(
         *GEOMETRY,
         *COMPUTED,
         AGE,
+        *NIFTI_FACTS,
     )
 )
 """Facts that are codes or measures, not text: messages may quote their values."""
