@@ -30,14 +30,18 @@ def night(
     return index_archive(run, run.modality, LocalEngine(), Silent())
 
 
-def series(folder: Path, name: str, study: str, slices: int = 3, gap: float = 5.0, **elements: Any) -> Path:
-    """A folder of one CT series."""
+def series(
+    folder: Path, name: str, study: str, slices: int = 3, gap: float = 5.0, coronal: int = 0, **elements: Any
+) -> Path:
+    """A folder of one CT series: axial slices, and coronal ones beside them."""
     place = folder / "archive" / name
     place.mkdir(parents=True, exist_ok=True)
-    for k in range(slices):
+    turned = {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}
+    for k in range(slices + coronal):
         pixels = np.full((4, 4), k, np.int16)
         made = dataset(pixels, series=name, instance=k, patient=f"P{study}", StudyInstanceUID=uid("study", study))
-        made = placed(made, (0, 0, gap * k), SliceThickness=gap, **elements)
+        at, own = ((0, 0, gap * k), {}) if k < slices else ((0, gap * k, 0), turned)
+        made = placed(made, at, SliceThickness=gap, **elements, **own)
         (place / f"{k}.dcm").write_bytes(encoded(made))
     return place
 
@@ -127,8 +131,23 @@ def test_a_series_that_moves_to_another_study_leaves_its_place_to_the_next(tmp_p
     assert found == {"many": None, "few": None, "other": MORE}
 
 
-@pytest.mark.parametrize("of", ["study", "subject"])
-def test_nights_of_changes_end_where_an_index_from_scratch_does(tmp_path: Path, of: str):
+def test_of_the_volumes_of_all_series_of_a_study_one_is_chosen(tmp_path: Path):
+    series(tmp_path, "both", "1", slices=3, coronal=4)
+    series(tmp_path, "axial", "1", slices=2)
+    manifest, _ = night(tmp_path, volumes="each")
+    rows = {
+        row["entry_id"]: (row["reason"], json.loads(row["facts"])["orientation"])
+        for row in manifest.table().to_pylist()
+    }
+    assert len(rows) == 3 and rows[uid("axial")] == ("not_eligible", "axial")
+    assert [plane for reason, plane in rows.values() if reason is None] == ["coronal"]
+    manifest, _ = night(tmp_path, volumes="each", select={"orientation": "axial"})
+    [left] = [row for row in manifest.table().to_pylist() if row["reason"] is None]
+    assert left["entry_id"].startswith(uid("both") + "#") and json.loads(left["facts"])["slices"] == 3
+
+
+@pytest.mark.parametrize(("of", "volumes"), [("study", "each"), ("subject", "refuse")])
+def test_nights_of_changes_end_where_an_index_from_scratch_does(tmp_path: Path, of: str, volumes: str):
     rng = random.Random(of)
     choose = BY_SLICES | {"of": of}
     for step in range(5):
@@ -137,10 +156,12 @@ def test_nights_of_changes_end_where_an_index_from_scratch_does(tmp_path: Path, 
             for file in (tmp_path / "archive" / name).glob("*"):
                 file.unlink()
             if rng.random() < 0.8:
-                series(tmp_path, name, str(rng.randrange(3)), slices=rng.randint(1, 3), gap=rng.choice([2.0, 5.0]))
+                shape = {"slices": rng.randint(1, 3), "gap": rng.choice([2.0, 5.0]), "coronal": rng.choice([0, 0, 2])}
+                series(tmp_path, name, str(rng.randrange(3)), **shape)
         if not list((tmp_path / "archive").rglob("*.dcm")):
             continue
-        nightly, afresh = night(tmp_path, choose)[0].table(), night(tmp_path, choose, f"scratch-{step}")[0].table()
+        works = ("work", f"scratch-{step}")
+        nightly, afresh = (night(tmp_path, choose, work, volumes=volumes)[0].table() for work in works)
         assert nightly.equals(afresh)
         asked = [row for row in nightly.to_pylist() if row["reason"] is None]
         unit = [row["subject_id"] if of == "subject" else json.loads(row["facts"])["study"] for row in asked]
