@@ -10,6 +10,7 @@ import mixed_archive
 import pytest
 from head_bundle import trained
 
+import medray
 from medray.config.runs import ScoreRun
 from medray.engines.local import LocalEngine
 from medray.scores import ScoreStore
@@ -131,6 +132,15 @@ def test_of_each_study_the_chosen_series_is_scored_and_a_better_one_takes_its_pl
     third, rows = night(choose=choose)
     assert (third.pending, third.scored) == (1, 1)
     assert {name: rows[name]["value"] for name in values} == values
+
+
+def test_a_prediction_of_a_folder_makes_the_same_choice_as_a_night(tmp_path: Path, heads: str):
+    archive = mixed_archive.write(tmp_path / "archive", 12, seed=2, kinds=mixed_archive.TRAINED)
+    choose = {"of": "study", "prefer": ["most slices"]}
+    table = medray.Bundle.load(heads).predict(tmp_path / "archive", modality={"choose": choose})
+    status = dict(zip(table["entry_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+    assert {name for name, its in status.items() if its == "scored"} == most_slices(archive)
+    assert set(status.values()) == {"scored", "not_eligible"}
 
 
 def test_an_entry_outside_of_what_the_model_was_trained_on_is_scored_with_a_flag_or_refused(tmp_path: Path, heads: str):
