@@ -37,11 +37,15 @@ class ArchiveRun(BaseModel):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
     """Names the work folder and the checkpoints."""
     archive: str
-    """Folder or file that holds the data; local path or s3://, gs:// …"""
+    """Folder or file that holds the data: local path or s3://, gs:// …; a zip, tar or tar.gz is a folder. Or a DICOMDIR, or a
+    server, dicomweb+https://host/path?QUERY."""
     work: str | None = None
     """Folder for manifests, shards, checkpoints and reports; default work/<name>."""
     pseudonym_key: str | None = None
     """File with the secret that subject identifiers are hashed with; default ~/.medray/pseudonym.key."""
+    full_check_days: float = Field(default=30.0, gt=0)
+    """How often an archive on a DICOMweb server is looked into study by study, whatever its counts say: an Orthanc is asked for
+    the stored file of each instance, of any other server each instance is retrieved."""
     max_failed: float = Field(default=0.01, ge=0, le=1)
     """Largest fraction of entries that may fail before the exit code is 3."""
     engine: EngineSpec = RaySpec()

@@ -75,8 +75,7 @@ def failed_entries(manifest: Manifest) -> list[dict[str, str | None]]:
     for batch in manifest.stream(columns):
         for row in batch.filter(batch.column("reason").is_valid()).to_pylist():
             uri = row["parts"][0]["uri"] if row["parts"] else row["entry_id"]
-            below = uri.startswith(manifest.root.rstrip("/") + "/")  # not a list that lies elsewhere
-            path = files.relative(uri, manifest.root) if below else uri
+            path = files.relative(uri, manifest.root) if files.is_below(uri, manifest.root) else uri  # a list elsewhere
             if row["reason"] not in NOT_ELIGIBLE:
                 rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
     return sorted(rows, key=lambda row: row["path"] or "")
@@ -181,9 +180,11 @@ class _IndexRun:
         now = datetime.now(UTC)
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
-        lists = [file for uri in self.modality.lists(run.root) for file in files.list_files(uri)]
+        lists = [file for uri in self.modality.lists(run.root) for file in files.archive_files(uri)]
         linked: list[str] = []
-        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)), linked)
+        self.listing, self.first_list, self.suspect = list_archive(
+            folder, run.root, list(dict.fromkeys(lists)), linked, self.old_listing, run.full_check_days
+        )
         self.linked = len(linked)
         if linked:
             progress.fact("linked_folders", "warning", count=len(linked))
@@ -218,6 +219,8 @@ class _IndexRun:
         if self.afresh:
             fresh[:] = True
             return fresh, vanished
+        for start, end in self.suspect:
+            fresh[start:end] = True
         unread = [pa.array([], pa.string())]
         for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
             unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
@@ -309,4 +312,4 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def _companions(modality: Modality, root: str) -> bytes:
     """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
-    return repr([file for uri in modality.companions(root) for file in files.list_files(uri)] or "").encode()
+    return repr([file for uri in modality.companions(root) for file in files.archive_files(uri)] or "").encode()

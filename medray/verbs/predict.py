@@ -103,7 +103,7 @@ def _listed(uris: Sequence[str], *, missing: bool = False) -> list[File]:
         if missing and not files.exists(uri):
             listed[uri] = File(uri, 0, 0)
             continue
-        listed |= {file.uri: file for file in files.list_files(uri)}
+        listed |= {file.uri: file for file in files.archive_files(uri)}
     return list(listed.values())
 
 
@@ -112,7 +112,7 @@ def _manifest(
 ) -> pa.Table:
     """MANIFEST of these files, as an index of them would have it; `facts` join those that files state themselves."""
     modality = open_modality(spec)
-    lists = {file.uri: file for uri in modality.lists(root) for file in files.list_files(uri)}
+    lists = {file.uri: file for uri in modality.lists(root) for file in files.archive_files(uri)}
     every = [*(file for file in listed if file.uri not in lists), *lists.values()]
     scan = stages.Scan(spec, root, key)
     parts = [PARTS.empty_table()]

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from medray.archive.entries import Entries, Part, digest, parts_table
 from medray.datasets.samples import good, sample_schema
 from medray.datasets.shards import read_samples
-from medray.errors import PASSING, BundleError
+from medray.errors import PASSING, BundleError, SampleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
 from medray.learning.models.own import OwnCode
@@ -27,7 +27,7 @@ from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
 from medray.scores.table import ARTEFACT_CONTENT
 from medray.storage.arrow import joined, null_column
-from medray.storage.files import File, is_local, modified_ns, relative
+from medray.storage.files import File, file_holding, holds_data, is_local, modified_ns, relative
 
 PARTS_AT_ONCE = 4096
 """A file may hold millions of parts: so many are in memory as objects."""
@@ -71,9 +71,12 @@ class Scan:
         file = File(**facts)
         if reason is None:
             try:
-                for part in self.modality.scan(file, self.root):
-                    yield part, file
+                if holds_data(file.uri):
+                    for part in self.modality.scan(file, self.root):
+                        yield part, file
                 return
+            except SampleError as error:  # of a zip, a tar or a member, before or while it was read
+                reason, detail = error.reason, error.detail
             except OSError as error:
                 reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
                 detail = error.strerror or type(error).__name__
@@ -156,7 +159,9 @@ def replaced(modality: Modality, entries: Entries) -> np.ndarray:
     if known.any():
         of_file = uris.filter(pa.array(known)).dictionary_encode()
         now = np.array([_modified(uri) for uri in of_file.dictionary.to_pylist()], np.int64)[of_file.indices.to_numpy()]
-        local = np.array([is_local(uri) for uri in of_file.dictionary.to_pylist()])[of_file.indices.to_numpy()]
+        local = np.array([is_local(file_holding(uri)) for uri in of_file.dictionary.to_pylist()])[
+            of_file.indices.to_numpy()
+        ]
         then = np.where(local, then[known], then[known] // 10**9 * 10**9)
         mask[owner[known][(now != then) & (now != _GONE)]] = True
     for i in np.flatnonzero(mask).tolist():

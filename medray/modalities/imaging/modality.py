@@ -18,7 +18,7 @@ from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
 from medray.modalities.imaging.formats import arrays
-from medray.modalities.imaging.formats.decode import decode
+from medray.modalities.imaging.formats.decode import content_of, decode
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
@@ -117,7 +117,7 @@ class Imaging(Modality):
             if name not in rows:
                 raise SampleError("missing_file", f"the archive has no array {name}_images any more")
             return arrays.read_row(rows[name], int(row), self.spec.volumes)
-        return decode([unchanged(read_bytes(each.uri), each) for each in entry.parts], self.spec.volumes)
+        return decode([unchanged(content_of(read_bytes(each.uri)), each) for each in entry.parts], self.spec.volumes)
 
     # --- statistics -----------------------------------------------------------------------------------------
 
