@@ -110,24 +110,23 @@ def test_members_larger_than_memory_is_meant_for_are_read_in_pieces(tmp_path, mo
         assert reason_of(uri) == "corrupt"
 
 
-def test_a_gzip_is_read_at_any_place(monkeypatch):
-    data = random.Random(1).choices(b"ACGT", k=3_000_000)
-    data = bytes(data)
-    packed = gzip.compress(data[:1_000_000]) + bytes(20) + gzip.compress(data[1_000_000:]) + bytes(7)
-    asked = []
+def test_a_gzip_is_read_at_any_place():
+    data = random.Random(1).randbytes(300_000).hex().encode()
+    packed = gzip.compress(data[:200_000], 1) + bytes(20) + gzip.compress(data[200_000:], 1) + bytes(7)
+    asked: list[int] = []
 
     def read_at(size: int, start: int) -> bytes:
         asked.append(size)
         return packed[start : start + size]
 
     stream = Inflated(read_at, 0, len(packed))
-    stream._spacing = 100_000
-    for start in (2_999_990, 0, 999_995, 2_000_000, 1_200_000, 1_200_010, 3_000_000):
-        assert stream.read(200, start) == data[start : start + 200]
-    assert stream.read(4_000_000, 0) == data == unpacked(packed)
+    stream._spacing = 50_000
+    for start in (599_990, 0, 199_995, 400_000, 300_000, 300_010, 600_000):
+        assert stream.read(500, start) == data[start : start + 500]
+    assert stream.read(700_000, 0) == data == unpacked(packed)
     asked.clear()
-    stream.read(10, 2_200_000)
-    assert sum(asked) < 150_000  # from the mark before it, not from the start
+    stream.read(10, 500_000)
+    assert sum(asked) < 100_000  # from the mark before it, not from the start
 
 
 @pytest.mark.parametrize(("end", "reason"), [(-9, "truncated"), (-6, "corrupt")])
@@ -214,7 +213,7 @@ def test_a_zip_whose_sizes_lie_is_corrupt(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.97])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.8])
 def test_what_breaks_off_is_said_and_never_read_as_whole(tmp_path, name, kept):
     whole = write(tmp_path / "whole" / name, CONTENT)
     path = tmp_path / name
