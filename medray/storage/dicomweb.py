@@ -112,11 +112,16 @@ def _only_part(content: bytes, kind: str) -> memoryview:
 
 
 def _pages(url: str, query: Mapping[str, str], keys: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
-    """Results of a search, each once by the values of `keys`. It goes on until a page has nothing new: a server may give fewer
-    than were asked for, and one that knows no pages gives the same again."""
+    """Results of a search, each once by the values of `keys`.
+
+    It goes on until a page has nothing new: a server may give fewer than were asked for, and one that knows no pages gives the
+    same again. Where the page before it was full, that is not believed: Orthanc gives nothing but the first page of a
+    search by ModalitiesInStudy. All results are then asked for at once, in ever larger numbers.
+    """
     seen: set[tuple[str, ...]] = set()
+    limit, offset, full = PAGE, 0, False
     while True:
-        page = http.get_json(url, {**query, "limit": str(PAGE), "offset": str(len(seen))}, DICOM_JSON) or []
+        page = http.get_json(url, {**query, "limit": str(limit), "offset": str(offset)}, DICOM_JSON) or []
         if not isinstance(page, list) or not all(isinstance(each, dict) for each in page):
             raise OSError("the answer of the server is no list of DICOM JSON")
         before = len(seen)
@@ -125,8 +130,12 @@ def _pages(url: str, query: Mapping[str, str], keys: tuple[str, ...]) -> Iterato
             if uids not in seen:
                 seen.add(uids)
                 yield found
-        if len(seen) == before:
+        if len(seen) == before and (not full or limit > PAGE):
             return
+        if len(seen) == before or limit > PAGE:
+            limit, offset = 2 * len(seen) + PAGE, 0
+        else:
+            offset, full = len(seen), len(page) >= limit
 
 
 def _uid(found: Mapping[str, Any], tag: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import xxhash
@@ -22,8 +21,8 @@ class Stored(NamedTuple):
     size: int
     """Bytes."""
     modified_ns: int
-    """When its study was last written to, ns since the epoch (UTC), whose part below a second is a digest of the name that the
-    server has given the file: another file has another one."""
+    """When it was listed, ns since the epoch (UTC), whose part below a second is a digest of the name that the server has given
+    the file: another file has another one."""
 
 
 @dataclass(frozen=True)
@@ -77,32 +76,23 @@ class Orthanc:
             known.update(member["ID"] for member in members)
         return found
 
-    def stored(self, study: str) -> dict[str, Stored]:
-        """The stored files of a study by SOPInstanceUID; none where it is no longer there. Raises OSError."""
+    def stored(self, study: str, now_ns: int) -> dict[str, Stored]:
+        """The stored files of a study by SOPInstanceUID, as of `now_ns`; none where it is no longer there. Raises OSError."""
         found: dict[str, Stored] = {}
         for resource in http.post_json(f"{self.url}/tools/lookup", study) or []:
             if resource.get("Type") != "Study":
                 continue
             try:
-                facts = http.get_json(f"{self.url}/studies/{resource['ID']}")
                 members = http.get_json(f"{self.url}/studies/{resource['ID']}/instances")
             except FileNotFoundError:
                 continue
-            found |= dict(_stored(members, _seconds(facts.get("LastUpdate"))))
+            found |= {member["MainDicomTags"]["SOPInstanceUID"]: _stored(member, now_ns) for member in members}
         return found
 
 
-def _stored(members: list[Mapping[str, Any]], seconds: int) -> Iterator[tuple[str, Stored]]:
-    for member in members:
-        part = xxhash.xxh3_64_intdigest(str(member["FileUuid"]).encode()) % 10**9
-        yield member["MainDicomTags"]["SOPInstanceUID"], Stored(int(member["FileSize"]), seconds * 10**9 + part)
-
-
-def _seconds(text: str | None) -> int:
-    try:
-        return int(datetime.strptime(text or "", "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        return 0
+def _stored(member: Mapping[str, Any], now_ns: int) -> Stored:
+    part = xxhash.xxh3_64_intdigest(str(member["FileUuid"]).encode()) % 10**9
+    return Stored(int(member["FileSize"]), now_ns // 10**9 * 10**9 + part)
 
 
 def is_same_file(one: int, other: int) -> bool:

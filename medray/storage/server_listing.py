@@ -107,7 +107,7 @@ class _Listing:
         except FileNotFoundError:  # removed since the studies were listed
             uris = []
         uris += [uri for uri in old.keys() - set(uris) if dicomweb.is_there(uri)]  # a page that moved hides some
-        files = self.orthanc.stored(study) if self.orthanc and uris else dict[str, Stored]()
+        files = self.orthanc.stored(study, self.now_ns) if self.orthanc and uris else dict[str, Stored]()
         return [self._row(uri, old.get(uri), files.get(uri.rpartition("/")[2])) for uri in sorted(uris)]
 
     def _row(self, uri: str, old: Row | None, stored: Stored | None) -> Row:
