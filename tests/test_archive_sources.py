@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,10 +18,12 @@ from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
 
 from medray.archive.manifest import Manifest
+from medray.datasets.label_table import LabelSettings
+from medray.datasets.labels import apply_labels
 from medray.engines.local import LocalEngine
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, UserError
 from medray.learning import bundles
-from medray.modalities.imaging.formats.dicom.writer import uid
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.storage import files
 from medray.verbs.index import index
 from medray.verbs.inspect import inspect
@@ -243,3 +246,86 @@ def test_pydicoms_own_dicomdir_is_read():
     path = str(get_testdata_file("DICOMDIR"))
     named = {file.uri for file in files.archive_files(path)}
     assert len(named) == 31 and all(file.size for file in files.archive_files(path))
+
+
+# --- several places -------------------------------------------------------------------------------------------
+
+
+def test_a_patient_of_several_archives_is_one_subject_and_a_series_in_two_is_one_volume(tmp_path):
+    def slices(*numbers: int) -> dict[str, bytes]:
+        return {
+            f"{number}.dcm": write_dicom(
+                toy.pixels(number, 0), patient_id="P1", study_uid=uid("study"), series_uid=uid("series"),
+                instance_uid=uid("slice", number), instance_number=number, modality="CT", spacing_mm=(1.0, 1.0),
+                position_mm=(0.0, 0.0, 2.0 * number),
+            )
+            for number in numbers
+        }  # fmt: skip
+
+    zipped(tmp_path / "one.zip", slices(0, 2, 4))
+    for name, data in slices(1, 3, 5).items():
+        (tmp_path / "two").mkdir(exist_ok=True)
+        (tmp_path / "two" / name).write_bytes(data)
+    toy.write_image(tmp_path / "two" / "other.dcm", 9, 1, subject="P1")
+    modality = {"kind": "imaging", "size": [6, 16, 16]}
+    run = toy.train_run(tmp_path, archive=[str(tmp_path / "one.zip"), str(tmp_path / "two")], modality=modality)
+    result = index(run, LocalEngine())
+    rows = entries(result)
+    assert (result.entries, result.subjects, result.failed) == (2, 1, 0)
+    assert len(rows[uid("series")]["parts"]) == 6
+    assert index(run, LocalEngine()).scanned == 0
+    shutil.rmtree(tmp_path / "two")
+    (tmp_path / "two").mkdir()
+    with pytest.raises(ArchiveError, match="one of the archives holds no files"):
+        index(run, LocalEngine())
+    assert files.is_away(run.root)
+
+
+def test_pictures_of_one_path_in_two_archives_are_two_entries_with_the_labels_of_their_folders(tmp_path):
+    from PIL import Image
+
+    for place, name, value in (("a/x", "cats/1.png", 1), ("b/x", "cats/1.png", 2), ("b/x", "dogs/1.png", 3)):
+        path = tmp_path / place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(path)
+    (tmp_path / "labels.csv").write_text("file,diagnosis\na/x/cats/1.png,upper\nb/x/cats/1.png,lower\n")
+    run = toy.train_run(tmp_path, archive=[str(tmp_path / "a" / "x"), str(tmp_path / "b" / "x")])
+    result = index(run, LocalEngine())
+    found = {name: row["label"] for name, row in entries(result).items()}
+    assert found == {"a/x/cats/1.png": ["cats"], "b/x/cats/1.png": ["cats"], "b/x/dogs/1.png": ["dogs"]}
+    (tmp_path / "a" / "x" / "cats" / "1.png").write_bytes(b"no picture")
+    broken = index(run, LocalEngine(), failed=True)
+    assert [row["path"] for row in broken.failed_entries or ()] == ["a/x/cats/1.png"]
+    settings = LabelSettings(table=str(tmp_path / "labels.csv"), key="file", columns=("diagnosis",))
+    table, _ = apply_labels(Manifest.open(result.manifest).table(), settings, root=run.root, pseudonym_key=b"k" * 32)
+    labels = {row["entry_id"]: row["label"] for row in table.to_pylist()}
+    assert labels["a/x/cats/1.png"] == ["upper"] and labels["b/x/cats/1.png"] == ["lower"]
+
+
+def test_labels_name_members_by_path(tmp_path):
+    zipped(tmp_path / "archive" / "z.zip", {f"{i}.dcm": image(i) for i in range(3)})
+    (tmp_path / "labels.csv").write_text(
+        f"file,diagnosis\nz.zip/0.dcm,upper\n{tmp_path}/archive/z.zip!/1.dcm,lower\n./z.zip/2.dcm,lower\n"
+    )
+    run = toy.train_run(tmp_path)
+    rows = Manifest.open(index(run, LocalEngine()).manifest).table()
+    settings = LabelSettings(table=str(tmp_path / "labels.csv"), key="file", columns=("diagnosis",))
+    table, _ = apply_labels(rows, settings, root=run.root, pseudonym_key=b"k" * 32)
+    labels = {row["entry_id"]: row["label"] for row in table.to_pylist()}
+    assert labels == {
+        uid("toy", 0, "image"): ["upper"],
+        uid("toy", 1, "image"): ["lower"],
+        uid("toy", 2, "image"): ["lower"],
+    }
+
+
+def test_archives_inside_each_other_and_several_of_health_records_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="one lies in the other"):
+        toy.train_run(tmp_path, archive=[str(tmp_path), str(tmp_path / "a")])
+    with pytest.raises(ValueError, match="one lies in the other"):
+        toy.train_run(tmp_path, archive=[str(tmp_path / "a"), str(tmp_path / "a")])
+    run = toy.train_run(
+        tmp_path, archive=[str(tmp_path / "a"), str(tmp_path / "b")], modality={"kind": "ehr", "window": "48h"}
+    )
+    with pytest.raises(UserError, match="one archive at a time"):
+        index(run, LocalEngine())

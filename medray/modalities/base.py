@@ -99,6 +99,9 @@ class Spec(BaseModel, Numbers):
         known: Iterator[dict[str, Fact]] = ({} if text is None else json.loads(text) for text in facts)
         return self.model_copy(update={"trained": eligibility.learnt(known, names, self.where_stated)})
 
+    several_archives: ClassVar[bool] = True
+    """Whether one run may read archives in several places."""
+
     earlier_ids: ClassVar[str | None] = None
     """Regular expression for ids that entries had in earlier versions of medray, and have no more."""
 

@@ -22,6 +22,7 @@ from medray.storage.uris import (
     is_local,
     is_media_directory,
     local_path,
+    places,
     top_folder,
 )
 from medray.storage.walk import File, list_pieces
@@ -61,8 +62,22 @@ def listed(
     """(files, whether they may be of other content although size and time are as they were) of an archive, in pieces.
 
     A zip or tar is listed, then its members, with its time. One that is as in the `earlier` listing is not opened: its
-    members are taken from there. For a DICOMweb server see `server_listing.py`. Raises ArchiveError.
+    members are taken from there. For a DICOMweb server see `server_listing.py`. Raises ArchiveError; of an archive in several
+    places also where one of them holds nothing, as a mount that has gone does.
     """
+    every = places(root)
+    for place in every:
+        empty = True
+        for piece, doubtful in _of_place(place, linked, earlier, full_check_days):
+            empty = empty and not len(piece)
+            yield piece, doubtful
+        if empty and len(every) > 1:
+            raise ArchiveError("one of the archives holds no files", where=place, do="leave it out, or mount it")
+
+
+def _of_place(
+    root: str, linked: list[str] | None, earlier: Earlier | None, full_check_days: float
+) -> Iterator[tuple[pa.RecordBatch, bool]]:
     if is_dicomweb(root):
         from medray.storage import server_listing
 

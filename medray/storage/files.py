@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 from medray.errors import ArchiveError, MachineError
 from medray.storage.archives import archive_files as archive_files
 from medray.storage.archives import archive_pieces as archive_pieces
+from medray.storage.uris import INSIDE as INSIDE
+from medray.storage.uris import INSIDE_PATTERN as INSIDE_PATTERN
+from medray.storage.uris import PLACES as PLACES
 from medray.storage.uris import absolute as absolute
 from medray.storage.uris import below as below
 from medray.storage.uris import container_of as container_of
@@ -28,7 +31,11 @@ from medray.storage.uris import is_dicomweb as is_dicomweb
 from medray.storage.uris import is_local as is_local
 from medray.storage.uris import join as join
 from medray.storage.uris import local_path as local_path
+from medray.storage.uris import place_names as place_names
+from medray.storage.uris import place_of as place_of
+from medray.storage.uris import places as places
 from medray.storage.uris import relative as relative
+from medray.storage.uris import top_folder as top_folder
 from medray.storage.walk import File as File
 from medray.storage.walk import list_files as list_files
 from medray.storage.walk import list_pieces as list_pieces
@@ -70,7 +77,11 @@ def exists(uri: str) -> bool:
 
 
 def is_away(root: str) -> bool:
-    """Whether an archive that was there holds nothing now, or its storage does not answer: a mount that has gone."""
+    """Whether an archive that was there, or one of its places, holds nothing now, or its storage does not answer: a mount that
+    has gone."""
+    every = places(root)
+    if len(every) > 1:
+        return any(map(is_away, every))
     try:
         if is_dicomweb(root):
             from medray.storage import dicomweb

@@ -89,13 +89,46 @@ def join(uri: str, *names: str) -> str:
     return f"{uri.rstrip('/')}/{path}"
 
 
+PLACES = "\n"
+"""Between the URIs of an archive that lies in several places."""
+
+
+def places(root: str) -> tuple[str, ...]:
+    """The places that an archive lies in."""
+    return tuple(root.split(PLACES))
+
+
+def place_of(uri: str, root: str) -> str:
+    """The place of an archive that the file belongs to; the first for a file of none, such as a list elsewhere."""
+    every = places(root)
+    return next((place for place in every if len(every) > 1 and is_below(uri, place)), every[0])
+
+
+@lru_cache(maxsize=16)
+def place_names(root: str) -> dict[str, str]:
+    """Each place of an archive to what its files' paths begin with: its last name, or as many of its last names as tell all
+    places apart, and a slash; nothing where there is one place."""
+    every = places(root)
+    if len(every) == 1:
+        return {root: ""}
+    names = {place: re.sub(r"^[A-Za-z0-9+.-]+://", "", top_folder(place)).strip("/").split("/") for place in every}
+    for count in range(1, max(map(len, names.values())) + 1):
+        last = {place: "/".join(parts[-count:]) + "/" for place, parts in names.items()}
+        if len(set(last.values())) == len(every):
+            return last
+    raise ValueError("two places of one name")
+
+
 def relative(uri: str, root: str) -> str:
     """`uri` below `root`, with `/` between names; the file's own name where `root` is that file. Raises ValueError for what is
     not below it.
 
     A container counts as a folder of its name: `ct.zip!/head/001.dcm` is `ct.zip/head/001.dcm`. Files that a DICOMDIR
-    names are below its folder.
+    names are below its folder. Where the archive lies in several places, the name of the place stands first.
     """
+    if PLACES in root:
+        place = place_of(uri, root)
+        return place_names(root)[place] + relative(uri, place)
     if uri == root:
         return uri.rsplit("/", 1)[-1]
     if not is_below(uri, root):
@@ -108,6 +141,10 @@ def relative(uri: str, root: str) -> str:
 
 def below(root: str, path: str) -> str:
     """The file that `relative` gives this path: the opposite of it, for what can be named by its path."""
+    if PLACES in root:
+        for place, name in place_names(root).items():
+            if path.startswith(name):
+                return below(place, path[len(name) :])
     top = top_folder(root)
     match = re.match(r"(?i)(.*?\.(?:zip|tar|tar\.gz|tgz))/(.+)$", path, re.DOTALL)
     return join(top, path) if match is None else join(join(top, match[1]), match[2])
@@ -115,6 +152,8 @@ def below(root: str, path: str) -> str:
 
 def is_below(uri: str, root: str) -> bool:
     """Whether the file belongs to the archive `root`: lies in this folder, is this file or a member of it."""
+    if PLACES in root:
+        return any(is_below(uri, place) for place in places(root))
     top = top_folder(root)
     return uri == root or uri.startswith((top + "/", top + INSIDE))
 

@@ -94,6 +94,13 @@ def index_archive(
     """(manifest, result)"""
     started = time.monotonic()
     _refuse_own_places(run)
+    if len(files.places(run.root)) > 1 and not spec.several_archives:
+        raise UserError(
+            f"the modality {spec.kind!r} reads one archive at a time",
+            where="archive",
+            found=f"{len(files.places(run.root))} archives",
+            do="convert them to one, or make a run file for each",
+        )
     folder = files.join(run.folder, "manifest")
     with (
         database() as db,
@@ -141,7 +148,7 @@ def _refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
     if isinstance(run, ScoreRun):
         uris["store"] = run.store_uri
     for key, uri in uris.items():
-        if f"{uri.rstrip('/')}/".startswith(f"{run.root.rstrip('/')}/"):
+        if any(f"{uri.rstrip('/')}/".startswith(f"{place.rstrip('/')}/") for place in files.places(run.root)):
             raise UserError(
                 f"the {key} lies inside the archive, and would be read as data at the next index",
                 where=f"{key} = {uri}",
@@ -180,7 +187,12 @@ class _IndexRun:
         now = datetime.now(UTC)
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
-        lists = [file for uri in self.modality.lists(run.root) for file in files.archive_files(uri)]
+        lists = [
+            file
+            for place in files.places(run.root)
+            for uri in self.modality.lists(place)
+            for file in files.archive_files(uri)
+        ]
         linked: list[str] = []
         self.listing, self.first_list, self.suspect = list_archive(
             folder, run.root, list(dict.fromkeys(lists)), linked, self.old_listing, run.full_check_days
@@ -312,4 +324,12 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def _companions(modality: Modality, root: str) -> bytes:
     """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
-    return repr([file for uri in modality.companions(root) for file in files.archive_files(uri)] or "").encode()
+    return repr(
+        [
+            file
+            for place in files.places(root)
+            for uri in modality.companions(place)
+            for file in files.archive_files(uri)
+        ]
+        or ""
+    ).encode()

@@ -6,6 +6,7 @@ Each is made once per worker from small picklable settings.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -27,7 +28,17 @@ from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
 from medray.scores.table import ARTEFACT_CONTENT
 from medray.storage.arrow import joined, null_column
-from medray.storage.files import File, file_holding, holds_data, is_local, modified_ns, relative
+from medray.storage.files import (
+    File,
+    file_holding,
+    holds_data,
+    is_below,
+    is_local,
+    modified_ns,
+    place_names,
+    place_of,
+    relative,
+)
 
 PARTS_AT_ONCE = 4096
 """A file may hold millions of parts: so many are in memory as objects."""
@@ -72,8 +83,9 @@ class Scan:
         if reason is None:
             try:
                 if holds_data(file.uri):
-                    for part in self.modality.scan(file, self.root):
-                        yield part, file
+                    place = place_of(file.uri, self.root)
+                    for part in self.modality.scan(file, place):
+                        yield self._at_place(part, file, place), file
                 return
             except SampleError as error:  # of a zip, a tar or a member, before or while it was read
                 reason, detail = error.reason, error.detail
@@ -83,6 +95,15 @@ class Scan:
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
         path = relative(file.uri, self.root)
         yield Part(path, file.uri, digest=digest(unread), size=file.size, reason=reason, detail=detail), file
+
+    def _at_place(self, part: Part, file: File, place: str) -> Part:
+        """What is named by its path, told apart from that of the same path in another place of the archive."""
+        name = place_names(self.root)[place]
+        path = relative(file.uri, place) if name and is_below(file.uri, place) else ""
+        if not path or not (part.entry_id == path or part.entry_id.startswith(path + "#")):
+            return part
+        subject = part.subject if part.person or part.subject is None else name + part.subject
+        return replace(part, entry_id=name + part.entry_id, subject=subject)
 
 
 class Read:
