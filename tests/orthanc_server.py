@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PACKAGES = ("orthanc", "orthanc-dicomweb")
 
@@ -34,7 +34,7 @@ class Server(NamedTuple):
     def dicomweb(self) -> str:
         return f"dicomweb+{self.url}/dicom-web"
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> object:
+    def ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         """The JSON that Orthanc's own interface answers."""
         request = urllib.request.Request(f"{self.url}{path}", body, method=method)
         word = f"{self.user}:{self.password}".encode()

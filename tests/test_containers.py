@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from s3_server import BUCKET, s3_server
 
 from medray.errors import REASONS, ArchiveError, SampleError
 from medray.storage import compressed, containers, files
@@ -136,6 +137,24 @@ def test_a_gzip_that_breaks_off_or_has_another_checksum_says_so(end, reason):
     with pytest.raises(SampleError) as raised:
         unpacked(bytes(packed))
     assert raised.value.reason == reason
+
+
+def test_members_in_a_bucket_are_read_by_range_though_one_request_in_ten_fails(tmp_path, monkeypatch):
+    with s3_server(faults=0.1) as environment:
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        root = f"s3://{BUCKET}/archive"
+        for name in NAMES:
+            files.write_bytes(f"{root}/{name}", write(tmp_path / name, CONTENT).read_bytes())
+        listed = {file.uri: file.size for file in files.archive_files(root)}
+        assert listed == {
+            f"{root}/{name}!/{path}": len(data) for name in sorted(NAMES) for path, data in CONTENT.items()
+        }
+        for path, data in CONTENT.items():
+            assert all(files.read_bytes(f"{root}/{name}!/{path}") == data for name in NAMES)
+        assert files.read_bytes(f"{root}/x.tar.gz") == (tmp_path / "x.tar.gz").read_bytes()  # neither packed nor unpacked
+        uri = f"{root}/x.zip!/1/im 4.bin"
+        assert files.modified_ns(uri) == files.modified_ns(f"{root}/x.zip") and not files.exists(f"{uri}.no")
 
 
 # --- what is refused ------------------------------------------------------------------------------------------

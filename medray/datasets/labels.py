@@ -203,7 +203,7 @@ def _named(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarr
 
 def _below(uris: pa.Array, root: str) -> pa.Array:
     """files.relative of many URIs."""
-    if pc.any(pc.match_substring(uris, files.INSIDE)).as_py() or files.places(root) != (files.top_folder(root),):
+    if pc.any(pc.match_substring(uris, files.INSIDE)).as_py() or files.places(root) != [files.top_folder(root)]:
         paths = [files.relative(uri, root) if files.is_below(uri, root) else uri for uri in uris.to_pylist()]
         return pa.array(paths, pa.string())
     prefix = root.rstrip("/") + "/"

@@ -117,7 +117,7 @@ def _content(uri: str) -> bytes:
         if is_local(uri):
             return local_path(uri).read_bytes()
         system, path = file_system(uri)
-        with system.open_input_stream(path) as stream:
+        with system.open_input_file(path) as stream:
             return stream.read()
     except FileNotFoundError:
         raise ArchiveError(

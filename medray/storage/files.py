@@ -132,7 +132,7 @@ def read_bytes(uri: str) -> bytes:
         with open(local_path(uri), "rb", opener=_without_waiting) as stream:
             return stream.read()
     system, path = file_system(uri)
-    with system.open_input_stream(path) as stream:
+    with system.open_input_stream(path, compression=None) as stream:  # else pyarrow unpacks by the name: .gz, .bz2, .zst
         return stream.read()
 
 
@@ -189,7 +189,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         system, path = file_system(uri)
 
         def write() -> None:
-            with system.open_output_stream(path) as stream:
+            with system.open_output_stream(path, compression=None) as stream:  # else it packs by the name
                 stream.write(data)
 
         patiently(write)  # the whole file once more: the same bytes
@@ -215,7 +215,7 @@ def new_file(uri: str) -> Generator[pa.NativeFile]:
 
     if not is_local(uri):
         system, path = file_system(uri)
-        stream = system.open_output_stream(path)
+        stream = system.open_output_stream(path, compression=None)
         try:
             yield stream
         except BaseException:  # Ctrl-C, too: half a file does not stay; it is raised again

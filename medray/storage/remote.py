@@ -131,7 +131,7 @@ class Patient(fs.FileSystemHandler):
         return as_file(Content(lambda size, start: patiently(lambda: inner.read_at(size, start)), inner.size(), inner))
 
     def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        return self.inner.open_output_stream(path, metadata=metadata)
+        return self.inner.open_output_stream(path, compression=None, metadata=metadata)
 
     def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        return self.inner.open_append_stream(path, metadata=metadata)
+        return self.inner.open_append_stream(path, compression=None, metadata=metadata)

@@ -115,7 +115,7 @@ class _Listing:
             return old or (uri, 0, self.now_ns // 10**9 * 10**9)
         if old is not None and old[1] == stored.size and is_same_file(old[2], stored.modified_ns):
             return old
-        return uri, *stored
+        return uri, stored.size, stored.modified_ns
 
     def _found_studies(self) -> dict[str, Counts]:
         """Studies of the archive. One of the last listing that no page has is asked for by itself before it is taken for gone."""

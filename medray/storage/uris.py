@@ -93,9 +93,9 @@ PLACES = "\n"
 """Between the URIs of an archive that lies in several places."""
 
 
-def places(root: str) -> tuple[str, ...]:
+def places(root: str) -> list[str]:
     """The places that an archive lies in."""
-    return tuple(root.split(PLACES))
+    return root.split(PLACES)
 
 
 def place_of(uri: str, root: str) -> str:
