@@ -132,7 +132,9 @@ def read_bytes(uri: str) -> bytes:
         with open(local_path(uri), "rb", opener=_without_waiting) as stream:
             return stream.read()
     system, path = file_system(uri)
-    with system.open_input_stream(path, compression=None) as stream:  # else pyarrow unpacks by the name: .gz, .bz2, .zst
+    with system.open_input_stream(
+        path, compression=None
+    ) as stream:  # else pyarrow unpacks by the name: .gz, .bz2, .zst
         return stream.read()
 
 
