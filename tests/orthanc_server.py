@@ -44,7 +44,11 @@ class Server(NamedTuple):
 
 
 def unpack(folder: Path) -> Path | None:
-    """A folder that Orthanc, its plug-in and the libraries it lacks here are unpacked into; None where they cannot be had."""
+    """A folder that Orthanc, its plug-in and the libraries it lacks here are unpacked into; None where they cannot be had.
+    What an earlier session has unpacked in `folder` is taken."""
+    if (folder / "whole").exists():
+        return folder / "root"
+    shutil.rmtree(folder, ignore_errors=True)
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return None
     packages, root = folder / "packages", folder / "root"
@@ -58,6 +62,7 @@ def unpack(folder: Path) -> Path | None:
         waiting = _to_be_had(sorted(name for name in needed if not _is_installed(name)))
     for package in sorted(packages.glob("*.deb")):
         subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
+    (folder / "whole").touch()
     return root
 
 

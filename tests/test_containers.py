@@ -152,7 +152,9 @@ def test_members_in_a_bucket_are_read_by_range(tmp_path, monkeypatch):
         }
         for path, data in CONTENT.items():
             assert all(files.read_bytes(f"{root}/{name}!/{path}") == data for name in NAMES)
-        assert files.read_bytes(f"{root}/x.tar.gz") == (tmp_path / "x.tar.gz").read_bytes()  # neither packed nor unpacked
+        assert (
+            files.read_bytes(f"{root}/x.tar.gz") == (tmp_path / "x.tar.gz").read_bytes()
+        )  # neither packed nor unpacked
         uri = f"{root}/x.zip!/1/im 4.bin"
         assert files.modified_ns(uri) == files.modified_ns(f"{root}/x.zip") and not files.exists(f"{uri}.no")
 

@@ -6,6 +6,7 @@ Skipped where its packages cannot be fetched with apt-get; all else of storage/d
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -30,10 +31,10 @@ SERIES = 40
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Server]:
     """An Orthanc with 40 series of one image, two to a study."""
     folder = tmp_path_factory.mktemp("orthanc")
-    root = unpack(folder)
+    root = unpack(pytestconfig.cache.mkdir("orthanc") / "packages")
     if root is None:
         pytest.skip(
             "Debian's orthanc and orthanc-dicomweb cannot be fetched: apt-get download orthanc orthanc-dicomweb"
@@ -221,31 +222,50 @@ def test_an_instance_that_went_after_the_index_is_a_missing_file(server):
 class Searches:
     """Answers to searches from a list of UIDs, as some servers page: in pieces of `most`, or all of it each time."""
 
-    def __init__(self, count: int, most: int, *, pages: bool = True) -> None:
+    def __init__(self, count: int, most: int, *, pages: bool = True, first_alone: bool = False) -> None:
         self.uids = [f"1.2.{i}" for i in range(count)]
-        self.most, self.pages, self.asked = most, pages, 0
+        self.most, self.pages, self.first_alone, self.asked = most, pages, first_alone, 0
 
-    def __call__(self, url: str, query: dict[str, str], accept: str) -> list[dict] | None:
+    def __call__(self, url: str, query: dict[str, str], accept: str) -> http.Answer:
         self.asked += 1
         start = int(query["offset"]) if self.pages else 0
         page = self.uids[start : start + min(self.most, int(query["limit"]))] if self.pages else self.uids
-        return [{dicomweb.STUDY: {"vr": "UI", "Value": [each]}} for each in page] or None
+        page = [] if self.first_alone and start else page
+        left = len(self.uids) - start - len(page)
+        warning = f'299 pacs: "There are {left} additional results that can be requested"' if left > 0 else ""
+        found = [{dicomweb.STUDY: {"vr": "UI", "Value": [each]}} for each in page]
+        return http.Answer(json.dumps(found).encode() if found else b"", dicomweb.DICOM_JSON, warning)
 
 
 @pytest.mark.parametrize(
-    "answers", [Searches(25, 10), Searches(25, 1000), Searches(25, 0, pages=False), Searches(0, 5)]
+    "answers",
+    [
+        Searches(25, 10),
+        Searches(25, 1000),
+        Searches(25, 0, pages=False),
+        Searches(0, 5),
+        Searches(2000, 1000),
+        Searches(1500, 9999, first_alone=True),
+    ],
 )
 def test_searches_end_whatever_a_server_makes_of_pages(answers, monkeypatch):
-    monkeypatch.setattr(http, "get_json", answers)
+    monkeypatch.setattr(http, "get", answers)
     place = dicomweb.place_of("dicomweb+https://pacs.example/dicom-web/?PatientSex=F")
     assert place == ("dicomweb+https://pacs.example/dicom-web", "https://pacs.example/dicom-web", {"PatientSex": "F"})
     assert [study for study, _ in dicomweb.studies(place)] == answers.uids
     assert answers.asked <= 5
 
 
-@pytest.mark.parametrize("answer", [{"error": "x"}, ["x"], [{}], [{dicomweb.STUDY: {"Value": ["../../etc"]}}]])
+def test_a_server_that_hides_results_is_refused_by_its_own_word(monkeypatch):
+    monkeypatch.setattr(http, "get", Searches(25, 10, first_alone=True))
+    with pytest.raises(OSError, match="more results than 10"):
+        list(dicomweb.studies(dicomweb.place_of("dicomweb+https://pacs.example/x")))
+
+
+@pytest.mark.parametrize("answer", [{"error": "x"}, ["x"], [{}], [{dicomweb.STUDY: {"Value": ["../../etc"]}}], None])
 def test_an_answer_that_is_no_list_of_studies_is_no_empty_archive(answer, monkeypatch):
-    monkeypatch.setattr(http, "get_json", lambda *_: answer)
+    content = b"<html>" if answer is None else json.dumps(answer).encode()
+    monkeypatch.setattr(http, "get", lambda *_: http.Answer(content))
     with pytest.raises(OSError):
         list(dicomweb.studies(dicomweb.place_of("dicomweb+https://pacs.example/x")))
 

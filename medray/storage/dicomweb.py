@@ -94,11 +94,12 @@ def is_there(uri: str) -> bool:
 
 def retrieve(uri: str) -> memoryview:
     """The bytes of an instance, as the server stores it. Raises FileNotFoundError, PermissionError, OSError."""
-    return _only_part(*http.get(uri.removeprefix("dicomweb+"), accept=WHOLE_INSTANCE))
+    return _only_part(http.get(uri.removeprefix("dicomweb+"), accept=WHOLE_INSTANCE))
 
 
-def _only_part(content: bytes, kind: str) -> memoryview:
+def _only_part(answer: http.Answer) -> memoryview:
     """The body of a multipart answer with one part (RFC 2046 5.1.1); of any other answer itself."""
+    content, kind = answer.content, answer.kind
     boundary = re.search(r'boundary="?([^";,]+)"?', kind)
     if not kind.lower().startswith("multipart/") or boundary is None:
         return memoryview(content)
@@ -116,12 +117,14 @@ def _pages(url: str, query: Mapping[str, str], keys: tuple[str, ...]) -> Iterato
 
     It goes on until a page has nothing new: a server may give fewer than were asked for, and one that knows no pages gives the
     same again. Where the page before it was full, that is not believed: Orthanc gives nothing but the first page of a
-    search by ModalitiesInStudy. All results are then asked for at once, in ever larger numbers.
+    search by ModalitiesInStudy. All results are then asked for at once, in ever larger numbers. Raises OSError where results are
+    missing by what the server says itself.
     """
     seen: set[tuple[str, ...]] = set()
-    limit, offset, full = PAGE, 0, False
+    limit, offset, full, more = PAGE, 0, False, False
     while True:
-        page = http.get_json(url, {**query, "limit": str(limit), "offset": str(offset)}, DICOM_JSON) or []
+        answer = http.get(url, {**query, "limit": str(limit), "offset": str(offset)}, DICOM_JSON)
+        page = http.as_json(answer) or []
         if not isinstance(page, list) or not all(isinstance(each, dict) for each in page):
             raise OSError("the answer of the server is no list of DICOM JSON")
         before = len(seen)
@@ -131,7 +134,10 @@ def _pages(url: str, query: Mapping[str, str], keys: tuple[str, ...]) -> Iterato
                 seen.add(uids)
                 yield found
         if len(seen) == before and (not full or limit > PAGE):
+            if more:
+                raise OSError(f"the server says that it has more results than {before}, and does not give them")
             return
+        more = "additional results" in answer.warning  # PS3.18 8.3.4.4.1
         if len(seen) == before or limit > PAGE:
             limit, offset = 2 * len(seen) + PAGE, 0
         else:

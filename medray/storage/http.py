@@ -28,8 +28,10 @@ USER, PASSWORD, TOKEN = "MEDRAY_DICOMWEB_USER", "MEDRAY_DICOMWEB_PASSWORD", "MED
 
 class Answer(NamedTuple):
     content: bytes
-    kind: str
+    kind: str = ""
     """Content-Type"""
+    warning: str = ""
+    """Warning"""
 
 
 def get(url: str, query: Mapping[str, str] | None = None, accept: str = "application/json") -> Answer:
@@ -39,17 +41,18 @@ def get(url: str, query: Mapping[str, str] | None = None, accept: str = "applica
 
 def get_json(url: str, query: Mapping[str, str] | None = None, accept: str = "application/json") -> Any:
     """The answer to GET as JSON, None where it has no content. Raises as `get` does, and OSError for what is no JSON."""
-    return _json(get(url, query, accept).content)
+    return as_json(get(url, query, accept))
 
 
 def post_json(url: str, text: str) -> Any:
     """The answer to POST, as `get_json` gives it. It may be sent several times."""
-    return _json(_ask("POST", url, "application/json", text.encode()).content)
+    return as_json(_ask("POST", url, "application/json", text.encode()))
 
 
-def _json(content: bytes) -> Any:
+def as_json(answer: Answer) -> Any:
+    """The content of an answer, None where it has none. Raises OSError for what is no JSON."""
     try:
-        return json.loads(content) if content.strip() else None
+        return json.loads(answer.content) if answer.content.strip() else None
     except ValueError:
         raise OSError("the answer of the server is no JSON") from None
 
@@ -68,7 +71,7 @@ def _ask(method: str, url: str, accept: str, body: bytes | None = None) -> Answe
             raise PermissionError(13, f"the server refuses, with HTTP status {answer.status}")
         if not 200 <= answer.status < 300:
             raise OSError(f"HTTP status {answer.status}")
-        return Answer(answer.data, answer.headers.get("Content-Type", ""))
+        return Answer(answer.data, answer.headers.get("Content-Type", ""), answer.headers.get("Warning", ""))
 
     return patiently(ask)
 
