@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
 
+from medray.api import Bundle
 from medray.archive.manifest import Manifest
 from medray.datasets.label_table import LabelSettings
 from medray.datasets.labels import apply_labels
@@ -329,3 +330,14 @@ def test_archives_inside_each_other_and_several_of_health_records_are_refused(tm
     )
     with pytest.raises(UserError, match="one archive at a time"):
         index(run, LocalEngine())
+
+
+def test_predict_and_inspect_take_a_zip_and_a_member(tmp_path):
+    zipped(tmp_path / "z.zip", {f"head/{i}.dcm": image(i) for i in range(3)})
+    uri = str(tmp_path / "z.zip")
+    bundles.save(toy.bundle(), str(tmp_path / "bundle"))
+    bundle = Bundle.load(tmp_path / "bundle")
+    table = bundle.predict(uri)
+    assert set(table.column("entry_id").to_pylist()) == images(0, 1, 2)
+    assert len(bundle.predict(f"{uri}!/head/1.dcm")) == 1
+    assert inspect(f"{uri}!/head/1.dcm").facts["format"] == "dicom" and inspect(uri).facts["series"] == 3

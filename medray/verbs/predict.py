@@ -66,7 +66,7 @@ def predict(
             )
     uris = [files.absolute(each) for each in paths]
     root = files.absolute(archive) if archive is not None else uris[0] if len(uris) == 1 else _common_folder(uris)
-    if outside := [uri for uri in uris if uri != root and not uri.startswith(root.rstrip("/") + "/")]:
+    if outside := [uri for uri in uris if not files.is_below(uri, root)]:
         raise UserError("the path is not below the archive", where=outside[0], expected=f"a path below {root}")
     in_list = not isinstance(data, str | os.PathLike)
     manifest = _manifest(spec, _listed(uris, missing=in_list), root, key)
