@@ -179,7 +179,7 @@ class _Night:
         facts = {
             "night": self.id,
             "name": self.run.name,
-            "archive": self.run.archive,
+            "archive": self.run.archive if isinstance(self.run.archive, str) else ", ".join(self.run.archive),
             "store": self.run.store,
             "host": socket.gethostname(),
             "began": self.began.isoformat(timespec="seconds"),

@@ -23,7 +23,7 @@ from medray.modalities.imaging.encoding.conform import conform, divisor, ranged,
 from medray.modalities.imaging.encoding.gaps import even
 from medray.modalities.imaging.encoding.normalise import by_itself
 from medray.modalities.imaging.formats import arrays
-from medray.modalities.imaging.formats.decode import Chosen, decode
+from medray.modalities.imaging.formats.decode import Chosen, content_of, decode
 from medray.modalities.imaging.formats.dicom.quantity import Quantity
 from medray.modalities.imaging.formats.films import Films, film_volume
 from medray.modalities.imaging.formats.image import Image
@@ -299,4 +299,4 @@ def _is_row(entry: Entry) -> bool:
 def _contents(parts: Sequence[PartRef]) -> Iterator[bytes]:
     """The content of each file, as it is asked for. Raises SampleError `changed`."""
     for part in parts:
-        yield unchanged(read_bytes(part.uri), part)
+        yield unchanged(content_of(read_bytes(part.uri)), part)
