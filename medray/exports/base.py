@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from medray.archive.manifest import Manifest
-    from medray.exports.dicom_sr.settings import SrSettings
+    from medray.exports.sr_settings import SrSettings
     from medray.scores import ScoreStore
 
 
@@ -56,7 +56,7 @@ class ScoredRun:
 
     manifest: Manifest
     algorithm: Algorithm
-    settings: SrSettings | None
+    settings: SrSettings
     where: str
     """The run file, for messages."""
 

@@ -35,7 +35,9 @@ def export(format: str, store: str, source: str, out: str, bundle: str | None = 
     assert write is not None
     known = sorted(scores.summary()["bundles"])
     [bundle_id] = _one([name for name in known if name.startswith(bundle or "")], known, store)
-    return ExportResult(bundle_id=bundle_id, **write(scores, bundle_id, source, out), seconds=time.monotonic() - started)
+    return ExportResult(
+        bundle_id=bundle_id, **write(scores, bundle_id, source, out), seconds=time.monotonic() - started
+    )
 
 
 def _one(matches: Sequence[str], known: Sequence[str], store: str) -> Sequence[str]:
@@ -60,13 +62,12 @@ def _of_run(
     known = sorted(scores.summary()["bundles"])
     folders = run.bundles if isinstance(run, NightlyRun) else (run.bundle,)
     loaded = {model.id: model for model in (bundles.load(files.absolute(folder)) for folder in folders)}
-    matches = [each for each in known if each in loaded and each.startswith(bundle or "")]
-    [bundle_id] = _one(matches, known, scores.uri)
+    loaded = {name: model for name, model in loaded.items() if name.startswith(bundle or "")}
+    kinds = {model.recipe.modality.kind for model in loaded.values()} - {"imaging"}
+    if kinds:
+        raise UserError("structured reports are of DICOM images", where=source, found=f"a bundle of {min(kinds)}")
+    [bundle_id] = _one([name for name in known if name in loaded], known, scores.uri)
     model = loaded[bundle_id]
-    if model.recipe.modality.kind != "imaging":
-        raise UserError(
-            "structured reports are of DICOM images", where=source, found=f"scores of {model.recipe.modality.kind}"
-        )
     scored = ScoredRun(_manifest(run, model), algorithm(model), run.sr, source)
     written = write(scores, scored, out)
     refused, asked = sum(written.get("refused", {}).values()), written["scored"]

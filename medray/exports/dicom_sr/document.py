@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
 from highdicom import sr
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.sr import codes
+from pydicom.sr.codedict import codes
 from pydicom.uid import UID, EnhancedSRStorage, ExplicitVRLittleEndian
 
 from medray.exports.base import Algorithm
-from medray.exports.dicom_sr.headers import Instance, Source
-from medray.exports.dicom_sr.settings import CERTAINTY, NO_UNITS, PERCENT, Code, ReportedOutput, SrSettings
+from medray.exports.dicom_sr.headers import Instance, Source, quiet
+from medray.exports.sr_settings import CERTAINTY, NO_UNITS, PERCENT, Code, ReportedOutput, SrSettings
 from medray.modalities.imaging.formats.dicom.writer import uid
 
 FORMAT = 1
@@ -103,7 +104,12 @@ def report(source: Source, scored: Scored, algorithm: Algorithm, settings: SrSet
     for element in _content(source, scored, algorithm, settings, name):
         document[element.tag] = element
     stream = io.BytesIO()
-    dcmwrite(stream, document, enforce_file_format=True)
+    with quiet():
+        # so that pydicom writes what was taken over as it stands, and does not decode and encode it
+        character_set = convert_encodings(document.get("SpecificCharacterSet"))
+        stated = "SpecificCharacterSet" in document
+        document.set_original_encoding(False, True, character_set if stated else default_encoding)
+        dcmwrite(stream, document, enforce_file_format=True)
     return stream.getvalue()
 
 

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta, timezone, tzinfo
 
 from pydicom import dcmread
-from pydicom.dataelem import RawDataElement
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from medray.archive.entries import PartRef, unchanged
@@ -74,9 +77,11 @@ class Source:
 
     def copy_into(self, report: Dataset) -> None:
         """Patient, study and character set, byte for byte."""
+        # a report that says so has to say how, and images may say it in codes
+        left_out = () if self.text.get("DeidentificationMethod", b"").strip() else ("PatientIdentityRemoved",)
         for keyword in (*OF_ALL, *PATIENT, *STUDY):
-            value = self.text.get(keyword, b"" if keyword in ALWAYS else None)
-            if value is not None:
+            value = self.text.get(keyword, b"")
+            if keyword in ALWAYS or (value.strip(b"\0 ") and keyword not in left_out):
                 tag = Tag(tag_for_keyword(keyword) or 0)
                 report[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
 
@@ -125,8 +130,7 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[dict[str, bytes]]:
 
 
 def _header(raw: bytes) -> dict[str, bytes]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values
+    with quiet():
         dataset = dcmread(io.BytesIO(raw), stop_before_pixels=True, force=True, specific_tags=_ASKED)
         found: dict[str, bytes] = {}
         for keyword in _ASKED:
@@ -134,10 +138,26 @@ def _header(raw: bytes) -> dict[str, bytes]:
             if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
                 found[keyword] = element.value
             elif element is not None and element.value:  # the character set is decoded while it is read
-                values = element.value if isinstance(element.value, (list, tuple)) else [element.value]
+                values = element.value if isinstance(element.value, MultiValue) else [element.value]
                 text = "\\".join(map(str, values))
                 found[keyword] = (text + " " * (len(text) % 2)).encode("ascii", "replace")
     return found
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Without the warnings of pydicom and highdicom, which quote values of patients."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _text(header: Mapping[str, bytes], keyword: str) -> str:

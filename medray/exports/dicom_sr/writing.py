@@ -15,7 +15,7 @@ import pyarrow as pa
 from medray.archive.entries import MANIFEST, Entries, Entry
 from medray.errors import RunFileError, SampleError, UserError
 from medray.exports.base import Algorithm, Exported, ScoredRun
-from medray.exports.dicom_sr.settings import NO_UNITS, PERCENT, Code, SrSettings
+from medray.exports.sr_settings import NO_UNITS, PERCENT, Code, SrSettings
 from medray.scores import ScoreStore
 from medray.storage import files
 
@@ -124,7 +124,7 @@ def checked(run: ScoredRun) -> SrSettings:
             "structured reports need highdicom, which is not installed", do="pip install 'medray[dicom-sr]'"
         )
     settings, algorithm = run.settings, run.algorithm
-    if settings is None:
+    if not settings.outputs:
         raise RunFileError(
             "the run file does not say which coded concepts the scores are",
             where=run.where,
@@ -171,7 +171,7 @@ def _codes(settings: SrSettings) -> Iterator[Code]:
 
 def _check_standard(code: Code, where: str) -> None:
     """Of DICOM's own terms all are known: a slip in one is found here. Raises RunFileError."""
-    from pydicom.sr import codes
+    from pydicom.sr.codedict import codes
 
     value, scheme, meaning = code
     if scheme != "DCM":
@@ -187,5 +187,5 @@ def _check_standard(code: Code, where: str) -> None:
 
 
 def _zone(run: ScoredRun) -> tzinfo:
-    name = run.settings.timezone if run.settings else "UTC"
+    name = run.settings.timezone
     return UTC if name == "UTC" else ZoneInfo(name)

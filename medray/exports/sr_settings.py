@@ -15,7 +15,9 @@ def _checked(code: tuple[str, str, str]) -> tuple[str, str, str]:
     for what, text, most in (("code", value, SHORT), ("scheme", scheme, SHORT), ("meaning", meaning, LONG)):
         if not _plain(text) or len(text) > most or text != text.strip():
             # a report has the character set of its images, and every one of those has ASCII
-            raise ValueError(f"{what} {text!r}: 1 to {most} printable ASCII characters are asked for, without a backslash")
+            raise ValueError(
+                f"{what} {text!r}: 1 to {most} printable ASCII characters are asked for, without a backslash"
+            )
     if scheme.startswith("99") or scheme.upper() == "L":
         raise ValueError(
             f"{scheme} is a private coding scheme (PS3.16, 8.2), which no other system can read: "
@@ -68,7 +70,7 @@ class SrSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    outputs: dict[str, ReportedOutput] = Field(min_length=1)
+    outputs: dict[str, ReportedOutput] = {}
     """Each output of the bundle, by its name, with the coded concepts that it is."""
     leave_out: tuple[str, ...] = ()
     """Outputs that are not reported, as the class without a finding."""
@@ -76,8 +78,8 @@ class SrSettings(BaseModel):
     """The procedure reported; by default the imaging procedure of the images' modality (PS3.16 CID 100)."""
     algorithm: str | None = None
     """Name of the algorithm; by default the bundle's. Its version is the bundle's id."""
-    series_number: int = Field(default=9001, ge=1, le=2**31 - 1)
-    """Of the series that the reports of one study and bundle form."""
+    series_number: int = Field(default=9001, ge=1, le=999_999)
+    """Number of the series that the reports of one study and bundle form."""
     timezone: str = "UTC"
     """Zone of the reports' dates and times where images do not state theirs, as Europe/Berlin. Each number also carries
     its time with the offset from UTC."""
