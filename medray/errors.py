@@ -111,6 +111,7 @@ _REASONS: dict[str, str] = {
     "no_pixels": "a DICOM object without an image, such as a report or a presentation state",
     "bad_geometry": "slices that do not form one volume",
     "bad_rescale": "slices of one volume that are on different scales: one lost its rescale, or two are of two units",
+    "no_quantity": "values that cannot be brought to the quantity or unit that the run asks for: a field is absent or contradicts another",
     "bad_shape": "an image of another number of dimensions or channels than the run asks for",
     "bad_values": "NaN, infinite or constant values where numbers are needed",
     "mixed_subjects": "the parts of one entry name different subjects",
@@ -146,13 +147,15 @@ _REASONS: dict[str, str] = {
     "dose": "a radiotherapy dose: a computed grid, no image of the patient",
     "report": "a DICOM structured report or an encapsulated document",
     "presentation_state": "a DICOM presentation state: how to show another image",
+    "localizer": "a localizer (scout): to plan a scan by, no slice of its volume; asked for by a rule on ImageType",
+    "secondary_capture": "a screen capture or computed picture without a place in the patient, in 3D",
     "reference_block": "a gVCF block: as the reference, so nothing is there to score",
 }
 
 _NOT_ELIGIBLE = frozenset(
     {
         "not_eligible", "not_an_image", "no_pixels", "segmentation", "dose", "report", "presentation_state",
-        "after_death", "no_variants", "no_alternate", "spanning_deletion", "reference_block",
+        "localizer", "secondary_capture", "after_death", "no_variants", "no_alternate", "spanning_deletion", "reference_block",
     }
 )  # fmt: skip
 

@@ -112,7 +112,7 @@ def test_more_than_may_be_handed_over_is_done_by_one_worker(engine, monkeypatch)
     assert sorted(v for payload in sink.found for v in payload["values"]) == [4 * n for n in range(200)]
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_refusal_in_either_worker_comes_out_as_itself(engine, place):
     stages = [Stage(Double, 3), ON_GPU]
     stages[place] = stages[place]._replace(make=Refuse)
@@ -125,6 +125,7 @@ def test_a_refusal_in_either_worker_comes_out_as_itself(engine, place):
     assert "a bug" in caught.value.found
 
 
+@pytest.mark.slow  # test_poison.py does as much with one kind of workers on every run
 def test_entries_that_end_the_worker_that_decodes_are_failed_rows(tmp_path, ray_session, monkeypatch):
     from medray.engines.ray.engine import RayEngine
 
@@ -138,6 +139,7 @@ def test_entries_that_end_the_worker_that_decodes_are_failed_rows(tmp_path, ray_
     assert sorted(toy.failures(tmp_path / "scores").values()) == ["worker_died", "worker_died"]
 
 
+@pytest.mark.slow  # test_deadline.py does as much with one kind of workers on every run
 def test_a_flow_of_two_kinds_of_workers_stops_at_its_deadline_with_all_that_it_did(engine):
     sink, done = Names(), []
     until = time.time() + 30  # workers take seconds to start
@@ -293,6 +295,7 @@ def stream(folder: str, parcels: int) -> None:
     print(json.dumps(found | {"files": [str(path) for path in Path(folder).rglob("*") if path.is_file()]}))
 
 
+@pytest.mark.slow  # gigabytes
 def test_a_stream_larger_than_the_object_store_does_not_spill(tmp_path):
     """Four times the store, scored more slowly than it is decoded."""
     code = STREAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path))

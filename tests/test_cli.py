@@ -256,7 +256,7 @@ def test_a_finished_training_is_repeated_only_when_asked(trained):
     assert not fresh["reused"]
 
 
-@pytest.mark.parametrize("engine", ["kind='local'", "kind='ray', workers=1"])
+@pytest.mark.parametrize("engine", ["kind='local'", pytest.param("kind='ray', workers=1", marks=pytest.mark.slow)])
 def test_a_terminal_shows_each_epoch_and_an_interrupted_training_says_how_it_goes_on(trained, tmp_path, engine):
     reader, terminal = pty.openpty()
     settings = ["training.epochs=100000", f"work={tmp_path}/w", f"bundle={tmp_path}/b", f"engine={{{engine}}}"]

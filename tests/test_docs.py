@@ -68,8 +68,9 @@ def parse(words: list[str]) -> None:
     while getattr(group, "commands", None):
         if not words:
             return
-        assert words[0] in group.commands, f"{path} has no {words[0]}: {sorted(group.commands)}"
-        path, group, words = f"{path} {words[0]}", group.commands[words[0]], words[1:]
+        inner = group.get_command(None, words[0])
+        assert inner is not None, f"{path} has no {words[0]}: {sorted(group.commands)}"
+        path, group, words = f"{path} {words[0]}", inner, words[1:]
     with group.make_context(path, list(words)) as context:
         if path == "medray submit":
             parse(context.params["words"])
@@ -77,7 +78,7 @@ def parse(words: list[str]) -> None:
 
 def run_files(words: list[str]) -> list[tuple[str, Path]]:
     """(verb, run file of ours) that a command line names."""
-    verb = next((word for word in words if word in command().commands and word != "submit"), "")
+    verb = next((word for word in words if word in {*command().commands, "ehr"} and word != "submit"), "")
     return [(verb, PROJECT / word) for word in words if word.startswith("jobs/runs/")]
 
 

@@ -157,7 +157,13 @@ def trained(installed, tmp_path_factory) -> Path:
 # --- every verb -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ['{ kind = "local" }', '{ kind = "ray", workers = 2 }'], ids=["local", "ray"])
+ENGINES = [
+    pytest.param('{ kind = "local" }', id="local"),
+    pytest.param('{ kind = "ray", workers = 2 }', id="ray", marks=pytest.mark.slow),  # a submit is always tested below
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_plug_in_goes_through_every_verb(installed, tmp_path, engine):
     write_archive(tmp_path)
     train, score, nightly = write_runs(tmp_path, engine)

@@ -115,7 +115,7 @@ def test_a_ct_series_is_a_volume_in_hounsfield_units(shared_data: Path):
     Path("labels.csv").write_text("series,label\n")
     decided = ("labels.table=labels.csv", "labels.key=series", 'labels.columns=["label"]', "objective.kind=regression")
     run, _ = loaded(*decided)
-    assert isinstance(run, runs.TrainRun) and isinstance(run.modality, ImagingSpec) and run.modality.volumes
+    assert isinstance(run, runs.TrainRun) and isinstance(run.modality, ImagingSpec) and run.modality.volumetric
 
 
 def test_an_archive_of_volumes_has_three_sizes(shared_data: Path):

@@ -21,6 +21,7 @@ from medray.archive import changes
 from medray.archive import manifest as manifest_table
 from medray.archive.manifest import CHANGES, Manifest, changes_of, read_state
 from medray.engines.local import LocalEngine
+from medray.errors import ArchiveError
 from medray.flows.flow import Receipt
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.progress import Silent
@@ -252,8 +253,10 @@ def test_a_state_whose_files_are_gone_is_made_again(archive: Path):
     manifest, _ = night(archive)
     expected = manifest.table()
     next(Path(manifest.uri).glob("parts-*")).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ArchiveError, match="not whole"):
         Manifest.open(manifest.uri)
+    with pytest.raises(ArchiveError, match="no manifest here"):
+        Manifest.open(str(archive / "elsewhere"))
     manifest, result = night(archive)
     assert (result.scanned, kinds(result)) == (5, (5, 0, 0))
     assert manifest.table().equals(expected)

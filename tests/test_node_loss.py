@@ -71,6 +71,7 @@ def rows(history: str) -> list[dict]:
     return pyarrow.csv.read_csv(history).to_pylist()
 
 
+@pytest.mark.slow  # test_train.py kills a worker of two on every run
 def test_training_goes_on_without_a_lost_node_from_its_last_checkpoint(tmp_path):
     toy.write_archive(tmp_path)
     alone = train(toy.train_run(tmp_path, training=SETTINGS), LocalEngine())

@@ -38,13 +38,14 @@ def archive(folder: Path, count: int, **poisons: int) -> Path:
     return folder / "archive"
 
 
-def test_entries_that_end_their_worker_are_failed_rows_among_2000(tmp_path, engine, monkeypatch):
-    archive(tmp_path, 1998, segfault=9001, glutton=9002)
+@pytest.mark.parametrize("good", [38, pytest.param(1998, marks=pytest.mark.slow)])
+def test_entries_that_end_their_worker_are_failed_rows_among_good_ones(tmp_path, engine, monkeypatch, good):
+    archive(tmp_path, good, segfault=9001, glutton=9002)
     poison.plant(monkeypatch)
     result = score(toy.score_run(tmp_path, engine=ENGINE), engine)
-    assert (result.entries, result.scored, result.failed) == (2000, 1998, 2)
+    assert (result.entries, result.scored, result.failed) == (good + 2, good, 2)
     assert result.by_reason == {"worker_died": 2}
-    assert len(toy.scores(tmp_path / "scores")) == 1998  # each once
+    assert len(toy.scores(tmp_path / "scores")) == good  # each once
     assert Counter(toy.failures(tmp_path / "scores").values()) == {"worker_died": 2}
     again = score(toy.score_run(tmp_path, engine=ENGINE), engine)
     assert (again.pending, again.scored) == (0, 0)

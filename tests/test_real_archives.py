@@ -32,6 +32,7 @@ def save_bundle(uri, **modality):
     bundles.save(bundles.make_bundle(recipe, weights), str(uri))
 
 
+@pytest.mark.slow  # what is read of them, test_imaging_modality.py compares on every run
 def test_ten_thousand_pngs_are_ten_thousand_scores(shared_data, tmp_path, ray_session):
     from medray.engines.ray.engine import RayEngine
 

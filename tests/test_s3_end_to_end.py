@@ -24,8 +24,15 @@ def medray(*words: str | Path, environment: dict[str, str], cwd: Path) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+ENGINES = [
+    pytest.param({"kind": "local"}, id="local"),
+    pytest.param({"kind": "ray", "workers": 2}, id="ray", marks=pytest.mark.slow),  # four starts of Ray
+]
+
+
 @pytest.mark.timeout(600)
-def test_from_an_archive_to_scores_in_buckets_alone_with_one_503_in_ten(tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_from_an_archive_to_scores_in_buckets_alone_with_one_503_in_ten(tmp_path, monkeypatch, engine):
     local, told = toy.write_archive(tmp_path, 30), []
     with s3_server(0.1, told) as environment:
         for name, value in environment.items():
@@ -35,7 +42,6 @@ def test_from_an_archive_to_scores_in_buckets_alone_with_one_503_in_ten(tmp_path
             files.write_bytes(f"{base}/archive/{path.relative_to(local).as_posix()}", path.read_bytes())
         files.write_bytes(f"{base}/labels.csv", (tmp_path / "labels.csv").read_bytes())
         places = {"archive": f"{base}/archive", "bundle": f"{base}/bundle", "work": f"{base}/work"}
-        engine = {"kind": "ray", "workers": 2}
         labels = {"table": f"{base}/labels.csv", "key": "file", "columns": ["diagnosis"], "split_column": "split"}
         train = toy.write_run_file(
             tmp_path / "train.toml",

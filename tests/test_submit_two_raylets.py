@@ -28,6 +28,7 @@ def alone() -> list[str]:
     pytest.skip("no network namespace may be made here (unshare --net)")
 
 
+@pytest.mark.slow  # test_submit_cluster.py sends jobs to one raylet on every run
 def test_jobs_keep_their_code_while_two_raylets_of_one_machine_unpack_it(alone, tmp_path):
     """One that starts where its run file is, and one from a root that holds another medray; each on both raylets."""
     root = other_code(tmp_path / "root")

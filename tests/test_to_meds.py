@@ -255,6 +255,7 @@ def test_versions_links_and_servers_come_out_the_same_in_any_pieces_and_buckets(
     same_events(linked_archive, tmp_path, {"shards": 1}, {"shards": 13})
 
 
+@pytest.mark.slow  # those of stays are compared on every run
 def test_the_engines_give_the_same_events_of_versions_links_and_servers(
     linked_archive, tmp_path, monkeypatch, ray_session
 ):

@@ -180,7 +180,7 @@ def test_one_class_cannot_be_told_apart(archive, tmp_path):
         train(run, LocalEngine())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_with_any_number_of_workers_trains_as_the_local_engine(archive, tmp_path, ray_session, workers):
     from medray.engines.ray.engine import RayEngine
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.entries import MANIFEST, PARTS, entry_keys
-from medray.archive.grouping import Describe, Judge, group_parts
+from medray.archive.grouping import Assemble, Describe, Judge, group_parts
 from medray.archive.manifest import CHANGES
 from medray.storage.arrow import one_chunk
 from medray.storage.queries import execute, query
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PIECE_PARTS = 131_072
 """Parts that are grouped at once."""
+
+ORDERED = "replace(entry_id, '#', chr(1))"
+"""What parts and entries are ordered by (`order_key`)."""
 
 Grouping = Callable[[pa.Table], pa.Table]
 """`grouping.group_parts`, with what the modality has to say of it."""
@@ -50,22 +53,25 @@ def regroup(
     describe: Describe | None = None,
     judge: Judge | None = None,
     free_text: Collection[str] = (),
+    assemble: Assemble | None = None,
     *,
     afresh: bool,
 ) -> Regrouped:
     """`old` parts without those of the table `touched_uris` (uri) of `db`, with `new` ones; `entries` with what that changes.
 
-    `describe`, `judge` and `free_text`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold no more and every entry is
-    looked at.
+    `describe`, `judge`, `free_text` and `assemble`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold
+    no more and every entry is looked at.
     """
     kept, among = RowFiles(old.folder, (), PARTS), ""
     if not afresh:
         sql = """create table affected as
                  select entry_id from old semi join touched_uris using (uri) union select entry_id from new"""
         execute(db, sql, old=old.scan(["uri", "entry_id"]), new=new.scan(["entry_id"]))
+        if assemble is not None:
+            _add_assembled(db, entries)
         kept, among = without_touched(db, old), "semi join affected using (entry_id)"
-    sql = f"select * from (select * from kept {among} union all by name select * from new) order by entry_id"
-    known = f"select * from entries {among} order by entry_id"
+    sql = f"select * from (select * from kept {among} union all by name select * from new) order by {ORDERED}"
+    known = f"select * from entries {among} order by {ORDERED}"
     earlier = entries.scan([name for name in CHANGES.names if name != "seen_at"], at=True)
     kinds: dict[str, int] = {}
     superseded = np.zeros(entries.places, bool)
@@ -75,7 +81,9 @@ def regroup(
         new_rows(entries.folder, "entries", CHANGES) as writer,
     ):
         for change in _changes(
-            grouped(parts, partial(group_parts, describe=describe, judge=judge, free_text=free_text)),
+            grouped(
+                parts, partial(group_parts, describe=describe, judge=judge, free_text=free_text, assemble=assemble)
+            ),
             _Sorted(before, earlier.schema),
             seen_at,
         ):
@@ -85,6 +93,17 @@ def regroup(
                 kinds[kind] = kinds.get(kind, 0) + count
     after = entries.marked(superseded).added(writer.file)
     return Regrouped(RowFiles(kept.folder, [*kept.files, *new.files], PARTS), after, kinds)
+
+
+def _add_assembled(db: DuckDBPyConnection, entries: RowFiles) -> None:
+    """Entries that parts with the id of an affected entry have made, to the table `affected`: their parts' id, # and a key.
+
+    An entry of that form may as well have parts under its own id (a file with # in its name). Then these are looked at,
+    too, and give it again as it was.
+    """
+    sql = """insert into affected select entry_id from entries
+             where contains(entry_id, '#') and regexp_replace(entry_id, '#[^#]*$', '') in (select entry_id from affected)"""
+    execute(db, sql, entries=entries.scan(["entry_id"]))
 
 
 def without_touched(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
@@ -98,7 +117,34 @@ def without_touched(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
 
 
 def grouped(parts: Iterable[pa.RecordBatch], group: Grouping = group_parts) -> Iterator[pa.Table]:
-    """Parts ordered by entry id to manifest rows in that order, some at a time; an entry is in memory whole."""
+    """Parts in the order of ORDERED to manifest rows in that order, some at a time; an entry is in memory whole.
+
+    Entries that parts make together (GROUP#key) are held back until no row of parts can come before them.
+    """
+    held: list[pa.Table] = []
+    for entries, following in _in_pieces(parts, group):
+        made = pa.concat_tables([*held, entries])
+        keys = order_keys(made.column("entry_id"))
+        made = made.take(pc.sort_indices(keys))
+        count = len(made) if following is None else pc.sum(pc.less(keys, order_key(following))).as_py() or 0
+        if count:
+            yield made.slice(0, count)
+        held = [made.slice(count)] if count < len(made) else []
+
+
+def order_key(entry_id: str) -> str:
+    """What entry ids are ordered by, here and in SQL: # comes before any other character, so that the entries of a group
+    follow the id of the group."""
+    return entry_id.replace("#", "\x01")
+
+
+def order_keys(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`order_key` of each."""
+    return pc.replace_substring(ids, "#", "\x01")
+
+
+def _in_pieces(parts: Iterable[pa.RecordBatch], group: Grouping) -> Iterator[tuple[pa.Table, str | None]]:
+    """(entries, the id of the parts that follow; None: none do) of some parts at a time."""
     waiting: list[pa.RecordBatch] = []
     for batch in parts:
         waiting.append(batch)
@@ -108,10 +154,10 @@ def grouped(parts: Iterable[pa.RecordBatch], group: Grouping = group_parts) -> I
         ids = piece.column("entry_id")
         cut = pc.index(ids, ids[-1]).as_py()  # the last entry may go on
         if cut:
-            yield _entries(piece.slice(0, cut), group)
+            yield _entries(piece.slice(0, cut), group), ids[-1].as_py()
         waiting = piece.slice(cut).combine_chunks().to_batches()
     if waiting:
-        yield _entries(pa.Table.from_batches(waiting), group)
+        yield _entries(pa.Table.from_batches(waiting), group), None
 
 
 def _entries(parts: pa.Table, group: Grouping) -> pa.Table:
@@ -144,13 +190,15 @@ class _Sorted:
     def up_to(self, entry_id: str | None) -> pa.Table:
         """The rows not taken yet, until this id; None: all."""
         batches = [self.rest]
-        while entry_id is None or len(batches[-1]) == 0 or batches[-1].column("entry_id")[-1].as_py() <= entry_id:
+        last = None if entry_id is None else order_key(entry_id)
+        while last is None or len(batches[-1]) == 0 or order_key(batches[-1].column("entry_id")[-1].as_py()) <= last:
             batch = next(self.rows, None)
             if batch is None:
                 break
             batches.append(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
         rows = pa.concat_tables(batches)
-        count = len(rows) if entry_id is None else pc.sum(pc.less_equal(rows.column("entry_id"), entry_id)).as_py() or 0
+        keys = order_keys(rows.column("entry_id"))
+        count = len(rows) if last is None else pc.sum(pc.less_equal(keys, last)).as_py() or 0
         self.rest = rows.slice(count)
         return rows.slice(0, count).combine_chunks()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,31 @@ Describe = Callable[[Sequence[Mapping[str, Fact]]], Mapping[str, Fact]]
 """Facts of an entry from those of its parts: `Modality.describe`."""
 
 
+class Member(NamedTuple):
+    """A part of an entry, or some of it."""
+
+    part: int
+    """Which of the group's parts."""
+    selection: str = ""
+    """What is added to the part's locator where the entry takes a piece of it."""
+    facts: Mapping[str, Fact] | None = None
+    """What that piece states; None: as the part does."""
+
+
+class Assembled(NamedTuple):
+    """An entry among several that the parts of one group make."""
+
+    key: str
+    """Its id is GROUP#key, or that of the group where this is empty. No # in it, and nothing about a person."""
+    members: Sequence[Member]
+    reason: str | None = None
+    detail: str | None = None
+
+
+Assemble = Callable[[Sequence[Mapping[str, Fact]]], Sequence[Assembled] | None]
+"""The facts of parts with one entry id, in the order of their locators, to the entries that they make: `Modality.assemble`."""
+
+
 Judge = Callable[[str | None], Refused | None]
 """Which rule an entry with these facts (JSON) does not pass; None: eligible."""
 
@@ -29,9 +55,11 @@ def group_parts(
     describe: Describe | None = None,
     judge: Judge | None = None,
     free_text: Collection[str] = (),
+    assemble: Assemble | None = None,
 ) -> pa.Table:
     """A PARTS table, in any order, to a MANIFEST table ordered by entry id.
 
+    `assemble` may make several entries of the parts of one id (the volumes of a series), of parts that are whole and agree.
     `describe` brings the facts of an entry's parts together; None: those of its first part are its own. What `judge`
     refuses gets the reason `not_eligible`, and another fingerprint than when it is eligible: when a rule or a header
     changes, exactly the entries of which that changes the verdict are pending. Facts named in `free_text` are judged, and
@@ -51,6 +79,9 @@ def group_parts(
     torn = _repeats(parts, "entry_id") & ~_repeats(parts, "_label", "split")
     torn_ids = set(parts.filter(pa.array(torn)).column("entry_id").to_pylist())
     parts = parts.filter(pa.array(~_repeats(parts, "entry_id", "locator", "digest")))
+    cut: set[str] = set()
+    if assemble is not None:
+        parts, cut, torn_ids = _assembled(parts, assemble, torn_ids)
     starts = np.flatnonzero(~_repeats(parts, "entry_id"))
     offsets = np.append(starts, len(parts)).astype(np.int32)
     conflicts = _repeats(parts, "entry_id", "locator")
@@ -62,7 +93,10 @@ def group_parts(
     reasons, details = first.column("reason").to_pylist(), first.column("detail").to_pylist()
     facts = first.column("facts").to_pylist()
     ids = first.column("entry_id").to_pylist()
-    for i in np.flatnonzero(np.diff(offsets) > 1):
+    several = np.diff(offsets) > 1
+    if cut:
+        several |= np.array([entry_id in cut for entry_id in ids])
+    for i in np.flatnonzero(several):
         rows = parts.slice(int(offsets[i]), int(offsets[i + 1] - offsets[i]))
         whole = xxhash.xxh3_128()
         for locator, part_digest in zip(
@@ -108,6 +142,67 @@ def group_parts(
         "facts": pa.array(facts, pa.string()),
     }
     return pa.table([columns[f.name] for f in MANIFEST], schema=MANIFEST)
+
+
+def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.Table, set[str], set[str]]:
+    """(parts under the ids of the entries that they make, ids of entries that take pieces of parts, `torn` with the entries
+    of torn groups).
+
+    A group with a part that is damaged, stands under one locator with another content, or is of another subject, stays
+    together: what is wrong with it is wrong with all that it might have made.
+    """
+    starts = np.flatnonzero(~_repeats(parts, "entry_id")).tolist()
+    conflicts = _repeats(parts, "entry_id", "locator")
+    others = _repeats(parts, "entry_id") & ~_repeats(parts, "entry_id", "subject_id")
+    whole = parts.column("reason").is_null().to_numpy() & parts.column("facts").is_valid().to_numpy()
+    texts = parts.column("facts").to_pylist()
+    kept: list[tuple[int, int]] = []
+    made: list[pa.Table] = []
+    cut: set[str] = set()
+    for start, stop in pairwise([*starts, len(parts)]):
+        if not whole[start:stop].all() or conflicts[start:stop].any() or others[start:stop].any():
+            continue
+        entries = assemble([json.loads(text) for text in texts[start:stop]])
+        if entries is None:
+            continue
+        kept.append((start, stop))
+        group = parts.slice(start, stop - start)
+        group_id = group.column("entry_id")[0].as_py()
+        for entry in entries:
+            entry_id = f"{group_id}#{entry.key}" if entry.key else group_id
+            made.append(_entry_parts(group, group_id, entry_id, entry))
+            if any(member.selection for member in entry.members):
+                cut.add(entry_id)
+            if group_id in torn:
+                torn = torn | {entry_id}
+    if not made:
+        return parts, cut, torn
+    stays = np.ones(len(parts), bool)
+    for start, stop in kept:
+        stays[start:stop] = False
+    table = pa.concat_tables([parts.filter(pa.array(stays)), *made]).combine_chunks()
+    order = [("entry_id", "ascending"), ("locator", "ascending"), ("digest", "ascending"), ("uri", "ascending")]
+    return table.sort_by(order), cut, torn
+
+
+def _entry_parts(group: pa.Table, group_id: str, entry_id: str, entry: Assembled) -> pa.Table:
+    """The rows of an entry's parts, from those of its group: entries of one group are of one subject."""
+    rows = group.take(pa.array([member.part for member in entry.members], pa.int64()))
+    own = {
+        "entry_id": [entry_id] * len(rows),
+        "locator": [at + m.selection for at, m in zip(rows.column("locator").to_pylist(), entry.members, strict=True)],
+        "facts": [
+            text if m.facts is None else facts_text(m.facts)
+            for text, m in zip(rows.column("facts").to_pylist(), entry.members, strict=True)
+        ],
+        "subject_id": [subject or own_subject(group_id) for subject in rows.column("subject_id").to_pylist()],
+        "reason": [entry.reason] * len(rows),
+        "detail": [entry.detail] * len(rows),
+    }
+    for name, values in own.items():
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))
+    return rows
 
 
 def _repeats(table: pa.Table, *columns: str) -> np.ndarray:

@@ -132,11 +132,11 @@ class Manifest:
 
     @classmethod
     def open(cls, uri: str | PathLike[str]) -> Self:
-        """The manifest in the folder `uri`: <work>/manifest. Raises FileNotFoundError where no index has been."""
+        """The manifest in the folder `uri`: <work>/manifest. Raises ArchiveError where no index has been."""
         uri = files.absolute(uri)
         state = read_state(uri)
         if state is None:
-            raise FileNotFoundError(f"{uri}: no manifest")
+            raise _no_manifest(uri)
         return cls(uri, state)
 
     def __len__(self) -> int:
@@ -232,6 +232,17 @@ class Manifest:
             entries = entries.take(pc.sort_indices(ids))
         entries = entries.select(list(columns))
         return entries.cast(pa.schema([f.remove_metadata() for f in entries.schema]))
+
+
+def _no_manifest(uri: str) -> ArchiveError:
+    if files.exists(files.join(uri, STATE)):
+        return ArchiveError("this manifest is not whole", where=uri, do="make it again: medray index RUN.toml")
+    return ArchiveError(
+        "there is no manifest here",
+        where=uri,
+        expected="the folder `manifest` in the work folder of a run",
+        do="make one: medray index RUN.toml, which prints where it is",
+    )
 
 
 # --- state ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import typer
 import medray
 from medray.cli import jobs
 from medray.cli.brought import Verbs
-from medray.cli.ehr import ehr
 from medray.cli.init import init
 from medray.cli.schema import schema
 from medray.cli.shared import (
@@ -48,7 +47,6 @@ app = typer.Typer(
     "3 done, but more than max_failed of the entries failed.",
 )
 
-app.add_typer(ehr, name="ehr")
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
 app.command("init")(init)

@@ -1,4 +1,4 @@
-"""Commands that plug-ins bring: `medray KIND COMMAND` of a modality that is installed. Imported when one is called."""
+"""Commands that modalities bring: `medray KIND COMMAND`. A modality is imported when one of its commands is called."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typer.core import TyperGroup
 
 from medray.errors import UserError
 
+OWN = {"ehr": "Health records."}
+"""Modalities of medray's own that bring commands, with the line that `medray --help` shows: it imports no modality."""
+
 
 class Verbs(TyperGroup):
-    """The commands of medray, and behind the kind of an installed modality those that it brings."""
+    """The commands of medray, and behind the kind of a modality those that it brings."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if (own := super().get_command(ctx, cmd_name)) is not None:
@@ -19,12 +22,17 @@ class Verbs(TyperGroup):
         app = _brought(cmd_name)
         return None if app is None else typer.main.get_command(app)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        super().format_commands(ctx, formatter)
+        with formatter.section("Commands of modalities"):
+            formatter.write_dl(list(OWN.items()))
+
 
 def _brought(kind: str) -> typer.Typer | None:
-    """The commands of a modality that a plug-in brings, if it brings any. Exits with the message of a broken plug-in."""
+    """The commands that a modality brings, if it brings any. Exits with the message of a broken plug-in."""
     from medray.plugins.installed import PlugInFault, find, named_object
 
-    if find("modalities", kind) is None:
+    if kind not in OWN and find("modalities", kind) is None:
         return None
     from medray.cli.shared import errors
     from medray.modalities.registry import modality_kind

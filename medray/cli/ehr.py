@@ -6,7 +6,7 @@ import typer
 
 from medray.cli.shared import Json, Local, RunFile, Set, run
 
-ehr = typer.Typer(help="Health records.", no_args_is_help=True, rich_markup_mode=None)
+ehr = typer.Typer(help="Health records.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 @ehr.callback()

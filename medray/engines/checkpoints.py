@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -36,3 +37,46 @@ def fitted(checkpoint: Path, workers: int) -> Fitted:
     state = checkpoints.read_state(checkpoint)
     weights = {name: tensor.numpy() for name, tensor in checkpoints.read_tensors(checkpoint, "best").items()}
     return Fitted(weights, cast(FitState, state), workers)
+
+
+def before(checkpoint: Path) -> Path:
+    """Folder of the checkpoint before the newest."""
+    return checkpoint.with_name("checkpoint-before")
+
+
+class Copies:
+    """The two newest checkpoints of a training as folders of numbers below a URI, where nothing can be renamed.
+
+    The state of a checkpoint holds the digests of its files and is copied last, so one whose copy was cut off is not whole.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._numbers = sorted({number for file in self._files() if (number := self._number(file)) is not None})
+
+    def fetch(self, folder: Path) -> None:
+        """Bring the newest as `checkpoint`, and the one before it, into a local folder."""
+        newest = folder / "checkpoint"
+        for number, target in zip(reversed(self._numbers), (newest, before(newest)), strict=False):
+            target.mkdir()
+            for file in self._files():
+                if self._number(file) == number:
+                    (target / file.rpartition("/")[2]).write_bytes(files.read_bytes(file))
+
+    def put(self, checkpoint: Path) -> None:
+        """Copy a checkpoint, and remove all but the two newest."""
+        number = 1 + max(self._numbers, default=0)
+        names = sorted((path.name for path in checkpoint.iterdir()), key=checkpoints.STATE.__eq__)
+        for name in names:
+            files.write_bytes(files.join(self._uri, f"checkpoint-{number:06}", name), (checkpoint / name).read_bytes())
+        *old, last = self._numbers or [number]
+        for each in old:
+            files.remove_tree(files.join(self._uri, f"checkpoint-{each:06}"))
+        self._numbers = sorted({last, number})
+
+    def _files(self) -> list[str]:
+        return [file.uri for file in files.list_files(self._uri)] if files.exists(self._uri) else []
+
+    def _number(self, file: str) -> int | None:
+        match = re.fullmatch(r"checkpoint-(\d+)/[^/]+", files.relative(file, self._uri))
+        return int(match[1]) if match else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medray.engines.base import Fitted, Show
-from medray.engines.checkpoints import cache_folder, fitted
+from medray.engines.checkpoints import Copies, before, cache_folder, fitted
 from medray.engines.memory import keep_freed_memory
 from medray.flows.driver import collect, in_turn
 from medray.flows.flow import Flow
@@ -26,11 +26,21 @@ class LocalEngine:
         collect(flow, in_turn(flow))
 
     def fit(self, plan: FitPlan, show: Show) -> Fitted:
+        keep_freed_memory()
+        uri = files.join(plan.work, plan.name)
+        if files.is_local(uri):
+            folder = files.local_path(uri)
+            folder.mkdir(parents=True, exist_ok=True)
+            return self._fit(plan, show, folder, None)
+        with tempfile.TemporaryDirectory(prefix="medray-training-") as scratch:
+            copies = Copies(uri)
+            copies.fetch(Path(scratch))
+            return self._fit(plan, show, Path(scratch), copies)
+
+    def _fit(self, plan: FitPlan, show: Show, folder: Path, copies: Copies | None) -> Fitted:
+        """Train with checkpoints in `folder`, and `copies` of them where the work folder is in a bucket."""
         import torch
 
-        keep_freed_memory()
-        folder = files.local_path(files.join(plan.work, plan.name))
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint"
         kept = [each for each in (checkpoint, before(checkpoint)) if each.exists()]
         start, broken = newest_whole(kept)
@@ -42,6 +52,8 @@ class LocalEngine:
             show(live)
             if save is not None:
                 _replace(checkpoint, save)
+                if copies is not None:
+                    copies.put(checkpoint)
 
         cache = cache_folder(plan.name)
         try:
@@ -59,11 +71,6 @@ class LocalEngine:
 
     def close(self) -> None:
         pass
-
-
-def before(checkpoint: Path) -> Path:
-    """Folder of the checkpoint before the newest."""
-    return checkpoint.with_name("checkpoint-before")
 
 
 def _replace(checkpoint: Path, save: Callable[[Path], None]) -> None:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from medray.archive import eligibility
 from medray.archive.eligibility import Fact, Refused, Select, Trained
 from medray.archive.entries import Entry, Part
-from medray.archive.grouping import Describe, Judge
+from medray.archive.grouping import Assemble, Assembled, Describe, Judge
 from medray.datasets.samples import KEYS
 from medray.errors import RunFileError, SampleError, UserError
 from medray.modalities.drafts import Draft
@@ -234,6 +234,14 @@ class Modality(Protocol):
         """
         return parts[0]
 
+    def assemble(self, parts: Sequence[Mapping[str, Fact]]) -> Sequence[Assembled] | None:
+        """The entries that parts with one entry id make, from the facts of each, in the order of their locators; None: one.
+
+        A modality whose parts may be of several entries (the time points of a series) tells them apart here, by what parts
+        state alone: no file is opened, and neither names of files nor their order play a part.
+        """
+        return None
+
     @property
     def samples_per_entry(self) -> int:
         """About how many: so that not too many entries are read at once."""
@@ -306,6 +314,11 @@ def refuse_times(prediction_times: object) -> None:
 def describer(modality: Modality) -> Describe | None:
     """The modality's `describe`; None where it takes the first part's facts, which needs no call."""
     return None if type(modality).describe is Modality.describe else modality.describe
+
+
+def assembler(modality: Modality) -> Assemble | None:
+    """The modality's `assemble`; None where parts with one id are one entry, which needs no call."""
+    return None if type(modality).assemble is Modality.assemble else modality.assemble
 
 
 def judge(spec: Spec) -> Judge | None:

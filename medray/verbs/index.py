@@ -34,7 +34,7 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import Modality, at_site, describer, free_text, judge
+from medray.modalities.base import Modality, assembler, at_site, describer, free_text, judge
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
@@ -269,6 +269,7 @@ class _IndexRun:
             describer(self.modality),
             judge(self.spec),
             free_text(self.spec),
+            assembler(self.modality),
             afresh=self.afresh,
         )
         counts = (

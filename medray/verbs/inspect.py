@@ -132,10 +132,7 @@ def _bundle(uri: str) -> Inspection:
 
 def _manifest(uri: str) -> Inspection:
     """Raises ArchiveError where the folder holds no whole manifest."""
-    try:
-        manifest = Manifest.open(uri)
-    except FileNotFoundError:
-        raise ArchiveError("this manifest is not whole", where=uri, do="make it again: medray index RUN.toml") from None
+    manifest = Manifest.open(uri)
     return _entries(uri, manifest.root, manifest.counts)
 
 

@@ -17,7 +17,7 @@ from medray.archive.entries import PARTS, by_place, facts_text
 from medray.archive.grouping import group_parts
 from medray.archive.pseudonyms import pseudonym
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.modalities.base import WrittenInputs, describer, free_text, judge
+from medray.modalities.base import WrittenInputs, assembler, describer, free_text, judge
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.storage import files
 from medray.storage.arrow import among
@@ -132,7 +132,7 @@ def _manifest(
         column = PARTS.get_field_index("facts")
         stated = [_with_facts(text, facts) for text in table.column("facts").to_pylist()]
         table = table.set_column(column, PARTS.field(column), pa.array(stated, pa.string()))
-    return group_parts(table, describer(modality), judge(spec), free_text(spec))
+    return group_parts(table, describer(modality), judge(spec), free_text(spec), assembler(modality))
 
 
 def _with_facts(text: str | None, facts: Mapping[str, Fact]) -> str:

@@ -33,9 +33,9 @@ def parse(words: list[str]) -> None:
     """Parse `medray …` as the real command line does, without running it. Raises its usage errors."""
     found = command()
     while getattr(found, "commands", None):
-        name = words[0]
-        assert name in found.commands, f"no verb {name}: {sorted(found.commands)}"
-        found, words = found.commands[name], words[1:]
+        inner = found.get_command(None, words[0])
+        assert inner is not None, f"no verb {words[0]}: {sorted(found.commands)}"
+        found, words = inner, words[1:]
     found.make_context("medray", list(words))
 
 

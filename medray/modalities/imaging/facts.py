@@ -10,26 +10,15 @@ from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import nifti
 from medray.modalities.imaging.formats.dicom.elements import texts
-from medray.modalities.imaging.formats.dicom.frames import (
-    Frame,
-    described,
-    frame_types,
-    frames,
-    has_groups,
-    items,
-    stated,
-)
+from medray.modalities.imaging.formats.dicom.frames import described, frame_types, frames, has_groups, items, stated
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.keywords import DICOM_FACTS, asked
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
-from medray.modalities.imaging.formats.dicom.series import Plane, Stack, make_plane, plane, stack
-from medray.storage.compressed import GZIP, unpacked_head
+from medray.modalities.imaging.formats.dicom.slices import slices
+from medray.modalities.imaging.formats.dicom.stacking import Stack, stack
+from medray.modalities.imaging.slice_facts import BLOCKS, GRID, INNER, has_places, of_slices, planes_of
 
-POSITIONS, LINE, DIRECTIONS, BETWEEN = "positions", "line", "directions", "between_mm"
-"""Names of facts that only parts have, from which the geometry of the entry is computed: where frames start (x y z of
-each, LPS, mm; or the first, the step and the count where they lie on a line); along and down of a frame;
-SpacingBetweenSlices."""
 LONGEST = 64
 """The most characters of a text (PS3.5 6.2: LO), and values of a list, that are kept."""
 PRECISION_MM = 3
@@ -70,10 +59,10 @@ BODY_PARTS = {
 # --- of one file ----------------------------------------------------------------------------------------------
 
 
-def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, Fact]:
+def of_file(header: Header, select: Iterable[str], volumes: bool, framed: bool = False) -> dict[str, Fact]:
     """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and geometry where it is an image.
 
-    A malformed value counts as not stated: reading the image reports it where it matters.
+    `volumes`: slices with their places and what tells volumes apart. `framed`: in 2D each frame is an image. A malformed value counts as not stated: reading the image reports it where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
     for keyword in (*DICOM_FACTS, *asked(tuple(select))):
@@ -81,9 +70,12 @@ def of_file(header: Header, select: Iterable[str], volumes: bool) -> dict[str, F
         if value is not None:
             facts[keyword] = value
     try:
-        if kind(header.sop_class) or is_mosaic(header) or (header.frames > 1 and not volumes):
+        if kind(header.sop_class):
             return facts
-        return facts | _placement(frames(header), volumes)
+        if volumes and (header.frames == 1 or has_groups(header)):
+            return facts | of_slices(slices(header), "SliceThickness" in facts)
+        without_place = is_mosaic(header) or (header.frames > 1 and not (framed or volumes))
+        return facts if without_place else facts | _placement(header)
     except SampleError:
         return facts
 
@@ -157,44 +149,25 @@ def _rounded(value: Fact) -> Fact:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _placement(file_frames: Sequence[Frame], volumes: bool) -> dict[str, Fact]:
-    """Rows, columns and spacing; for slices also where they start and how they are turned."""
-    header = file_frames[0].header
+def _placement(header: Header) -> dict[str, Fact]:
+    """Rows, columns and spacing of an image."""
     facts: dict[str, Fact] = {"rows": header.rows, "columns": header.columns}
-    spacing = frame_spacing(file_frames[0])
+    spacing = frame_spacing(frames(header)[0])
     if spacing is not None:
         facts["spacing_mm"] = [round(each, 6) for each in spacing]
-    if not volumes or (header.frames > 1 and not has_groups(header)):
-        return facts
-    planes = [plane(frame) for frame in file_frames]
-    first = planes[0]
-    thickness = first.thickness if "SliceThickness" not in facts else None
-    if any(
-        np.abs(each.along - first.along).max() > 1e-3 or np.abs(each.down - first.down).max() > 1e-3 for each in planes
-    ):
-        return facts
-    facts[DIRECTIONS] = [round(float(number), 9) for number in (*first.along, *first.down)]
-    if first.between:
-        facts[BETWEEN] = round(first.between, 6)
-    facts |= _positions(np.array([each.position for each in planes]))
-    return facts | ({"SliceThickness": round(thickness, 6)} if thickness else {})
-
-
-def _positions(starts: np.ndarray) -> dict[str, Fact]:
-    """(F, 3) mm as POSITIONS, or as LINE where that is shorter and says the same within a micrometre."""
-    step = (starts[-1] - starts[0]) / max(1, len(starts) - 1)
-    if len(starts) > 3 and np.abs(starts - starts[0] - np.arange(len(starts))[:, None] * step).max() < 1e-3:
-        return {LINE: [*(round(float(number), 7) for number in (*starts[0], *step)), len(starts)]}
-    return {POSITIONS: [round(float(number), 4) for number in starts.reshape(-1)]}
+    return facts
 
 
 def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
-    """Facts of a NIfTI file from its header: its grid, and how far its slices are sheared."""
+    """Facts of a NIfTI file from its header: its grid, how far its slices are sheared, and its intent where it states one."""
     facts: dict[str, Fact] = {"format": "nifti"}
     try:
-        shape, spacing, starts = nifti.grid(unpacked_head(raw, 1024) if raw.startswith(GZIP) else raw[:1024])
+        grid = nifti.grid(raw)
     except SampleError:  # reading the image reports why
         return facts
+    if grid.intent:
+        facts["intent"] = grid.intent
+    shape, spacing, starts = grid.shape, grid.spacing_mm, grid.slices_mm
     if not volumes and shape[0] > 1:
         return facts
     axes = slice(None) if volumes else slice(1, None)
@@ -212,14 +185,14 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
 def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fact]:
     """Facts of an entry from those of its parts: one value where they agree, a sorted list where they differ."""
     names = dict.fromkeys(name for part in parts for name in part)
-    inner = {POSITIONS, LINE, DIRECTIONS, BETWEEN, *(("spacing_mm", "rows", "columns") if volumes else ())}
+    inner = {*INNER, *(GRID if volumes else ())}
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
     first = parts[0]
     if first.get("format") != "dicom":
         return dict(first)
     if not volumes:
         return facts | _extent(first)
-    if not all(DIRECTIONS in part and "spacing_mm" in part for part in parts):
+    if not all(map(has_places, parts)) or any(BLOCKS in part for part in parts):
         return facts
     try:
         return facts | _geometry(parts)
@@ -260,41 +233,8 @@ def _extent(facts: Mapping[str, Fact]) -> dict[str, Fact]:
 
 
 def _geometry(parts: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
-    planes = [each for part in parts for each in _planes(part)]
+    planes = [each for part in parts for each in planes_of(part)]
     return geometry(stack(planes), planes[0].shape)
-
-
-def _planes(part: Mapping[str, Fact]) -> Iterable[Plane]:
-    thickness, between, (high, wide) = part.get("SliceThickness"), part.get(BETWEEN), _numbers(part, "spacing_mm")
-    if LINE in part:
-        line = _numbers(part, LINE)
-        first, step, count = np.array(line[:3]), np.array(line[3:6]), int(line[6])
-        starts = first + np.arange(count)[:, None] * step
-    else:
-        starts = np.reshape(_numbers(part, POSITIONS), (-1, 3))
-    for start in starts:
-        yield make_plane(
-            start,
-            _numbers(part, DIRECTIONS),
-            (high, wide),
-            (_whole(part, "rows"), _whole(part, "columns")),
-            thickness=thickness if isinstance(thickness, (int, float)) else None,
-            between=between if isinstance(between, (int, float)) else None,
-        )
-
-
-def _numbers(part: Mapping[str, Fact], name: str) -> list[float]:
-    """A fact that `of_file` writes as a list of numbers."""
-    fact = part[name]
-    assert isinstance(fact, list)
-    return fact
-
-
-def _whole(part: Mapping[str, Fact], name: str) -> int:
-    """A fact that `of_file` writes as a whole number."""
-    fact = part[name]
-    assert isinstance(fact, int)
-    return fact
 
 
 def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
@@ -318,6 +258,9 @@ def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
                 strict=True,
             )
         )
+    facts["affine_ras"] = [round(float(number), 6) + 0.0 for number in volume.affine_ras.reshape(-1)]
+    if volume.flags:
+        facts["flags"] = [*volume.flags]
     return facts
 
 

@@ -12,7 +12,7 @@ from medray.modalities.imaging.facts import geometry
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
-from medray.modalities.imaging.formats.dicom import series
+from medray.modalities.imaging.formats.dicom import series, transform
 from medray.modalities.imaging.formats.dicom.elements import one_text
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
@@ -115,7 +115,7 @@ def _dicom_file(header: Header) -> dict[str, object]:
     spacing = dicom.plane_spacing(header)
     facts["spacing_mm"] = None if spacing is None else list(spacing)
     if header.frames == 1 and pixels.ndim == 3:
-        pixels = dicom.real_world(pixels[0], header)[0]
+        pixels = transform.real_world(pixels[0], header)[0]
     return facts | value_facts(pixels) | {"flags": flags}
 
 

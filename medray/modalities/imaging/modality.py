@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from medray.archive.eligibility import Fact
-from medray.archive.entries import Entry, Part, unchanged
+from medray.archive.entries import Entry, Part, PartRef, unchanged
+from medray.archive.grouping import Assembled
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
+from medray.modalities.imaging.encoding.gaps import even
 from medray.modalities.imaging.formats import arrays
-from medray.modalities.imaging.formats.decode import decode
+from medray.modalities.imaging.formats.decode import Chosen, decode
+from medray.modalities.imaging.formats.dicom.quantity import Quantity
+from medray.modalities.imaging.formats.films import Films, film_volume
 from medray.modalities.imaging.formats.image import Image
+from medray.modalities.imaging.frames_text import chosen_frames
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File, read_bytes
@@ -43,6 +49,7 @@ class Imaging(Modality):
     def __init__(self, spec: ImagingSpec) -> None:
         self._spec = spec
         self._arrays = arrays.ArrayCache()
+        self._films = Films()
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -57,7 +64,7 @@ class Imaging(Modality):
     @cached_property
     def payload(self) -> pa.Schema:  # pyright: ignore[reportIncompatibleMethodOverride]  # computed once
         """`pixels`: after decoding, rescale and resizing, before window and z-score (uint8: after the window)."""
-        dims = "C D H W" if self.spec.volumes else "C H W"
+        dims = "C D H W" if self.spec.volumetric else "C H W"
         return pa.schema([tensor_field("pixels", self.shape, self.spec.dtype, dims=dims)])
 
     @cached_property
@@ -76,7 +83,15 @@ class Imaging(Modality):
         """Facts of an image, or of the slices of a series with their geometry: see `facts.py`."""
         from medray.modalities.imaging.facts import of_entry
 
-        return of_entry(parts, self.spec.volumes)
+        return of_entry(parts, self.spec.volumetric)
+
+    def assemble(self, parts: Sequence[Mapping[str, Fact]]) -> Sequence[Assembled] | None:
+        """The volumes of a series: see `volumes.py`."""
+        if not self.spec.volumetric or parts[0].get("format") != "dicom":
+            return None
+        from medray.modalities.imaging.volumes import assembled
+
+        return assembled(self.spec, parts)
 
     def beside(self, uri: str) -> tuple[str, ...]:
         """The labels or the images that belong to an idx file; nothing for any other."""
@@ -102,7 +117,7 @@ class Imaging(Modality):
         from medray.modalities.imaging.in_memory import write_images
 
         refuse_times(prediction_times)
-        number = write_images(data, folder, self.spec.volumes)
+        number = write_images(data, folder, self.spec.volumetric)
         return WrittenInputs({"ignore": ()}, number)
 
     def verifies(self, entry: Entry) -> bool:
@@ -116,8 +131,30 @@ class Imaging(Modality):
             rows = self._arrays.rows(part.uri)
             if name not in rows:
                 raise SampleError("missing_file", f"the archive has no array {name}_images any more")
-            return arrays.read_row(rows[name], int(row), self.spec.volumes)
-        return decode([unchanged(read_bytes(each.uri), each) for each in entry.parts], self.spec.volumes)
+            return arrays.read_row(rows[name], int(row), self.spec.volumetric)
+        number = film_volume(part.locator)
+        if number is not None:
+            return self._films.read(part, number, self._chosen(entry))
+        return self._even(decode(_contents(entry.parts), self.spec.volumetric, self._chosen(entry)))
+
+    def _chosen(self, entry: Entry) -> Chosen:
+        """Which frames of its files an entry takes, and as what."""
+        selections = [chosen_frames(each.locator) for each in entry.parts]
+        channels = self.spec.volumes == "channels"
+        return Chosen(
+            selections if any(each is not None for each in selections) else None,
+            channels,
+            whole="#" not in entry.entry_id,
+            wanted=Quantity(self.spec.pet, self.spec.real_world_unit),
+        )
+
+    def _even(self, image: Image) -> Image:
+        """The image with its gaps as the spec has them; resampling to spacing_mm goes by true positions anyway."""
+        if not image.irregular or self.spec.gaps == "fail" or self.spec.spacing_mm is not None:
+            return image
+        if self.spec.gaps == "keep":
+            return replace(image, irregular=False)
+        return even(image, self.spec.max_gap_mm or 0.0)
 
     # --- statistics -----------------------------------------------------------------------------------------
 
@@ -206,15 +243,23 @@ class Imaging(Modality):
         return {"pixels": Input(self.shape)}
 
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
-        """Each image from its least to its largest value, of a volume the middle slice; uint8 (H, W) or (H, W, 3)."""
+        """Each image from its least to its largest value, of a volume the middle slice, of several volumes the first; uint8
+        (H, W) or (H, W, 3)."""
         pixels = tensor_view(samples.column("pixels")).astype(np.float32)
-        if self.spec.volumes:
+        if self.spec.volumetric:
             pixels = pixels[:, :, pixels.shape[2] // 2]
         flat = pixels.reshape(len(pixels), -1)
         low, high = (edge(flat, axis=1).reshape(-1, 1, 1, 1) for edge in (np.min, np.max))
         shown = ((pixels - low) / np.maximum(high - low, 1e-9) * 255).round().astype(np.uint8)
-        return [image[0] if len(image) == 1 else np.moveaxis(image, 0, -1) for image in shown]
+        return [np.moveaxis(image, 0, -1) if len(image) == 3 else image[0] for image in shown]
 
 
 def _is_row(entry: Entry) -> bool:
-    return bool(entry.parts[0].locator) and "#" in entry.entry_id
+    locator = entry.parts[0].locator
+    return bool(locator) and entry.entry_id.endswith(f"#{locator}")
+
+
+def _contents(parts: Sequence[PartRef]) -> Iterator[bytes]:
+    """The content of each file, as it is asked for. Raises SampleError `changed`."""
+    for part in parts:
+        yield unchanged(read_bytes(part.uri), part)

@@ -8,15 +8,18 @@ from dataclasses import replace
 from functools import lru_cache
 
 from medray.archive.entries import Part, digest
-from medray.errors import SampleError
+from medray.errors import NOT_ELIGIBLE, SampleError
 from medray.modalities.imaging import facts
-from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats import arrays, nifti
 from medray.modalities.imaging.formats.decode import SUFFIXES, sniff
 from medray.modalities.imaging.formats.dicom.frames import described
-from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, parse, uid_name
+from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.keywords import asked
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
+from medray.modalities.imaging.formats.dicom.slices import count_slices
+from medray.modalities.imaging.formats.films import VOLUME
+from medray.modalities.imaging.frames_text import SELECTION, frames_text
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, exists, read_bytes, relative
@@ -69,15 +72,40 @@ def _parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     if kind == "dicom":
         yield from _dicom_parts(spec, whole, raw)
         return
-    whole = replace(whole, facts=facts.of_nifti(raw, spec.volumes) if kind == "nifti" else {"format": kind})
+    if kind == "nifti":
+        yield from _nifti_parts(spec, whole, raw)
+        return
+    whole = replace(whole, facts={"format": kind})
     if kind == "npz":
         yield from _npz_parts(spec, whole, raw)
     elif kind == "idx":
         yield from _idx_parts(spec, whole, raw)
     else:
-        label, split = _folders(whole.entry_id)
-        labelled = spec.label_from == "folder" or (spec.label_from == "auto" and kind == "picture")
-        yield replace(whole, label=label if labelled else (), split=split if labelled else None)
+        yield _in_folder(whole, spec.label_from in ("folder", "auto"))
+
+
+def _in_folder(whole: Part, labelled: bool) -> Part:
+    """The file with the label and split of its folders, where they are labels."""
+    label, split = _folders(whole.entry_id) if labelled else ((), None)
+    return replace(whole, label=label, split=split)
+
+
+def _nifti_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
+    """A file, or each of its volumes where the spec takes them, by its header alone."""
+    whole = _in_folder(replace(whole, facts=facts.of_nifti(raw, spec.volumetric)), spec.label_from == "folder")
+    try:
+        points = nifti.grid(raw).points
+    except SampleError as error:
+        if error.reason in NOT_ELIGIBLE:
+            raise
+        points = 1  # reading it says why
+    if points == 1 or spec.volumes in ("refuse", "channels"):
+        yield whole
+    elif spec.volumes == "first":
+        yield replace(whole, locator=SELECTION + frames_text([0]))
+    else:
+        for number in range(1, points + 1):
+            yield replace(whole, entry_id=f"{whole.entry_id}#t={number:04d}", locator=f"{VOLUME}{number}")
 
 
 def _is_text(raw: bytes) -> bool:
@@ -108,7 +136,8 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         return
     subject = whole.subject or header.get("PatientID")
     instance, series = header.get("SOPInstanceUID") or "", header.get("SeriesInstanceUID") or ""
-    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.select, spec.volumes))
+    framed = not spec.volumetric and spec.frames != "refuse"
+    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.select, spec.volumetric, framed))
     if spec.label_from == "folder":
         label, split = _folders(whole.entry_id)
         part = replace(part, label=label, split=split)
@@ -120,16 +149,32 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     try:
         check(header)
     except SampleError as error:
-        slice_of = spec.volumes and series and error.reason != "no_pixels"
+        slice_of = spec.volumetric and series and error.reason != "no_pixels"
         series_ids = {"entry_id": series, "locator": instance} if slice_of else {}
         yield replace(part, reason=error.reason, detail=error.detail, **series_ids)
         return
-    if spec.volumes and series:
+    if spec.volumetric and series:
         yield replace(part, entry_id=series, locator=instance or whole.entry_id)
-    elif not spec.volumes and instance:
-        yield replace(part, entry_id=instance)
+    elif not spec.volumetric and instance:
+        yield from _frame_parts(spec, replace(part, entry_id=instance), header)
     else:
         yield replace(part, reason="corrupt", detail=f"{uid_name(header.sop_class)} without its instance or series UID")
+
+
+def _frame_parts(spec: ImagingSpec, part: Part, header: Header) -> Iterator[Part]:
+    """The image of a file in 2D, or those of its frames (or tiles of a mosaic) that the spec takes."""
+    try:
+        count = 1 if spec.frames == "refuse" else count_slices(header)
+    except SampleError:
+        count = 1  # a mosaic whose tiles cannot be told apart: reading says so
+    if count == 1:
+        yield part
+    elif spec.frames == "middle":
+        yield replace(part, locator=SELECTION + frames_text([count // 2]))
+    else:
+        for number in range(count):
+            entry_id = f"{part.entry_id}#frame={number + 1:04d}"
+            yield replace(part, entry_id=entry_id, locator=SELECTION + frames_text([number]))
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from medray.modalities.patterns import one_group
 
 Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
+_PAIRS = {letter: pair for pair in ("LR", "AP", "IS") for letter in pair}
 
 
 class AugmentSpec(BaseModel):
@@ -52,8 +53,20 @@ class ImagingSpec(Spec):
 
     size: tuple[Annotated[int, Field(gt=0)], ...]
     """Height, width: every image is an entry. Depth, height, width: every DICOM series, NIfTI file or 3D array is."""
-    channels: Literal[1, 3] = 1
-    """1: colour becomes luma (ITU-R BT.601); 3: grey is repeated."""
+    channels: Annotated[int, Field(ge=1)] = 1
+    """1: colour becomes luma (ITU-R BT.601); 3: grey is repeated; any number: of the volumes that volumes = "channels" takes."""
+    frames: Literal["refuse", "each", "middle"] = "refuse"
+    """In 2D, what becomes of a file with several frames, or a mosaic of several slices: `refuse`: a failed row
+    (`unsupported`); `each`: an entry for every frame, `SOPUID#frame=0007`; `middle`: the one in the middle (of an even number
+    the later of both), which stands for the file."""
+    volumes: Literal["refuse", "each", "first", "channels"] = "refuse"
+    """In 3D, what becomes of a series of several volumes (time points, echoes, b-values, orientations …): `refuse`: a failed
+    row that says by what they differ; `each`: an entry for every volume, such as `SERIESUID#echo=2,t=0003`; `first`: the
+    first alone, by echo, time, b-value, then what else differs; `channels`: all of one grid, as channels of one entry."""
+    gaps: Literal["fail", "keep", "resample"] = "fail"
+    """Without spacing_mm, what becomes of a volume with uneven gaps or missing slices: `fail`: a failed row; `keep`: slices
+    are stacked as if they were even; `resample`: to an even grid at the median gap, by their true positions, between slices
+    of up to max_gap_mm. How uneven a volume is stands in its facts (residual_mm, largest_hole_mm, flags)."""
     spacing_mm: tuple[Positive, ...] | None = None
     """Voxel size in the order of `size`: resample to it by the true positions, then crop or pad the centre to `size`.
     Without it every image is resized to `size`, whatever its physical extent."""
@@ -88,6 +101,20 @@ class ImagingSpec(Spec):
     subject_pattern: str | None = None
     """Regular expression with one group, searched in the relative path: the subject. Wins over DICOM PatientID."""
 
+    orientation: str = "stored"
+    """Where the axes of a volume lead, width first: RAS is W to the right, H to the front, D to the head of the patient; all 48
+    such codes. Axes are swapped and mirrored to the closest ones; `size` and `spacing_mm` are of the axes after that.
+    stored: DICOM as acquired (slices along their normal), NIfTI as LPS, which is what an axial DICOM series is."""
+    grid: Literal["volume", "patient"] = "volume"
+    """Where spacing_mm puts the new voxels: along the volume's own axes, or exactly along the patient's, so that an oblique
+    volume is turned upright; the latter needs an orientation."""
+    pet: Literal["stored", "suv_bw"] = "stored"
+    """suv_bw: PET images as standardized uptake values by body weight, in g/ml; one whose header does not allow it fails
+    (`no_quantity`). Other modalities stay as they are."""
+    real_world_unit: str | None = None
+    """Unit (UCUM code, such as mm2/s) of values: by the real world value map of each image to it, instead of its rescale. An
+    image without such a map fails (`no_quantity`)."""
+
     @field_validator("size")
     @classmethod
     def _two_or_three_axes(cls, size: tuple[int, ...]) -> tuple[int, ...]:
@@ -100,6 +127,15 @@ class ImagingSpec(Spec):
     def _known_facts(cls, select: Select) -> Select:
         check_select(select)
         return select
+
+    @field_validator("orientation")
+    @classmethod
+    def _three_letters(cls, code: str) -> str:
+        if code != "stored" and (len(code) != 3 or {"LR", "AP", "IS"} != {_PAIRS.get(letter) for letter in code}):
+            raise ValueError(
+                f"orientation is 'stored', or one of L R, one of A P and one of I S, as in RAS; found {code!r}"
+            )
+        return code
 
     @field_validator("subject_pattern")
     @classmethod
@@ -115,12 +151,32 @@ class ImagingSpec(Spec):
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if numbers is not None and len(numbers) != self.channels:
                 raise ValueError(f"{name} must have one number per channel ({self.channels}), found {len(numbers)}")
+        if self.channels not in (1, 3) and self.volumes != "channels":
+            raise ValueError(f'channels must be 1 or 3, found {self.channels}: more are those of volumes = "channels"')
+        if len(self.size) == 2 and (self.volumes != "refuse" or self.gaps != "fail"):
+            raise ValueError("volumes and gaps belong to size = [depth, height, width]")
+        if len(self.size) == 3 and self.frames != "refuse":
+            raise ValueError(
+                "frames belongs to size = [height, width]: in 3D frames are slices, and volumes says what is read"
+            )
+        if self.gaps == "resample" and self.max_gap_mm is None:
+            raise ValueError("gaps = resample needs max_gap_mm: the widest gap between slices that may be filled")
         if "depth" in self.augment.flip and len(self.size) == 2:
             raise ValueError("augment.flip names depth, but size is [height, width]")
         return self
 
+    @model_validator(mode="after")
+    def _says_where_and_what(self) -> ImagingSpec:
+        if self.orientation != "stored" and len(self.size) == 2:
+            raise ValueError("orientation is of volumes, but size is [height, width]")
+        if self.grid == "patient" and (self.orientation == "stored" or self.spacing_mm is None):
+            raise ValueError("grid = 'patient' needs spacing_mm and an orientation, such as RAS")
+        if self.pet != "stored" and self.real_world_unit is not None:
+            raise ValueError("pet and real_world_unit both say what values are: give one of them")
+        return self
+
     @property
-    def volumes(self) -> bool:
+    def volumetric(self) -> bool:
         """An entry is a volume."""
         return len(self.size) == 3
 

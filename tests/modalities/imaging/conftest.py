@@ -16,6 +16,7 @@ from pydicom.uid import UID
 
 from medray.archive.entries import Entries, Entry, PartRef, parts_table
 from medray.archive.grouping import group_parts
+from medray.modalities.base import assembler, describer
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.modality import Imaging
 from medray.storage.files import list_files
@@ -69,7 +70,8 @@ def index() -> Callable[[Imaging, Path], pa.Table]:
 
     def make(modality: Imaging, root: Path) -> pa.Table:
         parts = (part for file in list_files(str(root)) for part in modality.scan(file, str(root)))
-        return group_parts(parts_table(parts, b"k" * 32))
+        table = parts_table(parts, b"k" * 32)
+        return group_parts(table, describer(modality), assemble=assembler(modality))
 
     return make
 

@@ -13,6 +13,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom import transform
 from medray.modalities.imaging.formats.dicom.header import parse
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -58,7 +59,7 @@ def compare(path: Path) -> str:
     assert np.array_equal(pixels if header.frames > 1 else pixels[0], theirs), path.name
     if header.frames > 1 or pixels.ndim == 4:
         return "equal"
-    values, wanted = dicom.real_world(pixels[0], header)[0], apply_modality_lut(theirs, dataset)
+    values, wanted = transform.real_world(pixels[0], header)[0], apply_modality_lut(theirs, dataset)
     if header.photometric == "MONOCHROME1":
         return "mirrored"
     assert np.allclose(values, wanted, rtol=1e-6, atol=1e-3), path.name

@@ -18,6 +18,7 @@ from synthetic_dicom import BASELINE, EXPLICIT, HT, J2K, LOSSLESS, LS, RLE, Reci
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom import transform
 from medray.modalities.imaging.formats.dicom.header import parse
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import open_modality
@@ -72,7 +73,7 @@ def compressed(syntax: str, *frames: bytes, table: bool = True, **changes: objec
 def reason(raw: bytes) -> str:
     with pytest.raises(SampleError) as caught:
         header = parse(raw)
-        dicom.real_world(dicom.stored(header)[0], header)
+        transform.real_world(dicom.stored(header)[0], header)
     return caught.value.reason
 
 
@@ -135,7 +136,7 @@ def test_what_leaves_no_doubt_is_read(changes):
     header = parse(raw)
     pixels = dicom.stored(header)
     assert np.array_equal(pixels, synthetic_dicom.make(Recipe(stored=12)).stored)
-    assert np.array_equal(dicom.real_world(pixels[0], header)[0], pixels[0])
+    assert np.array_equal(transform.real_world(pixels[0], header)[0], pixels[0])
 
 
 @pytest.mark.parametrize("photometric", ["HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420"])

@@ -8,12 +8,14 @@ import struct
 
 import nibabel
 import numpy as np
+import phantom
 import pytest
 
 from medray.errors import SampleError
 from medray.modalities.imaging.encoding.conform import conform
+from medray.modalities.imaging.facts import of_nifti
 from medray.modalities.imaging.formats.decode import sniff
-from medray.modalities.imaging.formats.nifti import is_nifti, read_nifti
+from medray.modalities.imaging.formats.nifti import grid, is_nifti, read_channels, read_nifti
 from medray.modalities.imaging.spec import ImagingSpec
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
@@ -94,10 +96,32 @@ def test_complex_numbers_are_unsupported(dtype):
     assert reason(nifti(VOXELS.astype(dtype))) == "unsupported"
 
 
-def test_colour_and_128_bits_are_unsupported():
-    colors = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert reason(nifti(colors)) == "unsupported"
+def test_128_bits_are_unsupported():
     assert reason(nifti(datatype=1536, bitpix=128)) in ("unsupported", "corrupt")  # as nibabel knows it here, or not
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colours_are_red_green_blue_and_the_scale_does_not_count(order):
+    voxels = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    voxels["R"], voxels["G"], voxels["B"] = 10, np.arange(24).reshape(2, 3, 4), 200
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_dtype(voxels.dtype)
+    raw = bytearray(nibabel.Nifti1Image(voxels, LPS, header).to_bytes())
+    raw[112:120] = struct.pack(order + "2f", 2.0, 1.0)  # scl_slope, scl_inter
+    read = read_nifti(bytes(raw))
+    assert read.color and read.shape == (4, 3, 2) and read.values.dtype == np.uint8
+    assert read.values[3, 1, 0].tolist() == [10, 7, 200]
+    deep = ImagingSpec(size=(4, 3, 2), channels=3, normalise="none")
+    assert conform(read, deep)[:, 3, 1, 0].tolist() == [10, 7, 200]
+    assert conform(read, deep.model_copy(update={"channels": 1}))[0, 3, 1, 0] == pytest.approx(
+        0.299 * 10 + 0.587 * 7 + 0.114 * 200
+    )
+
+
+def test_opacity_of_colours_is_over_black():
+    voxels = np.zeros((1, 1, 2), [(letter, "u1") for letter in "RGBA"])
+    voxels["R"], voxels["B"], voxels["A"] = 100, 40, [[[255, 51]]]
+    assert read_nifti(nifti(voxels)).values[:, 0, 0].tolist() == [[100, 0, 40], [20, 0, 8]]
 
 
 @pytest.mark.parametrize("slope, intercept, scaled", [
@@ -158,6 +182,64 @@ def test_a_negative_pixdim_is_a_length():
     assert read.spacing_mm == (1, 1, 1)
 
 
+def test_a_pixdim_of_0_is_no_length_of_1_mm():
+    """nibabel 5.4 takes it as 1."""
+    image = nibabel.Nifti1Image(VOXELS, None)
+    image.set_qform(np.diag([-2.0, -3.0, 4.0, 1.0]), 1)
+    raw = bytearray(image.to_bytes())
+    raw[80:84] = struct.pack("<f", 0.0)  # pixdim[1]
+    assert reason(bytes(raw)) == "bad_geometry"
+    assert read_nifti(nifti(pixdim=[1, 0, 0, 0, 0, 0, 0, 0])).spacing_mm == (1, 1, 1)  # the sform says it
+
+
+@pytest.mark.parametrize(
+    "qfac, wanted", [(1.0, "read"), (0.0, "read"), (-1.0, "mirrored"), (-2.0, "bad_geometry"), (5.0, "bad_geometry")]
+)
+def test_qfac_is_1_or_minus_1_and_0_means_1(qfac, wanted):
+    """Of another number nibabel makes 1, and nifti_clib its sign: the slices would run to the head or to the feet."""
+    image = nibabel.Nifti1Image(VOXELS, None)
+    image.set_qform(LPS, 1)
+    raw = bytearray(image.to_bytes())
+    raw[76:80] = struct.pack("<f", qfac)
+    if wanted == "bad_geometry":
+        assert reason(bytes(raw)) == wanted
+    else:
+        voxels = VOXELS if wanted == "read" else VOXELS[..., ::-1]
+        assert np.array_equal(read_nifti(bytes(raw)).values, voxels.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    "codes, unsure", [((1, 1), True), ((4, 4), True), ((4, 1), False), ((2, 0), False), ((0, 1), False)]
+)
+def test_where_qform_and_sform_of_one_code_are_turned_against_each_other_the_turn_is_unsure(codes, unsure):
+    turned = phantom.rotation((0, 0, 7)) @ LPS[:3, :3]
+    image = nibabel.Nifti1Image(VOXELS, LPS)
+    image.set_sform(LPS, codes[0])
+    image.set_qform(phantom.centred(turned, (1, 1, 1), VOXELS.shape), codes[1])
+    read = read_nifti(image.to_bytes())
+    assert bool(read.turn_unsure) == unsure
+    upright = ImagingSpec(size=(7, 6, 5), spacing_mm=(1, 1, 1), orientation="LPS", normalise="none")
+    assert conform(read, upright).shape == (1, 7, 6, 5)  # the closest axes are the same
+    patient = upright.model_copy(update={"grid": "patient"})
+    if not unsure:
+        assert conform(read, patient).shape == (1, 7, 6, 5)
+        return
+    with pytest.raises(SampleError, match=r"turned by 7\.0°") as caught:
+        conform(read, patient)
+    assert caught.value.reason == "bad_geometry"
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("unit, factor", [(1, 1000.0), (2, 1.0), (3, 0.001)])
+def test_the_affine_is_in_mm_and_of_the_turned_voxels(kind, unit, factor):
+    affine = phantom.centred(phantom.rotation((5, -12, 20)) @ phantom.ALL_AXES[17], (2.0, 3.0, 4.0), VOXELS.shape)
+    image = read_nifti(nifti(affine=affine, kind=kind, xyzt_units=unit))
+    assert image.affine_ras is not None
+    d, h, w = np.unravel_index(image.values.argmax(), image.values.shape)
+    i, j, k = np.unravel_index(VOXELS.argmax(), VOXELS.shape)
+    assert np.allclose(image.affine_ras @ [w, h, d, 1], [*(affine @ [i, j, k, 1])[:3] * factor, 1], atol=1e-3 * factor)
+
+
 def test_shear_between_slices_is_given_as_a_gantry_tilt_is():
     sheared = LPS @ np.array([[1, 0, 0, 0], [0, 1, 0.5, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])
     image = read_nifti(nifti(affine=sheared))
@@ -201,6 +283,73 @@ def test_voxels_beyond_the_dimensions_are_a_contradiction():
     header["dim"][3] = 5
     assert reason(header.binaryblock + raw[348:]) == "corrupt"
     assert np.array_equal(read_nifti(raw + bytes(64)).values, read_nifti(raw).values)
+
+
+@pytest.mark.parametrize("code, wanted", [
+    (1002, "segmentation"), (1003, "segmentation"), (1006, "not_an_image"), (1007, "not_an_image"), (1008, "not_an_image"),
+    (2003, "not_an_image"), (2006, "not_an_image"), (3006, "not_an_image"),
+])  # fmt: skip
+def test_labels_vectors_and_meshes_are_no_images_by_their_intent(code, wanted):
+    assert reason(nifti(intent_code=code)) == wanted
+
+
+@pytest.mark.parametrize("code", [0, 3, 5, 1001, 2001])
+def test_statistics_are_read_and_say_so(code):
+    raw = nifti(intent_code=code)
+    assert np.array_equal(read_nifti(raw).values, VOXELS.transpose(2, 1, 0)) and grid(raw).intent == code
+    assert of_nifti(raw, True).get("intent") == (code or None)
+
+
+@pytest.mark.parametrize("offset", [0, 348, 351.5, 352.5, -16])
+def test_voxels_that_begin_within_the_header_are_corrupt(offset):
+    assert reason(nifti(vox_offset=offset)) == "corrupt"
+
+
+def test_what_stands_between_header_and_voxels_is_skipped():
+    raw = nifti()
+    extension = struct.pack("<4B2i", 1, 0, 0, 0, 32, 4) + b"<x/>".ljust(24, b"\0")
+    header = nibabel.Nifti1Header(raw[:348])
+    header["vox_offset"] = 352 + 32
+    assert np.array_equal(read_nifti(header.binaryblock + extension + raw[352:]).values, read_nifti(raw).values)
+
+
+def film(points: int = 4, **fields) -> tuple[np.ndarray, bytes]:
+    voxels = np.random.default_rng(2).integers(-99, 99, (5, 6, 7, points)).astype(np.int16)
+    return voxels, nifti(voxels, **fields)
+
+
+def test_each_volume_of_a_film_is_read_for_itself():
+    voxels, raw = film(scl_slope=2.0, scl_inter=1.0)
+    zipped = gzip.compress(raw[:4000]) + gzip.compress(raw[4000:])  # of two members
+    for content in (raw, zipped):
+        assert grid(content).points == 4
+        for point in range(4):
+            assert np.array_equal(read_nifti(content, point).values, voxels[..., point].transpose(2, 1, 0) * 2.0 + 1)
+        assert reason(content) == "unsupported"
+    with pytest.raises(SampleError, match="not there any more"):
+        read_nifti(raw, 4)
+    every = read_channels(zipped)
+    assert (
+        every.channels
+        and every.shape == (7, 6, 5)
+        and np.array_equal(every.values, voxels.transpose(3, 2, 1, 0) * 2.0 + 1)
+    )
+
+
+def test_the_first_volume_is_read_without_the_rest_of_the_file():
+    """Of a file that is cut in its third volume the first two are whole."""
+    _, raw = film()
+    cut = raw[: 352 + 2 * 420 + 100]
+    for content in (cut, gzip.compress(cut)):
+        assert np.array_equal(read_nifti(content, 1).values, read_nifti(raw, 1).values)
+        with pytest.raises(SampleError) as caught:
+            read_nifti(content, 2)
+        assert caught.value.reason == "truncated"
+    half = gzip.compress(raw, 0)[:1200]  # cut in its first volume
+    assert reason(half) in ("truncated", "unsupported")
+    with pytest.raises(SampleError) as caught:
+        read_nifti(half, 1)
+    assert caught.value.reason == "truncated"
 
 
 def test_negative_dimensions_are_corrupt():

@@ -108,7 +108,7 @@ def test_what_is_no_single_volume_is_refused_with_what_was_found(dicoms):
     mosaic = refusal(
         [raw for raw in files(dicoms / "mr_ge_siemens_nih/In/20180918Si/mr_0003") if raw[128:132] == b"DICM"]
     )
-    assert mosaic.reason == "unsupported" and "mosaic" in mosaic.detail
+    assert mosaic.reason == "unsupported" and "10 slices at 5 positions" in mosaic.detail
     assert refusal(files(dicoms / "mr_enhanced/In/Philips")).detail.startswith("64 slices at 32 positions")
 
 
@@ -209,7 +209,7 @@ def test_inspect_says_why_a_series_is_no_volume(dicoms):
     shown = inspect(str(dicoms / "mr_ge_siemens_nih/In/20180918GE/mr_0004")).facts
     assert shown["reason"] == "unsupported" and shown["flags"] == ["repeated_positions"]
     mosaic = inspect(str(dicoms / "mr_ge_siemens_nih/In/20180918Si/mr_0003")).facts
-    assert mosaic["flags"] == ["mosaic"]
+    assert mosaic["flags"] == ["mosaic", "repeated_positions"]
 
 
 def test_nifti_scaling_orientation_and_refusals(tmp_path):

@@ -14,6 +14,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from synthetic_dicom import BIG, Recipe, Synthetic
 
 from medray.modalities.imaging.formats.dicom import pixels as dicom
+from medray.modalities.imaging.formats.dicom import transform
 from medray.modalities.imaging.formats.dicom.header import parse
 
 RECIPES = list(synthetic_dicom.recipes())
@@ -67,7 +68,7 @@ def compare(made: Synthetic) -> str:
     same = np.abs(pixels.astype(np.int64) - theirs.reshape(pixels.shape)).max() <= slack
     outcome = "equal" if own else "equal to the twin's"
     if made.real is not None:
-        values = np.stack([dicom.real_world(frame, header)[0] for frame in pixels])
+        values = np.stack([transform.real_world(frame, header)[0] for frame in pixels])
         scale = max(1.0, float(np.abs(made.real).max()))
         if not made.tolerance:
             assert np.abs(values - made.real).max() <= scale * 1e-7, recipe

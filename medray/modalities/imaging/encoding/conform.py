@@ -6,6 +6,8 @@ import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.encoding import resample
+from medray.modalities.imaging.encoding.orientation import affine, directions, turn
+from medray.modalities.imaging.encoding.patient_grid import placement, to_patient_grid
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.spec import ImagingSpec
 
@@ -17,25 +19,57 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
     """An image to (C, *size) float32: channels, then geometry. Raises SampleError."""
-    values = image.values
-    if image.spacing_mm and len(image.shape) == 3 and len(spec.size) == 2 and image.shape[0] == 1:
-        image = Image(values[0], image.color, image.spacing_mm[1:])  # a NIfTI file of one slice is an image
-        values = image.values
+    image = _without_depth(image, spec)
     if len(image.shape) != len(spec.size):
         raise SampleError(
             "bad_shape", f"{len(image.shape)}D of shape {list(image.shape)}; the run asks for {len(spec.size)}D"
         )
     if 0 in image.shape:
         raise SampleError("bad_shape", f"no pixels in shape {list(image.shape)}")
-    values = as_float32(values)
-    if not image.color:
+    values = as_float32(image.values)
+    if spec.volumes == "channels":
+        values = _as_channels(values, image, spec.channels)
+    elif not image.color:
         values = values[None]
     elif spec.channels == 1:
         values = (values @ LUMA)[None]
     else:
         values = np.moveaxis(values, -1, 0)
-    values = _to_size(values, image, spec)
+    values = np.ascontiguousarray(_to_size(values, image, spec))
     return values if len(values) == spec.channels else np.repeat(values, spec.channels, axis=0)
+
+
+def conform_labels(labels: Image, spec: ImagingSpec) -> np.ndarray:
+    """A mask (D, H, W) or (H, W) of whole numbers to `size`, on the grid that `conform` brings its image to; same dtype.
+
+    Each voxel takes the label of the nearest one, so that no label comes about between two others; outside of the mask
+    it is 0. Raises SampleError as `conform` does, and `bad_values` for labels that are no whole numbers.
+    """
+    labels = _without_depth(labels, spec)
+    if labels.color or len(labels.shape) != len(spec.size) or 0 in labels.shape:
+        raise SampleError(
+            "bad_shape", f"a mask of shape {list(labels.values.shape)}; the run asks for {len(spec.size)}D"
+        )
+    values = as_float32(labels.values)
+    if (values != np.rint(values)).any():
+        raise SampleError("bad_values", "labels that are no whole numbers")
+    return _to_size(values[None], labels, spec, labels=True)[0].astype(labels.values.dtype)
+
+
+def _without_depth(image: Image, spec: ImagingSpec) -> Image:
+    """A NIfTI file of one slice is an image, where the run asks for images."""
+    if image.spacing_mm and len(image.shape) == 3 and len(spec.size) == 2 and image.shape[0] == 1:
+        return Image(image.values[0], image.color, image.spacing_mm[1:])
+    return image
+
+
+def _as_channels(values: np.ndarray, image: Image, channels: int) -> np.ndarray:
+    """Volumes of one series as (C, D, H, W). Raises SampleError `bad_shape` for another number of them than the run has."""
+    count = 1 if not image.channels else len(values)
+    if count != channels or image.color:
+        what = "a colour volume" if image.color else f"{count} volumes"
+        raise SampleError("bad_shape", f'{what}; volumes = "channels" asks for {channels}, as many as channels')
+    return values if image.channels else values[None]
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
@@ -57,18 +91,32 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     return converted
 
 
-def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
+def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec, *, labels: bool = False) -> np.ndarray:
+    """(C, [D,] H, W) of an image to (C, *size); `labels`: by the nearest voxel, with 0 as the background."""
+
     def background() -> float:
+        if labels:
+            return 0.0
         return float(values.min()) if spec.background == "minimum" else spec.background
 
+    turned = turn(image, spec.orientation)
     if spec.spacing_mm is not None or spec.max_gap_mm is not None:
         _refuse_hole(image, spec.max_gap_mm)
     if spec.spacing_mm is not None:
         if image.spacing_mm is None:
             raise SampleError("bad_geometry", "the run sets spacing_mm, but the file does not state its spacing")
-        return resample.resample(
-            values, image.spacing_mm, image.slices_mm, to_mm=spec.spacing_mm, size=spec.size, background=background()
+        if spec.grid == "patient":
+            return _to_patient_grid(values, image, spec, background(), labels=labels)
+        resampled = resample.resample(
+            values,
+            image.spacing_mm,
+            image.slices_mm,
+            to_mm=turned.before(spec.spacing_mm),
+            size=turned.before(spec.size),
+            background=background(),
+            labels=labels,
         )
+        return turned.of(resampled)  # afterwards, since slices may lie unevenly along the old depth alone
     if image.irregular and image.slices_mm is not None:
         gaps = np.diff(image.slices_mm[:, 0])
         raise SampleError(
@@ -77,8 +125,28 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec) -> np.ndarray:
             "set spacing_mm to resample by the true positions",
         )
     if spec.resize == "pad":
-        return resample.resize_and_pad(values, spec.size, background())
-    return resample.resize(values, spec.size)
+        return resample.resize_and_pad(turned.of(values), spec.size, background(), labels=labels)
+    return resample.resize(turned.of(values), spec.size, labels=labels)
+
+
+def _to_patient_grid(
+    values: np.ndarray, image: Image, spec: ImagingSpec, background: float, *, labels: bool
+) -> np.ndarray:
+    """`to_patient_grid` by the image's own geometry. Raises SampleError `bad_geometry`."""
+    assert image.spacing_mm is not None and spec.spacing_mm is not None  # looked at before
+    if image.turn_unsure:
+        raise SampleError(
+            "bad_geometry", f"grid = 'patient' needs to know how the volume is turned: {image.turn_unsure}"
+        )
+    return to_patient_grid(
+        values,
+        placement(image.shape, affine(image), image.spacing_mm, image.slices_mm),
+        directions=directions(spec.orientation),
+        to_mm=spec.spacing_mm,
+        size=spec.size,
+        background=background,
+        labels=labels,
+    )
 
 
 def _refuse_hole(image: Image, max_gap_mm: float | None) -> None:

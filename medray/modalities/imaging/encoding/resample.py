@@ -1,11 +1,17 @@
-"""Geometry of arrays: resize, pad, resample to a spacing. float32 in, float32 out; deterministic; antialiased."""
+"""Geometry of arrays: resize, pad, resample to a spacing. float32 in, float32 out; deterministic; antialiased.
+
+Everything is done for values (linear) and for labels (the nearest voxel, so that there is no new label) on the same grid.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+ON_A_TIE = 1e-6
+"""Share of a voxel within which a place counts as halfway between two: the lower one is nearest, however it is rounded."""
 
-def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+
+def resize(values: np.ndarray, size: tuple[int, ...], *, labels: bool = False) -> np.ndarray:
     """(C, [D,] H, W) float32 stretched to `size`: linear, antialiased, half-pixel centres; itself when it fits."""
     if values.shape[1:] == size:
         return values
@@ -13,7 +19,11 @@ def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     from torch.nn.functional import interpolate
 
     def stretch(planes: torch.Tensor, to: tuple[int, int]) -> torch.Tensor:
-        return planes if planes.shape[-2:] == to else interpolate(planes, to, mode="bilinear", antialias=True)
+        if planes.shape[-2:] == to:
+            return planes
+        if labels:
+            return interpolate(planes, to, mode="nearest-exact")
+        return interpolate(planes, to, mode="bilinear", antialias=True)
 
     planes = torch.from_numpy(np.ascontiguousarray(values))  # pyright: ignore[reportUnknownMemberType]
     if len(size) == 2:
@@ -23,7 +33,7 @@ def resize(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return stretch(planes, (size[0], planes.shape[-1])).reshape(channels, *size).numpy()
 
 
-def resize_and_pad(values: np.ndarray, size: tuple[int, ...], background: float) -> np.ndarray:
+def resize_and_pad(values: np.ndarray, size: tuple[int, ...], background: float, *, labels: bool = False) -> np.ndarray:
     """(C, [D,] H, W) float32 resized by one factor for all axes so that it fits into `size`, centred, padded."""
     shape = values.shape[1:]
     factor = min(new / old for new, old in zip(size, shape, strict=True))
@@ -31,7 +41,7 @@ def resize_and_pad(values: np.ndarray, size: tuple[int, ...], background: float)
     padded = np.full((values.shape[0], *size), background, np.float32)
     starts = [(new - old) // 2 for new, old in zip(size, inner, strict=True)]
     inside = tuple(slice(start, start + length) for start, length in zip(starts, inner, strict=True))
-    padded[(slice(None), *inside)] = resize(values, inner)
+    padded[(slice(None), *inside)] = resize(values, inner, labels=labels)
     return padded
 
 
@@ -43,12 +53,13 @@ def resample(
     to_mm: tuple[float, ...],
     size: tuple[int, ...],
     background: float,
+    labels: bool = False,
 ) -> np.ndarray:
     """(C, [D,] H, W) float32 with voxels of `spacing_mm` to (C, *size) with voxels of exactly `to_mm`.
 
-    The output grid is rectangular and has the centre of the input's extent in its own centre: cropping and padding
-    are part of it. `slices_mm` (D, 3) are the true starts of slices along (normal, height, width), so uneven gaps
-    are interpolated where they are and a sheared (tilted) stack is straightened.
+    The output grid is rectangular, lies along the volume's own axes, and has the centre of the input's extent in its own
+    centre: cropping and padding are part of it. `slices_mm` (D, 3) are the true starts of slices along (normal, height,
+    width), so uneven gaps are interpolated where they are and a sheared (tilted) stack is straightened.
     """
     values = values - np.float32(background)  # places that no voxel covers stay 0 and become the background below
     shape = values.shape[1:]
@@ -64,29 +75,31 @@ def resample(
     grids: list[np.ndarray] = [
         centre + (np.arange(n) - (n - 1) / 2) * step for centre, n, step in zip(centres, size, to_mm, strict=True)
     ]
+    weigh = nearest if labels else weights
     if sheared:
         plane = np.empty((values.shape[0], shape[0], *size[1:]), np.float32)
         for k in range(shape[0]):
-            rows = _weights(axes[1] + drift[k, 0], spacing_mm[1], grids[1], to_mm[1])
-            columns = _weights(axes[2] + drift[k, 1], spacing_mm[2], grids[2], to_mm[2])
+            rows = weigh(axes[1] + drift[k, 0], spacing_mm[1], grids[1], to_mm[1])
+            columns = weigh(axes[2] + drift[k, 1], spacing_mm[2], grids[2], to_mm[2])
             plane[:, k] = rows @ values[:, k] @ columns.T
     else:
-        columns = _weights(axes[-1], spacing_mm[-1], grids[-1], to_mm[-1])
-        rows = _weights(axes[-2], spacing_mm[-2], grids[-2], to_mm[-2])
+        columns = weigh(axes[-1], spacing_mm[-1], grids[-1], to_mm[-1])
+        rows = weigh(axes[-2], spacing_mm[-2], grids[-2], to_mm[-2])
         plane = rows @ (values @ columns.T)
     if len(shape) == 3:
-        depth = _weights(axes[0], spacing_mm[0], grids[0], to_mm[0])
+        depth = weigh(axes[0], spacing_mm[0], grids[0], to_mm[0])
         plane = np.einsum("od,cdx->cox", depth, plane.reshape(*plane.shape[:2], -1), optimize=True)
     return plane.reshape(values.shape[0], *size) + np.float32(background)
 
 
-def _weights(voxels: np.ndarray, step: float, centres: np.ndarray, centre_step: float) -> np.ndarray:
+def weights(voxels: np.ndarray, step: float, centres: np.ndarray, centre_step: float) -> np.ndarray:
     """(len(centres), len(voxels)) float32: linear interpolation between `voxels` (mm, ascending) at `centres`, or, where the
     new step is the coarser one, the mean under a triangle of that step; each voxel counts with its own width.
 
-    Rows add up to 1 inside the extent (to the outer edge of the outer voxels) and are 0 outside of it.
+    Rows add up to 1 inside the extent (to the outer edge of the outer voxels) and are 0 outside of it. A ramp is kept; where
+    the new step is coarser by other than a whole factor, within 0.06 of a voxel.
     """
-    inside = (centres >= voxels[0] - step / 2 - 1e-6) & (centres <= voxels[-1] + step / 2 + 1e-6)
+    inside = _covered(voxels, step, centres)
     if len(voxels) == 1:
         return inside[:, None].astype(np.float32)
     gaps = np.diff(voxels)
@@ -103,3 +116,17 @@ def _weights(voxels: np.ndarray, step: float, centres: np.ndarray, centre_step: 
         total = weights.sum(1, keepdims=True)
         weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     return (weights * inside[:, None]).astype(np.float32)
+
+
+def nearest(voxels: np.ndarray, step: float, centres: np.ndarray, centre_step: float) -> np.ndarray:
+    """(len(centres), len(voxels)) float32: 1 at the voxel nearest to each centre, 0 outside of the extent, as `weights`."""
+    middles = (voxels[1:] + voxels[:-1]) / 2
+    chosen = np.searchsorted(middles, centres - ON_A_TIE * step)
+    ones = np.zeros((len(centres), len(voxels)), np.float32)
+    ones[np.arange(len(centres)), chosen] = _covered(voxels, step, centres)
+    return ones
+
+
+def _covered(voxels: np.ndarray, step: float, centres: np.ndarray) -> np.ndarray:
+    """(len(centres),) bool: whether a place is within the outer edges of the outer voxels."""
+    return (centres >= voxels[0] - step / 2 - 1e-6) & (centres <= voxels[-1] + step / 2 + 1e-6)

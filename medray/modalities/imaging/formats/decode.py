@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import arrays, nifti, pictures
 from medray.modalities.imaging.formats.dicom import pixels, series
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity
 from medray.modalities.imaging.formats.image import Image
 from medray.storage.compressed import GZIP, unpacked_head
 
 
-def decode(raws: list[bytes], volumes: bool) -> Image:
-    """The image of an entry, from the bytes of its files in any order. Raises SampleError."""
-    raw = raws[0]
+class Chosen(NamedTuple):
+    """Which frames of an entry's files are taken, what several volumes are to be, and what values are to measure."""
+
+    selections: Sequence[Sequence[int] | None] | None = None
+    """Of each file the frames (or tiles of a mosaic, or volumes of a NIfTI file), from 0; None: all."""
+    channels: bool = False
+    """Several volumes of a series are channels of one."""
+    whole: bool = True
+    """The files are those of a whole series."""
+    wanted: Quantity = AS_RESCALED
+
+
+EVERYTHING = Chosen()
+
+
+def decode(raws: Iterable[bytes], volumes: bool, chosen: Chosen = EVERYTHING) -> Image:
+    """The image of an entry, from the bytes of its files in any order, which are taken once. Raises SampleError:
+    `no_quantity` for a format that states no unit where the run asks for one.
+    """
+    remaining = iter(raws)
+    raw = next(remaining)
     if not raw:
         raise SampleError("empty_file")
     kind = sniff(raw)
+    if kind == "dicom" and volumes:
+        files = _all([raw], remaining)
+        del raw
+        return series.read_series(
+            files, chosen.selections, channels=chosen.channels, wanted=chosen.wanted, whole=chosen.whole
+        )
     if kind == "dicom":
-        return series.read_series(raws) if volumes else pixels.read_image(raw)
-    if len(raws) > 1:
-        raise SampleError("corrupt", f"{len(raws)} files that are not a DICOM series")
+        frames = None if chosen.selections is None else chosen.selections[0]
+        return pixels.read_image(raw, None if frames is None else frames[0], chosen.wanted)
+    others = sum(1 for _ in remaining)
+    if others:
+        raise SampleError("corrupt", f"{1 + others} files that are not a DICOM series")
+    if chosen.wanted.unit is not None:
+        raise SampleError("no_quantity", f"a file that states no unit; the run asks for {chosen.wanted.unit}")
     if kind == "picture":
         return pictures.read_picture(raw)
     if kind == "nifti":
-        return nifti.read_nifti(raw)
+        points = None if chosen.selections is None else chosen.selections[0]
+        return nifti.read_channels(raw) if chosen.channels else nifti.read_nifti(raw, points[0] if points else None)
     raise SampleError("unrecognised_format")
+
+
+def _all(first: list[bytes], others: Iterator[bytes]) -> Iterator[bytes]:
+    """The files, one after the other; none is held once it has been given."""
+    yield first.pop()
+    yield from others
 
 
 SUFFIXES = {

@@ -30,10 +30,19 @@ class Image:
     """The gaps between slices differ: only resampling by `slices_mm` places them right."""
     hole_mm: float = 0.0
     """The widest gap between slices that is a hole (over 1.5 times the median gap); 0 where there is none."""
+    affine_ras: np.ndarray | None = None
+    """(4, 4) float64: index (W, H, D) of `values` to the centre of its voxel, mm towards the right, the front and the head
+    (NIfTI's convention). Of uneven slices the first and the last are met. None: the file does not say, or in 2D."""
+    channels: bool = False
+    """`values` has a first axis of C volumes of one series, which become channels."""
+    turn_unsure: str = ""
+    """Why `affine_ras` may be turned by some degrees against the patient, where the file contradicts itself."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the spatial axes."""
+        if self.channels:
+            return self.values.shape[1:]
         return self.values.shape[:-1] if self.color else self.values.shape
 
 

@@ -1,32 +1,43 @@
-"""NIfTI-1 and NIfTI-2 in a single file: voxels, their scale, axes and units (nifti1.h of the NIfTI-1.1 standard)."""
+"""NIfTI-1 and NIfTI-2 in a single file: voxels with their scale and axes. What the header says: `nifti_header.py`."""
 
 # nibabel gives some of its values no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import gzip
+import io
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.arrays import unzipped
 from medray.modalities.imaging.formats.image import Image, decoding
+from medray.modalities.imaging.formats.nifti_header import Described, described, reading, spacing_of, stored_affine
+from medray.modalities.imaging.formats.pictures import over_black
+from medray.storage.compressed import GZIP
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Spatial code of xyzt_units to millimetres: unknown (taken as mm, as ITK, FSL and SPM do), metre, mm, micron."""
-PERPENDICULAR = 0.01
-"""Cosine up to which axes count as perpendicular."""
-SHEARED = 0.0017
-"""Sine of 0.1°: slices that are shifted more than this along each other are a sheared stack."""
-SAME_SPACING = 0.01
-"""Relative difference up to which the voxels of sform and pixdim are of one size."""
+LONGEST_HEADER = 1024
+"""Bytes that hold any header."""
+
+
+class Grid(NamedTuple):
+    """The voxels of a file, as `read_nifti` turns them."""
+
+    shape: tuple[int, int, int]
+    """(D, H, W)"""
+    spacing_mm: tuple[float, ...]
+    slices_mm: np.ndarray | None
+    """Starts of the slices, as in Image, where they are sheared."""
+    points: int
+    """Volumes, one after the other."""
+    intent: int
+    """What the file says its numbers are: 0 nothing, 2 to 24 a statistic (nifti1.h)."""
 
 
 def is_nifti(head: bytes) -> bool:
@@ -43,151 +54,124 @@ def _is_header_alone(head: bytes) -> bool:
     return False
 
 
-def read_nifti(raw: bytes) -> Image:
-    """A volume as (D, H, W) with D towards the head, H towards the back, W towards the left of the patient.
+def read_nifti(raw: bytes, point: int | None = None) -> Image:
+    """A volume as (D, H, W[, 3]) with D towards the head, H towards the back, W towards the left of the patient.
 
     These are the axes of an axial DICOM series, so that both give one array. Scaled by scl_slope and scl_inter:
-    float32, or the stored numbers without scaling. Spacing in mm. Raises SampleError.
+    float32, or the stored numbers without scaling; colours as R G B over black. Spacing in mm. `point`: which volume of
+    several, from 0; None where the file has to hold one. Raises SampleError.
     """
-    raw = unzipped(raw)
-    header, shape, dtype, start = _described(raw)
-    need, have = int(np.prod(shape)) * dtype.itemsize, len(raw) - start
-    if have < need:
-        raise SampleError("truncated", f"{max(0, have)} of {need} bytes of voxels")
-    if any(raw[start + need :]):
-        raise SampleError("corrupt", f"{have} bytes of voxels; the dimensions make {need}")
-    affine = _affine(header)
-    with _reading():
-        from nibabel.orientations import (
-            apply_orientation,
-            axcodes2ornt,
-            inv_ornt_aff,
-            io_orientation,
-            ornt_transform,
+    file = described(unpacked(raw, LONGEST_HEADER))
+    if point is None and file.points > 1:
+        raise SampleError(
+            "unsupported",
+            f'{file.points} volumes in one NIfTI file; expected one volume: set volumes = "each", "first" or "channels" '
+            "to take them",
         )
-
-        values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape, order="F")
-        turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
-        values = apply_orientation(values, turn)
-        affine = affine @ inv_ornt_aff(turn, shape)
-    values = np.ascontiguousarray(values.transpose(2, 1, 0))
-    values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
-    spacing, slices_mm = _spacing(affine, len(values), header)
-    return Image(_scaled(values, header), spacing_mm=spacing, slices_mm=slices_mm)
+    first = point or 0
+    if first >= file.points:
+        raise SampleError("changed", f"the file has {file.points} volumes; volume {first + 1} is not there any more")
+    values, affine, unsure = _read(raw, file, first, first + 1)
+    return _image(values[..., 0] if not file.colors else values[..., 0, :], affine, unsure, file)
 
 
-def grid(head: bytes) -> tuple[tuple[int, int, int], tuple[float, ...], np.ndarray | None]:
-    """((D, H, W), spacing in mm, starts of the slices where they are sheared) that `read_nifti` gives, by the header of
-    an uncompressed file alone. Raises SampleError.
+def read_channels(raw: bytes) -> Image:
+    """All volumes of a file as the channels of one, (C, D, H, W), each as `read_nifti` gives it. Raises SampleError."""
+    file = described(unpacked(raw, LONGEST_HEADER))
+    if file.points == 1:
+        return read_nifti(raw)
+    if file.colors:
+        raise SampleError("bad_shape", f"{file.points} volumes of colours, which are not channels each")
+    values, affine, unsure = _read(raw, file, 0, file.points)
+    first = _image(values[..., 0], affine, unsure, file)
+    scaled = _scaled(np.ascontiguousarray(values.transpose(3, 2, 1, 0)), file.header)
+    return replace(first, values=scaled, channels=True)
+
+
+def grid(raw: bytes) -> Grid:
+    """What `read_nifti` will give, by the header of a file alone: its first bytes, plain or zipped. Raises SampleError."""
+    file = described(unpacked(raw, LONGEST_HEADER))
+    affine, _ = stored_affine(file.header)
+    affine, lengths = _turned_affine(affine, file.shape)
+    spacing, starts = spacing_of(affine, lengths[2])
+    intent = int(file.header["intent_code"])
+    return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, file.points, intent)
+
+
+def unpacked(raw: bytes, length: int) -> bytes:
+    """The first `length` bytes of a file's content, fewer where it is shorter; of a zipped file no more than that is unpacked,
+    of a plain one all is given. Raises SampleError `truncated` or `corrupt`.
     """
-    header, shape, _, _ = _described(head)
-    affine = _affine(header)
-    with _reading():
-        from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+    if not raw.startswith(GZIP):
+        return raw
+    with decoding("gzip"):
+        return gzip.GzipFile(fileobj=io.BytesIO(raw)).read(length)
 
-        turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
+
+def _read(raw: bytes, file: Described, first: int, last: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Volumes `first` to before `last` as ((W, H, D, T) or (W, H, D, T, 3 or 4) of native byte order, their axes towards
+    left, back and head; (4, 4) index to RAS mm; why its turn is unsure).
+    """
+    size, whole = file.volume_bytes, last == file.points
+    start, need = file.start + first * size, file.start + last * size
+    content = unzipped(raw) if whole else unpacked(raw, need)
+    if len(content) < need:
+        have = max(0, len(content) - file.start)
+        raise SampleError("truncated", f"{have} of {file.points * size} bytes of voxels")
+    if whole and any(content[need:]):
+        raise SampleError(
+            "corrupt", f"{len(content) - file.start} bytes of voxels; the dimensions make {file.points * size}"
+        )
+    affine, unsure = stored_affine(file.header)
+    count = (need - start) // file.dtype.itemsize
+    colors = (file.colors,) if file.colors else ()
+    shape = (*colors, *file.shape, last - first)
+    values = np.frombuffer(content, file.dtype, count, start).reshape(shape, order="F")
+    if colors:
+        values = np.moveaxis(values, 0, -1)
+    with reading():
+        from nibabel.orientations import apply_orientation
+
+        values = apply_orientation(values, _turn(affine))
+    values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+    return values, _turned_affine(affine, file.shape)[0], unsure
+
+
+def _turn(affine: np.ndarray) -> np.ndarray:
+    """nibabel's orientation from the stored axes to those towards left, back and head."""
+    with reading():
+        from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+        return ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
+
+
+def _turned_affine(affine: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """((4, 4) of turned indices, (W, H, D) of the turned volume)."""
+    turn = _turn(affine)
+    with reading():
+        from nibabel.orientations import inv_ornt_aff
+
         affine = affine @ inv_ornt_aff(turn, shape)
     lengths = dict(zip(turn[:, 0].astype(int).tolist(), shape, strict=True))
-    return (lengths[2], lengths[1], lengths[0]), *_spacing(affine, lengths[2], header)
+    return affine, (lengths[0], lengths[1], lengths[2])
 
 
-@contextmanager
-def _reading() -> Generator[None, None, None]:
-    """`decoding` with nibabel's own exceptions, and without its log of headers that it repairs."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.orientations import OrientationError
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
-    log = logging.getLogger("nibabel.global")
-    silent, log.disabled = log.disabled, True
-    try:
-        with decoding("NIfTI", ImageFileError, HeaderDataError, OrientationError, WrapStructError):
-            yield
-    finally:
-        log.disabled = silent
-
-
-def _described(raw: bytes) -> tuple[Nifti1Header, tuple[int, int, int], np.dtype, int]:
-    """(header, shape, dtype, first byte of the voxels) of one volume. Raises SampleError."""
-    single = raw[344:348] == b"n+1\0" or raw[4:8] == b"n+2\0"
-    if not single:
-        pair = raw[344:347] == b"ni1" or raw[4:7] == b"ni2"
-        kind = (
-            "the header of a NIfTI pair (.hdr and .img)" if pair else "ANALYZE 7.5, which does not say left from right"
-        )
-        raise SampleError("unsupported", f"{kind}; expected NIfTI in a single file")
-    with _reading():
-        from nibabel.nifti1 import Nifti1Image
-        from nibabel.nifti2 import Nifti2Image
-
-        kind = Nifti2Image if raw[4:8] == b"n+2\0" else Nifti1Image
-        if len(raw) < kind.header_class.sizeof_hdr:
-            raise SampleError("truncated", f"a NIfTI file of {len(raw)} bytes, which ends within its header")
-        header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=True)
-        shape = [int(n) for n in header.get_data_shape()]
-        start = int(header.get_data_offset())
-        dtype = header.get_data_dtype()
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    if len(shape) not in (2, 3):
-        raise SampleError("unsupported", f"NIfTI data of shape {shape}; expected one volume")
-    if min(shape) < 1:
-        raise SampleError("corrupt", f"NIfTI data of shape {shape}")
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise SampleError("unsupported", f"NIfTI data of type {dtype}; expected real numbers of at most 64 bits")
-    width, height, depth = shape if len(shape) == 3 else (*shape, 1)
-    return header, (width, height, depth), dtype, start
-
-
-def _affine(header: Nifti1Header) -> np.ndarray:
-    """(4, 4) voxel (i, j, k) to RAS in units of the file: sform, else qform. Raises SampleError `bad_geometry`.
-
-    Without both, the standard's method 1 gives the axes no orientation, and readers differ in which side they take for
-    left. Where both are given they have to agree on the directions of the axes.
-    """
-    with _reading():
-        from nibabel.orientations import aff2axcodes
-
-        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
-        if sform is not None and qform is not None and aff2axcodes(sform) != aff2axcodes(qform):
-            raise SampleError("bad_geometry", "qform and sform say that the axes run in different directions")
-    if sform is None and qform is None:
-        raise SampleError("bad_geometry", "neither qform nor sform: the file does not say which side is left")
-    affine = np.asarray(qform if sform is None else sform, float)
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite([*affine.ravel(), *lengths]).all() or min(lengths) == 0:
-        raise SampleError("bad_geometry", "an affine that is not finite, or gives voxels no size")
-    sizes = np.asarray(header["pixdim"][1:4], float)
-    given = np.isfinite(sizes) & (sizes != 0)
-    if (np.abs(lengths - np.abs(sizes)) > SAME_SPACING * lengths)[given].any():
-        raise SampleError("bad_geometry", "the voxels of sform and those of pixdim are of different size")
-    return affine
-
-
-def _spacing(affine: np.ndarray, depth: int, header: Nifti1Header) -> tuple[tuple[float, ...], np.ndarray | None]:
-    """(spacing in mm of D, H, W; starts of the slices as in Image.slices_mm where they are sheared).
-
-    `affine` is of voxels whose axes run to the left, the back and the head. Raises SampleError `bad_geometry` for
-    axes of a slice that are not perpendicular, `corrupt` for an unknown unit.
-    """
-    unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7)
-    if unit is None:
-        raise SampleError("corrupt", "xyzt_units holds no known unit of length")
-    width, height, step = (affine[:3, k] * unit for k in range(3))
-    along, down = width / np.linalg.norm(width), height / np.linalg.norm(height)
-    if abs(along @ down) > PERPENDICULAR:
-        raise SampleError("bad_geometry", "an affine with shear within its slices")
-    normal = np.cross(along, down)  # left × back: towards the head
-    normal /= np.linalg.norm(normal)
-    gap, shift = float(abs(step @ normal)), (float(step @ down), float(step @ along))
-    if gap == 0:
-        raise SampleError("bad_geometry", "an affine whose slices lie in one plane")
-    spacing = (gap, float(np.linalg.norm(height)), float(np.linalg.norm(width)))
-    if max(map(abs, shift)) <= SHEARED * gap:
-        return spacing, None
-    return spacing, np.arange(depth)[:, None] * np.array([gap, *shift])
+def _image(values: np.ndarray, affine: np.ndarray, unsure: str, file: Described) -> Image:
+    """One volume (W, H, D[, colours]) as an image."""
+    if file.colors:
+        values = np.ascontiguousarray(values.transpose(2, 1, 0, 3))
+        values = over_black(values[..., :3], values[..., 3:]) if file.colors == 4 else values
+    else:
+        values = _scaled(np.ascontiguousarray(values.transpose(2, 1, 0)), file.header)
+    spacing, slices_mm = spacing_of(affine, len(values))
+    return Image(
+        values,
+        color=bool(file.colors),
+        spacing_mm=spacing,
+        slices_mm=slices_mm,
+        affine_ras=affine,
+        turn_unsure=unsure,
+    )
 
 
 def _scaled(values: np.ndarray, header: Nifti1Header) -> np.ndarray:

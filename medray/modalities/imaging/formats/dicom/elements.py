@@ -51,11 +51,16 @@ PIXEL_TAGS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}
 PRIVATE = {
     "NumberOfImagesInMosaic": (0x00190010, 0x0019100A),
     "SiemensBValue": (0x00190010, 0x0019100C),
+    "SiemensGradient": (0x00190010, 0x0019100E),
     "CSAImageHeader": (0x00290010, 0x00291010),
     "PhilipsBValue": (0x20010010, 0x20011003),
     "GEBValue": (0x00430010, 0x00431039),
     "GEImageKind": (0x00430010, 0x0043102F),
+    "GEScanDateTime": (0x00090010, 0x0009100D),
+    "PhilipsSUVFactor": (0x70530010, 0x70531000),
+    "PhilipsActivityFactor": (0x70530010, 0x70531009),
     "UIHImagesInGrid": (0x00650010, 0x00651050),
+    "UIHFrames": (0x00650010, 0x00651051),
 }
 """Vendors' own elements that describe a slice: (who reserved the block, the element), PS3.5 7.8.1."""
 MORE = [
@@ -86,10 +91,30 @@ MORE = [
     "SpecificCharacterSet",
     "BodyPartExamined",
     "AnatomicRegionSequence",
+    "TriggerTime",
+    "FrameReferenceTime",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "ContentTime",
+    "InstanceNumber",
+    "DimensionIndexSequence",
     "Manufacturer",
     "ManufacturerModelName",
+    "SeriesDate",
+    "SeriesTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "TimezoneOffsetFromUTC",
+    "PatientWeight",
+    "ActualFrameDuration",
+    "DecayCorrection",
+    "SUVType",
+    "RadiopharmaceuticalInformationSequence",
+    "RealWorldValueMappingSequence",
 ]
-"""Keywords of elements that are read by their VR (`frames.stated`): they tell volumes apart, or are facts of an entry."""
+"""Keywords of elements that are read by their VR (`frames.stated`): they tell volumes apart, are facts of an entry, or say what
+values measure."""
 WANTED = frozenset(
     {tag for tag, _ in TAGS.values()}
     | {int(tag_for_keyword(keyword) or 0) for keyword in MORE}

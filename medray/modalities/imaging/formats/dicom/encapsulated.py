@@ -6,6 +6,7 @@ another size or depth would pass for the one that the file describes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,13 +50,14 @@ class Cells:
     """The colours are R G B (True), or luma and chroma (False), whatever the header says; None: as it says."""
 
 
-def decoded_frames(header: Header) -> list[Cells]:
-    """Every frame of a compressed file. Raises SampleError: `truncated`, `corrupt`, `unsupported`."""
-    if header.syntax == RLE:
-        return [_run_lengths(header, frame) for frame in encoded_frames(header)]
-    if header.syntax not in PROCESSES:
+def decoded_frames(header: Header, numbers: Sequence[int]) -> Iterator[Cells]:
+    """These frames of a compressed file, from 0. Raises SampleError: `truncated`, `corrupt`, `unsupported`."""
+    if header.syntax != RLE and header.syntax not in PROCESSES:
         raise SampleError("unsupported", f"transfer syntax {uid_name(header.syntax)}")
-    return [_decode(header, frame) for frame in encoded_frames(header)]
+    decode = _run_lengths if header.syntax == RLE else _decode
+    encoded = encoded_frames(header)
+    for number in numbers:
+        yield decode(header, encoded[number])
 
 
 # --- fragments to frames --------------------------------------------------------------------------------------

@@ -35,10 +35,21 @@ GEOMETRY = (
     "residual_mm",
 )
 """Facts of a DICOM image or volume that are computed; lengths in mm, in the order of `size`."""
-FACTS = ("format", *DICOM_FACTS, *GEOMETRY)
+NIFTI_FACTS = ("intent",)
+"""Facts of NIfTI entries: the code of what their numbers are, where the file states one (nifti1.h: 3 a t statistic)."""
+FACTS = ("format", *DICOM_FACTS, *GEOMETRY, *NIFTI_FACTS)
 
 CODED = frozenset(
-    ("format", "Modality", "SOPClassUID", "ImageType", "BodyPartExamined", "PhotometricInterpretation", *GEOMETRY)
+    (
+        "format",
+        "Modality",
+        "SOPClassUID",
+        "ImageType",
+        "BodyPartExamined",
+        "PhotometricInterpretation",
+        *GEOMETRY,
+        *NIFTI_FACTS,
+    )
 )
 """Facts that are codes or measures, not text: messages may quote their values."""
 

@@ -30,6 +30,9 @@ IMAGES = frozenset(
 )
 """Storage SOP classes of images of a patient. Computed maps (parametric, thickness, topography) are not among them."""
 
+CAPTURES = frozenset(_STORAGE + suffix for suffix in _CAPTURE.split())
+"""Secondary captures: pictures of any origin, with or without a place in the patient (PS3.3 A.8)."""
+
 KINDS = {
     _STORAGE + "66.4": "segmentation",
     _STORAGE + "66.5": "segmentation",
@@ -70,27 +73,22 @@ def refuse_other_objects(header: Header) -> None:
     raise SampleError(reason, f"SOP class {name}")
 
 
-def refuse_mosaic(header: Header) -> None:
-    """Raises SampleError `unsupported` for a mosaic."""
-    if is_mosaic(header):
-        raise SampleError("unsupported", "a mosaic: many slices tiled into one image")
-
-
 def is_mosaic(header: Header) -> bool:
     """Whether one image holds the slices of a volume as tiles: by its image or frame type or, where a rewritten header lost
     that, by the number of tiles that Siemens and UIH state in their own elements.
     """
     types = [*(texts(header.get("ImageType")) or []), *(part for each in frame_types(header) for part in each)]
-    if any(str(part).upper() in ("MOSAIC", "GRID") for part in types):
-        return True
-    counts = [
-        private(header, "NumberOfImagesInMosaic", "SIEMENS MR HEADER"),
-        private(header, "UIHImagesInGrid", "Image"),
-    ]
-    if any(count is not None and _whole(count, header.little) > 1 for count in counts):
-        return True
+    return any(str(part).upper() in ("MOSAIC", "GRID") for part in types) or tiles_stated(header) > 1
+
+
+def tiles_stated(header: Header) -> int:
+    """The number of tiles that Siemens or UIH state in their own elements; 0 where none does."""
+    for name, creator in (("NumberOfImagesInMosaic", "SIEMENS MR HEADER"), ("UIHImagesInGrid", "Image")):
+        count = private(header, name, creator)
+        if count is not None and (number := _whole(count, header.little)) > 1:
+            return number
     csa = private(header, "CSAImageHeader", "SIEMENS CSA HEADER")
-    return csa is not None and csa_number(csa, b"NumberOfImagesInMosaic") > 1
+    return 0 if csa is None else csa_number(csa, b"NumberOfImagesInMosaic")
 
 
 def _whole(value: bytes, little: bool) -> int:
@@ -102,7 +100,12 @@ def _whole(value: bytes, little: bool) -> int:
 
 
 def csa_number(csa: bytes, name: bytes) -> int:
-    """A whole number of a Siemens CSA header; 0 if there is none. Read as SPM and nibabel do.
+    """A whole number of a Siemens CSA header; 0 if there is none."""
+    return next((int(text) for text in csa_texts(csa, name) if text.isdigit()), 0)
+
+
+def csa_texts(csa: bytes, name: bytes) -> list[bytes]:
+    """The values of a name in a Siemens CSA header that are not empty, six at the most. Read as SPM and nibabel do.
 
     Tags are name[64], vm, vr[4], syngo dt, n, 77 or 205, then n items of four integers and text in steps of four bytes.
     The length of a text is the second integer after "SV10", else the first one less the n of the first tag.
@@ -110,16 +113,17 @@ def csa_number(csa: bytes, name: bytes) -> int:
     second = csa.startswith(b"SV10")
     at = csa.find(name + b"\0")
     if at < 0 or at + 84 > len(csa):
-        return 0
+        return []
     too_much = 0 if second else struct.unpack_from("<i", csa, 8 + 76)[0]
     items = struct.unpack_from("<i", csa, at + 76)[0]
     at += 84
+    found: list[bytes] = []
     for _ in range(min(items, 6)):
         if at + 16 > len(csa):
-            return 0
+            break
         length = max(0, struct.unpack_from("<i", csa, at + (4 if second else 0))[0] - too_much)
         text = csa[at + 16 : at + 16 + length].strip(b" \0")
-        if text.isdigit():
-            return int(text)
+        if text:
+            found.append(text)
         at += 16 + (length + 3) // 4 * 4
-    return 0
+    return found

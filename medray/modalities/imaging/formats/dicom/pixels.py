@@ -1,9 +1,11 @@
 """DICOM pixels: the stored values of a file (PS3.3 C.7.6.3; PS3.5 8.1, 8.2, A).
 
-parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── real_world(frame) → values, padding
+parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ── frame_values(frame) → values, padding
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pydicom.pixels.processing import convert_color_space
@@ -14,9 +16,11 @@ from medray.modalities.imaging.formats.dicom.encapsulated import Cells, decoded_
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames
 from medray.modalities.imaging.formats.dicom.header import Header, native_bytes, parse, reading
 from medray.modalities.imaging.formats.dicom.lookup import palette
-from medray.modalities.imaging.formats.dicom.objects import refuse_mosaic, refuse_other_objects
+from medray.modalities.imaging.formats.dicom.mosaic import mosaic
+from medray.modalities.imaging.formats.dicom.objects import is_mosaic, refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
-from medray.modalities.imaging.formats.dicom.transform import cover, real_world
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values
+from medray.modalities.imaging.formats.dicom.transform import cover
 from medray.modalities.imaging.formats.image import Image
 
 MASKED = frozenset({"native", "rle", "lossless"})
@@ -31,9 +35,26 @@ def stored(header: Header) -> np.ndarray:
     """
     check(header)
     if header.encapsulated:
-        frames = [_colors(stored_bits(cells, header), cells.rgb, header) for cells in decoded_frames(header)]
-        return np.stack(frames) if len(frames) > 1 else frames[0][None]
-    pixels = _native(header)
+        each = list(stored_frames(header, range(header.frames)))
+        return np.stack(each) if len(each) > 1 else each[0][None]
+    return _uncompressed(_native(header), header)
+
+
+def stored_frames(header: Header, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """(H, W) or (H, W, 3) stored values of these frames, from 0, as `stored` has them; no other frame is decoded.
+
+    The header has passed `check`.
+    """
+    if header.encapsulated:
+        for cells in decoded_frames(header, numbers):
+            yield _colors(stored_bits(cells, header), cells.rgb, header)
+        return
+    whole = _native(header)
+    for number in numbers:
+        yield _uncompressed(whole[number : number + 1], header)[0]
+
+
+def _uncompressed(pixels: np.ndarray, header: Header) -> np.ndarray:
     if pixels.dtype.kind == "f":
         return pixels
     cells = Cells(pixels, header.number("BitsAllocated", 8), "native")
@@ -145,21 +166,31 @@ def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
     return np.clip(np.floor(rgb + 0.5), 0, top).astype(pixels.dtype)
 
 
-def read_image(raw: bytes) -> Image:
-    """One single-frame file as an image. Raises SampleError.
+def read_image(raw: bytes, number: int | None = None, wanted: Quantity = AS_RESCALED) -> Image:
+    """One file as an image: its only frame or tile, or the one of this number, from 0; its values the quantity that is asked
+    for. Raises SampleError.
 
     Rescale and spacing of an enhanced file are read from its functional groups (PS3.3 C.7.6.16).
     """
     header = parse(raw)
     refuse_other_objects(header)
-    refuse_mosaic(header)
-    if header.frames > 1:
-        raise SampleError("unsupported", f"{header.frames} frames in one file; expected one image")
-    frame = frames(header)[0]
-    pixels = stored(header)[0]
+    check(header)
+    tiled = is_mosaic(header)
+    if number is None and (tiled or header.frames > 1):
+        what = "a mosaic: many slices tiled into one image" if tiled else f"{header.frames} frames in one file"
+        raise SampleError("unsupported", f'{what}; expected one image: set frames = "each" or "middle" to take them')
+    layout = mosaic(header) if tiled else None
+    if number is not None and number >= (header.frames if layout is None else layout.count):
+        raise SampleError("changed", f"frame {number + 1} is not there any more")
+    frame = frames(header)[0 if tiled else number or 0]
+    pixels = next(stored_frames(header, [0 if tiled else number or 0]))
+    if layout is not None:
+        pixels = layout.tile(pixels, number or 0)
     if pixels.ndim == 3:
+        if wanted.unit is not None:
+            raise SampleError("no_quantity", f"colours; the run asks for {wanted.unit}")
         return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
-    values, padding = real_world(pixels, header, frame.scaling)
+    values, padding = frame_values(frame, pixels, wanted, factors([frame], wanted, whole=False)[0])
     return Image(cover(values, padding), spacing_mm=frame_spacing(frame))
 
 

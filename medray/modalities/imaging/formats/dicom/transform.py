@@ -35,7 +35,7 @@ def real_world(
     Padding: (H, W) bool of pixels that are outside the image (PS3.3 C.7.5.1.1.2), or None.
     Raises SampleError: `corrupt` for a rescale that is incomplete or contradictory, `bad_values` for a slope of nearly 0.
     """
-    padding = _padding(pixels, header)
+    padding = padding_of(pixels, header)
     slope, intercept, unit = _rescale(header if scaling is None else scaling)
     a, b = (1.0, 0.0) if slope is None or intercept is None else (slope, intercept)
     transformed = (a, b) != (1.0, 0.0)
@@ -120,7 +120,8 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         return values.astype(np.float32, copy=False)
 
 
-def _padding(pixels: np.ndarray, header: Header) -> np.ndarray | None:
+def padding_of(pixels: np.ndarray, header: Header) -> np.ndarray | None:
+    """(H, W) bool of stored values that are outside the image (PS3.3 C.7.5.1.1.2); None where there is none."""
     if header.float_type:
         value, limit = _float_padding(header)
     else:
