@@ -8,9 +8,10 @@ import json
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import imagecodecs
@@ -55,14 +56,18 @@ class Seed(NamedTuple):
     files: dict[str, bytes]
     """Path in the archive to content; the first is mutated."""
     reads: ModalitySpec | SourceBase
-    beside: dict[str, bytes] = {}
+    beside: Mapping[str, bytes] = MappingProxyType({})
     """Files outside the archive, as a reference."""
     named: bool = False
     """The run file names the mutated file: it may be refused as a whole, with a sentence."""
 
 
 def pixels(seed: int, *shape: int, high: int = 256) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, high, shape or (SIDE, SIDE)).astype(np.uint8 if high <= 256 else np.uint16)
+    return (
+        np.random.default_rng(seed)
+        .integers(0, high, shape or (SIDE, SIDE))
+        .astype(np.uint8 if high <= 256 else np.uint16)
+    )
 
 
 # --- DICOM ----------------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ def compressed(name: str) -> bytes:
     syntax, encode = ENCODERS[name]
     dataset = image()
     cells = np.frombuffer(dataset.PixelData, np.uint16).reshape(SIDE, SIDE)
-    if "jpeg" == name.removeprefix("dicom "):
+    if name == "dicom jpeg":
         dataset.BitsAllocated = dataset.BitsStored = 8
         dataset.HighBit = 7
     dataset.PixelData = encapsulate([encode(np.ascontiguousarray(cells))])
@@ -272,7 +277,9 @@ def records() -> dict[str, Seed]:
 
     data, label = parquet(DataSchema.schema(), events), parquet(LabelSchema.schema(), labels)
     task = EhrSpec.model_validate({"kind": "ehr", "task": {"labels": "labels/0.parquet"}, "window": "2000d"})
-    resources: list[dict[str, object]] = [{"resourceType": "Patient", "id": "p1", "birthDate": "1970-01-02", "gender": "female"}]
+    resources: list[dict[str, object]] = [
+        {"resourceType": "Patient", "id": "p1", "birthDate": "1970-01-02", "gender": "female"}
+    ]
     resources += [
         {
             "resourceType": "Observation", "id": f"o{i}", "status": "final", "subject": {"reference": "Patient/p1"},
@@ -283,7 +290,9 @@ def records() -> dict[str, Seed]:
     ]  # fmt: skip
     ndjson = "".join(json.dumps(each) + "\n" for each in resources).encode()
     bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": each} for each in resources]}
-    csv = b"patient,when,analyte,value\n" + b"".join(b"p%d,2020-01-0%dT08:00:00,K,4.%d\n" % (i % 2, i, i) for i in range(1, 9))
+    csv = b"patient,when,analyte,value\n" + b"".join(
+        b"p%d,2020-01-0%dT08:00:00,K,4.%d\n" % (i % 2, i, i) for i in range(1, 9)
+    )
     packed, zipped = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         info = tarfile.TarInfo("Observation.ndjson")

@@ -316,6 +316,33 @@ def test_a_series_is_one_report_that_refers_to_every_slice_in_order(tmp_path: Pa
     assert report.ContentDate + report.ContentTime == "20260102030405.000000"  # UTC: the images state no zone
 
 
+@pytest.mark.parametrize(
+    ("taken", "named"),
+    [("", None), ("#frames=2", [2]), ("#frames=1-3:2", [1, 3]), ("#frames=1-4", None)],
+    ids=["all", "one", "some", "every one"],
+)
+def test_an_entry_of_some_frames_names_them(tmp_path: Path, taken: str, named: list[int] | None):
+    import io
+
+    raw = edited(image_bytes(), NumberOfFrames=4)
+    (tmp_path / "m.dcm").write_bytes(raw)
+    source = headers.read_source([PartRef(str(tmp_path / "m.dcm"), f"1.2.3{taken}", digest(raw))])
+    scored = document.Scored("entry#t=0001", b"0" * 16, {"lower": 0.25}, datetime(2026, 1, 2, tzinfo=UTC))
+    settings = SrSettings.model_validate({"outputs": {"lower": {"finding": HEMORRHAGE}}})
+    algorithm = Algorithm("toy", "0123456789abcdef", ("lower",), True)
+    report = sr.srread(io.BytesIO(document.report(source, scored, algorithm, settings, UTC)))
+    [group] = report.content.get_image_measurement_groups()
+    [image] = group.source_images
+    assert image.referenced_frame_numbers == named
+
+
+def test_tiles_of_a_mosaic_are_no_frames(tmp_path: Path):
+    raw = image_bytes()
+    (tmp_path / "m.dcm").write_bytes(raw)
+    source = headers.read_source([PartRef(str(tmp_path / "m.dcm"), "1.2.3#frames=2", digest(raw))])
+    assert source.instances[0].frames == ()
+
+
 def charset_files() -> list[Path]:
     import pydicom.data
 

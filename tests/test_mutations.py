@@ -58,9 +58,7 @@ class Watched:
                         else:
                             self.told.append(json.loads(line))
                     began, cpu = time.monotonic(), _cpu(child.pid)
-                elif not starting and (
-                    _cpu(child.pid) - cpu > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS
-                ):
+                elif not starting and (_cpu(child.pid) - cpu > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS):
                     child.send_signal(signal.SIGKILL)
                     child.wait()
                     self._lost(current, "a hang")
@@ -76,11 +74,7 @@ class Watched:
 
     def faults(self) -> list[dict[str, Any]]:
         """What must not be: a raise, a crash, a hang, 5 s or 1 GB."""
-        return [
-            each
-            for each in self.told
-            if "fault" in each or each["cpu"] > CPU_SECONDS or each["mb"] > MEGABYTES
-        ]
+        return [each for each in self.told if "fault" in each or each["cpu"] > CPU_SECONDS or each["mb"] > MEGABYTES]
 
 
 def _cpu(pid: int) -> float:

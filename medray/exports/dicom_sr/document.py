@@ -206,7 +206,8 @@ def _group(
         measurements=[measurement],
         qualitative_evaluations=evaluations,
         source_images=[
-            sr.SourceImageForMeasurementGroup(each.sop_class, each.sop_instance) for each in source.instances
+            sr.SourceImageForMeasurementGroup(each.sop_class, each.sop_instance, list(each.frames) or None)
+            for each in source.instances
         ],
     )
 

@@ -24,6 +24,7 @@ from pydicom.tag import Tag
 from medray.archive.entries import PartRef, unchanged
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.decode import sniff
+from medray.modalities.imaging.frames_text import chosen_frames
 from medray.storage.files import read_bytes
 
 PATIENT = (
@@ -48,7 +49,10 @@ ALWAYS = (
     "StudyID", "AccessionNumber",
 )  # fmt: skip
 """Of type 2: empty where images lack them."""
-OWN = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber", "InstanceNumber")
+OWN = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber", "InstanceNumber",
+    "NumberOfFrames",
+)  # fmt: skip
 _ASKED = [*PATIENT, *STUDY, *OF_ALL, *OWN]
 
 
@@ -59,6 +63,8 @@ class Instance:
     sop_class: str
     sop_instance: str
     series: str
+    frames: tuple[int, ...] = ()
+    """Its frames that the score is of, from 1; none: all."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,11 @@ def read_source(parts: Sequence[PartRef]) -> Source:
     Raises SampleError: `missing_file`, `unreadable`, `changed`, `unsupported` for what is no DICOM, `corrupt` without the UIDs
     that a reference needs or in two studies, `mixed_subjects` for images of two patients.
     """
-    images = list(_headers(parts))
+    images: list[dict[str, bytes]] = []
+    frames: dict[str, set[int]] = {}
+    for image, chosen in _headers(parts):
+        images.append(image)
+        frames.setdefault(_text(image, "SOPInstanceUID"), set()).update(chosen)
     first = images[0]
     for keyword, reason in (("PatientID", "mixed_subjects"), ("StudyInstanceUID", "corrupt")):
         if len({_text(image, keyword) for image in images}) > 1:
@@ -100,7 +110,12 @@ def read_source(parts: Sequence[PartRef]) -> Source:
     found = {_text(image, "SOPInstanceUID"): image for image in images}  # copies of an image are one
     return Source(
         instances=tuple(
-            Instance(_text(image, "SOPClassUID"), instance, _text(image, "SeriesInstanceUID"))
+            Instance(
+                _text(image, "SOPClassUID"),
+                instance,
+                _text(image, "SeriesInstanceUID"),
+                _stated(frames[instance], _number(image, "NumberOfFrames")),
+            )
             for instance, image in sorted(found.items(), key=lambda each: (_number(each[1]), each[0]))
         ),
         study=_text(first, "StudyInstanceUID"),
@@ -111,8 +126,13 @@ def read_source(parts: Sequence[PartRef]) -> Source:
     )
 
 
-def _headers(parts: Sequence[PartRef]) -> Iterator[dict[str, bytes]]:
-    """What is asked of each file, keyword to bytes."""
+def _stated(chosen: set[int], count: int) -> tuple[int, ...]:
+    """Frames to name of an image of so many: tiles of a mosaic are none, and all of them need not be named."""
+    return tuple(sorted(chosen)) if count > 1 and len(chosen) < count else ()
+
+
+def _headers(parts: Sequence[PartRef]) -> Iterator[tuple[dict[str, bytes], list[int]]]:
+    """What is asked of each file, keyword to bytes, and the frames that are taken of it, from 1; none: all."""
     for part in sorted(parts, key=lambda part: (part.locator, part.uri)):
         try:
             raw = read_bytes(part.uri)
@@ -126,7 +146,7 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[dict[str, bytes]]:
         lacking = [name for name in (*OWN[:3], "StudyInstanceUID") if not _text(header, name)]
         if lacking:
             raise SampleError("corrupt", f"no {lacking[0]}")
-        yield header
+        yield header, [number + 1 for number in chosen_frames(part.locator) or ()]
 
 
 def _header(raw: bytes) -> dict[str, bytes]:
