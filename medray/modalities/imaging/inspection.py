@@ -146,7 +146,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
     groups: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
     problems: list[dict[str, object]] = []
-    volumes: list[dict[str, object]] = []
+    films: list[dict[str, object]] = []
     for file in files:
         try:
             raw = read_bytes(file.uri)
@@ -157,7 +157,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
         if kind != "dicom":
             others[kind or "other"] += 1
             if kind == "nifti":
-                volumes.append({"file": relative(file.uri, root)} | _header_facts(raw))
+                films.append({"file": relative(file.uri, root)} | _header_facts(raw))
             continue
         try:
             header = parse(raw)
@@ -170,17 +170,17 @@ def _folder(root: str, files: list[File]) -> Inspection:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
     if not groups and not problems and set(others) <= {"other", "unreadable"}:
         raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
-    rows = [
-        row | {"series": uid}
-        for uid, uris in sorted(groups.items())
-        for row in volumes_of_series([read_bytes(each) for each in uris])
-    ]
-    facts: dict[str, object] = {"files": len(files), "series": len(groups), "other_files": dict(sorted(others.items()))}
+    rows: list[dict[str, object]] = []
+    several: list[dict[str, object]] = []
+    for uid, uris in sorted(groups.items()):
+        raws = [read_bytes(each) for each in uris]
+        rows.append(series_facts(raws) | {"series": uid})
+        if "reason" in rows[-1]:
+            several += [row | {"series": uid} for row in volumes_of_series(raws)]
+    facts: dict[str, object] = {"files": len(files), "series": len(rows), "other_files": dict(sorted(others.items()))}
     if len(rows) == 1:
         facts |= {"format": "dicom"} | rows[0]
-    elif len(rows) > len(groups):
-        facts["volumes"] = len(rows)
-    named = {"series": rows if len(rows) > 1 else [], "nifti": volumes, "failed": problems}
+    named = {"series": rows if len(rows) > 1 else [], "volumes": several, "nifti": films, "failed": problems}
     return Inspection(
         title="folder of images", facts=facts, tables={name: each for name, each in named.items() if each}
     )
@@ -196,19 +196,17 @@ def _header_facts(raw: bytes) -> dict[str, object]:
 
 
 def volumes_of_series(raws: list[bytes]) -> list[dict[str, object]]:
-    """`series_facts` of each volume of a series, with what tells it from the others as `volume` where there are several."""
-    whole = series_facts(raws)
-    if "reason" not in whole:
-        return [whole]
+    """`series_facts` of each volume of a series that holds several, with what tells it from the others as `volume`; of any
+    other series nothing."""
     try:
         slices_of = [slices(parse(raw)) for raw in raws]
         volumes = assemble(
             Piece(part, each.number, each.plane, each.values) for part, of in enumerate(slices_of) for each in of
         )
     except SampleError:
-        return [whole]
+        return []
     if len(volumes) < 2:
-        return [whole]
+        return []
     rows: list[dict[str, object]] = []
     for key, volume in zip(keys_of(volumes), volumes, strict=True):
         chosen: dict[int, list[int]] = {}
