@@ -263,7 +263,7 @@ def test_volumes_of_one_series_are_drawn_each(tmp_path, dicom_bytes):
         pixels = np.random.default_rng(k).integers(0, 200, (16, 16)).astype(np.uint8)
         (tmp_path / f"{k}.dcm").write_bytes(dicom_bytes(pixels, instance=k, change=change))
     facts = inspect(str(tmp_path))
-    assert "2 volumes by echo time" in str(facts.facts["detail"])
+    assert "2 volumes by EchoTime" in str(facts.facts["detail"])
     assert [(row["volume"], row["shape"]) for row in facts.tables["volumes"]] == [
         ("echo-time=10", [3, 16, 16]),
         ("echo-time=20", [3, 16, 16]),
