@@ -51,16 +51,19 @@ def model_card(recipe: Recipe) -> str:
 
 def _made_for(recipe: Recipe) -> list[str]:
     """Lines on which entries it may be asked about."""
-    spec = recipe.modality
-    rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
-    known = [
-        f"`{name}`: {' or '.join(value or 'not stated' for value in values)}"
-        for name, values in (spec.trained or {}).items()
+    told = recipe.modality.rules_told()
+    lines = [
+        f"- {title.capitalize()} {'; '.join(f'`{name}`: {words}' for name, words in rows.items())}"
+        for title, rows in told.items()
     ]
-    titled = [("Asked only about entries with", rules), ("Trained on entries with", known)]
-    lines = [f"- {title} {'; '.join(facts)}" for title, facts in titled if facts]
-    if known:
+    if recipe.modality.trained:
         lines.append("- Entries of any other kind are not eligible, and get no score")
+    limit = recipe.modality.refuse_outside
+    if recipe.modality.trained_ranges:
+        outside = (
+            "are scored, and flagged in their rows" if limit is None else f"of more than {limit:g} are not eligible"
+        )
+        lines.append(f"- Entries with numbers outside, by robust standard deviations, {outside}")
     return lines
 
 

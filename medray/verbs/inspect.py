@@ -149,6 +149,8 @@ def _bundle(uri: str) -> Inspection:
         "validation": [{"metric": name, "value": value} for name, value in numbers.items()],
         "versions": [{"library": name, "version": version} for name, version in recipe.versions.items()],
     }
+    for title, rows in recipe.modality.rules_told().items():
+        tables[title] = [{"fact": name, "is": words} for name, words in rows.items()]
     return Inspection(title=f"bundle {uri}", facts=facts, tables=tables)
 
 
@@ -186,6 +188,11 @@ def _entries(uri: str, root: str, counts: EntryCounts) -> Inspection:
         for title, reasons in tallies.items()
         if reasons
     }
+    if counts.outside:
+        facts["flagged"] = counts.flagged
+        tables["outside of what the model was trained on"] = [
+            {"number": name, "entries": count} for name, count in counts.outside.items()
+        ]
     if counts.mixture:
         tables["what the entries are"] = [dict(kind) for kind in counts.mixture]
     return Inspection(title=f"manifest {uri}", facts=facts, tables=tables)

@@ -174,7 +174,8 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
     where a file of initial weights lies."""
     shards = ShardSet.open(prepared.folder)
     modality = open_modality(run.modality).fitted(shards.summaries("train"))
-    modality = modality.model_copy(update={"trained": prepared.trained})
+    ranges = {**(prepared.trained_ranges or {}), **(modality.trained_ranges or {})}  # of headers, and of what was read
+    modality = modality.model_copy(update={"trained": prepared.trained, "trained_ranges": ranges})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
     wanted = pretrained.weights_of(run.model)

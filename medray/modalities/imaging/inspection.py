@@ -10,7 +10,7 @@ from medray.errors import REASONS, SampleError
 from medray.modalities.base import Inspection
 from medray.modalities.imaging.facts import geometry
 from medray.modalities.imaging.formats import arrays, nifti
-from medray.modalities.imaging.formats.decode import decode, sniff
+from medray.modalities.imaging.formats.decode import content_of, decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series, transform
 from medray.modalities.imaging.formats.dicom.assembly import Piece, assemble
@@ -21,7 +21,7 @@ from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.slices import slices
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.volumes import keys_of
-from medray.storage.files import File, list_files, read_bytes, relative
+from medray.storage.files import File, archive_files, read_bytes, relative
 
 
 def inspect(uri: str) -> Inspection:
@@ -29,7 +29,7 @@ def inspect(uri: str) -> Inspection:
 
     Raises SampleError where nothing can be seen, and ArchiveError where nothing is.
     """
-    files = list(list_files(uri))
+    files = list(archive_files(uri))
     if len(files) == 1 and files[0].uri == uri:
         return _one_file(uri)
     if not files:
@@ -38,7 +38,7 @@ def inspect(uri: str) -> Inspection:
 
 
 def _one_file(uri: str) -> Inspection:
-    raw = read_bytes(uri)
+    raw = content_of(read_bytes(uri))
     if not raw:
         raise SampleError("empty_file")
     kind = sniff(raw)
@@ -149,8 +149,8 @@ def _folder(root: str, files: list[File]) -> Inspection:
     films: list[dict[str, object]] = []
     for file in files:
         try:
-            raw = read_bytes(file.uri)
-        except OSError:
+            raw = content_of(read_bytes(file.uri))
+        except (OSError, SampleError):
             others["unreadable"] += 1
             continue
         kind = sniff(raw) if raw else ""
@@ -173,7 +173,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
     rows: list[dict[str, object]] = []
     several: list[dict[str, object]] = []
     for uid, uris in sorted(groups.items()):
-        raws = [read_bytes(each) for each in uris]
+        raws = [content_of(read_bytes(each)) for each in uris]
         rows.append(series_facts(raws) | {"series": uid})
         if "reason" in rows[-1]:
             several += [row | {"series": uid} for row in volumes_of_series(raws)]

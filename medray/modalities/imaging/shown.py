@@ -12,14 +12,14 @@ from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
 from medray.errors import NOT_ELIGIBLE, SampleError
 from medray.modalities.base import assembler, describer
-from medray.modalities.imaging.formats.decode import decode, sniff
+from medray.modalities.imaging.formats.decode import content_of, decode, sniff
 from medray.modalities.imaging.formats.dicom.frames import Group, Stated, described, frames, stated
 from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.montage import Shown, montage
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.storage.files import list_files, read_bytes
+from medray.storage.files import archive_files, read_bytes
 
 MOST = 24
 """Entries of a folder that are drawn; the others are counted."""
@@ -63,7 +63,7 @@ def montage_of(uri: str) -> bytes:
     image."""
     modality = Imaging(ImagingSpec(size=(1, 1, 1), volumes="each"))
     parts = parts_table(
-        (part for file in list_files(uri) for part in modality.scan(file, uri)), secrets.token_bytes(32)
+        (part for file in archive_files(uri) for part in modality.scan(file, uri)), secrets.token_bytes(32)
     )
     manifest = group_parts(parts, describer(modality), assemble=assembler(modality))
     entries = [each for each in Entries(manifest) if _is_image(each)]
@@ -102,7 +102,7 @@ def _shown(number: int, entry: Entry, modality: Imaging) -> Shown:
 def _headers(entry: Entry) -> Iterator[Header]:
     """Of the entry's DICOM files; none for other formats."""
     for uri in dict.fromkeys(part.uri for part in entry.parts):
-        raw = read_bytes(uri)
+        raw = content_of(read_bytes(uri))
         if sniff(raw) != "dicom":
             return
         yield parse(raw, ALSO)
@@ -115,7 +115,7 @@ def _image(entry: Entry, modality: Imaging) -> Image:
         uris = [part.uri for part in entry.parts]
         if error.reason != "bad_geometry" or len(uris) > 1:
             raise
-        return decode([read_bytes(uris[0])], volumes=False)  # a radiograph has no place in the patient
+        return decode([content_of(read_bytes(uris[0]))], volumes=False)  # a radiograph has no place in the patient
 
 
 def peculiarities(image: Image) -> list[str]:

@@ -6,14 +6,23 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medray.archive.choice import SUBJECT
 from medray.archive.eligibility import Select
-from medray.modalities.base import Spec
 from medray.modalities.imaging.formats.dicom.keywords import CODED, check_select
 from medray.modalities.patterns import one_group
+from medray.modalities.spec import Spec
 
 Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
 _PAIRS = {letter: pair for pair in ("LR", "AP", "IS") for letter in pair}
+
+
+KINDS = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")
+RANGED = (
+    "slices", "rows", "columns", *(f"{name}[{axis}]" for name in ("spacing_mm", "extent_mm") for axis in (1, 2, 3)),
+    "tilt_degrees", "largest_hole_mm",
+)  # fmt: skip
+STUDY = "study"
 
 
 class AugmentSpec(BaseModel):
@@ -47,8 +56,11 @@ class ImagingSpec(Spec):
     kind: Literal["imaging"] = "imaging"  # pyright: ignore[reportIncompatibleVariableOverride]  # frozen
     """The modality: images and volumes."""
     site: ClassVar[frozenset[str]] = frozenset({"ignore", "label_from", "subject_pattern"})
-    learnt: ClassVar[tuple[str, ...]] = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")
-    where_stated: ClassVar[frozenset[str]] = frozenset({"BodyPartExamined"})
+    learnt: ClassVar[tuple[str, ...]] = (*KINDS, "orientation")
+    told_apart: ClassVar[tuple[str, ...] | None] = KINDS
+    where_stated: ClassVar[frozenset[str]] = frozenset({"BodyPartExamined", "orientation"})
+    ranged: ClassVar[tuple[str, ...]] = RANGED
+    units: ClassVar[tuple[str, ...]] = (SUBJECT, STUDY)
     coded: ClassVar[frozenset[str]] = CODED
 
     size: tuple[Annotated[int, Field(gt=0)], ...]
@@ -130,6 +142,11 @@ class ImagingSpec(Spec):
     def _known_facts(cls, select: Select) -> Select:
         check_select(select)
         return select
+
+    @model_validator(mode="after")
+    def _all_facts_are_known(self) -> ImagingSpec:
+        check_select(self.ruled)
+        return self
 
     @field_validator("orientation")
     @classmethod
