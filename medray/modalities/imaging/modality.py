@@ -108,7 +108,7 @@ class Imaging(Modality):
     def read_one(self, entry: Entry) -> pa.RecordBatch:
         """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
         try:
-            image = self.image(entry)
+            image = self._decode(entry)
         except FileNotFoundError:
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
@@ -130,6 +130,9 @@ class Imaging(Modality):
 
     def image(self, entry: Entry) -> Image:
         """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
+        return self._decode(entry)
+
+    def _decode(self, entry: Entry) -> Image:
         part = entry.parts[0]
         if _is_row(entry):
             name, _, row = part.locator.rpartition("/")
