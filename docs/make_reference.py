@@ -100,6 +100,8 @@ def _tables(key: str, described: Schema, known: Mapping[str, Schema]) -> Iterato
     heading = f"`[{key}]`"
     if "items" in described:
         heading, described = f"`[[{key}]]`", described["items"]
+    elif isinstance(named := described.get("additionalProperties"), dict):
+        heading, described = f"`[{key}.NAME]`", named
     for reference in _references(described):
         name = reference.rpartition("/")[2]
         table = known[name]

@@ -175,7 +175,7 @@ class Manifest:
         uris_of = self._last_uris(ids)
         for each in ids:
             if each not in uris_of and (path := file_of(each)) is not None:
-                uris_of[each] = [files.join(self.root, path)]
+                uris_of[each] = [files.below(self.root, path)]
         whole = self._read_whole({uri for uris in uris_of.values() for uri in uris})
         return [bool(uris_of.get(each)) and whole.issuperset(uris_of[each]) for each in ids]
 

@@ -26,6 +26,7 @@ def model_card(recipe: Recipe) -> str:
             f"- Scores: {', '.join(recipe.outputs)}",
             f"- Decision threshold (chosen on the validation split): {thresholds}",
             *_few(recipe),
+            *_began_as(recipe),
             f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
             *_made_for(recipe),
             "",
@@ -64,6 +65,15 @@ def _made_for(recipe: Recipe) -> list[str]:
         )
         lines.append(f"- Entries with numbers outside, by robust standard deviations, {outside}")
     return lines
+
+
+def _began_as(recipe: Recipe) -> list[str]:
+    """The file of weights that training started from."""
+    file = recipe.training.get("pretrained")
+    if file is None:
+        return []
+    then = "kept as they were, only the last layer was trained" if file["frozen"] else "trained further"
+    return [f"- Weights began as those of `{file['file']}` (SHA-256 `{file['sha256']}`), {then}"]
 
 
 def _few(recipe: Recipe) -> list[str]:

@@ -51,6 +51,9 @@ class Kind:
     """A spec to its modality."""
     inspect: Callable[[str], Inspection]
     """What is seen at a URI, whatever the settings. Raises SampleError where nothing can be seen."""
+    montage: Callable[[str], bytes] | None = None
+    """A picture (PNG) of what is seen at a URI, for `medray inspect --montage`; nothing of a person but the data themselves
+    is drawn or written into it. Raises SampleError. None: there is nothing to see."""
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
     """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
     not_eligible: frozenset[str] = frozenset()

@@ -65,6 +65,9 @@ class Spec(BaseModel, Numbers):
     coded: ClassVar[frozenset[str]] = frozenset()
     """Facts that are codes, no text about a person: messages may hold what was found."""
 
+    several_archives: ClassVar[bool] = True
+    """Whether one run may read archives in several places."""
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The facts by which an archive is a mixture of kinds."""

@@ -99,7 +99,7 @@ class _Night:
         facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
         spec = at_site(bundle.recipe.modality, self.run.modality)
         note_unlearnt(bundle, self.progress)
-        work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
+        work = index_folder(self.run, spec)
         scoring = self.run.of_bundle(uri, work)
         manifest, indexed = self._index(scoring, spec)
         facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
@@ -179,7 +179,7 @@ class _Night:
         facts = {
             "night": self.id,
             "name": self.run.name,
-            "archive": self.run.archive,
+            "archive": self.run.archive if isinstance(self.run.archive, str) else ", ".join(self.run.archive),
             "store": self.run.store,
             "host": socket.gethostname(),
             "began": self.began.isoformat(timespec="seconds"),
@@ -203,6 +203,11 @@ class _Night:
 def _short(each: BundleNight) -> dict[str, int | str | None]:
     names = ("bundle_id", *COUNTED)
     return {name: getattr(each, name) for name in names} | {"drift": each.level, "error": each.error}
+
+
+def index_folder(run: NightlyRun, spec: ModalitySpec) -> str:
+    """Work folder of the index of all bundles that read alike."""
+    return files.join(run.folder, f"index-{spec.kind}-{_digest(spec)}")
 
 
 def _digest(spec: ModalitySpec) -> str:

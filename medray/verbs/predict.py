@@ -68,7 +68,7 @@ def predict(
             )
     uris = [files.absolute(each) for each in paths]
     root = files.absolute(archive) if archive is not None else uris[0] if len(uris) == 1 else _common_folder(uris)
-    if outside := [uri for uri in uris if uri != root and not uri.startswith(root.rstrip("/") + "/")]:
+    if outside := [uri for uri in uris if not files.is_below(uri, root)]:
         raise UserError("the path is not below the archive", where=outside[0], expected=f"a path below {root}")
     in_list = not isinstance(data, str | os.PathLike)
     manifest = _manifest(spec, _listed(uris, missing=in_list), root, key)
@@ -105,7 +105,7 @@ def _listed(uris: Sequence[str], *, missing: bool = False) -> list[File]:
         if missing and not files.exists(uri):
             listed[uri] = File(uri, 0, 0)
             continue
-        listed |= {file.uri: file for file in files.list_files(uri)}
+        listed |= {file.uri: file for file in files.archive_files(uri)}
     return list(listed.values())
 
 
@@ -114,7 +114,7 @@ def _manifest(
 ) -> pa.Table:
     """MANIFEST of these files, as an index of them would have it; `facts` join those that files state themselves."""
     modality = open_modality(spec)
-    lists = {file.uri: file for uri in modality.lists(root) for file in files.list_files(uri)}
+    lists = {file.uri: file for uri in modality.lists(root) for file in files.archive_files(uri)}
     every = [*(file for file in listed if file.uri not in lists), *lists.values()]
     scan = stages.Scan(spec, root, key)
     parts = [PARTS.empty_table()]

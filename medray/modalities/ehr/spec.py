@@ -83,6 +83,7 @@ class EhrSpec(Spec):
     kind: Literal["ehr"] = "ehr"  # type: ignore[assignment]  # frozen: a narrower type is safe
     """The modality: health records as MEDS datasets."""
     site: ClassVar[frozenset[str]] = frozenset({"task"})
+    several_archives: ClassVar[bool] = False
 
     task: TaskSpec = TaskSpec()
     """Predictions to make: for whom, and as of when."""

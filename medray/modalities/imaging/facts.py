@@ -171,6 +171,7 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
     if volumes:
         shift = 0.0 if starts is None or len(starts) < 2 else float(np.linalg.norm(starts[1, 1:]))
         facts |= {"slices": shape[0], "tilt_degrees": round(float(np.degrees(np.arctan2(shift, spacing[0]))), 2)}
+        facts["affine_ras"] = _affine(grid.affine_ras)
     return facts
 
 
@@ -267,10 +268,15 @@ def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
                 strict=True,
             )
         )
-    facts["affine_ras"] = [round(float(number), 6) + 0.0 for number in volume.affine_ras.reshape(-1)]
+    facts["affine_ras"] = _affine(volume.affine_ras)
     if volume.flags:
         facts["flags"] = [*volume.flags]
     return facts
+
+
+def _affine(affine_ras: np.ndarray) -> list[Fact]:
+    """16 numbers, row by row."""
+    return [round(float(number), 6) + 0.0 for number in affine_ras.reshape(-1)]
 
 
 def _lengths(values: Iterable[float]) -> list[float]:

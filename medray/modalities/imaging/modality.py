@@ -21,8 +21,9 @@ from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_ti
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
 from medray.modalities.imaging.encoding.gaps import even
 from medray.modalities.imaging.encoding.grey import COLUMN, by_name, grey_ranges, is_learnt, moments
+from medray.modalities.imaging.encoding.normalise import by_itself
 from medray.modalities.imaging.formats import arrays
-from medray.modalities.imaging.formats.decode import Chosen, decode
+from medray.modalities.imaging.formats.decode import Chosen, content_of, decode
 from medray.modalities.imaging.formats.dicom.quantity import Quantity
 from medray.modalities.imaging.formats.films import Films, film_volume
 from medray.modalities.imaging.formats.image import Image
@@ -106,12 +107,12 @@ class Imaging(Modality):
     def read_one(self, entry: Entry) -> pa.RecordBatch:
         """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
         try:
-            image = self._decode(entry)
+            image = self.image(entry)
         except FileNotFoundError:
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
             raise SampleError("unreadable", type(error).__name__) from error
-        pixels = store(conform(image, self.spec), self.spec)
+        pixels = store(by_itself(conform(image, self.spec), image, self.spec), self.spec)
         return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
 
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
@@ -126,7 +127,8 @@ class Imaging(Modality):
         """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
         return not _is_row(entry)
 
-    def _decode(self, entry: Entry) -> Image:
+    def image(self, entry: Entry) -> Image:
+        """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
         part = entry.parts[0]
         if _is_row(entry):
             name, _, row = part.locator.rpartition("/")
@@ -162,7 +164,7 @@ class Imaging(Modality):
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """One row per sample, so that the merged result depends neither on batches nor on workers."""
-        if self.spec.normalise == "none":
+        if self.spec.normalise != "zscore":
             return SUMMARY.empty_table()
         pixels = tensor_view(samples.column("pixels"))
         shape = (*pixels.shape[:2], math.prod(self.spec.size))
@@ -179,7 +181,7 @@ class Imaging(Modality):
 
     def fitted(self, summaries: pa.Table) -> ImagingSpec:
         """The spec with mean and standard deviation per channel. Raises UserError when there is no sample."""
-        if self.spec.normalise == "none":
+        if self.spec.normalise != "zscore":
             return self.spec
         if len(summaries) == 0:
             raise UserError("no training image to fit mean and std on", do="check the splits of the archive")
@@ -270,4 +272,4 @@ def _is_row(entry: Entry) -> bool:
 def _contents(parts: Sequence[PartRef]) -> Iterator[bytes]:
     """The content of each file, as it is asked for. Raises SampleError `changed`."""
     for part in parts:
-        yield unchanged(read_bytes(part.uri), part)
+        yield unchanged(content_of(read_bytes(part.uri)), part)

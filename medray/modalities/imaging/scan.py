@@ -11,7 +11,7 @@ from medray.archive.entries import Part, digest
 from medray.errors import NOT_ELIGIBLE, SampleError
 from medray.modalities.imaging import descriptors, facts
 from medray.modalities.imaging.formats import arrays, nifti
-from medray.modalities.imaging.formats.decode import SUFFIXES, sniff
+from medray.modalities.imaging.formats.decode import SUFFIXES, content_of, sniff
 from medray.modalities.imaging.formats.dicom.frames import described, stated
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.keywords import asked
@@ -45,7 +45,11 @@ def scan(spec: ImagingSpec, file: File, root: str) -> Iterator[Part]:
         return
     whole = Part(path, file.uri, size=file.size, modified_ns=file.modified_ns, subject=_subject(spec, path))
     try:
-        raw = read_bytes(file.uri)
+        raw = content_of(read_bytes(file.uri))
+    except SampleError as error:
+        content = f"{file.size}:{file.modified_ns}".encode()  # a repaired file is a new one
+        yield replace(whole, digest=digest(content), reason=error.reason, detail=error.detail)
+        return
     except FileNotFoundError:
         yield replace(whole, reason="missing_file", detail="the file was removed between listing and reading")
         return
