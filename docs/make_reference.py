@@ -100,11 +100,13 @@ def _tables(key: str, described: Schema, known: Mapping[str, Schema]) -> Iterato
     heading = f"`[{key}]`"
     if "items" in described:
         heading, described = f"`[[{key}]]`", described["items"]
+    elif isinstance(named := described.get("additionalProperties"), dict):
+        heading, described = f"`[{key}.NAME]`", named
     for reference in _references(described):
         name = reference.rpartition("/")[2]
         table = known[name]
-        if name == "Rule":
-            continue  # of [modality.select]: docs/eligibility.md
+        if name in ("Rule", "Range"):
+            continue  # docs/eligibility.md; what a bundle keeps
         yield name, f"{heading} with {_kind(table)}" if "kind" in table["properties"] else heading, table
         for below, described_below in table["properties"].items():
             yield from _tables(f"{key}.{below}", described_below, known)

@@ -179,13 +179,20 @@ def nightly(
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a bundle or a score store.")],
+    montage: Annotated[
+        str | None,
+        typer.Option("--montage", metavar="PNG", help="Write the images as a picture, volumes in three planes."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """What medray sees in a file, a folder, a bundle or a score store."""
     with errors():
         from medray.verbs.inspect import inspect as verb
+        from medray.verbs.inspect import write_montage
 
         seen = verb(path)
+        if montage is not None:
+            seen = seen.model_copy(update={"facts": {**seen.facts, "montage": write_montage(path, montage)}})
         if json_:
             typer.echo(json.dumps(seen.model_dump(mode="json")))
         else:
@@ -282,18 +289,29 @@ def forget(
 
 @app.command()
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf, or one that a plug-in brings.")],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
-    source: Annotated[str, typer.Argument(metavar="FILE", help="The file that was scored.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The new file; compressed where its name says so.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="The file that was scored; of dicom-sr the run file that scored it.")
+    ],
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="The new file, compressed where its name says so; of dicom-sr a folder of new files."
+        ),
+    ],
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
     json_: Json = False,
 ) -> None:
-    """Scores in a format of their field: of vcf the file that was scored, with INFO fields."""
+    """Scores in a format of their field: of vcf the file that was scored, with INFO fields; of dicom-sr a structured report
+    for each image or series."""
     with errors():
         from medray.verbs.export import export as verb
 
-        print_model(verb(format, store, source, out, bundle), json_)
+        result = verb(format, store, source, out, bundle)
+        print_model(result, json_)
+        if result.code:
+            raise typer.Exit(result.code)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from medray.datasets.splits import SplitSettings
 from medray.durations import deadline_at
 from medray.engines.spec import EngineSpec, RaySpec
 from medray.errors import REASONS
+from medray.exports.sr_settings import SrSettings
 from medray.learning.metrics import MetricOptions
 from medray.learning.models import ModelSpec
 from medray.learning.models.own import OWN_KIND, OwnCode, PythonModel
@@ -232,6 +233,8 @@ class StoreRun(ArchiveRun):
     """Reason codes of failed entries that are tried again although their content is the same; "all": any reason."""
     retry_attempts: int = Field(default=3, ge=1)
     """An entry is not tried more often than this in all, at one content by one bundle."""
+    sr: SrSettings = SrSettings()
+    """How `medray export dicom-sr` writes the scores as DICOM Structured Reports; scoring does not look at it."""
 
     @field_validator("deadline")
     @classmethod

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from medray.errors import UserError
-from medray.exports.base import Exported, Exporter
+from medray.exports.base import Algorithm, Exported, Exporter, RunExporter, ScoredRun
 from medray.plugins.installed import PlugInFault, find, installed
 
-__all__ = ["Exported", "Exporter", "exporter", "formats"]
+__all__ = [
+    "Algorithm", "Exported", "Exporter", "RunExporter", "ScoredRun", "exporter", "formats", "run_exporter",
+]  # fmt: skip
 
-OWN = ("vcf",)
+OWN = ("vcf", "dicom-sr")
+OF_RUNS = ("dicom-sr",)
+"""Formats that are written of a whole archive that a run has scored, not of one file."""
 
 
 def formats() -> tuple[str, ...]:
@@ -30,3 +34,12 @@ def exporter(format: str) -> Exporter:
         return plug_in.load()
     except PlugInFault as error:
         raise UserError(str(error), do="see: medray plugins") from None
+
+
+def run_exporter(format: str) -> RunExporter | None:
+    """What writes the scores of a run's archive into files of this format; None: it is a format of single files."""
+    if format not in OF_RUNS:
+        return None
+    from medray.exports.dicom_sr.writing import export_dicom_sr
+
+    return export_dicom_sr

@@ -34,8 +34,10 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import Modality, assembler, at_site, describer, free_text, judge
+from medray.modalities.base import Modality, assembler, describer
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.site import at_site
+from medray.modalities.spec import free_text, judge
 from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
@@ -122,12 +124,18 @@ def index_archive(
         by_reason=state.counts.by_reason,
         not_eligible=state.counts.not_eligible,
         not_eligible_by_reason=state.counts.not_eligible_by_reason,
+        flagged=state.counts.flagged,
+        outside=state.counts.outside,
         mixture=list(state.counts.mixture),
         manifest=index_run.folder,
         seconds=time.monotonic() - started,
     )
     if len(result.mixture) > 1:
         progress.note(f"this archive is a mixture: {mixture_words(result.mixture)}")
+    if result.flagged:
+        farthest = ", ".join(f"{name} {count:,}" for name, count in result.outside.items())
+        progress.fact("outside", "warning", entries=result.flagged)
+        progress.note(f"{result.flagged:,} entries lie outside of what the training archive held: {farthest}")
     return Manifest(index_run.folder, state), result
 
 
@@ -289,10 +297,13 @@ class _IndexRun:
             judge(self.spec),
             free_text(self.spec),
             assembler(self.modality),
+            self.spec.choose,
             afresh=self.afresh,
         )
         counts = (
-            self.before.counts if self.before and not regrouped.kinds else counted(regrouped.entries, self.spec.kinds)
+            self.before.counts
+            if self.before and not regrouped.kinds
+            else counted(regrouped.entries, self.spec.kinds, flags=bool(self.spec.trained_ranges))
         )
         if counts.entries == 0:
             raise ArchiveError(

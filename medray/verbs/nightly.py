@@ -17,8 +17,8 @@ from medray.engines.base import Engine
 from medray.errors import MedrayError
 from medray.learning import bundles
 from medray.learning.recipe import versions
-from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
+from medray.modalities.site import at_site
 from medray.progress import Progress, Silent
 from medray.reports.nightly import BundleNight, Summary, write_page
 from medray.reports.nightly.summary import LEVELS
@@ -99,12 +99,13 @@ class _Night:
         facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
         spec = at_site(bundle.recipe.modality, self.run.modality)
         note_unlearnt(bundle, self.progress)
-        work = files.join(self.run.folder, f"index-{spec.kind}-{_digest(spec)}")
+        work = index_folder(self.run, spec)
         scoring = self.run.of_bundle(uri, work)
         manifest, indexed = self._index(scoring, spec)
         facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
         result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
-        counts = result.model_dump(exclude={"entries", "store"})
+        counts = result.model_dump(exclude={"entries", "store", "flagged", "outside"})
+        facts |= {"flagged": indexed.flagged, "outside": indexed.outside}
         facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}
         for name, seconds in result.stages.items():
             self.stages[name] += seconds
@@ -202,6 +203,11 @@ class _Night:
 def _short(each: BundleNight) -> dict[str, int | str | None]:
     names = ("bundle_id", *COUNTED)
     return {name: getattr(each, name) for name in names} | {"drift": each.level, "error": each.error}
+
+
+def index_folder(run: NightlyRun, spec: ModalitySpec) -> str:
+    """Work folder of the index of all bundles that read alike."""
+    return files.join(run.folder, f"index-{spec.kind}-{_digest(spec)}")
 
 
 def _digest(spec: ModalitySpec) -> str:

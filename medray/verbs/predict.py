@@ -12,13 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.archive.choice import chosen
 from medray.archive.eligibility import Fact
 from medray.archive.entries import PARTS, by_place, facts_text
 from medray.archive.grouping import group_parts
 from medray.archive.pseudonyms import pseudonym
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.modalities.base import WrittenInputs, assembler, describer, free_text, judge
+from medray.modalities.base import WrittenInputs, assembler, describer
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.spec import free_text, judge
 from medray.storage import files
 from medray.storage.arrow import among
 from medray.storage.files import File
@@ -132,7 +134,8 @@ def _manifest(
         column = PARTS.get_field_index("facts")
         stated = [_with_facts(text, facts) for text in table.column("facts").to_pylist()]
         table = table.set_column(column, PARTS.field(column), pa.array(stated, pa.string()))
-    return group_parts(table, describer(modality), judge(spec), free_text(spec), assembler(modality))
+    made = group_parts(table, describer(modality), judge(spec), free_text(spec), assembler(modality))
+    return made if spec.choose is None else chosen(made, spec.choose)
 
 
 def _with_facts(text: str | None, facts: Mapping[str, Fact]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Result(BaseModel):
@@ -38,6 +38,10 @@ class IndexResult(Result):
     not_eligible: int
     """Entries that the model is not asked about: what holds nothing for one, and what a rule leaves out."""
     not_eligible_by_reason: dict[str, int]
+    flagged: int = 0
+    """Eligible entries with a number outside of what the training archive held."""
+    outside: dict[str, int] = {}
+    """How many of them by that number; how far outside is in the facts of their rows."""
     mixture: list[dict[str, str | int]]
     """What the entries are, by what the modality learns of headers: {fact: value …, entries}, most frequent first."""
     failed_entries: list[dict[str, str | None]] | None = None
@@ -145,6 +149,10 @@ class ScoreResult(Result):
     not_eligible_samples: int
     not_eligible_by_reason: dict[str, int]
     """Samples that the model is not asked about."""
+    flagged: int = 0
+    """Eligible entries of the archive, scored in this run or before, with a number outside of what was trained on."""
+    outside: dict[str, int] = {}
+    """How many of them by that number."""
     seconds: float
     entries_per_second: float
     """Entries scored, failed and not eligible, over the time from the first to the last commit."""
@@ -232,7 +240,10 @@ class ToMedsResult(Result):
 
 
 class ExportResult(BaseModel):
-    """Alleles = scored + failed + not_eligible + not_scored; records without an alternate allele are copied."""
+    """Alleles = scored + failed + not_eligible + not_scored; records without an alternate allele are copied.
+
+    Of a format for whole archives: records, which are its entries, = scored + failed + not_eligible + not_scored + refused.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -246,8 +257,16 @@ class ExportResult(BaseModel):
     not_eligible: int
     """There was nothing to score: a reference block, an allele that is deleted."""
     not_scored: int
-    """Alleles of which the store holds nothing: added or changed since, or in a part that could not be read."""
+    """Alleles or entries of which the store holds nothing: added or changed since, or in a part that could not be read."""
+    refused: dict[str, int] = {}
+    """Of a format for whole archives: scored entries that could not be written, by reason."""
+    already: int | None = None
+    """Of the scored ones: those that an earlier export had written. They stay as they are."""
+    not_in_index: int | None = None
+    """Entries that the store holds and the run's index does not at this content: gone, replaced, or of another archive."""
     seconds: float
+    code: int = Field(default=0, exclude=True)
+    """Exit code: 3 where more of the scored entries were refused than the run's `max_failed`."""
 
 
 class VacuumResult(BaseModel):

@@ -24,6 +24,7 @@ from medray.learning import bundles
 from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_rows
+from medray.modalities.measured import measured, refuse_measured, with_outside
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
 from medray.scores.table import ARTEFACT_CONTENT
@@ -130,6 +131,9 @@ class Read:
         entries = Entries(rows)
         samples = self.modality.read(entries)
         samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
+        found = measured(self.modality, samples)
+        if found is not None:
+            samples = refuse_measured(self.modality, samples, found)
         numbers = samples.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
@@ -143,6 +147,8 @@ class Read:
         of_entry = keys if len(samples) == len(rows) else keys.take(samples.column("entry"))
         columns = {name: of_entry.column(name) for name in of_entry.schema.names if name != "target"}
         columns |= {name: samples.column(name) for name in samples.schema.names if name != "entry"}
+        if found is not None and "facts" in columns:
+            columns["facts"] = with_outside(self.modality, columns["facts"], found)
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
             entry_targets = of_entry.column("target")
             own = columns.get("target", pa.nulls(len(samples), entry_targets.type))

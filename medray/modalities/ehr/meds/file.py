@@ -23,8 +23,9 @@ STATIC = np.iinfo(np.int64).min
 ABSENT = np.uint32(0x7FC0DEAD)
 """Bits of the NaN that stands for no number, so that it differs from a NaN in the file."""
 CACHED_GROUPS = 4
-BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError)
-"""What pyarrow raises for content that is damaged: a page that does not decode is an OSError of no errno."""
+BROKEN = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError, UnicodeDecodeError)
+"""What pyarrow raises for content that is damaged: a page that does not decode is an OSError of no errno, a column's name that
+is not UTF-8 a UnicodeDecodeError."""
 
 
 class Rows(NamedTuple):

@@ -1,0 +1,318 @@
+"""Small valid files of every format that medray reads, and what reads them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import imagecodecs
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
+
+sys.path.insert(0, str(Path(__file__).parent / "modalities" / "imaging"))
+import dicom_build as build
+
+from medray.modalities.ehr.convert.settings import CsvSource, FhirSource, SourceBase
+from medray.modalities.ehr.spec import EhrSpec
+from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
+from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.registry import ModalitySpec
+
+SIDE = 24
+FLAT = ImagingSpec(size=(16, 16))
+DEEP = ImagingSpec(size=(3, 16, 16))
+RECORDS = GenomicsSpec(length=24)
+FHIR = FhirSource()
+CSV = CsvSource.model_validate(
+    {
+        "kind": "csv",
+        "tables": [
+            {
+                "name": "labs", "files": "*.csv*", "subject_column": "patient", "time_column": "when",
+                "code_column": "analyte", "value_column": "value", "time_format": "iso",
+            }
+        ],
+    }
+)  # fmt: skip
+
+
+class Seed(NamedTuple):
+    files: dict[str, bytes]
+    """Path in the archive to content; the first is mutated."""
+    reads: ModalitySpec | SourceBase
+    beside: Mapping[str, bytes] = MappingProxyType({})
+    """Files outside the archive, as a reference."""
+    named: bool = False
+    """The run file names the mutated file: it may be refused as a whole, with a sentence."""
+
+
+def pixels(seed: int, *shape: int, high: int = 256) -> np.ndarray:
+    return (
+        np.random.default_rng(seed)
+        .integers(0, high, shape or (SIDE, SIDE))
+        .astype(np.uint8 if high <= 256 else np.uint16)
+    )
+
+
+# --- DICOM ----------------------------------------------------------------------------------------------------
+
+ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+    "dicom jpeg": ("1.2.840.10008.1.2.4.50", lambda cells: imagecodecs.jpeg_encode((cells >> 4).astype(np.uint8))),
+    "dicom jpeg lossless": ("1.2.840.10008.1.2.4.70", lambda cells: imagecodecs.ljpeg_encode(cells, bitspersample=12)),
+    "dicom jpeg-ls": ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
+    "dicom jpeg 2000": (
+        "1.2.840.10008.1.2.4.90",
+        lambda cells: imagecodecs.jpeg2k_encode(cells, level=0, codecformat="J2K", bitspersample=12, reversible=True),
+    ),
+    "dicom htj2k": ("1.2.840.10008.1.2.4.201", imagecodecs.htj2k_encode),
+}
+
+
+def image(instance: int = 1, *, position: float | None = None, deep: bool = True, **changes: object) -> Dataset:
+    cells = pixels(instance, high=4096) if deep else pixels(instance)
+    raw = write_dicom(
+        cells,
+        patient_id="P1",
+        study_uid=uid("study"),
+        series_uid=uid("series"),
+        instance_uid=uid("image", instance),
+        instance_number=instance,
+        modality="CT",
+        bits_stored=12 if deep else None,
+        rescale=(1.0, -1024.0),
+        spacing_mm=(0.5, 0.5),
+        position_mm=None if position is None else (0.0, 0.0, position),
+    )
+    dataset = dcmread(io.BytesIO(raw))
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def saved(dataset: Dataset, syntax: str = "1.2.840.10008.1.2.1") -> bytes:
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def compressed(name: str) -> bytes:
+    syntax, encode = ENCODERS[name]
+    dataset = image()
+    cells = np.frombuffer(dataset.PixelData, np.uint16).reshape(SIDE, SIDE)
+    if name == "dicom jpeg":
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit = 7
+    dataset.PixelData = encapsulate([encode(np.ascontiguousarray(cells))])
+    dataset["PixelData"].VR = "OB"
+    return saved(dataset, syntax)
+
+
+def dicoms() -> dict[str, Seed]:
+    flat = {
+        "dicom explicit": saved(image()),
+        "dicom implicit": saved(image(), "1.2.840.10008.1.2"),
+        "dicom deflated": saved(image(), "1.2.840.10008.1.2.1.99"),
+        "dicom bare": saved(image())[132:],
+        **{name: compressed(name) for name in ENCODERS},
+    }
+    big = build.dataset(pixels(1, high=4096), PixelSpacing=[0.5, 0.5])
+    flat["dicom big endian"] = build.encoded(big, "big")
+    run_length = image(deep=False)
+    run_length.compress("1.2.840.10008.1.2.5")
+    flat["dicom rle"] = saved(run_length, "1.2.840.10008.1.2.5")
+    palette = image(deep=False, PhotometricInterpretation="PALETTE COLOR")
+    for colour in ("Red", "Green", "Blue"):
+        palette.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        palette.add_new(f"{colour}PaletteColorLookupTableData", "OW", pixels(7, 256, high=60000).tobytes())
+    del palette.RescaleSlope, palette.RescaleIntercept
+    flat["dicom palette"] = saved(palette)
+    seeds = {name: Seed({"a.dcm": raw}, FLAT) for name, raw in flat.items()}
+    slices = {f"{k}.dcm": saved(image(k, position=float(k))) for k in (2, 1, 3)}
+    frames = [build.frame([0.0, 0.0, 2.0 * k], [1.0, -1024.0]) for k in range(4)]
+    many = build.enhanced(pixels(3, 4, SIDE, SIDE, high=4096), frames)
+    return seeds | {
+        "dicom series": Seed(slices, DEEP),
+        "dicom enhanced": Seed({"e.dcm": build.encoded(many)}, DEEP),
+    }
+
+
+# --- other images ---------------------------------------------------------------------------------------------
+
+
+def pictures() -> dict[str, Seed]:
+    import PIL.Image
+
+    def drawn(format: str, cells: np.ndarray, mode: str | None = None, **options: object) -> bytes:
+        stream = io.BytesIO()
+        picture = PIL.Image.fromarray(cells)
+        (picture.convert(mode) if mode else picture).save(stream, format, **options)
+        return stream.getvalue()
+
+    grey, colour, deep = pixels(1), pixels(2, SIDE, SIDE, 3), pixels(3, high=65536)
+    files = {
+        "png": ("a.png", drawn("png", grey)),
+        "png 16": ("a.png", imagecodecs.png_encode(deep)),
+        "png palette": ("a.png", drawn("png", colour, "P")),
+        "jpeg": ("a.jpg", drawn("jpeg", colour, quality=80)),
+        "jpeg progressive": ("a.jpg", drawn("jpeg", grey, progressive=True)),
+        "tiff": ("a.tif", drawn("tiff", deep)),
+        "tiff lzw": ("a.tif", drawn("tiff", colour, compression="tiff_lzw")),
+        "bmp": ("a.bmp", drawn("bmp", colour)),
+    }
+    stream = io.BytesIO()
+    np.savez_compressed(stream, train_images=pixels(4, 5, SIDE, SIDE), train_labels=np.arange(5).reshape(5, 1))
+    idx = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (5, SIDE, SIDE)) + pixels(5, 5, SIDE, SIDE).tobytes()
+    files |= {
+        "npz": ("a.npz", stream.getvalue()),
+        "idx": ("train-images-idx3-ubyte", idx),
+        "idx gz": ("train-images-idx3-ubyte.gz", gzip.compress(idx, mtime=0)),
+    }
+    seeds = {name: Seed({path: raw}, FLAT) for name, (path, raw) in files.items()}
+    return seeds | {name: Seed({path: raw}, DEEP) for name, (path, raw) in niftis().items()}
+
+
+def niftis() -> dict[str, tuple[str, bytes]]:
+    import nibabel
+
+    cells = pixels(6, SIDE, SIDE, 4, high=4096).astype(np.int16)
+    one = nibabel.Nifti1Image(cells, np.diag([0.5, 0.5, 2.0, 1.0])).to_bytes()
+    two = nibabel.Nifti2Image(cells, np.diag([0.5, 0.5, 2.0, 1.0])).to_bytes()
+    return {
+        "nifti": ("a.nii", one),
+        "nifti gz": ("a.nii.gz", gzip.compress(one, mtime=0)),
+        "nifti 2": ("a.nii", two),
+    }
+
+
+# --- sequences ------------------------------------------------------------------------------------------------
+
+
+def bgzip(raw: bytes) -> bytes:
+    from Bio.bgzf import BgzfWriter
+
+    stream = io.BytesIO()
+    writer = BgzfWriter(fileobj=stream)
+    writer.write(raw)
+    writer.flush()
+    return stream.getvalue() + bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+def sequences() -> dict[str, Seed]:
+    letters = np.random.default_rng(1).choice(list("ACGT"), (6, 60))
+    rows = ["".join(row) for row in letters]
+    fasta = "".join(f">r{i} label\n{row[:40]}\n{row[40:]}\n" for i, row in enumerate(rows)).encode()
+    fastq = "".join(f"@r{i}\n{row}\n+\n{'I' * 60}\n" for i, row in enumerate(rows)).encode()
+    table = pa.table({"id": [f"r{i}" for i in range(6)], "sequence": rows, "label": list("ababab")})
+    parquet = io.BytesIO()
+    pq.write_table(table, parquet)
+    lines = "id,sequence,label\n" + "".join(f"r{i},{row},{'ab'[i % 2]}\n" for i, row in enumerate(rows))
+    bases = "ACGT" * 50
+    head = "##fileformat=VCFv4.2\n##contig=<ID=c,length=200>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    vcf = (head + "".join(f"c\t{4 * i + 1}\trs{i}\tA\tC,AG\t50\tPASS\tDP={i}\n" for i in range(1, 20))).encode()
+    variants = GenomicsSpec(length=24, entries="variants", reference="REFERENCE")
+    beside = {"reference.fa": f">c\n{bases}\n".encode()}
+    return {
+        "fasta": Seed({"a.fa": fasta}, RECORDS),
+        "fasta gz": Seed({"a.fa.gz": gzip.compress(fasta, mtime=0)}, RECORDS),
+        "fasta bgzip": Seed({"a.fa.bgz": bgzip(fasta)}, RECORDS),
+        "fasta windows": Seed({"a.fa": fasta}, GenomicsSpec(length=24, entries="windows", stride=12)),
+        "fastq": Seed({"a.fastq": fastq}, RECORDS),
+        "fastq gz": Seed({"a.fastq.gz": gzip.compress(fastq, mtime=0)}, RECORDS),
+        "genbank": Seed({"a.gb": genbank(rows[0])}, RECORDS),
+        "sequences csv": Seed({"a.csv": lines.encode()}, RECORDS),
+        "sequences tsv": Seed({"a.tsv": lines.replace(",", "\t").encode()}, RECORDS),
+        "sequences parquet": Seed({"a.parquet": parquet.getvalue()}, RECORDS),
+        "vcf": Seed({"a.vcf": vcf}, variants, beside),
+        "vcf bgzip": Seed({"a.vcf.gz": bgzip(vcf)}, variants, beside),
+    }
+
+
+def genbank(bases: str) -> bytes:
+    from Bio.Seq import Seq
+    from Bio.SeqFeature import FeatureLocation, SeqFeature
+    from Bio.SeqIO import write
+    from Bio.SeqRecord import SeqRecord
+
+    record = SeqRecord(Seq(bases), "R1", "R1", "a record", annotations={"molecule_type": "DNA"})
+    record.features.append(SeqFeature(FeatureLocation(3, 30, 1), type="CDS", qualifiers={"gene": ["x"]}))
+    stream = io.StringIO()
+    write([record], stream, "genbank")
+    return stream.getvalue().encode()
+
+
+# --- health records -------------------------------------------------------------------------------------------
+
+
+def records() -> dict[str, Seed]:
+    from meds import DataSchema, LabelSchema
+
+    when = [datetime(2000, 1, day) for day in range(1, 7)]  # noqa: DTZ001  MEDS times have no zone
+    events = {
+        "subject_id": [1, 1, 1, 2, 2, 2], "time": when, "code": list("ABABAB"),
+        "numeric_value": [0.5, 1.5, None, 2.5, 3.5, None],
+    }  # fmt: skip
+    labels = {"subject_id": [1, 2], "prediction_time": [when[3], when[5]], "boolean_value": [True, False]}
+
+    def parquet(schema: pa.Schema, columns: dict[str, list[object]]) -> bytes:
+        stream = io.BytesIO()
+        pq.write_table(pa.table({n: pa.array(held, schema.field(n).type) for n, held in columns.items()}), stream)
+        return stream.getvalue()
+
+    data, label = parquet(DataSchema.schema(), events), parquet(LabelSchema.schema(), labels)
+    task = EhrSpec.model_validate({"kind": "ehr", "task": {"labels": "labels/0.parquet"}, "window": "2000d"})
+    resources: list[dict[str, object]] = [
+        {"resourceType": "Patient", "id": "p1", "birthDate": "1970-01-02", "gender": "female"}
+    ]
+    resources += [
+        {
+            "resourceType": "Observation", "id": f"o{i}", "status": "final", "subject": {"reference": "Patient/p1"},
+            "code": {"coding": [{"system": "http://loinc.org", "code": "2160-0", "display": "Creatinine"}]},
+            "effectiveDateTime": f"2020-01-0{i}T08:00:00Z", "valueQuantity": {"value": 1.5 + i, "unit": "mg/dL"},
+        }
+        for i in range(1, 6)
+    ]  # fmt: skip
+    ndjson = "".join(json.dumps(each) + "\n" for each in resources).encode()
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": each} for each in resources]}
+    csv = b"patient,when,analyte,value\n" + b"".join(
+        b"p%d,2020-01-0%dT08:00:00,K,4.%d\n" % (i % 2, i, i) for i in range(1, 9)
+    )
+    packed, zipped = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        info = tarfile.TarInfo("Observation.ndjson")
+        info.size = len(ndjson)
+        tar.addfile(info, io.BytesIO(ndjson))
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("Observation.ndjson"), ndjson)
+    return {
+        "meds events": Seed({"data/0.parquet": data, "labels/0.parquet": label}, task),
+        "meds labels": Seed({"labels/0.parquet": label, "data/0.parquet": data}, task, named=True),
+        "fhir ndjson": Seed({"Observation.ndjson": ndjson}, FHIR),
+        "fhir gz": Seed({"Observation.ndjson.gz": gzip.compress(ndjson, mtime=0)}, FHIR),
+        "fhir bundle": Seed({"bundle.json": json.dumps(bundle).encode()}, FHIR),
+        "fhir tar": Seed({"all.tar.gz": packed.getvalue()}, FHIR),
+        "fhir zip": Seed({"all.zip": zipped.getvalue()}, FHIR),
+        "long csv": Seed({"labs.csv": csv}, CSV),
+        "long csv gz": Seed({"labs.csv.gz": gzip.compress(csv, mtime=0)}, CSV),
+    }
+
+
+def all_seeds() -> dict[str, Seed]:
+    """Name to seed; the same bytes each time."""
+    return dicoms() | pictures() | sequences() | records()
