@@ -62,7 +62,7 @@ def mutated(raw: bytes, other: bytes, rng: random.Random) -> bytes:
 
 def flips(raw: bytes, _: bytes, rng: random.Random) -> bytes:
     held = bytearray(raw)
-    for _ in range(rng.choice((1, 1, 2, 8))):
+    for _bit in range(rng.choice((1, 1, 2, 8))):
         if held:
             held[_place(held, rng)] ^= 1 << rng.randrange(8)
     return bytes(held)

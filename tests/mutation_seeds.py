@@ -72,7 +72,7 @@ def pixels(seed: int, *shape: int, high: int = 256) -> np.ndarray:
 
 # --- DICOM ----------------------------------------------------------------------------------------------------
 
-ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes | bytearray]]] = {
     "dicom jpeg": ("1.2.840.10008.1.2.4.50", lambda cells: imagecodecs.jpeg_encode((cells >> 4).astype(np.uint8))),
     "dicom jpeg lossless": ("1.2.840.10008.1.2.4.70", lambda cells: imagecodecs.ljpeg_encode(cells, bitspersample=12)),
     "dicom jpeg-ls": ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
@@ -119,7 +119,7 @@ def compressed(name: str) -> bytes:
     if name == "dicom jpeg":
         dataset.BitsAllocated = dataset.BitsStored = 8
         dataset.HighBit = 7
-    dataset.PixelData = encapsulate([encode(np.ascontiguousarray(cells))])
+    dataset.PixelData = encapsulate([bytes(encode(np.ascontiguousarray(cells)))])
     dataset["PixelData"].VR = "OB"
     return saved(dataset, syntax)
 
