@@ -105,8 +105,8 @@ def _tables(key: str, described: Schema, known: Mapping[str, Schema]) -> Iterato
     for reference in _references(described):
         name = reference.rpartition("/")[2]
         table = known[name]
-        if name == "Rule":
-            continue  # of [modality.select]: docs/eligibility.md
+        if name in ("Rule", "Range"):
+            continue  # docs/eligibility.md; what a bundle keeps
         yield name, f"{heading} with {_kind(table)}" if "kind" in table["properties"] else heading, table
         for below, described_below in table["properties"].items():
             yield from _tables(f"{key}.{below}", described_below, known)

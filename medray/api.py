@@ -239,7 +239,7 @@ class Bundle:
         how data are read, ArchiveError for a path that is not there or holds no data of it.
         """
         from medray.archive.pseudonyms import pseudonym_key as read_key
-        from medray.modalities.base import at_site
+        from medray.modalities.site import at_site
         from medray.verbs.predict import predict
         from medray.verbs.stages import Score
 

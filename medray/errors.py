@@ -130,6 +130,8 @@ _REASONS: dict[str, str] = {
     "no_prediction_time": "the subject has no event that the prediction time could be counted from",
     "after_death": "the prediction time is at or after the subject's death",
     "unreadable": "the storage refused to give the file",
+    "refused_member": "a member of a zip or tar that is not read: encrypted, a link, itself a zip or tar, named out of it, or packed "
+    "beyond measure",
     "no_variants": "a VCF file or block without a record",
     "bad_record": "a line of a VCF without its 8 columns, or without a number as POS",
     "no_alternate": "a VCF record without an alternate allele",

@@ -26,8 +26,8 @@ from medray.archive.entries import (
 from medray.archive.grouping import group_parts
 from medray.archive.pseudonyms import own_subject, pseudonym, pseudonym_key
 from medray.errors import ArchiveError
-from medray.modalities.base import free_text, judge
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.spec import free_text, judge
 
 KEY = b"k" * 32
 

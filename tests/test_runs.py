@@ -14,8 +14,8 @@ from medray.config.runs import load
 from medray.config.shapes import Shape, key_paths
 from medray.config.toml import key_lines, parse_override
 from medray.errors import RunFileError
-from medray.modalities.base import at_site
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.site import at_site
 
 
 class Table(BaseModel):

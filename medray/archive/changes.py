@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.archive.choice import Choose, add_units, choosing, find_passed_over
 from medray.archive.entries import MANIFEST, PARTS, entry_keys
 from medray.archive.grouping import Assemble, Describe, Judge, group_parts
 from medray.archive.manifest import CHANGES
@@ -54,19 +55,23 @@ def regroup(
     judge: Judge | None = None,
     free_text: Collection[str] = (),
     assemble: Assemble | None = None,
+    choose: Choose | None = None,
     *,
     afresh: bool,
 ) -> Regrouped:
     """`old` parts without those of the table `touched_uris` (uri) of `db`, with `new` ones; `entries` with what that changes.
 
-    `describe`, `judge`, `free_text` and `assemble`: as for `group_parts`. `afresh`: every file was read, so `old` parts hold
-    no more and every entry is looked at.
+    `describe`, `judge`, `free_text` and `assemble`: as for `group_parts`. `choose`: of which entries one is chosen; with an
+    entry that a file touches, all others of its unit are looked at. `afresh`: every file was read, so `old` parts hold no more
+    and every entry is looked at.
     """
     kept, among = RowFiles(old.folder, (), PARTS), ""
     if not afresh:
         sql = """create table affected as
                  select entry_id from old semi join touched_uris using (uri) union select entry_id from new"""
         execute(db, sql, old=old.scan(["uri", "entry_id"]), new=new.scan(["entry_id"]))
+        if choose is not None:
+            add_units(db, old, new, choose)
         if assemble is not None:
             _add_assembled(db, entries)
         kept, among = without_touched(db, old), "semi join affected using (entry_id)"
@@ -75,15 +80,18 @@ def regroup(
     earlier = entries.scan([name for name in CHANGES.names if name != "seen_at"], at=True)
     kinds: dict[str, int] = {}
     superseded = np.zeros(entries.places, bool)
+    group: Grouping = partial(group_parts, describe=describe, judge=judge, free_text=free_text, assemble=assemble)
+    if choose is not None:
+        with query(db, sql, kept=kept.scan(PARTS.names), new=new.scan(PARTS.names)) as parts:
+            find_passed_over(db, grouped(parts, group), choose)
+        group = choosing(db, group, choose)
     with (
         query(db, sql, kept=kept.scan(PARTS.names), new=new.scan(PARTS.names)) as parts,
         query(db, known, entries=earlier) as before,
         new_rows(entries.folder, "entries", CHANGES) as writer,
     ):
         for change in _changes(
-            grouped(
-                parts, partial(group_parts, describe=describe, judge=judge, free_text=free_text, assemble=assemble)
-            ),
+            grouped(parts, group),
             _Sorted(before, earlier.schema),
             seen_at,
         ):

@@ -2,22 +2,33 @@
 
 An entry's *facts* are a JSON object that `Modality.scan` gives with each part and `Modality.describe` brings together:
 names of the field (DICOM keywords, `contig`, `build`) to text, numbers or lists of them. Rules are of two kinds: those
-of the run file's [modality.select], and what the training archive held (`trained`), which refuses kinds it lacked.
+of the run file's [modality.select] and [modality.select_any], and what the training archive held (`trained`), which
+refuses kinds it lacked; `ranges.py` has numbers, `choice.py` chooses one entry of several.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Fact = str | float | int | bool | None | list[Any]
+Fact = str | float | int | bool | None | list[Any] | dict[str, Any]
 """One fact of an entry, as JSON has it; absent and None are the same: not stated."""
 
 INDEXED = re.compile(r"(.+)\[([1-9]\d*)\]")
 """`ImageType[3]`: the third value of a fact that is a list."""
+
+
+def _as_rule(value: object) -> object:
+    """A bare value or list of a run file as the rule that it stands for."""
+    if isinstance(value, str | int | float | bool):
+        return {"any": [value]}
+    return {"any": cast("list[object]", value)} if isinstance(value, list | tuple) else value
+
+
+_Shorthand = str | float | bool | tuple[str | float | bool, ...]
 
 
 class Rule(BaseModel):
@@ -37,11 +48,19 @@ class Rule(BaseModel):
     """Entries that do not state the fact pass, too."""
     all: tuple[Rule, ...] = ()
     """Rules that have to hold, all of them: how a score run's rule joins that of its bundle."""
+    none: Annotated[
+        Rule | None, BeforeValidator(_as_rule, json_schema_input_type=_Shorthand | dict[str, Any] | None)
+    ] = None
+    """A rule, written as any other, that none of the fact's values may pass."""
+    name: str | None = Field(default=None, min_length=1)
+    """What the rows of entries that do not pass call it; by default the fact."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Rule:
         if self._only_others and not self.all:
-            raise ValueError("a rule is a value, a list of values, { pattern = … } or { min = …, max = … }")
+            raise ValueError(
+                "a rule is a value, a list of values, { pattern = … }, { min = …, max = … } or { none = … }"
+            )
         if self.pattern is not None:
             try:
                 re.compile(self.pattern)
@@ -53,14 +72,29 @@ class Rule(BaseModel):
 
     def passes(self, value: Fact) -> bool:
         """The value, or one of the values of a list, is as the rule says; what is not stated passes with `absent` alone."""
+        return self._own(value) and all(rule.passes(value) for rule in self.all)
+
+    def asks_for(self, value: Fact) -> bool:
+        """The value passes, and the rule names it by a value or a pattern, instead of only not leaving it out."""
+        named = bool(self.any) or self.pattern is not None or any(rule.asks_for(value) for rule in self.all)
+        return named and self.passes(value)
+
+    def broken(self, value: Fact) -> Rule | None:
+        """The rule that the value does not pass: this one, or the first such of `all`; None where it passes."""
+        if not self._own(value):
+            return self
+        return next((broken for rule in self.all if (broken := rule.broken(value)) is not None), None)
+
+    def _own(self, value: Fact) -> bool:
         values = [each for each in (value if isinstance(value, list) else [value]) if each is not None and each != ""]
-        own = any(map(self._one, values)) if values else self.absent or self._only_others
-        return own and all(rule.passes(value) for rule in self.all)
+        if not values:
+            return self.absent or self._only_others
+        return any(map(self._one, values)) and (self.none is None or not self.none.passes(value))
 
     @property
     def _only_others(self) -> bool:
         """It says nothing of its own: the rules in `all` decide."""
-        return not self.any and self.pattern is None and self.min is None and self.max is None
+        return not self.any and self.pattern is None and self.min is None and self.max is None and self.none is None
 
     def _one(self, value: object) -> bool:
         if self.any and not any(_equal(value, wanted) for wanted in self.any):
@@ -69,10 +103,8 @@ class Rule(BaseModel):
             return False
         if self.min is None and self.max is None:
             return True
-        number = _number(value)
-        return (
-            number is not None and (self.min is None or number >= self.min) and (self.max is None or number <= self.max)
-        )
+        found = number(value)
+        return found is not None and (self.min is None or found >= self.min) and (self.max is None or found <= self.max)
 
     def __str__(self) -> str:
         conditions: list[str] = []
@@ -83,26 +115,66 @@ class Rule(BaseModel):
         if self.min is not None or self.max is not None:
             conditions.append(f"from {'any' if self.min is None else f'{self.min:g}'} to "
                         f"{'any' if self.max is None else f'{self.max:g}'}")  # fmt: skip
+        if self.none is not None:
+            conditions.append(f"not ({self.none})")
         own = [", ".join(conditions) + (" or nothing stated" if self.absent else "")] if conditions else []
         return " and ".join([*own, *(f"({rule})" for rule in self.all)])
 
 
-def _as_rule(value: object) -> object:
-    """A bare value or list of a run file as the rule that it stands for."""
-    if isinstance(value, str | int | float | bool):
-        return {"any": [value]}
-    return {"any": cast("list[object]", value)} if isinstance(value, list | tuple) else value
-
-
-_Written = str | float | bool | tuple[str | float | bool, ...] | Rule
-Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule, json_schema_input_type=_Written)]]
+Select = dict[str, Annotated[Rule, BeforeValidator(_as_rule, json_schema_input_type=_Shorthand | Rule)]]
 """[modality.select] of a run file: fact (`Modality`, `ImageType[3]`, `contig`) to rule; an entry has to pass all."""
+
+
+Alternatives = dict[str, Select]
+"""[modality.select_any] of a run file: name to rules; an entry has to pass all rules of one of them."""
 
 
 def narrowed(select: Mapping[str, Rule], more: Mapping[str, Rule]) -> dict[str, Rule]:
     """Both sets of rules: an entry has to pass each of them."""
     both = {name: Rule(all=(select[name], rule)) if name in select else rule for name, rule in more.items()}
     return {**select, **both}
+
+
+def narrowed_any(
+    alternatives: Mapping[str, Mapping[str, Rule]], more: Mapping[str, Mapping[str, Rule]]
+) -> dict[str, dict[str, Rule]]:
+    """Both sets of alternatives: one of each has to be passed, so each of the one is joined with each of the other."""
+    if not alternatives or not more:
+        return {name: dict(select) for name, select in (alternatives or more).items()}
+    return {
+        name if name == other else f"{name} + {other}": narrowed(select, others)
+        for name, select in alternatives.items()
+        for other, others in more.items()
+    }
+
+
+def widening(select: Mapping[str, Rule], more: Mapping[str, Rule]) -> str | None:
+    """What rules `more`, which are there to narrow, ask for that `select` leaves out, in words; None: nothing.
+
+    Values, ends of ranges and `absent` are compared; whether one pattern lets more pass than another is not decidable by
+    looking, and both hold anyway.
+    """
+    for name, rule in more.items():
+        own = select.get(name)
+        if own is None:
+            continue
+        if left_out := [value for value in rule.any if not own.passes(value)]:
+            return f"{name} = {' or '.join(map(str, left_out))}"
+        least = max((each.min for each in _joined(own) if each.min is not None), default=None)
+        greatest = min((each.max for each in _joined(own) if each.max is not None), default=None)
+        if rule.min is not None and least is not None and rule.min < least:
+            return f"{name} from {rule.min:g}"
+        if rule.max is not None and greatest is not None and rule.max > greatest:
+            return f"{name} to {rule.max:g}"
+        if rule.absent and not own.passes(None):
+            return f"{name} not stated"
+    return None
+
+
+def _joined(rule: Rule) -> Iterable[Rule]:
+    yield rule
+    for each in rule.all:
+        yield from _joined(each)
 
 
 Trained = dict[str, tuple[str, ...]]
@@ -114,7 +186,7 @@ class Refused(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    rule: str = Field(description="the fact that the rule is about")
+    rule: str = Field(description="the rule's name, by default the fact that it is about")
     detail: str = Field(description="for a person: rule and what it expects; a value only where it is a code, no text")
 
 
@@ -134,6 +206,7 @@ def refused(
     select: Mapping[str, Rule],
     trained: Mapping[str, Sequence[str]],
     *,
+    alternatives: Mapping[str, Mapping[str, Rule]] | None = None,
     where_stated: Iterable[str] = (),
     shown: Iterable[str] = (),
 ) -> Refused | None:
@@ -143,21 +216,42 @@ def refused(
     what was found; all others may be text about a person.
     """
     shown = {*shown}
-    for name, rule in select.items():
-        value = value_of(facts, name)
-        if not rule.passes(value):
-            return Refused(
-                rule=name, detail=f"{name}: {_shown_value(name, value, shown)}; [modality.select] asks for {rule}"
-            )
+    if why := first_broken(facts, select, shown):
+        return why
+    broken = {name: first_broken(facts, rules, shown) for name, rules in (alternatives or {}).items()}
+    if broken and all(broken.values()):
+        each = "; ".join(f"{name}: {why.detail}" for name, why in broken.items() if why is not None)
+        return Refused(rule=SELECT_ANY, detail=f"none of [modality.select_any] is passed: {each}")
     for name, known in trained.items():
         values = categories(value_of(facts, name))
         if values == ("",) and name in where_stated:
             continue
         if not set(values) <= set(known):
             expected = " or ".join(each or "none" for each in known)
-            shown_value = _shown_value(name, value_of(facts, name), shown)
-            return Refused(rule=name, detail=f"{name}: {shown_value}; the training archive held {expected}")
+            found = shown_value(name, value_of(facts, name), shown)
+            return Refused(rule=name, detail=f"{name}: {found}; the training archive held {expected}")
     return None
+
+
+SELECT_ANY = "select_any"
+"""Rule of an entry that passes none of the alternatives."""
+
+
+def first_broken(facts: Mapping[str, Fact], select: Mapping[str, Rule], shown: Collection[str]) -> Refused | None:
+    """The first rule of a set that the facts do not pass, all of which have to hold."""
+    for name, rule in select.items():
+        value = value_of(facts, name)
+        if (broken := rule.broken(value)) is not None:
+            return told(name, rule, broken, shown_value(name, value, shown))
+    return None
+
+
+def told(name: str, rule: Rule, broken: Rule, found: str | None = None) -> Refused:
+    """Words on a rule about the fact `name` of which the part `broken` does not hold; `found`: what the entry states."""
+    called = broken.name or rule.name
+    title = name if called is None else f"{called} ({name})"
+    detail = "" if found is None else f"{found}; "
+    return Refused(rule=called or name, detail=f"{title}: {detail}[modality.select] asks for {rule}")
 
 
 def categories(value: Fact) -> tuple[str, ...]:
@@ -186,7 +280,8 @@ def base_name(name: str) -> str:
     return indexed[1] if indexed else name
 
 
-def _shown_value(name: str, value: Fact, shown: set[str]) -> str:
+def shown_value(name: str, value: Fact, shown: Collection[str]) -> str:
+    """What a message may hold of a fact: its value where it is one of `shown`, which are codes."""
     if value is None or value == "" or value == []:
         return "not stated"
     if base_name(name) not in shown:
@@ -199,11 +294,12 @@ def _equal(value: object, wanted: str | float | bool) -> bool:
     if isinstance(wanted, bool) or isinstance(value, bool):
         return value is wanted
     if isinstance(wanted, (int, float)):
-        return _number(value) == float(wanted)
+        return number(value) == float(wanted)
     return str(value).strip().upper() == wanted.strip().upper()
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """A value of a fact as a number, also where the header has it as text; None where it is none."""
     if not isinstance(value, str | int | float):
         return None
     try:

@@ -51,6 +51,9 @@ class Part:
     reason: str | None = None
     """Set when the scan already knows that the part cannot be read: a key of errors.REASONS."""
     detail: str | None = None
+    units: Mapping[str, str] | None = None
+    """The greater units that it belongs to, by name (`study`), as the file has them; a keyed pseudonym of each becomes the
+    fact of that name. Only what [modality.choose] asks for."""
     facts: Mapping[str, Fact] | None = None
     """What the header says that eligibility, reports and score rows need (`archive/eligibility.py`), JSON-ready; never a name,
     a birth date or a record number."""
@@ -161,7 +164,7 @@ def parts_table(parts: Iterable[Part], key: bytes, files: Iterable[File] | None 
         "split": [p.split for p in parts],
         "reason": [p.reason for p in parts],
         "detail": [p.detail for p in parts],
-        "facts": _facts_texts(parts),
+        "facts": _facts_texts(parts, key),
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in PARTS], schema=PARTS)
 
@@ -172,13 +175,19 @@ def _hidden(part: Part, key: bytes) -> str | None:
     return pseudonym(part.subject, key) if part.person else own_subject(part.subject)
 
 
-def _facts_texts(parts: Iterable[Part]) -> list[str | None]:
-    """The facts of parts as text; those that many parts share are told once."""
+def _facts_texts(parts: Iterable[Part], key: bytes) -> list[str | None]:
+    """The facts of parts as text, with pseudonyms of their units; those that many parts share are told once."""
     texts: dict[int, str | None] = {id(None): None}
+    found: list[str | None] = []
     for part in parts:
+        if part.units:
+            units = {name: pseudonym(f"{name} {unit}", key) for name, unit in part.units.items()}
+            found.append(facts_text({**(part.facts or {}), **units}))
+            continue
         if id(part.facts) not in texts:
             texts[id(part.facts)] = facts_text(part.facts or {})
-    return [texts[id(part.facts)] for part in parts]
+        found.append(texts[id(part.facts)])
+    return found
 
 
 def facts_text(facts: Mapping[str, Fact]) -> str:

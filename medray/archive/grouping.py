@@ -119,7 +119,7 @@ def group_parts(
         for i, (start, stop) in enumerate(pairwise(offsets.tolist())):
             of_parts = [json.loads(text) for text in stated[start:stop] if text is not None]
             facts[i] = facts_text(describe(of_parts)) if of_parts else None
-    for i, text in enumerate(facts if judge is not None else ()):
+    for i, text in enumerate(facts if judge is not None or free_text else ()):
         if reasons[i] is None and judge is not None and (why := judge(text)) is not None:
             reasons[i], details[i] = "not_eligible", why.detail
             prints[i] = digest(prints[i] + b"not_eligible")

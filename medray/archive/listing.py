@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from medray.archive.entries import hashed
 from medray.archive.manifest import LISTING
 from medray.storage import files
+from medray.storage.archives import listed
 from medray.storage.queries import query
 from medray.storage.row_files import AT, RowFiles, new_rows
 
@@ -20,19 +21,35 @@ if TYPE_CHECKING:
 FILES = ["uri", "size", "modified_ns"]
 
 
-def list_archive(folder: str, root: str, lists: list[files.File], linked: list[str]) -> tuple[RowFiles, int]:
-    """(files below `root`, then `lists`; how many come before `lists`), written to `folder`. Links to folders, which are
-    not followed, join `linked`."""
+class Listed(NamedTuple):
+    """A listing that has been written."""
+
+    listing: RowFiles
+    """Files of the archive, then lists."""
+    first_list: int
+    """How many come before the lists."""
+    suspect: tuple[tuple[int, int], ...]
+    """Ranges of files that may be of other content although size and time are as they were."""
+
+
+def list_archive(
+    folder: str, root: str, lists: list[files.File], linked: list[str], old: RowFiles, full_check_days: float
+) -> Listed:
+    """Files of the archive `root`, then `lists`, written to `folder`. Links to folders, which are not followed, join
+    `linked`. What is as in the listing `old` need not be looked into again."""
     apart = pa.array([file.uri for file in lists], pa.string())
+    suspect: list[tuple[int, int]] = []
     with new_rows(folder, "files", LISTING) as writer:
-        for piece in files.list_pieces(root, linked):
+        for piece, doubtful in listed(root, linked, (lambda: old.scan(FILES)) if old.places else None, full_check_days):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
+            if doubtful:
+                suspect.append((writer.rows, writer.rows + len(piece)))
             writer.write(_keyed(piece))
         before = writer.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
         writer.write(_keyed(pa.record_batch(columns, FILES)))
-    return RowFiles(folder, (), LISTING).added(writer.file), before
+    return Listed(RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect))
 
 
 def _keyed(piece: pa.RecordBatch) -> pa.RecordBatch:

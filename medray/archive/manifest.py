@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medray.archive.eligibility import INDEXED
 from medray.archive.entries import MANIFEST, PARTS
+from medray.archive.ranges import OUTSIDE
 from medray.errors import NOT_ELIGIBLE, ArchiveError
 from medray.storage import files
 from medray.storage.queries import MEMORY, database, query
@@ -94,6 +95,10 @@ class EntryCounts(BaseModel):
     """Entries that the model is not asked about: what holds nothing for one (segmentations, reports), and what a rule
     leaves out."""
     not_eligible_by_reason: dict[str, int] = {}
+    flagged: int = 0
+    """Entries that can be read, are eligible, and lie outside of what the training archive held."""
+    outside: dict[str, int] = {}
+    """How many of them by the number that lies outside, most frequent first."""
     mixture: tuple[dict[str, str | int], ...] = ()
     """What the entries that can be read are, eligible or not, by the facts that the modality learns: one row a kind, {fact: value …,
     "entries": n}, the most frequent first, at most KINDS; empty where none states any."""
@@ -170,7 +175,7 @@ class Manifest:
         uris_of = self._last_uris(ids)
         for each in ids:
             if each not in uris_of and (path := file_of(each)) is not None:
-                uris_of[each] = [files.join(self.root, path)]
+                uris_of[each] = [files.below(self.root, path)]
         whole = self._read_whole({uri for uris in uris_of.values() for uri in uris})
         return [bool(uris_of.get(each)) and whole.issuperset(uris_of[each]) for each in ids]
 
@@ -297,8 +302,8 @@ def changes_of(folder: str, state: IndexState | None) -> RowFiles:
     return RowFiles(folder, state.entries if state else (), CHANGES)
 
 
-def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) -> EntryCounts:
-    """Two passes over the current entries, three where the mixture by these facts is asked for."""
+def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY, *, flags: bool = False) -> EntryCounts:
+    """Two passes over the current entries, one more where the mixture by these facts is asked for, and for flags."""
     sql = """select reason, count(*)::bigint as entries, sum(bytes)::bigint as bytes from found
              where change <> 'vanished' group by reason"""
     with database(memory) as db:
@@ -310,6 +315,7 @@ def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) 
         with query(db, sql, found=entries.scan(["subject_id", "reason", "change"])) as rows:
             [subjects] = rows.read_all().column("n").to_pylist()
         mixture = _mixture(db, entries, facts) if facts else ()
+        flagged, outside = _flags(db, entries) if flags else (0, {})
     groups = sorted(groups, key=lambda row: (-row["entries"], row["reason"] or ""))
     reasons = {row["reason"]: row["entries"] for row in groups if row["reason"] is not None}
     failed = {reason: count for reason, count in reasons.items() if reason not in NOT_ELIGIBLE}
@@ -322,8 +328,22 @@ def counted(entries: RowFiles, facts: Sequence[str] = (), memory: str = MEMORY) 
         by_reason=failed,
         not_eligible=sum(passed_over.values()),
         not_eligible_by_reason=passed_over,
+        flagged=flagged,
+        outside=outside,
         mixture=mixture,
     )
+
+
+def _flags(db: DuckDBPyConnection, entries: RowFiles) -> tuple[int, dict[str, int]]:
+    """`EntryCounts.flagged` and `outside`, by the fact that `ranges.py` adds."""
+    sql = f"""with flags as (select json_keys(facts, '$.{OUTSIDE}') as names from found
+                             where change <> 'vanished' and reason is null and facts like '%"{OUTSIDE}"%')
+              select null as name, count(*)::bigint as n from flags where len(names) > 0
+              union all select name, count(*)::bigint from (select unnest(names) as name from flags) group by name
+              order by 2 desc, 1"""
+    with query(db, sql, found=entries.scan(["facts", "reason", "change"])) as rows:
+        counts = {row["name"]: row["n"] for row in rows.read_all().to_pylist()}
+    return counts.pop(None, 0), counts
 
 
 KINDS = 12

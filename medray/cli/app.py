@@ -179,13 +179,20 @@ def nightly(
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file, a folder, a bundle or a score store.")],
+    montage: Annotated[
+        str | None,
+        typer.Option("--montage", metavar="PNG", help="Write the images as a picture, volumes in three planes."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """What medray sees in a file, a folder, a bundle or a score store."""
     with errors():
         from medray.verbs.inspect import inspect as verb
+        from medray.verbs.inspect import write_montage
 
         seen = verb(path)
+        if montage is not None:
+            seen = seen.model_copy(update={"facts": {**seen.facts, "montage": write_montage(path, montage)}})
         if json_:
             typer.echo(json.dumps(seen.model_dump(mode="json")))
         else:

@@ -197,7 +197,9 @@ def _parcel(ctx: typer.Context, words: list[str], root: str | None, id: str | No
     command = ctx.find_root().command
     for word in verb:
         assert isinstance(command, TyperGroup)
-        command = command.get_command(ctx, word)
+        inner = command.get_command(ctx, word)
+        assert inner is not None  # of VERBS
+        command = inner
     taken = command.make_context(" ".join(("medray", *verb)), words[len(verb) :], parent=ctx.find_root())
     if taken.params["local"]:
         raise UserError("a submitted job runs on the cluster", where="medray submit", found="--local")

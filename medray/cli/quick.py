@@ -89,7 +89,9 @@ def check(kind: str, run_file: Path, overrides: Sequence[str]) -> None:
     run_type, settings = decided
     refuse_kind(run_type, kind, run_file)
     if kind in LISTING:
-        _refuse_absent(settings["archive"])
+        archives = settings["archive"]
+        for archive in [archives] if isinstance(archives, str) else archives:
+            _refuse_absent(archive)
 
 
 def _refuse_absent(archive: str) -> None:

@@ -110,13 +110,18 @@ class Commented:
             kind = self.free[path[0]].kind if path[0] in self.free else _kind_of(field, None)
             yield ""
             yield from _prose(text)
-            yield f"#[{'.'.join(path)}]" if get_origin(field.annotation) is not tuple else f"#[[{'.'.join(path)}]]"
+            fields = {} if kind is None else kind.model_fields
+            # a table that cannot stand without a value of the user's own is told of, not to be turned on as it is
+            mark = "# " if any(each.is_required() for each in fields.values()) else "#"
+            heading = ".".join(path)
+            yield f"{mark}[[{heading}]]" if get_origin(field.annotation) is tuple else f"{mark}[{heading}]"
             texts = {} if kind is None else descriptions(kind)
-            for name, below in {} if kind is None else kind.model_fields.items():
+            for name, below in fields.items():
                 if _is_no_setting(texts.get(name, "")) or self._is_table((*path, name), below):
                     continue
                 if path[0] not in self.free or name in self.free[path[0]].keys:
-                    yield self._left_out((*path, name), below, texts.get(name, ""))
+                    line = self._left_out((*path, name), below, texts.get(name, ""))
+                    yield line if line.startswith("# ") else mark + line.removeprefix("#")
 
     def _headed(
         self, path: tuple[str, ...], kind: type[BaseModel] | None, settings: Settings, text: str

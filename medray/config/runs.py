@@ -37,20 +37,37 @@ class ArchiveRun(BaseModel):
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)
     """Names the work folder and the checkpoints."""
-    archive: str
-    """Folder or file that holds the data; local path or s3://, gs:// …"""
+    archive: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folder or file that holds the data: local path or s3://, gs:// …; a zip, tar or tar.gz is a folder. Or a DICOMDIR, or a
+    server, dicomweb+https://host/path?QUERY. A list of such: one archive that lies in several places."""
     work: str | None = None
     """Folder for manifests, shards, checkpoints and reports; default work/<name>."""
     pseudonym_key: str | None = None
     """File with the secret that subject identifiers are hashed with; default ~/.medray/pseudonym.key."""
+    full_check_days: float = Field(default=30.0, gt=0)
+    """How often an archive on a DICOMweb server is looked into study by study, whatever its counts say: an Orthanc is asked for
+    the stored file of each instance, of any other server each instance is retrieved."""
     max_failed: float = Field(default=0.01, ge=0, le=1)
     """Largest fraction of entries that may fail before the exit code is 3."""
     engine: EngineSpec = RaySpec()
     """Where the run runs."""
 
+    @field_validator("archive")
+    @classmethod
+    def _places_apart(cls, found: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        uris = [files.absolute(each) for each in ((found,) if isinstance(found, str) else found)]
+        if any(files.PLACES in uri for uri in uris):
+            raise ValueError("a path with a line break")
+        for i, uri in enumerate(uris):
+            if any(files.is_below(other, uri) for other in [*uris[:i], *uris[i + 1 :]]):
+                raise ValueError("of two archives one lies in the other, or they are the same")
+        return found
+
     @property
     def root(self) -> str:
-        return files.absolute(self.archive)
+        """The archive's URI; of an archive in several places theirs, a line each (`files.places`)."""
+        archives = (self.archive,) if isinstance(self.archive, str) else self.archive
+        return files.PLACES.join(files.absolute(each) for each in archives)
 
     @property
     def folder(self) -> str:
@@ -301,6 +318,8 @@ class NightlyRun(StoreRun):
 class ConvertRun(ArchiveRun):
     """A run file for to-meds."""
 
+    archive: str  # pyright: ignore[reportIncompatibleVariableOverride]  # frozen
+    """Folder or file that holds the data: local path or s3://, gs:// …"""
     source: SourceSpec
     """What is converted, and how it is read."""
     out: str

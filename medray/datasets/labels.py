@@ -18,6 +18,7 @@ from medray.archive.pseudonyms import pseudonym
 from medray.datasets.label_table import SHOWN, LabelSettings, line_numbers, read_table, value_columns
 from medray.datasets.splits import class_balance, split_name
 from medray.errors import LabelError
+from medray.storage import files
 
 
 class LabelReport(BaseModel):
@@ -140,7 +141,11 @@ def _keys(column: pa.ChunkedArray, settings: LabelSettings, root: str, key: byte
     if settings.match == "subject":
         column = _pseudonyms(column, key)
     if settings.match == "path":
-        column = pc.replace_substring_regex(column, f"^({re.escape(root.rstrip('/'))}/|(\\./)+)", "")
+        for place, name in files.place_names(root).items():
+            top = re.escape(files.top_folder(place))
+            column = pc.replace_substring_regex(column, f"^{top}(/|!/)", name)
+        column = pc.replace_substring_regex(column, r"^(\./)+", "")
+        column = pc.replace_substring_regex(column, files.INSIDE_PATTERN, r"\1/")  # as `relative` has members
         column = pc.utf8_rtrim(column, "/")
     return column.combine_chunks()
 
@@ -198,6 +203,9 @@ def _named(entry: np.ndarray, row: pa.Array | pa.ChunkedArray) -> tuple[np.ndarr
 
 def _below(uris: pa.Array, root: str) -> pa.Array:
     """files.relative of many URIs."""
+    if pc.any(pc.match_substring(uris, files.INSIDE)).as_py() or files.places(root) != [files.top_folder(root)]:
+        paths = [files.relative(uri, root) if files.is_below(uri, root) else uri for uri in uris.to_pylist()]
+        return pa.array(paths, pa.string())
     prefix = root.rstrip("/") + "/"
     own_name = root.rsplit("/", 1)[-1]
     names = pc.if_else(pc.equal(uris, root), own_name, uris)

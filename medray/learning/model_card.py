@@ -26,6 +26,7 @@ def model_card(recipe: Recipe) -> str:
             f"- Scores: {', '.join(recipe.outputs)}",
             f"- Decision threshold (chosen on the validation split): {thresholds}",
             *_few(recipe),
+            *_began_as(recipe),
             f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
             *_made_for(recipe),
             "",
@@ -50,17 +51,29 @@ def model_card(recipe: Recipe) -> str:
 
 def _made_for(recipe: Recipe) -> list[str]:
     """Lines on which entries it may be asked about."""
-    spec = recipe.modality
-    rules = [f"`{name}`: {rule}" for name, rule in spec.select.items()]
-    known = [
-        f"`{name}`: {' or '.join(value or 'not stated' for value in values)}"
-        for name, values in (spec.trained or {}).items()
+    told = recipe.modality.rules_told()
+    lines = [
+        f"- {title.capitalize()} {'; '.join(f'`{name}`: {words}' for name, words in rows.items())}"
+        for title, rows in told.items()
     ]
-    titled = [("Asked only about entries with", rules), ("Trained on entries with", known)]
-    lines = [f"- {title} {'; '.join(facts)}" for title, facts in titled if facts]
-    if known:
+    if recipe.modality.trained:
         lines.append("- Entries of any other kind are not eligible, and get no score")
+    limit = recipe.modality.refuse_outside
+    if recipe.modality.trained_ranges:
+        outside = (
+            "are scored, and flagged in their rows" if limit is None else f"of more than {limit:g} are not eligible"
+        )
+        lines.append(f"- Entries with numbers outside, by robust standard deviations, {outside}")
     return lines
+
+
+def _began_as(recipe: Recipe) -> list[str]:
+    """The file of weights that training started from."""
+    file = recipe.training.get("pretrained")
+    if file is None:
+        return []
+    then = "kept as they were, only the last layer was trained" if file["frozen"] else "trained further"
+    return [f"- Weights began as those of `{file['file']}` (SHA-256 `{file['sha256']}`), {then}"]
 
 
 def _few(recipe: Recipe) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.optimizers import TrainingSettings
+from medray.learning.pretrained import Initial
 from medray.learning.thresholds import ThresholdChoice
 from medray.modalities.registry import ModalitySpec
 from medray.progress import EpochRow, Live
@@ -30,6 +31,8 @@ class FitPlan:
     settings: TrainingSettings
     work: str
     """Folder for checkpoints and progress, reachable from all workers."""
+    initial: Initial | None = None
+    """Weights to start from; None: random ones."""
 
 
 class Report(Protocol):

@@ -53,7 +53,7 @@ def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[st
 class Predictor:
     """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring.
 
-    `spec` is the bundle's modality as it is at this site (`modalities.base.at_site`); none: as it was trained.
+    `spec` is the bundle's modality as it is at this site (`modalities.site.at_site`); none: as it was trained.
     """
 
     def __init__(self, bundle: TrainedModel, device: str | None = None, spec: ModalitySpec | None = None) -> None:

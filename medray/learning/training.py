@@ -21,7 +21,7 @@ import numpy as np
 from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardReader
 from medray.errors import MachineError, MedrayError, RunFileError
-from medray.learning import checkpoints
+from medray.learning import checkpoints, pretrained
 from medray.learning.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
 from medray.learning.metrics import Direction, scalars
 from medray.learning.optimizers import (
@@ -30,6 +30,7 @@ from medray.learning.optimizers import (
     learning_rate,
     load_flat_state,
     make_optimizer,
+    set_learning_rate,
 )
 from medray.learning.plan import FitPlan, Report, State
 from medray.learning.predictor import channels_last, layout, to_device
@@ -91,8 +92,12 @@ class Trainer:
 
         torch.manual_seed(self.settings.seed)
         network = plan.model.build(self.modality.inputs(), self.objective.width(plan.classes))
+        initial = plan.initial
+        given = frozenset() if initial is None else pretrained.put_into(network, initial)
         self.network = channels_last(network.to(self.device))
-        self.optimizer = make_optimizer(self.network, self.settings)
+        self.held = pretrained.held(self.network, given) if initial is not None and initial.frozen else []
+        factor = 1.0 if initial is None else initial.learning_rate_factor
+        self.optimizer = make_optimizer(self.network, self.settings, given, factor)
         self.parallel = self._parallel()
         self.averaged = averaged_network(self.network, self.settings.average_weights)
         self.state = State(history=[])
@@ -182,8 +187,7 @@ class Trainer:
 
         settings, state = self.settings, self.state
         position = state.epoch * self.steps + state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, position, self.steps)
+        set_learning_rate(self.optimizer, learning_rate(settings, position, self.steps))
         seed = mixed_seed(settings.seed, position, self.team.rank)
         # for dropout; a resumed run draws the same numbers. Not torch.manual_seed: without CUDA it formats a whole
         # stack trace for CUDA's sake, 7 % of a small network's step
@@ -192,6 +196,8 @@ class Trainer:
             torch.cuda.manual_seed(seed)
         augmentation = torch.Generator(self.device).manual_seed(seed)
         self.parallel.train()
+        for module in self.held:
+            module.eval()
         total = torch.zeros((), device=self.device)
         mine = 1.0 if pieces else 0.0
         if not pieces:  # the others wait for this worker's gradients: those of a row, counted as nothing

@@ -7,27 +7,23 @@ below; its `Kind` says what it is made of. docs/plugins.md shows how to write on
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
-from medray.archive import eligibility
-from medray.archive.eligibility import Fact, Refused, Select, Trained
+from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part
-from medray.archive.grouping import Assemble, Assembled, Describe, Judge
+from medray.archive.grouping import Assemble, Assembled, Describe
 from medray.datasets.samples import KEYS
-from medray.errors import RunFileError, SampleError, UserError
+from medray.errors import SampleError, UserError
 from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs
-from medray.plugins.brought import Numbers
+from medray.modalities.spec import Spec
 from medray.scores.artefacts import Artefact
 from medray.storage.arrow import joined, null_column
 from medray.storage.files import File
@@ -45,73 +41,6 @@ class Inspection(BaseModel):
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = {}
 
 
-class Spec(BaseModel, Numbers):
-    """What every spec is: frozen, typed, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    if TYPE_CHECKING:
-        kind: str
-        """Its name in run files; each spec has it as a Literal."""
-
-    site: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say where things lie or which entries to make, not how they are read and encoded: a score run may
-    replace these of the bundle's, and no others."""
-
-    select: Select = {}
-    """Which entries the model may be asked about: fact = value, list, { pattern = … } or { min = …, max = … }, each with
-    `absent = true` where entries that do not state it pass, too. Facts are
-    DICOM keywords of images (`Modality`, `BodyPartExamined`, `"ImageType[3]"`), and what the headers of sequences and
-    records say. A score run may add rules, never take one away. An entry that does not pass is `not_eligible`."""
-    trained: Trained | None = None
-    """Fitted: what the training archive held of the facts that are learnt; an entry with anything else is not eligible.
-    None: not known, as in a run file and in a bundle from before this was learnt."""
-
-    learnt: ClassVar[tuple[str, ...]] = ()
-    """Facts that `trained` is made of."""
-    told_apart: ClassVar[tuple[str, ...] | None] = None
-    """Facts by which an archive is a mixture of kinds, which is said; None: those that are learnt. Not all are: that a
-    genome has several contigs is no news."""
-    where_stated: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that an entry may leave out."""
-    coded: ClassVar[frozenset[str]] = frozenset()
-    """Facts that are codes, no text about a person: messages may hold what was found."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The facts by which an archive is a mixture of kinds."""
-        return self.learnt if self.told_apart is None else self.told_apart
-
-    def refused(self, facts: str | None) -> Refused | None:
-        """Which rule an entry with these facts (JSON object; None: none are known) does not pass; None: eligible."""
-        known: dict[str, Fact] = {} if facts is None else json.loads(facts)
-        return eligibility.refused(
-            known, self.select, self.trained or {}, where_stated=self.where_stated, shown=self.coded
-        )
-
-    def taught(self, facts: Iterable[str | None]) -> Self:
-        """The spec with what the entries of a training archive held of the facts that are learnt.
-
-        A fact that [modality.select] has a rule for is not learnt: the rule says what is wanted.
-        """
-        ruled = {eligibility.base_name(name) for name in self.select}
-        names = [name for name in self.learnt if eligibility.base_name(name) not in ruled]
-        known: Iterator[dict[str, Fact]] = ({} if text is None else json.loads(text) for text in facts)
-        return self.model_copy(update={"trained": eligibility.learnt(known, names, self.where_stated)})
-
-    earlier_ids: ClassVar[str | None] = None
-    """Regular expression for ids that entries had in earlier versions of medray, and have no more."""
-
-    def file_of(self, entry_id: str) -> str | None:
-        """Path below the archive of the one file that can hold an entry of this id; None where the id does not tell.
-
-        By it an entry of the score store that no index remembers (a new work folder, ids of an earlier version) is known
-        to be held no more. Only of ids that these very settings make, or made in earlier versions: entries that other
-        settings make of the same files are none of theirs.
-        """
-        return None
-
-
 @dataclass(frozen=True)
 class Kind:
     """A kind of data, whole: what the entry point of a plug-in in the group `medray.modalities` names."""
@@ -122,6 +51,9 @@ class Kind:
     """A spec to its modality."""
     inspect: Callable[[str], Inspection]
     """What is seen at a URI, whatever the settings. Raises SampleError where nothing can be seen."""
+    montage: Callable[[str], bytes] | None = None
+    """A picture (PNG) of what is seen at a URI, for `medray inspect --montage`; nothing of a person but the data themselves
+    is drawn or written into it. Raises SampleError. None: there is nothing to see."""
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
     """Reason codes that only this modality gives, KIND.CODE, with their meaning."""
     not_eligible: frozenset[str] = frozenset()
@@ -133,9 +65,6 @@ class Kind:
     """module:object of a `medray.demos.base.Demo`, for `medray demo KIND`."""
     commands: str | None = None
     """module:object of a typer.Typer with further commands, `medray KIND COMMAND`."""
-
-
-SpecOf = TypeVar("SpecOf", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -247,6 +176,11 @@ class Modality(Protocol):
         """About how many: so that not too many entries are read at once."""
         return 1
 
+    def measures(self, samples: pa.RecordBatch) -> Mapping[str, np.ndarray]:
+        """Numbers of good samples (N,) by name that are known only when an entry is read (how bright an image is), to be held
+        against ranges that `fitted` put into `trained_ranges`. Called for each entry that is scored: has to be cheap."""
+        return {}
+
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """Partial statistics of good training samples; tables of many batches are concatenated for `fitted`."""
         ...
@@ -312,23 +246,21 @@ def refuse_times(prediction_times: object) -> None:
 
 
 def describer(modality: Modality) -> Describe | None:
-    """The modality's `describe`; None where it takes the first part's facts, which needs no call."""
-    return None if type(modality).describe is Modality.describe else modality.describe
+    """The modality's `describe`, with what its spec adds; None where that is the first part's facts, which needs no call."""
+    spec = modality.spec
+    if not spec.trained_ranges and spec.choose is None:
+        return None if type(modality).describe is Modality.describe else modality.describe
+
+    def describe(parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
+        facts = modality.describe(parts)
+        return {**facts, **spec.added_facts(facts)}
+
+    return describe
 
 
 def assembler(modality: Modality) -> Assemble | None:
     """The modality's `assemble`; None where parts with one id are one entry, which needs no call."""
     return None if type(modality).assemble is Modality.assemble else modality.assemble
-
-
-def judge(spec: Spec) -> Judge | None:
-    """`Spec.refused`, with what it said of equal facts kept; None where there is no rule."""
-    return lru_cache(1024)(spec.refused) if spec.select or spec.trained else None
-
-
-def free_text(spec: Spec) -> frozenset[str]:
-    """Facts that only a rule of [modality.select] asks for, and that are no codes: a description may name a person."""
-    return frozenset(map(eligibility.base_name, spec.select)) - spec.coded
 
 
 def read_each(
@@ -371,36 +303,3 @@ def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) ->
         given = column.name in samples.schema.names
         columns.append(samples.column(column.name) if given else null_column(column.type, len(samples)))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _nearest(unknown: Sequence[str], known: Iterable[str]) -> str:
-    near = [name for key in unknown for name in difflib.get_close_matches(key, sorted(known), 1)]
-    return f"did you mean {', '.join(near)}?" if near else ""
-
-
-def at_site(spec: SpecOf, changes: Mapping[str, object]) -> SpecOf:
-    """The spec with its `site` fields replaced by `changes`, and the rules of their `select` added to its own.
-
-    Raises RunFileError for any other field or a bad value.
-    """
-    unknown = sorted(set(changes) - spec.site - {"select"})
-    if unknown:
-        raise RunFileError(
-            "a score run cannot change how its bundle reads data",
-            where=f"[modality] {', '.join(unknown)}",
-            found=", ".join(unknown),
-            expected=f"at most: {', '.join(sorted(spec.site | {'select'}))}",
-            do=_nearest(unknown, spec.site) or "remove the keys: preprocessing is the bundle's",
-        )
-    try:
-        rules = TypeAdapter(Select).validate_python(changes.get("select", {}))
-        select = eligibility.narrowed(spec.select, rules)
-        return type(spec).model_validate({**spec.model_dump(), **changes, "select": select})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RunFileError(
-            "the value does not fit",
-            where=f"[modality] {'.'.join(map(str, first['loc']))}",
-            found=repr(first.get("input")),
-            expected=first["msg"],
-        ) from None

@@ -53,6 +53,12 @@ def inspect(kind: str, uri: str) -> Inspection:
     return modality_kind(kind).inspect(uri)
 
 
+def montage(kind: str, uri: str) -> bytes | None:
+    """PNG of what the modality `kind` sees at `uri`; None where it makes no pictures. Raises SampleError."""
+    make = modality_kind(kind).montage
+    return None if make is None else make(uri)
+
+
 def draft(kind: str, files: Sequence[File], root: str) -> Draft | None:
     """What the modality `kind` proposes for an archive; None where nothing of its kind is there. Raises UserError as
     `modality_kind`."""
@@ -66,8 +72,9 @@ def _own(kind: str) -> Kind | None:
             from medray.modalities.imaging.draft import draft as draft_of_images
             from medray.modalities.imaging.inspection import inspect as inspect_images
             from medray.modalities.imaging.modality import Imaging
+            from medray.modalities.imaging.shown import montage_of
 
-            return Kind(ImagingSpec, Imaging, inspect_images, draft=draft_of_images)
+            return Kind(ImagingSpec, Imaging, inspect_images, montage=montage_of, draft=draft_of_images)
         case "ehr":
             from medray.modalities.ehr.draft import draft as draft_of_records
             from medray.modalities.ehr.inspection import inspect as inspect_records

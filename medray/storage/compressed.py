@@ -34,3 +34,13 @@ def unpacked_head(raw: bytes, length: int = 0) -> bytes:
         return zlib.decompressobj(31).decompress(raw, length)
     except zlib.error:
         return b""
+
+
+LARGE, PACKED_TIMES = 2**30, 200
+"""Content of more than LARGE bytes that was packed more than PACKED_TIMES is no data: such files are made to fill memory."""
+
+
+def refuse_beyond_measure(size: int, packed: int) -> None:
+    """Raises SampleError `refused_member` for `size` bytes that come of so few `packed` ones."""
+    if size > LARGE and size > PACKED_TIMES * packed:
+        raise SampleError("refused_member", f"more than {LARGE:,} bytes, packed more than {PACKED_TIMES} times")

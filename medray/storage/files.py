@@ -16,18 +16,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medray.errors import ArchiveError, MachineError
+from medray.storage.archives import archive_files as archive_files
+from medray.storage.archives import archive_pieces as archive_pieces
+from medray.storage.uris import INSIDE as INSIDE
+from medray.storage.uris import INSIDE_PATTERN as INSIDE_PATTERN
+from medray.storage.uris import PLACES as PLACES
 from medray.storage.uris import absolute as absolute
-from medray.storage.uris import file_system as file_system
+from medray.storage.uris import below as below
+from medray.storage.uris import container_of as container_of
+from medray.storage.uris import file_holding as file_holding
+from medray.storage.uris import is_below as is_below
+from medray.storage.uris import is_container as is_container
+from medray.storage.uris import is_dicomweb as is_dicomweb
 from medray.storage.uris import is_local as is_local
 from medray.storage.uris import join as join
 from medray.storage.uris import local_path as local_path
+from medray.storage.uris import place_names as place_names
+from medray.storage.uris import place_of as place_of
+from medray.storage.uris import places as places
 from medray.storage.uris import relative as relative
+from medray.storage.uris import top_folder as top_folder
 from medray.storage.walk import File as File
 from medray.storage.walk import list_files as list_files
 from medray.storage.walk import list_pieces as list_pieces
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+
+def file_system(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a URI that is not local, which waits for passing faults, and the path in it."""
+    from medray.storage import systems
+
+    return systems.file_system(uri)
+
+
+def holds_data(uri: str) -> bool:
+    """False for a zip or tar that could be read to its end, whose members are files of their own, and for what a listing
+    remembers of a DICOMweb server. True for any other file.
+
+    Raises SampleError for a zip or tar that could not be read, and for a member that is not read; OSError.
+    """
+    if is_dicomweb(uri):
+        return "/instances/" in uri
+    if not is_container(uri) and container_of(uri) is None:
+        return True
+    from medray.storage import containers
+
+    return containers.holds_data(uri)
 
 
 def exists(uri: str) -> bool:
@@ -40,18 +77,30 @@ def exists(uri: str) -> bool:
 
 
 def is_away(root: str) -> bool:
-    """Whether an archive that was there holds nothing now, or its storage does not answer: a mount that has gone."""
+    """Whether an archive that was there, or one of its places, holds nothing now, or its storage does not answer: a mount that
+    has gone."""
+    every = places(root)
+    if len(every) > 1:
+        return any(map(is_away, every))
     try:
-        return next(list_pieces(root), None) is None
+        if is_dicomweb(root):
+            from medray.storage import dicomweb
+
+            return next(dicomweb.studies(dicomweb.place_of(root)), None) is None
+        return next(archive_pieces(root), None) is None
     except (ArchiveError, OSError):
         return True
 
 
 def modified_ns(uri: str) -> int | None:
-    """When the file was modified, ns since the epoch (UTC); of remote storage in whole seconds. None where it is not there.
+    """When the file was modified, ns since the epoch (UTC); of remote storage in whole seconds. None where it is not there, and
+    where nobody knows, as on a DICOMweb server.
 
-    Raises OSError where the storage does not say.
+    A file inside a zip or tar has the time of that. Raises OSError where the storage does not say.
     """
+    if is_dicomweb(uri):
+        return None
+    uri = file_holding(uri)
     if is_local(uri):
         try:
             return os.stat(local_path(uri)).st_mtime_ns
@@ -65,14 +114,27 @@ def modified_ns(uri: str) -> int | None:
     return None if info.type == fs.FileType.NotFound else (info.mtime_ns or 0) // 10**9 * 10**9
 
 
+def size_and_time(uri: str) -> tuple[int, int]:
+    """(bytes, ns since the epoch) of a local file, or of the local zip or tar that holds it; zeros of a remote one: tells
+    whether what is kept of a file is still so. Raises OSError."""
+    holder = file_holding(uri)
+    if not is_local(holder):
+        return 0, 0
+    facts = os.stat(local_path(holder))
+    return facts.st_size, facts.st_mtime_ns
+
+
 def read_bytes(uri: str) -> bytes:
-    """The whole file. Raises OSError (FileNotFoundError and its siblings), also for what is no regular file."""
+    """The whole file. Raises OSError (FileNotFoundError and its siblings), also for what is no regular file, and SampleError
+    for a member of a zip or tar that is not read."""
     if is_local(uri):
         # a pipe without a writer would be waited for, and a device has no end
         with open(local_path(uri), "rb", opener=_without_waiting) as stream:
             return stream.read()
     system, path = file_system(uri)
-    with system.open_input_stream(path) as stream:
+    with system.open_input_stream(
+        path, compression=None
+    ) as stream:  # else pyarrow unpacks by the name: .gz, .bz2, .zst
         return stream.read()
 
 
@@ -129,7 +191,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         system, path = file_system(uri)
 
         def write() -> None:
-            with system.open_output_stream(path) as stream:
+            with system.open_output_stream(path, compression=None) as stream:  # else it packs by the name
                 stream.write(data)
 
         patiently(write)  # the whole file once more: the same bytes
@@ -155,7 +217,7 @@ def new_file(uri: str) -> Generator[pa.NativeFile]:
 
     if not is_local(uri):
         system, path = file_system(uri)
-        stream = system.open_output_stream(path)
+        stream = system.open_output_stream(path, compression=None)
         try:
             yield stream
         except BaseException:  # Ctrl-C, too: half a file does not stay; it is raised again

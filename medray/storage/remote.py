@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from medray.storage.content import Content, as_file
+
 T = TypeVar("T")
 
 ATTEMPTS = 6
@@ -125,46 +127,11 @@ class Patient(fs.FileSystemHandler):
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(_Input(patiently(lambda: self.inner.open_input_file(path))), mode="r")
+        inner = patiently(lambda: self.inner.open_input_file(path))
+        return as_file(Content(lambda size, start: patiently(lambda: inner.read_at(size, start)), inner.size(), inner))
 
     def open_output_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        return self.inner.open_output_stream(path, metadata=metadata)
+        return self.inner.open_output_stream(path, compression=None, metadata=metadata)
 
     def open_append_stream(self, path: str, metadata: object) -> pa.NativeFile:
-        return self.inner.open_append_stream(path, metadata=metadata)
-
-
-class _Input:
-    """A remote file for reading: each read is repeated from where it began."""
-
-    def __init__(self, inner: pa.NativeFile) -> None:
-        self.inner, self.position, self.length = inner, 0, inner.size()
-
-    @property
-    def closed(self) -> bool:
-        return self.inner.closed
-
-    def read(self, size: int | None = None) -> bytes:
-        wanted = self.length - self.position if size is None or size < 0 else min(size, self.length - self.position)
-        content = patiently(lambda: self.inner.read_at(wanted, self.position)) if wanted > 0 else b""
-        self.position += len(content)
-        return content
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.position = offset + {0: 0, 1: self.position, 2: self.length}[whence]
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.inner.close()
+        return self.inner.open_append_stream(path, compression=None, metadata=metadata)

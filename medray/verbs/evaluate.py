@@ -24,6 +24,7 @@ from medray.learning.metrics import Metrics
 from medray.learning.models.own import own_code
 from medray.learning.recipe import Recipe
 from medray.modalities.registry import open_modality
+from medray.modalities.site import NARROWING
 from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
@@ -280,7 +281,7 @@ def _site_changes(run: TrainRun, recipe: Recipe) -> dict[str, Any]:
     asked, made = run.modality.model_dump(mode="json"), recipe.modality.model_dump(mode="json")
     stated = run.modality.model_fields_set | {"kind"}
     other = [name for name in _other(run, recipe) if name in stated]
-    site = {name: asked[name] for name in other if name in recipe.modality.site | {"select"}}
+    site = {name: asked[name] for name in other if name in recipe.modality.site | NARROWING}
     _refuse_other("modality", {name: asked[name] for name in other if name not in site}, made)
     goal, goals = run.objective.model_dump(mode="json"), recipe.objective.model_dump(mode="json")
     names = [name for name in run.objective.binding if goal.get(name) is not None]
@@ -290,7 +291,8 @@ def _site_changes(run: TrainRun, recipe: Recipe) -> dict[str, Any]:
 
 def _other(run: TrainRun, recipe: Recipe) -> list[str]:
     """Fields of [modality], stated or not, that are other than the bundle's; None is for what was fitted."""
-    asked, made = run.modality.model_dump(mode="json", exclude={"trained"}), recipe.modality.model_dump(mode="json")
+    fitted = {"trained", "trained_ranges"}
+    asked, made = run.modality.model_dump(mode="json", exclude=fitted), recipe.modality.model_dump(mode="json")
     return [name for name, value in asked.items() if value is not None and made.get(name) != value]
 
 

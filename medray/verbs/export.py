@@ -12,7 +12,7 @@ from medray.errors import RunFileError, StoreError, UserError
 from medray.exports import Algorithm, RunExporter, ScoredRun, exporter, run_exporter
 from medray.learning import bundles
 from medray.learning.bundles import TrainedModel
-from medray.modalities.base import at_site
+from medray.modalities.site import at_site
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.verbs.nightly import index_folder

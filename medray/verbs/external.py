@@ -24,8 +24,8 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.learning import bundles
 from medray.learning.recipe import Recipe
-from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.site import at_site
 from medray.progress import Progress
 from medray.storage import files
 from medray.verbs import stages

@@ -34,8 +34,10 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
-from medray.modalities.base import Modality, assembler, at_site, describer, free_text, judge
+from medray.modalities.base import Modality, assembler, describer
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.site import at_site
+from medray.modalities.spec import free_text, judge
 from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
@@ -75,8 +77,7 @@ def failed_entries(manifest: Manifest) -> list[dict[str, str | None]]:
     for batch in manifest.stream(columns):
         for row in batch.filter(batch.column("reason").is_valid()).to_pylist():
             uri = row["parts"][0]["uri"] if row["parts"] else row["entry_id"]
-            below = uri.startswith(manifest.root.rstrip("/") + "/")  # not a list that lies elsewhere
-            path = files.relative(uri, manifest.root) if below else uri
+            path = files.relative(uri, manifest.root) if files.is_below(uri, manifest.root) else uri  # a list elsewhere
             if row["reason"] not in NOT_ELIGIBLE:
                 rows.append({"path": path, "reason": row["reason"], "detail": row["detail"]})
     return sorted(rows, key=lambda row: row["path"] or "")
@@ -95,6 +96,13 @@ def index_archive(
     """(manifest, result)"""
     started = time.monotonic()
     _refuse_own_places(run)
+    if len(files.places(run.root)) > 1 and not spec.several_archives:
+        raise UserError(
+            f"the modality {spec.kind!r} reads one archive at a time",
+            where="archive",
+            found=f"{len(files.places(run.root))} archives",
+            do="convert them to one, or make a run file for each",
+        )
     folder = files.join(run.folder, "manifest")
     with (
         database() as db,
@@ -116,12 +124,18 @@ def index_archive(
         by_reason=state.counts.by_reason,
         not_eligible=state.counts.not_eligible,
         not_eligible_by_reason=state.counts.not_eligible_by_reason,
+        flagged=state.counts.flagged,
+        outside=state.counts.outside,
         mixture=list(state.counts.mixture),
         manifest=index_run.folder,
         seconds=time.monotonic() - started,
     )
     if len(result.mixture) > 1:
         progress.note(f"this archive is a mixture: {mixture_words(result.mixture)}")
+    if result.flagged:
+        farthest = ", ".join(f"{name} {count:,}" for name, count in result.outside.items())
+        progress.fact("outside", "warning", entries=result.flagged)
+        progress.note(f"{result.flagged:,} entries lie outside of what the training archive held: {farthest}")
     return Manifest(index_run.folder, state), result
 
 
@@ -142,7 +156,7 @@ def _refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
     if isinstance(run, ScoreRun):
         uris["store"] = run.store_uri
     for key, uri in uris.items():
-        if f"{uri.rstrip('/')}/".startswith(f"{run.root.rstrip('/')}/"):
+        if any(f"{uri.rstrip('/')}/".startswith(f"{place.rstrip('/')}/") for place in files.places(run.root)):
             raise UserError(
                 f"the {key} lies inside the archive, and would be read as data at the next index",
                 where=f"{key} = {uri}",
@@ -172,6 +186,8 @@ class _IndexRun:
         for plug_in in brought(spec):
             how.update(plug_in.model_dump_json().encode())
         how.update(_companions(self.modality, run.root))
+        if not all(map(files.is_local, files.places(run.root))):
+            how.update(b"gzip as stored")  # earlier versions digested what pyarrow had unpacked
         self.how = how.hexdigest()[:16]
         self.before = before = read_state(folder)
         if before is None and files.exists(files.join(folder, STATE)):
@@ -181,9 +197,16 @@ class _IndexRun:
         now = datetime.now(UTC)
         self.seen_at = now if before is None else max(now, before.seen_at + timedelta(microseconds=1))
         self.old_listing, self.old_parts = listing_of(folder, before), parts_of(folder, before)
-        lists = [file for uri in self.modality.lists(run.root) for file in files.list_files(uri)]
+        lists = [
+            file
+            for place in files.places(run.root)
+            for uri in self.modality.lists(place)
+            for file in files.archive_files(uri)
+        ]
         linked: list[str] = []
-        self.listing, self.first_list = list_archive(folder, run.root, list(dict.fromkeys(lists)), linked)
+        self.listing, self.first_list, self.suspect = list_archive(
+            folder, run.root, list(dict.fromkeys(lists)), linked, self.old_listing, run.full_check_days
+        )
         self.linked = len(linked)
         if linked:
             progress.fact("linked_folders", "warning", count=len(linked))
@@ -218,6 +241,8 @@ class _IndexRun:
         if self.afresh:
             fresh[:] = True
             return fresh, vanished
+        for start, end in self.suspect:
+            fresh[start:end] = True
         unread = [pa.array([], pa.string())]
         for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
             unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
@@ -270,10 +295,13 @@ class _IndexRun:
             judge(self.spec),
             free_text(self.spec),
             assembler(self.modality),
+            self.spec.choose,
             afresh=self.afresh,
         )
         counts = (
-            self.before.counts if self.before and not regrouped.kinds else counted(regrouped.entries, self.spec.kinds)
+            self.before.counts
+            if self.before and not regrouped.kinds
+            else counted(regrouped.entries, self.spec.kinds, flags=bool(self.spec.trained_ranges))
         )
         if counts.entries == 0:
             raise ArchiveError(
@@ -310,4 +338,12 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def _companions(modality: Modality, root: str) -> bytes:
     """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
-    return repr([file for uri in modality.companions(root) for file in files.list_files(uri)] or "").encode()
+    return repr(
+        [
+            file
+            for place in files.places(root)
+            for uri in modality.companions(place)
+            for file in files.archive_files(uri)
+        ]
+        or ""
+    ).encode()

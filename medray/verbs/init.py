@@ -71,9 +71,9 @@ def init(
     """
     registry.modality_kind(kind)
     root = files.absolute(archive)
-    listed = list(islice(files.list_files(root), LISTED))
+    listed = list(islice(files.archive_files(root), LISTED))
     draft = registry.draft(kind, listed, root) if listed else None
-    source = source_of(listed) if draft is None and kind == "ehr" else None
+    source = source_of(list(islice(files.list_files(root), LISTED))) if draft is None and kind == "ehr" else None
     if source is not None:
         if verb not in (None, "convert"):
             raise UserError(

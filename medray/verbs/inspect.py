@@ -53,6 +53,27 @@ def inspect(path: str) -> Inspection:
     )
 
 
+def write_montage(path: str, png: str) -> str:
+    """Write a picture of the images at `path` to the file `png`; returns where it is. Raises ArchiveError where nothing there is
+    an image, UserError for a file of another name."""
+    if not png.lower().endswith(".png"):
+        raise UserError("a montage is a PNG file", where="--montage", found=png, expected="a name that ends in .png")
+    uri = files.absolute(path)
+    refusals: list[str] = []
+    for kind in registry.kinds():
+        try:
+            picture = registry.montage(kind, uri)
+        except (SampleError, UserError) as error:
+            refusals.append(f"{kind}: {error}")
+            continue
+        if picture is not None:
+            files.write_bytes(files.absolute(png), picture)
+            return files.absolute(png)
+    raise ArchiveError(
+        "there is nothing to make a montage of", where=path, found="; ".join(refusals), expected="images"
+    )
+
+
 def _with_command(inspection: Inspection, kind: str, path: str) -> Inspection:
     """The inspection, with what a run file of this data has to hold. Pieces of files are looked at, not run on."""
     if "#" in path:
@@ -120,6 +141,7 @@ def _bundle(uri: str) -> Inspection:
         "outputs": list(recipe.outputs),
         "thresholds": list(recipe.thresholds),
         "manifest_digest": recipe.data.get("manifest_digest"),
+        **({"pretrained": began} if (began := recipe.training.get("pretrained")) else {}),
         "command": f'medray score RUN.toml, with bundle = "{uri}"',
     }
     numbers = {name: value for name, value in recipe.metrics.items() if isinstance(value, int | float)}
@@ -127,6 +149,8 @@ def _bundle(uri: str) -> Inspection:
         "validation": [{"metric": name, "value": value} for name, value in numbers.items()],
         "versions": [{"library": name, "version": version} for name, version in recipe.versions.items()],
     }
+    for title, rows in recipe.modality.rules_told().items():
+        tables[title] = [{"fact": name, "is": words} for name, words in rows.items()]
     return Inspection(title=f"bundle {uri}", facts=facts, tables=tables)
 
 
@@ -164,6 +188,11 @@ def _entries(uri: str, root: str, counts: EntryCounts) -> Inspection:
         for title, reasons in tallies.items()
         if reasons
     }
+    if counts.outside:
+        facts["flagged"] = counts.flagged
+        tables["outside of what the model was trained on"] = [
+            {"number": name, "entries": count} for name, count in counts.outside.items()
+        ]
     if counts.mixture:
         tables["what the entries are"] = [dict(kind) for kind in counts.mixture]
     return Inspection(title=f"manifest {uri}", facts=facts, tables=tables)

@@ -17,8 +17,8 @@ from medray.engines.base import Engine
 from medray.errors import MedrayError
 from medray.learning import bundles
 from medray.learning.recipe import versions
-from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec
+from medray.modalities.site import at_site
 from medray.progress import Progress, Silent
 from medray.reports.nightly import BundleNight, Summary, write_page
 from medray.reports.nightly.summary import LEVELS
@@ -104,7 +104,8 @@ class _Night:
         manifest, indexed = self._index(scoring, spec)
         facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
         result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
-        counts = result.model_dump(exclude={"entries", "store"})
+        counts = result.model_dump(exclude={"entries", "store", "flagged", "outside"})
+        facts |= {"flagged": indexed.flagged, "outside": indexed.outside}
         facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}
         for name, seconds in result.stages.items():
             self.stages[name] += seconds
@@ -178,7 +179,7 @@ class _Night:
         facts = {
             "night": self.id,
             "name": self.run.name,
-            "archive": self.run.archive,
+            "archive": self.run.archive if isinstance(self.run.archive, str) else ", ".join(self.run.archive),
             "store": self.run.store,
             "host": socket.gethostname(),
             "began": self.began.isoformat(timespec="seconds"),

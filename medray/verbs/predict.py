@@ -12,13 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.archive.choice import chosen
 from medray.archive.eligibility import Fact
 from medray.archive.entries import PARTS, by_place, facts_text
 from medray.archive.grouping import group_parts
 from medray.archive.pseudonyms import pseudonym
 from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
-from medray.modalities.base import WrittenInputs, assembler, describer, free_text, judge
+from medray.modalities.base import WrittenInputs, assembler, describer
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.spec import free_text, judge
 from medray.storage import files
 from medray.storage.arrow import among
 from medray.storage.files import File
@@ -66,7 +68,7 @@ def predict(
             )
     uris = [files.absolute(each) for each in paths]
     root = files.absolute(archive) if archive is not None else uris[0] if len(uris) == 1 else _common_folder(uris)
-    if outside := [uri for uri in uris if uri != root and not uri.startswith(root.rstrip("/") + "/")]:
+    if outside := [uri for uri in uris if not files.is_below(uri, root)]:
         raise UserError("the path is not below the archive", where=outside[0], expected=f"a path below {root}")
     in_list = not isinstance(data, str | os.PathLike)
     manifest = _manifest(spec, _listed(uris, missing=in_list), root, key)
@@ -103,7 +105,7 @@ def _listed(uris: Sequence[str], *, missing: bool = False) -> list[File]:
         if missing and not files.exists(uri):
             listed[uri] = File(uri, 0, 0)
             continue
-        listed |= {file.uri: file for file in files.list_files(uri)}
+        listed |= {file.uri: file for file in files.archive_files(uri)}
     return list(listed.values())
 
 
@@ -112,7 +114,7 @@ def _manifest(
 ) -> pa.Table:
     """MANIFEST of these files, as an index of them would have it; `facts` join those that files state themselves."""
     modality = open_modality(spec)
-    lists = {file.uri: file for uri in modality.lists(root) for file in files.list_files(uri)}
+    lists = {file.uri: file for uri in modality.lists(root) for file in files.archive_files(uri)}
     every = [*(file for file in listed if file.uri not in lists), *lists.values()]
     scan = stages.Scan(spec, root, key)
     parts = [PARTS.empty_table()]
@@ -132,7 +134,8 @@ def _manifest(
         column = PARTS.get_field_index("facts")
         stated = [_with_facts(text, facts) for text in table.column("facts").to_pylist()]
         table = table.set_column(column, PARTS.field(column), pa.array(stated, pa.string()))
-    return group_parts(table, describer(modality), judge(spec), free_text(spec), assembler(modality))
+    made = group_parts(table, describer(modality), judge(spec), free_text(spec), assembler(modality))
+    return made if spec.choose is None else chosen(made, spec.choose)
 
 
 def _with_facts(text: str | None, facts: Mapping[str, Fact]) -> str:

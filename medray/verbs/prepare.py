@@ -17,6 +17,7 @@ from medray.archive.eligibility import Trained, categories, value_of
 from medray.archive.entries import TARGET, by_place, manifest_digest, write_manifest
 from medray.archive.manifest import KINDS
 from medray.archive.pseudonyms import pseudonym_key
+from medray.archive.ranges import Ranges
 from medray.config.runs import TrainRun
 from medray.datasets.labels import apply_labels
 from medray.datasets.samples import sample_schema, stacked
@@ -51,6 +52,8 @@ class Prepared(NamedTuple):
     result: PrepareResult
     trained: Trained | None
     """What the entries used hold of the facts that are learnt."""
+    trained_ranges: Ranges | None
+    """The ranges of their numbers."""
 
 
 def prepare(run: TrainRun, engine: Engine, progress: Progress | None = None) -> PrepareResult:
@@ -122,7 +125,8 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
     )
     if not reused:
         files.write_bytes(done, (result.model_dump_json(indent=2) + "\n").encode())
-    return Prepared(folder, digest, classes, result, run.modality.taught(used.column("facts").to_pylist()).trained)
+    taught = run.modality.taught(used.column("facts").to_pylist())
+    return Prepared(folder, digest, classes, result, taught.trained, taught.trained_ranges)
 
 
 def mixture_of(facts: Sequence[str | None], names: Sequence[str]) -> list[dict[str, str | int]]:

@@ -38,6 +38,10 @@ class IndexResult(Result):
     not_eligible: int
     """Entries that the model is not asked about: what holds nothing for one, and what a rule leaves out."""
     not_eligible_by_reason: dict[str, int]
+    flagged: int = 0
+    """Eligible entries with a number outside of what the training archive held."""
+    outside: dict[str, int] = {}
+    """How many of them by that number; how far outside is in the facts of their rows."""
     mixture: list[dict[str, str | int]]
     """What the entries are, by what the modality learns of headers: {fact: value …, entries}, most frequent first."""
     failed_entries: list[dict[str, str | None]] | None = None
@@ -145,6 +149,10 @@ class ScoreResult(Result):
     not_eligible_samples: int
     not_eligible_by_reason: dict[str, int]
     """Samples that the model is not asked about."""
+    flagged: int = 0
+    """Eligible entries of the archive, scored in this run or before, with a number outside of what was trained on."""
+    outside: dict[str, int] = {}
+    """How many of them by that number."""
     seconds: float
     entries_per_second: float
     """Entries scored, failed and not eligible, over the time from the first to the last commit."""

@@ -22,8 +22,8 @@ from medray.flows.flow import Flow, Receipt, Sink, SlowBatch
 from medray.flows.lane import SLOWEST
 from medray.learning import bundles
 from medray.learning.models.own import own_code
-from medray.modalities.base import at_site
 from medray.modalities.registry import ModalitySpec, open_modality
+from medray.modalities.site import at_site
 from medray.progress import Progress, Silent
 from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import RunOutcome, recorded
@@ -102,7 +102,8 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     manifest, indexed = index_archive(run, spec, engine, progress)
     result = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
     seconds = {"index": indexed.seconds, **result.stages}
-    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds})
+    told = {"flagged": indexed.flagged, "outside": indexed.outside}
+    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds, **told})
 
 
 def note_unlearnt(bundle: bundles.TrainedModel, progress: Progress) -> None:

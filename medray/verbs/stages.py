@@ -6,6 +6,7 @@ Each is made once per worker from small picklable settings.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -17,17 +18,28 @@ import pyarrow.compute as pc
 from medray.archive.entries import Entries, Part, digest, parts_table
 from medray.datasets.samples import good, sample_schema
 from medray.datasets.shards import read_samples
-from medray.errors import PASSING, BundleError
+from medray.errors import PASSING, BundleError, SampleError
 from medray.flows.flow import Stage
 from medray.learning import bundles
 from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_rows
+from medray.modalities.measured import measured, refuse_measured, with_outside
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
 from medray.scores.table import ARTEFACT_CONTENT
 from medray.storage.arrow import joined, null_column
-from medray.storage.files import File, is_local, modified_ns, relative
+from medray.storage.files import (
+    File,
+    file_holding,
+    holds_data,
+    is_below,
+    is_local,
+    modified_ns,
+    place_names,
+    place_of,
+    relative,
+)
 
 PARTS_AT_ONCE = 4096
 """A file may hold millions of parts: so many are in memory as objects."""
@@ -71,15 +83,28 @@ class Scan:
         file = File(**facts)
         if reason is None:
             try:
-                for part in self.modality.scan(file, self.root):
-                    yield part, file
+                if holds_data(file.uri):
+                    place = place_of(file.uri, self.root)
+                    for part in self.modality.scan(file, place):
+                        yield self._at_place(part, file, place), file
                 return
+            except SampleError as error:  # of a zip, a tar or a member, before or while it was read
+                reason, detail = error.reason, error.detail
             except OSError as error:
                 reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
                 detail = error.strerror or type(error).__name__
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
         path = relative(file.uri, self.root)
         yield Part(path, file.uri, digest=digest(unread), size=file.size, reason=reason, detail=detail), file
+
+    def _at_place(self, part: Part, file: File, place: str) -> Part:
+        """What is named by its path, told apart from that of the same path in another place of the archive."""
+        name = place_names(self.root)[place]
+        path = relative(file.uri, place) if name and is_below(file.uri, place) else ""
+        if not path or not (part.entry_id == path or part.entry_id.startswith(path + "#")):
+            return part
+        subject = part.subject if part.person or part.subject is None else name + part.subject
+        return replace(part, entry_id=name + part.entry_id, subject=subject)
 
 
 class Read:
@@ -106,6 +131,9 @@ class Read:
         entries = Entries(rows)
         samples = self.modality.read(entries)
         samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
+        found = measured(self.modality, samples)
+        if found is not None:
+            samples = refuse_measured(self.modality, samples, found)
         numbers = samples.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
@@ -119,6 +147,8 @@ class Read:
         of_entry = keys if len(samples) == len(rows) else keys.take(samples.column("entry"))
         columns = {name: of_entry.column(name) for name in of_entry.schema.names if name != "target"}
         columns |= {name: samples.column(name) for name in samples.schema.names if name != "entry"}
+        if found is not None and "facts" in columns:
+            columns["facts"] = with_outside(self.modality, columns["facts"], found)
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
             entry_targets = of_entry.column("target")
             own = columns.get("target", pa.nulls(len(samples), entry_targets.type))
@@ -156,7 +186,9 @@ def replaced(modality: Modality, entries: Entries) -> np.ndarray:
     if known.any():
         of_file = uris.filter(pa.array(known)).dictionary_encode()
         now = np.array([_modified(uri) for uri in of_file.dictionary.to_pylist()], np.int64)[of_file.indices.to_numpy()]
-        local = np.array([is_local(uri) for uri in of_file.dictionary.to_pylist()])[of_file.indices.to_numpy()]
+        local = np.array([is_local(file_holding(uri)) for uri in of_file.dictionary.to_pylist()])[
+            of_file.indices.to_numpy()
+        ]
         then = np.where(local, then[known], then[known] // 10**9 * 10**9)
         mask[owner[known][(now != then) & (now != _GONE)]] = True
     for i in np.flatnonzero(mask).tolist():

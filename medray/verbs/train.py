@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,7 +18,7 @@ from medray.datasets.samples import stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
-from medray.learning import bundles
+from medray.learning import bundles, pretrained
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.objectives.base import Objective
 from medray.learning.plan import FitPlan
@@ -49,11 +50,13 @@ def train(
     """
     progress = progress or Silent()
     started = time.monotonic()
+    wanted = pretrained.weights_of(run.model)
+    published = None if wanted is None else pretrained.read(wanted)  # refused before data are prepared for hours
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, "train")
     require_split(prepared, "validation")
     _require_classes(run, prepared)
-    plan = fit_plan(run, prepared)
+    plan = fit_plan(run, prepared, published)
     for line in open_modality(plan.modality).cautions(ShardSet.open(prepared.folder).summaries("train")):
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
@@ -74,6 +77,8 @@ def train(
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
+    if wanted is not None and published is not None:
+        plan = _start_from(plan, wanted, published, folder, progress)
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
     meanwhile = None if replace else _existing(run.bundle_uri)  # by a training that ended meanwhile
@@ -148,26 +153,48 @@ def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Pr
     bundles.save(bundles.make_bundle(_recipe(floor, plan, prepared, fitted), fitted.weights), uri)
 
 
-def fit_plan(run: TrainRun, prepared: Prepared) -> FitPlan:
-    """What the workers get. Its name changes with anything that changes the result, but not with the engine."""
+def _start_from(
+    plan: FitPlan, wanted: pretrained.Weights, published: pretrained.Published, folder: str, progress: Progress
+) -> FitPlan:
+    """The plan with what its network takes of the file, left in `folder` for the workers. Raises RunFileError."""
+    model = plan.model
+    network = model.build(open_modality(plan.modality).inputs(), plan.objective.width(plan.classes))
+    tensors, left_out = pretrained.chosen(published, network, model.head_names, model.other_heads)
+    initial = pretrained.leave(published, wanted, tensors, left_out, files.join(folder, pretrained.LEFT))
+    progress.fact("pretrained", sha256=initial.sha256, tensors=len(tensors), left_out=len(left_out))
+    progress.note(
+        f"training starts from {initial.name} (SHA-256 {initial.sha256[:12]}…): {len(tensors)} tensors"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )
+    return replace(plan, initial=initial)
+
+
+def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published | None = None) -> FitPlan:
+    """What the workers get. Its name changes with anything that changes the result, but not with the engine, nor with
+    where a file of initial weights lies."""
     shards = ShardSet.open(prepared.folder)
     modality = open_modality(run.modality).fitted(shards.summaries("train"))
-    modality = modality.model_copy(update={"trained": prepared.trained})
+    ranges = {**(prepared.trained_ranges or {}), **(modality.trained_ranges or {})}  # of headers, and of what was read
+    modality = modality.model_copy(update={"trained": prepared.trained, "trained_ranges": ranges})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
+    wanted = pretrained.weights_of(run.model)
+    model = run.model if wanted is None else run.model.model_copy(update={"weights": None})
+    start = [] if wanted is None else [wanted.model_dump(exclude={"file", "sha256"}), published and published.sha256]
     decides = [
         prepared.digest,
         modality.model_dump(mode="json"),
-        run.model.model_dump(mode="json"),
+        model.model_dump(mode="json"),
         objective.model_dump(mode="json"),
         run.training.model_dump(mode="json"),
-        *(each.model_dump() for each in brought(modality, run.model, objective)),
+        *(each.model_dump() for each in brought(modality, model, objective)),
+        *start,
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return FitPlan(
         name=f"{run.name}-{digest}",
         modality=modality,  # type: ignore[arg-type]  # `fitted` returns a spec of its own kind
-        model=run.model,
+        model=model,
         objective=objective,
         classes=prepared.classes,
         shards=prepared.folder,
@@ -218,6 +245,7 @@ def _recipe(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) ->
             "stopped": state["stopped"],
             "threshold_choice": list(state.get("threshold_choice", ())),
             "samples_per_second": rate,
+            **({} if plan.initial is None else {"pretrained": plan.initial.facts()}),
         },
         metrics={name: value for name, value in best.items() if name not in ("epoch", "seconds", "samples_per_second")},
         versions=versions(plan.modality, plan.model, objective),

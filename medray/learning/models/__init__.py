@@ -10,11 +10,13 @@ from medray.learning.models.cnn import CnnSpec
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.models.cnn_rnn import CnnRnnSpec
 from medray.learning.models.logistic import LogisticSpec
+from medray.learning.models.medicalnet import MedicalNetSpec
 from medray.learning.models.own import PythonModel
 from medray.learning.models.resnet import ResNetSpec
 from medray.learning.models.rnn import RnnSpec
 from medray.plugins.kinds import Kinds
 
 ModelSpec = Annotated[
-    CnnSpec | Cnn1dSpec | CnnRnnSpec | LogisticSpec | ResNetSpec | RnnSpec, Kinds("models", PythonModel)
+    CnnSpec | Cnn1dSpec | CnnRnnSpec | LogisticSpec | MedicalNetSpec | ResNetSpec | RnnSpec,
+    Kinds("models", PythonModel),
 ]

@@ -9,9 +9,12 @@ how to bring one from outside.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from medray.errors import RunFileError
+from medray.learning.pretrained import Weights, from_text
 from medray.modalities.inputs import Inputs
 from medray.plugins.brought import Numbers
 
@@ -20,6 +23,17 @@ class ModelBase(BaseModel, Numbers):
     """What every model spec is: frozen, typed, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: Annotated[Weights | None, BeforeValidator(from_text, json_schema_input_type=str | Weights | None)] = Field(
+        default=None, exclude_if=lambda weights: weights is None
+    )
+    """A file of weights to start from, by its name alone or as a table; none: random ones. A bundle has none: it holds
+    trained weights, and says in `training` what they began as."""
+
+    head_names: ClassVar[tuple[str, ...]] = ()
+    """What the names of its last layer's tensors begin with: no file gives these. (): the model has no such layer."""
+    other_heads: ClassVar[tuple[str, ...]] = ()
+    """What the names of last layers begin with that published files may hold, and this model does not."""
 
 
 def image_shape(inputs: Inputs, model: str) -> tuple[int, tuple[int, ...]]:

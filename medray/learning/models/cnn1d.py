@@ -8,7 +8,7 @@ each filter are what the dense layer sees.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ LARGEST_FLAT = 16_384
 
 
 class Cnn1dSpec(ModelBase):
+    head_names: ClassVar[tuple[str, ...]] = ("head.",)
+
     kind: Literal["cnn1d"] = "cnn1d"
     """The model: one-dimensional convolutions over a sequence or over events."""
     channels: tuple[int, ...] = Field(default=(64, 64), min_length=1)

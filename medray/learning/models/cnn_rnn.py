@@ -8,7 +8,7 @@ DanQ itself, for 1,000 bases: filters 320, width 26, pool 13, hidden 320, dense 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ LARGEST_FLAT = 65_536
 
 
 class CnnRnnSpec(ModelBase):
+    head_names: ClassVar[tuple[str, ...]] = ("head.",)
+
     kind: Literal["cnn_rnn"] = "cnn_rnn"
     """The model: a convolution, then a recurrence in both directions (DanQ)."""
     filters: int = Field(default=64, gt=0)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ STEMS: dict[str, tuple[int, int, bool]] = {  # kernel width, stride, max-pooling
 
 
 class ResNetSpec(ModelBase):
+    head_names: ClassVar[tuple[str, ...]] = ("resnet.fc.",)
+
     kind: Literal["resnet"] = "resnet"
     """The model: a residual network for images and volumes."""
     depth: Literal[10, 18, 34, 50] = 18
@@ -74,10 +76,14 @@ class ResNetSpec(ModelBase):
 def _network(resnet: nn.Module, dropout: float) -> nn.Module:
     from torch import nn
 
+    from medray.learning.models.stem import Stem
+
     class ResNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.resnet = resnet
+            if isinstance(resnet.conv1, nn.Conv3d):
+                resnet.conv1 = Stem.of(resnet.conv1)
             if dropout:
                 resnet.fc = nn.Sequential(nn.Dropout(dropout), resnet.get_submodule("fc"))
 

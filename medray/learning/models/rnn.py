@@ -7,7 +7,7 @@ Elman (1990): h_t = f(W_hh h_{t-1} + W_xh x_t + b), f tanh or ReLU.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class RnnSpec(ModelBase):
+    head_names: ClassVar[tuple[str, ...]] = ("head.", "wide.")
+
     kind: Literal["rnn"] = "rnn"
     """The model: a recurrence over a sequence or over events."""
     cell: Literal["elman", "gru", "lstm"] = "gru"

@@ -6,15 +6,18 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medray.archive.eligibility import Refused, Select
-from medray.modalities.base import Spec
+from medray.archive.choice import Choose
+from medray.archive.eligibility import Refused
 from medray.modalities.ehr.rules import TimeRule, duration_us, parse_rule
+from medray.modalities.spec import Spec
 
 QUANTILES = 65
 SELECTABLE = {
     "codes": "codes of events and static facts that an entry may see; it is enough that one passes",
     "age_years": "at the prediction time, years of 365.25 days; does not pass where birth is not known",
     "events": "how many events with a time an entry may see",
+    "history_days": "from the first event with a time that an entry may see to the prediction time",
+    "days_since_last": "from the last such event to the prediction time",
 }
 """Facts that [modality.select] may ask for: { codes = "LOINC//718-7", age_years = { min = 18 }, events = { min = 3 } }.
 The rules are checked against the events within the window, when an entry is read; no such fact is kept beside its score."""
@@ -80,6 +83,7 @@ class EhrSpec(Spec):
     kind: Literal["ehr"] = "ehr"  # type: ignore[assignment]  # frozen: a narrower type is safe
     """The modality: health records as MEDS datasets."""
     site: ClassVar[frozenset[str]] = frozenset({"task"})
+    several_archives: ClassVar[bool] = False
 
     task: TaskSpec = TaskSpec()
     """Predictions to make: for whom, and as of when."""
@@ -133,12 +137,18 @@ class EhrSpec(Spec):
     fitted_on: dict[str, int] | None = None
     """Fitted: number of samples and events, and how many events were truncated, non_finite or of a label code."""
 
-    @field_validator("select")
+    @field_validator("choose")
     @classmethod
-    def _select_of_records(cls, select: Select) -> Select:
-        if unknown := sorted(select.keys() - SELECTABLE.keys()):
+    def _nothing_is_chosen(cls, choose: Choose | None) -> Choose | None:
+        if choose is not None:
+            raise ValueError("records are judged when they are read, one by one: [modality.task] says at which times")
+        return choose
+
+    @model_validator(mode="after")
+    def _facts_of_records(self) -> EhrSpec:
+        if unknown := sorted({*self.ruled} - SELECTABLE.keys()):
             raise ValueError(f"records have no fact {', '.join(unknown)}; expected {', '.join(SELECTABLE)}")
-        return select
+        return self
 
     @field_validator("window")
     @classmethod

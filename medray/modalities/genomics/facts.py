@@ -2,8 +2,10 @@
 
     format          fasta, fastq, genbank, table, parquet or vcf
     contig          of windows and variants: the name as the file has it; "chr1" and "1" are two names
+    contig_naming   how such names are written: ucsc (chr1), number (1), refseq (NC_000001.11), genbank (CM000663.2), other
     contig_length   bases, where a header says it
     build           the assembly, where a header says it, as it is called there; "GRCh38" and "hg38" are two names
+    alphabet        of records and windows: acgt, acgtn where there is an N, iupac where there are other ambiguity codes
 
 Records and tables may hold sequences of anyone: their names are not contigs and are left out. A FASTA header has no field
 for the assembly, and its free text is not interpreted.
@@ -31,7 +33,23 @@ def window_facts(kind: str, record: SequenceRecord, of_persons: bool) -> Facts:
     if of_persons or kind not in ("fasta", "genbank"):
         return record_facts(kind)
     facts: Facts = {"format": kind, "contig": record.name or None, "contig_length": record.features.bases or None}
-    return _stated(facts | {"build": record.build})
+    return _stated(facts | {"build": record.build, "contig_naming": contig_naming(record.name)})
+
+
+_NAMINGS = {
+    "ucsc": r"chr(\d+|[XYM]|Un|2[LR]|3[LR]|[IVX]+)(_\w+)?",
+    "number": r"\d+|X|Y|MT",
+    "refseq": r"(AC|NC|NG|NT|NW|NZ)_\w+(\.\d+)?",
+    "genbank": r"[A-Z]{1,2}\d{5,8}(\.\d+)?|[A-Z]{4,6}\d{8,}(\.\d+)?",
+}
+"""Ways of naming contigs: UCSC's, the bare number of Ensembl and GRC, accessions of RefSeq and of GenBank, ENA and DDBJ."""
+
+
+def contig_naming(contig: str) -> str | None:
+    """How a contig's name is written; None where it has none."""
+    if not contig:
+        return None
+    return next((kind for kind, pattern in _NAMINGS.items() if re.fullmatch(pattern, contig)), "other")
 
 
 class VcfFacts:
@@ -55,6 +73,7 @@ class VcfFacts:
             {
                 "format": "vcf",
                 "contig": contig or None,
+                "contig_naming": contig_naming(contig),
                 "contig_length": int(length) if length.isdecimal() else None,
                 "build": fields.get("assembly") or self._build,
             }

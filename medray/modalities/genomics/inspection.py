@@ -22,7 +22,7 @@ from medray.modalities.genomics.formats.text import BGZF_HEADER, blocks, compres
 from medray.modalities.genomics.scan import open_records, sniff
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants.inspection import inspect_vcf
-from medray.storage.files import list_files, open_input, relative
+from medray.storage.files import archive_files, open_input, relative
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq
@@ -43,7 +43,7 @@ def inspect(uri: str) -> Inspection:
 
     Raises SampleError where nothing can be seen.
     """
-    files = list(list_files(uri))
+    files = list(archive_files(uri))
     if len(files) == 1 and files[0].uri == uri:
         return _one_file(uri)
     formats = {relative(file.uri, uri): _format(file.uri) for file in files}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import xxhash
 
+from medray.archive.eligibility import Fact
 from medray.archive.entries import Part, digest
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import BAD, SOFT, N, reverse_complement, to_codes
@@ -159,7 +160,7 @@ def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Par
         if spec.subject == "sequence":
             kept_codes.append(codes)
     start = start or 0
-    part = replace(part, digest=content.digest(), size=end - start)
+    part = replace(part, digest=content.digest(), size=end - start, facts=_with_alphabets(part.facts)[letters.alphabet])
     problem = record.lost() or letters.problem()
     if problem:
         return _refused(part, problem)
@@ -174,18 +175,33 @@ def _whole_record(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Par
 _USUAL = bytes([*range(N + 1), *range(SOFT, SOFT + N + 1)])
 
 
+ALPHABETS = ("acgt", "acgtn", "iupac")
+"""Bases alone, with N, with other ambiguity codes."""
+
+
+def _with_alphabets(facts: Mapping[str, Fact] | None) -> dict[str, dict[str, Fact]]:
+    """By alphabet the facts of an entry of it: the windows of a record share them."""
+    return {alphabet: {**(facts or {}), "alphabet": alphabet} for alphabet in ALPHABETS}
+
+
 class Letters:
     """Counts of the kinds of letters, to tell DNA from other text."""
 
     def __init__(self) -> None:
-        self.total = self.unusual = self.bad = 0
+        self.total = self.unusual = self.bad = self.unknown = 0
 
     def add(self, codes: bytes) -> Letters:
         rest = codes.translate(None, _USUAL)
         self.total += len(codes)
         self.unusual += len(rest)
         self.bad += rest.count(BAD)
+        self.unknown += codes.count(N) + codes.count(SOFT + N)
         return self
+
+    @property
+    def alphabet(self) -> str:
+        """Which of ALPHABETS these letters are of."""
+        return ALPHABETS[2 if self.unusual else 1 if self.unknown else 0]
 
     def problem(self) -> SampleError | None:
         """Why this is not DNA; None where it may be."""
@@ -249,20 +265,27 @@ def _windows(spec: GenomicsSpec, record: SequenceRecord, part: Part) -> Iterator
     positions = cuts(record.features, spec.segment_bases) if spec.subject == "segment" else []
     group = groups(record.features, positions) if positions else [0]
     covered = _overlap(spec, record)
+    facts = _with_alphabets(part.facts)
     last: Stretch | None = None
     for each in tile(record.pieces, spec.length, spec.step, positions, spec.soft_mask):
         if last is not None:
-            yield _window(spec, record, part, last, group, covered)
+            yield _window(spec, record, part, last, group, covered, facts)
         last = each
     problem = record.lost() or (SampleError("empty_sequence") if last is None else None)
     if last is not None and (problem is None or last.end - last.start == spec.length):
-        yield _window(spec, record, part, last, group, covered)
+        yield _window(spec, record, part, last, group, covered, facts)
     if problem is not None:
         yield _refused(part, problem)
 
 
 def _window(
-    spec: GenomicsSpec, record: SequenceRecord, part: Part, each: Stretch, group: list[int], covered: Overlap | None
+    spec: GenomicsSpec,
+    record: SequenceRecord,
+    part: Part,
+    each: Stretch,
+    group: list[int],
+    covered: Overlap | None,
+    facts: Mapping[str, Mapping[str, Fact]],
 ) -> Part:
     window = Part(
         f"{part.entry_id}:{each.start + 1}-{each.end}",
@@ -272,9 +295,10 @@ def _window(
         size=each.text_end - each.text_start,
         modified_ns=part.modified_ns,
         subject=record.subject,
-        facts=part.facts,
     )
-    problem = Letters().add(each.codes).problem()
+    letters = Letters().add(each.codes)
+    window = replace(window, facts=facts[letters.alphabet])
+    problem = letters.problem()
     if problem:
         return _refused(window, problem)
     unit = f"{part.entry_id} segment {group[each.segment]}" if spec.subject == "segment" else part.entry_id

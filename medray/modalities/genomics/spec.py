@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medray.modalities.base import Spec
 from medray.modalities.genomics.codes import Ambiguous, SoftMask
 from medray.modalities.patterns import one_group
+from medray.modalities.spec import Spec
 from medray.storage import files
 
 Column = Annotated[int, Field(ge=1)] | str
@@ -34,7 +34,9 @@ class GenomicsSpec(Spec):
     learnt: ClassVar[tuple[str, ...]] = ("build", "contig")
     told_apart: ClassVar[tuple[str, ...] | None] = ("build",)
     where_stated: ClassVar[frozenset[str]] = frozenset({"build", "contig"})
-    coded: ClassVar[frozenset[str]] = frozenset({"format", "build", "contig", "contig_length"})
+    coded: ClassVar[frozenset[str]] = frozenset(
+        {"format", "build", "contig", "contig_length", "contig_naming", "alphabet"}
+    )
     """See `facts.py`; records and tables state neither build nor contig, so a model trained on them learns none."""
     site: ClassVar[frozenset[str]] = frozenset(
         {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
+from medray.modalities.imaging import descriptors
 from medray.modalities.imaging.formats import nifti
 from medray.modalities.imaging.formats.dicom.elements import texts
 from medray.modalities.imaging.formats.dicom.frames import described, frame_types, frames, has_groups, items, stated
@@ -17,7 +19,7 @@ from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
 from medray.modalities.imaging.formats.dicom.slices import slices
 from medray.modalities.imaging.formats.dicom.stacking import Stack, stack
-from medray.modalities.imaging.slice_facts import BLOCKS, GRID, INNER, has_places, of_slices, planes_of
+from medray.modalities.imaging.slice_facts import BLOCKS, DIRECTIONS, GRID, INNER, has_places, of_slices, planes_of
 
 LONGEST = 64
 """The most characters of a text (PS3.5 6.2: LO), and values of a list, that are kept."""
@@ -59,16 +61,18 @@ BODY_PARTS = {
 # --- of one file ----------------------------------------------------------------------------------------------
 
 
-def of_file(header: Header, select: Iterable[str], volumes: bool, framed: bool = False) -> dict[str, Fact]:
-    """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and geometry where it is an image.
+def of_file(header: Header, ruled: Sequence[str], volumes: bool, framed: bool = False) -> dict[str, Fact]:
+    """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and descriptors and geometry of an image.
 
     `volumes`: slices with their places and what tells volumes apart. `framed`: in 2D each frame is an image. A malformed value counts as not stated: reading the image reports it where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
-    for keyword in (*DICOM_FACTS, *asked(tuple(select))):
+    for keyword in (*DICOM_FACTS, *asked(tuple(ruled))):
         value = _quiet(header, keyword)
         if value is not None:
             facts[keyword] = value
+    if not kind(header.sop_class):
+        facts |= descriptors.of_header(header, ruled, volumes)
     try:
         if kind(header.sop_class):
             return facts
@@ -86,7 +90,7 @@ def _quiet(header: Header, keyword: str) -> Fact:
     except SampleError:
         return None
     if keyword == "PatientAge":
-        return years(value)
+        return descriptors.years(value)
     return _rounded(value)
 
 
@@ -131,15 +135,6 @@ def _coded_body_part(header: Header) -> str | None:
     return BODY_PARTS.get(str(code))
 
 
-def years(age: object) -> float | None:
-    """An Age String (PS3.5 6.2: nnnD, nnnW, nnnM, nnnY) in years; ages above 89 become 90, so that they identify nobody."""
-    text = str(age or "").strip()
-    if len(text) < 2 or not text[:-1].isdigit() or text[-1] not in "DWMY":
-        return None
-    number = int(text[:-1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[text[-1]]
-    return 90.0 if number > 89 else round(number, 2)
-
-
 def _rounded(value: Fact) -> Fact:
     """The value as tables keep it: floats to six digits, texts and lists no longer than LONGEST."""
     if isinstance(value, list):
@@ -176,6 +171,7 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
     if volumes:
         shift = 0.0 if starts is None or len(starts) < 2 else float(np.linalg.norm(starts[1, 1:]))
         facts |= {"slices": shape[0], "tilt_degrees": round(float(np.degrees(np.arctan2(shift, spacing[0]))), 2)}
+        facts["affine_ras"] = _affine(grid.affine_ras)
     return facts
 
 
@@ -187,6 +183,10 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
     names = dict.fromkeys(name for part in parts for name in part)
     inner = {*INNER, *(GRID if volumes else ())}
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
+    if "contrast" in facts:  # of a part of the slices is of the series
+        facts["contrast"] = any(part.get("contrast") is True for part in parts)
+    if volumes:
+        facts |= descriptors.of_directions(_directions(parts))
     first = parts[0]
     if first.get("format") != "dicom":
         return dict(first)
@@ -198,6 +198,16 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
         return facts | _geometry(parts)
     except SampleError:  # not a single volume: reading it reports why
         return facts
+
+
+def _directions(parts: Sequence[Mapping[str, Fact]]) -> list[list[float]]:
+    """The different directions (along and down, six numbers) of the slices of parts."""
+    placed: list[Mapping[str, Fact]] = []
+    for part in parts:
+        blocks = part.get(BLOCKS)
+        placed += [part, *cast("list[dict[str, Fact]]", blocks or [])]
+    found = (each.get(DIRECTIONS) for each in placed)
+    return [list(each) for each in dict.fromkeys(tuple(each) for each in found if isinstance(each, list))]
 
 
 def together(values: Sequence[Fact]) -> Fact:
@@ -258,10 +268,15 @@ def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:
                 strict=True,
             )
         )
-    facts["affine_ras"] = [round(float(number), 6) + 0.0 for number in volume.affine_ras.reshape(-1)]
+    facts["affine_ras"] = _affine(volume.affine_ras)
     if volume.flags:
         facts["flags"] = [*volume.flags]
     return facts
+
+
+def _affine(affine_ras: np.ndarray) -> list[Fact]:
+    """16 numbers, row by row."""
+    return [round(float(number), 6) + 0.0 for number in affine_ras.reshape(-1)]
 
 
 def _lengths(values: Iterable[float]) -> list[float]:

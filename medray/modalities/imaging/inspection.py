@@ -10,7 +10,7 @@ from medray.errors import REASONS, SampleError
 from medray.modalities.base import Inspection
 from medray.modalities.imaging.facts import geometry
 from medray.modalities.imaging.formats import arrays
-from medray.modalities.imaging.formats.decode import decode, sniff
+from medray.modalities.imaging.formats.decode import content_of, decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series, transform
 from medray.modalities.imaging.formats.dicom.elements import one_text
@@ -18,7 +18,7 @@ from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Head
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.image import Image
-from medray.storage.files import File, list_files, read_bytes, relative
+from medray.storage.files import File, archive_files, read_bytes, relative
 
 
 def inspect(uri: str) -> Inspection:
@@ -26,7 +26,7 @@ def inspect(uri: str) -> Inspection:
 
     Raises SampleError where nothing can be seen, and ArchiveError where nothing is.
     """
-    files = list(list_files(uri))
+    files = list(archive_files(uri))
     if len(files) == 1 and files[0].uri == uri:
         return _one_file(uri)
     if not files:
@@ -35,7 +35,7 @@ def inspect(uri: str) -> Inspection:
 
 
 def _one_file(uri: str) -> Inspection:
-    raw = read_bytes(uri)
+    raw = content_of(read_bytes(uri))
     if not raw:
         raise SampleError("empty_file")
     kind = sniff(raw)
@@ -130,8 +130,8 @@ def _folder(root: str, files: list[File]) -> Inspection:
     problems: list[dict[str, object]] = []
     for file in files:
         try:
-            raw = read_bytes(file.uri)
-        except OSError:
+            raw = content_of(read_bytes(file.uri))
+        except (OSError, SampleError):
             others["unreadable"] += 1
             continue
         kind = sniff(raw) if raw else ""
@@ -149,7 +149,10 @@ def _folder(root: str, files: list[File]) -> Inspection:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
     if not groups and not problems and set(others) <= {"other", "unreadable"}:
         raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
-    rows = [series_facts([read_bytes(each) for each in uris]) | {"series": uid} for uid, uris in sorted(groups.items())]
+    rows = [
+        series_facts([content_of(read_bytes(each)) for each in uris]) | {"series": uid}
+        for uid, uris in sorted(groups.items())
+    ]
     facts: dict[str, object] = {"files": len(files), "series": len(rows), "other_files": dict(sorted(others.items()))}
     if len(rows) == 1:
         facts |= {"format": "dicom"} | rows[0]

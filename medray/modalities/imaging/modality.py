@@ -15,13 +15,15 @@ import pyarrow as pa
 from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part, PartRef, unchanged
 from medray.archive.grouping import Assembled
+from medray.archive.ranges import Ranges, range_of
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
 from medray.modalities.imaging.encoding.gaps import even
+from medray.modalities.imaging.encoding.normalise import by_itself
 from medray.modalities.imaging.formats import arrays
-from medray.modalities.imaging.formats.decode import Chosen, decode
+from medray.modalities.imaging.formats.decode import Chosen, content_of, decode
 from medray.modalities.imaging.formats.dicom.quantity import Quantity
 from medray.modalities.imaging.formats.films import Films, film_volume
 from medray.modalities.imaging.formats.image import Image
@@ -33,6 +35,8 @@ from medray.storage.files import File, read_bytes
 if TYPE_CHECKING:
     import torch
 
+GREY = "grey_"
+"""How names of numbers begin that are made of pixels."""
 SUMMARY = pa.schema(
     [
         pa.field("count", pa.int64(), nullable=False),
@@ -104,12 +108,12 @@ class Imaging(Modality):
     def read_one(self, entry: Entry) -> pa.RecordBatch:
         """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
         try:
-            image = self._decode(entry)
+            image = self.image(entry)
         except FileNotFoundError:
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
             raise SampleError("unreadable", type(error).__name__) from error
-        pixels = store(conform(image, self.spec), self.spec)
+        pixels = store(by_itself(conform(image, self.spec), image, self.spec), self.spec)
         return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
 
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
@@ -124,7 +128,8 @@ class Imaging(Modality):
         """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
         return not _is_row(entry)
 
-    def _decode(self, entry: Entry) -> Image:
+    def image(self, entry: Entry) -> Image:
+        """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
         part = entry.parts[0]
         if _is_row(entry):
             name, _, row = part.locator.rpartition("/")
@@ -160,7 +165,7 @@ class Imaging(Modality):
 
     def summarise(self, samples: pa.RecordBatch) -> pa.Table:
         """One row per sample, so that the merged result depends neither on batches nor on workers."""
-        if self.spec.normalise == "none":
+        if self.spec.normalise != "zscore":
             return SUMMARY.empty_table()
         pixels = tensor_view(samples.column("pixels"))
         shape = (*pixels.shape[:2], math.prod(self.spec.size))
@@ -176,7 +181,7 @@ class Imaging(Modality):
 
     def fitted(self, summaries: pa.Table) -> ImagingSpec:
         """The spec with mean and standard deviation per channel. Raises UserError when there is no sample."""
-        if self.spec.normalise == "none":
+        if self.spec.normalise != "zscore":
             return self.spec
         if len(summaries) == 0:
             raise UserError("no training image to fit mean and std on", do="check the splits of the archive")
@@ -187,7 +192,22 @@ class Imaging(Modality):
         variance = [math.fsum(ch) / count - m * m for ch, m in zip(squares, mean, strict=True)]
         flat = [v <= 1e-12 * max(1.0, m * m) for v, m in zip(variance, mean, strict=True)]
         std = [1.0 if constant else math.sqrt(v) for v, constant in zip(variance, flat, strict=True)]
-        return self.spec.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
+        fitted = {"mean": tuple(mean), "std": tuple(std), "trained_ranges": _grey_ranges(summaries)}
+        return self.spec.model_copy(update=fitted)
+
+    def measures(self, samples: pa.RecordBatch) -> Mapping[str, np.ndarray]:
+        """Mean and standard deviation of each image's pixels before the z-score, (N,) float64 each, as they are learnt."""
+        if not any(name.startswith(GREY) for name in self.spec.trained_ranges or {}):
+            return {}
+        pixels = tensor_view(samples.column("pixels"))
+        means, deviations = np.empty(pixels.shape[:2]), np.empty(pixels.shape[:2])
+        for i, image in enumerate(pixels):
+            for channel, plane in enumerate(image):
+                values = ranged(plane.astype(np.float32), self.spec).reshape(-1)
+                means[i, channel] = values.mean(dtype=np.float64)
+                values = values - np.float32(means[i, channel])
+                deviations[i, channel] = math.sqrt(float(np.dot(values, values)) / max(1, len(values)))
+        return _by_channel(means, deviations)
 
     # --- samples to model inputs ----------------------------------------------------------------------------
 
@@ -254,6 +274,23 @@ class Imaging(Modality):
         return [np.moveaxis(image, 0, -1) if len(image) == 3 else image[0] for image in shown]
 
 
+def _grey_ranges(summaries: pa.Table) -> Ranges:
+    """Ranges of what `measures` gives, over training images."""
+    count = summaries.column("count").to_numpy()[:, None]
+    sums, squares = (np.array(summaries.column(name).to_pylist(), np.float64) for name in ("sum", "squares"))
+    means = sums / count
+    found = _by_channel(means, np.sqrt(np.maximum(squares / count - means**2, 0.0)))
+    return {name: range_of(values) for name, values in found.items()}
+
+
+def _by_channel(means: np.ndarray, deviations: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, C) to (N,) by name; the channel's number only where there are several."""
+    named = {f"{GREY}mean": means, f"{GREY}std": deviations}
+    if means.shape[1] == 1:
+        return {name: values[:, 0] for name, values in named.items()}
+    return {f"{name}[{c + 1}]": values[:, c] for name, values in named.items() for c in range(values.shape[1])}
+
+
 def _is_row(entry: Entry) -> bool:
     locator = entry.parts[0].locator
     return bool(locator) and entry.entry_id.endswith(f"#{locator}")
@@ -262,4 +299,4 @@ def _is_row(entry: Entry) -> bool:
 def _contents(parts: Sequence[PartRef]) -> Iterator[bytes]:
     """The content of each file, as it is asked for. Raises SampleError `changed`."""
     for part in parts:
-        yield unchanged(read_bytes(part.uri), part)
+        yield unchanged(content_of(read_bytes(part.uri)), part)

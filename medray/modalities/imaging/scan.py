@@ -9,10 +9,10 @@ from functools import lru_cache
 
 from medray.archive.entries import Part, digest
 from medray.errors import NOT_ELIGIBLE, SampleError
-from medray.modalities.imaging import facts
+from medray.modalities.imaging import descriptors, facts
 from medray.modalities.imaging.formats import arrays, nifti
-from medray.modalities.imaging.formats.decode import SUFFIXES, sniff
-from medray.modalities.imaging.formats.dicom.frames import described
+from medray.modalities.imaging.formats.decode import SUFFIXES, content_of, sniff
+from medray.modalities.imaging.formats.dicom.frames import described, stated
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.keywords import asked
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
@@ -20,10 +20,11 @@ from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.slices import count_slices
 from medray.modalities.imaging.formats.films import VOLUME
 from medray.modalities.imaging.frames_text import SELECTION, frames_text
-from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.imaging.spec import STUDY, ImagingSpec
 from medray.modalities.patterns import matches_glob
 from medray.storage.files import File, exists, read_bytes, relative
 
+STUDY_UID = "StudyInstanceUID"
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -44,7 +45,11 @@ def scan(spec: ImagingSpec, file: File, root: str) -> Iterator[Part]:
         return
     whole = Part(path, file.uri, size=file.size, modified_ns=file.modified_ns, subject=_subject(spec, path))
     try:
-        raw = read_bytes(file.uri)
+        raw = content_of(read_bytes(file.uri))
+    except SampleError as error:
+        content = f"{file.size}:{file.modified_ns}".encode()  # a repaired file is a new one
+        yield replace(whole, digest=digest(content), reason=error.reason, detail=error.detail)
+        return
     except FileNotFoundError:
         yield replace(whole, reason="missing_file", detail="the file was removed between listing and reading")
         return
@@ -131,13 +136,15 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     A damaged 2D image is an entry under its path, so that it cannot replace an intact copy of itself. A damaged slice
     stays with its series, which must not be stacked without it.
     """
-    header = parse(raw, _also(tuple(spec.select)))
+    header = parse(raw, _also(spec.ruled))
     if header.sop_class == MEDIA_DIRECTORY:
         return
     subject = whole.subject or header.get("PatientID")
     instance, series = header.get("SOPInstanceUID") or "", header.get("SeriesInstanceUID") or ""
     framed = not spec.volumetric and spec.frames != "refuse"
-    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.select, spec.volumetric, framed))
+    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.ruled, spec.volumetric, framed))
+    if spec.choose is not None and spec.choose.of == STUDY and (study := stated(header, STUDY_UID, header)):
+        part = replace(part, units={STUDY: str(study)})
     if spec.label_from == "folder":
         label, split = _folders(whole.entry_id)
         part = replace(part, label=label, split=split)
@@ -178,9 +185,9 @@ def _frame_parts(spec: ImagingSpec, part: Part, header: Header) -> Iterator[Part
 
 
 @lru_cache(maxsize=8)
-def _also(select: tuple[str, ...]) -> frozenset[int]:
-    """Tags of the keywords that rules ask for."""
-    return frozenset(described(keyword)[0] for keyword in asked(select))
+def _also(ruled: tuple[str, ...]) -> frozenset[int]:
+    """Tags of the keywords that rules ask for, of descriptors, and of the study."""
+    return frozenset(described(keyword)[0] for keyword in (*asked(ruled), STUDY_UID)) | descriptors.tags(ruled)
 
 
 def _npz_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:

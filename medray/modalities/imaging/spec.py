@@ -6,14 +6,23 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medray.archive.choice import SUBJECT
 from medray.archive.eligibility import Select
-from medray.modalities.base import Spec
 from medray.modalities.imaging.formats.dicom.keywords import CODED, check_select
 from medray.modalities.patterns import one_group
+from medray.modalities.spec import Spec
 
 Axis = Literal["depth", "height", "width"]
 Positive = Annotated[float, Field(gt=0)]
 _PAIRS = {letter: pair for pair in ("LR", "AP", "IS") for letter in pair}
+
+
+KINDS = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")
+RANGED = (
+    "slices", "rows", "columns", *(f"{name}[{axis}]" for name in ("spacing_mm", "extent_mm") for axis in (1, 2, 3)),
+    "tilt_degrees", "largest_hole_mm",
+)  # fmt: skip
+STUDY = "study"
 
 
 class AugmentSpec(BaseModel):
@@ -40,15 +49,18 @@ class AugmentSpec(BaseModel):
 class ImagingSpec(Spec):
     """How images become model inputs.
 
-    read     decode → real-world values → channels → resample or resize → `dtype`
+    read     decode → real-world values → channels → resample or resize → `dtype` (medicalnet: window → normalise)
     encode   window or scale → zscore (→ augmentation, in training)
     """
 
     kind: Literal["imaging"] = "imaging"  # pyright: ignore[reportIncompatibleVariableOverride]  # frozen
     """The modality: images and volumes."""
     site: ClassVar[frozenset[str]] = frozenset({"ignore", "label_from", "subject_pattern"})
-    learnt: ClassVar[tuple[str, ...]] = ("Modality", "SOPClassUID", "ImageType[3]", "BodyPartExamined")
-    where_stated: ClassVar[frozenset[str]] = frozenset({"BodyPartExamined"})
+    learnt: ClassVar[tuple[str, ...]] = (*KINDS, "orientation")
+    told_apart: ClassVar[tuple[str, ...] | None] = KINDS
+    where_stated: ClassVar[frozenset[str]] = frozenset({"BodyPartExamined", "orientation"})
+    ranged: ClassVar[tuple[str, ...]] = RANGED
+    units: ClassVar[tuple[str, ...]] = (SUBJECT, STUDY)
     coded: ClassVar[frozenset[str]] = CODED
 
     size: tuple[Annotated[int, Field(gt=0)], ...]
@@ -73,8 +85,9 @@ class ImagingSpec(Spec):
     max_gap_mm: Positive | None = None
     """A volume with a wider gap between two slices is refused. Where it is not given, spacing_mm bridges gaps of up to 1.5
     times the median gap (of slices of that thickness; a single gap: of the distance or thickness that they state)."""
-    resize: Literal["stretch", "pad"] = "stretch"
-    """Without spacing_mm: stretch each axis to `size`, or keep the proportions and pad with the background."""
+    resize: Literal["stretch", "pad", "nearest"] = "stretch"
+    """Without spacing_mm: stretch each axis to `size`, or keep the proportions and pad with the background; nearest:
+    stretch, each voxel the nearest one of the image, as MedicalNet was trained with (its size: [56, 448, 448])."""
     background: float | Literal["minimum"] = "minimum"
     """Value of padded pixels, in stored units (HU for CT); `minimum`: the least value of the image itself."""
     dtype: Literal["uint8", "int16", "float32"] = "float32"
@@ -84,8 +97,10 @@ class ImagingSpec(Spec):
     """Centre and width in stored units (HU for CT), mapped to 0..1 and clipped (DICOM PS3.3 C.11.2.1.3.2)."""
     scale: Literal["auto", "none"] = "auto"
     """auto: uint8 samples are divided by 255. A window scales by itself."""
-    normalise: Literal["zscore", "none"] = "zscore"
-    """zscore: subtract `mean` and divide by `std` of the training split, per channel, after window and scale."""
+    normalise: Literal["zscore", "medicalnet", "none"] = "zscore"
+    """zscore: subtract `mean` and divide by `std` of the training split, per channel, after window and scale. medicalnet:
+    each image by itself, after the window: mean and deviation of its voxels above 0, and noise of N(0, 1), seeded by the
+    image, where it is exactly 0. For CT give a window: of bare HU, what is above 0 is what is denser than water."""
     mean: tuple[float, ...] | None = None
     """Fitted; not to be set in a run file unless known."""
     std: tuple[Positive, ...] | None = None
@@ -128,6 +143,11 @@ class ImagingSpec(Spec):
         check_select(select)
         return select
 
+    @model_validator(mode="after")
+    def _all_facts_are_known(self) -> ImagingSpec:
+        check_select(self.ruled)
+        return self
+
     @field_validator("orientation")
     @classmethod
     def _three_letters(cls, code: str) -> str:
@@ -151,6 +171,10 @@ class ImagingSpec(Spec):
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if numbers is not None and len(numbers) != self.channels:
                 raise ValueError(f"{name} must have one number per channel ({self.channels}), found {len(numbers)}")
+        if self.normalise == "medicalnet" and self.dtype != "float32":
+            raise ValueError(
+                f"normalise = 'medicalnet' makes fractions around 0: dtype must be 'float32', found '{self.dtype}'"
+            )
         if self.channels not in (1, 3) and self.volumes != "channels":
             raise ValueError(f'channels must be 1 or 3, found {self.channels}: more are those of volumes = "channels"')
         if len(self.size) == 2 and (self.volumes != "refuse" or self.gaps != "fail"):
@@ -182,5 +206,5 @@ class ImagingSpec(Spec):
 
     @property
     def stored_window(self) -> bool:
-        """The window is applied before storing (8-bit samples), not on the device."""
-        return self.window is not None and self.dtype == "uint8"
+        """The window is applied before storing (8-bit samples, images normalised by themselves), not on the device."""
+        return self.window is not None and (self.dtype == "uint8" or self.normalise == "medicalnet")

@@ -67,9 +67,10 @@ def _reason(facts: Mapping[str, Fact], localizers_asked: bool) -> str:
 
 
 def _asks_for_localizers(spec: ImagingSpec) -> bool:
-    rules = [rule for name, rule in spec.select.items() if base_name(name) == "ImageType"]
+    sets = (spec.select, *spec.select_any.values())
+    rules = [rule for select in sets for name, rule in select.items() if base_name(name) == "ImageType"]
     trained = spec.trained or {}
-    return any(rule.passes("LOCALIZER") for rule in rules) or any("LOCALIZER" in kinds for kinds in trained.values())
+    return any(rule.asks_for("LOCALIZER") for rule in rules) or any("LOCALIZER" in kinds for kinds in trained.values())
 
 
 def _volumes(spec: ImagingSpec, parts: Sequence[Mapping[str, Fact]], numbers: Sequence[int]) -> list[Assembled] | None:

@@ -209,11 +209,17 @@ def _level(output: OutputDrift) -> str:
 
 def _failures(bundle: BundleNight, title: str) -> Section | None:
     before = sorted(_failed_before(bundle))
-    if bundle.failed_fraction is None and not bundle.not_eligible:
+    if bundle.failed_fraction is None and not bundle.not_eligible and not bundle.flagged:
         return None
     lines = [f"{share(bundle.failed_fraction or 0.0)} of the entries failed tonight."]
     if bundle.not_eligible:
         lines.append(f"{bundle.not_eligible:,} entries are not eligible, and are no failures.")
+    if bundle.flagged:
+        numbers = ", ".join(f"{name} ({count:,})" for name, count in bundle.outside.items())
+        lines.append(
+            f"{bundle.flagged:,} entries of the archive lie outside of what the model was trained on, by {numbers}: they are "
+            "scored, and the facts of their rows say how far outside."
+        )
     if len(before) == 1:
         lines[0] += f" In the night before: {share(before[0])}."
     elif before:

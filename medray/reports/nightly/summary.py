@@ -55,6 +55,10 @@ class BundleNight(BaseModel):
     not_eligible_samples: int = 0
     not_eligible_by_reason: dict[str, int] = {}
     """Samples that the model is not asked about."""
+    flagged: int = 0
+    """Eligible entries of the archive with a number outside of what the bundle was trained on."""
+    outside: dict[str, int] = {}
+    """How many of them by that number."""
     seconds: float = 0.0
     entries_per_second: float = 0.0
     stages: dict[str, float] = {}

@@ -103,9 +103,24 @@ def test_a_subject_without_a_code_of_the_vocabulary_in_the_window_is_not_scored_
         ({"events": {"min": 2}}, [1, 2]),
         ({"codes": "ICU", "age_years": {"min": 18}}, [1]),
         ({"codes": "LATER"}, []),
+        ({"codes": {"none": "ICU"}}, [3, 4]),
+        ({"codes": {"any": ["HR"], "none": {"pattern": "^(ICU|SEX)"}}}, [3]),
+        ({"codes": {"none": {"any": ["HR"], "none": "ICU"}}}, [1, 2]),
+        ({"codes": {"all": [{"any": ["HR"]}, {"any": ["SEX//F"]}]}}, [4]),
+        ({"days_since_last": {"max": 0.05}}, [1, 2]),
+        ({"history_days": {"min": 2 / 24}, "codes": {"none": "ICU"}}, [3, 4]),
+        ({"history_days": {"min": 0.09}}, []),
     ],
 )
 def test_records_are_selected_by_codes_age_and_number_of_events(tmp_path, read, select, passing):
+    found = selected(tmp_path, read, select=select)
+    assert [i + 1 for i, reason in enumerate(reasons(found)) if reason is None] == passing
+    assert {reason for reason in reasons(found) if reason} <= {"not_eligible"}
+    assert all("select" in detail for detail in found.column("detail").to_pylist() if detail)
+
+
+def selected(tmp_path, read, **rules) -> pa.RecordBatch:
+    """Samples of four subjects as these rules of a run file have them, judged two hours after their first event."""
     events = [
         *((i, datetime(year, 1, 1), "MEDS_BIRTH", None) for i, year in ((1, 1950), (2, 1990), (3, 1981))),  # noqa: DTZ001
         *((i, at(0), "HR", 80.0) for i in (1, 2, 3, 4)),
@@ -116,10 +131,23 @@ def test_records_are_selected_by_codes_age_and_number_of_events(tmp_path, read, 
     ]
     write_events(tmp_path / "data" / "0.parquet", sorted(events, key=lambda row: row[0]))
     write_labels(tmp_path / "labels.parquet", [(i, at(2), True) for i in (1, 2, 3, 4)])
-    found = read(EhrSpec.model_validate(EVENTS.model_dump() | {"select": select}), tmp_path)
-    assert [i + 1 for i, reason in enumerate(reasons(found)) if reason is None] == passing
-    assert {reason for reason in reasons(found) if reason} <= {"not_eligible"}
-    assert all("select" in detail for detail in found.column("detail").to_pylist() if detail)
+    return read(EhrSpec.model_validate(EVENTS.model_dump() | rules), tmp_path)
+
+
+def test_alternatives_hold_for_records_too_and_rows_name_the_rules(tmp_path, read):
+    adult = {"age_years": {"min": 18, "name": "an adult"}}
+    found = selected(tmp_path, read, select_any={"ward": {"codes": {"none": "ICU"}}, "grown": adult})
+    assert reasons(found) == [None, "not_eligible", None, None]
+    assert found.column("detail")[1].as_py() == (
+        "none of [modality.select_any] is passed: ward: codes: [modality.select] asks for not (ICU); "
+        "grown: an adult (age_years): [modality.select] asks for from 18 to any"
+    )
+
+
+def test_nothing_is_chosen_of_records_and_no_ranges_are_learnt_of_them():
+    for settings in ({"choose": {"of": "subject", "prefer": ["most events"]}}, {"refuse_outside": 1.0}):
+        with pytest.raises(ValidationError):
+            EhrSpec.model_validate(settings)
 
 
 def test_a_rule_about_what_records_do_not_state_is_refused():

@@ -13,12 +13,12 @@ import pytest
 from meds_data import at, physionet, rows, write_events, write_labels, write_splits
 
 from medray.errors import LabelError, RunFileError
-from medray.modalities.base import at_site
 from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.rules import duration_us, parse_rule
 from medray.modalities.ehr.scan import NOWHERE, ranges_of
 from medray.modalities.ehr.spec import AGE, EhrSpec, TaskSpec
 from medray.modalities.registry import open_modality
+from medray.modalities.site import at_site
 
 HOUR = 3_600_000_000
 BORN = datetime(1950, 1, 1)  # noqa: DTZ001  MEDS times have no zone

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from medray.archive.eligibility import learnt, refused
 from medray.archive.entries import Part
-from medray.modalities.genomics.facts import VcfFacts
+from medray.modalities.genomics.facts import VcfFacts, contig_naming
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.registry import open_modality
 from medray.storage.files import list_files
@@ -28,26 +30,58 @@ def parts(spec: GenomicsSpec, folder: Path) -> Iterator[Part]:
 
 def test_a_vcf_says_contig_length_and_build_in_its_own_words():
     said = VcfFacts(HEADER)
-    assert said.of("20") == {"format": "vcf", "contig": "20", "contig_length": 62435964, "build": "B36"}
+    assert said.of("20") == {
+        "format": "vcf", "contig": "20", "contig_naming": "number", "contig_length": 62435964, "build": "B36",
+    }  # fmt: skip
     build = "Homo_sapiens_assembly38"  # the name of the file, not its folders
-    assert said.of("chr20") == {"format": "vcf", "contig": "chr20", "contig_length": 64444167, "build": build}
-    assert said.of("HLA:A*01") == {"format": "vcf", "contig": "HLA:A*01", "build": "T2T, v2"}
-    assert said.of("21") == {"format": "vcf", "contig": "21", "build": build}
-    assert VcfFacts(b"##fileformat=VCFv4.2\n").of("1") == {"format": "vcf", "contig": "1"}
+    assert said.of("chr20") == {
+        "format": "vcf", "contig": "chr20", "contig_naming": "ucsc", "contig_length": 64444167, "build": build,
+    }  # fmt: skip
+    other = {"format": "vcf", "contig": "HLA:A*01", "contig_naming": "other", "build": "T2T, v2"}
+    assert said.of("HLA:A*01") == other
+    assert said.of("21") == {"format": "vcf", "contig": "21", "contig_naming": "number", "build": build}
+    assert VcfFacts(b"##fileformat=VCFv4.2\n").of("1") == {"format": "vcf", "contig": "1", "contig_naming": "number"}
 
 
 def test_windows_say_their_contig_and_records_and_tables_do_not(tmp_path: Path, shared_data: Path):
     (tmp_path / "x.fa").write_bytes(b">chr1 Homo sapiens GRCh38\nACGT\n")
     (tmp_path / "x.csv").write_bytes(b"id,seq\nJane Roe,ACGT\n")
-    assert [part.facts for part in parts(GenomicsSpec(), tmp_path)] == [{"format": "table"}, {"format": "fasta"}]
+    assert [part.facts for part in parts(GenomicsSpec(), tmp_path)] == [
+        {"format": "table", "alphabet": "acgt"}, {"format": "fasta", "alphabet": "acgt"},
+    ]  # fmt: skip
     windows = GenomicsSpec(entries="windows", length=5000)
     assert [part.facts for part in parts(windows, tmp_path)] == [
-        {"format": "table"}, {"format": "fasta", "contig": "chr1"},
+        {"format": "table", "alphabet": "acgt"},
+        {"format": "fasta", "contig": "chr1", "contig_naming": "ucsc", "alphabet": "acgt"},
     ]  # fmt: skip
     of_persons = GenomicsSpec(entries="windows", length=5000, subject_pattern=r"(chr\d)")
-    assert [part.facts for part in parts(of_persons, tmp_path)] == [{"format": "table"}, {"format": "fasta"}]
+    assert [part.facts for part in parts(of_persons, tmp_path)] == [
+        {"format": "table", "alphabet": "acgt"}, {"format": "fasta", "alphabet": "acgt"},
+    ]  # fmt: skip
     plasmid = next(parts(windows, shared_data / "genomics" / "genbank" / "NC_005816.gb"))
-    assert plasmid.facts == {"format": "genbank", "contig": "NC_005816.1", "contig_length": 9609}
+    assert plasmid.facts == {
+        "format": "genbank", "contig": "NC_005816.1", "contig_naming": "refseq", "contig_length": 9609, "alphabet": "acgt",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("contig", "naming"),
+    [
+        ("chr1", "ucsc"), ("chrUn_KI270742v1", "ucsc"), ("chrM", "ucsc"), ("1", "number"), ("X", "number"), ("MT", "number"),
+        ("NC_000001.11", "refseq"), ("NT_187361.1", "refseq"), ("CM000663.2", "genbank"), ("GL000192.1", "genbank"),
+        ("JAAABC010000001.1", "genbank"), ("scaffold_12", "other"), ("", None),
+    ],
+)  # fmt: skip
+def test_the_naming_of_a_contig_is_told_by_its_form(contig, naming):
+    assert contig_naming(contig) == naming
+
+
+@pytest.mark.parametrize(("bases", "alphabet"), [("ACGTu", "acgt"), ("ACGNa", "acgtn"), ("ACGnRYN", "iupac")])
+def test_the_alphabet_of_an_entry_is_that_of_its_letters(tmp_path: Path, bases, alphabet):
+    (tmp_path / "x.fa").write_text(f">r\n{bases}ACGTACGT\n")
+    for entries in ("records", "windows"):
+        [part] = parts(GenomicsSpec(entries=entries, length=100), tmp_path)
+        assert part.facts is not None and part.facts["alphabet"] == alphabet
 
 
 def test_genbank_says_its_assembly_where_it_links_one(tmp_path: Path, shared_data: Path):

@@ -15,11 +15,11 @@ from torch import nn
 from medray.archive.entries import Entries
 from medray.config.runs import TrainRun
 from medray.datasets.samples import tensor_column
-from medray.modalities.base import at_site
 from medray.modalities.genomics.codes import PAD, reverse_complement, to_codes, to_text
 from medray.modalities.genomics.modality import Genomics
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.registry import open_modality
+from medray.modalities.site import NARROWING, at_site
 
 RUNS = Path(__file__).resolve().parents[3] / "jobs" / "runs"
 
@@ -148,8 +148,9 @@ def test_settings_that_do_not_fit_together_are_refused():
 def test_a_score_run_may_make_other_entries_but_not_encode_them_otherwise():
     spec = at_site(GenomicsSpec(length=60), {"entries": "windows", "stride": 10})
     assert (spec.entries, spec.step, spec.length) == ("windows", 10, 60)
-    encoding = {"kind", "length", "ambiguous", "soft_mask", "both_strands", "select", "trained"}
-    assert set(GenomicsSpec.model_fields) - GenomicsSpec.site == encoding
+    encoding = {"kind", "length", "ambiguous", "soft_mask", "both_strands"}
+    rules = {*NARROWING, "trained", "trained_ranges"}
+    assert set(GenomicsSpec.model_fields) - GenomicsSpec.site == encoding | rules
 
 
 @pytest.mark.parametrize("name", ["splice_train", "chloroplast_train"])

@@ -42,6 +42,7 @@ class Series:
     kind: str
     name: str
     uid: str
+    patient: str
     images: tuple[str, ...]
     """SOPInstanceUIDs, in the order of their files."""
     right: bool
@@ -59,10 +60,16 @@ def _pixels(rng: random.Random, shape: tuple[int, ...] = (SIZE, SIZE), high: int
 
 
 def _stack(
-    rng: random.Random, name: str, patient: str, rescale: bool = True, gap: float = 5.0, **settings
+    rng: random.Random,
+    name: str,
+    patient: str,
+    rescale: bool = True,
+    gap: float = 5.0,
+    slices: int | None = None,
+    **settings,
 ) -> Iterator[Dataset]:
     """Slices in shuffled order, with what scanners write beside: their number, thickness, kernel."""
-    count, start = rng.randint(3, 6), round(rng.uniform(-500, 500), 2)
+    count, start = slices or rng.randint(3, 6), round(rng.uniform(-500, 500), 2)
     for k in rng.sample(range(count), count):
         made = placed(
             dataset(_pixels(rng), series=name, instance=k, patient=patient, **settings),
@@ -147,6 +154,14 @@ def _enhanced_head(rng: random.Random, name: str, patient: str) -> Iterator[Data
     yield enhanced(_pixels(rng, (4, SIZE, SIZE)), own, series=name, patient=patient, BodyPartExamined="HEAD")
 
 
+def _sagittal_head(rng: random.Random, name: str, patient: str) -> Iterator[Dataset]:
+    """Sagittal slices of a scanner that leaves the image type as it was."""
+    for k, made in enumerate(_stack(rng, name, patient, BodyPartExamined="HEAD", KVP=120)):
+        made.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+        made.ImagePositionPatient = [5.0 * k, -120, 100]
+        yield made
+
+
 KINDS = {
     "CT head": Kind(_ct("HEAD"), right=True),
     "CT head without a body part": Kind(_ct(None), right=True),
@@ -166,8 +181,8 @@ KINDS = {
 """Twelve kinds of series, two of them in two forms."""
 TRAINED = {"CT head": KINDS["CT head"]}
 """What the archive of CT heads holds."""
-BESIDE = {"enhanced CT head": Kind(_enhanced_head)}
-"""Of another SOP class than the training archive's: refused by default."""
+BESIDE = {"enhanced CT head": Kind(_enhanced_head), "CT head in sagittal slices": Kind(_sagittal_head)}
+"""Of another SOP class and another plane than the training archive's: refused by default."""
 
 
 def write(root: Path, series: int, seed: int = 0, kinds: dict[str, Kind] = KINDS) -> list[Series]:
@@ -183,5 +198,16 @@ def write(root: Path, series: int, seed: int = 0, kinds: dict[str, Kind] = KINDS
         for place, made in enumerate(kinds[kind].make(rng, name, patient)):
             images.append(str(made.SOPInstanceUID))
             (folder / f"{place:03d}.dcm").write_bytes(encoded(made))
-        written.append(Series(kind, name, uid(name), tuple(images), kinds[kind].right))
+        written.append(Series(kind, name, uid(name), patient, tuple(images), kinds[kind].right))
     return written
+
+
+def write_series(root: Path, name: str, patient: str, slices: int, gap: float = 5.0) -> Series:
+    """One more CT head of a patient, with so many slices, in a folder of its name."""
+    folder = root / patient / name
+    folder.mkdir(parents=True)
+    images = []
+    for place, made in enumerate(_ct("HEAD", gap=gap, slices=slices)(random.Random(name), name, patient)):
+        images.append(str(made.SOPInstanceUID))
+        (folder / f"{place:03d}.dcm").write_bytes(encoded(made))
+    return Series("CT head", name, uid(name), patient, tuple(images), True)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydicom.sr.codedict import codes
 
 from medray.archive.eligibility import Refused, learnt, refused
+from medray.modalities.imaging import descriptors
 from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.dicom.frames import described
@@ -94,6 +95,9 @@ def test_an_image_states_what_its_header_says_and_nobody_s_name(tmp_path):
         "columns": 6,
         "spacing_mm": [0.5, 0.25],
         "extent_mm": [2.0, 1.5],
+        "orientation": "axial",
+        "obliquity_degrees": 0.0,
+        "contrast": False,
     }
     assert "Planted" not in json.dumps(found) and "1950" not in json.dumps(found)
 
@@ -181,6 +185,7 @@ def test_the_grid_of_a_nifti_file_is_a_fact_and_that_of_its_reading(tmp_path):
     assert found["b.nii.gz"] == {
         "format": "nifti", "slices": 5, "rows": 4, "columns": 3, "spacing_mm": [4.0, 3.0, 2.0],
         "extent_mm": [20.0, 12.0, 6.0], "tilt_degrees": 0.0,
+        "affine_ras": [-2, 0, 0, 4, 0, -3, 0, 9, 0, 0, 4, 0, 0, 0, 0, 1],  # of the axes to the left, the back and the head
     }  # fmt: skip
     for entry, facts in found.items():
         read = decode([(tmp_path / entry).read_bytes()], volumes=True)
@@ -269,10 +274,10 @@ def test_numbers_that_are_none_and_frames_that_cannot_be_are_not_stated(tmp_path
 
 
 def test_an_age_is_in_years_and_names_nobody(tmp_path):
-    assert [imaging_facts.years(age) for age in ("045Y", "018M", "052W", "730D", "089Y", "101Y")] == [
+    assert [descriptors.years(age) for age in ("045Y", "018M", "052W", "730D", "089Y", "101Y")] == [
         45.0, 1.5, 1.0, 2.0, 89.0, 90.0,
     ]  # fmt: skip
-    assert [imaging_facts.years(age) for age in ("", None, "45", "abcY")] == [None] * 4
+    assert [descriptors.years(age) for age in ("", None, "45", "abcY")] == [None] * 4
     spec = ImagingSpec(size=(4, 6), select={"PatientAge": {"min": 18}})
     assert facts_of(spec, tmp_path / "a", heads(1, PatientAge="045Y")[0])["PatientAge"] == 45.0
     assert refusal(spec, facts_of(spec, tmp_path / "b", heads(1, PatientAge="017Y")[0])) is not None
@@ -439,6 +444,7 @@ def test_of_a_mixed_archive_a_ct_head_model_is_asked_about_ct_heads_and_nothing_
         "SOPClassUID": (CT,),
         "ImageType[3]": ("AXIAL",),
         "BodyPartExamined": ("HEAD",),
+        "orientation": ("AXIAL",),
     }
     archive = mixed_archive.write(tmp_path / "archive", 500, seed=2)
     archive += mixed_archive.write(tmp_path / "archive", 5, seed=3, kinds=mixed_archive.BESIDE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel
 import nibabel.processing
 import numpy as np
@@ -12,6 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from medray.errors import SampleError
 from medray.modalities.imaging.encoding.conform import conform, conform_labels
 from medray.modalities.imaging.encoding.orientation import CODES, directions
+from medray.modalities.imaging.formats.decode import Chosen, decode, sniff
 from medray.modalities.imaging.formats.dicom.series import read_series
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.formats.nifti import read_nifti
@@ -117,18 +120,20 @@ def test_an_object_is_at_its_place_in_every_plane(plane, grid):
     assert np.abs(found - phantom.CENTROID).max() < 0.02  # mm
 
 
-@pytest.mark.parametrize("settings", [
-    {"turned": (12, -20, 8)},
-    {"turned": (12, -20, 8), "plane": "sagittal"},
-    {"turned": (-15, 9, 30), "plane": "coronal"},
-    {"tilt_degrees": 18},
-    {"tilt_degrees": -14, "turned": (14, 0, 0)},
-    {"depths": np.cumsum([2, 2.5, 3, 1.5] * 9) - 42},
-    {"depths": np.cumsum([2, 2.5, 3, 1.5] * 9) - 42, "tilt_degrees": 12, "turned": (0, 10, 0)},
-], ids=str)  # fmt: skip
-@pytest.mark.parametrize("orientation, spacing", [("RAS", SPACING), ("LPS", (3.5, 3.5, 3.5)), ("PIR", (1.0, 2.0, 3.0))])
+UNEVEN = np.cumsum([2, 2.5, 3, 1.5] * 9) - 42
+
+
+@pytest.mark.parametrize("orientation, spacing, settings", [
+    ("RAS", SPACING, {"turned": (12, -20, 8)}),
+    ("LPS", (3.5, 3.5, 3.5), {"turned": (12, -20, 8), "plane": "sagittal"}),
+    ("PIR", (1.5, 2.0, 3.0), {"turned": (-15, 9, 30), "plane": "coronal"}),
+    ("RAS", (3.0, 2.0, 1.5), {"tilt_degrees": 18}),
+    ("LPS", SPACING, {"tilt_degrees": -14, "turned": (14, 0, 0)}),
+    ("PIR", (2.0, 2.0, 3.0), {"depths": UNEVEN}),
+    ("RAS", (3.5, 3.5, 3.5), {"depths": UNEVEN, "tilt_degrees": 12, "turned": (0, 10, 0)}),
+], ids=["oblique", "sagittal", "coronal", "tilted", "upright by tilt", "uneven", "all of it"])  # fmt: skip
 def test_on_the_patients_grid_an_oblique_tilted_or_uneven_volume_is_upright_and_in_its_place(
-    settings, orientation, spacing
+    orientation, spacing, settings
 ):
     """The middle of the slices' extent is 0 by construction, up to uneven gaps, of which the outer two are looked at."""
     image = read_series(phantom.series(**settings))
@@ -287,3 +292,29 @@ def test_labels_are_whole_numbers_and_halfway_between_two_voxels_the_lower_one_c
         conform_labels(Image(np.full((4, 4), 0.5), spacing_mm=(1.0, 1.0)), asked)
     with pytest.raises(SampleError, match="a mask of shape"):
         conform_labels(Image(np.zeros((4, 4, 3)), color=True), asked)
+
+
+# --- real series ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder, reference", [
+    ("ct_philips_head5mm/S2010", "ct_philips_head5mm/ref.nii.gz"),
+    ("mr_ge_siemens_nih/In/20180918GE/mr_0004", "mr_ge_siemens_nih/Ref/DCM2NIIX_regression_test_4.nii"),
+    ("mr_ge_siemens_nih/In/20180918Si/mr_0003", "mr_ge_siemens_nih/Ref/EPI_PE=AP_3.nii"),
+])  # fmt: skip
+def test_real_series_and_the_nifti_files_that_dcm2niix_made_of_them_become_one_array(shared_data, folder, reference):
+    """dcm2niix mirrors rows and slices; the first volume where there are several."""
+    dicoms = shared_data / "imaging" / "dicom"
+    raws = [raw for path in sorted((dicoms / folder).glob("[!D]*")) if sniff(raw := path.read_bytes()) == "dicom"]
+    both = [
+        decode(raws, True, Chosen(channels=True)),
+        decode([(dicoms / reference).read_bytes()], True, Chosen(channels=True)),
+    ]
+    first = [replace(each, values=each.values[0], channels=False) if each.channels else each for each in both]
+    for asked in (
+        spec((40, 48, 40), (4.0, 4.0, 4.0)),
+        spec((40, 48, 40), (4.0, 4.0, 4.0), orientation="PIR", grid="patient"),
+        ImagingSpec(size=(30, 64, 60), orientation="RAS", resize="pad", normalise="none"),
+    ):
+        ours, theirs = (conform(each, asked) for each in first)
+        assert np.abs(ours - theirs).max() < 2e-3 * np.ptp(ours)

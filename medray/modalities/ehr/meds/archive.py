@@ -11,7 +11,7 @@ from medray.modalities.ehr.meds import task
 from medray.modalities.ehr.meds.codes import CodeTable
 from medray.modalities.ehr.meds.file import MedsFile
 from medray.modalities.ehr.spec import EhrSpec
-from medray.storage.files import is_local, local_path
+from medray.storage.files import size_and_time
 
 CACHED_FILES = 4
 
@@ -29,11 +29,7 @@ class MedsArchive:
     def open(self, uri: str) -> MedsFile:
         """The file, kept open for the next entries; a local file that changed is opened anew. Raises SampleError,
         OSError."""
-        modified_ns, size = 0, 0
-        if is_local(uri):
-            stat = local_path(uri).stat()
-            modified_ns, size = stat.st_mtime_ns, stat.st_size
-        key = (uri, modified_ns, size)
+        key = (uri, *size_and_time(uri))
         if key not in self._open:
             self._open[key] = MedsFile(uri, self.codes)
             if len(self._open) > CACHED_FILES:

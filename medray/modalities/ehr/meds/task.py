@@ -12,7 +12,7 @@ from meds import data_subdirectory, subject_splits_filepath
 from medray.errors import ArchiveError, LabelError, SampleError
 from medray.modalities.ehr.meds.file import BROKEN, check_times
 from medray.modalities.ehr.spec import TaskSpec
-from medray.storage.files import File, exists, is_local, join, list_files, open_input, relative
+from medray.storage.files import File, archive_files, exists, is_local, join, open_input, relative
 
 VALUES = ("boolean_value", "integer_value", "float_value", "categorical_value")
 
@@ -77,7 +77,7 @@ def role_of(uri: str, root: str, task: TaskSpec) -> str:
 
 
 def data_files(root: str, task: TaskSpec) -> list[File]:
-    return [file for file in list_files(root) if role_of(file.uri, root, task) == "data"]
+    return [file for file in archive_files(root) if role_of(file.uri, root, task) == "data"]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def read_predictions(task: TaskSpec, root: str) -> Predictions:
     """The label table. Raises LabelError: missing, other columns than MEDS has, two values for one prediction."""
     uri = labels_uri(task, root) or ""
     try:
-        files = [file.uri for file in list_files(uri) if file.uri.endswith(".parquet")]
+        files = [file.uri for file in archive_files(uri) if file.uri.endswith(".parquet")]
     except ArchiveError:
         files = []
     if not files:

@@ -124,6 +124,8 @@ def _to_size(values: np.ndarray, image: Image, spec: ImagingSpec, *, labels: boo
             f"slice gaps from {gaps.min():.2f} to {gaps.max():.2f} mm cannot be stacked as even: "
             "set spacing_mm to resample by the true positions",
         )
+    if spec.resize == "nearest":
+        return resample.resize_nearest(turned.of(values), spec.size)
     if spec.resize == "pad":
         return resample.resize_and_pad(turned.of(values), spec.size, background(), labels=labels)
     return resample.resize(turned.of(values), spec.size, labels=labels)

@@ -33,6 +33,20 @@ def resize(values: np.ndarray, size: tuple[int, ...], *, labels: bool = False) -
     return stretch(planes, (size[0], planes.shape[-1])).reshape(channels, *size).numpy()
 
 
+def resize_nearest(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(C, [D,] H, W) stretched to `size`, each voxel the nearest one of the input; the centres of the outermost voxels lie
+    on each other, halves go up.
+
+    These are the voxels of scipy.ndimage.zoom with order 0, but for its last plane, which rounding makes 0 for some sizes.
+    """
+    for axis, new in enumerate(size, start=1):
+        old = values.shape[axis]
+        step = (old - 1) / (new - 1) if new > 1 else 0.0
+        places = np.minimum(np.floor(np.arange(new) * step + 0.5).astype(np.intp), old - 1)
+        values = values.take(places, axis=axis)
+    return values
+
+
 def resize_and_pad(values: np.ndarray, size: tuple[int, ...], background: float, *, labels: bool = False) -> np.ndarray:
     """(C, [D,] H, W) float32 resized by one factor for all axes so that it fits into `size`, centred, padded."""
     shape = values.shape[1:]

@@ -13,7 +13,7 @@ import numpy as np
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.storage.compressed import GZIP
-from medray.storage.files import is_local, local_path, read_bytes
+from medray.storage.files import read_bytes, size_and_time
 
 LONGER = 4
 """How many times longer than an axis of channels both other axes must be."""
@@ -147,11 +147,7 @@ class ArrayCache:
 
     def rows(self, uri: str) -> dict[str, ImageArray]:
         """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file (without labels). Raises SampleError."""
-        modified_ns, size = 0, 0
-        if is_local(uri):
-            stat = local_path(uri).stat()
-            modified_ns, size = stat.st_mtime_ns, stat.st_size
-        key = (uri, modified_ns, size)
+        key = (uri, *size_and_time(uri))
         if key in self._cached:
             self._cached.move_to_end(key)
             return self._cached[key]

@@ -11,6 +11,7 @@ from medray.modalities.imaging.formats.dicom import pixels, series
 from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity
 from medray.modalities.imaging.formats.image import Image
 from medray.storage.compressed import GZIP, unpacked_head
+from medray.storage.inflating import unpacked
 
 
 class Chosen(NamedTuple):
@@ -66,11 +67,21 @@ def _all(first: list[bytes], others: Iterator[bytes]) -> Iterator[bytes]:
 
 
 SUFFIXES = {
-    **dict.fromkeys((".dcm", ".dicom", ".ima"), "dicom"),
+    **dict.fromkeys((".dcm", ".dicom", ".ima", ".dcm.gz", ".dicom.gz", ".ima.gz"), "dicom"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp"), "picture"),
     **dict.fromkeys((".nii", ".nii.gz"), "nifti"),
     ".npz": "npz",
 }
+
+
+def content_of(raw: bytes) -> bytes:
+    """What is read of a file's bytes: of a DICOM file in gzip (.dcm.gz) what is packed, of any other the bytes themselves, for
+    NIfTI and idx have readers of their own. Raises SampleError `truncated`, `corrupt`, `refused_member`."""
+    if not raw.startswith(GZIP):
+        return raw
+    head = unpacked_head(raw, 512)
+    packed = head[128:132] == b"DICM" or (not (nifti.is_nifti(head) or arrays.is_idx(head)) and _bare_dicom(head))
+    return unpacked(raw) if packed else raw
 
 
 def sniff(raw: bytes) -> str:

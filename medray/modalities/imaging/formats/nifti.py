@@ -34,6 +34,8 @@ class Grid(NamedTuple):
     spacing_mm: tuple[float, ...]
     slices_mm: np.ndarray | None
     """Starts of the slices, as in Image, where they are sheared."""
+    affine_ras: np.ndarray
+    """(4, 4) index (W, H, D) to RAS mm."""
     points: int
     """Volumes, one after the other."""
     intent: int
@@ -95,7 +97,7 @@ def grid(raw: bytes) -> Grid:
     affine, lengths = _turned_affine(affine, file.shape)
     spacing, starts = spacing_of(affine, lengths[2])
     intent = int(file.header["intent_code"])
-    return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, file.points, intent)
+    return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, affine, file.points, intent)
 
 
 def unpacked(raw: bytes, length: int) -> bytes:

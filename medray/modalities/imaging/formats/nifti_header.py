@@ -145,8 +145,8 @@ def stored_affine(header: Nifti1Header) -> tuple[np.ndarray, str]:
     """((4, 4) voxel (i, j, k) to RAS in mm: sform, else qform; why its turn is unsure, or ""). Raises SampleError.
 
     Without both, the standard's method 1 gives the axes no orientation, and readers differ in which side they take for
-    left. Where both are given they have to agree on the directions of the axes. Where both have one code, so that they
-    mean one space, and still turn by more than 1° against each other, the turn is unsure.
+    left. Where both are given they have to agree on the directions of the axes. Where they still turn by more than 1°
+    against each other, the turn is unsure: nibabel takes the sform, ITK the qform unless the sform's code is 1.
     """
     with reading():
         from nibabel.orientations import aff2axcodes
@@ -169,22 +169,23 @@ def stored_affine(header: Nifti1Header) -> tuple[np.ndarray, str]:
     if unit is None:
         raise SampleError("corrupt", "xyzt_units holds no known unit of length")
     unsure = ""
-    if sform is not None and qform is not None and int(header["sform_code"]) == int(header["qform_code"]):
+    if sform is not None and qform is not None:
         turned = _widest_angle(sform, qform)
         if turned > SAME_DIRECTION_DEGREES:
-            unsure = f"qform and sform, of one code, are turned by {turned:.1f}° against each other"
+            unsure = f"qform and sform are turned by {turned:.1f}° against each other"
     return np.diag([unit, unit, unit, 1.0]) @ affine, unsure
 
 
 def _qform(header: Nifti1Header) -> np.ndarray | None:
     """(4, 4) by the quaternion, None where there is none. Raises SampleError `bad_geometry` for a length of 0, which nibabel
-    takes as 1, and for a first pixdim that readers take as 1 or as −1.
+    takes as 1, one below 0, which nibabel takes as its amount and ITK as a mirror, and a first pixdim that readers take as
+    1 or as −1.
     """
     if int(header["qform_code"]) == 0:
         return None
     qfac, *sizes = (float(number) for number in header["pixdim"][:4])
-    if int(header["sform_code"]) == 0 and 0 in sizes:
-        raise SampleError("bad_geometry", "qform with a pixdim of 0: the file does not state the size of its voxels")
+    if int(header["sform_code"]) == 0 and min(sizes) <= 0:
+        raise SampleError("bad_geometry", "qform with a pixdim that is not above 0: readers differ in what that means")
     if qfac not in (-1.0, 0.0, 1.0):
         raise SampleError("bad_geometry", "qform with a pixdim[0] other than 1 and -1: it says which way slices run")
     header = header.copy()

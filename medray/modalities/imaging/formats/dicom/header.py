@@ -65,6 +65,8 @@ class Header:
     """`values` come from the quick walk, which keeps the bytes of a sequence's items. Else pydicom read the file."""
     parsed: dict[str, list[Item]] = field(default_factory=dict, repr=False)
     """Items of sequences that `frames.items` has parsed, by keyword."""
+    told: dict[str, Value] = field(default_factory=dict[str, "Value"], repr=False)
+    """Values that `get` has given, by keyword."""
 
     @property
     def dataset(self) -> Dataset:
@@ -77,6 +79,11 @@ class Header:
         """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
+        if keyword not in self.told:
+            self.told[keyword] = self._value(keyword)
+        return self.told[keyword]
+
+    def _value(self, keyword: str) -> Value:
         tag, form = TAGS[keyword]
         value = self.values.get(tag)
         if form == "sequence":

@@ -35,9 +35,14 @@ GEOMETRY = (
     "residual_mm",
 )
 """Facts of a DICOM image or volume that are computed; lengths in mm, in the order of `size`."""
+COMPUTED = ("orientation", "obliquity_degrees", "contrast")
+"""Facts that elements add up to (`imaging/descriptors.py`): axial, sagittal, coronal or oblique; degrees between the plane and
+that one; whether a contrast medium was given."""
+AGE = "age_years"
+"""The age at the examination, from PatientAge or the dates; a fact only where a rule asks for it."""
 NIFTI_FACTS = ("intent",)
 """Facts of NIfTI entries: the code of what their numbers are, where the file states one (nifti1.h: 3 a t statistic)."""
-FACTS = ("format", *DICOM_FACTS, *GEOMETRY, *NIFTI_FACTS)
+FACTS = ("format", *DICOM_FACTS, *GEOMETRY, *COMPUTED, AGE, *NIFTI_FACTS)
 
 CODED = frozenset(
     (
@@ -48,6 +53,8 @@ CODED = frozenset(
         "BodyPartExamined",
         "PhotometricInterpretation",
         *GEOMETRY,
+        *COMPUTED,
+        AGE,
         *NIFTI_FACTS,
     )
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.elements import texts
-from medray.modalities.imaging.formats.dicom.frames import frame_types, private
+from medray.modalities.imaging.formats.dicom.elements import PRIVATE, texts
+from medray.modalities.imaging.formats.dicom.frames import frame_types, has_groups, private
 from medray.modalities.imaging.formats.dicom.header import Header, uid_name
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -77,6 +77,10 @@ def is_mosaic(header: Header) -> bool:
     """Whether one image holds the slices of a volume as tiles: by its image or frame type or, where a rewritten header lost
     that, by the number of tiles that Siemens and UIH state in their own elements.
     """
+    if not has_groups(header) and not _MOSAIC_TAGS & header.values.keys():
+        kinds = header.values.get(0x00080008, b"").upper()
+        if b"MOSAIC" not in kinds and b"GRID" not in kinds:
+            return False
     types = [*(texts(header.get("ImageType")) or []), *(part for each in frame_types(header) for part in each)]
     return any(str(part).upper() in ("MOSAIC", "GRID") for part in types) or tiles_stated(header) > 1
 
@@ -89,6 +93,9 @@ def tiles_stated(header: Header) -> int:
             return number
     csa = private(header, "CSAImageHeader", "SIEMENS CSA HEADER")
     return 0 if csa is None else csa_number(csa, b"NumberOfImagesInMosaic")
+
+
+_MOSAIC_TAGS = {PRIVATE[name][1] for name in ("NumberOfImagesInMosaic", "UIHImagesInGrid", "CSAImageHeader")}
 
 
 def _whole(value: bytes, little: bool) -> int:

@@ -166,20 +166,20 @@ def _filled(
     """
     values: np.ndarray | None = None
     covered: dict[tuple[int, int], np.ndarray] = {}  # where padding is, eight pixels in a byte
-    at = 0
-    files.reverse()
+    at = len(targets)
     while files:
-        file = files.pop()
-        for each, pixels in zip(file.slices, pixels_of(file.header, file.slices), strict=True):
-            real, outside = frame_values(each.frame, pixels, wanted, scales[at])
+        file = files.pop()  # the last that was read: its memory lies on top of the heap, which gives it back
+        at -= len(file.slices)
+        for number, pixels in enumerate(pixels_of(file.header, file.slices), at):
+            frame, target = file.slices[number - at].frame, targets[number]
+            real, outside = frame_values(frame, pixels, wanted, scales[number])
             if values is None:
                 values = np.empty((*shape, *pixels.shape), real.dtype)
             if np.result_type(values, real) != values.dtype:
                 values = values.astype(np.result_type(values, real))
-            values[targets[at]] = real
+            values[target] = real
             if outside is not None:
-                covered[targets[at]] = np.packbits(outside)
-            at += 1
+                covered[target] = np.packbits(outside)
     assert values is not None  # every file has a slice
     for channel in {target[0] for target in covered}:
         _cover(values[channel], {depth: packed for (own, depth), packed in covered.items() if own == channel})
