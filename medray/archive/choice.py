@@ -33,7 +33,7 @@ _BY_NUMBER = re.compile(r"(most|least) (.+)")
 
 
 class Choose(BaseModel):
-    """Of which greater unit one entry is asked about, and which."""
+    """The choice of one entry of each greater unit, and by which criteria."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,7 +65,7 @@ class Choose(BaseModel):
         return ", then ".join(map(_words, self.prefer))
 
     def standing(self, facts: Mapping[str, Fact]) -> list[float | None]:
-        """By each criterion a number, the less the better; None, worst of all: not stated."""
+        """A number by each criterion, the less the better; None, worst of all: not stated."""
         return [_standing(criterion, facts) for criterion in self.prefer]
 
     def why(self, criterion: int) -> str:

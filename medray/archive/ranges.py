@@ -39,7 +39,7 @@ class Range(BaseModel):
     """How many stated it."""
 
     def distance(self, value: float) -> float:
-        """From the nearer end of the range, in robust standard deviations, to two digits; 0 within the range."""
+        """Distance from the nearer end of the range, in robust standard deviations, to two digits; 0 within the range."""
         return round(max(self.least - value, value - self.greatest, 0.0) / self.scale, DIGITS)
 
 

@@ -27,7 +27,7 @@ class Exported(TypedDict):
     refused: NotRequired[dict[str, int]]
     """Scored ones that could not be written, by reason code."""
     already: NotRequired[int]
-    """Of the scored ones: those that an earlier export had written."""
+    """Those of the scored ones that an earlier export had written."""
     not_in_index: NotRequired[int]
     """Entries that the store holds and the index of the run does not, at this content."""
 

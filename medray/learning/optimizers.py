@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
 FACTOR = "factor"
-"""Of a group of parameters: how many times the learning rate it learns with."""
+"""Key of a group of parameters: by what its learning rate is multiplied."""
 
 
 class EarlyStopping(BaseModel):

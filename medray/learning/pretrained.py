@@ -61,7 +61,7 @@ class Weights(BaseModel):
 
 
 def from_text(found: Any) -> Any:
-    """For `weights = "FILE"`: the table with that file."""
+    """The table that `weights = "FILE"` stands for."""
     return {"file": found} if isinstance(found, str) else found
 
 
@@ -87,18 +87,18 @@ class Initial:
 
     name: str
     sha256: str
-    """Of the published file."""
+    """SHA-256 of the published file."""
     left_out: tuple[str, ...]
     """Its tensors that the network has no use for: other last layers."""
     uri: str
     """Where the tensors lie that the network takes, as safetensors."""
     digest: str
-    """SHA-256 of that."""
+    """SHA-256 of what lies there."""
     frozen: bool
     learning_rate_factor: float
 
     def facts(self) -> dict[str, Any]:
-        """For the recipe, JSON-ready."""
+        """What the recipe says of it, JSON-ready."""
         return {
             "file": self.name,
             "sha256": self.sha256,

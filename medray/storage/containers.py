@@ -29,14 +29,14 @@ from medray.storage.uris import container_of, is_container, is_local, local_path
 IN_MEMORY = 2**26
 """A packed member of up to so many bytes is unpacked at once and compared with its checksum before anything of it is read."""
 LARGEST_DIRECTORY, LARGEST_HEADER = 2**28, 2**24
-"""Bytes of the directory of a zip, and of a header in a tar."""
+"""Most bytes of the directory of a zip, and of a header in a tar."""
 MOST_MEMBERS = 2**21
-"""Of one container: each process that reads of it holds their places, some hundred bytes each."""
+"""Members of one container at most: each process that reads of it holds their places, some hundred bytes each."""
 _ENDLESS = 2**62
-"""Stands for the length of a tar.gz, which is not known before it is read."""
+"""Length of a tar.gz as long as it is not known, which is before it is read."""
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-"""Of a zip's member: signature, lengths of the name and of what follows it (APPNOTE 4.3.7)."""
+"""Header of a zip's member: signature, lengths of the name and of what follows it (APPNOTE 4.3.7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Directory:
     """What lies in a container. `problem`: reason and detail, where it could not be read to its end."""
 
     members: dict[str, Member] = field(default_factory=dict[str, Member])
-    """By path, with / between names, in the order of the container."""
+    """Members by path, with / between names, in the order of the container."""
     problem: tuple[str, str] | None = None
     content: Inflated | None = None
-    """Of a tar.gz."""
+    """Unpacked content of a tar.gz; None for any other."""
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -228,7 +228,8 @@ def _of_zip(content: Content) -> Directory:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Programs on Windows write \\ between names, which APPNOTE 4.4.17 forbids; on others it is part of a name."""
+    """The path of a member. Programs on Windows write \\ between names, which APPNOTE 4.4.17 forbids; on others it is part
+    of a name."""
     return info.filename.replace("\\", "/") if info.create_system == 0 else info.filename
 
 

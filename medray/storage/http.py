@@ -29,9 +29,9 @@ USER, PASSWORD, TOKEN = "MEDRAY_DICOMWEB_USER", "MEDRAY_DICOMWEB_PASSWORD", "MED
 class Answer(NamedTuple):
     content: bytes
     kind: str = ""
-    """Content-Type"""
+    """Value of Content-Type."""
     warning: str = ""
-    """Warning"""
+    """Value of Warning."""
 
 
 def get(url: str, query: Mapping[str, str] | None = None, accept: str = "application/json") -> Answer:

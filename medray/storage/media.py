@@ -17,8 +17,8 @@ IN_USE = 0xFFFF
 
 
 def named_files(uri: str, content: bytes, medium: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
-    """The files that the DICOMDIR at `uri` with this content names, each once, in its order, as `walk.list_pieces` gives them; `medium` lists
-    what there is. A file that is not there has size and time 0, so that it is an entry that fails as `missing_file`.
+    """The files that the DICOMDIR at `uri` with this content names, each once, in its order, as `walk.list_pieces` gives them;
+    `medium` lists what there is. A file that is not there has size and time 0, so that it is an entry that fails as `missing_file`.
 
     Raises ArchiveError for what is no DICOMDIR.
     """

@@ -18,7 +18,9 @@ from medray.verbs.recognise import of_medray, of_others
 
 
 def inspect(path: str) -> Inspection:
-    """Facts and tables of what lies at `path`, or of a piece of it (PATH#piece). Raises ArchiveError when nothing there is known to medray."""
+    """Facts and tables of what lies at `path`, or of a piece of it (PATH#piece). Raises ArchiveError when nothing there is
+    known to medray.
+    """
     uri = files.absolute(path)
     if not files.exists(uri) and not ("#" in uri and files.exists(uri.rpartition("#")[0])):  # or a piece of a file
         raise ArchiveError("there is no such file or folder", where=path)

@@ -30,7 +30,7 @@ from medray.exports.sr_settings import CERTAINTY, NO_UNITS, PERCENT, Code, Repor
 from medray.modalities.imaging.formats.dicom.writer import uid
 
 FORMAT = 1
-"""Of what is written of a score: another number, another object."""
+"""Number of the way in which a score is written: another number, another object."""
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "medray dicom-sr")
 MAKER = "medray"
 PROCEDURES: Mapping[str, Code] = {
@@ -40,7 +40,7 @@ PROCEDURES: Mapping[str, Code] = {
     "NM": ("49118-3", "LN", "NM unspecified body region"),
     **dict.fromkeys(("CR", "DX", "MG", "RG"), ("43468-8", "LN", "XR unspecified body region")),
 }
-"""By Modality of the images; PS3.16 CID 100."""
+"""The procedure reported, by Modality of the images; PS3.16 CID 100."""
 ANY_PROCEDURE: Code = ("363679005", "SCT", "Imaging procedure")
 
 
@@ -51,7 +51,7 @@ class Scored:
     entry_id: str
     fingerprint: bytes
     values: Mapping[str, float]
-    """By output; float32 values."""
+    """Scores by output; float32 values."""
     scored_at: datetime
 
 

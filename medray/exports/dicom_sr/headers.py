@@ -48,7 +48,7 @@ ALWAYS = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber",
 )  # fmt: skip
-"""Of type 2: empty where images lack them."""
+"""Elements of type 2: empty where images lack them."""
 OWN = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber", "InstanceNumber",
     "NumberOfFrames",
@@ -79,7 +79,7 @@ class Source:
     text: Mapping[str, bytes]
     """Keyword to the bytes as the first image has them, in its character set."""
     offset: tzinfo | None
-    """Of its dates and times from UTC; None: not stated."""
+    """Offset of its dates and times from UTC; None: not stated."""
 
     def copy_into(self, report: Dataset) -> None:
         """Patient, study and character set, byte for byte."""
@@ -166,7 +166,7 @@ def _header(raw: bytes) -> dict[str, bytes]:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Without the warnings of pydicom and highdicom, which quote values of patients."""
+    """Silence the warnings of pydicom and highdicom, which quote values of patients."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

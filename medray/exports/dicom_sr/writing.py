@@ -109,7 +109,7 @@ def _rows(store: ScoreStore, run: ScoredRun, entries: pa.Table) -> Iterator[dict
 
 
 def _status(rows: list[dict[str, Any]]) -> str:
-    """As the store counts entries: a failed sample makes its entry failed."""
+    """The status of an entry, as the store counts it: a failed sample makes its entry failed."""
     found = {row["status"] for row in rows}
     return next((each for each in ("failed", "scored", "not_eligible") if each in found), "not_scored")
 
@@ -170,7 +170,7 @@ def _codes(settings: SrSettings) -> Iterator[Code]:
 
 
 def _check_standard(code: Code, where: str) -> None:
-    """Of DICOM's own terms all are known: a slip in one is found here. Raises RunFileError."""
+    """Look up a term of DICOM's own, all of which are known, so that a slip in one is found. Raises RunFileError."""
     from pydicom.sr.codedict import codes
 
     value, scheme, meaning = code

@@ -180,7 +180,7 @@ ALPHABETS = ("acgt", "acgtn", "iupac")
 
 
 def _with_alphabets(facts: Mapping[str, Fact] | None) -> dict[str, dict[str, Fact]]:
-    """By alphabet the facts of an entry of it: the windows of a record share them."""
+    """The facts of an entry, by alphabet: the windows of a record share them."""
     return {alphabet: {**(facts or {}), "alphabet": alphabet} for alphabet in ALPHABETS}
 
 

@@ -64,7 +64,8 @@ BODY_PARTS = {
 def of_file(header: Header, ruled: Sequence[str], volumes: bool, framed: bool = False) -> dict[str, Fact]:
     """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and descriptors and geometry of an image.
 
-    `volumes`: slices with their places and what tells volumes apart. `framed`: in 2D each frame is an image. A malformed value counts as not stated: reading the image reports it where it matters.
+    `volumes`: slices with their places and what tells volumes apart. `framed`: in 2D each frame is an image. A malformed
+    value counts as not stated: reading the image reports it where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
     for keyword in (*DICOM_FACTS, *asked(tuple(ruled))):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 SELECTION = "#frames="
-"""Between the locator of a file and the frames of it that an entry takes."""
+"""Separator of a file's locator and the frames of it that an entry takes."""
 
 
 def frames_text(numbers: Sequence[int]) -> str:

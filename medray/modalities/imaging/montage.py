@@ -28,12 +28,12 @@ MARGIN, LINE, HEADER = 6, 16, 40
 WIDTH = 3 * (PANEL + MARGIN) + 3 * (SMALL + MARGIN) + MARGIN
 BACKGROUND, INK, FAINT, WARNING = (24, 24, 24), (235, 235, 235), (150, 150, 150), (240, 180, 60)
 PERCENTILES = (1.0, 99.0)
-"""Of the values that become black and white where no window is known."""
+"""Percentiles of the values that become black and white where no window is known."""
 LOOKED_AT = 1 << 20
 """Values that percentiles are taken of."""
 BAR_MM = 50.0
 OBLIQUE_DEGREES = 5.0
-"""From here on a direction is called oblique."""
+"""Degrees from which on a direction is called oblique."""
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "H": "F", "F": "H"}
 TOWARDS = np.array([[0, 0, -1], [0, -1, 0], [-1, 0, 0]], float)
 """Z Y X, each as a direction in RAS."""
@@ -51,7 +51,7 @@ class Shown:
     window: tuple[float, float] | None = None
     """Centre and width, in the values' unit; None: by percentiles."""
     edges: tuple[str, str] | None = None
-    """Of a picture: letters on its right and at its bottom. None: not known."""
+    """Letters on the right and at the bottom of a picture; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Panel:
 
 
 def closest_axes(directions: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], float]:
-    """Of the directions in RAS of an array's axes, the rows of (3, 3): which axis is closest to Z, Y and X, which of them
+    """The axes of an array, by their directions in RAS, the rows of (3, 3): which is closest to Z, Y and X, which of them
     run the other way, and the widest angle between an axis and its direction in degrees."""
     units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     cosines = TOWARDS @ units.T  # (Z Y X, axes)

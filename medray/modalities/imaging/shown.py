@@ -100,7 +100,7 @@ def _shown(number: int, entry: Entry, modality: Imaging) -> Shown:
 
 
 def _headers(entry: Entry) -> Iterator[Header]:
-    """Of the entry's DICOM files; none for other formats."""
+    """Headers of the entry's DICOM files; none for other formats."""
     for uri in dict.fromkeys(part.uri for part in entry.parts):
         raw = content_of(read_bytes(uri))
         if sniff(raw) != "dicom":

@@ -147,7 +147,7 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
 
 
 def planes_of(part: Mapping[str, Fact]) -> Iterator[Plane]:
-    """Where each slice of a part, or of a block, lies."""
+    """The place of each slice of a part, or of a block."""
     thickness, between, (high, wide) = part.get("SliceThickness"), part.get(BETWEEN), _numbers(part, "spacing_mm")
     if LINE in part:
         line = _numbers(part, LINE)

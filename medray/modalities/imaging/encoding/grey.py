@@ -17,7 +17,7 @@ GREY = "grey_"
 COLUMN = "grey"
 """Column of a summary: list of float64, the means of all channels, then their deviations."""
 PIXELS = 16_384
-"""About so many pixels of a channel are looked at, evenly spread: all of them would cost more than decoding does."""
+"""Number of pixels of a channel that are looked at, about, evenly spread: all of them would cost more than decoding does."""
 
 
 def moments(pixels: np.ndarray, spec: ImagingSpec) -> np.ndarray:

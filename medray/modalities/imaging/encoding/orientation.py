@@ -16,7 +16,7 @@ from medray.modalities.imaging.formats.image import Image
 
 Number = TypeVar("Number", int, float)
 LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-"""Where the x, y and z axis of RAS come from and lead to: left to right, back to front, foot to head."""
+"""Letters of where the x, y and z axis of RAS come from and lead to: left to right, back to front, foot to head."""
 UNITS = {
     letter: sign * np.eye(3)[axis]
     for axis, pair in enumerate(LETTERS)

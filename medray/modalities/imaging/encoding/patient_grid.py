@@ -11,7 +11,7 @@ from medray.modalities.imaging.encoding.resample import ON_A_TIE, weights
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the voxels of a volume lie in the patient."""
+    """The place of a volume's voxels in the patient."""
 
     shape: tuple[int, ...]
     """(D, H, W)"""
@@ -20,7 +20,7 @@ class Placement:
     axes: np.ndarray
     """(3, 3) rows: unit vectors in RAS along the slice normal, H and W."""
     spacing_mm: tuple[float, ...]
-    """Of slices along the normal, of rows, of columns."""
+    """Distances of slices along the normal, of rows, of columns."""
     slices_mm: np.ndarray
     """(D, 3): where each slice starts along the rows of `axes`, from slice 0."""
 
@@ -49,7 +49,7 @@ class Placement:
 def placement(
     shape: tuple[int, ...], affine_ras: np.ndarray, spacing_mm: tuple[float, ...], slices_mm: np.ndarray | None
 ) -> Placement:
-    """Of a volume (D, H, W) with the affine of indices (W, H, D); `slices_mm` as in Image."""
+    """The place of a volume (D, H, W) with the affine of indices (W, H, D); `slices_mm` as in Image."""
     along, down = (affine_ras[:3, k] / np.linalg.norm(affine_ras[:3, k]) for k in (0, 1))
     normal = np.cross(along, down)
     normal /= np.linalg.norm(normal)

@@ -18,7 +18,7 @@ class Chosen(NamedTuple):
     """Which frames of an entry's files are taken, what several volumes are to be, and what values are to measure."""
 
     selections: Sequence[Sequence[int] | None] | None = None
-    """Of each file the frames (or tiles of a mosaic, or volumes of a NIfTI file), from 0; None: all."""
+    """Frames (or tiles of a mosaic, or volumes of a NIfTI file) of each file, from 0; None: all."""
     channels: bool = False
     """Several volumes of a series are channels of one."""
     whole: bool = True

@@ -11,7 +11,7 @@ from medray.modalities.imaging.formats.image import Image
 from medray.storage.files import read_bytes
 
 VOLUME = "#volume="
-"""Before the number, from 1, in the locator of a part that is one volume of a film."""
+"""Prefix of the number, from 1, in the locator of a part that is one volume of a film."""
 
 
 def film_volume(locator: str) -> int | None:

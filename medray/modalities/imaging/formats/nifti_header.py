@@ -50,7 +50,7 @@ class Described:
     points: int
     """Volumes, one after the other."""
     dtype: np.dtype
-    """Of a number, or of one colour's byte."""
+    """Type of a number, or of one colour's byte."""
     colors: int
     """Bytes of a voxel's colour; 0 for numbers."""
     start: int

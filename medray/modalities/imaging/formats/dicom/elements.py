@@ -251,7 +251,7 @@ def _walk(
 
 
 def _skip_sequence(raw: bytes, at: int, implicit: bool, little: bool) -> int:
-    """From the first item of a sequence of undefined length to behind its delimiter (PS3.5 7.5)."""
+    """Skip from the first item of a sequence of undefined length to behind its delimiter (PS3.5 7.5)."""
     head = struct.Struct("<HHI" if little else ">HHI")
     while True:
         group, element, length = head.unpack_from(raw, at)

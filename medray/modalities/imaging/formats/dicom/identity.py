@@ -171,7 +171,7 @@ _PLACES = frozenset(
 
 
 def _pointers(header: Header) -> list[bool]:
-    """Of each dimension of a file, whether it is one of place."""
+    """Whether each dimension of a file is one of place."""
     tag = described("DimensionIndexPointer")[0]
     order = "little" if header.little else "big"
     pointers: list[bool] = []

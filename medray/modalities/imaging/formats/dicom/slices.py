@@ -22,7 +22,7 @@ from medray.modalities.imaging.formats.dicom.pixels import plane_spacing, stored
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where one slice lies in the patient (LPS, mm)."""
+    """The place of one slice in the patient (LPS, mm)."""
 
     position: np.ndarray
     """Centre of its first pixel."""
@@ -45,7 +45,7 @@ class Slice:
 
     frame: Frame
     number: int
-    """From 0, within its file."""
+    """Number within its file, from 0."""
     plane: Plane
     values: Values
     """What it states of the volume that it belongs to."""

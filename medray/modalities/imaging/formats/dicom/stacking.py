@@ -113,7 +113,7 @@ def one_grid(slices: Sequence[Plane]) -> bool:
 
 
 def _grid_differences(slices: Sequence[Plane]) -> list[str]:
-    """In what slices differ from the first one: shape, orientation, pixel spacing."""
+    """Differences of slices from the first one: shape, orientation, pixel spacing."""
     shapes = {plane.shape for plane in slices}
     found = [f"of {len(shapes)} different shapes"] if len(shapes) > 1 else []
     directions = np.array([(plane.along, plane.down) for plane in slices])
