@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,18 @@ def test_another_query_is_another_archive_and_forgotten_changes_are_made_up_for(
         assert index(run, LocalEngine()).changed == 1
     finally:
         store(server, 8)
+
+
+def test_instances_that_a_server_counts_and_does_not_list_are_a_failed_row(tmp_path, server, proxy, monkeypatch):
+    run = run_of(tmp_path, proxy, f"?StudyInstanceUID={uid('web', 5, 'study')}")
+    with monkeypatch.context() as capped:
+        real = dicomweb.instances
+        capped.setattr(dicomweb, "instances", lambda *asked: islice(real(*asked), 1))
+        result = index(run, LocalEngine(), failed=True)
+        assert (result.entries, result.failed) == (2, 1)
+        (row,) = result.failed_entries or ()
+        assert (row["path"], row["reason"]) == (f"studies/{uid('web', 5, 'study')}", "missing_file")
+    assert set(entries(index(run, LocalEngine()))) == images(10, 11)
 
 
 def test_a_server_with_small_pages_is_listed_whole(server, proxy, monkeypatch):
