@@ -18,6 +18,7 @@ import toy
 from deltalake import DeltaTable
 from flaky_proxy import Proxy, flaky_proxy
 from orthanc_server import Server, orthanc, unpack
+from own_network import own_network
 
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
@@ -40,7 +41,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
         pytest.skip(
             "Debian's orthanc and orthanc-dicomweb cannot be fetched: apt-get download orthanc orthanc-dicomweb"
         )
-    with orthanc(root, folder / "server") as started, pytest.MonkeyPatch.context() as patch:
+    alone = own_network()
+    if alone is None:
+        pytest.skip("no network namespace may be made here (unshare --net): Orthanc would listen on every interface")
+    with orthanc(root, folder / "server", alone) as started, pytest.MonkeyPatch.context() as patch:
         store_all(started, range(SERIES))
         patch.setenv(http.USER, started.user)
         patch.setenv(http.PASSWORD, started.password)
