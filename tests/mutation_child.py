@@ -26,12 +26,14 @@ from mutation_seeds import Seed, all_seeds
 
 from medray.archive.grouping import group_parts
 from medray.errors import REASONS, UserError
+from medray.modalities.base import assembler, describer
 from medray.modalities.ehr.convert.events import COUNT, FAILED
 from medray.modalities.ehr.convert.members import units
 from medray.modalities.ehr.convert.parsing import UNITS, Parse
 from medray.modalities.ehr.convert.settings import SourceBase
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.registry import ModalitySpec
+from medray.storage.archives import archive_files
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
 from medray.verbs import stages
@@ -62,7 +64,7 @@ def mutated(raw: bytes, other: bytes, rng: random.Random) -> bytes:
 
 def flips(raw: bytes, _: bytes, rng: random.Random) -> bytes:
     held = bytearray(raw)
-    for _ in range(rng.choice((1, 1, 2, 8))):
+    for _bit in range(rng.choice((1, 1, 2, 8))):
         if held:
             held[_place(held, rng)] ^= 1 << rng.randrange(8)
     return bytes(held)
@@ -126,10 +128,15 @@ def read(root: Path, spec: ModalitySpec | SourceBase) -> list[str]:
 
 
 def _scanned(root: Path, spec: ModalitySpec) -> list[str]:
-    rows = [file._asdict() for file in list_files(str(root))]
+    rows = [file._asdict() for file in archive_files(str(root))]
     scan = stages.Scan(spec, str(root), KEY)
     found = list(scan(pa.RecordBatch.from_pylist(rows, schema=stages.FILES)))
-    manifest = group_parts(pa.Table.from_batches(found)) if found else None
+    of_kind = stages.open_modality(spec)
+    manifest = (
+        group_parts(pa.Table.from_batches(found), describe=describer(of_kind), assemble=assembler(of_kind))
+        if found
+        else None
+    )
     if manifest is None or not len(manifest):
         return []
     samples = stages.Read(spec)(joined(manifest.to_batches()))
@@ -137,7 +144,7 @@ def _scanned(root: Path, spec: ModalitySpec) -> list[str]:
     if sorted(set(samples.column("entry_id").to_pylist())) != sorted(set(ids)):
         raise AssertionError("entries without a row")
     reasons = samples.column("reason").to_pylist()
-    payload = [name for name in stages.open_modality(spec).payload.names if name in samples.schema.names]
+    payload = [name for name in of_kind.payload.names if name in samples.schema.names]
     for name in payload[:1]:
         there = samples.column(name).is_valid().to_pylist()
         if any((reason is None) != valid for reason, valid in zip(reasons, there, strict=True)):
@@ -197,8 +204,7 @@ def main(first: int, stop: int, seed: int) -> None:
 
 def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
     """How one file ended: `reasons`, or a `fault`; seconds of CPU, and MB above what was held before."""
-    root = folder / "archive"
-    shutil.rmtree(root, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(dir=folder))  # of its own: what is kept of containers goes by their paths
     mutate, *_ = seed.files
     for path, raw in seed.files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +214,7 @@ def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     told: dict[str, object] = {}
     try:
-        reasons = read(root, spec)
+        reasons = read(root / seed.root, spec)
         unknown = sorted(set(reasons) - {""} - set(REASONS))
         told["reasons"] = sorted(set(reasons))
         if unknown or not reasons:
@@ -218,6 +224,7 @@ def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
     except BaseException as error:
         told["fault"] = f"{type(error).__name__}: {error}"[:300]
         told["trace"] = traceback.format_exc()[-2500:]
+    shutil.rmtree(root, ignore_errors=True)
     return told | {"cpu": round(time.process_time() - began, 3), "mb": max(0, _memory("VmHWM") - held) >> 10}
 
 

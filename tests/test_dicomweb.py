@@ -183,6 +183,19 @@ def test_of_any_other_server_counts_are_compared_and_a_full_check_retrieves_ever
     assert entries(last) == before
 
 
+def test_another_query_is_another_archive_and_forgotten_changes_are_made_up_for(tmp_path, server, proxy):
+    run = run_of(tmp_path, proxy, f"?StudyInstanceUID={uid('web', 3, 'study')}")
+    assert set(entries(index(run, LocalEngine()))) == images(6, 7)
+    run = run_of(tmp_path, proxy, f"?StudyInstanceUID={uid('web', 4, 'study')}")
+    assert set(entries(index(run, LocalEngine()))) == images(8, 9)
+    try:
+        store(server, 8, pixels=500)
+        server.ask("DELETE", "/changes")
+        assert index(run, LocalEngine()).changed == 1
+    finally:
+        store(server, 8)
+
+
 def test_a_server_with_small_pages_is_listed_whole(server, proxy, monkeypatch):
     monkeypatch.setattr(dicomweb, "PAGE", 3)  # fewer than the ten studies: Orthanc has no second page of them
     root = f"dicomweb+{proxy.url}/dicom-web?ModalitiesInStudy=CT"
@@ -286,6 +299,9 @@ def test_a_password_in_the_uri_is_refused_and_not_repeated():
     with pytest.raises(ArchiveError, match="would stand in logs") as raised:
         next(files.archive_pieces("dicomweb+https://me:secret@pacs.example/x"))
     assert "secret" not in str(raised.value)
+    with pytest.raises(ArchiveError, match="a search for a person") as person:
+        dicomweb.place_of("dicomweb+https://pacs.example/x?PatientID=4711")
+    assert "4711" not in str(person.value)
     with pytest.raises(ArchiveError, match="no URI of a DICOMweb server"):
         dicomweb.place_of("dicomweb+ftp://x/y")
 

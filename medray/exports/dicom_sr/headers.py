@@ -23,7 +23,7 @@ from pydicom.tag import Tag
 
 from medray.archive.entries import PartRef, unchanged
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.decode import sniff
+from medray.modalities.imaging.formats.decode import content_of, sniff
 from medray.modalities.imaging.frames_text import chosen_frames
 from medray.storage.files import read_bytes
 
@@ -135,7 +135,7 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[tuple[dict[str, bytes], list[
     """What is asked of each file, keyword to bytes, and the frames that are taken of it, from 1; none: all."""
     for part in sorted(parts, key=lambda part: (part.locator, part.uri)):
         try:
-            raw = read_bytes(part.uri)
+            raw = content_of(read_bytes(part.uri))
         except FileNotFoundError:
             raise SampleError("missing_file") from None
         except OSError as error:
