@@ -104,7 +104,7 @@ def described(raw: bytes) -> Described:
         header["pixdim"] = pixdim  # a repaired 0 would be a length of 1 mm
         shape = [int(n) for n in header.get_data_shape()]
         offset = float(header["vox_offset"])
-    if offset < size + 4 or offset != int(offset):
+    if not (offset >= size + 4 and offset.is_integer()):  # NaN is neither
         raise SampleError("corrupt", f"vox_offset is no whole number from {size + 4} on: voxels within the header")
     dtype, colors = _type(header)
     while len(shape) > 3 and shape[-1] == 1:
