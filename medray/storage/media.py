@@ -58,7 +58,8 @@ def _file_ids(uri: str, content: bytes) -> Iterator[list[str]]:
             names = record.get("ReferencedFileID")
             if names and record.get("RecordInUseFlag", IN_USE) != 0:
                 names = [names] if isinstance(names, str) else list(names)
-                yield [name for name in (part for each in names for part in str(each).split("/")) if name.strip(".")]
+                texts = [str(each).replace("\0", "\\0") for each in names]  # no file has a name with that character
+                yield [name for name in (part for text in texts for part in text.split("/")) if name.strip(".")]
     except (*broken, EOFError, OSError) as error:
         raise ArchiveError(
             "no DICOMDIR can be read there",

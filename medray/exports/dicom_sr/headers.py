@@ -146,12 +146,14 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[tuple[dict[str, bytes], list[
         if sniff(raw) != "dicom":
             raise SampleError("unsupported", "a report is made of DICOM images alone")
         header = _header(unchanged(raw, part))
-        lacking = [name for name in (*OWN[:3], "StudyInstanceUID") if not _text(header, name)]
+        lacking = [name for name in (*OWN[:3], "StudyInstanceUID") if not _UID.fullmatch(_text(header, name))]
         if lacking:
             raise SampleError("corrupt", f"no {lacking[0]}")
         yield header, [number + 1 for number in chosen_frames(part.locator) or ()]
 
 
+_UID = re.compile(r"[!-~]{1,64}")
+"""What a reference can hold; images that break rules of UIDs otherwise can be referred to."""
 _BROKEN = (
     AttributeError, BytesLengthException, EOFError, InvalidDicomError, KeyError, NotImplementedError, OSError, TypeError,
     ValueError, struct.error, zlib.error,
