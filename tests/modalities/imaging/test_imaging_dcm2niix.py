@@ -335,7 +335,7 @@ def ours(folder: Path) -> list[tuple[str, Image]]:
     modality = Imaging(ImagingSpec(size=(8, 8, 8), volumes="each"))
     parts = [part for file in list_files(str(folder)) for part in modality.scan(file, str(folder))]
     manifest = group_parts(parts_table(parts, b"k" * 32), describer(modality), assemble=assembler(modality))
-    return [(entry.entry_id.partition("#")[2], modality._decode(entry)) for entry in Entries(manifest)]
+    return [(entry.entry_id.partition("#")[2], modality.image(entry)) for entry in Entries(manifest)]
 
 
 def compare(family: str, folder: Path, images: list[nibabel.Nifti1Image]) -> str:

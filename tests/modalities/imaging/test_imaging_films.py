@@ -88,6 +88,18 @@ def test_a_film_that_was_replaced_is_changed_and_one_that_lost_volumes_too(archi
     assert modality.read([unknown]).column("reason").to_pylist() == ["changed"]
 
 
+def test_a_header_that_states_more_volumes_than_the_file_can_hold_is_one_failed_row(archive, entries_of):
+    stated = bytearray(nibabel.Nifti1Image(VOXELS, LPS).to_bytes())
+    stated[48:50] = (30000).to_bytes(2, "little")  # dim[4]
+    (archive / "sub" / "film.nii.gz").unlink()
+    for name, raw in (("a.nii", bytes(stated)), ("b.nii.gz", gzip.compress(bytes(stated)))):
+        (archive / name).write_bytes(raw)
+    modality = imaging(volumes="each")
+    entries = entries_of(modality, archive)
+    assert [each.entry_id for each in entries] == ["a.nii", "b.nii.gz", "still.nii"]
+    assert modality.read(entries).column("reason").to_pylist() == ["unsupported", "unsupported", None]
+
+
 def test_labels_of_structures_are_not_eligible_at_the_scan(archive, index):
     mask = nibabel.Nifti1Image((VOXELS[..., 0] > 99).astype(np.uint8), LPS)
     mask.header.set_intent("label")

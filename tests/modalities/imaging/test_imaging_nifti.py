@@ -299,7 +299,7 @@ def test_statistics_are_read_and_say_so(code):
     assert of_nifti(raw, True).get("intent") == (code or None)
 
 
-@pytest.mark.parametrize("offset", [0, 348, 351.5, 352.5, -16])
+@pytest.mark.parametrize("offset", [0, 348, 351.5, 352.5, -16, float("nan"), float("inf")])
 def test_voxels_that_begin_within_the_header_are_corrupt(offset):
     assert reason(nifti(vox_offset=offset)) == "corrupt"
 

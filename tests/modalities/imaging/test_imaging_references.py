@@ -64,7 +64,7 @@ def entries(index: Callable, folder: Path, spec: ImagingSpec = EACH) -> list[tup
     modality = Imaging(spec)
     manifest = index(modality, folder)
     return [
-        (entry, modality._decode(entry), json.loads(facts))
+        (entry, modality.image(entry), json.loads(facts))
         for entry, facts, reason in zip(
             Entries(manifest), manifest["facts"].to_pylist(), manifest["reason"].to_pylist(), strict=True
         )

@@ -31,7 +31,7 @@ from pydicom.uid import UID
 from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
 from medray.errors import NOT_ELIGIBLE, SampleError
-from medray.modalities.base import assembler, describer, judge
+from medray.modalities.base import assembler, describer
 from medray.modalities.imaging import facts as imaging_facts
 from medray.modalities.imaging.formats.decode import Chosen, decode
 from medray.modalities.imaging.formats.dicom.header import parse
@@ -40,6 +40,7 @@ from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.frames_text import chosen_frames, frames_of, frames_text
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.modalities.spec import judge
 from medray.storage.files import list_files
 
 SERIES = uid("series")
@@ -84,7 +85,7 @@ def entries(folder: Path, made: Sequence[Dataset | bytes], spec: ImagingSpec = E
 
 
 def image(entry: Entry, spec: ImagingSpec = EACH) -> Image:
-    return Imaging(spec)._decode(entry)
+    return Imaging(spec).image(entry)
 
 
 def first_values(found: dict[str, Entry], spec: ImagingSpec = EACH) -> dict[str, list[int]]:
@@ -260,6 +261,16 @@ def test_what_nothing_tells_apart_stays_together_and_is_refused(tmp_path):
     (entry,) = entries(tmp_path, volume("a", 0) + volume("b", 0)).values()
     assert entry.entry_id == SERIES
     assert refusal(entry, EACH).reason == "unsupported" and "6 slices at 3 positions" in refusal(entry, EACH).detail
+
+
+def test_a_value_of_its_own_for_every_slice_makes_no_volumes_of_single_slices(tmp_path):
+    made = volume("a", 0, count=5)
+    for k, each in enumerate(made):
+        each.EchoTime = 4.0 + k
+    (entry,) = entries(tmp_path, made).values()
+    assert entry.entry_id == SERIES
+    error = refusal(entry, EACH)
+    assert error.reason == "bad_geometry" and "EchoTime" in error.detail
 
 
 def test_a_point_of_time_that_was_cut_short_is_no_volume(tmp_path):
@@ -481,11 +492,11 @@ def test_tiles_of_a_mosaic_are_frames_in_2d_and_slices_in_3d(shared_data, index)
     flat = Imaging(ImagingSpec(size=(64, 64), frames="each"))
     found = [each for each in Entries(index(flat, folder)) if each.parts[0].uri.endswith("/1.dcm")]
     assert len(found) == 35
-    tiles = [flat._decode(each).values for each in found]
+    tiles = [flat.image(each).values for each in found]
     assert np.array_equal(np.stack(tiles), deep.values)  # this scanner's tiles go the way of the normal
     middle = Imaging(ImagingSpec(size=(64, 64), frames="middle"))
     (one,) = [each for each in Entries(index(middle, folder)) if each.parts[0].uri.endswith("/1.dcm")]
-    assert np.array_equal(middle._decode(one).values, tiles[17])
+    assert np.array_equal(middle.image(one).values, tiles[17])
 
 
 # --- gaps -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from medray.storage.compressed import GZIP
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
+DEFLATED = 1032
+"""The most that deflate shrinks by (zlib's technical notes)."""
 LONGEST_HEADER = 1024
 """Bytes that hold any header."""
 
@@ -98,6 +100,15 @@ def grid(raw: bytes) -> Grid:
     spacing, starts = spacing_of(affine, lengths[2])
     intent = int(file.header["intent_code"])
     return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, affine, file.points, intent)
+
+
+def count_volumes(raw: bytes) -> int:
+    """How many volumes a file holds, by its header. Raises SampleError: `truncated` for more than its bytes can hold."""
+    file = described(unpacked(raw, LONGEST_HEADER))
+    need, most = file.start + file.points * file.volume_bytes, len(raw) * (DEFLATED if raw.startswith(GZIP) else 1)
+    if need > most:
+        raise SampleError("truncated", f"{file.points} volumes would be {need} bytes; the file holds at most {most}")
+    return file.points
 
 
 def unpacked(raw: bytes, length: int) -> bytes:

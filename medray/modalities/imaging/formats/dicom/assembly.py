@@ -41,6 +41,8 @@ TIME = "time"
 NAMES = {PLACE: "orientation", SHAPE: "rows and columns", IN_PLANE: "pixel spacing", TIME: "time"}
 ALWAYS = (*(each.key for each in (*COMMON_SPACE, *UNIFORM)), TIME)
 """What one volume has one value of."""
+NUMBERED = 3
+"""More slices than this, each with a value of its own, are not as many volumes."""
 INCOMPLETE = ("t", "t-index", TIME)
 """Keys of points of time: all of them have the same places, or one was cut short."""
 
@@ -74,6 +76,12 @@ def assemble(pieces: Iterable[Piece]) -> list[Volume]:
         return [Volume(given)]
     ordered = sorted(given, key=_by_place)  # so that no order of files decides what is alike
     volumes = [whole for part in _partition(ordered) for whole in _separate(part)]
+    if (
+        len(volumes) == len(ordered) > NUMBERED
+        and one_grid([piece.plane for piece in ordered])
+        and not _repeat(ordered)
+    ):
+        return [Volume(ordered)]  # a value of its own for every slice tells no volumes apart; reading names it
     _mark_incomplete(volumes)
     return sorted(volumes, key=order_of)
 

@@ -64,6 +64,11 @@ def decoded(value: bytes, vr: str, one: bool, little: bool, character_set: bytes
     return parts[0] if one and len(parts) == 1 else parts
 
 
+SHORT = 64
+"""Bytes of a value that is kept in case the next slice states the same: most of a series' do."""
+_decoded_before = lru_cache(maxsize=4096)(decoded)
+
+
 def _number(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -87,8 +92,9 @@ def stated(source: Header | Item, keyword: str, header: Header) -> Stated:
     value = values.get(tag)
     if value is None or isinstance(value, list):
         return None
+    read = _decoded_before if len(value) <= SHORT else decoded
     try:
-        return decoded(value, vr, one, header.little, header.values.get(0x00080005, b""))
+        return read(value, vr, one, header.little, header.values.get(0x00080005, b""))
     except ValueError:
         raise SampleError("corrupt", f"{keyword} is not a value of VR {vr}") from None
 
@@ -157,13 +163,15 @@ class Frame:
 
     def group(self, macro: str) -> Group | None:
         """A functional group, the frame's own before the shared one; None where there is none."""
+        if not self.own and not self.shared:
+            return None
         tag = described(macro)[0]
         group_items = self.own.get(tag) or self.shared.get(tag)
         return Group(self.header, group_items[0]) if isinstance(group_items, list) and group_items else None
 
     def get(self, keyword: str, *macros: str) -> Stated:
         """The value from the first of these groups that states it, else from the file."""
-        for macro in macros:
+        for macro in macros if self.own or self.shared else ():
             group = self.group(macro)
             value = None if group is None else group.get(keyword)
             if value is not None:

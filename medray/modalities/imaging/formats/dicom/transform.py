@@ -111,6 +111,8 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         and intercept == int(intercept)
         and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
     )
+    if exact and slope == 1:  # as most CT: one pass
+        return np.add(pixels, np.float32(intercept), dtype=np.float32)
     values = pixels.astype(np.float32 if exact else np.float64)
     with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`
         if slope != 1:
