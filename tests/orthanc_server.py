@@ -47,7 +47,7 @@ class Server(NamedTuple):
 
 def unpack(folder: Path) -> Path | None:
     """A folder that Orthanc, its plug-in and the libraries it lacks here are unpacked into; None where they cannot be had.
-    What an earlier session has unpacked in `folder` is taken."""
+    What an earlier run of the tests has unpacked in `folder` is taken."""
     if (folder / "whole").exists():
         return folder / "root"
     shutil.rmtree(folder, ignore_errors=True)
