@@ -138,6 +138,7 @@ class Imaging(Modality):
             rows = self._arrays.rows(part.uri)
             if name not in rows:
                 raise SampleError("missing_file", f"the archive has no array {name}_images any more")
+            self._chosen(entry).wanted.refuse("an array, which states no unit")
             return arrays.read_row(rows[name], int(row), self.spec.volumetric)
         number = film_volume(part.locator)
         if number is not None:

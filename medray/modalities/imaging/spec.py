@@ -125,7 +125,7 @@ class ImagingSpec(Spec):
     volume is turned upright; the latter needs an orientation."""
     pet: Literal["stored", "suv_bw"] = "stored"
     """suv_bw: DICOM images of PET as standardized uptake values by body weight, in g/ml; one whose header does not allow it
-    fails (`no_quantity`). Other modalities stay as they are, and so do formats that state none, such as NIfTI."""
+    fails (`no_quantity`). Other modalities stay as they are; formats that state none, such as NIfTI, fail."""
     real_world_unit: str | None = None
     """Unit (UCUM code, such as mm2/s) of values: by each image's own real world value map to it, instead of its rescale. An
     image without such a map fails (`no_quantity`), as does every format but DICOM."""

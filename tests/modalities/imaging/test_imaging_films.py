@@ -125,3 +125,13 @@ def test_a_run_that_asks_for_suv_gets_it_of_pet_alone(tmp_path, entries_of):
     assert batch.column("reason").to_pylist() == ["no_quantity"]
     stored = imaging(size=(3, 2, 2))
     assert pixels(stored, entries_of(stored, tmp_path)[0])[0, 1, 1, 1] == 2500
+
+
+@pytest.mark.parametrize("asked", [{"pet": "suv_bw"}, {"real_world_unit": "Bq/ml"}], ids=["suv", "unit"])
+def test_formats_that_state_no_unit_are_not_taken_for_one(archive, tmp_path, entries_of, asked):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "still.nii").write_bytes((archive / "still.nii").read_bytes())
+    np.savez(tmp_path / "other" / "rows.npz", images=np.arange(24, dtype=np.float32).reshape(1, 3, 2, 4))
+    modality = imaging(size=(3, 2, 4), **asked)
+    batch = modality.read(entries_of(modality, tmp_path / "other"))
+    assert batch.column("reason").to_pylist() == ["no_quantity", "no_quantity"]

@@ -50,8 +50,7 @@ def decode(raws: Iterable[bytes], volumes: bool, chosen: Chosen = EVERYTHING) ->
     others = sum(1 for _ in remaining)
     if others:
         raise SampleError("corrupt", f"{1 + others} files that are not a DICOM series")
-    if chosen.wanted.unit is not None:
-        raise SampleError("no_quantity", f"a file that states no unit; the run asks for {chosen.wanted.unit}")
+    chosen.wanted.refuse("a file that states no unit")
     if kind == "picture":
         return pictures.read_picture(raw)
     if kind == "nifti":

@@ -187,8 +187,7 @@ def read_image(raw: bytes, number: int | None = None, wanted: Quantity = AS_RESC
     if layout is not None:
         pixels = layout.tile(pixels, number or 0)
     if pixels.ndim == 3:
-        if wanted.unit is not None:
-            raise SampleError("no_quantity", f"colours; the run asks for {wanted.unit}")
+        wanted.refuse("colours", str(header.get("Modality") or ""))
         return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
     values, padding = frame_values(frame, pixels, wanted, factors([frame], wanted, whole=False)[0])
     return Image(cover(values, padding), spacing_mm=frame_spacing(frame))

@@ -27,6 +27,15 @@ class Quantity:
     unit: str | None = None
     """UCUM code: by the map of each frame that has this unit."""
 
+    def refuse(self, of: str, modality: str | None = None) -> None:
+        """Raises SampleError `no_quantity` where values that state no unit are asked for in one; `of`: what they are of.
+
+        `modality`: Modality of a DICOM file, of which SUV is asked for PET alone; None: the file states none.
+        """
+        suv = self.pet == "suv_bw" and modality in (None, "PT")
+        if self.unit is not None or suv:
+            raise SampleError("no_quantity", f"{of}; the run asks for {self.unit or 'SUV'}")
+
 
 AS_RESCALED = Quantity()
 
