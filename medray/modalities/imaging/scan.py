@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
+from medray.archive.eligibility import Fact
 from medray.archive.entries import Part, digest
 from medray.errors import NOT_ELIGIBLE, SampleError
 from medray.modalities.imaging import descriptors, facts
@@ -177,11 +178,22 @@ def _frame_parts(spec: ImagingSpec, part: Part, header: Header) -> Iterator[Part
     if count == 1:
         yield part
     elif spec.frames == "middle":
-        yield replace(part, locator=SELECTION + frames_text([count // 2]))
+        yield replace(part, locator=SELECTION + frames_text([count // 2]), facts=_of_frame(header, part, count // 2))
     else:
         for number in range(count):
             entry_id = f"{part.entry_id}#frame={number + 1:04d}"
-            yield replace(part, entry_id=entry_id, locator=SELECTION + frames_text([number]))
+            locator, own = SELECTION + frames_text([number]), _of_frame(header, part, number)
+            yield replace(part, entry_id=entry_id, locator=locator, facts=own)
+
+
+def _of_frame(header: Header, part: Part, number: int) -> Mapping[str, Fact]:
+    """The facts of a file as one frame of it, from 0, has them."""
+    whole = part.facts or {}
+    try:
+        own = facts.of_frames(header, whole, [number])
+    except SampleError:  # reading the frame says what is wrong
+        return whole
+    return {name: value for name, value in {**whole, **own}.items() if value is not None} if own else whole
 
 
 @lru_cache(maxsize=8)

@@ -385,6 +385,49 @@ def test_the_volumes_of_an_enhanced_file_are_frames_of_it(tmp_path, in_time_firs
     assert image(entry, spec).values[:, 0, 0, 0].tolist() == [100, 200, 300]
 
 
+def two_echoes() -> Dataset:
+    """An enhanced file of two echoes of four slices, of 10 and of 100 ms."""
+    own = []
+    for k in range(8):
+        content = item(DimensionIndexValues=[1, k % 4 + 1, k // 4 + 1], InStackPositionNumber=k % 4 + 1, StackID="1")
+        echo = item(EffectiveEchoTime=100.0 if k >= 4 else 10.0)
+        kind = item(FrameType=["ORIGINAL", "PRIMARY", "PHASE MAP" if k >= 4 else "T1", "NONE"])
+        groups = {"FrameContentSequence": content, "MREchoSequence": echo, "MRImageFrameTypeSequence": kind}
+        own.append(frame((0, 0, 2.0 * (k % 4)), (1.0, 0.0), **groups))
+    pixels = np.array([np.full((4, 6), k) for k in range(8)], np.int16)
+    made = enhanced(pixels, own, sop_class=ENHANCED_MR, modality="MR")
+    made.ImageType = ["ORIGINAL", "PRIMARY", "MIXED", "NONE"]
+    return made
+
+
+@pytest.mark.parametrize("rule", [{"EffectiveEchoTime": {"max": 30}}, {"ImageType[3]": "T1"}])
+def test_a_rule_is_about_the_frames_that_an_entry_takes(tmp_path, rule):
+    spec = ImagingSpec.model_validate({"size": SIZE, "volumes": "each", "select": rule})
+    found = entries(tmp_path / "volumes", [two_echoes()], spec)
+    assert [(len(frames_of(each.parts[0].locator.rpartition("=")[2])), each.reason) for each in found.values()] == [
+        (4, None),
+        (4, "not_eligible"),
+    ]
+    spec = ImagingSpec.model_validate({"size": SIZE[1:], "frames": "each", "select": rule})
+    found = entries(tmp_path / "frames", [two_echoes()], spec)
+    assert [each.reason for each in found.values()] == [None] * 4 + ["not_eligible"] * 4
+    spec = ImagingSpec.model_validate({"size": SIZE[1:], "frames": "middle", "select": rule})
+    assert [each.reason for each in entries(tmp_path / "middle", [two_echoes()], spec).values()] == ["not_eligible"]
+
+
+def test_what_is_set_apart_has_another_fingerprint_than_what_is_scored(tmp_path):
+    scout = volume("b", 50, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    asked = ImagingSpec.model_validate({"size": SIZE, "select": {"ImageType[3]": "LOCALIZER"}})
+    (read,), (apart,) = (entries(tmp_path / "a", scout, spec).values() for spec in (asked, ImagingSpec(size=SIZE)))
+    assert (read.entry_id, read.reason, apart.entry_id, apart.reason) == (SERIES, None, SERIES, "localizer")
+    assert read.fingerprint != apart.fingerprint
+    early = volume("a", 0, TemporalPositionIdentifier=1)
+    found = entries(tmp_path / "b", early + volume("b", 10, count=3, TemporalPositionIdentifier=2))
+    later = entries(tmp_path / "c", early + volume("b", 10, count=4, TemporalPositionIdentifier=2))
+    assert (found["#t=0001"].reason, later["#t=0001"].reason) == (None, "bad_geometry")
+    assert found["#t=0001"].fingerprint != later["#t=0001"].fingerprint
+
+
 def test_facts_of_a_volume_are_of_its_frames_alone(tmp_path):
     made = multi(2, 4)
     for k, groups in enumerate(made.PerFrameFunctionalGroupsSequence):
