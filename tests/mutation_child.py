@@ -19,19 +19,25 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 from mutation_seeds import Seed, all_seeds
 
+from medray.archive.entries import Entries, Entry
 from medray.archive.grouping import group_parts
-from medray.errors import REASONS, UserError
+from medray.errors import REASONS, SampleError, UserError
+from medray.exports.base import Algorithm
+from medray.exports.dicom_sr import document, headers
+from medray.exports.sr_settings import SrSettings
 from medray.modalities.base import assembler, describer
 from medray.modalities.ehr.convert.events import COUNT, FAILED
 from medray.modalities.ehr.convert.members import units
 from medray.modalities.ehr.convert.parsing import UNITS, Parse
 from medray.modalities.ehr.convert.settings import SourceBase
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import ModalitySpec
 from medray.storage.archives import archive_files
 from medray.storage.arrow import joined
@@ -144,12 +150,34 @@ def _scanned(root: Path, spec: ModalitySpec) -> list[str]:
     if sorted(set(samples.column("entry_id").to_pylist())) != sorted(set(ids)):
         raise AssertionError("entries without a row")
     reasons = samples.column("reason").to_pylist()
+    if isinstance(spec, ImagingSpec):
+        reasons += _reported([e for e, r in zip(Entries(manifest), reasons, strict=True) if not r])
+    reasons, reported = reasons[: len(samples)], reasons[len(samples) :]
     payload = [name for name in of_kind.payload.names if name in samples.schema.names]
     for name in payload[:1]:
         there = samples.column(name).is_valid().to_pylist()
         if any((reason is None) != valid for reason, valid in zip(reasons, there, strict=True)):
             raise AssertionError(f"rows with neither a reason nor {name}")
-    return [reason or "" for reason in reasons]
+    return [reason or "" for reason in (*reasons, *reported)]
+
+
+ALGORITHM = Algorithm("toy", "0123456789abcdef", ("x",), True)
+REPORTS = SrSettings.model_validate({"outputs": {"x": {"finding": ["50960005", "SCT", "Hemorrhage"]}}})
+
+
+def _reported(entries: list[Entry]) -> list[str]:
+    """A structured report of each image that can be read, or why there is none."""
+    outcomes: list[str] = []
+    for entry in entries:
+        scored = document.Scored(entry.entry_id, entry.fingerprint, {"x": 0.5}, datetime(2026, 1, 1, tzinfo=UTC))
+        try:
+            raw = document.report(headers.read_source(entry.parts), scored, ALGORITHM, REPORTS, UTC)
+            if raw[128:132] != b"DICM":
+                raise AssertionError("no DICOM file")
+            outcomes.append("")
+        except SampleError as error:
+            outcomes.append("" if error.reason == "unsupported" else error.reason)
+    return outcomes
 
 
 def _converted(root: Path, source: SourceBase) -> list[str]:
@@ -217,7 +245,9 @@ def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
         reasons = read(root / seed.root, spec)
         unknown = sorted(set(reasons) - {""} - set(REASONS))
         told["reasons"] = sorted(set(reasons))
-        if unknown or not reasons:
+        if not reasons and seed.named:
+            told["reasons"] = ["refused: the archive holds no data"]  # as the index has it
+        elif unknown or not reasons:
             told["fault"] = f"unknown reasons {unknown}" if unknown else "neither an entry nor a reason"
     except UserError as error:
         told |= {"reasons": [f"refused: {error.what}"]} if seed.named else {"fault": f"{type(error).__name__}: {error}"}

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -182,6 +183,7 @@ def directory(raw: bytes) -> dict[str, bytes]:
     files.add(dataset)
     with tempfile.TemporaryDirectory() as folder:
         files.write(folder)
+        files._stage["t"].cleanup()  # its finalizer would warn
         paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -366,6 +368,7 @@ def records() -> dict[str, Seed]:
     }
 
 
+@cache
 def all_seeds() -> dict[str, Seed]:
     """Name to seed; the same bytes each time."""
     return dicoms() | pictures() | sequences() | records()

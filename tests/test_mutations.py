@@ -204,8 +204,8 @@ def test_a_table_with_a_header_alone_is_no_silent_gap(tmp_path: Path):
 
 
 def test_damaged_files_of_every_format_give_rows_or_reasons():
-    watched = Watched(0, 294, seed=1)  # each seed six times
-    assert len(watched.told) == 294
+    watched = Watched(0, 285, seed=1)  # each seed five times
+    assert len(watched.told) == 285
     assert not watched.faults(), told_shortly(watched.faults())
     reasons = Counter(reason for each in watched.told for reason in each["reasons"])
     assert reasons["corrupt"] > 20 and reasons["truncated"] > 5 and reasons[""] > 20

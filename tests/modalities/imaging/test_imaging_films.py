@@ -48,7 +48,7 @@ def test_each_volume_of_a_film_is_an_entry_of_the_file_that_is_unpacked_once(arc
         "sub/film.nii.gz#t=0003",
     ]
     unpacked: list[int] = []
-    monkeypatch.setattr(films, "unzipped", lambda raw: unpacked.append(len(raw)) or gzip.decompress(raw))
+    monkeypatch.setattr(films, "whole_content", lambda raw: unpacked.append(len(raw)) or gzip.decompress(raw))
     for number, entry in enumerate(entries[1:]):
         assert np.array_equal(pixels(modality, entry)[0], VOXELS[..., number].transpose(2, 1, 0))
     assert len(unpacked) == 1
