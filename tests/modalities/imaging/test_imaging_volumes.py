@@ -415,6 +415,39 @@ def test_a_rule_is_about_the_frames_that_an_entry_takes(tmp_path, rule):
     assert [each.reason for each in entries(tmp_path / "middle", [two_echoes()], spec).values()] == ["not_eligible"]
 
 
+def test_b_values_of_vendors_are_numbers_and_in_their_order(tmp_path):
+    def philips(label: str, value: int, b_value: float) -> list[Dataset]:
+        made = volume(label, value)
+        for each in made:
+            each.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", b_value)
+        return made
+
+    def general_electric(label: str, value: int, text: list[int]) -> list[Dataset]:
+        made = volume(label, value)
+        for each in made:
+            each.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", text)
+        return made
+
+    made = philips("a", 30, 1000.0) + philips("b", 20, 880.0) + philips("c", 10, 500.0) + philips("d", 0, 0.0)
+    found = first_values(entries(tmp_path / "a", made))
+    assert found == {
+        f"#b={b}": [value + k for k in range(3)] for b, value in ((0, 0), (1000, 30), (500, 10), (880, 20))
+    }
+    spec = ImagingSpec(size=SIZE, volumes="channels", channels=4)
+    (entry,) = entries(tmp_path / "b", made, spec).values()
+    assert image(entry, spec).values[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+    made = general_electric("a", 10, [1_000_000_800, 8, 0, 0]) + general_electric("b", 0, [0, 8, 0, 0])
+    assert first_values(entries(tmp_path / "c", made)) == {"#b=0": [0, 1, 2], "#b=800": [10, 11, 12]}
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_an_original_of_a_long_image_type_comes_before_what_was_computed(tmp_path, number):
+    kind = ["ORIGINAL", "PRIMARY", "M", "ND", "NORM", "FM4_2", "FIL", "DIS3D", "MFSPLIT", f"ADDED{number}"]
+    made = volume("b", 10, ImageType=["DERIVED", "SECONDARY", "MPR"]) + volume("a", 0, ImageType=kind)
+    spec = ImagingSpec(size=SIZE, volumes="first")
+    assert first_values(entries(tmp_path, made, spec), spec) == {"": [0, 1, 2]}
+
+
 def test_what_is_set_apart_has_another_fingerprint_than_what_is_scored(tmp_path):
     scout = volume("b", 50, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     asked = ImagingSpec.model_validate({"size": SIZE, "select": {"ImageType[3]": "LOCALIZER"}})
