@@ -103,29 +103,30 @@ def of_file(header: Header, ruled: Sequence[str], volumes: bool, framed: bool = 
         return facts
 
 
-def of_frames(header: Header, facts: Mapping[str, Fact], numbers: Sequence[int]) -> dict[str, Fact]:
-    """Those of the facts of an enhanced file in which these frames of it, from 0, differ from the whole; None: they do not
-    state it. A rule is about the frames that an entry takes: of two echoes each has its own time."""
-    if not has_groups(header):
-        return {}
-    differing = [name for name, value in facts.items() if isinstance(value, list) and name not in (*GRID, *INNER)]
-    if not differing:
-        return {}
-    of_file = frames(header)
-    chosen = [of_file[number] for number in numbers]
+def of_frames(chosen: Sequence[Frame], facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Those of the facts of an enhanced file in which these frames of it differ from the whole; None: they do not state it. A
+    rule is about the frames that an entry takes: of two echoes each has its own time."""
     found: dict[str, Fact] = {}
-    for name in differing:
+    for name in _differing(facts) if has_groups(chosen[0].header) else ():
         if name in ("orientation", "obliquity_degrees"):
-            found[name] = descriptors.of_directions(descriptors.directions(header, chosen)).get(name)
-        elif name[:1].isupper():  # a keyword
-            found[name] = _quiet(header, name, chosen)
+            found[name] = descriptors.of_directions(descriptors.directions(chosen[0].header, chosen)).get(name)
+        else:
+            found[name] = _quiet(chosen[0].header, name, chosen)
     return {name: value for name, value in found.items() if value != facts[name]}
+
+
+def _differing(facts: Mapping[str, Fact]) -> list[str]:
+    """Keywords and descriptors of which a file states several values, as it does where its frames differ."""
+    several = (name for name, value in facts.items() if isinstance(value, list))
+    return [name for name in several if name[:1].isupper() or name in ("orientation", "obliquity_degrees")]
 
 
 def _with_own(header: Header, facts: Mapping[str, Fact], sliced: dict[str, Fact]) -> dict[str, Fact]:
     """Facts of the slices of a file, each of its blocks with what facts of the file its frames have otherwise."""
-    for block in cast("list[dict[str, Any]]", sliced.get(BLOCKS) or []):
-        own = of_frames(header, facts, frames_of(str(block[FRAMES])))
+    blocks = cast("list[dict[str, Any]]", sliced.get(BLOCKS) or [])
+    of_file = frames(header) if blocks and has_groups(header) and _differing(facts) else []
+    for block in blocks if of_file else ():
+        own = of_frames([of_file[number] for number in frames_of(str(block[FRAMES]))], facts)
         if own:
             block[OWN] = own
     return sliced
