@@ -148,10 +148,11 @@ class Imaging(Modality):
         """Which frames of its files an entry takes, and as what."""
         selections = [chosen_frames(each.locator) for each in entry.parts]
         channels = self.spec.volumes == "channels"
+        some = any(each is not None for each in selections)
         return Chosen(
-            selections if any(each is not None for each in selections) else None,
+            selections if some else None,
             channels,
-            whole="#" not in entry.entry_id,
+            whole=not some and "#" not in entry.entry_id,
             wanted=Quantity(self.spec.pet, self.spec.real_world_unit),
         )
 

@@ -27,6 +27,7 @@ from dicom_build import (
 from pydantic import ValidationError
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from test_imaging_suv import pet
 
 from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
@@ -446,6 +447,21 @@ def test_an_original_of_a_long_image_type_comes_before_what_was_computed(tmp_pat
     made = volume("b", 10, ImageType=["DERIVED", "SECONDARY", "MPR"]) + volume("a", 0, ImageType=kind)
     spec = ImagingSpec(size=SIZE, volumes="first")
     assert first_values(entries(tmp_path, made, spec), spec) == {"": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("volumes", ["first", "each"])
+def test_some_of_a_series_does_not_say_when_its_scan_began(tmp_path, volumes):
+    """START of a later reconstruction is the first acquisition of the whole series (`suv.py`)."""
+    times, spaces = ("114946.2", "124946.2"), ("1.2.3", "1.2.4")
+    late = {"SeriesTime": "150000"}
+    made = [
+        pet(k + 10 * i, **late, AcquisitionTime=times[i], FrameOfReferenceUID=spaces[i]) for i in (0, 1) for k in (0, 1)
+    ]
+    spec = ImagingSpec.model_validate({"size": (2, 2, 2), "volumes": volumes, "pet": "suv_bw"})
+    for entry in entries(tmp_path / "two", made, spec).values():
+        assert refusal(entry, spec).reason == "no_quantity"
+    (entry,) = entries(tmp_path / "one", made[:2], spec).values()
+    assert image(entry, spec).values[:, 1, 1] == pytest.approx(2500 * 70_000 / 185e6)
 
 
 def test_what_is_set_apart_has_another_fingerprint_than_what_is_scored(tmp_path):
