@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from medray.archive.entries import Part, parts_table
 from medray.archive.grouping import group_parts
-from medray.archive.ranges import Range, learnt_ranges, outside
+from medray.archive.ranges import Range, learnt_ranges, outside, range_of
 from medray.modalities.base import describer
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
@@ -78,3 +79,10 @@ def test_a_range_is_not_learnt_of_a_fact_with_a_rule():
     assert taught.trained_ranges is not None and set(taught.trained_ranges) == {
         "spacing_mm[1]", "spacing_mm[2]", "spacing_mm[3]", "tilt_degrees",
     }  # fmt: skip
+
+
+def test_a_range_of_tiny_numbers_has_a_scale():
+    """As of a diffusivity in m²/s."""
+    known = range_of(np.array([0.9e-9, 1.0e-9, 1.1e-9]))
+    assert known.scale == pytest.approx(1.4826e-10) and known.distance(1e-9) == 0
+    assert known.distance(1.1e-9 + 3 * 1.4826e-10) == pytest.approx(3, abs=0.01)

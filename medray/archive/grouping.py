@@ -62,7 +62,8 @@ def group_parts(
     `assemble` may make several entries of the parts of one id (the volumes of a series), of parts that are whole and agree.
     `describe` brings the facts of an entry's parts together; None: those of its first part are its own. What `judge`
     refuses gets the reason `not_eligible`, and another fingerprint than when it is eligible: when a rule or a header
-    changes, exactly the entries of which that changes the verdict are pending. Facts named in `free_text` are judged, and
+    changes, exactly the entries of which that changes the verdict are pending. What `assemble` gives a reason gets another
+    fingerprint, too, for that may hang on a rule or on other parts of its group. Facts named in `free_text` are judged, and
     left out of the manifest where they are text.
 
     The fingerprint of an entry is the digest of its sorted (locator, part digest) pairs, so it depends neither
@@ -80,8 +81,9 @@ def group_parts(
     torn_ids = set(parts.filter(pa.array(torn)).column("entry_id").to_pylist())
     parts = parts.filter(pa.array(~_repeats(parts, "entry_id", "locator", "digest")))
     cut: set[str] = set()
+    set_apart: set[str] = set()
     if assemble is not None:
-        parts, cut, torn_ids = _assembled(parts, assemble, torn_ids)
+        parts, cut, torn_ids, set_apart = _assembled(parts, assemble, torn_ids)
     starts = np.flatnonzero(~_repeats(parts, "entry_id"))
     offsets = np.append(starts, len(parts)).astype(np.int32)
     conflicts = _repeats(parts, "entry_id", "locator")
@@ -114,6 +116,9 @@ def group_parts(
     for i, entry_id in enumerate(ids if torn_ids else ()):
         if entry_id in torn_ids and reasons[i] is None:
             reasons[i], details[i] = "mixed_labels", "copies of it stand under different labels or splits"
+    for i, entry_id in enumerate(ids if set_apart else ()):
+        if entry_id in set_apart:
+            prints[i] = digest(prints[i] + str(reasons[i]).encode())
     if describe is not None:
         stated = parts.column("facts").to_pylist()
         for i, (start, stop) in enumerate(pairwise(offsets.tolist())):
@@ -144,9 +149,9 @@ def group_parts(
     return pa.table([columns[f.name] for f in MANIFEST], schema=MANIFEST)
 
 
-def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.Table, set[str], set[str]]:
+def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.Table, set[str], set[str], set[str]]:
     """(parts under the ids of the entries that they make, ids of entries that take pieces of parts, `torn` with the entries
-    of torn groups).
+    of torn groups, ids of entries that were given a reason).
 
     A group with a part that is damaged, stands under one locator with another content, or is of another subject, stays
     together: what is wrong with it is wrong with all that it might have made.
@@ -159,6 +164,7 @@ def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.
     kept: list[tuple[int, int]] = []
     made: list[pa.Table] = []
     cut: set[str] = set()
+    set_apart: set[str] = set()
     for start, stop in pairwise([*starts, len(parts)]):
         if not whole[start:stop].all() or conflicts[start:stop].any() or others[start:stop].any():
             continue
@@ -173,16 +179,18 @@ def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.
             made.append(_entry_parts(group, group_id, entry_id, entry))
             if any(member.selection for member in entry.members):
                 cut.add(entry_id)
+            if entry.reason is not None:
+                set_apart.add(entry_id)
             if group_id in torn:
                 torn = torn | {entry_id}
     if not made:
-        return parts, cut, torn
+        return parts, cut, torn, set_apart
     stays = np.ones(len(parts), bool)
     for start, stop in kept:
         stays[start:stop] = False
     table = pa.concat_tables([parts.filter(pa.array(stays)), *made]).combine_chunks()
     order = [("entry_id", "ascending"), ("locator", "ascending"), ("digest", "ascending"), ("uri", "ascending")]
-    return table.sort_by(order), cut, torn
+    return table.sort_by(order), cut, torn, set_apart
 
 
 def _entry_parts(group: pa.Table, group_id: str, entry_id: str, entry: Assembled) -> pa.Table:

@@ -61,7 +61,9 @@ def range_of(values: np.ndarray) -> Range:
     median = float(np.median(values))
     spread = ROBUST * float(np.median(np.abs(values - median)))
     scale = max(spread, LEAST_SCALE * abs(median)) or 1.0
-    return Range(least=float(values.min()), greatest=float(values.max()), scale=round(scale, 6), entries=len(values))
+    return Range(
+        least=float(values.min()), greatest=float(values.max()), scale=float(f"{scale:.6g}"), entries=len(values)
+    )
 
 
 def outside(facts: Mapping[str, Fact], ranges: Mapping[str, Range]) -> dict[str, float]:

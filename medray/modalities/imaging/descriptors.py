@@ -10,7 +10,7 @@ import numpy as np
 from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.elements import numbers
-from medray.modalities.imaging.formats.dicom.frames import Group, described, frames, items, stated
+from medray.modalities.imaging.formats.dicom.frames import Frame, Group, described, frames, items, stated
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.keywords import AGE
 
@@ -86,11 +86,12 @@ def years(age: object) -> float | None:
     return float(OLDEST) if number > OLDEST - 1 else round(number, 2)
 
 
-def directions(header: Header) -> list[list[float]]:
-    """The different directions (along and down, six numbers) that the frames of a file state."""
+def directions(header: Header, among: Iterable[Frame] | None = None) -> list[list[float]]:
+    """The different directions (along and down, six numbers) that the frames of a file, or these of it, state."""
     try:
         top = Group(header, header)
-        groups = [frame.group("PlaneOrientationSequence") or top for frame in frames(header)]
+        chosen = frames(header) if among is None else among
+        groups = [frame.group("PlaneOrientationSequence") or top for frame in chosen]
         stated_by = [numbers(group.get("ImageOrientationPatient")) for group in groups]
     except SampleError:  # reading the image says what is wrong
         return []

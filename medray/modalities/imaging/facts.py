@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,14 +12,33 @@ from medray.errors import SampleError
 from medray.modalities.imaging import descriptors
 from medray.modalities.imaging.formats import nifti
 from medray.modalities.imaging.formats.dicom.elements import texts
-from medray.modalities.imaging.formats.dicom.frames import described, frame_types, frames, has_groups, items, stated
+from medray.modalities.imaging.formats.dicom.frames import (
+    Frame,
+    described,
+    frame_types,
+    frames,
+    has_groups,
+    items,
+    stated,
+)
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.keywords import DICOM_FACTS, asked
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixels import frame_spacing
 from medray.modalities.imaging.formats.dicom.slices import slices
 from medray.modalities.imaging.formats.dicom.stacking import Stack, stack
-from medray.modalities.imaging.slice_facts import BLOCKS, DIRECTIONS, GRID, INNER, has_places, of_slices, planes_of
+from medray.modalities.imaging.frames_text import frames_of
+from medray.modalities.imaging.slice_facts import (
+    BLOCKS,
+    DIRECTIONS,
+    FRAMES,
+    GRID,
+    INNER,
+    OWN,
+    has_places,
+    of_slices,
+    planes_of,
+)
 
 LONGEST = 64
 """The most characters of a text (PS3.5 6.2: LO), and values of a list, that are kept."""
@@ -78,16 +97,45 @@ def of_file(header: Header, ruled: Sequence[str], volumes: bool, framed: bool = 
         if kind(header.sop_class):
             return facts
         if volumes and (header.frames == 1 or has_groups(header)):
-            return facts | of_slices(slices(header), "SliceThickness" in facts)
+            return facts | _with_own(header, facts, of_slices(slices(header), "SliceThickness" in facts))
         without_place = is_mosaic(header) or (header.frames > 1 and not (framed or volumes))
         return facts if without_place else facts | _placement(header)
     except SampleError:
         return facts
 
 
-def _quiet(header: Header, keyword: str) -> Fact:
+def of_frames(chosen: Sequence[Frame], facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Those of the facts of an enhanced file in which these frames of it differ from the whole; None: they do not state it. A
+    rule is about the frames that an entry takes: of two echoes each has its own time."""
+    found: dict[str, Fact] = {}
+    for name in _differing(facts) if has_groups(chosen[0].header) else ():
+        if name in ("orientation", "obliquity_degrees"):
+            found[name] = descriptors.of_directions(descriptors.directions(chosen[0].header, chosen)).get(name)
+        else:
+            found[name] = _quiet(chosen[0].header, name, chosen)
+    return {name: value for name, value in found.items() if value != facts[name]}
+
+
+def _differing(facts: Mapping[str, Fact]) -> list[str]:
+    """Keywords and descriptors of which a file states several values, as it does where its frames differ."""
+    several = (name for name, value in facts.items() if isinstance(value, list))
+    return [name for name in several if name[:1].isupper() or name in ("orientation", "obliquity_degrees")]
+
+
+def _with_own(header: Header, facts: Mapping[str, Fact], sliced: dict[str, Fact]) -> dict[str, Fact]:
+    """Facts of the slices of a file, each of its blocks with what facts of the file its frames have otherwise."""
+    blocks = cast("list[dict[str, Any]]", sliced.get(BLOCKS) or [])
+    of_file = frames(header) if blocks and has_groups(header) and _differing(facts) else []
+    for block in blocks if of_file else ():
+        own = of_frames([of_file[number] for number in frames_of(str(block[FRAMES]))], facts)
+        if own:
+            block[OWN] = own
+    return sliced
+
+
+def _quiet(header: Header, keyword: str, among: Sequence[Frame] | None = None) -> Fact:
     try:
-        value = _image_type(header) if keyword == "ImageType" else _value(header, keyword)
+        value = _image_type(header, among) if keyword == "ImageType" else _value(header, keyword, among)
     except SampleError:
         return None
     if keyword == "PatientAge":
@@ -95,8 +143,8 @@ def _quiet(header: Header, keyword: str) -> Fact:
     return _rounded(value)
 
 
-def _value(header: Header, keyword: str) -> Fact:
-    """A keyword's value in the file, else in its functional groups: a list where frames differ."""
+def _value(header: Header, keyword: str, among: Sequence[Frame] | None) -> Fact:
+    """A keyword's value in the file, else in the functional groups of its frames, or of these: a list where they differ."""
     if keyword == "SOPClassUID":
         return header.sop_class or None
     value = stated(header, keyword, header)
@@ -106,7 +154,7 @@ def _value(header: Header, keyword: str) -> Fact:
         return value
     tag = described(keyword)[0]
     values: list[Fact] = []
-    for frame in frames(header):
+    for frame in frames(header) if among is None else among:
         for groups in (frame.own, frame.shared):
             for group in (each for each in groups.values() if isinstance(each, list)):
                 values += [stated(item, keyword, header) for item in group if tag in item]
@@ -115,10 +163,11 @@ def _value(header: Header, keyword: str) -> Fact:
     return distinct[0] if len(distinct) == 1 else distinct or None
 
 
-def _image_type(header: Header) -> list[Fact] | None:
-    """The image type; for an enhanced file that says MIXED, the types of its frames, value by value (PS3.3 C.8.16.1)."""
+def _image_type(header: Header, among: Sequence[Frame] | None) -> list[Fact] | None:
+    """The image type; for an enhanced file that says MIXED, the types of its frames, or of these, value by value (PS3.3
+    C.8.16.1)."""
     file_type = [text.strip().upper() for text in texts(header.get("ImageType")) or []]
-    types = [[text.strip().upper() for text in each] for each in frame_types(header)]
+    types = [[text.strip().upper() for text in each] for each in frame_types(header, among)]
     if not file_type and not types:
         return None
     return _by_position(types if types and ("MIXED" in file_type or not file_type) else [file_type])

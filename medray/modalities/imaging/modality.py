@@ -149,10 +149,11 @@ class Imaging(Modality):
         """Which frames of its files an entry takes, and as what."""
         selections = [chosen_frames(each.locator) for each in entry.parts]
         channels = self.spec.volumes == "channels"
+        some = any(each is not None for each in selections)
         return Chosen(
-            selections if any(each is not None for each in selections) else None,
+            selections if some else None,
             channels,
-            whole="#" not in entry.entry_id,
+            whole=not some and "#" not in entry.entry_id,
             wanted=Quantity(self.spec.pet, self.spec.real_world_unit),
         )
 
@@ -193,8 +194,9 @@ class Imaging(Modality):
         sums = list(zip(*summaries.column("sum").to_pylist(), strict=True))
         squares = list(zip(*summaries.column("squares").to_pylist(), strict=True))
         mean = [math.fsum(channel) / count for channel in sums]  # fsum: exact, so the order of rows cannot matter
-        variance = [math.fsum(ch) / count - m * m for ch, m in zip(squares, mean, strict=True)]
-        flat = [v <= 1e-12 * max(1.0, m * m) for v, m in zip(variance, mean, strict=True)]
+        power = [math.fsum(channel) / count for channel in squares]
+        variance = [p - m * m for p, m in zip(power, mean, strict=True)]
+        flat = [v <= 1e-12 * p for v, p in zip(variance, power, strict=True)]  # of numbers of any size, as of m²/s
         std = [1.0 if constant else math.sqrt(v) for v, constant in zip(variance, flat, strict=True)]
         fitted = {"mean": tuple(mean), "std": tuple(std), "trained_ranges": grey_ranges(summaries)}
         return self.spec.model_copy(update=fitted)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
+from medray.archive.eligibility import Fact
 from medray.archive.entries import Part, digest
 from medray.errors import NOT_ELIGIBLE, SampleError
 from medray.modalities.imaging import descriptors, facts
 from medray.modalities.imaging.formats import arrays, nifti
 from medray.modalities.imaging.formats.decode import SUFFIXES, content_of, sniff
-from medray.modalities.imaging.formats.dicom.frames import described, stated
+from medray.modalities.imaging.formats.dicom.frames import Frame, described, frames, has_groups, stated
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.keywords import asked
-from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
+from medray.modalities.imaging.formats.dicom.objects import is_mosaic, refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.slices import count_slices
 from medray.modalities.imaging.formats.films import VOLUME
@@ -176,12 +177,26 @@ def _frame_parts(spec: ImagingSpec, part: Part, header: Header) -> Iterator[Part
         count = 1  # a mosaic whose tiles cannot be told apart: reading says so
     if count == 1:
         yield part
-    elif spec.frames == "middle":
-        yield replace(part, locator=SELECTION + frames_text([count // 2]))
-    else:
-        for number in range(count):
-            entry_id = f"{part.entry_id}#frame={number + 1:04d}"
-            yield replace(part, entry_id=entry_id, locator=SELECTION + frames_text([number]))
+        return
+    of_file = _frames(header)
+    for number in [count // 2] if spec.frames == "middle" else range(count):
+        entry_id = part.entry_id if spec.frames == "middle" else f"{part.entry_id}#frame={number + 1:04d}"
+        own = _of_frame(part.facts or {}, of_file[number]) if of_file else part.facts
+        yield replace(part, entry_id=entry_id, locator=SELECTION + frames_text([number]), facts=own)
+
+
+def _frames(header: Header) -> list[Frame]:
+    """The frames of a file whose frames may differ in what they state; none of any other."""
+    try:
+        return frames(header) if has_groups(header) and not is_mosaic(header) else []
+    except SampleError:  # reading a frame says what is wrong
+        return []
+
+
+def _of_frame(whole: Mapping[str, Fact], frame: Frame) -> Mapping[str, Fact]:
+    """The facts of a file as one frame of it has them."""
+    own = facts.of_frames([frame], whole)
+    return {name: value for name, value in {**whole, **own}.items() if value is not None} if own else whole
 
 
 @lru_cache(maxsize=8)

@@ -24,6 +24,8 @@ SpacingBetweenSlices."""
 VOLUME, BLOCKS, FRAMES = "volume", "blocks", "frames"
 """What slices state of the volume that they belong to (`identity`); the blocks of a file that holds several volumes, each
 with what it does not share with the others; which frames are of a block."""
+OWN = "own"
+"""Facts of the file in which the frames of a block differ from the whole; None: what these do not state."""
 GRID = ("rows", "columns", "spacing_mm")
 KNOWN = {"modality": "Modality", "photometric": "PhotometricInterpretation", "sop-class": "SOPClassUID"}
 """What a volume has one value of and every file states as a fact anyway."""
@@ -133,6 +135,8 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
     values = pieces[0].values
     own = {name: value for name, value in facts.items() if name not in INNER}
     ends = ("type", "type-end") if facts.get("Modality") == "CT" else ("type",)  # `identity` splits that of CT
+    own |= _own(facts, pieces)
+    own = {name: value for name, value in own.items() if value is not None}
     types = [str(values[key]) for key in ends if key in values]
     if BLOCKS in facts and types and "\\" in types[0]:
         own["ImageType"] = cast("list[Any]", "\\".join(types).split("\\"))
@@ -143,6 +147,17 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
         **own,
         **placed(pieces),
         VOLUME: cast("Any", {key: value for key, value in values.items() if key not in KNOWN}),
+    }
+
+
+def _own(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fact]:
+    """What the blocks of these slices say otherwise than their file; of several blocks what they agree on."""
+    numbers = {piece.number for piece in pieces}
+    blocks = cast("list[dict[str, Any]]", facts.get(BLOCKS) or [])
+    said = [block.get(OWN) or {} for block in blocks if not numbers.isdisjoint(frames_of(str(block[FRAMES])))]
+    first, *others = said or [{}]
+    return {
+        name: value for name, value in first.items() if all(name in other and other[name] == value for other in others)
     }
 
 

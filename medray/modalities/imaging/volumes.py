@@ -85,22 +85,26 @@ def _volumes(spec: ImagingSpec, parts: Sequence[Mapping[str, Fact]], numbers: Se
         return None
     counts = Counter(piece.part for piece in pieces)
     if spec.volumes == "first":
-        return [_entry("", volumes[0], parts, counts)]
+        return [_entry("", volumes[0], parts, counts, named=True)]
     return [_entry(key, volume, parts, counts) for key, volume in zip(keys_of(volumes), volumes, strict=True)]
 
 
-def _entry(key: str, volume: Volume, parts: Sequence[Mapping[str, Fact]], counts: Mapping[int, int]) -> Assembled:
+def _entry(
+    key: str, volume: Volume, parts: Sequence[Mapping[str, Fact]], counts: Mapping[int, int], *, named: bool = False
+) -> Assembled:
+    """`named`: frames are named also where a file is taken whole, since the id does not tell that others are left out."""
     by_part: dict[int, list[Piece]] = defaultdict(list)
     for piece in volume.pieces:
         by_part[piece.part].append(piece)
     members: list[Member] = []
     for part, pieces in sorted(by_part.items()):
-        if len(pieces) == counts[part]:
+        whole = len(pieces) == counts[part]
+        if whole and not named:
             members.append(Member(part))
             continue
         pieces.sort(key=lambda piece: piece.number)
         chosen = SELECTION + frames_text([piece.number for piece in pieces])
-        members.append(Member(part, chosen, selected(parts[part], pieces)))
+        members.append(Member(part, chosen, None if whole else selected(parts[part], pieces)))
     if volume.missing:
         detail = (
             f"a point of time that lacks {volume.missing} of the {len(volume.pieces) + volume.missing} slices of others"

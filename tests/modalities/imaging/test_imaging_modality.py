@@ -228,6 +228,16 @@ def test_constant_images_get_a_deviation_of_one():
     assert fitted.std == (1.0,) and fitted.mean == pytest.approx((0.2,))
 
 
+def test_tiny_numbers_are_no_constant():
+    """As those of a diffusivity in m²/s: mean 2e-9, deviation 1e-9."""
+    spec = ImagingSpec(size=(1, 2))
+    modality = open_modality(spec)
+    fitted = modality.fitted(modality.summarise(batch(spec, np.array([[[[1e-9, 3e-9]]]], np.float32))))
+    assert fitted.mean == pytest.approx((2e-9,)) and fitted.std == pytest.approx((1e-9,))
+    encoded = open_modality(fitted).encode({"pixels": torch.tensor([[[[1e-9, 3e-9]]]])})
+    assert encoded["pixels"].flatten().tolist() == pytest.approx([-1, 1], rel=1e-5)
+
+
 def test_encoding_before_fitting_is_refused():
     modality = open_modality(ImagingSpec(size=(2, 2)))
     with pytest.raises(UserError, match="cannot be normalised"):

@@ -173,6 +173,13 @@ def test_an_offset_from_utc_is_counted_where_the_file_states_its_own():
     assert moment("20200102100000+0100", "-0500") - moment("20200102100000") == -6 * 3600
 
 
+def test_an_offset_from_utc_alone_does_not_say_when_that_was_on_the_clock_of_the_scan():
+    there = {"RadiopharmaceuticalStartDateTime": "20200102100000.000000+0000", "RadiopharmaceuticalStartTime": None}
+    assert "offset" in refused(pet(injected=there))
+    told_twice = there | {"RadiopharmaceuticalStartTime": "100000"}
+    assert suv(pet(injected=told_twice)) == pytest.approx([LEFT], rel=1e-6)
+
+
 def test_an_injection_before_midnight_is_of_the_day_before():
     late = {"RadiopharmaceuticalStartTime": "230000"}
     scan = {

@@ -27,6 +27,7 @@ from dicom_build import (
 from pydantic import ValidationError
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from test_imaging_suv import pet
 
 from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
@@ -383,6 +384,97 @@ def test_the_volumes_of_an_enhanced_file_are_frames_of_it(tmp_path, in_time_firs
     spec = ImagingSpec(size=(4, 4, 6), volumes="channels", channels=3)
     (entry,) = entries(tmp_path, [multi(3, 4, in_time_first=in_time_first)], spec).values()
     assert image(entry, spec).values[:, 0, 0, 0].tolist() == [100, 200, 300]
+
+
+def two_echoes() -> Dataset:
+    """An enhanced file of two echoes of four slices, of 10 and of 100 ms."""
+    own = []
+    for k in range(8):
+        content = item(DimensionIndexValues=[1, k % 4 + 1, k // 4 + 1], InStackPositionNumber=k % 4 + 1, StackID="1")
+        echo = item(EffectiveEchoTime=100.0 if k >= 4 else 10.0)
+        kind = item(FrameType=["ORIGINAL", "PRIMARY", "PHASE MAP" if k >= 4 else "T1", "NONE"])
+        groups = {"FrameContentSequence": content, "MREchoSequence": echo, "MRImageFrameTypeSequence": kind}
+        own.append(frame((0, 0, 2.0 * (k % 4)), (1.0, 0.0), **groups))
+    pixels = np.array([np.full((4, 6), k) for k in range(8)], np.int16)
+    made = enhanced(pixels, own, sop_class=ENHANCED_MR, modality="MR")
+    made.ImageType = ["ORIGINAL", "PRIMARY", "MIXED", "NONE"]
+    return made
+
+
+@pytest.mark.parametrize("rule", [{"EffectiveEchoTime": {"max": 30}}, {"ImageType[3]": "T1"}])
+def test_a_rule_is_about_the_frames_that_an_entry_takes(tmp_path, rule):
+    spec = ImagingSpec.model_validate({"size": SIZE, "volumes": "each", "select": rule})
+    found = entries(tmp_path / "volumes", [two_echoes()], spec)
+    assert [(len(frames_of(each.parts[0].locator.rpartition("=")[2])), each.reason) for each in found.values()] == [
+        (4, None),
+        (4, "not_eligible"),
+    ]
+    spec = ImagingSpec.model_validate({"size": SIZE[1:], "frames": "each", "select": rule})
+    found = entries(tmp_path / "frames", [two_echoes()], spec)
+    assert [each.reason for each in found.values()] == [None] * 4 + ["not_eligible"] * 4
+    spec = ImagingSpec.model_validate({"size": SIZE[1:], "frames": "middle", "select": rule})
+    assert [each.reason for each in entries(tmp_path / "middle", [two_echoes()], spec).values()] == ["not_eligible"]
+
+
+def test_b_values_of_vendors_are_numbers_and_in_their_order(tmp_path):
+    def philips(label: str, value: int, b_value: float) -> list[Dataset]:
+        made = volume(label, value)
+        for each in made:
+            each.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", b_value)
+        return made
+
+    def general_electric(label: str, value: int, text: list[int]) -> list[Dataset]:
+        made = volume(label, value)
+        for each in made:
+            each.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", text)
+        return made
+
+    made = philips("a", 30, 1000.0) + philips("b", 20, 880.0) + philips("c", 10, 500.0) + philips("d", 0, 0.0)
+    found = first_values(entries(tmp_path / "a", made))
+    assert found == {
+        f"#b={b}": [value + k for k in range(3)] for b, value in ((0, 0), (1000, 30), (500, 10), (880, 20))
+    }
+    spec = ImagingSpec(size=SIZE, volumes="channels", channels=4)
+    (entry,) = entries(tmp_path / "b", made, spec).values()
+    assert image(entry, spec).values[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+    made = general_electric("a", 10, [1_000_000_800, 8, 0, 0]) + general_electric("b", 0, [0, 8, 0, 0])
+    assert first_values(entries(tmp_path / "c", made)) == {"#b=0": [0, 1, 2], "#b=800": [10, 11, 12]}
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_an_original_of_a_long_image_type_comes_before_what_was_computed(tmp_path, number):
+    kind = ["ORIGINAL", "PRIMARY", "M", "ND", "NORM", "FM4_2", "FIL", "DIS3D", "MFSPLIT", f"ADDED{number}"]
+    made = volume("b", 10, ImageType=["DERIVED", "SECONDARY", "MPR"]) + volume("a", 0, ImageType=kind)
+    spec = ImagingSpec(size=SIZE, volumes="first")
+    assert first_values(entries(tmp_path, made, spec), spec) == {"": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("volumes", ["first", "each"])
+def test_some_of_a_series_does_not_say_when_its_scan_began(tmp_path, volumes):
+    """START of a later reconstruction is the first acquisition of the whole series (`suv.py`)."""
+    times, spaces = ("114946.2", "124946.2"), ("1.2.3", "1.2.4")
+    late = {"SeriesTime": "150000"}
+    made = [
+        pet(k + 10 * i, **late, AcquisitionTime=times[i], FrameOfReferenceUID=spaces[i]) for i in (0, 1) for k in (0, 1)
+    ]
+    spec = ImagingSpec.model_validate({"size": (2, 2, 2), "volumes": volumes, "pet": "suv_bw"})
+    for entry in entries(tmp_path / "two", made, spec).values():
+        assert refusal(entry, spec).reason == "no_quantity"
+    (entry,) = entries(tmp_path / "one", made[:2], spec).values()
+    assert image(entry, spec).values[:, 1, 1] == pytest.approx(2500 * 70_000 / 185e6)
+
+
+def test_what_is_set_apart_has_another_fingerprint_than_what_is_scored(tmp_path):
+    scout = volume("b", 50, modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    asked = ImagingSpec.model_validate({"size": SIZE, "select": {"ImageType[3]": "LOCALIZER"}})
+    (read,), (apart,) = (entries(tmp_path / "a", scout, spec).values() for spec in (asked, ImagingSpec(size=SIZE)))
+    assert (read.entry_id, read.reason, apart.entry_id, apart.reason) == (SERIES, None, SERIES, "localizer")
+    assert read.fingerprint != apart.fingerprint
+    early = volume("a", 0, TemporalPositionIdentifier=1)
+    found = entries(tmp_path / "b", early + volume("b", 10, count=3, TemporalPositionIdentifier=2))
+    later = entries(tmp_path / "c", early + volume("b", 10, count=4, TemporalPositionIdentifier=2))
+    assert (found["#t=0001"].reason, later["#t=0001"].reason) == (None, "bad_geometry")
+    assert found["#t=0001"].fingerprint != later["#t=0001"].fingerprint
 
 
 def test_facts_of_a_volume_are_of_its_frames_alone(tmp_path):

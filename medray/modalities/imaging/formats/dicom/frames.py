@@ -206,11 +206,12 @@ def frames(header: Header) -> list[Frame]:
     return [Frame(header, each, common) for each in own] or [Frame(header, {}, common)] * header.frames
 
 
-def frame_types(header: Header) -> Iterable[list[str]]:
-    """The distinct frame types of an enhanced file, four or five texts each; none for a classic one."""
+def frame_types(header: Header, among: Iterable[Frame] | None = None) -> Iterable[list[str]]:
+    """The distinct frame types of an enhanced file, or of these frames of it, four or five texts each; none for a classic
+    one."""
     if not has_groups(header):
         return []
-    types = (frame_type(frame) for frame in frames(header))
+    types = (frame_type(frame) for frame in (frames(header) if among is None else among))
     return [list(each) for each in dict.fromkeys(tuple(each) for each in types if each)]
 
 

@@ -6,6 +6,7 @@ kept as short digests: two values can be told apart by them, and nobody can be f
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,10 @@ from medray.modalities.imaging.formats.dicom.header import Header
 Text: TypeAlias = "str | float | int"
 Values: TypeAlias = "Mapping[str, Text]"
 """What a slice states, by the keys of attributes."""
+GE_ADDS = 1e9
+"""What GE adds to b-values of some sequences in its own element."""
+CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
+"""PS3.5 6.2"""
 CODE = re.compile(r"[A-Za-z0-9._+\\ -]{0,48}")
 
 
@@ -102,7 +107,10 @@ def _image_type(frame: Frame) -> Text | None:
     """All values of the image type (the frame's own, if it has one); for CT the first three: later ones may differ between
     slices that were acquired together (GE marks added slices)."""
     types = _types(frame)
-    return _code(types[:3] if frame.header.get("Modality") == "CT" else types) if types else None
+    told = types[:3] if frame.header.get("Modality") == "CT" else types
+    if told and all(map(CODE_STRING.fullmatch, told)):
+        return "\\".join(told)  # also where that is long: whether an image is an original is looked for in it
+    return _code(told) if told else None
 
 
 def _image_type_end(frame: Frame) -> Text | None:
@@ -133,9 +141,18 @@ def _b_value(frame: Frame) -> Text | None:
     ):
         value = private(frame.header, name, creator)
         if value is not None:
-            text = value.split(b"\\")[0].strip(b" \0")
-            return float(text) if text.isdigit() else text.hex()
+            return _private_b_value(value, frame.header.little)
     return None
+
+
+def _private_b_value(value: bytes, little: bool) -> Text:
+    """s/mm² of a vendor's own element: text of a whole number (Siemens; GE, with 10⁹ added to it and other numbers behind it),
+    or a float of four bytes (Philips); of anything else its bytes."""
+    text = value.split(b"\\")[0].strip(b" \0")
+    if text.isdigit():
+        return float(text) % GE_ADDS
+    number = struct.unpack("<f" if little else ">f", value)[0] if len(value) == 4 else math.nan
+    return float(f"{number:.6g}") if 0 <= number < GE_ADDS else value.hex()
 
 
 def _gradient(frame: Frame) -> Text | None:

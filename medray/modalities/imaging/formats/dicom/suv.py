@@ -6,6 +6,7 @@ SUVbw in g/ml = activity in Bq/ml · weight in g / (dose in Bq, decayed to the m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -117,6 +118,9 @@ def _injected(header: Header, reference: float, half_life: float) -> float:
     of_day = None if time is None else _parsed("RadiopharmaceuticalStartTime", lambda: time_of_day(time))
     if exact is not None:
         offset = _text(header, header, "TimezoneOffsetFromUTC")
+        if offset is None and of_day is None and re.fullmatch(r"\d+(?:\.\d+)?[+-]\d{4}", exact.strip()):
+            raise _refused("RadiopharmaceuticalStartDateTime has an offset from UTC, and no TimezoneOffsetFromUTC says which "
+                           "one the times of the scan have")  # fmt: skip
         start = _parsed("RadiopharmaceuticalStartDateTime", lambda: moment(exact, offset))
         apart = abs((start - (of_day or 0) + DAY / 2) % DAY - DAY / 2)
         if of_day is not None and apart > SAME_TIME_S:
