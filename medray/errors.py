@@ -119,7 +119,7 @@ _REASONS: dict[str, str] = {
     "duplicate_part": "two different files claim to be the same part of an entry",
     "not_text": "a header or a cell that is not UTF-8",
     "not_dna": "letters that are no nucleotide codes, as of a protein",
-    "empty_sequence": "a record without bases",
+    "empty_sequence": "a record without bases, or a file without a record",
     "ambiguous_bases": "bases other than A, C, G and T, which the run refuses",
     "unclear_label": "whether it is coding hangs on a feature whose place the record does not say exactly",
     "worker_died": "reading or scoring it ended the process that did it, each time: a crash, or too little memory",

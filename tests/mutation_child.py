@@ -19,19 +19,27 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 from mutation_seeds import Seed, all_seeds
 
+from medray.archive.entries import Entries, Entry
 from medray.archive.grouping import group_parts
-from medray.errors import REASONS, UserError
+from medray.errors import REASONS, SampleError, UserError
+from medray.exports.base import Algorithm
+from medray.exports.dicom_sr import document, headers
+from medray.exports.sr_settings import SrSettings
+from medray.modalities.base import assembler, describer
 from medray.modalities.ehr.convert.events import COUNT, FAILED
 from medray.modalities.ehr.convert.members import units
 from medray.modalities.ehr.convert.parsing import UNITS, Parse
 from medray.modalities.ehr.convert.settings import SourceBase
 from medray.modalities.genomics.spec import GenomicsSpec
+from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import ModalitySpec
+from medray.storage.archives import archive_files
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
 from medray.verbs import stages
@@ -62,7 +70,7 @@ def mutated(raw: bytes, other: bytes, rng: random.Random) -> bytes:
 
 def flips(raw: bytes, _: bytes, rng: random.Random) -> bytes:
     held = bytearray(raw)
-    for _ in range(rng.choice((1, 1, 2, 8))):
+    for _bit in range(rng.choice((1, 1, 2, 8))):
         if held:
             held[_place(held, rng)] ^= 1 << rng.randrange(8)
     return bytes(held)
@@ -126,10 +134,15 @@ def read(root: Path, spec: ModalitySpec | SourceBase) -> list[str]:
 
 
 def _scanned(root: Path, spec: ModalitySpec) -> list[str]:
-    rows = [file._asdict() for file in list_files(str(root))]
+    rows = [file._asdict() for file in archive_files(str(root))]
     scan = stages.Scan(spec, str(root), KEY)
     found = list(scan(pa.RecordBatch.from_pylist(rows, schema=stages.FILES)))
-    manifest = group_parts(pa.Table.from_batches(found)) if found else None
+    of_kind = stages.open_modality(spec)
+    manifest = (
+        group_parts(pa.Table.from_batches(found), describe=describer(of_kind), assemble=assembler(of_kind))
+        if found
+        else None
+    )
     if manifest is None or not len(manifest):
         return []
     samples = stages.Read(spec)(joined(manifest.to_batches()))
@@ -137,12 +150,34 @@ def _scanned(root: Path, spec: ModalitySpec) -> list[str]:
     if sorted(set(samples.column("entry_id").to_pylist())) != sorted(set(ids)):
         raise AssertionError("entries without a row")
     reasons = samples.column("reason").to_pylist()
-    payload = [name for name in stages.open_modality(spec).payload.names if name in samples.schema.names]
+    if isinstance(spec, ImagingSpec):
+        reasons += _reported([e for e, r in zip(Entries(manifest), reasons, strict=True) if not r])
+    reasons, reported = reasons[: len(samples)], reasons[len(samples) :]
+    payload = [name for name in of_kind.payload.names if name in samples.schema.names]
     for name in payload[:1]:
         there = samples.column(name).is_valid().to_pylist()
         if any((reason is None) != valid for reason, valid in zip(reasons, there, strict=True)):
             raise AssertionError(f"rows with neither a reason nor {name}")
-    return [reason or "" for reason in reasons]
+    return [reason or "" for reason in (*reasons, *reported)]
+
+
+ALGORITHM = Algorithm("toy", "0123456789abcdef", ("x",), True)
+REPORTS = SrSettings.model_validate({"outputs": {"x": {"finding": ["50960005", "SCT", "Hemorrhage"]}}})
+
+
+def _reported(entries: list[Entry]) -> list[str]:
+    """A structured report of each image that can be read, or why there is none."""
+    outcomes: list[str] = []
+    for entry in entries:
+        scored = document.Scored(entry.entry_id, entry.fingerprint, {"x": 0.5}, datetime(2026, 1, 1, tzinfo=UTC))
+        try:
+            raw = document.report(headers.read_source(entry.parts), scored, ALGORITHM, REPORTS, UTC)
+            if raw[128:132] != b"DICM":
+                raise AssertionError("no DICOM file")
+            outcomes.append("")
+        except SampleError as error:
+            outcomes.append("" if error.reason == "unsupported" else error.reason)
+    return outcomes
 
 
 def _converted(root: Path, source: SourceBase) -> list[str]:
@@ -197,8 +232,7 @@ def main(first: int, stop: int, seed: int) -> None:
 
 def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
     """How one file ended: `reasons`, or a `fault`; seconds of CPU, and MB above what was held before."""
-    root = folder / "archive"
-    shutil.rmtree(root, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(dir=folder))  # of its own: what is kept of containers goes by their paths
     mutate, *_ = seed.files
     for path, raw in seed.files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -208,16 +242,19 @@ def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     told: dict[str, object] = {}
     try:
-        reasons = read(root, spec)
+        reasons = read(root / seed.root, spec)
         unknown = sorted(set(reasons) - {""} - set(REASONS))
         told["reasons"] = sorted(set(reasons))
-        if unknown or not reasons:
+        if not reasons and seed.named:
+            told["reasons"] = ["refused: the archive holds no data"]  # as the index has it
+        elif unknown or not reasons:
             told["fault"] = f"unknown reasons {unknown}" if unknown else "neither an entry nor a reason"
     except UserError as error:
         told |= {"reasons": [f"refused: {error.what}"]} if seed.named else {"fault": f"{type(error).__name__}: {error}"}
     except BaseException as error:
         told["fault"] = f"{type(error).__name__}: {error}"[:300]
         told["trace"] = traceback.format_exc()[-2500:]
+    shutil.rmtree(root, ignore_errors=True)
     return told | {"cpu": round(time.process_time() - began, 3), "mb": max(0, _memory("VmHWM") - held) >> 10}
 
 

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 sys.path.insert(0, str(Path(__file__).parent / "modalities" / "imaging"))
-import dicom_build as build
+import dicom_build as build  # pyright: ignore[reportMissingImports]
 
 from medray.modalities.ehr.convert.settings import CsvSource, FhirSource, SourceBase
 from medray.modalities.ehr.spec import EhrSpec
@@ -37,6 +38,7 @@ from medray.modalities.registry import ModalitySpec
 SIDE = 24
 FLAT = ImagingSpec(size=(16, 16))
 DEEP = ImagingSpec(size=(3, 16, 16))
+EACH = ImagingSpec(size=(3, 16, 16), volumes="each")
 RECORDS = GenomicsSpec(length=24)
 FHIR = FhirSource()
 CSV = CsvSource.model_validate(
@@ -60,6 +62,8 @@ class Seed(NamedTuple):
     """Files outside the archive, as a reference."""
     named: bool = False
     """The run file names the mutated file: it may be refused as a whole, with a sentence."""
+    root: str = ""
+    """The archive, below the folder of the files."""
 
 
 def pixels(seed: int, *shape: int, high: int = 256) -> np.ndarray:
@@ -72,7 +76,7 @@ def pixels(seed: int, *shape: int, high: int = 256) -> np.ndarray:
 
 # --- DICOM ----------------------------------------------------------------------------------------------------
 
-ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes | bytearray]]] = {
     "dicom jpeg": ("1.2.840.10008.1.2.4.50", lambda cells: imagecodecs.jpeg_encode((cells >> 4).astype(np.uint8))),
     "dicom jpeg lossless": ("1.2.840.10008.1.2.4.70", lambda cells: imagecodecs.ljpeg_encode(cells, bitspersample=12)),
     "dicom jpeg-ls": ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
@@ -119,7 +123,7 @@ def compressed(name: str) -> bytes:
     if name == "dicom jpeg":
         dataset.BitsAllocated = dataset.BitsStored = 8
         dataset.HighBit = 7
-    dataset.PixelData = encapsulate([encode(np.ascontiguousarray(cells))])
+    dataset.PixelData = encapsulate([bytes(encode(np.ascontiguousarray(cells)))])
     dataset["PixelData"].VR = "OB"
     return saved(dataset, syntax)
 
@@ -147,10 +151,59 @@ def dicoms() -> dict[str, Seed]:
     slices = {f"{k}.dcm": saved(image(k, position=float(k))) for k in (2, 1, 3)}
     frames = [build.frame([0.0, 0.0, 2.0 * k], [1.0, -1024.0]) for k in range(4)]
     many = build.enhanced(pixels(3, 4, SIDE, SIDE, high=4096), frames)
+    raw, one = build.encoded(many), saved(image())
+    moving = {
+        f"{t}{k}.dcm": saved(image(10 * t + k, position=float(k), TemporalPositionIdentifier=t, AcquisitionNumber=t))
+        for t in (1, 2)
+        for k in (2, 1, 3)
+    }
     return seeds | {
         "dicom series": Seed(slices, DEEP),
-        "dicom enhanced": Seed({"e.dcm": build.encoded(many)}, DEEP),
+        "dicom series in time": Seed(moving, EACH),
+        "dicom enhanced": Seed({"e.dcm": raw}, DEEP),
+        "dicom frames": Seed({"e.dcm": raw}, FLAT.model_copy(update={"frames": "each"})),
+        "dicom gz": Seed({"a.dcm.gz": gzip.compress(one, mtime=0)}, FLAT),
+        "dicom zip": Seed({"a.zip": zipped({"in/1.dcm": one, "2.dcm": flat["dicom rle"]})}, FLAT),
+        "dicom tar": Seed({"a.tar": tarred({"in/1.dcm": one, "2.dcm": flat["dicom rle"]}, "w")}, FLAT),
+        "dicom tar gz": Seed({"a.tar.gz": tarred({"1.dcm": one}, "w:gz")}, FLAT),
+        "dicom directory": Seed(directory(one), FLAT, named=True, root="DICOMDIR"),
     }
+
+
+def directory(raw: bytes) -> dict[str, bytes]:
+    """A DICOMDIR, and the file that it names."""
+    import tempfile
+
+    from pydicom.fileset import FileSet
+
+    dataset = dcmread(io.BytesIO(raw))
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID = "20200101", "120000", "1"
+    files = FileSet()
+    files.UID = UID(uid("fileset"))
+    files.add(dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        files.write(folder)
+        files._stage["t"].cleanup()  # its finalizer would warn
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, raw in members.items():
+            archive.writestr(zipfile.ZipInfo(name), raw, zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
+
+
+def tarred(members: dict[str, bytes], mode: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, raw in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return stream.getvalue()
 
 
 # --- other images ---------------------------------------------------------------------------------------------
@@ -185,7 +238,15 @@ def pictures() -> dict[str, Seed]:
         "idx gz": ("train-images-idx3-ubyte.gz", gzip.compress(idx, mtime=0)),
     }
     seeds = {name: Seed({path: raw}, FLAT) for name, (path, raw) in files.items()}
-    return seeds | {name: Seed({path: raw}, DEEP) for name, (path, raw) in niftis().items()}
+    volumes = {name: Seed({path: raw}, DEEP) for name, (path, raw) in niftis().items()}
+    return seeds | volumes | {"nifti film": Seed({"f.nii.gz": film()}, EACH)}
+
+
+def film() -> bytes:
+    import nibabel
+
+    cells = pixels(8, SIDE, SIDE, 4, 3, high=4096).astype(np.int16)
+    return gzip.compress(nibabel.Nifti1Image(cells, np.diag([0.5, 0.5, 2.0, 1.0])).to_bytes(), mtime=0)
 
 
 def niftis() -> dict[str, tuple[str, bytes]]:
@@ -293,26 +354,21 @@ def records() -> dict[str, Seed]:
     csv = b"patient,when,analyte,value\n" + b"".join(
         b"p%d,2020-01-0%dT08:00:00,K,4.%d\n" % (i % 2, i, i) for i in range(1, 9)
     )
-    packed, zipped = io.BytesIO(), io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        info = tarfile.TarInfo("Observation.ndjson")
-        info.size = len(ndjson)
-        tar.addfile(info, io.BytesIO(ndjson))
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo("Observation.ndjson"), ndjson)
+    member = {"Observation.ndjson": ndjson}
     return {
         "meds events": Seed({"data/0.parquet": data, "labels/0.parquet": label}, task),
         "meds labels": Seed({"labels/0.parquet": label, "data/0.parquet": data}, task, named=True),
         "fhir ndjson": Seed({"Observation.ndjson": ndjson}, FHIR),
         "fhir gz": Seed({"Observation.ndjson.gz": gzip.compress(ndjson, mtime=0)}, FHIR),
         "fhir bundle": Seed({"bundle.json": json.dumps(bundle).encode()}, FHIR),
-        "fhir tar": Seed({"all.tar.gz": packed.getvalue()}, FHIR),
-        "fhir zip": Seed({"all.zip": zipped.getvalue()}, FHIR),
+        "fhir tar": Seed({"all.tar.gz": tarred(member, "w:gz")}, FHIR),
+        "fhir zip": Seed({"all.zip": zipped(member)}, FHIR),
         "long csv": Seed({"labs.csv": csv}, CSV),
         "long csv gz": Seed({"labs.csv.gz": gzip.compress(csv, mtime=0)}, CSV),
     }
 
 
+@cache
 def all_seeds() -> dict[str, Seed]:
     """Name to seed; the same bytes each time."""
     return dicoms() | pictures() | sequences() | records()

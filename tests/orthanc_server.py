@@ -1,6 +1,6 @@
 """An Orthanc with DICOMweb on the loopback, from Debian's packages: unpacked into a folder, nothing is installed.
 
-Orthanc 1.10 listens on every interface, and answers the loopback alone (`RemoteAccessAllowed`), with a password of this run's.
+Orthanc 1.10 listens on every interface, so it runs in a network of its own (`own_network.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -20,7 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from own_network import reached
+
 PACKAGES = ("orthanc", "orthanc-dicomweb")
+PORT = 8042
 
 
 class Server(NamedTuple):
@@ -86,21 +88,21 @@ def _to_be_had(packages: list[str]) -> list[str]:
 
 
 @contextmanager
-def orthanc(root: Path, folder: Path) -> Iterator[Server]:
-    """A running server of what `unpack` gave, with its data in `folder`; it overwrites instances that come again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(f"http://127.0.0.1:{port}", "medray", secrets.token_hex(8))
+def orthanc(root: Path, folder: Path, alone: list[str]) -> Iterator[Server]:
+    """A running server of what `unpack` gave, with its data in `folder`; it overwrites instances that come again.
+
+    `alone`: how a command is run in a network of its own (`own_network`).
+    """
+    user, password = "medray", secrets.token_hex(8)
     settings = {
         "StorageDirectory": str(folder / "db"),
         "IndexDirectory": str(folder / "db"),
         "Plugins": [str(path) for path in root.glob("usr/lib/orthanc/libOrthancDicomWeb.so*")][:1],
-        "HttpPort": port,
+        "HttpPort": PORT,
         "DicomServerEnabled": False,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": True,
-        "RegisteredUsers": {server.user: server.password},
+        "RegisteredUsers": {user: password},
         "OverwriteInstances": True,
         "SyncStorageArea": False,
         "DicomWeb": {"Enable": True},
@@ -115,14 +117,11 @@ def orthanc(root: Path, folder: Path) -> Iterator[Server]:
     command = [str(root / "usr/sbin/Orthanc"), str(folder / "orthanc.json")]
     with (
         open(folder / "log", "wb") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+        reached(alone, command, PORT, environment=environment, log=log) as (port, process),
     ):
-        try:
-            _wait(server, process, folder / "log")
-            yield server
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+        server = Server(f"http://127.0.0.1:{port}", user, password)
+        _wait(server, process, folder / "log")
+        yield server
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -112,7 +112,8 @@ def test_more_than_may_be_handed_over_is_done_by_one_worker(engine, monkeypatch)
     assert sorted(v for payload in sink.found for v in payload["values"]) == [4 * n for n in range(200)]
 
 
-@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow  # test_engines.py does as much with one kind of workers on every run
+@pytest.mark.parametrize("place", [0, 1])
 def test_a_refusal_in_either_worker_comes_out_as_itself(engine, place):
     stages = [Stage(Double, 3), ON_GPU]
     stages[place] = stages[place]._replace(make=Refuse)

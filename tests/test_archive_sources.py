@@ -25,7 +25,8 @@ from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError, UserError
 from medray.learning import bundles
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
-from medray.storage import files
+from medray.storage import archives, files
+from medray.verbs import stages
 from medray.verbs.index import index
 from medray.verbs.inspect import inspect
 from medray.verbs.score import score
@@ -113,6 +114,18 @@ def test_members_are_opened_again_where_a_zip_was_rewritten_in_the_same_size_and
     assert (result.scanned, result.changed, result.new, result.vanished) == (4, 1, 0, 0)
     after = entries(result)
     assert {each for each in after if after[each]["fingerprint"] != before[each]["fingerprint"]} == images(7)
+
+
+def test_a_zip_that_an_earlier_version_took_for_a_file_becomes_its_members(archive, monkeypatch):
+    run = toy.train_run(archive)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(archives, "is_container", lambda _: False)
+        earlier.setattr(stages, "holds_data", lambda _: True)
+        before = index(run, LocalEngine(), failed=True)
+        assert {row["path"] for row in before.failed_entries or ()} == {"z.zip", "t.tar", "g.tar.gz"}
+    after = index(run, LocalEngine())
+    assert (after.entries, after.failed, after.scanned) == (12, 0, 12)  # nine members and three containers
+    assert index(run, LocalEngine()).scanned == 0
 
 
 def test_an_image_that_moves_from_a_folder_into_a_zip_or_is_packed_is_not_scored_again(archive):

@@ -62,6 +62,7 @@ def test_a_flow_stops_within_ten_seconds_of_its_deadline_with_all_that_it_did(en
     assert 0 < sum(done) == len(sink.committed) == len(set(sink.committed)) < 1000
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_flow_that_was_stopped_make_room_for_the_next(ray_session):
     from medray.engines.ray.engine import RayEngine
 

@@ -336,6 +336,25 @@ def test_an_entry_of_some_frames_names_them(tmp_path: Path, taken: str, named: l
     assert image.referenced_frame_numbers == named
 
 
+def test_images_in_gzip_and_in_zip_files_are_read_where_they_are(tmp_path: Path):
+    import gzip
+    import zipfile
+
+    toy.write_image(tmp_path / "a.dcm", 1, 1)
+    raw = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "1.dcm.gz").write_bytes(gzip.compress(raw))
+    toy.write_image(tmp_path / "b.dcm", 2, 0)
+    with zipfile.ZipFile(tmp_path / "archive" / "all.zip", "w") as archive:
+        archive.write(tmp_path / "b.dcm", "in/b.dcm")
+    bundles.save(toy.bundle(), str(tmp_path / "bundle"))
+    run_scoring(tmp_path)
+    result = exported(tmp_path)
+    assert (result.scored, result.refused) == (2, {})
+    subjects = {str(dcmread(path).PatientID) for path in (tmp_path / "out").iterdir()}
+    assert subjects == {"S0001", "S0002"}
+
+
 def test_tiles_of_a_mosaic_are_no_frames(tmp_path: Path):
     raw = image_bytes()
     (tmp_path / "m.dcm").write_bytes(raw)

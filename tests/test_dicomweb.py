@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import toy
 from deltalake import DeltaTable
 from flaky_proxy import Proxy, flaky_proxy
 from orthanc_server import Server, orthanc, unpack
+from own_network import own_network
 
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
@@ -39,7 +41,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
         pytest.skip(
             "Debian's orthanc and orthanc-dicomweb cannot be fetched: apt-get download orthanc orthanc-dicomweb"
         )
-    with orthanc(root, folder / "server") as started, pytest.MonkeyPatch.context() as patch:
+    alone = own_network()
+    if alone is None:
+        pytest.skip("no network namespace may be made here (unshare --net): Orthanc would listen on every interface")
+    with orthanc(root, folder / "server", alone) as started, pytest.MonkeyPatch.context() as patch:
         store_all(started, range(SERIES))
         patch.setenv(http.USER, started.user)
         patch.setenv(http.PASSWORD, started.password)
@@ -183,6 +188,31 @@ def test_of_any_other_server_counts_are_compared_and_a_full_check_retrieves_ever
     assert entries(last) == before
 
 
+def test_another_query_is_another_archive_and_forgotten_changes_are_made_up_for(tmp_path, server, proxy):
+    run = run_of(tmp_path, proxy, f"?StudyInstanceUID={uid('web', 3, 'study')}")
+    assert set(entries(index(run, LocalEngine()))) == images(6, 7)
+    run = run_of(tmp_path, proxy, f"?StudyInstanceUID={uid('web', 4, 'study')}")
+    assert set(entries(index(run, LocalEngine()))) == images(8, 9)
+    try:
+        store(server, 8, pixels=500)
+        server.ask("DELETE", "/changes")
+        assert index(run, LocalEngine()).changed == 1
+    finally:
+        store(server, 8)
+
+
+def test_instances_that_a_server_counts_and_does_not_list_are_a_failed_row(tmp_path, server, proxy, monkeypatch):
+    run = run_of(tmp_path, proxy, f"?StudyInstanceUID={uid('web', 5, 'study')}")
+    with monkeypatch.context() as capped:
+        real = dicomweb.instances
+        capped.setattr(dicomweb, "instances", lambda *asked: islice(real(*asked), 1))
+        result = index(run, LocalEngine(), failed=True)
+        assert (result.entries, result.failed) == (2, 1)
+        failed = [(row["path"], row["reason"]) for row in result.failed_entries or ()]
+        assert failed == [(f"studies/{uid('web', 5, 'study')}", "missing_file")]
+    assert set(entries(index(run, LocalEngine()))) == images(10, 11)
+
+
 def test_a_server_with_small_pages_is_listed_whole(server, proxy, monkeypatch):
     monkeypatch.setattr(dicomweb, "PAGE", 3)  # fewer than the ten studies: Orthanc has no second page of them
     root = f"dicomweb+{proxy.url}/dicom-web?ModalitiesInStudy=CT"
@@ -286,6 +316,9 @@ def test_a_password_in_the_uri_is_refused_and_not_repeated():
     with pytest.raises(ArchiveError, match="would stand in logs") as raised:
         next(files.archive_pieces("dicomweb+https://me:secret@pacs.example/x"))
     assert "secret" not in str(raised.value)
+    with pytest.raises(ArchiveError, match="a search for a person") as person:
+        dicomweb.place_of("dicomweb+https://pacs.example/x?PatientID=4711")
+    assert "4711" not in str(person.value)
     with pytest.raises(ArchiveError, match="no URI of a DICOMweb server"):
         dicomweb.place_of("dicomweb+ftp://x/y")
 

@@ -160,14 +160,13 @@ cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include
 cluster.add_node(num_cpus=1)
 from medray.engines.spec import RaySpec
 from medray.engines.ray.engine import RayEngine
+from medray.learning import bundles
 from medray.verbs.score import score
-from medray.verbs.train import train
 folder = Path({folder!r})
 toy.write_archive(folder)
+bundles.save(toy.bundle(), str(folder / "bundle"))
 engine = RayEngine(RaySpec(address=cluster.address, workers=2))
 assert engine.workers == 2 and engine.cpus == 1.0
-trained = train(toy.train_run(folder, training={{"epochs": 1}}), engine)
-assert trained.workers == 2
 result = score(toy.score_run(folder), engine)
 assert (result.entries, result.scored, result.failed) == (96, 96, 0), result
 assert len(toy.scores(folder / "scores")) == 96

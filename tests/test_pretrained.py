@@ -19,6 +19,8 @@ from medray.errors import RunFileError
 from medray.learning import bundles, pretrained
 from medray.learning.optimizers import TrainingSettings, make_optimizer, set_learning_rate
 from medray.progress import Silent
+from medray.verbs.evaluate import evaluate
+from medray.verbs.inspect import inspect
 from medray.verbs.score import score
 from medray.verbs.train import train
 
@@ -177,6 +179,8 @@ def test_a_network_of_any_kind_starts_from_a_bundle(archive, first, tmp_path):
     before, after = bundles.load(str(first.parent)).weights, bundles.load(run.bundle_uri).weights
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"resnet.fc.weight", "resnet.fc.bias"}
+    assert evaluate(run, LocalEngine()).bundle_id == bundles.load(run.bundle_uri).id
+    assert inspect(run.bundle_uri).facts["pretrained"]["file"] == "weights.safetensors"
 
 
 def test_a_frozen_training_stopped_in_mid_way_goes_on_to_the_same_bundle(archive, first, tmp_path):

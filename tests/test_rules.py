@@ -83,7 +83,7 @@ def test_of_alternatives_one_has_to_be_passed_whole(facts, passes):
     assert (why is None) is passes
     if why is not None:
         assert why.rule == "select_any" and "bone: " in why.detail and "thick: " in why.detail
-        assert "H30" not in why.detail  # text of a header is not told
+        assert "; wanted: " in why.detail and "H30" not in why.detail  # text of a header is not told
 
 
 def test_alternatives_of_a_score_run_have_to_be_passed_beside_the_bundles():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import toy
+from own_network import own_network
 from ray_cluster import other_code
 
 from medray.learning import bundles
@@ -20,12 +21,10 @@ HALF = 512
 @pytest.fixture(scope="module")
 def alone() -> list[str]:
     """How a command is run in a network namespace of its own. Skips where that is not permitted."""
-    for rights in ([], ["--map-root-user"]):
-        command = ["unshare", "--net", *rights]
-        up = subprocess.run([*command, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
-        if up.returncode == 0:
-            return command
-    pytest.skip("no network namespace may be made here (unshare --net)")
+    command = own_network()
+    if command is None:
+        pytest.skip("no network namespace may be made here (unshare --net)")
+    return command
 
 
 @pytest.mark.slow  # test_submit_cluster.py sends jobs to one raylet on every run

@@ -218,7 +218,7 @@ def refused(
     shown = {*shown}
     if why := first_broken(facts, select, shown):
         return why
-    broken = {name: first_broken(facts, rules, shown) for name, rules in (alternatives or {}).items()}
+    broken = {name: first_broken(facts, rules, shown, WANTED) for name, rules in (alternatives or {}).items()}
     if broken and all(broken.values()):
         each = "; ".join(f"{name}: {why.detail}" for name, why in broken.items() if why is not None)
         return Refused(rule=SELECT_ANY, detail=f"none of [modality.select_any] is passed: {each}")
@@ -237,21 +237,27 @@ SELECT_ANY = "select_any"
 """Rule of an entry that passes none of the alternatives."""
 
 
-def first_broken(facts: Mapping[str, Fact], select: Mapping[str, Rule], shown: Collection[str]) -> Refused | None:
+SELECT_ASKS, WANTED = "[modality.select] asks for", "wanted:"
+"""How a message goes on after what was found: of a rule of [modality.select], and of one within an alternative."""
+
+
+def first_broken(
+    facts: Mapping[str, Fact], select: Mapping[str, Rule], shown: Collection[str], asks: str = SELECT_ASKS
+) -> Refused | None:
     """The first rule of a set that the facts do not pass, all of which have to hold."""
     for name, rule in select.items():
         value = value_of(facts, name)
         if (broken := rule.broken(value)) is not None:
-            return told(name, rule, broken, shown_value(name, value, shown))
+            return told(name, rule, broken, shown_value(name, value, shown), asks)
     return None
 
 
-def told(name: str, rule: Rule, broken: Rule, found: str | None = None) -> Refused:
+def told(name: str, rule: Rule, broken: Rule, found: str | None = None, asks: str = SELECT_ASKS) -> Refused:
     """Words on a rule about the fact `name` of which the part `broken` does not hold; `found`: what the entry states."""
     called = broken.name or rule.name
     title = name if called is None else f"{called} ({name})"
     detail = "" if found is None else f"{found}; "
-    return Refused(rule=called or name, detail=f"{title}: {detail}[modality.select] asks for {rule}")
+    return Refused(rule=called or name, detail=f"{title}: {detail}{asks} {rule}")
 
 
 def categories(value: Fact) -> tuple[str, ...]:

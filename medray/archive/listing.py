@@ -30,6 +30,8 @@ class Listed(NamedTuple):
     """How many come before the lists."""
     suspect: tuple[tuple[int, int], ...]
     """Ranges of files that may be of other content although size and time are as they were."""
+    looked_into: pa.Array
+    """URIs of the zip and tar files among whose members they are."""
 
 
 def list_archive(
@@ -39,17 +41,21 @@ def list_archive(
     `linked`. What is as in the listing `old` need not be looked into again."""
     apart = pa.array([file.uri for file in lists], pa.string())
     suspect: list[tuple[int, int]] = []
+    looked_into: dict[str, None] = {}
     with new_rows(folder, "files", LISTING) as writer:
         for piece, doubtful in listed(root, linked, (lambda: old.scan(FILES)) if old.places else None, full_check_days):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
-            if doubtful:
+            if doubtful and len(piece):
+                looked_into[files.file_holding(piece.column("uri")[0].as_py())] = None
                 suspect.append((writer.rows, writer.rows + len(piece)))
             writer.write(_keyed(piece))
         before = writer.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
         writer.write(_keyed(pa.record_batch(columns, FILES)))
-    return Listed(RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect))
+    return Listed(
+        RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect), pa.array(looked_into, pa.string())
+    )
 
 
 def _keyed(piece: pa.RecordBatch) -> pa.RecordBatch:

@@ -9,8 +9,9 @@ from typer.core import TyperGroup
 
 from medray.errors import UserError
 
-OWN = {"ehr": "Health records."}
-"""Modalities of medray's own that bring commands, with the line that `medray --help` shows: it imports no modality."""
+OWN = {"ehr": ("medray.cli.ehr:ehr", "Health records.")}
+"""Commands of medray's own modalities, as `Kind.commands` has those of plug-ins, and their line in `medray --help`: help is
+shown without the modality, which imports much."""
 
 
 class Verbs(TyperGroup):
@@ -25,14 +26,16 @@ class Verbs(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)
         with formatter.section("Commands of modalities"):
-            formatter.write_dl(list(OWN.items()))
+            formatter.write_dl([(kind, line) for kind, (_, line) in OWN.items()])
 
 
 def _brought(kind: str) -> typer.Typer | None:
     """The commands that a modality brings, if it brings any. Exits with the message of a broken plug-in."""
     from medray.plugins.installed import PlugInFault, find, named_object
 
-    if kind not in OWN and find("modalities", kind) is None:
+    if kind in OWN:
+        return named_object(OWN[kind][0])
+    if find("modalities", kind) is None:
         return None
     from medray.cli.shared import errors
     from medray.modalities.registry import modality_kind

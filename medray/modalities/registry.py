@@ -80,7 +80,7 @@ def _own(kind: str) -> Kind | None:
             from medray.modalities.ehr.inspection import inspect as inspect_records
             from medray.modalities.ehr.modality import Ehr
 
-            return Kind(EhrSpec, Ehr, inspect_records, draft=draft_of_records, commands="medray.cli.ehr:ehr")
+            return Kind(EhrSpec, Ehr, inspect_records, draft=draft_of_records)
         case "genomics":
             from medray.modalities.genomics.draft import draft as draft_of_sequences
             from medray.modalities.genomics.inspection import inspect as inspect_sequences

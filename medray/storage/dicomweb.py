@@ -23,6 +23,9 @@ WHOLE_INSTANCE = 'multipart/related; type="application/dicom"; transfer-syntax=*
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 SERIES_IN_STUDY, INSTANCES_IN_STUDY = "00201206", "00201208"
 
+_OF_A_PERSON = frozenset(
+    {"PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "00100010", "00100020", "00100030", "00101000"}
+)
 _UID = re.compile(r"[0-9A-Za-z.-]{1,128}")
 _INSTANCE = re.compile(r"/studies/([^/?]+)/series/([^/?]+)/instances/([^/?]+)$")
 
@@ -53,10 +56,18 @@ def place_of(root: str) -> Place:
             where=f"dicomweb+{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}",
             do=f"set {http.USER} and {http.PASSWORD}, or {http.TOKEN}, or give them in ~/.netrc",
         )
+    filters = dict(parse_qsl(parts.query))
+    if named := sorted(_OF_A_PERSON.intersection(filters)):
+        raise ArchiveError(
+            "a search for a person would stand in logs and manifests",
+            where=f"dicomweb+{parts.scheme}://{parts.netloc}{parts.path}",
+            found=", ".join(named),
+            do="name the studies: StudyInstanceUID, StudyDate, ModalitiesInStudy …",
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ArchiveError("no URI of a DICOMweb server", where=root, expected="dicomweb+https://host/path")
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    return Place(f"dicomweb+{url}", url, dict(parse_qsl(parts.query)))
+    return Place(f"dicomweb+{url}", url, filters)
 
 
 def is_instance(uri: str) -> bool:
@@ -66,10 +77,13 @@ def is_instance(uri: str) -> bool:
 
 def studies(place: Place, uid: str | None = None) -> Iterator[tuple[str, Counts]]:
     """(UID, counts) of the studies that the archive means, each once; of that one alone. Raises OSError."""
-    filters = place.filters | ({"StudyInstanceUID": uid} if uid else {})
+    chosen = {"StudyInstanceUID", STUDY}.intersection(place.filters)  # the archive's own choice stands
+    filters = place.filters | ({"StudyInstanceUID": uid} if uid and not chosen else {})
     query = {**filters, "includefield": f"{SERIES_IN_STUDY},{INSTANCES_IN_STUDY}"}
     for found in _pages(f"{place.url}/studies", query, (STUDY,)):
-        yield _uid(found, STUDY), Counts(_number(found, SERIES_IN_STUDY), _number(found, INSTANCES_IN_STUDY))
+        study = _uid(found, STUDY)
+        if uid in (None, study):
+            yield study, Counts(_number(found, SERIES_IN_STUDY), _number(found, INSTANCES_IN_STUDY))
 
 
 def instances(place: Place, study: str, also: Mapping[str, str] | None = None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medray.errors import ArchiveError, MachineError
+from medray.errors import ArchiveError, MachineError, SampleError
 from medray.storage.archives import archive_files as archive_files
 from medray.storage.archives import archive_pieces as archive_pieces
 from medray.storage.uris import INSIDE as INSIDE
@@ -56,9 +56,12 @@ def holds_data(uri: str) -> bool:
     """False for a zip or tar that could be read to its end, whose members are files of their own, and for what a listing
     remembers of a DICOMweb server. True for any other file.
 
-    Raises SampleError for a zip or tar that could not be read, and for a member that is not read; OSError.
+    Raises SampleError for a zip or tar that could not be read, for a member that is not read, and for instances of a server that
+    are counted and not listed; OSError.
     """
     if is_dicomweb(uri):
+        if "/studies/" in uri and "/instances/" not in uri:
+            raise SampleError("missing_file", "the server counts more instances of a study than it lists")
         return "/instances/" in uri
     if not is_container(uri) and container_of(uri) is None:
         return True

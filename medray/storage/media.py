@@ -48,16 +48,19 @@ def _plain(path: str) -> str:
 def _file_ids(uri: str, content: bytes) -> Iterator[list[str]]:
     """Referenced File ID (0004,1500) of each directory record in use; names that lead out of the medium are left out of it."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
+    # BytesLengthException is no ValueError; an OSError is of the bytes, which are in memory
+    broken = (InvalidDicomError, BytesLengthException, AttributeError, ValueError, TypeError, NotImplementedError)
     try:
         records = dcmread(io.BytesIO(content)).DirectoryRecordSequence
         for record in records:
             names = record.get("ReferencedFileID")
             if names and record.get("RecordInUseFlag", IN_USE) != 0:
                 names = [names] if isinstance(names, str) else list(names)
-                yield [name for name in (part for each in names for part in str(each).split("/")) if name.strip(".")]
-    except (InvalidDicomError, AttributeError, ValueError, TypeError, NotImplementedError, EOFError) as error:
+                texts = [str(each).replace("\0", "\\0") for each in names]  # no file has a name with that character
+                yield [name for name in (part for text in texts for part in text.split("/")) if name.strip(".")]
+    except (*broken, EOFError, OSError) as error:
         raise ArchiveError(
             "no DICOMDIR can be read there",
             where=uri,

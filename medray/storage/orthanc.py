@@ -53,12 +53,13 @@ class Orthanc:
     def touched_studies(self, since: int) -> set[str] | None:
         """UIDs of the studies of which an instance came or was written anew after change `since`; None where the server has
         forgotten some of the changes since then. Raises OSError."""
+        oldest = http.get_json(f"{self.url}/changes", {"since": "0", "limit": "1"})["Changes"]
+        if since and (not oldest or int(oldest[0]["Seq"]) > since + 1):
+            return None
         instances: dict[str, None] = {}
         done = False
         while not done:
             page = http.get_json(f"{self.url}/changes", {"since": str(since), "limit": str(CHANGES)})
-            if page["Changes"] and int(page["Changes"][0]["Seq"]) != since + 1:
-                return None
             for change in page["Changes"]:
                 if change["ChangeType"] in _TOUCHED and change["ResourceType"] == "Instance":
                     instances[change["ID"]] = None

@@ -108,7 +108,19 @@ class _Listing:
             uris = []
         uris += [uri for uri in old.keys() - set(uris) if dicomweb.is_there(uri)]  # a page that moved hides some
         files = self.orthanc.stored(study, self.now_ns) if self.orthanc and uris else dict[str, Stored]()
-        return [self._row(uri, old.get(uri), files.get(uri.rpartition("/")[2])) for uri in sorted(uris)]
+        rows = [self._row(uri, old.get(uri), files.get(uri.rpartition("/")[2])) for uri in sorted(uris)]
+        return rows if len(rows) >= self._counted(study, len(rows)) else [*rows, (self._study_uri(study), 0, 0)]
+
+    def _counted(self, study: str, found: int) -> int:
+        """How many instances the server counts in a study; asked again where fewer were found, which may just have gone."""
+        counted = self.studies[study].instances or 0
+        if found < counted:
+            counted = dict(dicomweb.studies(self.place, study)).get(study, Counts(0, 0)).instances or 0
+        return counted
+
+    def _study_uri(self, study: str) -> str:
+        """Stands for the instances of a study that the server counts and does not list: an entry that fails."""
+        return f"{self.place.uri}/studies/{study}"
 
     def _row(self, uri: str, old: Row | None, stored: Stored | None) -> Row:
         if stored is None:
@@ -154,7 +166,10 @@ class _Listing:
         start = f"{self.place.uri}/studies/"
         for batch in self.earlier():
             rows = batch.select(["uri", "size", "modified_ns"])
-            rows = rows.filter(pc.starts_with(rows.column("uri"), start))
+            here = pc.and_(
+                pc.starts_with(rows.column("uri"), start), pc.match_substring(rows.column("uri"), "/instances/")
+            )
+            rows = rows.filter(here)
             parts = pc.extract_regex(rows.column("uri"), pattern=_PARTS)
             studies = pc.utf8_slice_codeunits(pc.struct_field(parts, "study"), len(start), 2**31 - 1)
             yield rows, studies.to_pylist(), pc.struct_field(parts, "series").to_pylist()

@@ -204,9 +204,10 @@ class _IndexRun:
             for file in files.archive_files(uri)
         ]
         linked: list[str] = []
-        self.listing, self.first_list, self.suspect = list_archive(
+        self.listed = list_archive(
             folder, run.root, list(dict.fromkeys(lists)), linked, self.old_listing, run.full_check_days
         )
+        self.listing = self.listed.listing
         self.linked = len(linked)
         if linked:
             progress.fact("linked_folders", "warning", count=len(linked))
@@ -241,14 +242,15 @@ class _IndexRun:
         if self.afresh:
             fresh[:] = True
             return fresh, vanished
-        for start, end in self.suspect:
+        for start, end in self.listed.suspect:
             fresh[start:end] = True
+        fresh |= named(self.listing, self.listed.looked_into)  # earlier versions took them for files
         unread = [pa.array([], pa.string())]
         for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
             unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
         fresh |= named(self.listing, pa.concat_arrays(unread))
         if fresh.any() or vanished.any():  # the data of what a list names may have come or gone
-            fresh[self.first_list :] = True
+            fresh[self.listed.first_list :] = True
             fresh |= self._beside(fresh, vanished)
         return fresh, vanished
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import logging
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +20,13 @@ from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from medray.archive.entries import PartRef, unchanged
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.decode import sniff
+from medray.modalities.imaging.formats.decode import content_of, sniff
 from medray.modalities.imaging.frames_text import chosen_frames
 from medray.storage.files import read_bytes
 
@@ -135,7 +138,7 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[tuple[dict[str, bytes], list[
     """What is asked of each file, keyword to bytes, and the frames that are taken of it, from 1; none: all."""
     for part in sorted(parts, key=lambda part: (part.locator, part.uri)):
         try:
-            raw = read_bytes(part.uri)
+            raw = content_of(read_bytes(part.uri))
         except FileNotFoundError:
             raise SampleError("missing_file") from None
         except OSError as error:
@@ -143,24 +146,40 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[tuple[dict[str, bytes], list[
         if sniff(raw) != "dicom":
             raise SampleError("unsupported", "a report is made of DICOM images alone")
         header = _header(unchanged(raw, part))
-        lacking = [name for name in (*OWN[:3], "StudyInstanceUID") if not _text(header, name)]
+        lacking = [name for name in (*OWN[:3], "StudyInstanceUID") if not _UID.fullmatch(_text(header, name))]
         if lacking:
             raise SampleError("corrupt", f"no {lacking[0]}")
         yield header, [number + 1 for number in chosen_frames(part.locator) or ()]
 
 
+_UID = re.compile(r"[!-~]{1,64}")
+"""What a reference can hold; images that break rules of UIDs otherwise can be referred to."""
+_BROKEN = (
+    AttributeError, BytesLengthException, EOFError, InvalidDicomError, KeyError, NotImplementedError, OSError, TypeError,
+    ValueError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom raises for damaged content."""
+
+
 def _header(raw: bytes) -> dict[str, bytes]:
     with quiet():
-        dataset = dcmread(io.BytesIO(raw), stop_before_pixels=True, force=True, specific_tags=_ASKED)
-        found: dict[str, bytes] = {}
-        for keyword in _ASKED:
-            element = dataset.get_item(keyword) if keyword in dataset else None
-            if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
-                found[keyword] = element.value
-            elif element is not None and element.value:  # the character set is decoded while it is read
-                values = element.value if isinstance(element.value, MultiValue) else [element.value]
-                text = "\\".join(map(str, values))
-                found[keyword] = (text + " " * (len(text) % 2)).encode("ascii", "replace")
+        try:
+            return _elements(dcmread(io.BytesIO(raw), stop_before_pixels=True, force=True, specific_tags=_ASKED))
+        except _BROKEN as error:
+            raise SampleError("corrupt", f"pydicom: {type(error).__name__}") from None
+
+
+def _elements(dataset: Dataset) -> dict[str, bytes]:
+    """Keyword to bytes."""
+    found: dict[str, bytes] = {}
+    for keyword in _ASKED:
+        element = dataset.get_item(keyword) if keyword in dataset else None
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+            found[keyword] = element.value
+        elif element is not None and element.value:  # the character set is decoded while it is read
+            values = element.value if isinstance(element.value, MultiValue) else [element.value]
+            text = "\\".join(map(str, values))
+            found[keyword] = (text + " " * (len(text) % 2)).encode("ascii", "replace")
     return found
 
 

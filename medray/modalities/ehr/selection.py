@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from medray.archive.eligibility import Rule, told
+from medray.archive.eligibility import SELECT_ASKS, WANTED, Rule, told
 from medray.modalities.ehr.meds.codes import CodeTable, code_hash
 from medray.modalities.ehr.meds.file import STATIC
 from medray.modalities.ehr.meds.usable import DAY_US, Usable
@@ -24,7 +24,7 @@ def refused(spec: EhrSpec, events: Usable, codes: CodeTable) -> dict[int, str]:
     passes = _judge(events, codes, timed)
     why = _broken(spec.select, passes)
     if spec.select_any:
-        broken = {name: _broken(rules, passes) for name, rules in spec.select_any.items()}
+        broken = {name: _broken(rules, passes, WANTED) for name, rules in spec.select_any.items()}
         for i in range(entries):
             if all(i in each for each in broken.values()):
                 each_why = "; ".join(f"{name}: {each[i]}" for name, each in broken.items())
@@ -37,12 +37,12 @@ def refused(spec: EhrSpec, events: Usable, codes: CodeTable) -> dict[int, str]:
     return why
 
 
-def _broken(rules: Mapping[str, Rule], passes: Passes) -> dict[int, str]:
+def _broken(rules: Mapping[str, Rule], passes: Passes, asks: str = SELECT_ASKS) -> dict[int, str]:
     """Entries that do not pass all of these rules, with words on the first that they do not pass."""
     why: dict[int, str] = {}
     for name, rule in rules.items():
         for i in np.flatnonzero(~passes(name, rule)).tolist():
-            why.setdefault(i, told(name, rule, rule).detail)
+            why.setdefault(i, told(name, rule, rule, asks=asks).detail)
     return why
 
 

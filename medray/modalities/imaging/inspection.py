@@ -9,15 +9,18 @@ import numpy as np
 from medray.errors import REASONS, SampleError
 from medray.modalities.base import Inspection
 from medray.modalities.imaging.facts import geometry
-from medray.modalities.imaging.formats import arrays
+from medray.modalities.imaging.formats import arrays, nifti
 from medray.modalities.imaging.formats.decode import content_of, decode, sniff
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom import series, transform
+from medray.modalities.imaging.formats.dicom.assembly import Piece, assemble
 from medray.modalities.imaging.formats.dicom.elements import one_text
 from medray.modalities.imaging.formats.dicom.header import MEDIA_DIRECTORY, Header, parse, uid_name
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic, kind
 from medray.modalities.imaging.formats.dicom.pixel_description import check
+from medray.modalities.imaging.formats.dicom.slices import slices
 from medray.modalities.imaging.formats.image import Image
+from medray.modalities.imaging.volumes import keys_of
 from medray.storage.files import File, archive_files, read_bytes, relative
 
 
@@ -53,9 +56,24 @@ def _one_file(uri: str) -> Inspection:
         if header.sop_class == MEDIA_DIRECTORY:
             return Inspection(title="DICOMDIR", facts={"format": "dicom", "sop_class": uid_name(header.sop_class)})
         return Inspection(title="DICOM file", facts=_dicom_file(header))
+    if kind == "nifti":
+        return Inspection(title="NIfTI volume", facts={"format": kind} | nifti_facts(raw))
     image = decode([raw], volumes=True)
     facts = {"format": kind} | _image_facts(image)
-    return Inspection(title={"nifti": "NIfTI volume"}.get(kind, "picture"), facts=facts)
+    return Inspection(title="picture", facts=facts)
+
+
+def nifti_facts(raw: bytes) -> dict[str, object]:
+    """Geometry and values of a NIfTI file, of several volumes those of the first, and how many there are. Raises SampleError."""
+    points = nifti.grid(raw).points
+    image = nifti.read_nifti(raw, 0 if points > 1 else None)
+    facts = _image_facts(image) | ({"volumes": points} if points > 1 else {})
+    if image.affine_ras is not None:
+        facts["affine_ras"] = image.affine_ras.tolist()
+        facts["residual_mm"] = 0.0  # the affine is all that the file says
+    sheared = image.slices_mm is not None and bool(np.abs(np.diff(image.slices_mm[:, 1:], axis=0)).max() > 1e-3)
+    flags = [("sheared", sheared), ("several_volumes", points > 1), ("turn_unsure", bool(image.turn_unsure))]
+    return facts | {"flags": [name for name, holds in flags if holds]}
 
 
 def _rows_facts(name: str, rows: arrays.ImageArray) -> dict[str, object]:
@@ -128,6 +146,7 @@ def _folder(root: str, files: list[File]) -> Inspection:
     groups: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
     problems: list[dict[str, object]] = []
+    films: list[dict[str, object]] = []
     for file in files:
         try:
             raw = content_of(read_bytes(file.uri))
@@ -137,6 +156,8 @@ def _folder(root: str, files: list[File]) -> Inspection:
         kind = sniff(raw) if raw else ""
         if kind != "dicom":
             others[kind or "other"] += 1
+            if kind == "nifti":
+                films.append({"file": relative(file.uri, root)} | _header_facts(raw))
             continue
         try:
             header = parse(raw)
@@ -149,19 +170,55 @@ def _folder(root: str, files: list[File]) -> Inspection:
             problems.append({"file": relative(file.uri, root), "reason": error.reason, "detail": error.detail})
     if not groups and not problems and set(others) <= {"other", "unreadable"}:
         raise SampleError("unrecognised_format", f"{len(files)} files, none of them an image")
-    rows = [
-        series_facts([content_of(read_bytes(each)) for each in uris]) | {"series": uid}
-        for uid, uris in sorted(groups.items())
-    ]
+    rows: list[dict[str, object]] = []
+    several: list[dict[str, object]] = []
+    for uid, uris in sorted(groups.items()):
+        raws = [content_of(read_bytes(each)) for each in uris]
+        rows.append(series_facts(raws) | {"series": uid})
+        if "reason" in rows[-1]:
+            several += [row | {"series": uid} for row in volumes_of_series(raws)]
     facts: dict[str, object] = {"files": len(files), "series": len(rows), "other_files": dict(sorted(others.items()))}
     if len(rows) == 1:
         facts |= {"format": "dicom"} | rows[0]
-    tables = {"series": rows} if len(rows) > 1 else {}
-    return Inspection(title="folder of images", facts=facts, tables=tables | ({"failed": problems} if problems else {}))
+    named = {"series": rows if len(rows) > 1 else [], "volumes": several, "nifti": films, "failed": problems}
+    return Inspection(
+        title="folder of images", facts=facts, tables={name: each for name, each in named.items() if each}
+    )
 
 
-def series_facts(raws: list[bytes]) -> dict[str, object]:
-    """Geometry and values of the files of one series; where they are no volume, the reason and what can be said."""
+def _header_facts(raw: bytes) -> dict[str, object]:
+    """Shape, spacing and number of volumes of a NIfTI file, by its header; or the reason why it cannot be read."""
+    try:
+        found = nifti.grid(raw)
+    except SampleError as error:
+        return {"reason": error.reason, "detail": error.detail}
+    return {"shape": list(found.shape), "spacing_mm": list(found.spacing_mm), "volumes": found.points}
+
+
+def volumes_of_series(raws: list[bytes]) -> list[dict[str, object]]:
+    """`series_facts` of each volume of a series that holds several, with what tells it from the others as `volume`; of any
+    other series nothing."""
+    try:
+        slices_of = [slices(parse(raw)) for raw in raws]
+        volumes = assemble(
+            Piece(part, each.number, each.plane, each.values) for part, of in enumerate(slices_of) for each in of
+        )
+    except SampleError:
+        return []
+    if len(volumes) < 2:
+        return []
+    rows: list[dict[str, object]] = []
+    for key, volume in zip(keys_of(volumes), volumes, strict=True):
+        chosen: dict[int, list[int]] = {}
+        for piece in volume.pieces:
+            chosen.setdefault(piece.part, []).append(piece.number)
+        rows.append({"volume": key} | series_facts([raws[part] for part in chosen], list(chosen.values())))
+    return rows
+
+
+def series_facts(raws: list[bytes], selections: list[list[int]] | None = None) -> dict[str, object]:
+    """Geometry and values of the files of one series, or of the frames of them that are selected; where they are no volume,
+    the reason and what can be said."""
     first = parse(raws[0])
     syntaxes = sorted({uid_name(parse(raw).syntax) for raw in raws})
     facts: dict[str, object] = {
@@ -170,8 +227,8 @@ def series_facts(raws: list[bytes]) -> dict[str, object]:
         "transfer_syntax": syntaxes[0] if len(syntaxes) == 1 else syntaxes,
     }
     try:
-        slices, stack = series.volume(raws)
-        image = series.read_series(raws)
+        frames, stack = series.volume(raws, selections)
+        image = series.read_series(raws, selections, whole=selections is None)
     except SampleError as error:
         flags = _flags(first)
         if "positions" in error.detail:
@@ -180,7 +237,7 @@ def series_facts(raws: list[bytes]) -> dict[str, object]:
     facts |= _image_facts(image)
     facts["affine_ras"] = stack.affine_ras.tolist()
     facts["residual_mm"] = stack.residual_mm
-    volume_facts = geometry(stack, (slices[0].header.rows, slices[0].header.columns))
+    volume_facts = geometry(stack, (frames[0].header.rows, frames[0].header.columns))
     facts |= {name: volume_facts[name] for name in ("extent_mm", "largest_hole_mm")}
     if len(stack.gaps_mm):
         facts["gap_mm"] = {"min": float(stack.gaps_mm.min()), "max": float(stack.gaps_mm.max())}

@@ -15,12 +15,12 @@ import pyarrow as pa
 from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part, PartRef, unchanged
 from medray.archive.grouping import Assembled
-from medray.archive.ranges import Ranges, range_of
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
 from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
 from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
 from medray.modalities.imaging.encoding.gaps import even
+from medray.modalities.imaging.encoding.grey import COLUMN, by_name, grey_ranges, is_learnt, moments
 from medray.modalities.imaging.encoding.normalise import by_itself
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import Chosen, content_of, decode
@@ -35,16 +35,15 @@ from medray.storage.files import File, read_bytes
 if TYPE_CHECKING:
     import torch
 
-GREY = "grey_"
-"""How names of numbers begin that are made of pixels."""
 SUMMARY = pa.schema(
     [
         pa.field("count", pa.int64(), nullable=False),
         pa.field("sum", pa.list_(pa.float64()), nullable=False),
         pa.field("squares", pa.list_(pa.float64()), nullable=False),
+        pa.field(COLUMN, pa.list_(pa.float64())),
     ]
 )
-"""One row per training sample: pixels per channel, their sum and sum of squares per channel."""
+"""One row per training sample: pixels per channel, their sum and sum of squares per channel; how bright it is."""
 
 
 class Imaging(Modality):
@@ -108,7 +107,7 @@ class Imaging(Modality):
     def read_one(self, entry: Entry) -> pa.RecordBatch:
         """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
         try:
-            image = self.image(entry)
+            image = self._decode(entry)
         except FileNotFoundError:
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
@@ -130,6 +129,9 @@ class Imaging(Modality):
 
     def image(self, entry: Entry) -> Image:
         """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
+        return self._decode(entry)
+
+    def _decode(self, entry: Entry) -> Image:
         part = entry.parts[0]
         if _is_row(entry):
             name, _, row = part.locator.rpartition("/")
@@ -175,6 +177,7 @@ class Imaging(Modality):
                 "count": np.full(len(values), values.shape[-1], np.int64),
                 "sum": list(values.sum(-1)),
                 "squares": list(np.square(values).sum(-1)),
+                COLUMN: list(moments(pixels, self.spec)),
             },
             schema=SUMMARY,
         )
@@ -192,22 +195,12 @@ class Imaging(Modality):
         variance = [math.fsum(ch) / count - m * m for ch, m in zip(squares, mean, strict=True)]
         flat = [v <= 1e-12 * max(1.0, m * m) for v, m in zip(variance, mean, strict=True)]
         std = [1.0 if constant else math.sqrt(v) for v, constant in zip(variance, flat, strict=True)]
-        fitted = {"mean": tuple(mean), "std": tuple(std), "trained_ranges": _grey_ranges(summaries)}
+        fitted = {"mean": tuple(mean), "std": tuple(std), "trained_ranges": grey_ranges(summaries)}
         return self.spec.model_copy(update=fitted)
 
     def measures(self, samples: pa.RecordBatch) -> Mapping[str, np.ndarray]:
-        """Mean and standard deviation of each image's pixels before the z-score, (N,) float64 each, as they are learnt."""
-        if not any(name.startswith(GREY) for name in self.spec.trained_ranges or {}):
-            return {}
-        pixels = tensor_view(samples.column("pixels"))
-        means, deviations = np.empty(pixels.shape[:2]), np.empty(pixels.shape[:2])
-        for i, image in enumerate(pixels):
-            for channel, plane in enumerate(image):
-                values = ranged(plane.astype(np.float32), self.spec).reshape(-1)
-                means[i, channel] = values.mean(dtype=np.float64)
-                values = values - np.float32(means[i, channel])
-                deviations[i, channel] = math.sqrt(float(np.dot(values, values)) / max(1, len(values)))
-        return _by_channel(means, deviations)
+        """`grey_mean` and `grey_std` of each image, as they are learnt (`encoding/grey.py`)."""
+        return by_name(moments(tensor_view(samples.column("pixels")), self.spec)) if is_learnt(self.spec) else {}
 
     # --- samples to model inputs ----------------------------------------------------------------------------
 
@@ -272,23 +265,6 @@ class Imaging(Modality):
         low, high = (edge(flat, axis=1).reshape(-1, 1, 1, 1) for edge in (np.min, np.max))
         shown = ((pixels - low) / np.maximum(high - low, 1e-9) * 255).round().astype(np.uint8)
         return [np.moveaxis(image, 0, -1) if len(image) == 3 else image[0] for image in shown]
-
-
-def _grey_ranges(summaries: pa.Table) -> Ranges:
-    """Ranges of what `measures` gives, over training images."""
-    count = summaries.column("count").to_numpy()[:, None]
-    sums, squares = (np.array(summaries.column(name).to_pylist(), np.float64) for name in ("sum", "squares"))
-    means = sums / count
-    found = _by_channel(means, np.sqrt(np.maximum(squares / count - means**2, 0.0)))
-    return {name: range_of(values) for name, values in found.items()}
-
-
-def _by_channel(means: np.ndarray, deviations: np.ndarray) -> dict[str, np.ndarray]:
-    """(N, C) to (N,) by name; the channel's number only where there are several."""
-    named = {f"{GREY}mean": means, f"{GREY}std": deviations}
-    if means.shape[1] == 1:
-        return {name: values[:, 0] for name, values in named.items()}
-    return {f"{name}[{c + 1}]": values[:, c] for name, values in named.items() for c in range(values.shape[1])}
 
 
 def _is_row(entry: Entry) -> bool:

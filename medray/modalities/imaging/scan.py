@@ -96,14 +96,14 @@ def _in_folder(whole: Part, labelled: bool) -> Part:
 
 
 def _nifti_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
-    """A file, or each of its volumes where the spec takes them, by its header alone."""
+    """A file, or each of its volumes where the spec takes them, by its header alone. What is wrong with it, reading says."""
     whole = _in_folder(replace(whole, facts=facts.of_nifti(raw, spec.volumetric)), spec.label_from == "folder")
     try:
-        points = nifti.grid(raw).points
+        points = nifti.count_volumes(raw)
     except SampleError as error:
         if error.reason in NOT_ELIGIBLE:
             raise
-        points = 1  # reading it says why
+        points = 1
     if points == 1 or spec.volumes in ("refuse", "channels"):
         yield whole
     elif spec.volumes == "first":

@@ -10,15 +10,16 @@ import numpy as np
 
 from medray.archive.entries import Entries, Entry, parts_table
 from medray.archive.grouping import group_parts
-from medray.errors import SampleError
-from medray.modalities.imaging.formats.decode import decode, sniff
+from medray.errors import NOT_ELIGIBLE, SampleError
+from medray.modalities.base import assembler, describer
+from medray.modalities.imaging.formats.decode import content_of, decode, sniff
 from medray.modalities.imaging.formats.dicom.frames import Group, Stated, described, frames, stated
 from medray.modalities.imaging.formats.dicom.header import Header, parse
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.montage import Shown, montage
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.storage.files import list_files, read_bytes
+from medray.storage.files import archive_files, read_bytes
 
 MOST = 24
 """Entries of a folder that are drawn; the others are counted."""
@@ -60,9 +61,12 @@ ALSO = frozenset(
 def montage_of(uri: str) -> bytes:
     """PNG of what lies at `uri`: each series, NIfTI file, picture or row of an array. Raises SampleError where nothing is an
     image."""
-    modality = Imaging(ImagingSpec(size=(1, 1, 1)))
-    parts = (part for file in list_files(uri) for part in modality.scan(file, uri))
-    entries = [each for each in Entries(group_parts(parts_table(parts, secrets.token_bytes(32)))) if _is_image(each)]
+    modality = Imaging(ImagingSpec(size=(1, 1, 1), volumes="each"))
+    parts = parts_table(
+        (part for file in archive_files(uri) for part in modality.scan(file, uri)), secrets.token_bytes(32)
+    )
+    manifest = group_parts(parts, describer(modality), assemble=assembler(modality))
+    entries = [each for each in Entries(manifest) if _is_image(each)]
     if not entries:
         raise SampleError("unrecognised_format", "no image is there to be shown")
     bands = [_shown(number, each, modality) for number, each in enumerate(entries[:MOST], start=1)]
@@ -70,7 +74,7 @@ def montage_of(uri: str) -> bytes:
 
 
 def _is_image(entry: Entry) -> bool:
-    return entry.reason not in ("unrecognised_format", "not_an_image", "no_pixels")
+    return entry.reason != "unrecognised_format" and entry.reason not in NOT_ELIGIBLE
 
 
 def _shown(number: int, entry: Entry, modality: Imaging) -> Shown:
@@ -87,7 +91,9 @@ def _shown(number: int, entry: Entry, modality: Imaging) -> Shown:
     kind = next((text for header in headers[:1] for text in _texts(header, "Modality") if text in MODALITIES), "")
     sizes = " x ".join(map(str, image.shape))
     spacing = "no spacing" if image.spacing_mm is None else " x ".join(f"{mm:.3g}" for mm in image.spacing_mm) + " mm"
-    title = "  ·  ".join(filter(None, (str(number), kind, sizes, spacing)))
+    # what tells volumes of a series apart is codes, numbers and digests; of other formats an id is a path
+    volume = entry.entry_id.rpartition("#")[2] if headers and "#" in entry.entry_id else ""
+    title = "  ·  ".join(filter(None, (str(number), kind, volume, sizes, spacing)))
     window = _window(headers[0]) if headers else None
     edges = _edges(headers[0]) if headers and len(image.shape) == 2 else None
     return Shown(image, title, tuple(peculiarities(image)), window, edges)
@@ -96,7 +102,7 @@ def _shown(number: int, entry: Entry, modality: Imaging) -> Shown:
 def _headers(entry: Entry) -> Iterator[Header]:
     """Of the entry's DICOM files; none for other formats."""
     for uri in dict.fromkeys(part.uri for part in entry.parts):
-        raw = read_bytes(uri)
+        raw = content_of(read_bytes(uri))
         if sniff(raw) != "dicom":
             return
         yield parse(raw, ALSO)
@@ -109,14 +115,14 @@ def _image(entry: Entry, modality: Imaging) -> Image:
         uris = [part.uri for part in entry.parts]
         if error.reason != "bad_geometry" or len(uris) > 1:
             raise
-        return decode([read_bytes(uris[0])], volumes=False)  # a radiograph has no place in the patient
+        return decode([content_of(read_bytes(uris[0]))], volumes=False)  # a radiograph has no place in the patient
 
 
 def peculiarities(image: Image) -> list[str]:
     """What a person has to know of a volume's geometry before trusting its picture."""
+    found = ["its orientation contradicts itself"] if image.turn_unsure else list[str]()
     if image.slices_mm is None:
-        return []
-    found: list[str] = []
+        return found
     starts = image.slices_mm
     along, across = float(abs(starts[-1, 0] - starts[0, 0])), float(np.linalg.norm(starts[-1, 1:] - starts[0, 1:]))
     tilt = float(np.degrees(np.arctan2(across, along)))

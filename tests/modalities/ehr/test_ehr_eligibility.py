@@ -139,8 +139,8 @@ def test_alternatives_hold_for_records_too_and_rows_name_the_rules(tmp_path, rea
     found = selected(tmp_path, read, select_any={"ward": {"codes": {"none": "ICU"}}, "grown": adult})
     assert reasons(found) == [None, "not_eligible", None, None]
     assert found.column("detail")[1].as_py() == (
-        "none of [modality.select_any] is passed: ward: codes: [modality.select] asks for not (ICU); "
-        "grown: an adult (age_years): [modality.select] asks for from 18 to any"
+        "none of [modality.select_any] is passed: ward: codes: wanted: not (ICU); "
+        "grown: an adult (age_years): wanted: from 18 to any"
     )
 
 

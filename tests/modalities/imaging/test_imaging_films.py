@@ -48,7 +48,7 @@ def test_each_volume_of_a_film_is_an_entry_of_the_file_that_is_unpacked_once(arc
         "sub/film.nii.gz#t=0003",
     ]
     unpacked: list[int] = []
-    monkeypatch.setattr(films, "unzipped", lambda raw: unpacked.append(len(raw)) or gzip.decompress(raw))
+    monkeypatch.setattr(films, "whole_content", lambda raw: unpacked.append(len(raw)) or gzip.decompress(raw))
     for number, entry in enumerate(entries[1:]):
         assert np.array_equal(pixels(modality, entry)[0], VOXELS[..., number].transpose(2, 1, 0))
     assert len(unpacked) == 1
@@ -86,6 +86,18 @@ def test_a_film_that_was_replaced_is_changed_and_one_that_lost_volumes_too(archi
     assert batch.column("reason").to_pylist() == ["changed"] * 3
     unknown = Entry("film", "s", b"", (PartRef(str(path), "#volume=3"),))
     assert modality.read([unknown]).column("reason").to_pylist() == ["changed"]
+
+
+def test_a_header_that_states_more_volumes_than_the_file_can_hold_is_one_failed_row(archive, entries_of):
+    stated = bytearray(nibabel.Nifti1Image(VOXELS, LPS).to_bytes())
+    stated[48:50] = (30000).to_bytes(2, "little")  # dim[4]
+    (archive / "sub" / "film.nii.gz").unlink()
+    for name, raw in (("a.nii", bytes(stated)), ("b.nii.gz", gzip.compress(bytes(stated)))):
+        (archive / name).write_bytes(raw)
+    modality = imaging(volumes="each")
+    entries = entries_of(modality, archive)
+    assert [each.entry_id for each in entries] == ["a.nii", "b.nii.gz", "still.nii"]
+    assert modality.read(entries).column("reason").to_pylist() == ["unsupported", "unsupported", None]
 
 
 def test_labels_of_structures_are_not_eligible_at_the_scan(archive, index):

@@ -38,6 +38,24 @@ def test_a_nifti_file_shows_its_spacing(shared_data):
     assert inspect(str(path)).facts["spacing_mm"] == pytest.approx([5.0, 0.451, 0.451], abs=1e-3)
 
 
+def test_nifti_files_show_where_they_lie_and_how_many_volumes_they_hold(tmp_path, shared_data):
+    import nibabel
+
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    nibabel.Nifti1Image(np.arange(2 * 3 * 4 * 5, dtype=np.int16).reshape(2, 3, 4, 5), affine).to_filename(
+        tmp_path / "film.nii"
+    )
+    facts = inspect(str(tmp_path / "film.nii")).facts
+    assert facts["shape"] == [4, 3, 2] and facts["volumes"] == 5 and facts["flags"] == ["several_volumes"]
+    assert np.array_equal(facts["affine_ras"], affine) and facts["min"] == 0 and facts["max"] == 115
+    (tmp_path / "cut.nii").write_bytes((tmp_path / "film.nii").read_bytes()[:100])
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    rows = {row["file"]: row for row in inspect(str(tmp_path)).tables["nifti"]}
+    assert rows["film.nii"] == {"file": "film.nii", "shape": [4, 3, 2], "spacing_mm": [3.0, 2.0, 2.0], "volumes": 5}
+    tilted = shared_data / "imaging" / "dicom" / "ct_ge_tilt" / "ref_2.nii.gz"
+    assert "sheared" in inspect(str(tilted)).facts["flags"]
+
+
 def test_a_folder_lists_its_series_and_what_failed(tmp_path, dicom_bytes):
     for name in ("one", "two"):
         for k in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from medray.cli.app import app
 from medray.errors import ArchiveError, UserError
+from medray.modalities.imaging import montage as montage_module
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.montage import (
     PANEL,
@@ -101,7 +103,8 @@ def test_right_is_left_front_is_up_and_head_is_up(marked):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_however_a_volume_is_stored_its_picture_is_the_same(marked, order):
+def test_however_a_volume_is_stored_its_picture_is_the_same(marked, order, monkeypatch):
+    monkeypatch.setattr(montage_module, "PANEL", 60)  # quicker
     expected = panels_of(marked)
     for flipped in itertools.product((False, True), repeat=3):
         found = panels_of(stored_otherwise(marked, order, flipped))
@@ -223,6 +226,10 @@ def test_what_cannot_be_shown_is_named_by_its_reason_and_burnt_in_text_is_not_dr
         dataset.BurnedInAnnotation = "YES"
         dataset.save_as(path, enforce_file_format=True)
     assert len(opened(montage_of(str(series)))) < 60  # two lines of text
+    for path in list(series.iterdir()):
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert len(opened(montage_of(str(series)))) < 60
 
 
 def test_only_the_first_entries_of_an_archive_are_drawn(tmp_path, monkeypatch):
@@ -234,6 +241,39 @@ def test_only_the_first_entries_of_an_archive_are_drawn(tmp_path, monkeypatch):
     two = opened(montage_of(str(tmp_path)))
     (tmp_path / "2.nii").unlink()
     assert len(two) > len(opened(montage_of(str(tmp_path)))) == len(opened(montage([], 0))) + 2 * 302
+
+
+def test_a_series_looks_as_its_nifti_reference(shared_data):
+    from medray.modalities.imaging.formats.dicom.series import read_series
+    from medray.modalities.imaging.formats.nifti import read_nifti
+
+    folder = shared_data / "imaging" / "dicom" / "ct_philips_head5mm"
+    raws = [path.read_bytes() for path in sorted((folder / "S2010").iterdir()) if path.name.startswith("I")]
+    pictures = [panels_of(image) for image in (read_series(raws), read_nifti((folder / "ref.nii.gz").read_bytes()))]
+    for name in LETTERS:
+        assert np.abs(pictures[0][name].astype(int) - pictures[1][name]).max() <= 1
+        assert pictures[0][name].std() > 20
+
+
+def test_volumes_of_one_series_are_drawn_each(tmp_path, dicom_bytes):
+    for k in range(6):
+
+        def change(dataset, k=k):
+            dataset.Modality = "MR"
+            dataset.EchoTime = 10.0 * (1 + k % 2)
+            dataset.ImagePositionPatient = [0, 0, 4.0 * (k // 2)]
+            dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            dataset.PixelSpacing = [1.5, 1.5]
+
+        pixels = np.random.default_rng(k).integers(0, 200, (16, 16)).astype(np.uint8)
+        (tmp_path / f"{k}.dcm").write_bytes(dicom_bytes(pixels, instance=k, change=change))
+    facts = inspect(str(tmp_path))
+    assert "2 volumes by EchoTime" in str(facts.facts["detail"])
+    assert [(row["volume"], row["shape"]) for row in facts.tables["volumes"]] == [
+        ("echo-time=10", [3, 16, 16]),
+        ("echo-time=20", [3, 16, 16]),
+    ]
+    assert len(opened(montage_of(str(tmp_path)))) == len(opened(montage([], 0))) + 2 * 302
 
 
 def test_the_command_writes_the_picture_and_says_where(series, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import struct
+import tracemalloc
+import zlib
 
 import nibabel
 import numpy as np
@@ -299,7 +301,7 @@ def test_statistics_are_read_and_say_so(code):
     assert of_nifti(raw, True).get("intent") == (code or None)
 
 
-@pytest.mark.parametrize("offset", [0, 348, 351.5, 352.5, -16])
+@pytest.mark.parametrize("offset", [0, 348, 351.5, 352.5, -16, float("nan"), float("inf")])
 def test_voxels_that_begin_within_the_header_are_corrupt(offset):
     assert reason(nifti(vox_offset=offset)) == "corrupt"
 
@@ -349,6 +351,21 @@ def test_the_first_volume_is_read_without_the_rest_of_the_file():
     with pytest.raises(SampleError) as caught:
         read_nifti(half, 1)
     assert caught.value.reason == "truncated"
+
+
+def test_no_more_is_unpacked_than_the_header_asks_for():
+    """A file with 64 MiB of zeros behind 420 bytes of voxels, zipped; and a header that asks for far more than there is."""
+    packer = zlib.compressobj(9, wbits=31)
+    zeros = bytes(1 << 20)
+    bomb = packer.compress(nifti()) + b"".join(packer.compress(zeros) for _ in range(64)) + packer.flush()
+    tracemalloc.start()
+    assert np.array_equal(read_nifti(bomb).values, read_nifti(nifti()).values)
+    header = nibabel.Nifti1Header(nifti()[:348])
+    header["dim"][1:4] = 30000
+    wide = gzip.compress(header.binaryblock + nifti()[348:])
+    assert reason(wide) == "truncated" and reason(header.binaryblock + nifti()[348:]) == "truncated"
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
 
 
 def test_negative_dimensions_are_corrupt():

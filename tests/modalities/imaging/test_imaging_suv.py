@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from medray.errors import SampleError
+from medray.errors import REASONS, SampleError
 from medray.modalities.imaging.formats.decode import Chosen, decode
 from medray.modalities.imaging.formats.dicom.quantity import Quantity
 from medray.modalities.imaging.formats.dicom.times import day, moment, time_of_day
@@ -367,3 +367,24 @@ def test_each_frame_of_an_enhanced_file_has_its_own_map():
             SUV,
         )
     assert caught.value.reason == "no_quantity"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_header_gives_values_or_a_reason(seed):
+    """Bytes of the header, lengths and all, replaced by chance: 60 files for each seed."""
+    slope = value_map("HU", 0, 9999, RealWorldValueSlope=0.5, RealWorldValueIntercept=1.0)
+    files = [pet(), pet(change=lambda made: setattr(made, "RealWorldValueMappingSequence", [slope]))]
+    rng = np.random.default_rng(seed)
+    for number in range(60):
+        raw = bytearray(files[number % 2])
+        for at in rng.integers(300, len(raw) - 8, rng.integers(1, 4)):
+            raw[at] = rng.choice([rng.integers(256), 0x5C, 0x20, raw[at] ^ 1])
+        try:
+            found = decode([bytes(raw)], bool(number % 3), (SUV, in_unit("HU"))[number % 2])
+            assert found.values.dtype.kind in "fu"
+        except SampleError as error:
+            assert error.reason in REASONS
+
+
+def test_a_text_of_several_values_is_no_unit():
+    assert "more than one value" in refused(pet(Units=["BQML", "CNTS"]))

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -75,7 +75,7 @@ def members(uri: str) -> Iterator[Member]:
         elif name.endswith(".zip"):
             with _zip(stream) as archive:
                 for index, info in enumerate(each for each in archive.infolist() if not each.is_dir()):
-                    with archive.open(info) as content:
+                    with _member(archive, info) as content:
                         yield Member(index, info.filename, plain(cast(BinaryIO, content)))
         else:
             yield Member(-1, uri, plain(stream))
@@ -86,6 +86,14 @@ def _zip(stream: BinaryIO) -> zipfile.ZipFile:
         return zipfile.ZipFile(stream)
     except pa.ArrowInvalid:  # shorter than a zip's last record: a seek before the start
         raise SampleError("corrupt", "no whole zip file") from None
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Raises SampleError `unsupported` for one that is encrypted, or packed in a way that Python does not know."""
+    try:
+        return archive.open(info)
+    except (NotImplementedError, RuntimeError):
+        raise SampleError("unsupported", "a zip with a member that is encrypted or packed in a rare way") from None
 
 
 def plain(stream: BinaryIO) -> BinaryIO:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from medray.errors import SampleError
 from medray.modalities.genomics.formats.records import Reader, SequenceRecord, decode
 from medray.modalities.genomics.formats.text import Chunk, LineReader
-from medray.storage.files import open_input
+from medray.storage.files import is_broken_parquet, open_input
 
 if TYPE_CHECKING:
     from medray.modalities.genomics.spec import Column, GenomicsSpec
@@ -228,6 +228,8 @@ def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
                     number += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise SampleError("corrupt", f"Parquet: {type(error).__name__} after row {number}") from None
+        except UnicodeDecodeError:
+            raise SampleError("not_text", f"Parquet: a cell after row {number} is not UTF-8") from None
 
 
 def _column_texts(column: pa.Array) -> list[str | None]:
@@ -244,8 +246,10 @@ def open_parquet(uri: str):
     stream = open_input(uri)
     try:
         return pq.ParquetFile(stream)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError) as error:
         stream.close()
+        if not is_broken_parquet(error):
+            raise
         raise SampleError("corrupt", "Parquet: the footer cannot be read") from None
 
 

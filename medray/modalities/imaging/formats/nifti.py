@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.arrays import unzipped
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.modalities.imaging.formats.nifti_header import Described, described, reading, spacing_of, stored_affine
 from medray.modalities.imaging.formats.pictures import over_black
@@ -22,6 +21,10 @@ from medray.storage.compressed import GZIP
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
+DEFLATED = 1032
+"""The most that deflate shrinks by (zlib's technical notes)."""
+BEHIND = 1 << 20
+"""Bytes behind the voxels that are looked at: padding is zeros."""
 LONGEST_HEADER = 1024
 """Bytes that hold any header."""
 
@@ -100,6 +103,28 @@ def grid(raw: bytes) -> Grid:
     return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, affine, file.points, intent)
 
 
+def count_volumes(raw: bytes) -> int:
+    """How many volumes a file holds, by its header. Raises SampleError: `truncated` for more than its bytes can hold."""
+    file = described(unpacked(raw, LONGEST_HEADER))
+    _refuse_beyond(raw, file, file.points)
+    return file.points
+
+
+def whole_content(raw: bytes) -> bytes:
+    """The content of a file, plain or zipped, with at most BEHIND bytes behind its voxels. Raises SampleError."""
+    file = described(unpacked(raw, LONGEST_HEADER))
+    _refuse_beyond(raw, file, file.points)
+    return unpacked(raw, file.start + file.points * file.volume_bytes + BEHIND)
+
+
+def _refuse_beyond(raw: bytes, file: Described, volumes: int) -> None:
+    """Raises SampleError `truncated` for more volumes than the file's bytes can hold, before memory is taken for them."""
+    need, most = file.start + volumes * file.volume_bytes, len(raw) * (DEFLATED if raw.startswith(GZIP) else 1)
+    if need > most:
+        have = max(0, most - file.start)
+        raise SampleError("truncated", f"at most {have} of {file.points * file.volume_bytes} bytes of voxels")
+
+
 def unpacked(raw: bytes, length: int) -> bytes:
     """The first `length` bytes of a file's content, fewer where it is shorter; of a zipped file no more than that is unpacked,
     of a plain one all is given. Raises SampleError `truncated` or `corrupt`.
@@ -116,7 +141,8 @@ def _read(raw: bytes, file: Described, first: int, last: int) -> tuple[np.ndarra
     """
     size, whole = file.volume_bytes, last == file.points
     start, need = file.start + first * size, file.start + last * size
-    content = unzipped(raw) if whole else unpacked(raw, need)
+    _refuse_beyond(raw, file, last)
+    content = unpacked(raw, need + (BEHIND if whole else 0))
     if len(content) < need:
         have = max(0, len(content) - file.start)
         raise SampleError("truncated", f"{have} of {file.points * size} bytes of voxels")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Described:
 
     @property
     def volume_bytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize * (self.colors or 1)
+        return math.prod(self.shape) * self.dtype.itemsize * (self.colors or 1)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def described(raw: bytes) -> Described:
         header["pixdim"] = pixdim  # a repaired 0 would be a length of 1 mm
         shape = [int(n) for n in header.get_data_shape()]
         offset = float(header["vox_offset"])
-    if offset < size + 4 or offset != int(offset):
+    if not math.isfinite(offset) or offset < size + 4 or offset != int(offset):
         raise SampleError("corrupt", f"vox_offset is no whole number from {size + 4} on: voxels within the header")
     dtype, colors = _type(header)
     while len(shape) > 3 and shape[-1] == 1:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.elements import Item, numbers, one_number, one_text
+from medray.modalities.imaging.formats.dicom.elements import Item, numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, described, items, stated
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.suv import suv_factors
@@ -53,7 +53,10 @@ def frame_values(
         padding = padding_of(pixels, frame.header)
         return _mapped(frame, pixels, padding, wanted.unit), padding
     values, padding = real_world(pixels, frame.header, frame.scaling, out)
-    return (values if factor == 1 else (values * np.float64(factor)).astype(np.float32)), padding
+    if factor == 1:
+        return values, padding
+    with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`
+        return (values * np.float64(factor)).astype(np.float32), padding
 
 
 def _mapped(frame: Frame, pixels: np.ndarray, padding: np.ndarray | None, unit: str) -> np.ndarray:
@@ -72,7 +75,8 @@ def _mapped(frame: Frame, pixels: np.ndarray, padding: np.ndarray | None, unit: 
         open_ &= ~inside
     if open_.any():
         raise _refused(f"stored values outside of the range that the map to {unit} covers")
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`
+        return values.astype(np.float32)
 
 
 def _by_map(item: Item, header: Header, pixels: np.ndarray, first: float) -> np.ndarray:
@@ -88,7 +92,8 @@ def _by_map(item: Item, header: Header, pixels: np.ndarray, first: float) -> np.
     )
     if slope is None or intercept is None or slope == 0:
         raise _refused("a map with neither a table nor slope and intercept")
-    return pixels * slope + intercept
+    with np.errstate(over="ignore", invalid="ignore"):
+        return pixels * slope + intercept
 
 
 def _maps(frame: Frame) -> list[Item]:
@@ -103,7 +108,8 @@ def _maps(frame: Frame) -> list[Item]:
 
 def _unit(item: Item, header: Header) -> str | None:
     codes = item.get(described("MeasurementUnitsCodeSequence")[0])
-    return one_text(stated(codes[0], "CodeValue", header)) if isinstance(codes, list) and codes else None
+    value = stated(codes[0], "CodeValue", header) if isinstance(codes, list) and codes else None
+    return value if isinstance(value, str) else None
 
 
 def _range(item: Item, header: Header) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.elements import Item, one_number, one_text, texts
+from medray.modalities.imaging.formats.dicom.elements import Item, one_number, texts
 from medray.modalities.imaging.formats.dicom.frames import Frame, has_groups, items, private, stated
 from medray.modalities.imaging.formats.dicom.header import Header
 from medray.modalities.imaging.formats.dicom.times import DAY, day, moment, time_of_day
@@ -35,11 +35,11 @@ def suv_factors(frames: Sequence[Frame], whole: bool) -> list[float]:
     headers = list({id(frame.header): frame.header for frame in frames}.values())
     if any(has_groups(header) for header in headers):
         raise _refused("an enhanced PET file has no SUV here: set real_world_unit to a unit that its value maps state")
-    units = _agreed(headers, "Units", lambda header: one_text(stated(header, "Units", header)))
+    units = _agreed(headers, "Units", lambda header: _text(header, header, "Units"))
     corrected = _agreed(
         headers, "CorrectedImage", lambda header: tuple(texts(stated(header, "CorrectedImage", header)) or ()) or None
     )
-    decay = _agreed(headers, "DecayCorrection", lambda header: one_text(stated(header, "DecayCorrection", header)))
+    decay = _agreed(headers, "DecayCorrection", lambda header: _text(header, header, "DecayCorrection"))
     if "ATTN" not in corrected:
         raise _refused("CorrectedImage lacks ATTN: activity without attenuation correction has no SUV")
     if decay not in ("START", "ADMIN", "NONE"):
@@ -47,7 +47,7 @@ def suv_factors(frames: Sequence[Frame], whole: bool) -> list[float]:
     if ("DECY" in corrected) != (decay != "NONE"):
         raise _refused("CorrectedImage and DecayCorrection contradict each other about decay")
     if units == "GML":
-        kind = {one_text(stated(header, "SUVType", header)) or "BW" for header in headers}
+        kind = {_text(header, header, "SUVType") or "BW" for header in headers}
         if kind != {"BW"}:
             raise _refused("Units GML with an SUVType other than BW")
         return [1.0] * len(frames)
@@ -112,11 +112,11 @@ def _scan_start(headers: Sequence[Header], whole: bool) -> float:
 def _injected(header: Header, reference: float, half_life: float) -> float:
     """When the injection began; of a time without its date the last such time before `reference`."""
     item = _radiopharmaceutical(header)
-    exact = one_text(stated(item, "RadiopharmaceuticalStartDateTime", header))
-    time = one_text(stated(item, "RadiopharmaceuticalStartTime", header))
+    exact = _text(header, item, "RadiopharmaceuticalStartDateTime")
+    time = _text(header, item, "RadiopharmaceuticalStartTime")
     of_day = None if time is None else _parsed("RadiopharmaceuticalStartTime", lambda: time_of_day(time))
     if exact is not None:
-        offset = one_text(stated(header, "TimezoneOffsetFromUTC", header))
+        offset = _text(header, header, "TimezoneOffsetFromUTC")
         start = _parsed("RadiopharmaceuticalStartDateTime", lambda: moment(exact, offset))
         apart = abs((start - (of_day or 0) + DAY / 2) % DAY - DAY / 2)
         if of_day is not None and apart > SAME_TIME_S:
@@ -146,14 +146,14 @@ def _mean_moment(header: Header, half_life: float) -> float:
 
 
 def _acquired(header: Header) -> float:
-    exact = one_text(stated(header, "AcquisitionDateTime", header))
+    exact = _text(header, header, "AcquisitionDateTime")
     if exact is not None and stated(header, "AcquisitionTime", header) is None:
         return _parsed("AcquisitionDateTime", lambda: moment(exact))
     return _moment(header, "AcquisitionDate", "AcquisitionTime")
 
 
 def _moment(header: Header, date_keyword: str, time_keyword: str) -> float:
-    date, time = one_text(stated(header, date_keyword, header)), one_text(stated(header, time_keyword, header))
+    date, time = _text(header, header, date_keyword), _text(header, header, time_keyword)
     if date is None or time is None:
         raise _refused(f"no {date_keyword if date is None else time_keyword}")
     return _parsed(f"{date_keyword} or {time_keyword}", lambda: day(date) + time_of_day(time))
@@ -181,6 +181,14 @@ def _radiopharmaceutical(header: Header) -> Item:
     if len(injected) != 1:
         raise _refused(f"RadiopharmaceuticalInformationSequence of {len(injected)} items; expected one")
     return injected[0]
+
+
+def _text(header: Header, source: Header | Item, keyword: str) -> str | None:
+    """A keyword of one text, in the file or an item. Raises SampleError for several."""
+    value = stated(source, keyword, header)
+    if value is None or isinstance(value, str):
+        return value
+    raise _refused(f"{keyword} of more than one value")
 
 
 def _number(header: Header, keyword: str) -> float | None:
