@@ -107,11 +107,20 @@ def _add_assembled(db: DuckDBPyConnection, entries: RowFiles) -> None:
     """Entries that parts with the id of an affected entry have made, to the table `affected`: their parts' id, # and a key.
 
     An entry of that form may as well have parts under its own id (a file with # in its name). Then these are looked at,
-    too, and give it again as it was.
+    too, and give it again as it was; and so for what they make, until nothing is added.
     """
-    sql = """insert into affected select entry_id from entries
-             where contains(entry_id, '#') and regexp_replace(entry_id, '#[^#]*$', '') in (select entry_id from affected)"""
-    execute(db, sql, entries=entries.scan(["entry_id"]))
+    sql = """insert into affected select distinct entry_id from entries
+             where contains(entry_id, '#') and regexp_replace(entry_id, '#[^#]*$', '') in (select entry_id from affected)
+             and entry_id not in (select entry_id from affected)"""
+    before, after = -1, _count(db, "affected")
+    while after > before:
+        execute(db, sql, entries=entries.scan(["entry_id"]))
+        before, after = after, _count(db, "affected")
+
+
+def _count(db: DuckDBPyConnection, table: str) -> int:
+    with query(db, f"select count(*) from {table}") as rows:
+        return rows.read_all().column(0)[0].as_py()
 
 
 def without_touched(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:

@@ -123,6 +123,21 @@ def test_names_that_look_like_those_of_volumes_are_entries_of_their_own(archive)
     assert gone(third) == {"1.2.3#echo=1", "1.2.3#echo=2"}
 
 
+def test_a_series_whose_id_goes_on_with_a_hash_after_another_s_stays_as_it_is(archive):
+    folder = archive / "archive"
+    for k in range(3):
+        write_slice(folder, "1.2.3#4", 1, k)
+    night(archive)
+    for k in range(3):
+        write_slice(folder, "1.2.3#4", 2, k)
+    before, result = night(archive)
+    assert gone(before) == {"1.2.3#4"}
+    write_slice(folder, "1.2.3", 1, 3)
+    after, result = night(archive)
+    assert (result.new, result.changed, result.vanished) == (0, 1, 0)
+    assert set(entries(after)) == {"1.2.3", "1.2.3.4", "1.2.3#4#echo=1", "1.2.3#4#echo=2"}
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_after_any_nights_the_manifest_is_that_of_an_index_from_scratch(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(changes, "PIECE_PARTS", 3)  # pieces end within and between series
@@ -151,7 +166,7 @@ def walk(tmp_path: Path, seed: int, nights: int) -> None:
                 remove_echo(folder, name, echo)
             else:
                 Image.fromarray(np.full((4, 4), rng.randint(0, 9), np.uint8)).save(
-                    folder / f"{name}#echo={echo}", format="PNG"
+                    folder / f"{name}#copy={echo}", format="PNG"
                 )
         write_slice(folder, "1.9", 1, number)
         manifest, _ = night(tmp_path)

@@ -51,16 +51,17 @@ def factors(frames: Sequence[Frame], wanted: Quantity, whole: bool) -> list[floa
 
 
 def frame_values(
-    frame: Frame, pixels: np.ndarray, wanted: Quantity, factor: float
+    frame: Frame, pixels: np.ndarray, wanted: Quantity, factor: float, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W) stored values of a frame to (values, padding), as `real_world`; float32 where a quantity is asked for.
 
+    `out`: float32 (H, W) that may be filled and returned: it spares a copy.
     Raises SampleError as `real_world` does, and `no_quantity`.
     """
     if wanted.unit is not None:
         padding = padding_of(pixels, frame.header)
         return _mapped(frame, pixels, padding, wanted.unit), padding
-    values, padding = real_world(pixels, frame.header, frame.scaling)
+    values, padding = real_world(pixels, frame.header, frame.scaling, out)
     if factor == 1:
         return values, padding
     with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`

@@ -172,12 +172,14 @@ def _filled(
         at -= len(file.slices)
         for number, pixels in enumerate(pixels_of(file.header, file.slices), at):
             frame, target = file.slices[number - at].frame, targets[number]
-            real, outside = frame_values(frame, pixels, wanted, scales[number])
+            out = None if values is None or values.dtype != np.float32 else values[target]
+            real, outside = frame_values(frame, pixels, wanted, scales[number], out)
             if values is None:
                 values = np.empty((*shape, *pixels.shape), real.dtype)
             if np.result_type(values, real) != values.dtype:
                 values = values.astype(np.result_type(values, real))
-            values[target] = real
+            if real is not out:
+                values[target] = real
             if outside is not None:
                 covered[target] = np.packbits(outside)
     assert values is not None  # every file has a slice

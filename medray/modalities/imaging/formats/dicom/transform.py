@@ -26,9 +26,9 @@ UNSPECIFIED = "US"
 
 
 def real_world(
-    pixels: np.ndarray, header: Header, scaling: Group | None = None
+    pixels: np.ndarray, header: Header, scaling: Group | None = None, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """One frame (H, W) of stored values to (values, padding).
+    """One frame (H, W) of stored values to (values, padding). `out`: float32 (H, W) that may be filled and returned.
 
     Values: the modality transform (PS3.3 C.11.1) of `scaling` (default: the file itself), then mirrored where
     `mirrored` says so: float32, or integers where there is no rescale.
@@ -51,7 +51,7 @@ def real_world(
         return (_mirror(pixels, low, high) if mirror else pixels), padding
     if mirror:
         pixels = _mirror(pixels, low, high)  # for a line the same as mirroring its result
-    return _line(pixels, a, b), padding
+    return _line(pixels, a, b, out), padding
 
 
 def quantity(header: Header, unit: str | None, transformed: bool) -> bool:
@@ -102,7 +102,7 @@ def _mirror(values: np.ndarray, low: int, high: int) -> np.ndarray:
     return values if values.dtype.kind == "f" else values.dtype.type(low + high) - values
 
 
-def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+def _line(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray | None = None) -> np.ndarray:
     """pixels · slope + intercept, float32, rounded once: in float64 unless every step is exact in float32."""
     exact = (
         pixels.dtype.kind in "iu"
@@ -112,7 +112,7 @@ def _line(pixels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
     )
     if exact and slope == 1:  # as most CT: one pass
-        return np.add(pixels, np.float32(intercept), dtype=np.float32)
+        return np.add(pixels, np.float32(intercept), out=out, dtype=np.float32)
     values = pixels.astype(np.float32 if exact else np.float64)
     with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`
         if slope != 1:
