@@ -154,8 +154,14 @@ def _own(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fact]:
     """What the blocks of these slices say otherwise than their file; of several blocks what they agree on."""
     numbers = {piece.number for piece in pieces}
     blocks = cast("list[dict[str, Any]]", facts.get(BLOCKS) or [])
-    said = [block.get(OWN) or {} for block in blocks if not numbers.isdisjoint(frames_of(str(block[FRAMES])))]
-    first, *others = said or [{}]
+    stated = [
+        cast("dict[str, Fact]", block.get(OWN) or {})
+        for block in blocks
+        if not numbers.isdisjoint(frames_of(str(block[FRAMES])))
+    ]
+    if not stated:
+        return {}
+    first, *others = stated
     return {
         name: value for name, value in first.items() if all(name in other and other[name] == value for other in others)
     }

@@ -137,6 +137,15 @@ def test_a_later_series_of_ge_states_when_its_scan_began():
     assert decode([made], False, SUV).values[1, 1] == pytest.approx(LEFT, rel=1e-6)
 
 
+def test_the_scan_that_ge_states_with_an_offset_from_utc_is_brought_to_the_clock_of_the_file():
+    def ge(made: Dataset) -> None:
+        made.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", "20200102104946.20+0000")
+
+    late = {"SeriesTime": "150000", "AcquisitionTime": "120000", "change": ge}
+    assert suv(pet(TimezoneOffsetFromUTC="+0100", **late)) == pytest.approx([LEFT], rel=1e-6)
+    assert "offset" in refused(pet(**late))
+
+
 def test_admin_is_corrected_to_the_injection():
     assert suv(pet(DecayCorrection="ADMIN", SeriesTime=None)) == pytest.approx([2500 * 70_000 / 370e6], rel=1e-6)
 

@@ -117,11 +117,7 @@ def _injected(header: Header, reference: float, half_life: float) -> float:
     time = _text(header, item, "RadiopharmaceuticalStartTime")
     of_day = None if time is None else _parsed("RadiopharmaceuticalStartTime", lambda: time_of_day(time))
     if exact is not None:
-        offset = _text(header, header, "TimezoneOffsetFromUTC")
-        if offset is None and of_day is None and re.fullmatch(r"\d+(?:\.\d+)?[+-]\d{4}", exact.strip()):
-            raise _refused("RadiopharmaceuticalStartDateTime has an offset from UTC, and no TimezoneOffsetFromUTC says which "
-                           "one the times of the scan have")  # fmt: skip
-        start = _parsed("RadiopharmaceuticalStartDateTime", lambda: moment(exact, offset))
+        start = _exact(header, "RadiopharmaceuticalStartDateTime", exact, sure=of_day is not None)
         apart = abs((start - (of_day or 0) + DAY / 2) % DAY - DAY / 2)
         if of_day is not None and apart > SAME_TIME_S:
             raise _refused("RadiopharmaceuticalStartDateTime and RadiopharmaceuticalStartTime contradict each other")
@@ -152,8 +148,18 @@ def _mean_moment(header: Header, half_life: float) -> float:
 def _acquired(header: Header) -> float:
     exact = _text(header, header, "AcquisitionDateTime")
     if exact is not None and stated(header, "AcquisitionTime", header) is None:
-        return _parsed("AcquisitionDateTime", lambda: moment(exact))
+        return _exact(header, "AcquisitionDateTime", exact)
     return _moment(header, "AcquisitionDate", "AcquisitionTime")
+
+
+def _exact(header: Header, name: str, text: str, *, sure: bool = False) -> float:
+    """A DT on the clock of the file's times; `sure`: another element says which time of the day that is."""
+    offset = _text(header, header, "TimezoneOffsetFromUTC")
+    if offset is None and not sure and re.fullmatch(r"\d+(?:\.\d+)?[+-]\d{4}", text.strip()):
+        raise _refused(
+            f"{name} has an offset from UTC, and no TimezoneOffsetFromUTC says which one the times of the scan have"
+        )
+    return _parsed(name, lambda: moment(text, offset))
 
 
 def _moment(header: Header, date_keyword: str, time_keyword: str) -> float:
@@ -168,7 +174,7 @@ def _ge_scan(header: Header) -> float | None:
     value = private(header, "GEScanDateTime", "GEMS_PETD_01")
     if value is None:
         return None
-    return _parsed("GE's time of the scan", lambda: moment(value.decode("ascii", "replace").strip(" \0")))
+    return _exact(header, "GE's time of the scan", value.decode("ascii", "replace").strip(" \0"))
 
 
 def _philips(header: Header, name: str) -> float:
