@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,10 @@ from medray.archive.pseudonyms import own_subject, pseudonym
 from medray.errors import SampleError
 from medray.storage.arrow import one_chunk
 from medray.storage.files import File, read_bytes, write_bytes
+from medray.storage.pages import Content
+
+
+ContentOf = TypeVar("ContentOf", bytes, Content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class PartRef(NamedTuple):
     """As the index has it; empty where it is not known."""
 
 
-def unchanged(content: bytes, part: PartRef) -> bytes:
+def unchanged(content: ContentOf, part: PartRef) -> ContentOf:
     """The content of a part that is a whole file. Raises SampleError `changed` for other content than was indexed: the
     entry's fingerprint, under which its score will stand, would be of the old one."""
     if part.digest and digest(content) != part.digest:
@@ -131,7 +135,7 @@ MANIFEST = pa.schema(
 TARGET = pa.field("target", pa.list_(pa.float32()))
 
 
-def digest(content: bytes | memoryview) -> bytes:
+def digest(content: Content | memoryview) -> bytes:
     """xxh3_128 of the content, 16 bytes: finds change, is no defence against forgery."""
     return xxhash.xxh3_128_digest(content)
 

@@ -132,7 +132,7 @@ def read_bytes(uri: str) -> bytes:
     for a member of a zip or tar that is not read."""
     if is_local(uri):
         # a pipe without a writer would be waited for, and a device has no end
-        with open(local_path(uri), "rb", opener=_without_waiting) as stream:
+        with open(local_path(uri), "rb", opener=open_regular) as stream:
             return stream.read()
     system, path = file_system(uri)
     with system.open_input_stream(
@@ -141,7 +141,7 @@ def read_bytes(uri: str) -> bytes:
         return stream.read()
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def open_regular(path: str, flags: int) -> int:
     """For `open`: a handle of a regular file. Raises OSError for a folder, a pipe, a socket or a device."""
     handle = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -155,7 +155,7 @@ def open_input(uri: str) -> pa.NativeFile:
     if is_local(uri):
         import pyarrow as pa
 
-        os.close(_without_waiting(str(local_path(uri)), os.O_RDONLY))
+        os.close(open_regular(str(local_path(uri)), os.O_RDONLY))
         return pa.OSFile(str(local_path(uri)), "rb")
     system, path = file_system(uri)
     return system.open_input_file(path)

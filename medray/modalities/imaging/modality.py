@@ -30,7 +30,9 @@ from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.frames_text import chosen_frames
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
-from medray.storage.files import File, read_bytes
+from medray.storage.compressed import GZIP
+from medray.storage.files import File
+from medray.storage.pages import Content, read_pages, whole
 
 if TYPE_CHECKING:
     import torch
@@ -275,7 +277,10 @@ def _is_row(entry: Entry) -> bool:
     return bool(locator) and entry.entry_id.endswith(f"#{locator}")
 
 
-def _contents(parts: Sequence[PartRef]) -> Iterator[bytes]:
-    """The content of each file, as it is asked for. Raises SampleError `changed`."""
+def _contents(parts: Sequence[PartRef]) -> Iterator[Content]:
+    """The content of each file, as it is asked for; of DICOM in pages that are given back as they are read. Raises
+    SampleError `changed`."""
     for part in parts:
-        yield unchanged(content_of(read_bytes(part.uri)), part)
+        pages = read_pages(part.uri)
+        is_dicom = pages[128:132] == b"DICM" and pages[: len(GZIP)] != GZIP
+        yield unchanged(pages if is_dicom else content_of(whole(pages)), part)

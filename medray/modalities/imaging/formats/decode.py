@@ -12,6 +12,7 @@ from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quanti
 from medray.modalities.imaging.formats.image import Image
 from medray.storage.compressed import GZIP, unpacked_head
 from medray.storage.inflating import unpacked
+from medray.storage.pages import Content, whole
 
 
 class Chosen(NamedTuple):
@@ -29,12 +30,12 @@ class Chosen(NamedTuple):
 EVERYTHING = Chosen()
 
 
-def decode(raws: Iterable[bytes], volumes: bool, chosen: Chosen = EVERYTHING) -> Image:
+def decode(raws: Iterable[Content], volumes: bool, chosen: Chosen = EVERYTHING) -> Image:
     """The image of an entry, from the bytes of its files in any order, which are taken once. Raises SampleError:
     `no_quantity` for a format that states no unit where the run asks for one.
     """
     remaining = iter(raws)
-    raw = next(remaining)
+    raw: Content = next(remaining)
     if not raw:
         raise SampleError("empty_file")
     kind = sniff(raw)
@@ -51,6 +52,7 @@ def decode(raws: Iterable[bytes], volumes: bool, chosen: Chosen = EVERYTHING) ->
     if others:
         raise SampleError("corrupt", f"{1 + others} files that are not a DICOM series")
     chosen.wanted.refuse("a file that states no unit")
+    raw = whole(raw)
     if kind == "picture":
         return pictures.read_picture(raw)
     if kind == "nifti":
@@ -59,7 +61,7 @@ def decode(raws: Iterable[bytes], volumes: bool, chosen: Chosen = EVERYTHING) ->
     raise SampleError("unrecognised_format")
 
 
-def _all(first: list[bytes], others: Iterator[bytes]) -> Iterator[bytes]:
+def _all(first: list[Content], others: Iterator[Content]) -> Iterator[Content]:
     """The files, one after the other; none is held once it has been given."""
     yield first.pop()
     yield from others
@@ -83,10 +85,11 @@ def content_of(raw: bytes) -> bytes:
     return unpacked(raw) if packed else raw
 
 
-def sniff(raw: bytes) -> str:
+def sniff(raw: Content) -> str:
     """ "dicom", "picture", "nifti", "npz", "idx" or "" by the first bytes."""
     if raw[128:132] == b"DICM":
         return "dicom"
+    raw = whole(raw)
     if raw.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", *pictures.TIFF)):
         return "picture"
     if raw[:2] == b"BM" and int.from_bytes(raw[2:6], "little") == len(raw):

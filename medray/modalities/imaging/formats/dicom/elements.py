@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 
 from pydicom.datadict import tag_for_keyword
 
+from medray.storage.pages import Content
+
 TAGS = {
     "SOPClassUID": (0x00080016, "text"),
     "SOPInstanceUID": (0x00080018, "text"),
@@ -188,7 +190,7 @@ class Elements(NamedTuple):
     """Where the pixel element starts; the end of the file when there is none."""
 
 
-def walk(raw: bytes, also: frozenset[int] = frozenset()) -> Elements | None:
+def walk(raw: Content, also: frozenset[int] = frozenset()) -> Elements | None:
     """The elements of WANTED and `also` before the pixels of a file with preamble; None where only pydicom can tell."""
     if raw[128:132] != b"DICM":
         return None
@@ -212,7 +214,7 @@ class _Odd(Exception):
 
 
 def _walk(
-    raw: bytes, at: int, implicit: bool, little: bool, into: dict[int, bytes], wanted: frozenset[int], last: int
+    raw: Content, at: int, implicit: bool, little: bool, into: dict[int, bytes], wanted: frozenset[int], last: int
 ) -> int:
     """Elements from `at` up to tag `last`; returns where the next one starts."""
     end = len(raw)
@@ -250,7 +252,7 @@ def _walk(
     return at
 
 
-def _skip_sequence(raw: bytes, at: int, implicit: bool, little: bool) -> int:
+def _skip_sequence(raw: Content, at: int, implicit: bool, little: bool) -> int:
     """Skip from the first item of a sequence of undefined length to behind its delimiter (PS3.5 7.5)."""
     head = struct.Struct("<HHI" if little else ">HHI")
     while True:
@@ -270,7 +272,7 @@ def _skip_sequence(raw: bytes, at: int, implicit: bool, little: bool) -> int:
             at += 8
 
 
-def sequence(raw: bytes, implicit: bool, little: bool) -> list[Item]:
+def sequence(raw: Content, implicit: bool, little: bool) -> list[Item]:
     """The items of a sequence's bytes, each tag to its bytes, or to the items of a sequence within; without
     vendors' elements. Raises ValueError.
     """
@@ -280,7 +282,7 @@ def sequence(raw: bytes, implicit: bool, little: bool) -> list[Item]:
         raise ValueError("a sequence that is not made of items") from None
 
 
-def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[list[Item], int]:
+def _items(raw: Content, at: int, end: int, implicit: bool, little: bool) -> tuple[list[Item], int]:
     """The items from `at` to `end` or the sequence's delimiter, and where they stop (PS3.5 7.5)."""
     head = struct.Struct("<HHI" if little else ">HHI")
     items: list[Item] = []
@@ -297,7 +299,7 @@ def _items(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple
     return items, at
 
 
-def _item(raw: bytes, at: int, end: int, implicit: bool, little: bool) -> tuple[Item, int]:
+def _item(raw: Content, at: int, end: int, implicit: bool, little: bool) -> tuple[Item, int]:
     order = "<" if little else ">"
     head, long_of, short_of = struct.Struct(order + "HHI"), struct.Struct(order + "I"), struct.Struct(order + "H")
     if end > len(raw):

@@ -33,7 +33,9 @@ from medray.modalities.imaging.formats.dicom.elements import (
 )
 from medray.modalities.imaging.formats.dicom.transfer_syntaxes import DEFLATED, EXPLICIT, IMPLICIT, NATIVE
 from medray.modalities.imaging.formats.image import decoding
+from medray.storage.pages import Content, give_back
 
+GIVEN_BACK_BYTES = 2**22
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -46,7 +48,7 @@ def reading(what: str) -> AbstractContextManager[None]:
 class Header:
     """The elements before the pixels of a file, and where the pixels are in `raw`."""
 
-    raw: bytes
+    raw: Content
     values: dict[int, bytes]
     """Raw values of elements.TAGS."""
     syntax: str
@@ -153,7 +155,7 @@ class Header:
         return one_text(self.get("PhotometricInterpretation")) or "MONOCHROME2"
 
 
-def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
+def parse(raw: Content, also: frozenset[int] = frozenset()) -> Header:
     """The header of a DICOM file, with or without its preamble; pixels stay in `raw`, uncopied.
 
     `also`: further tags to keep the bytes of. Raises SampleError: `truncated` when not even the header is whole, `corrupt`.
@@ -189,14 +191,14 @@ def parse(raw: bytes, also: frozenset[int] = frozenset()) -> Header:
     )
 
 
-def _parse_whole(raw: bytes) -> tuple[Dataset, int]:
+def _parse_whole(raw: Content) -> tuple[Dataset, int]:
     """(every element before the pixels, where the pixels start)"""
     with reading("DICOM header"):
         stream = io.BytesIO(raw)
         return pydicom.dcmread(stream, stop_before_pixels=True, force=raw[128:132] != b"DICM"), stream.tell()
 
 
-def parse_by_pydicom(raw: bytes, also: frozenset[int] = frozenset()) -> tuple[Dataset, Elements, bytes]:
+def parse_by_pydicom(raw: Content, also: frozenset[int] = frozenset()) -> tuple[Dataset, Elements, Content]:
     """Parse what `walk` could not read (no preamble, deflated, irregular); also returns the bytes that offsets refer to."""
     dataset, at = _parse_whole(raw)
     with reading("DICOM header"):

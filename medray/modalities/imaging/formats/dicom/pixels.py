@@ -6,6 +6,7 @@ parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ─
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from pydicom.pixels.processing import convert_color_space
@@ -22,6 +23,7 @@ from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values
 from medray.modalities.imaging.formats.dicom.transform import cover
 from medray.modalities.imaging.formats.image import Image
+from medray.storage.pages import Content
 
 MASKED = frozenset({"native", "rle", "lossless"})
 """Processes whose cells may hold more than BitsStored bits; those above are not part of the image (PS3.5 8.1.1)."""
@@ -43,15 +45,19 @@ def stored(header: Header) -> np.ndarray:
 def stored_frames(header: Header, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """(H, W) or (H, W, 3) stored values of these frames, from 0, as `stored` has them; no other frame is decoded.
 
-    The header has passed `check`.
+    A frame is valid until the next one is asked for: then the memory of the file behind it may be given back. The header has
+    passed `check`.
     """
     if header.encapsulated:
         for cells in decoded_frames(header, numbers):
             yield _colors(stored_bits(cells, header), cells.rgb, header)
         return
-    whole = _native(header)
+    whole, size = _native(header), native_bytes(header) // header.frames
+    ascending = all(number < following for number, following in pairwise(numbers))
     for number in numbers:
         yield _uncompressed(whole[number : number + 1], header)[0]
+        if ascending:
+            header.give_back(header.start + (number + 1) * size)
 
 
 def _uncompressed(pixels: np.ndarray, header: Header) -> np.ndarray:
@@ -76,6 +82,8 @@ def _colors(pixels: np.ndarray, rgb: bool | None, header: Header) -> np.ndarray:
 
 def _native(header: Header) -> np.ndarray:
     """(F, H, W[, 3]) uncompressed values with all BitsAllocated bits of each; float as float, else unsigned."""
+    if header.given_back:
+        raise AssertionError("pixels whose memory has been given back are asked for again")
     bits = header.number("BitsAllocated", 8)
     shape = (header.frames, header.rows, header.columns)
     count = int(np.prod(shape))
@@ -166,7 +174,7 @@ def ybr_to_rgb(pixels: np.ndarray, bits: int) -> np.ndarray:
     return np.clip(np.floor(rgb + 0.5), 0, top).astype(pixels.dtype)
 
 
-def read_image(raw: bytes, number: int | None = None, wanted: Quantity = AS_RESCALED) -> Image:
+def read_image(raw: Content, number: int | None = None, wanted: Quantity = AS_RESCALED) -> Image:
     """One file as an image: its only frame or tile, or the one of this number, from 0; its values the quantity that is asked
     for. Raises SampleError.
 

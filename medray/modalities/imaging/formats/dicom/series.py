@@ -24,6 +24,7 @@ from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quanti
 from medray.modalities.imaging.formats.dicom.slices import Slice, pixels_of, slices
 from medray.modalities.imaging.formats.dicom.stacking import REGULAR_MM, TILT_DEGREES, Stack, stack
 from medray.modalities.imaging.formats.image import Image
+from medray.storage.pages import Content
 
 SEVERAL = 'set volumes = "each", "first" or "channels" to take them'
 
@@ -37,7 +38,7 @@ class _File:
 
 
 def volume(
-    raws: Iterable[bytes], selections: Sequence[Sequence[int] | None] | None = None
+    raws: Iterable[Content], selections: Sequence[Sequence[int] | None] | None = None
 ) -> tuple[list[Frame], Stack]:
     """The frames of the files of one series, as given, and their geometry; no pixel is decoded. Raises SampleError.
 
@@ -49,7 +50,7 @@ def volume(
 
 
 def read_series(
-    raws: Iterable[bytes],
+    raws: Iterable[Content],
     selections: Sequence[Sequence[int] | None] | None = None,
     *,
     channels: bool = False,
@@ -81,7 +82,7 @@ def read_series(
     return _image(values if channels and len(stacks) > 1 else values[0], stacks[0])
 
 
-def _opened(raws: Iterable[bytes], selections: Sequence[Sequence[int] | None] | None) -> list[_File]:
+def _opened(raws: Iterable[Content], selections: Sequence[Sequence[int] | None] | None) -> list[_File]:
     """The slices that are taken of each file. Raises SampleError."""
     files: list[_File] = []
     for number, raw in enumerate(raws):
