@@ -103,6 +103,7 @@ def test_two_halves_make_the_receipt_of_a_whole():
     assert [row["entry_id"] for row in sorted(receipt.slowest, key=lambda row: row["entry_id"])] == ["e0", "e4", "e8"]
 
 
+@pytest.mark.slow
 def test_more_than_may_be_handed_over_is_done_by_one_worker(engine, monkeypatch):
     names = pa.table({"entry_id": ["a" * 100] * 10})
     assert opening((Stage(lambda: lambda batch: batch, 4),), None, 500)(names) is None

@@ -1,4 +1,4 @@
-"""Archive, labels, work folder, bundle and store in buckets, on Ray, while one request in ten fails."""
+"""Archive, labels, work folder, bundle and store in buckets, while requests fail: on Ray one in ten."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def medray(*words: str | Path, environment: dict[str, str], cwd: Path) -> dict:
 
 
 ENGINES = [
-    pytest.param({"kind": "local"}, id="local"),
-    pytest.param({"kind": "ray", "workers": 2}, id="ray", marks=pytest.mark.slow),  # four starts of Ray
+    pytest.param({"kind": "local"}, 0.03, id="local"),
+    pytest.param({"kind": "ray", "workers": 2}, 0.1, id="ray", marks=pytest.mark.slow),  # four starts of Ray
 ]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_from_an_archive_to_scores_in_buckets_alone_with_one_503_in_ten(tmp_path, monkeypatch, engine):
+@pytest.mark.parametrize(("engine", "faults"), ENGINES)
+def test_from_an_archive_to_scores_in_buckets_alone_that_answer_503_now_and_then(tmp_path, monkeypatch, engine, faults):
     local, told = toy.write_archive(tmp_path, 30), []
-    with s3_server(0.1, told) as environment:
+    with s3_server(faults, told) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         base = f"s3://{BUCKET}/site"
@@ -63,5 +63,5 @@ def test_from_an_archive_to_scores_in_buckets_alone_with_one_503_in_ten(tmp_path
         assert (again["entries"], again["pending"], again["scored"]) == (31, 1, 1)
         assert len(toy.scores(f"{base}/scores")) == 31  # each once
     failed, requests = told
-    assert failed > 0.05 * requests > 5
+    assert failed > faults / 2 * requests > 2
     assert not (tmp_path / "work").exists() and not (tmp_path / "scores").exists()
