@@ -25,7 +25,6 @@ from medray.storage.arrow import one_chunk
 from medray.storage.files import File, read_bytes, write_bytes
 from medray.storage.pages import Content
 
-
 ContentOf = TypeVar("ContentOf", bytes, Content)
 
 

@@ -69,6 +69,15 @@ class Header:
     """Items of sequences that `frames.items` has parsed, by keyword."""
     told: dict[str, Value] = field(default_factory=dict[str, "Value"], repr=False)
     """Values that `get` has given, by keyword."""
+    given_back: int = field(default=0, repr=False)
+    """Byte at which the pixels begin that are still in memory; 0: all are."""
+
+    def give_back(self, stop: int) -> None:
+        """Give back the memory of the pixels up to byte `stop` of the file, which nobody reads again; some megabytes at a time."""
+        start = max(self.start, self.given_back)
+        if not isinstance(self.raw, bytes) and stop - start >= GIVEN_BACK_BYTES:
+            give_back(self.raw, start, stop)
+            self.given_back = stop
 
     @property
     def dataset(self) -> Dataset:
