@@ -6,27 +6,23 @@
 # all ten. Searched by PatientID, or by nothing, the pages are right. A client that reads pages until one is empty, as the
 # standard has it, loses every study behind its first page: of a thousand and more CT studies, all but a thousand.
 #
-# Debian's packages are unpacked, not installed: needs apt-get and dpkg. The server answers the loopback alone, by a password.
+# Debian's packages are unpacked, not installed: needs apt-get and dpkg. Server and client run in a network of their own
+# (unshare), since this server listens on every interface.
 set -euo pipefail
 folder=$(mktemp -d)
-server=
-trap '[ -z "$server" ] || kill "$server"; wait; rm -rf "$folder"' EXIT
+trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 apt-get download -qq 'orthanc=1.10.1+dfsg-2+deb12u1' 'orthanc-dicomweb=1.7+dfsg-6+b2' libcivetweb1 libdcmtk17 \
   libboost-locale1.74.0 libboost-thread1.74.0 liblua5.3-0 libpugixml1v5 libwrap0 2>/dev/null
 for package in *.deb; do dpkg -x "$package" root; done
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check 'pydicom==3.0.2'
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cat >orthanc.json <<JSON
-{"StorageDirectory": "$folder/db", "IndexDirectory": "$folder/db", "HttpPort": $port, "DicomServerEnabled": false,
+{"StorageDirectory": "$folder/db", "IndexDirectory": "$folder/db", "HttpPort": 8042, "DicomServerEnabled": false,
  "RemoteAccessAllowed": false, "AuthenticationEnabled": true, "RegisteredUsers": {"finding": "$$"},
  "Plugins": ["$(echo "$folder"/root/usr/lib/orthanc/libOrthancDicomWeb.so.*)"], "DicomWeb": {"Enable": true}}
 JSON
-LD_LIBRARY_PATH=$(echo root/usr/lib/*-linux-gnu):$(echo root/lib/*-linux-gnu):root/usr/lib \
-  DCMDICTPATH=$(echo root/usr/share/libdcmtk17/dicom.dic) root/usr/sbin/Orthanc orthanc.json >log 2>&1 &
-server=$!
-venv/bin/python - "http://127.0.0.1:$port" "finding:$$" <<'PY'
+cat >client.py <<'PY'
 import base64
 import io
 import json
@@ -74,3 +70,15 @@ for key in ("ModalitiesInStudy=CT", "PatientID=finding"):
     assert len(ask(f"/dicom-web/studies?{key}")) == 10
 assert pages == {"ModalitiesInStudy=CT": [4, 0, 0], "PatientID=finding": [4, 4, 2]}, "it behaves otherwise now"
 PY
+cat >inside.sh <<'SH'
+ip link set lo up
+root/usr/sbin/Orthanc orthanc.json >log 2>&1 &
+server=$!
+code=0
+venv/bin/python client.py http://127.0.0.1:8042 "$1" || code=$?
+kill "$server"
+wait
+exit "$code"
+SH
+LD_LIBRARY_PATH=$(echo root/usr/lib/*-linux-gnu):$(echo root/lib/*-linux-gnu):root/usr/lib \
+  DCMDICTPATH=$(echo root/usr/share/libdcmtk17/dicom.dic) unshare --net --map-root-user bash inside.sh "finding:$$"
