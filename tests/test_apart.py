@@ -79,6 +79,7 @@ class Pids(Collect):
         return {"values": [tuple(row.values()) for rows in found for row in rows], "parcel": True}
 
 
+@pytest.mark.slow
 def test_the_stages_before_the_gpu_run_in_workers_of_their_own(engine):
     sink, done = Pids(), []
     stages = (Stage(Where, 4, name="read"), Stage(Where, 3, gpus=1.0, name="score"))

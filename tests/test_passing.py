@@ -285,7 +285,7 @@ def test_storage_that_refuses_for_a_night_is_asked_again_the_next(archive, monke
 
     run = toy.score_run(archive)
     with monkeypatch.context() as night:
-        night.setattr(reader, "read_bytes", refuse)
+        night.setattr(reader, "read_pages", refuse)
         first = score_verb(run, LocalEngine())
     assert (first.failed, first.by_reason, first.exit_code(0.01)) == (4, {"unreadable": 4}, 3)
     assert score_verb(run, LocalEngine()).scored == 4
@@ -302,7 +302,7 @@ def test_shards_without_what_could_not_be_read_are_refused(tmp_path, monkeypatch
 
     run = toy.train_run(tmp_path)
     with monkeypatch.context() as night:
-        night.setattr(reader, "read_bytes", refuse)
+        night.setattr(reader, "read_pages", refuse)
         with pytest.raises(MachineError, match="could not be read as they were indexed"):
             prepare.prepare(run, LocalEngine())
     assert prepare.prepare(run, LocalEngine()).failed == 0

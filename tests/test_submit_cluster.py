@@ -261,6 +261,7 @@ def test_an_id_is_started_once_and_means_one_command(here, archive, trained):
     assert other.returncode == 2 and "another job has this id" in other.stderr
 
 
+@pytest.mark.slow  # training and scoring are submitted on every run
 def test_a_night_is_submitted_as_any_verb_is(here, archive, trained):
     shared = {"engine": {"kind": "ray", "workers": 2}, "pseudonym_key": str(archive / "pseudonym.key")}
     places = {name: str(archive / name) for name in ("archive", "work-nightly", "nightly-scores")}

@@ -202,6 +202,7 @@ def test_a_worker_without_a_row_of_the_batch_waits_for_nobody_and_changes_nothin
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.slow  # test_engines.py does as much with a flow on every run
 def test_a_worker_refuses_settings_once_and_in_words(archive, tmp_path, ray_session):
     from medray.engines.ray.engine import RayEngine
 
@@ -252,7 +253,7 @@ def worker_processes() -> list[int]:
 def test_training_survives_a_killed_worker(archive, tmp_path, ray_session):
     from medray.engines.ray.engine import RayEngine
 
-    settings = {"epochs": 3, "batch_size": 4, "checkpoint_minutes": 1e-9}
+    settings = {"epochs": 3, "batch_size": 2, "checkpoint_minutes": 1e-9}
     alone = train(run_in(archive, tmp_path / "whole", training=settings), LocalEngine())
     killer = KillAWorker(worker_processes)
     result = train(run_in(archive, tmp_path / "killed", training=settings), RayEngine(RaySpec(workers=2)), killer)
@@ -278,6 +279,7 @@ engine.close()
 """
 
 
+@pytest.mark.slow  # on engine local a training is stopped and goes on, and on Ray a worker is killed, on every run
 def test_a_killed_driver_goes_on_from_the_last_checkpoint(archive, tmp_path):
     code = DRIVER.format(
         tests=str(Path(__file__).parent),
