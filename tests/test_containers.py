@@ -9,9 +9,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path
 
 import pytest
+from packed import packed
 from s3_server import BUCKET, s3_server
 
 from medray.errors import REASONS, ArchiveError, SampleError
@@ -20,22 +20,6 @@ from medray.storage.inflating import Inflated, unpacked
 
 NAMES = ("x.zip", "x.tar", "x.tar.gz", "x.TGZ")
 CONTENT = {f"{i % 3}/im {i}.bin": random.Random(i).randbytes(i * 997) for i in range(12)}
-
-
-def write(path: Path, content: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """A zip or tar with these members, by the name of the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path, "w", method) as made:
-            for name, data in content.items():
-                made.writestr(name, data)
-    else:
-        with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as made:
-            for name, data in content.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                made.addfile(info, io.BytesIO(data))
-    return path
 
 
 def reason_of(uri: str) -> str | None:
@@ -54,7 +38,7 @@ def reason_of(uri: str) -> str | None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_members_are_files_with_the_content_that_went_in(tmp_path, name):
-    path = str(write(tmp_path / name, CONTENT))
+    path = str(packed(tmp_path / name, CONTENT))
     listed = {file.uri: file.size for file in files.archive_files(str(tmp_path))}
     assert listed == {f"{path}!/{member}": len(data) for member, data in CONTENT.items()}
     assert list(listed) == [file.uri for file in files.archive_files(path)]
@@ -72,7 +56,7 @@ def test_members_are_files_with_the_content_that_went_in(tmp_path, name):
 
 
 def test_a_container_counts_as_a_folder_of_its_name(tmp_path):
-    path = str(write(tmp_path / "a" / "x.zip", CONTENT))
+    path = str(packed(tmp_path / "a" / "x.zip", CONTENT))
     uri = f"{path}!/1/im 4.bin"
     assert files.relative(uri, str(tmp_path)) == "a/x.zip/1/im 4.bin"
     assert files.relative(uri, path) == "1/im 4.bin"
@@ -98,7 +82,7 @@ def test_members_larger_than_memory_is_meant_for_are_read_in_pieces(tmp_path, mo
     monkeypatch.setattr(containers, "IN_MEMORY", 1000)
     data = random.Random(0).randbytes(3_000_000)
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        path = write(tmp_path / f"{method}.zip", {"a": data}, method)
+        path = packed(tmp_path / f"{method}.zip", {"a": data}, method)
         uri = f"{path}!/a"
         assert files.read_bytes(uri) == data
         with files.open_input(uri) as stream:
@@ -145,7 +129,7 @@ def test_members_in_a_bucket_are_read_by_range(tmp_path, monkeypatch):
             monkeypatch.setenv(variable, value)
         root = f"s3://{BUCKET}/archive"
         for name in NAMES:
-            files.write_bytes(f"{root}/{name}", write(tmp_path / name, CONTENT).read_bytes())
+            files.write_bytes(f"{root}/{name}", packed(tmp_path / name, CONTENT).read_bytes())
         listed = {file.uri: file.size for file in files.archive_files(root)}
         assert listed == {
             f"{root}/{name}!/{path}": len(data) for name in sorted(NAMES) for path, data in CONTENT.items()
@@ -163,7 +147,7 @@ def test_members_in_a_bucket_are_read_by_range(tmp_path, monkeypatch):
 
 
 def test_encrypted_members_links_and_names_that_lead_out_are_rows_with_a_reason(tmp_path):
-    zipped = write(tmp_path / "x.zip", {"good": b"1", "secret": b"2", "../out": b"3", "/abs": b"4", "in.zip": b"5"})
+    zipped = packed(tmp_path / "x.zip", {"good": b"1", "secret": b"2", "../out": b"3", "/abs": b"4", "in.zip": b"5"})
     raw = bytearray(zipped.read_bytes())
     central = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)
     raw[central + 8] |= 1  # the second member's flag for encryption
@@ -213,16 +197,16 @@ def test_the_last_of_two_members_of_a_name_is_the_file_in_a_tar_and_neither_is_i
 
 def test_content_packed_beyond_measure_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(compressed, "LARGE", 100_000)
-    write(tmp_path / "x.zip", {"bomb": bytes(200_000), "dark image": bytes(90_000)})
+    packed(tmp_path / "x.zip", {"bomb": bytes(200_000), "dark image": bytes(90_000)})
     assert reason_of(f"{tmp_path / 'x.zip'}!/bomb") == "refused_member"
     assert reason_of(f"{tmp_path / 'x.zip'}!/dark image") is None
-    assert reason_of(str(write(tmp_path / "x.tgz", {"bomb": bytes(3_000_000)}))) == "refused_member"
+    assert reason_of(str(packed(tmp_path / "x.tgz", {"bomb": bytes(3_000_000)}))) == "refused_member"
     with pytest.raises(SampleError, match="refused_member"):
         unpacked(gzip.compress(bytes(3_000_000)))
 
 
 def test_a_zip_whose_sizes_lie_is_corrupt(tmp_path):
-    path = write(tmp_path / "x.zip", {"a": b"abc" * 100})
+    path = packed(tmp_path / "x.zip", {"a": b"abc" * 100})
     raw = bytearray(path.read_bytes())
     central = raw.index(b"PK\x01\x02")
     struct.pack_into("<I", raw, central + 24, 10_000)  # uncompressed size
@@ -236,7 +220,7 @@ def test_a_zip_whose_sizes_lie_is_corrupt(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.8])
 def test_what_breaks_off_is_said_and_never_read_as_whole(tmp_path, name, kept):
-    whole = write(tmp_path / "whole" / name, CONTENT)
+    whole = packed(tmp_path / "whole" / name, CONTENT)
     path = tmp_path / name
     path.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
     uris = [file.uri for file in files.archive_files(str(path))]
@@ -250,7 +234,7 @@ def test_what_breaks_off_is_said_and_never_read_as_whole(tmp_path, name, kept):
 
 
 def test_a_broken_header_in_a_tar_is_said_though_python_takes_it_for_the_end(tmp_path):
-    path = write(tmp_path / "x.tar", {"a": b"1" * 600, "b": b"2" * 600, "c": b"3"})
+    path = packed(tmp_path / "x.tar", {"a": b"1" * 600, "b": b"2" * 600, "c": b"3"})
     raw = bytearray(path.read_bytes())
     raw[512 + 1024 + 10] ^= 0xFF  # in the name of b: its checksum fails
     path.write_bytes(raw)
@@ -261,7 +245,7 @@ def test_a_broken_header_in_a_tar_is_said_though_python_takes_it_for_the_end(tmp
 
 
 def test_a_tar_gz_with_another_checksum_gives_none_of_its_members(tmp_path):
-    path = write(tmp_path / "x.tar.gz", CONTENT)
+    path = packed(tmp_path / "x.tar.gz", CONTENT)
     raw = bytearray(path.read_bytes())
     raw[-6] ^= 1
     path.write_bytes(raw)
@@ -270,7 +254,7 @@ def test_a_tar_gz_with_another_checksum_gives_none_of_its_members(tmp_path):
 
 def test_two_hundred_damaged_containers_give_reasons_and_nothing_else(tmp_path):
     random_ = random.Random(7)
-    wholes = [write(tmp_path / "whole" / name, {f"{i}/a": bytes([i]) * (i * 300) for i in range(5)}) for name in NAMES]
+    wholes = [packed(tmp_path / "whole" / name, {f"{i}/a": bytes([i]) * (i * 300) for i in range(5)}) for name in NAMES]
     for number in range(200):
         whole = wholes[number % len(wholes)]
         raw = bytearray(whole.read_bytes())
@@ -287,6 +271,6 @@ def test_two_hundred_damaged_containers_give_reasons_and_nothing_else(tmp_path):
 
 def test_formats_that_are_zip_or_gzip_themselves_stay_what_they_are(tmp_path):
     for name in ("a.npz", "a.nii.gz", "a.vcf.gz", "train-images-idx3-ubyte.gz", "a.ndjson.gz", "a.keras", "azip"):
-        write(tmp_path / f"{name}.zip", {"x": b"1"}).rename(tmp_path / name)
+        packed(tmp_path / f"{name}.zip", {"x": b"1"}).rename(tmp_path / name)
     listed = [file.uri for file in files.archive_files(str(tmp_path))]
     assert len(listed) == 7 and not any("!/" in uri for uri in listed)

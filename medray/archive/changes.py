@@ -138,15 +138,15 @@ def grouped(parts: Iterable[pa.RecordBatch], group: Grouping = group_parts) -> I
 
     Entries that parts make together (GROUP#key) are held back until no row of parts can come before them.
     """
-    held: list[pa.Table] = []
+    waiting: list[pa.Table] = []
     for entries, following in _in_pieces(parts, group):
-        made = pa.concat_tables([*held, entries])
-        keys = order_keys(made.column("entry_id"))
-        made = made.take(pc.sort_indices(keys))
-        count = len(made) if following is None else pc.sum(pc.less(keys, order_key(following))).as_py() or 0
+        rows = pa.concat_tables([*waiting, entries])
+        keys = order_keys(rows.column("entry_id"))
+        rows = rows.take(pc.sort_indices(keys))
+        count = len(rows) if following is None else pc.sum(pc.less(keys, order_key(following))).as_py() or 0
         if count:
-            yield made.slice(0, count)
-        held = [made.slice(count)] if count < len(made) else []
+            yield rows.slice(0, count)
+        waiting = [rows.slice(count)] if count < len(rows) else []
 
 
 def order_key(entry_id: str) -> str:

@@ -103,8 +103,10 @@ class Rule(BaseModel):
             return False
         if self.min is None and self.max is None:
             return True
-        found = number(value)
-        return found is not None and (self.min is None or found >= self.min) and (self.max is None or found <= self.max)
+        stated = number(value)
+        return (
+            stated is not None and (self.min is None or stated >= self.min) and (self.max is None or stated <= self.max)
+        )
 
     def __str__(self) -> str:
         conditions: list[str] = []
@@ -228,8 +230,8 @@ def refused(
             continue
         if not set(values) <= set(known):
             expected = " or ".join(each or "none" for each in known)
-            found = shown_value(name, value_of(facts, name), shown)
-            return Refused(rule=name, detail=f"{name}: {found}; the training archive held {expected}")
+            stated = shown_value(name, value_of(facts, name), shown)
+            return Refused(rule=name, detail=f"{name}: {stated}; the training archive held {expected}")
     return None
 
 
@@ -248,15 +250,15 @@ def first_broken(
     for name, rule in select.items():
         value = value_of(facts, name)
         if (broken := rule.broken(value)) is not None:
-            return told(name, rule, broken, shown_value(name, value, shown), asks)
+            return refusal(name, rule, broken, shown_value(name, value, shown), asks)
     return None
 
 
-def told(name: str, rule: Rule, broken: Rule, found: str | None = None, asks: str = SELECT_ASKS) -> Refused:
+def refusal(name: str, rule: Rule, broken: Rule, stated: str | None = None, asks: str = SELECT_ASKS) -> Refused:
     """Words on a rule about the fact `name` of which the part `broken` does not hold; `found`: what the entry states."""
     called = broken.name or rule.name
     title = name if called is None else f"{called} ({name})"
-    detail = "" if found is None else f"{found}; "
+    detail = "" if stated is None else f"{stated}; "
     return Refused(rule=called or name, detail=f"{title}: {detail}{asks} {rule}")
 
 

@@ -181,16 +181,16 @@ def _hidden(part: Part, key: bytes) -> str | None:
 def _facts_texts(parts: Iterable[Part], key: bytes) -> list[str | None]:
     """The facts of parts as text, with pseudonyms of their units; those that many parts share are told once."""
     texts: dict[int, str | None] = {id(None): None}
-    found: list[str | None] = []
+    facts_of_parts: list[str | None] = []
     for part in parts:
         if part.units:
             units = {name: pseudonym(f"{name} {unit}", key) for name, unit in part.units.items()}
-            found.append(facts_text({**(part.facts or {}), **units}))
+            facts_of_parts.append(facts_text({**(part.facts or {}), **units}))
             continue
         if id(part.facts) not in texts:
             texts[id(part.facts)] = facts_text(part.facts or {})
-        found.append(texts[id(part.facts)])
-    return found
+        facts_of_parts.append(texts[id(part.facts)])
+    return facts_of_parts
 
 
 def facts_text(facts: Mapping[str, Fact]) -> str:

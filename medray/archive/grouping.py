@@ -161,8 +161,8 @@ def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.
     others = _repeats(parts, "entry_id") & ~_repeats(parts, "entry_id", "subject_id")
     whole = parts.column("reason").is_null().to_numpy() & parts.column("facts").is_valid().to_numpy()
     texts = parts.column("facts").to_pylist()
-    kept: list[tuple[int, int]] = []
-    made: list[pa.Table] = []
+    assembled_groups: list[tuple[int, int]] = []
+    entry_parts: list[pa.Table] = []
     cut: set[str] = set()
     set_apart: set[str] = set()
     for start, stop in pairwise([*starts, len(parts)]):
@@ -171,24 +171,24 @@ def _assembled(parts: pa.Table, assemble: Assemble, torn: set[str]) -> tuple[pa.
         entries = assemble([json.loads(text) for text in texts[start:stop]])
         if entries is None:
             continue
-        kept.append((start, stop))
+        assembled_groups.append((start, stop))
         group = parts.slice(start, stop - start)
         group_id = group.column("entry_id")[0].as_py()
         for entry in entries:
             entry_id = f"{group_id}#{entry.key}" if entry.key else group_id
-            made.append(_entry_parts(group, group_id, entry_id, entry))
+            entry_parts.append(_entry_parts(group, group_id, entry_id, entry))
             if any(member.selection for member in entry.members):
                 cut.add(entry_id)
             if entry.reason is not None:
                 set_apart.add(entry_id)
             if group_id in torn:
                 torn = torn | {entry_id}
-    if not made:
+    if not entry_parts:
         return parts, cut, torn, set_apart
     stays = np.ones(len(parts), bool)
-    for start, stop in kept:
+    for start, stop in assembled_groups:
         stays[start:stop] = False
-    table = pa.concat_tables([parts.filter(pa.array(stays)), *made]).combine_chunks()
+    table = pa.concat_tables([parts.filter(pa.array(stays)), *entry_parts]).combine_chunks()
     order = [("entry_id", "ascending"), ("locator", "ascending"), ("digest", "ascending"), ("uri", "ascending")]
     return table.sort_by(order), cut, torn, set_apart
 

@@ -82,10 +82,10 @@ def refused_outside(
     for name, distance in outside(facts, ranges).items():
         if distance > limit:
             known = ranges[name]
-            found = shown_value(name, value_of(facts, name), {*shown})
+            stated = shown_value(name, value_of(facts, name), {*shown})
             return Refused(
                 rule=name,
-                detail=f"{name}: {found}; the training archive held {known.least:g} to {known.greatest:g}, and this lies "
+                detail=f"{name}: {stated}; the training archive held {known.least:g} to {known.greatest:g}, and this lies "
                 f"{distance:g} robust deviations outside, more than refuse_outside = {limit:g}",
             )
     return None

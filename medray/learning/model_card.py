@@ -51,10 +51,10 @@ def model_card(recipe: Recipe) -> str:
 
 def _made_for(recipe: Recipe) -> list[str]:
     """Lines on which entries it may be asked about."""
-    told = recipe.modality.rules_told()
+    rules = recipe.modality.rules_in_words()
     lines = [
         f"- {title.capitalize()} {'; '.join(f'`{name}`: {words}' for name, words in rows.items())}"
-        for title, rows in told.items()
+        for title, rows in rules.items()
     ]
     if recipe.modality.trained:
         lines.append("- Entries of any other kind are not eligible, and get no score")

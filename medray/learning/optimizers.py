@@ -82,16 +82,16 @@ def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
 
 
 def make_optimizer(
-    network: nn.Module, settings: TrainingSettings, given: Collection[str] = (), factor: float = 1.0
+    network: nn.Module, settings: TrainingSettings, loaded: Collection[str] = (), factor: float = 1.0
 ) -> torch.optim.Optimizer:
     """AdamW or SGD; biases and normalisation weights (one-dimensional) are not decayed.
 
-    Parameters named in `given` learn `factor` times as fast, in groups of their own.
+    Parameters named in `loaded` learn `factor` times as fast, in groups of their own.
     """
     import torch
 
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    apart = {name for name, _ in trained if name in given and factor != 1.0}
+    apart = {name for name, _ in trained if name in loaded and factor != 1.0}
     groups: list[dict[str, Any]] = []
     for members, share in (
         ([p for name, p in trained if name not in apart], 1.0),

@@ -67,8 +67,8 @@ def from_text(found: Any) -> Any:
 
 def weights_of(model: object) -> Weights | None:
     """What a model's settings say; None also for a plug-in's model whose key of this name means something else."""
-    found = getattr(model, "weights", None)
-    return found if isinstance(found, Weights) else None
+    weights = getattr(model, "weights", None)
+    return weights if isinstance(weights, Weights) else None
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _checkpoint(content: bytes, uri: str) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the old format is old
-            found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+            state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise _refusal(
             "the file holds more than tensors, so opening it could run any code",
@@ -165,29 +165,29 @@ def _checkpoint(content: bytes, uri: str) -> dict[str, torch.Tensor]:
         ) from None
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise _refusal("the file is no checkpoint of PyTorch, or not whole", uri, found=type(error).__name__) from None
-    return _unwrapped(found, uri)
+    return _unwrapped(state, uri)
 
 
-def _unwrapped(found: Any, uri: str) -> dict[str, torch.Tensor]:
+def _unwrapped(state: Any, uri: str) -> dict[str, torch.Tensor]:
     """The tensors of a state_dict, or of what holds one; names without the prefix that all have. Raises RunFileError."""
     import torch
 
-    if isinstance(found, Mapping) and isinstance(found.get(WRAPPER), Mapping):
-        found = found[WRAPPER]
-    whole = isinstance(found, Mapping) and len(found) > 0
-    if not whole or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in found.items()):
-        raise _refusal("the file holds no state_dict", uri, found=_shape_of(found), expected="names and tensors")
+    if isinstance(state, Mapping) and isinstance(state.get(WRAPPER), Mapping):
+        state = state[WRAPPER]
+    whole = isinstance(state, Mapping) and len(state) > 0
+    if not whole or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()):
+        raise _refusal("the file holds no state_dict", uri, found=_shape_of(state), expected="names and tensors")
     sparse = [
         name
-        for name, value in found.items()
+        for name, value in state.items()
         if value.layout != torch.strided or value.is_quantized or value.is_complex()
     ]
     if sparse:
         raise _refusal(
             "tensors of a kind that no network of medray has", uri, found=_listed(sparse), expected="dense real numbers"
         )
-    prefix = PARALLEL if all(name.startswith(PARALLEL) for name in found) else ""
-    return {name.removeprefix(prefix): value.detach() for name, value in found.items()}
+    prefix = PARALLEL if all(name.startswith(PARALLEL) for name in state) else ""
+    return {name.removeprefix(prefix): value.detach() for name, value in state.items()}
 
 
 def _shape_of(found: Any) -> str:
@@ -214,20 +214,22 @@ def chosen(
     `other_heads` included. Raises RunFileError for a tensor that is missing, of another shape, or unknown.
     """
     heads = (*own_head, *other_heads)
-    wanted = {name: value for name, value in network.state_dict().items() if not name.startswith(tuple(own_head))}
-    left_out = tuple(name for name in published.tensors if heads and name.startswith(heads))
-    given = {name: value for name, value in published.tensors.items() if name not in left_out}
-    # a bundle holds a single number as a list of one
-    given = {
-        name: value.reshape(()) if name.endswith(COUNTER) and value.numel() == 1 else value
-        for name, value in given.items()
+    network_tensors = {
+        name: value for name, value in network.state_dict().items() if not name.startswith(tuple(own_head))
     }
-    missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
-    unknown = [name for name in given if name not in wanted]
+    left_out = tuple(name for name in published.tensors if heads and name.startswith(heads))
+    file_tensors = {name: value for name, value in published.tensors.items() if name not in left_out}
+    # a bundle holds a single number as a list of one
+    file_tensors = {
+        name: value.reshape(()) if name.endswith(COUNTER) and value.numel() == 1 else value
+        for name, value in file_tensors.items()
+    }
+    missing = [name for name in network_tensors if name not in file_tensors and not name.endswith(COUNTER)]
+    unknown = [name for name in file_tensors if name not in network_tensors]
     shapes = [
-        f"{name} {list(given[name].shape)} instead of {list(value.shape)}"
-        for name, value in wanted.items()
-        if name in given and given[name].shape != value.shape
+        f"{name} {list(file_tensors[name].shape)} instead of {list(value.shape)}"
+        for name, value in network_tensors.items()
+        if name in file_tensors and file_tensors[name].shape != value.shape
     ]
     faults = {"missing": missing, "of another shape": shapes, "unknown": unknown}
     if any(faults.values()):
@@ -235,10 +237,12 @@ def chosen(
             "the file's weights are not those of this model",
             where=f"{WHERE} file = {published.name}",
             found="; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in faults.items() if names),
-            expected=f"the {len(wanted)} tensors of the model but for its last layer",
+            expected=f"the {len(network_tensors)} tensors of the model but for its last layer",
             do="give the model the kind, depth and sizes that the file was made with",
         )
-    return {name: given[name].to(value.dtype) for name, value in wanted.items() if name in given}, left_out
+    return {
+        name: file_tensors[name].to(value.dtype) for name, value in network_tensors.items() if name in file_tensors
+    }, left_out
 
 
 def leave(
@@ -299,14 +303,14 @@ def put_into(network: nn.Module, initial: Initial) -> frozenset[str]:
     return frozenset(tensors)
 
 
-def held(network: nn.Module, given: frozenset[str]) -> list[nn.Module]:
+def frozen_modules(network: nn.Module, loaded: frozenset[str]) -> list[nn.Module]:
     """Modules that stay in evaluation mode in training, where all that they hold is given and frozen: batch normalisation
     keeps its statistics, and nothing is dropped."""
     states = [
         (each, {name for name in each.state_dict(prefix=f"{prefix}." if prefix else "") if not name.endswith(COUNTER)})
         for prefix, each in network.named_modules()
     ]
-    return [each for each, names in states if names and names <= given]
+    return [each for each, names in states if names and names <= loaded]
 
 
 def _listed(names: Iterable[str]) -> str:

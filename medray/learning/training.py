@@ -93,11 +93,11 @@ class Trainer:
         torch.manual_seed(self.settings.seed)
         network = plan.model.build(self.modality.inputs(), self.objective.width(plan.classes))
         initial = plan.initial
-        given = frozenset() if initial is None else pretrained.put_into(network, initial)
+        loaded = frozenset() if initial is None else pretrained.put_into(network, initial)
         self.network = channels_last(network.to(self.device))
-        self.held = pretrained.held(self.network, given) if initial is not None and initial.frozen else []
+        self.frozen = pretrained.frozen_modules(self.network, loaded) if initial is not None and initial.frozen else []
         factor = 1.0 if initial is None else initial.learning_rate_factor
-        self.optimizer = make_optimizer(self.network, self.settings, given, factor)
+        self.optimizer = make_optimizer(self.network, self.settings, loaded, factor)
         self.parallel = self._parallel()
         self.averaged = averaged_network(self.network, self.settings.average_weights)
         self.state = State(history=[])
@@ -196,7 +196,7 @@ class Trainer:
             torch.cuda.manual_seed(seed)
         augmentation = torch.Generator(self.device).manual_seed(seed)
         self.parallel.train()
-        for module in self.held:
+        for module in self.frozen:
             module.eval()
         total = torch.zeros((), device=self.device)
         mine = 1.0 if pieces else 0.0

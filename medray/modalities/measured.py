@@ -21,19 +21,21 @@ def measured(modality: Modality, samples: pa.RecordBatch) -> list[dict[str, floa
     bundle has no range to hold it against."""
     if type(modality).measures is Modality.measures or not modality.spec.trained_ranges or not len(samples):
         return None
-    told = "reason" in samples.schema.names
+    has_reasons = "reason" in samples.schema.names
     readable = (
-        samples.column("reason").is_null().to_numpy(zero_copy_only=False) if told else np.ones(len(samples), bool)
+        samples.column("reason").is_null().to_numpy(zero_copy_only=False)
+        if has_reasons
+        else np.ones(len(samples), bool)
     )
     if not readable.any():
         return None
     numbers = modality.measures(samples if readable.all() else samples.filter(pa.array(readable)))
     if not numbers.keys() & modality.spec.trained_ranges.keys():
         return None
-    found: list[dict[str, float]] = [{} for _ in range(len(samples))]
+    of_samples: list[dict[str, float]] = [{} for _ in range(len(samples))]
     for i, place in enumerate(np.flatnonzero(readable).tolist()):
-        found[place] = {name: float(values[i]) for name, values in numbers.items()}
-    return found
+        of_samples[place] = {name: float(values[i]) for name, values in numbers.items()}
+    return of_samples
 
 
 def with_outside(modality: Modality, facts: pa.Array, found: Sequence[dict[str, float]]) -> pa.Array:

@@ -143,13 +143,13 @@ class Spec(BaseModel, Numbers):
             added[PREFERENCE] = self.choose.standing(facts)
         return added
 
-    def rules_told(self) -> dict[str, dict[str, str]]:
+    def rules_in_words(self) -> dict[str, dict[str, str]]:
         """Rules and what was learnt in words, for a person: {title: {fact or name: what it asks for}}; empty ones left out."""
         alternatives = {
             name: "; ".join(f"{fact}: {rule}" for fact, rule in rules.items())
             for name, rules in self.select_any.items()
         }
-        told = {
+        rules_by_title = {
             "asked only about entries with": {name: str(rule) for name, rule in self.select.items()},
             "and with one of": alternatives,
             "one entry is chosen of each": {} if self.choose is None else {self.choose.of: self.choose.words},
@@ -161,7 +161,7 @@ class Spec(BaseModel, Numbers):
                 name: f"{known.least:g} to {known.greatest:g}" for name, known in (self.trained_ranges or {}).items()
             },
         }
-        return {title: rows for title, rows in told.items() if rows}
+        return {title: rows for title, rows in rules_by_title.items() if rows}
 
     earlier_ids: ClassVar[str | None] = None
     """Regular expression for ids that entries had in earlier versions of medray, and have no more."""

@@ -91,15 +91,15 @@ def _of_place(
 
         yield from server_listing.listed(root, earlier, full_check_days)
         return
-    found: dict[str, tuple[int, int]] = {}
+    stamps: dict[str, tuple[int, int]] = {}
     for piece in _at_top(root, linked):
-        found |= _containers(piece)
+        stamps |= _containers(piece)
         yield piece, False
-    if not found:
+    if not stamps:
         return
-    for piece in _as_before(found, earlier) if earlier else ():
+    for piece in _as_before(stamps, earlier) if earlier else ():
         yield piece, False
-    for piece in _members(found):
+    for piece in _members(stamps):
         yield piece, True
 
 
@@ -164,17 +164,17 @@ def _containers(piece: pa.RecordBatch) -> dict[str, tuple[int, int]]:
     }
 
 
-def _as_before(found: dict[str, tuple[int, int]], earlier: Earlier) -> Iterator[pa.RecordBatch]:
+def _as_before(stamps: dict[str, tuple[int, int]], earlier: Earlier) -> Iterator[pa.RecordBatch]:
     """Members that the earlier listing has of containers that are as they were; these leave `found`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    wanted = pa.array(sorted(found))
+    wanted = pa.array(sorted(stamps))
     same: set[str] = set()
     for batch in earlier():
         rows = batch.filter(pc.is_in(batch.column("uri"), wanted))
         columns = (rows.column(name).to_pylist() for name in ("uri", "size", "modified_ns"))
-        same.update(uri for uri, *stamp in zip(*columns, strict=True) if found[uri] == tuple(stamp))
+        same.update(uri for uri, *stamp in zip(*columns, strict=True) if stamps[uri] == tuple(stamp))
     unchanged = pa.array(sorted(same), pa.string())
     for batch in earlier() if same else ():
         rows = batch.filter(pc.match_substring(batch.column("uri"), INSIDE))
@@ -183,7 +183,7 @@ def _as_before(found: dict[str, tuple[int, int]], earlier: Earlier) -> Iterator[
         holders = pc.struct_field(pc.extract_regex(rows.column("uri"), pattern=INSIDE_PATTERN), "container")
         mask = pc.is_in(holders, unchanged)
         for holder in pc.unique(holders.filter(mask)).to_pylist():
-            found.pop(holder, None)
+            stamps.pop(holder, None)
         yield rows.filter(mask).select(["uri", "size", "modified_ns"])
 
 

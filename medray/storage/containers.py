@@ -116,36 +116,36 @@ def is_broken(uri: str) -> bool:
 def member(container: str, path: str) -> tuple[Directory, Member]:
     """A member with the directory that it stands in. Raises SampleError where it is not read, FileNotFoundError, OSError."""
     listed = directory(container)
-    found = listed.members.get(path)
-    if found is None:
+    entry = listed.members.get(path)
+    if entry is None:
         raise FileNotFoundError(2, "the container has no such member", container)
-    if found.problem is not None:
-        raise SampleError(*found.problem)
-    return listed, found
+    if entry.problem is not None:
+        raise SampleError(*entry.problem)
+    return listed, entry
 
 
 def open_member(container: str, path: str) -> pa.NativeFile:
     """A member as a seekable file. Raises SampleError, FileNotFoundError, OSError."""
-    listed, found = member(container, path)
-    if found.size == 0 and not found.deflated:
+    listed, entry = member(container, path)
+    if entry.size == 0 and not entry.deflated:
         return pa.BufferReader(b"")
     if listed.content is not None:
-        return as_file(_part(listed.content, found))
+        return as_file(_part(listed.content, entry))
     raw = _open(container)
-    if found.packed is None:
+    if entry.packed is None:
         return as_file(
-            Content(lambda size, start: raw.read_at(size, found.start + start), found.size, raw, member=True)
+            Content(lambda size, start: raw.read_at(size, entry.start + start), entry.size, raw, member=True)
         )
-    start = _content_start(raw, found)
-    if found.size <= IN_MEMORY:
+    start = _content_start(raw, entry)
+    if entry.size <= IN_MEMORY:
         with raw:
-            return pa.BufferReader(_whole(raw.read_at(found.packed, start), found))
-    if not found.deflated:
+            return pa.BufferReader(_whole(raw.read_at(entry.packed, start), entry))
+    if not entry.deflated:
         return as_file(
-            Content(lambda size, at: raw.read_at(size, start + at), found.size, raw, crc=found.crc, member=True)
+            Content(lambda size, at: raw.read_at(size, start + at), entry.size, raw, crc=entry.crc, member=True)
         )
-    stream = Inflated(lambda size, at: raw.read_at(size, at), start, found.packed, DEFLATE_STREAM)
-    return as_file(Content(stream.read, found.size, raw, crc=found.crc, member=True))
+    stream = Inflated(lambda size, at: raw.read_at(size, at), start, entry.packed, DEFLATE_STREAM)
+    return as_file(Content(stream.read, entry.size, raw, crc=entry.crc, member=True))
 
 
 def _part(content: Inflated, found: Member) -> Content:
@@ -194,8 +194,8 @@ def _directory(uri: str, size: int, modified_ns: int) -> Directory:
         with raw:
             return _of_tar(Content(lambda length, start: raw.read_at(length, start), size))
     content = Inflated(lambda length, start: raw.read_at(length, start), 0, size)  # it stays open
-    found = _of_tar(Content(content.read, _ENDLESS))
-    return replace(found, content=content)
+    members = _of_tar(Content(content.read, _ENDLESS))
+    return replace(members, content=content)
 
 
 # --- zip --------------------------------------------------------------------------------------------------------
@@ -287,9 +287,9 @@ def _add_members(tar: tarfile.TarFile, members: dict[str, Member]) -> tuple[str,
         before = tar.offset
         if info.isdir():
             continue
-        path, found = _of_tar_member(info, members)
+        path, entry = _of_tar_member(info, members)
         members.pop(path, None)  # the last of a name is the file, as every tar program has it
-        members[path] = found
+        members[path] = entry
         if len(members) > MOST_MEMBERS:
             members.clear()
             return _TOO_MANY

@@ -108,9 +108,9 @@ class Stream(io.RawIOBase):
         if not 0 <= first <= first + wanted <= len(self._piece):
             self.content.seek(self._position)
             self._piece, self._from, first = self.content.read(max(wanted, self.ahead)), self._position, 0
-        found = self._piece[first : first + wanted]
-        self._position += len(found)
-        return found
+        piece = self._piece[first : first + wanted]
+        self._position += len(piece)
+        return piece
 
 
 def as_file(content: Content) -> pa.NativeFile:

@@ -100,9 +100,9 @@ def _credentials(host: str) -> dict[str, str]:
 @lru_cache(maxsize=16)
 def _of_netrc(path: str, host: str) -> tuple[str, str]:
     try:
-        found = netrc.netrc(path).authenticators(host)
+        login = netrc.netrc(path).authenticators(host)
     except FileNotFoundError:
         return "", ""
     except netrc.NetrcParseError:
         raise PermissionError(13, "the netrc file cannot be read") from None
-    return (found[0], found[2] or "") if found else ("", "")
+    return (login[0], login[2] or "") if login else ("", "")

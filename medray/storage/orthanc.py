@@ -36,7 +36,7 @@ class Orthanc:
         """The interface of the server whose DICOMweb is there, where it is an Orthanc that offers it. Raises OSError."""
         url = dicomweb.rpartition("/")[0]
         try:
-            found = http.get_json(f"{url}/system")
+            system = http.get_json(f"{url}/system")
             http.get(f"{url}/changes", {"limit": "1"})
         except (FileNotFoundError, PermissionError):
             return None
@@ -44,7 +44,7 @@ class Orthanc:
             if "no JSON" in str(error) or "HTTP status 4" in str(error) or "HTTP status 3" in str(error):
                 return None
             raise
-        return cls(url) if isinstance(found, dict) and "DicomAet" in found else None
+        return cls(url) if isinstance(system, dict) and "DicomAet" in system else None
 
     def last_change(self) -> int:
         """The number of the newest change. Raises OSError."""
@@ -64,7 +64,7 @@ class Orthanc:
                 if change["ChangeType"] in _TOUCHED and change["ResourceType"] == "Instance":
                     instances[change["ID"]] = None
             done, since = bool(page["Done"]) or not page["Changes"], int(page["Last"])
-        found, known = set[str](), set[str]()
+        studies, known = set[str](), set[str]()
         for each in instances:
             if each in known:
                 continue
@@ -73,13 +73,13 @@ class Orthanc:
                 members = http.get_json(f"{self.url}/studies/{study['ID']}/instances")
             except FileNotFoundError:  # removed since
                 continue
-            found.add(study["MainDicomTags"]["StudyInstanceUID"])
+            studies.add(study["MainDicomTags"]["StudyInstanceUID"])
             known.update(member["ID"] for member in members)
-        return found
+        return studies
 
     def stored(self, study: str, now_ns: int) -> dict[str, Stored]:
         """The stored files of a study by SOPInstanceUID, as of `now_ns`; none where it is no longer there. Raises OSError."""
-        found: dict[str, Stored] = {}
+        files_of_study: dict[str, Stored] = {}
         for resource in http.post_json(f"{self.url}/tools/lookup", study) or []:
             if resource.get("Type") != "Study":
                 continue
@@ -87,8 +87,8 @@ class Orthanc:
                 members = http.get_json(f"{self.url}/studies/{resource['ID']}/instances")
             except FileNotFoundError:
                 continue
-            found |= {member["MainDicomTags"]["SOPInstanceUID"]: _stored(member, now_ns) for member in members}
-        return found
+            files_of_study |= {member["MainDicomTags"]["SOPInstanceUID"]: _stored(member, now_ns) for member in members}
+        return files_of_study
 
 
 def _stored(member: Mapping[str, Any], now_ns: int) -> Stored:

@@ -70,7 +70,7 @@ class _Listing:
         self.before = self._remembered()
         self.orthanc = Orthanc.beside(place.url)
         self.change = self.orthanc.last_change() if self.orthanc else 0  # asked first: what comes now is seen next time
-        self.studies = self._found_studies()
+        self.studies = self._studies_now()
         self.full = (
             not self.before.known
             or self.now_ns - self.before.full_check_ns >= full_check_days * DAY_NS
@@ -129,12 +129,12 @@ class _Listing:
             return old
         return uri, stored.size, stored.modified_ns
 
-    def _found_studies(self) -> dict[str, Counts]:
+    def _studies_now(self) -> dict[str, Counts]:
         """Studies of the archive. One of the last listing that no page has is asked for by itself before it is taken for gone."""
-        found = dict(dicomweb.studies(self.place))
-        for study in self.before.studies.keys() - found.keys():
-            found |= dict(dicomweb.studies(self.place, study))
-        return found
+        studies = dict(dicomweb.studies(self.place))
+        for study in self.before.studies.keys() - studies.keys():
+            studies |= dict(dicomweb.studies(self.place, study))
+        return studies
 
     # --- the last listing
 

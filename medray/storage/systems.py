@@ -95,10 +95,10 @@ def _info(uri: str) -> fs.FileInfo:
         listed = containers.directory(inside[0])
     except FileNotFoundError:
         return fs.FileInfo(uri, fs.FileType.NotFound)
-    found = listed.members.get(inside[1])
-    if found is None:
+    entry = listed.members.get(inside[1])
+    if entry is None:
         return fs.FileInfo(uri, fs.FileType.Directory if inside[1] in listed.folders else fs.FileType.NotFound)
-    return fs.FileInfo(uri, fs.FileType.File, size=found.size, mtime_ns=modified_ns)
+    return fs.FileInfo(uri, fs.FileType.File, size=entry.size, mtime_ns=modified_ns)
 
 
 class Instances(ReadOnly):

@@ -151,7 +151,7 @@ def _bundle(uri: str) -> Inspection:
         "validation": [{"metric": name, "value": value} for name, value in numbers.items()],
         "versions": [{"library": name, "version": version} for name, version in recipe.versions.items()],
     }
-    for title, rows in recipe.modality.rules_told().items():
+    for title, rows in recipe.modality.rules_in_words().items():
         tables[title] = [{"fact": name, "is": words} for name, words in rows.items()]
     return Inspection(title=f"bundle {uri}", facts=facts, tables=tables)
 

@@ -102,8 +102,8 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     manifest, indexed = index_archive(run, spec, engine, progress)
     result = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
     seconds = {"index": indexed.seconds, **result.stages}
-    told = {"flagged": indexed.flagged, "outside": indexed.outside}
-    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds, **told})
+    eligibility = {"flagged": indexed.flagged, "outside": indexed.outside}
+    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds, **eligibility})
 
 
 def note_unlearnt(bundle: bundles.TrainedModel, progress: Progress) -> None:

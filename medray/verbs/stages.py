@@ -131,9 +131,9 @@ class Read:
         entries = Entries(rows)
         samples = self.modality.read(entries)
         samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
-        found = measured(self.modality, samples)
-        if found is not None:
-            samples = refuse_measured(self.modality, samples, found)
+        numbers_of_samples = measured(self.modality, samples)
+        if numbers_of_samples is not None:
+            samples = refuse_measured(self.modality, samples, numbers_of_samples)
         numbers = samples.column("entry").to_numpy()
         if len(np.unique(numbers)) != len(rows) or (np.diff(numbers) < 0).any():
             raise RuntimeError(f"{type(self.modality).__name__}.read: {len(rows)} entries, rows of {numbers.tolist()}")
@@ -147,8 +147,8 @@ class Read:
         of_entry = keys if len(samples) == len(rows) else keys.take(samples.column("entry"))
         columns = {name: of_entry.column(name) for name in of_entry.schema.names if name != "target"}
         columns |= {name: samples.column(name) for name in samples.schema.names if name != "entry"}
-        if found is not None and "facts" in columns:
-            columns["facts"] = with_outside(self.modality, columns["facts"], found)
+        if numbers_of_samples is not None and "facts" in columns:
+            columns["facts"] = with_outside(self.modality, columns["facts"], numbers_of_samples)
         if "target" in rows.schema.names and columns.get("target", pa.array([None])).null_count:
             entry_targets = of_entry.column("target")
             own = columns.get("target", pa.nulls(len(samples), entry_targets.type))

@@ -50,8 +50,8 @@ def train(
     """
     progress = progress or Silent()
     started = time.monotonic()
-    wanted = pretrained.weights_of(run.model)
-    published = None if wanted is None else pretrained.read(wanted)  # refused before data are prepared for hours
+    weights = pretrained.weights_of(run.model)
+    published = None if weights is None else pretrained.read(weights)  # refused before data are prepared for hours
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, "train")
     require_split(prepared, "validation")
@@ -77,8 +77,8 @@ def train(
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
-    if wanted is not None and published is not None:
-        plan = _start_from(plan, wanted, published, folder, progress)
+    if weights is not None and published is not None:
+        plan = _start_from(plan, weights, published, folder, progress)
     fitted = engine.fit(plan, progress.training)
     bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
     meanwhile = None if replace else _existing(run.bundle_uri)  # by a training that ended meanwhile
@@ -154,13 +154,13 @@ def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Pr
 
 
 def _start_from(
-    plan: FitPlan, wanted: pretrained.Weights, published: pretrained.Published, folder: str, progress: Progress
+    plan: FitPlan, weights: pretrained.Weights, published: pretrained.Published, folder: str, progress: Progress
 ) -> FitPlan:
     """The plan with what its network takes of the file, left in `folder` for the workers. Raises RunFileError."""
     model = plan.model
     network = model.build(open_modality(plan.modality).inputs(), plan.objective.width(plan.classes))
     tensors, left_out = pretrained.chosen(published, network, model.head_names, model.other_heads)
-    initial = pretrained.leave(published, wanted, tensors, left_out, files.join(folder, pretrained.LEFT))
+    initial = pretrained.leave(published, weights, tensors, left_out, files.join(folder, pretrained.LEFT))
     progress.fact("pretrained", sha256=initial.sha256, tensors=len(tensors), left_out=len(left_out))
     progress.note(
         f"training starts from {initial.name} (SHA-256 {initial.sha256[:12]}…): {len(tensors)} tensors"
@@ -178,9 +178,9 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
     modality = modality.model_copy(update={"trained": prepared.trained, "trained_ranges": ranges})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
-    wanted = pretrained.weights_of(run.model)
-    model = run.model if wanted is None else run.model.model_copy(update={"weights": None})
-    start = [] if wanted is None else [wanted.model_dump(exclude={"file", "sha256"}), published and published.sha256]
+    weights = pretrained.weights_of(run.model)
+    model = run.model if weights is None else run.model.model_copy(update={"weights": None})
+    start = [] if weights is None else [weights.model_dump(exclude={"file", "sha256"}), published and published.sha256]
     decides = [
         prepared.digest,
         modality.model_dump(mode="json"),

@@ -57,8 +57,8 @@ class Scored:
 
 def names(scored: Scored, algorithm: Algorithm, settings: SrSettings) -> str:
     """All that decides what a report says, beside the images that the fingerprint stands for: what its UID is made of."""
-    said = [FORMAT, algorithm.bundle_id, scored.entry_id, scored.fingerprint.hex(), scored.scored_at.isoformat()]
-    return json.dumps([*said, sorted(scored.values.items()), _settings(settings, algorithm)])
+    decisive = [FORMAT, algorithm.bundle_id, scored.entry_id, scored.fingerprint.hex(), scored.scored_at.isoformat()]
+    return json.dumps([*decisive, sorted(scored.values.items()), _settings(settings, algorithm)])
 
 
 def instance_uid(name: str) -> str:
@@ -223,12 +223,12 @@ def measured(reported: ReportedOutput, value: float, *, probability: bool) -> tu
 
 def _parameters(algorithm: Algorithm, output: str, threshold: float | None) -> list[str]:
     """What a reader has to know of the number, in words."""
-    said = [f"bundle {algorithm.bundle_id}", f"output {_ascii(output)}"]
+    sentences = [f"bundle {algorithm.bundle_id}", f"output {_ascii(output)}"]
     if algorithm.probabilities:
-        said.append("calibrated on validation data" if algorithm.calibrated else "not calibrated")
+        sentences.append("calibrated on validation data" if algorithm.calibrated else "not calibrated")
     if threshold is not None:
-        said.append(f"decision threshold {threshold:.9g} (of a probability of 0 to 1)")
-    return said
+        sentences.append(f"decision threshold {threshold:.9g} (of a probability of 0 to 1)")
+    return sentences
 
 
 def _ascii(text: str) -> str:

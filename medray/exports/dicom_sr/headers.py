@@ -110,7 +110,7 @@ def read_source(parts: Sequence[PartRef]) -> Source:
     for keyword, reason in (("PatientID", "mixed_subjects"), ("StudyInstanceUID", "corrupt")):
         if len({_text(image, keyword) for image in images}) > 1:
             raise SampleError(reason, f"images with another {keyword}")
-    found = {_text(image, "SOPInstanceUID"): image for image in images}  # copies of an image are one
+    image_of = {_text(image, "SOPInstanceUID"): image for image in images}  # copies of an image are one
     return Source(
         instances=tuple(
             Instance(
@@ -119,11 +119,11 @@ def read_source(parts: Sequence[PartRef]) -> Source:
                 _text(image, "SeriesInstanceUID"),
                 _stated(frames[instance], _number(image, "NumberOfFrames")),
             )
-            for instance, image in sorted(found.items(), key=lambda each: (_number(each[1]), each[0]))
+            for instance, image in sorted(image_of.items(), key=lambda each: (_number(each[1]), each[0]))
         ),
         study=_text(first, "StudyInstanceUID"),
         modality=_text(first, "Modality"),
-        number=_number(first, "InstanceNumber" if len(found) == 1 else "SeriesNumber"),
+        number=_number(first, "InstanceNumber" if len(image_of) == 1 else "SeriesNumber"),
         text={name: first[name] for name in (*OF_ALL, *PATIENT, *STUDY) if name in first},
         offset=_offset(_text(first, "TimezoneOffsetFromUTC")),
     )
@@ -171,16 +171,16 @@ def _header(raw: bytes) -> dict[str, bytes]:
 
 def _elements(dataset: Dataset) -> dict[str, bytes]:
     """Keyword to bytes."""
-    found: dict[str, bytes] = {}
+    value_of: dict[str, bytes] = {}
     for keyword in _ASKED:
         element = dataset.get_item(keyword) if keyword in dataset else None
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
-            found[keyword] = element.value
+            value_of[keyword] = element.value
         elif element is not None and element.value:  # the character set is decoded while it is read
             values = element.value if isinstance(element.value, MultiValue) else [element.value]
             text = "\\".join(map(str, values))
-            found[keyword] = (text + " " * (len(text) % 2)).encode("ascii", "replace")
-    return found
+            value_of[keyword] = (text + " " * (len(text) % 2)).encode("ascii", "replace")
+    return value_of
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from medray.exports.base import Algorithm, Exported, ScoredRun
 from medray.exports.sr_settings import NO_UNITS, PERCENT, Code, SrSettings
 from medray.scores import ScoreStore
 from medray.storage import files
+from medray.storage.arrow import rebatch
 
 AT_ONCE = 65_536
 """Entries whose scores are held in memory."""
@@ -36,12 +37,13 @@ def export_dicom_sr(store: ScoreStore, run: ScoredRun, out: str) -> Exported:
     known = {file.uri.rsplit("/", 1)[-1] for file in files.list_files(out)}
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    for entries in _chunks(run):
+    for batch in rebatch(run.manifest.stream(MANIFEST.names), AT_ONCE):
+        entries = pa.Table.from_batches([batch])
         rows = {entry: list(of) for entry, of in groupby(_rows(store, run, entries), lambda row: row["entry_id"])}
         for entry in Entries(entries):
             counts["records"] += 1
             status = _status(rows.get(entry.entry_id, []))
-            counts["found"] += status != "not_scored"
+            counts["in_store"] += status != "not_scored"
             if status != "scored":
                 counts[status] += 1
                 continue
@@ -52,7 +54,7 @@ def export_dicom_sr(store: ScoreStore, run: ScoredRun, out: str) -> Exported:
                 continue
             counts["scored"] += 1
             counts["already"] += not written
-    held = store.summary()["bundles"][run.algorithm.bundle_id]["entries"]
+    entries_of_store = store.summary()["bundles"][run.algorithm.bundle_id]["entries"]
     return Exported(
         out=out,
         records=counts["records"],
@@ -62,7 +64,7 @@ def export_dicom_sr(store: ScoreStore, run: ScoredRun, out: str) -> Exported:
         not_scored=counts["not_scored"],
         refused=dict(refused),
         already=counts["already"],
-        not_in_index=held - counts["found"],
+        not_in_index=entries_of_store - counts["in_store"],
     )
 
 
@@ -89,18 +91,6 @@ def _write(
     return True
 
 
-def _chunks(run: ScoredRun) -> Iterator[pa.Table]:
-    """The entries of the index, MANIFEST, so many at once."""
-    held: list[pa.RecordBatch] = []
-    for batch in run.manifest.stream(MANIFEST.names):
-        held.append(batch)
-        if sum(map(len, held)) >= AT_ONCE:
-            yield pa.Table.from_batches(held)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held)
-
-
 def _rows(store: ScoreStore, run: ScoredRun, entries: pa.Table) -> Iterator[dict[str, Any]]:
     """Current rows of these entries at this content, entry by entry."""
     columns = ["entry_id", "output", "value", "status", "scored_at"]
@@ -110,8 +100,8 @@ def _rows(store: ScoreStore, run: ScoredRun, entries: pa.Table) -> Iterator[dict
 
 def _status(rows: list[dict[str, Any]]) -> str:
     """The status of an entry, as the store counts it: a failed sample makes its entry failed."""
-    found = {row["status"] for row in rows}
-    return next((each for each in ("failed", "scored", "not_eligible") if each in found), "not_scored")
+    statuses = {row["status"] for row in rows}
+    return next((each for each in ("failed", "scored", "not_eligible") if each in statuses), "not_scored")
 
 
 # --- settings -------------------------------------------------------------------------------------------------

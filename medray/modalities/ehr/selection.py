@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from medray.archive.eligibility import SELECT_ASKS, WANTED, Rule, told
+from medray.archive.eligibility import SELECT_ASKS, WANTED, Rule, refusal
 from medray.modalities.ehr.meds.codes import CodeTable, code_hash
 from medray.modalities.ehr.meds.file import STATIC
 from medray.modalities.ehr.meds.usable import DAY_US, Usable
@@ -42,7 +42,7 @@ def _broken(rules: Mapping[str, Rule], passes: Passes, asks: str = SELECT_ASKS) 
     why: dict[int, str] = {}
     for name, rule in rules.items():
         for i in np.flatnonzero(~passes(name, rule)).tolist():
-            why.setdefault(i, told(name, rule, rule, asks=asks).detail)
+            why.setdefault(i, refusal(name, rule, rule, asks=asks).detail)
     return why
 
 

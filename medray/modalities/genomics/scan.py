@@ -71,12 +71,12 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
         return
     stamp = digest(f"{file.size}:{file.modified_ns}".encode())  # changes when the file does
     whole = Part(path, file.uri, digest=stamp, size=file.size, modified_ns=file.modified_ns)
-    names, found = _EntryIds(path), False
+    names, has_record = _EntryIds(path), False
     try:
         kind, records = open_records(spec, file.uri)
         claimed = remote_parts(blocks(file.uri), spec.label_feature) if kind == "genbank" and spec.label_feature else {}
         for record in records:
-            found = True
+            has_record = True
             record = _with_claims(record, spec.label_feature, claimed)
             entry_id = names.of(record.name)
             failed = Part(entry_id, file.uri, digest=stamp, modified_ns=file.modified_ns, subject=record.subject)
@@ -88,7 +88,7 @@ def scan(spec: GenomicsSpec, file: File, root: str) -> Iterator[Part]:
                 )
             else:
                 yield _whole_record(spec, record, replace(failed, facts=record_facts(kind)))
-        if not found:
+        if not has_record:
             raise SampleError("empty_sequence", "a header, and no record after it")
     except SampleError as error:
         yield _refused(whole, error)

@@ -64,15 +64,15 @@ def contrast(header: Header) -> bool:
 
 def age_years(header: Header) -> float | None:
     """The patient's age at the examination: as it is stated, else from the date of birth; OLDEST at most. None: not stated."""
-    told = years(_text(header, "PatientAge"))
-    if told is not None:
-        return told
+    stated = years(_text(header, "PatientAge"))
+    if stated is not None:
+        return stated
     born = _date(_text(header, "PatientBirthDate"))
     dates = (_date(_text(header, keyword)) for keyword in OF_AGE[2:])
-    taken = next((each for each in dates if each is not None), None)
-    if born is None or taken is None or taken < born:
+    examined = next((each for each in dates if each is not None), None)
+    if born is None or examined is None or examined < born:
         return None
-    lived = (taken - born).days / 365.25
+    lived = (examined - born).days / 365.25
     # no finer than an Age String: with the date of the study, days would give the date of birth away
     return float(OLDEST) if lived >= OLDEST else float(int(lived)) if lived >= 2 else round(int(lived * 12) / 12, 2)
 

@@ -107,13 +107,15 @@ def of_file(header: Header, ruled: Sequence[str], volumes: bool, framed: bool = 
 def of_frames(chosen: Sequence[Frame], facts: Mapping[str, Fact]) -> dict[str, Fact]:
     """Those of the facts of an enhanced file in which these frames of it differ from the whole; None: they do not state it. A
     rule is about the frames that an entry takes: of two echoes each has its own time."""
-    found: dict[str, Fact] = {}
+    facts_of_frames: dict[str, Fact] = {}
     for name in _differing(facts) if has_groups(chosen[0].header) else ():
         if name in ("orientation", "obliquity_degrees"):
-            found[name] = descriptors.of_directions(descriptors.directions(chosen[0].header, chosen)).get(name)
+            facts_of_frames[name] = descriptors.of_directions(descriptors.directions(chosen[0].header, chosen)).get(
+                name
+            )
         else:
-            found[name] = _quiet(chosen[0].header, name, chosen)
-    return {name: value for name, value in found.items() if value != facts[name]}
+            facts_of_frames[name] = _quiet(chosen[0].header, name, chosen)
+    return {name: value for name, value in facts_of_frames.items() if value != facts[name]}
 
 
 def _differing(facts: Mapping[str, Fact]) -> list[str]:
@@ -256,8 +258,8 @@ def _directions(parts: Sequence[Mapping[str, Fact]]) -> list[list[float]]:
     for part in parts:
         blocks = part.get(BLOCKS)
         placed += [part, *cast("list[dict[str, Fact]]", blocks or [])]
-    found = (each.get(DIRECTIONS) for each in placed)
-    return [list(each) for each in dict.fromkeys(tuple(each) for each in found if isinstance(each, list))]
+    directions = (each.get(DIRECTIONS) for each in placed)
+    return [list(each) for each in dict.fromkeys(tuple(each) for each in directions if isinstance(each, list))]
 
 
 def together(values: Sequence[Fact]) -> Fact:

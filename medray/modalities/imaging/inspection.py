@@ -189,10 +189,10 @@ def _folder(root: str, files: list[File]) -> Inspection:
 def _header_facts(raw: bytes) -> dict[str, object]:
     """Shape, spacing and number of volumes of a NIfTI file, by its header; or the reason why it cannot be read."""
     try:
-        found = nifti.grid(raw)
+        grid = nifti.grid(raw)
     except SampleError as error:
         return {"reason": error.reason, "detail": error.detail}
-    return {"shape": list(found.shape), "spacing_mm": list(found.spacing_mm), "volumes": found.points}
+    return {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm), "volumes": grid.points}
 
 
 def volumes_of_series(raws: list[bytes]) -> list[dict[str, object]]:

@@ -210,11 +210,11 @@ def montage(volumes: Sequence[Shown], more: int = 0) -> bytes:
 def _band(shown: Shown) -> np.ndarray:
     """(height, WIDTH, 3) uint8: two lines of text and the pictures of one image or volume."""
     image = shown.image
-    large, small, said = ([], [], list(shown.flags)) if image is None else _panels(image, shown)
+    large, small, remarks = ([], [], list(shown.flags)) if image is None else _panels(image, shown)
     page = Pictures.new("RGB", (WIDTH, HEADER + (PANEL + MARGIN if large else 0)), BACKGROUND)
     draw = ImageDraw.Draw(page)
     _text(draw, (MARGIN, 3), shown.title, INK)
-    _text(draw, (MARGIN, 3 + LINE), "  ·  ".join(said), WARNING if len(said) > (image is not None) else FAINT)
+    _text(draw, (MARGIN, 3 + LINE), "  ·  ".join(remarks), WARNING if len(remarks) > (image is not None) else FAINT)
     for k, panel in enumerate(large):
         _place(page, panel, (MARGIN + k * (PANEL + MARGIN), HEADER), PANEL)
     if image is not None and image.spacing_mm is not None:
@@ -231,10 +231,10 @@ def _band(shown: Shown) -> np.ndarray:
 def _panels(image: Image, shown: Shown) -> tuple[list[Panel], list[Panel], list[str]]:
     """(planes or the picture, stored slices, what is said of them)."""
     low, high = limits(shown, image)
-    said = ["window" if shown.window is not None else "percentiles {:g} to {:g}:".format(*PERCENTILES)]
-    said = [f"{said[0]} {low:.4g} to {high:.4g}", *shown.flags]
+    remarks = ["window" if shown.window is not None else "percentiles {:g} to {:g}:".format(*PERCENTILES)]
+    remarks = [f"{remarks[0]} {low:.4g} to {high:.4g}", *shown.flags]
     if len(image.shape) == 2:
-        return [picture(image, shown)], [], said
+        return [picture(image, shown)], [], remarks
     if image.color:
         image = replace(image, values=image.values.mean(-1), color=False)
     known = _directions(image)
@@ -244,10 +244,10 @@ def _panels(image: Image, shown: Shown) -> tuple[list[Panel], list[Panel], list[
         return (
             [_unlettered(each) for each in large],
             [_unlettered(each) for each in small],
-            [*said, "orientation not known"],
+            [*remarks, "orientation not known"],
         )
     angle = closest_axes(directions)[2]
-    return large, small, [*said, f"oblique {angle:.0f}°"] if angle >= OBLIQUE_DEGREES else said
+    return large, small, [*remarks, f"oblique {angle:.0f}°"] if angle >= OBLIQUE_DEGREES else remarks
 
 
 def _directions(image: Image) -> np.ndarray | None:

@@ -120,20 +120,20 @@ def _image(entry: Entry, modality: Imaging) -> Image:
 
 def peculiarities(image: Image) -> list[str]:
     """What a person has to know of a volume's geometry before trusting its picture."""
-    found = ["its orientation contradicts itself"] if image.turn_unsure else list[str]()
+    remarks = ["its orientation contradicts itself"] if image.turn_unsure else list[str]()
     if image.slices_mm is None:
-        return found
+        return remarks
     starts = image.slices_mm
     along, across = float(abs(starts[-1, 0] - starts[0, 0])), float(np.linalg.norm(starts[-1, 1:] - starts[0, 1:]))
     tilt = float(np.degrees(np.arctan2(across, along)))
     if tilt > SHEARED_DEGREES:
-        found.append(f"sheared {tilt:.1f}°, straightened")
+        remarks.append(f"sheared {tilt:.1f}°, straightened")
     if image.irregular:
         gaps = np.diff(starts[:, 0])
-        found.append(f"uneven gaps {gaps.min():.2f} to {gaps.max():.2f} mm, filled by interpolation")
+        remarks.append(f"uneven gaps {gaps.min():.2f} to {gaps.max():.2f} mm, filled by interpolation")
     if image.hole_mm:
-        found.append(f"a hole of {image.hole_mm:.2f} mm")
-    return found
+        remarks.append(f"a hole of {image.hole_mm:.2f} mm")
+    return remarks
 
 
 def _texts(header: Header, keyword: str) -> list[str]:

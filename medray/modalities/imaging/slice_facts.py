@@ -121,13 +121,13 @@ def pieces_of(part: int, facts: Mapping[str, Fact]) -> list[Piece]:
     if blocks is None:
         values = {**known, **cast("Values", facts.get(VOLUME) or {})}
         return [Piece(part, number, plane, values) for number, plane in enumerate(planes_of(facts))]
-    found: list[Piece] = []
+    pieces: list[Piece] = []
     for block in blocks:
         values = {**known, **cast("dict[str, Any]", facts[VOLUME]), **block[VOLUME]}
         numbers = frames_of(str(block[FRAMES]))
         planes = planes_of({**facts, **block})
-        found += [Piece(part, number, plane, values) for number, plane in zip(numbers, planes, strict=True)]
-    return sorted(found, key=lambda piece: piece.number)
+        pieces += [Piece(part, number, plane, values) for number, plane in zip(numbers, planes, strict=True)]
+    return sorted(pieces, key=lambda piece: piece.number)
 
 
 def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fact]:

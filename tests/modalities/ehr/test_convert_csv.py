@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import io
-import tarfile
-import zipfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from packed import packed
 from pydantic import ValidationError
 
 from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
@@ -347,20 +345,6 @@ def test_identifiers_are_keyed_alike_in_every_reader(tmp_path):
 
 
 STAY = b"Time,Parameter,Value\n00:00,HR,70\n"
-
-
-def packed(path: Path, members: dict[str, bytes]) -> Path:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, content in members.items():
-                archive.writestr(name, content)
-    else:
-        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
-            for name, content in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 PARAMETERS: dict[str, Any] = {"files": "[0-9]*.txt*", "subject_pattern": r"(\d+)\.txt", "time_column": "Time",

@@ -44,8 +44,8 @@ def grey_ranges(summaries: pa.Table) -> Ranges:
     """Ranges over the images of a summary; none of one that an earlier medray made."""
     if COLUMN not in summaries.schema.names:
         return {}
-    found = np.array(summaries.column(COLUMN).to_pylist(), np.float64)
-    return {name: range_of(values) for name, values in by_name(found).items()}
+    statistics = np.array(summaries.column(COLUMN).to_pylist(), np.float64)
+    return {name: range_of(values) for name, values in by_name(statistics).items()}
 
 
 def is_learnt(spec: ImagingSpec) -> bool:

@@ -100,9 +100,9 @@ def _by_place(piece: Piece) -> tuple[object, ...]:
 def _plainly_one(pieces: Sequence[Piece]) -> bool:
     """Whether nothing at all tells the slices apart but their places: the usual series, without a further look."""
     first = pieces[0]
-    told = _telling(first.values)
+    identity_of_first = _telling(first.values)
     return (
-        all(piece.values is first.values or _telling(piece.values) == told for piece in pieces)
+        all(piece.values is first.values or _telling(piece.values) == identity_of_first for piece in pieces)
         and one_grid([piece.plane for piece in pieces])
         and not _repeat(pieces)
     )
@@ -177,10 +177,10 @@ def _separate(volume: Volume) -> list[Volume]:
     """The volumes of slices that agree in all that always tells volumes apart."""
     if not _repeat(volume.pieces):
         return _untangled(volume)
-    found = _resolved(volume.pieces, _places(volume.pieces), REPEATING)
-    if found is None:
+    groups = _resolved(volume.pieces, _places(volume.pieces), REPEATING)
+    if groups is None:
         return [volume]
-    return [each for values, pieces in found for each in _untangled(Volume(pieces, {**volume.values, **values}))]
+    return [each for values, pieces in groups for each in _untangled(Volume(pieces, {**volume.values, **values}))]
 
 
 Group = tuple[dict[str, "Text"], list[Piece]]
@@ -197,15 +197,15 @@ def _resolved(pieces: list[Piece], places: list[int], attributes: Sequence[Attri
             groups[piece.values.get(attribute.key)].append(index)
         if len(groups) < 2 or not _alike([[places[k] for k in group] for group in groups.values()]):
             continue
-        found: list[Group] = []
+        resolved: list[Group] = []
         for value, group in groups.items():
             inner = _resolved([pieces[k] for k in group], [places[k] for k in group], attributes[number + 1 :])
             if inner is None:
                 break
             own = {} if value is None else {attribute.key: value}
-            found += [({**own, **values}, members) for values, members in inner]
+            resolved += [({**own, **values}, members) for values, members in inner]
         else:
-            return found
+            return resolved
     return _in_intervals(pieces, places)
 
 
@@ -299,11 +299,11 @@ def _order(value: Text | None) -> tuple[int, float, str]:
 def telling(volumes: Sequence[Volume]) -> list[str]:
     """The keys that volumes are named by: in ORDER, each that tells some apart that those before it do not."""
     keys: list[str] = []
-    told = 1
+    names_apart = 1
     for key in ORDER:
         count = len({tuple(volume.values.get(each) for each in (*keys, key)) for volume in volumes})
-        if count > told:
-            keys, told = [*keys, key], count
+        if count > names_apart:
+            keys, names_apart = [*keys, key], count
     return keys
 
 

@@ -67,7 +67,7 @@ class Header:
     """`values` come from the quick walk, which keeps the bytes of a sequence's items. Else pydicom read the file."""
     parsed: dict[str, list[Item]] = field(default_factory=dict, repr=False)
     """Items of sequences that `frames.items` has parsed, by keyword."""
-    told: dict[str, Value] = field(default_factory=dict[str, "Value"], repr=False)
+    decoded: dict[str, Value] = field(default_factory=dict[str, "Value"], repr=False)
     """Values that `get` has given, by keyword."""
     given_back: int = field(default=0, repr=False)
     """Byte at which the pixels begin that are still in memory; 0: all are."""
@@ -90,9 +90,9 @@ class Header:
         """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
-        if keyword not in self.told:
-            self.told[keyword] = self._value(keyword)
-        return self.told[keyword]
+        if keyword not in self.decoded:
+            self.decoded[keyword] = self._value(keyword)
+        return self.decoded[keyword]
 
     def _value(self, keyword: str) -> Value:
         tag, form = TAGS[keyword]

@@ -107,10 +107,10 @@ def _image_type(frame: Frame) -> Text | None:
     """All values of the image type (the frame's own, if it has one); for CT the first three: later ones may differ between
     slices that were acquired together (GE marks added slices)."""
     types = _types(frame)
-    told = types[:3] if frame.header.get("Modality") == "CT" else types
-    if told and all(map(CODE_STRING.fullmatch, told)):
-        return "\\".join(told)  # also where that is long: whether an image is an original is looked for in it
-    return _code(told) if told else None
+    deciding = types[:3] if frame.header.get("Modality") == "CT" else types
+    if deciding and all(map(CODE_STRING.fullmatch, deciding)):
+        return "\\".join(deciding)  # also where that is long: whether an image is an original is looked for in it
+    return _code(deciding) if deciding else None
 
 
 def _image_type_end(frame: Frame) -> Text | None:

@@ -124,13 +124,13 @@ def csa_texts(csa: bytes, name: bytes) -> list[bytes]:
     too_much = 0 if second else struct.unpack_from("<i", csa, 8 + 76)[0]
     items = struct.unpack_from("<i", csa, at + 76)[0]
     at += 84
-    found: list[bytes] = []
+    texts_of_items: list[bytes] = []
     for _ in range(min(items, 6)):
         if at + 16 > len(csa):
             break
         length = max(0, struct.unpack_from("<i", csa, at + (4 if second else 0))[0] - too_much)
         text = csa[at + 16 : at + 16 + length].strip(b" \0")
         if text:
-            found.append(text)
+            texts_of_items.append(text)
         at += 16 + (length + 3) // 4 * 4
-    return found
+    return texts_of_items

@@ -115,14 +115,14 @@ def one_grid(slices: Sequence[Plane]) -> bool:
 def _grid_differences(slices: Sequence[Plane]) -> list[str]:
     """Differences of slices from the first one: shape, orientation, pixel spacing."""
     shapes = {plane.shape for plane in slices}
-    found = [f"of {len(shapes)} different shapes"] if len(shapes) > 1 else []
+    differences = [f"of {len(shapes)} different shapes"] if len(shapes) > 1 else []
     directions = np.array([(plane.along, plane.down) for plane in slices])
     if np.abs(directions - directions[0]).max() > SAME_DIRECTION:
-        found.append("with different orientations")
+        differences.append("with different orientations")
     spacings = np.array([plane.spacing for plane in slices])
     if (np.abs(spacings - spacings[0]) > SAME_SPACING * spacings[0]).any():
-        found.append("with different pixel spacing")
-    return found
+        differences.append("with different pixel spacing")
+    return differences
 
 
 def _limits(gaps: np.ndarray, ordered: Sequence[Plane]) -> np.ndarray:
