@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -394,15 +395,37 @@ def test_scores_with_a_manifest_are_those_of_its_entries_at_their_content(store:
     assert back.schema.equals(SCORES)
 
 
-@pytest.fixture
-def three_nights(store: ScoreStore) -> ScoreStore:
-    clock = Hours()
+def write_three_nights(store: ScoreStore, clock: Any) -> ScoreStore:
     score(store, "b1", rows({"a": 1, "b": 1}, outputs=("x", "y")), rows({"c": 1}, reason="truncated"), clock=clock)
     score(store, "b1", rows({"a": 2}, outputs=("x", "y")), rows({"c": 1}), clock=clock)
     score(store, "b2", rows({"a": 2}), rows({"d": 1}, reason="corrupt"), clock=clock)
     score(store, "b1", rows({"e": 1}, outputs=("x", "y")), clock=clock)
     gone = [{"entry_id": "e", "subject_id": "s-e", "at": 0, "status": "scored"}]
     standing.retire(store, store.claim("b1"), pa.Table.from_pylist(gone, schema=standing.OTHER))
+    return store
+
+
+@pytest.fixture
+def three_nights(store: ScoreStore) -> ScoreStore:
+    return write_three_nights(store, Hours())
+
+
+CLOCKS: dict[str, Callable[[], Callable[[], datetime]]] = {
+    "right": Hours,
+    "standing": lambda: lambda: EPOCH,
+    "backwards": lambda: (lambda hours: lambda: EPOCH - (hours() - EPOCH))(Hours()),
+    "a century ahead": lambda: (lambda hours: lambda: hours() + timedelta(days=36_525))(Hours()),
+    "ahead once": lambda: (lambda hours: lambda: hours() + timedelta(days=3_000 * (hours.asked == 1)))(Hours()),
+}
+
+
+@pytest.fixture(params=CLOCKS)
+def nights_by_any_clock(store: ScoreStore, request: pytest.FixtureRequest) -> ScoreStore:
+    """Three nights, and an entry that went from one content to another and back, by workers whose clocks say this."""
+    clock = CLOCKS[request.param]()
+    write_three_nights(store, clock)
+    for version in (1, 2, 1):
+        score(store, "b1", rows({"r": version}), clock=clock)
     return store
 
 
@@ -418,41 +441,42 @@ CURRENT = [
     ("b1", "b", "x", 0.125, None),
     ("b1", "b", "y", 0.125, None),
     ("b1", "c", "malignant", 0.125, None),
+    ("b1", "r", "malignant", 0.125, None),
     ("b2", "a", "malignant", 0.25, None),
     ("b2", "d", None, None, "corrupt"),
 ]
 
 
-def test_medray_reads_the_current_scores(three_nights: ScoreStore) -> None:
-    rows = [row for bundle in ("b1", "b2") for row in three_nights.scores(bundle).to_pylist()]
+def test_medray_reads_the_current_scores(nights_by_any_clock: ScoreStore) -> None:
+    rows = [row for bundle in ("b1", "b2") for row in nights_by_any_clock.scores(bundle).to_pylist()]
     assert plain(rows) == CURRENT
 
 
-def test_polars_reads_the_current_scores(three_nights: ScoreStore) -> None:
+def test_polars_reads_the_current_scores(nights_by_any_clock: ScoreStore) -> None:
     pl = pytest.importorskip("polars")
-    scores = pl.scan_delta(three_nights.uri)
+    scores = pl.scan_delta(nights_by_any_clock.uri)
     latest = scores.filter(pl.col("scored_at") == pl.col("scored_at").max().over("bundle_id", "entry_id"))
     assert plain(latest.filter(pl.col("status") != "retired").collect().to_dicts()) == CURRENT
 
 
-def test_duckdb_reads_the_current_scores(three_nights: ScoreStore) -> None:
-    scores = DeltaTable(three_nights.uri).to_pyarrow_dataset()
+def test_duckdb_reads_the_current_scores(nights_by_any_clock: ScoreStore) -> None:
+    scores = DeltaTable(nights_by_any_clock.uri).to_pyarrow_dataset()
     latest = "from scores qualify scored_at = max(scored_at) over (partition by bundle_id, entry_id)"
-    assert scores.count_rows() == 13
+    assert scores.count_rows() == 16
     columns = "select bundle_id, entry_id, output, value, reason"
     found = duckdb.execute(f"{columns} from ({latest}) where status <> 'retired'").fetchall()
     assert sorted(found, key=str) == CURRENT
 
 
-def test_pandas_reads_the_current_scores(three_nights: ScoreStore) -> None:
+def test_pandas_reads_the_current_scores(nights_by_any_clock: ScoreStore) -> None:
     pytest.importorskip("pandas")
-    scores = DeltaTable(three_nights.uri).to_pandas()
+    scores = DeltaTable(nights_by_any_clock.uri).to_pandas()
     latest = scores[scores.scored_at == scores.groupby(["bundle_id", "entry_id"]).scored_at.transform("max")]
     assert plain(latest[latest.status != "retired"].to_dict(orient="records")) == CURRENT  # type: ignore[call-overload]
 
 
-def test_pyarrow_reads_the_current_scores(three_nights: ScoreStore) -> None:
-    scores, by = DeltaTable(three_nights.uri).to_pyarrow_table(), ["bundle_id", "entry_id"]
+def test_pyarrow_reads_the_current_scores(nights_by_any_clock: ScoreStore) -> None:
+    scores, by = DeltaTable(nights_by_any_clock.uri).to_pyarrow_table(), ["bundle_id", "entry_id"]
     latest = scores.group_by(by).aggregate([("scored_at", "max")]).rename_columns([*by, "scored_at"])
     found = scores.join(latest, [*by, "scored_at"], join_type="inner").filter(pc.field("status") != "retired")
     assert plain(found.to_pylist()) == CURRENT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,12 @@ def test_a_bundle_whose_entries_are_all_retired_has_none(store: ScoreStore) -> N
 
 
 def test_a_retired_row_is_later_than_all_before_it_whatever_the_clock_says(store: ScoreStore) -> None:
-    score(store, "b", rows({"a": 1}))
-    late = 4_102_444_800_000_000  # 2100: a machine with a wrong clock
-    found = [{"entry_id": "a", "subject_id": "s", "at": late, "status": "scored"}]
-    standing.retire(store, store.claim("b"), standing.OTHER.empty_table().from_pylist(found, schema=standing.OTHER))
+    score(store, "b", rows({"a": 1}), clock=lambda: datetime(2100, 1, 1, tzinfo=UTC))
+    retire(store, "a")
     (row,) = [row for row in store._table.to_pyarrow_table().to_pylist() if row["status"] == "retired"]
-    assert row["scored_at"].year == 2100
+    assert row["scored_at"].year == 2100 and current(store) == {}
     assert (row["fingerprint"], row["output"], row["value"], row["reason"]) == (bytes(16), None, None, None)
-    assert row["subject_id"] == "s" and row["fingerprint"] != content(1)
+    assert row["subject_id"] == "s-a" and row["fingerprint"] != content(1)
 
 
 def test_an_overtaken_run_retires_nothing(store: ScoreStore) -> None:

@@ -6,8 +6,9 @@ import json
 import os
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -197,6 +198,84 @@ def test_vacuum_keeps_a_file_that_a_live_run_has_not_committed_yet(store: ScoreS
     assert seen(store) == ["a"]
 
 
+def test_a_run_that_was_stopped_until_its_files_were_vacuumed_commits_nothing(
+    store: ScoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = store.sink(store.claim("b1"))
+    written = Receipt(sink.write(iter([rows({"a": 1})])))
+    check = store._refuse_absent
+
+    def stopped(files: Any) -> None:
+        """The machine stands still between the look at the files and the commit."""
+        check(files)
+        age(data_files(store), hours=2)
+        assert ScoreStore.open(store.uri).vacuum(timedelta(0))["files_removed"] == 1
+
+    monkeypatch.setattr(store, "_refuse_absent", stopped)
+    with pytest.raises(Fenced):
+        sink.commit([written])
+    assert whole(store) == []
+
+
+def test_a_compaction_that_was_stopped_until_its_file_was_vacuumed_commits_nothing(
+    two_bundles: ScoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, commit = whole(two_bundles), two_bundles.commit
+
+    def stopped(*arguments: Any) -> None:
+        age(data_files(two_bundles), hours=2)
+        assert ScoreStore.open(two_bundles.uri).vacuum(timedelta(0))["files_removed"] == 1
+        commit(*arguments)
+
+    monkeypatch.setattr(two_bundles, "commit", stopped)
+    with pytest.raises(Fenced):
+        two_bundles.compact()
+    assert whole(two_bundles) == before
+
+
+def test_a_vacuum_lets_a_run_go_on_whatever_earlier_runs_and_its_own_merges_left(
+    store: ScoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medray.scores.sink.MERGE_AFTER", 2)
+    monkeypatch.setattr(upkeep, "LIKE", 2)
+    store.sink(store.claim("b1")).write(iter([rows({"z": 1})]))  # killed before its commit
+    sink = store.sink(store.claim("b1"))
+    for name in "ab":
+        sink.commit([Receipt(sink.write(iter([rows({name: 1})])))])
+    age(data_files(store), hours=2)
+    assert ScoreStore.open(store.uri).vacuum(timedelta(0))["files_removed"] == 3
+    sink.commit([Receipt(sink.write(iter([rows({"c": 1})])))])
+    assert seen(store) == ["a", "b", "c"]
+
+
+def test_files_named_as_an_earlier_version_named_them_are_vacuumed_and_their_run_is_fenced(store: ScoreStore) -> None:
+    sink = store.sink(store.claim("b1"))
+    sink.commit([Receipt(sink.write(iter([rows({"a": 1})])))])
+    (kept,) = data_files(store)
+    left = kept.with_name("part-0b3f9c2e-6f0e-4d8e-9d59-0f3c5be1a7d1.parquet")
+    left.write_bytes(kept.read_bytes())
+    age([left], hours=2)
+    assert ScoreStore.open(store.uri).vacuum(timedelta(0))["files_removed"] == 1
+    with pytest.raises(Fenced):
+        sink.commit([Receipt(sink.write(iter([rows({"b": 1})])))])
+    assert kept in data_files(store) and seen(store) == ["a"]
+
+
+def test_a_vacuum_goes_by_the_clock_of_the_storage(store: ScoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = store.sink(store.claim("b1"))
+    written = Receipt(sink.write(iter([rows({"a": 1})])))
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=5)
+
+    monkeypatch.setattr(upkeep, "datetime", Ahead)
+    assert ScoreStore.open(store.uri).vacuum(timedelta(0))["files_removed"] == 0
+    sink.commit([written])
+    assert seen(store) == ["a"]
+
+
 def test_vacuum_keeps_replaced_files_for_readers_of_an_earlier_version(two_bundles: ScoreStore) -> None:
     version, before = two_bundles.version, whole(two_bundles)
     two_bundles.compact()
@@ -208,7 +287,7 @@ def test_vacuum_keeps_replaced_files_for_readers_of_an_earlier_version(two_bundl
 def test_vacuum_touches_neither_the_log_nor_the_audit_table(two_bundles: ScoreStore) -> None:
     two_bundles.compact()
     others = [p for p in Path(two_bundles.uri).rglob("*") if p.is_file() and "bundle_id" not in str(p)]
-    age(others + data_files(two_bundles), hours=1000)
+    age(others + data_files(two_bundles), hours=100)
     two_bundles.vacuum(timedelta(0))
     assert all(path.exists() for path in others)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import MachineError, StoreError
-from medray.scores.table import ARTEFACT_CONTENT, OF_ARTEFACT, entry_keys
+from medray.scores.table import ARTEFACT_CONTENT, OF_ARTEFACT, Claim, entry_keys
 from medray.storage import delta, files
 
 FOLDER = "_medray/artefacts"
@@ -78,8 +78,8 @@ class ShardArtefacts(TypedDict):
 class ArtefactWriter:
     """Writes the artefacts of one shard, and puts references in their place. When its block raises, they are removed."""
 
-    def __init__(self, store: str, bundle_id: str) -> None:
-        self.store, self.folder = store, f"{FOLDER}/{bundle_id}/{uuid.uuid4()}"
+    def __init__(self, store: str, claim: Claim) -> None:
+        self.store, self.folder = store, f"{FOLDER}/{claim.bundle_id}/{claim.tag}-{uuid.uuid4()}"
         self._sizes: dict[str, int] = {}
 
     def __enter__(self) -> Self:

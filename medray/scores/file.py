@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.scores.artefacts import ShardArtefacts
-from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS
+from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, Claim
 from medray.storage import files
 from medray.storage.delta import storing
 
@@ -28,6 +28,9 @@ _UNBOUNDED = {
     name: ("", "\U0010ffff") for name in (*OF_SUBJECTS, "detail", *ADDED) if IN_FILE.field(name).type == pa.string()
 }
 _REPETITIVE = ["entry_id", "subject_id", "fingerprint", "output", "run_id", "status", "reason", "detail", "facts"]
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now() -> datetime:
@@ -51,8 +54,11 @@ class ScoreFile(TypedDict):
     """Files that its rows name."""
 
 
-def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, modified: datetime) -> ScoreFile | None:
-    """Rows of IN_FILE to one new Parquet file of a bundle, which no log names yet: its facts, as `commit` needs them.
+def write_file(
+    uri: str, bundle_id: str, claim: Claim, batches: Iterable[pa.RecordBatch], *, modified: datetime
+) -> ScoreFile | None:
+    """Rows of IN_FILE to one new Parquet file of a bundle, which no log names yet: its facts, as `commit` needs them. Its name
+    tells the claim by which it may be committed.
 
     No rows, no file: None. Raises MachineError where the storage cannot be written.
     """
@@ -62,7 +68,7 @@ def write_file(uri: str, bundle_id: str, batches: Iterable[pa.RecordBatch], *, m
     first = next(batches_with_rows, None)
     if first is None:
         return None
-    path = f"bundle_id={bundle_id}/part-{uuid.uuid4()}.parquet"
+    path = f"bundle_id={bundle_id}/part-{claim.tag}-{uuid.uuid4()}.parquet"
     file_uri = files.join(uri, path)
     statistics = _Statistics()
     with ExitStack() as opened:

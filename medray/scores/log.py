@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from medray.errors import Fenced, MachineError, StoreError
 from medray.scores import artefacts
-from medray.scores.file import ScoreFile, added, now
+from medray.scores.file import EPOCH, ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 from medray.storage import delta, files
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction, RemoveAction
 
 FORMAT = 1  # of the store; a later one says so as `medray.format` in the table's configuration
+_BOUND = timedelta(milliseconds=1)
+"""Bounds of times in a log are whole milliseconds, and some tools round them down."""
 _ATTEMPTS = 5  # of one commit that lost a race against someone else's
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on every storage, without escapes
 
@@ -105,7 +110,17 @@ class ScoreLog(ScoreScan):
         with delta.storing(self.uri):
             bundles = {_bundle_of(files.relative(file.uri, self.uri)) for file in files.list_files(self.uri)}
         for bundle_id in sorted(bundles - {UPKEEP}):
-            self._claimed(bundle_id, {"medray.kind": "fence"}, run_id)
+            self.fence(bundle_id, run_id)
+
+    def fence(self, bundle_id: str, run_id: str) -> None:
+        """Void every claim on one bundle."""
+        self._claimed(bundle_id, {"medray.kind": "fence"}, run_id)
+
+    def claims(self, bundle_id: str) -> int:
+        """How many claims on a bundle there have been: the number of the newest."""
+        with delta.storing(self.uri):
+            self._table.update_incremental()
+        return self._count(claim_app(bundle_id))
 
     @staticmethod
     def new_run_id() -> str:
@@ -133,6 +148,25 @@ class ScoreLog(ScoreScan):
                 delta.sync_log(self.uri, before, self.version)
             return claim
         raise delta.fault(self.uri, lost or RuntimeError(), "the store could not be claimed")
+
+    def next_stamp(self, bundle_id: str) -> datetime:
+        """A time (UTC) later than the `scored_at` of every row of a bundle: that of the newest version at most.
+
+        Asked after a claim has landed, before which all that earlier claims committed has landed, too. Rows that bear it or
+        a later time are then the latest by the order of the log, whatever the clocks of workers and drivers say.
+        """
+        with delta.storing(self.uri):
+            self._table.update_incremental()
+            actions = pa.table(self._table.get_add_actions(flatten=True))
+            actions = actions.filter(pc.equal(actions.column("partition.bundle_id"), bundle_id))
+            if len(actions) == 0:
+                return EPOCH
+            bounds = (
+                actions.column("max.scored_at") if "max.scored_at" in actions.column_names else pa.nulls(len(actions))
+            )
+            if bounds.null_count:  # written by another tool, which keeps no bounds
+                bounds = self._scan({"at": ds.field("scored_at")}, bundle_id).read_all().column("at")
+        return pc.max(bounds).as_py() + _BOUND
 
     def append(self, claim: Claim, written: Sequence[ScoreFile]) -> None:
         """Add written files to the log in one commit, exactly once. Raises Fenced or MachineError."""
@@ -241,6 +275,11 @@ class ScoreLog(ScoreScan):
         """Paths that the newest version does not name, of files replaced or (where never named) written `hours` ago."""
         self._table.update_incremental()
         return self._table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    def removed_files(self) -> set[str]:
+        """Paths that the newest version says are removed: no run commits them again."""
+        self._table.update_incremental()
+        return set(self._table.vacuum(0, dry_run=True, enforce_retention_duration=False, full=False))
 
     def checkpoint(self) -> None:
         """Sum the log up in one file: what opening reads then does not grow with the number of commits."""

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from medray.errors import NOT_ELIGIBLE
 from medray.scores import upkeep
 from medray.scores.artefacts import ArtefactWriter
-from medray.scores.file import ScoreFile, now, write_file
+from medray.scores.file import EPOCH, ScoreFile, now, write_file
 from medray.scores.log import ScoreLog
 from medray.scores.table import ADDED, GIVEN, IN_FILE, OF_ARTEFACT, Claim, entry_keys
 from medray.storage.arrow import among, rebatch
@@ -40,6 +40,8 @@ class ScoreSink:
     store: ScoreLog | None = field(default=None, repr=False)
     """On the driver only: it stays behind when the sink is sent to a worker."""
     clock: Callable[[], datetime] = now
+    not_before: datetime = EPOCH
+    """No row is stamped earlier (`ScoreLog.next_stamp`), whatever the worker's clock says."""
     _committed: set[str] = field(default_factory=set[str], repr=False)
     _unmerged: int = 0
 
@@ -52,14 +54,14 @@ class ScoreSink:
 
         Returns a ScoreFile; {"rows": 0} of no rows.
         """
-        with ArtefactWriter(self.uri, self.claim.bundle_id) as artefacts:
+        with ArtefactWriter(self.uri, self.claim) as artefacts:
             pieces = rebatch((_given(batch, artefacts) for batch in batches), _FILE_ROWS)
             first = next(pieces, None)
             if first is None:
                 return {"rows": 0}
-            scored_at = self.clock()
+            scored_at = max(self.clock(), self.not_before)
             rows = (self._complete(piece, scored_at) for piece in chain([first], pieces))
-            written = write_file(self.uri, self.claim.bundle_id, rows, modified=scored_at)
+            written = write_file(self.uri, self.claim.bundle_id, self.claim, rows, modified=scored_at)
             if written is None:
                 return {"rows": 0}
             named = artefacts.written()

@@ -7,7 +7,7 @@ gone keeps its rows: a part of the archive may not be mounted.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -73,13 +73,13 @@ def retire(store: ScoreLog, claim: Claim, entries: pa.Table) -> None:
     """One row `retired` for each of these entries (OTHER), in one commit. Raises Fenced or MachineError."""
     if len(entries) == 0:
         return
-    at = np.maximum(entries.column("at").to_numpy() + 1, _microseconds(now()))
-    written = write_file(store.uri, claim.bundle_id, _rows(entries, at, claim.run_id), modified=now())
+    retired_at = max(now(), store.next_stamp(claim.bundle_id))
+    written = write_file(store.uri, claim.bundle_id, claim, _rows(entries, retired_at, claim.run_id), modified=now())
     if written is not None:
         store.append(claim, [written])
 
 
-def _rows(entries: pa.Table, at: np.ndarray, run_id: str) -> list[pa.RecordBatch]:
+def _rows(entries: pa.Table, retired_at: datetime, run_id: str) -> list[pa.RecordBatch]:
     """IN_FILE."""
     count = len(entries)
     keyed = entries.select(["entry_id", "subject_id"]).append_column(
@@ -91,16 +91,12 @@ def _rows(entries: pa.Table, at: np.ndarray, run_id: str) -> list[pa.RecordBatch
         "key_hi": pa.array(keys[:, 0]),
         "key_lo": pa.array(keys[:, 1]),
         "run_id": pa.repeat(run_id, count),
-        "scored_at": pa.array(at).cast(pa.timestamp("us", "UTC")),
+        "scored_at": pa.repeat(pa.scalar(retired_at, IN_FILE.field("scored_at").type), count),
         "status": pa.repeat(RETIRED, count),
         "detail": pa.repeat("its file is there, and holds it no more", count),
     }
     arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(count, f.type) for f in IN_FILE]
     return pa.Table.from_arrays(arrays, schema=IN_FILE).to_batches(max_chunksize=65_536)
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _keys(manifest: pa.Table | Manifest, *also: str) -> pa.Table | pa.RecordBatchReader:

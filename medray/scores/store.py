@@ -53,13 +53,13 @@ class ScoreStore(Readings, ScoreLog):
         return pl.DataFrame(table)
 
     def sink(self, claim: Claim) -> ScoreSink:
-        """Where the flow of a claimed run writes."""
+        """Where the flow of a claimed run writes. Its rows are later than all before it, by the order of claims."""
         if files.is_local(self.uri):
             folder = files.local_path(self.uri)
             with delta.storing(self.uri):
                 (folder / f"bundle_id={claim.bundle_id}").mkdir(exist_ok=True)
                 files.sync_folder(folder)
-        return ScoreSink(self.uri, claim, self)
+        return ScoreSink(self.uri, claim, self, not_before=self.next_stamp(claim.bundle_id))
 
     def artefact(self, row: Mapping[str, object]) -> bytes:
         """The content of a row's artefact; of the row the columns `artefact` and `artefact_digest` are looked at.

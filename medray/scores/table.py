@@ -94,6 +94,11 @@ class Claim:
         return claim_app(self.bundle_id)
 
     @property
+    def tag(self) -> str:
+        """What stands in the names of files that it writes: c12 of the 12th claim on a bundle, u12 of the 12th on upkeep."""
+        return f"{'u' if self.bundle_id == UPKEEP else 'c'}{self.number}"
+
+    @property
     def run_app(self) -> str:
         return f"medray.run/{self.run_id}"
 

@@ -9,6 +9,8 @@ subject of each file into the log; its delete writes the condition there, which 
 from __future__ import annotations
 
 import math
+import re
+import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -25,7 +27,7 @@ from medray.scores import artefacts
 from medray.scores.audit import recorded
 from medray.scores.file import ScoreFile, added, write_file
 from medray.scores.log import LiveFile, Replaced, ScoreLog
-from medray.scores.table import IN_FILE, Claim
+from medray.scores.table import IN_FILE, UPKEEP, Claim
 from medray.storage import delta, files
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def _replace(
 ) -> ScoreFile | None:
     """Put one new file in the place of `old`, without the rows of these subjects, in one commit; None: no row is left."""
     bundle_id = old[0].bundle_id
-    new = write_file(store.uri, bundle_id, _rows(store.uri, old, without), modified=datetime.now(UTC))
+    new = write_file(store.uri, bundle_id, claim, _rows(store.uri, old, without), modified=datetime.now(UTC))
     data_change = bool(without)
     made = [] if new is None else [added(new, bundle_id, new_rows=data_change)]
     actions = [*made, *(_removed(each, data_change) for each in old)]
@@ -162,18 +164,68 @@ def _rows(uri: str, old: Iterable[LiveFile], without: Collection[str]) -> Iterat
 
 def vacuum(store: ScoreLog, older_than: timedelta) -> Vacuumed:
     """Remove files that nobody needs; see ScoreStore.vacuum."""
-    with recorded(store.uri, "vacuum", store.new_run_id()) as counts, delta.storing(store.uri):
-        stray = _artefacts_without_row(store, datetime.now(UTC) - max(older_than, LIVE))
-        unnamed = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
-        until = (datetime.now(UTC) - LIVE).timestamp() * 1e9
-        old = [
-            f for f in parquet_files(store.uri) if f.modified_ns < until and files.relative(f.uri, store.uri) in unnamed
-        ]
-        _remove(f.uri for f in old)
+    run_id = store.new_run_id()
+    with recorded(store.uri, "vacuum", run_id) as counts, delta.storing(store.uri):
+        old, stray = _unneeded(store, older_than)
+        if old or len(stray):
+            _fence(store, run_id, old, stray)
+            old, stray = _unneeded(store, older_than)  # once more: what was committed up to the fence stays
+        _remove(file.uri for file in old)
         artefacts.remove(store.uri, stray.column("path").to_pylist())
         counts["files"] = len(old) + len(stray)
     freed = sum(f.size for f in old) + sum(stray.column("size").to_pylist())
     return {"files_removed": len(old) + len(stray), "bytes_freed": freed}
+
+
+def _unneeded(store: ScoreLog, older_than: timedelta) -> tuple[list[files.File], pa.Table]:
+    """Files of scores and artefacts (path, size) that the newest version does not name, and nobody has written to for LIVE."""
+    written = _written(store.uri)
+    if not written and not files.exists(files.join(store.uri, artefacts.FOLDER)):
+        return [], pa.table({"path": pa.array([], pa.string()), "size": pa.array([], pa.int64())})
+    moment = _storage_time(store.uri)
+    stray = _artefacts_without_row(store, moment - max(older_than, LIVE))
+    unnamed = set(store.unnamed_files(math.ceil(older_than / timedelta(hours=1))))
+    until = (moment - LIVE).timestamp() * 1e9
+    old = [
+        file
+        for file in written
+        if file.uri.endswith(".parquet") and file.modified_ns < until and files.relative(file.uri, store.uri) in unnamed
+    ]
+    return old, stray
+
+
+def _storage_time(uri: str) -> datetime:
+    """This moment by the clock that the storage stamps files with, UTC: this machine's may be another."""
+    probe = files.join(uri, f"_medray/clock-{uuid.uuid4()}")
+    files.write_bytes(probe, b"")
+    modified_ns = files.modified_ns(probe)
+    files.remove_file(probe)
+    return datetime.fromtimestamp((modified_ns or 0) / 1e9, UTC)
+
+
+_TAGGED = re.compile(r"(?:part-)?c(\d+)-")
+
+
+def _fence(store: ScoreLog, run_id: str, old: Iterable[files.File], stray: pa.Table) -> None:
+    """Void the claims by which one of these files could be committed after it is removed: of a run or an upkeep that was
+    stopped for so long, or whose machine was."""
+    store.fence(UPKEEP, run_id)
+    removed = store.removed_files()
+    paths = [path for file in old if (path := files.relative(file.uri, store.uri)) not in removed]
+    for bundle_id, names in _by_bundle([*paths, *pc.unique(stray.column("path")).to_pylist()]).items():
+        newest = store.claims(bundle_id)
+        if not all((tag := _TAGGED.match(name)) and int(tag[1]) < newest for name in names):
+            store.fence(bundle_id, run_id)
+
+
+def _by_bundle(paths: Iterable[str]) -> dict[str, set[str]]:
+    """Bundles to the names, below their folder, of what these paths below a store lie in."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        below = path.removeprefix(f"{artefacts.FOLDER}/").removeprefix("bundle_id=").split("/")
+        if not below[1].startswith("part-u"):  # of upkeep, all of whose earlier claims are void
+            names[below[0]].add(below[1])
+    return names
 
 
 def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:
