@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from medray.errors import Fenced, MachineError, StoreError
-from medray.scores import artefacts
+from medray.scores import artefacts, audit
 from medray.scores.file import EPOCH, ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
@@ -33,6 +33,26 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a folder name on ever
 
 class Replaced(Exception):
     """Files that a commit would replace are not live any more: another one has replaced them."""
+
+
+class Claims:
+    """The newest claims on bundles and on upkeep (UPKEEP) at one moment, by number."""
+
+    def __init__(self, newest: Mapping[str, int]) -> None:
+        self.newest = newest
+
+    def void(self, path: str) -> bool:
+        """Whether the file of scores, or the artefact, at this path below the store is of an earlier claim, by which nothing can
+        be committed any more. One that an earlier version of medray wrote does not say of which: then, whether the bundle
+        is among these."""
+        below = path.removeprefix(f"{artefacts.FOLDER}/").removeprefix("bundle_id=").split("/")
+        tag = _TAG.match(below[1])
+        if tag is None:
+            return below[0] in self.newest
+        return int(tag[2]) < self.newest.get(UPKEEP if tag[1] == "upkeep" else below[0], 0)
+
+
+_TAG = re.compile(r"(?:part-)?(claim|upkeep)(\d+)-")  # Claim.tag
 
 
 class LiveFile(NamedTuple):
@@ -105,16 +125,18 @@ class ScoreLog(ScoreScan):
         """Take over the rewriting of files, of any bundle, under a new run id. Scoring goes on meanwhile."""
         return self._claimed(UPKEEP, {"medray.kind": "upkeep"})
 
-    def fence_all(self, run_id: str) -> None:
-        """Void every claim on a bundle: runs that are scoring can commit no more."""
+    def fence_all(self, run_id: str) -> Claims:
+        """Void every claim on a bundle that a file is of, or a run of the audit table: runs that are scoring can commit no
+        more. The newest claims are then these, and the newest on upkeep."""
         with delta.storing(self.uri):
-            bundles = {_bundle_of(files.relative(file.uri, self.uri)) for file in files.list_files(self.uri)}
-        for bundle_id in sorted(bundles - {UPKEEP}):
-            self.fence(bundle_id, run_id)
+            bundles = {bundle_of(files.relative(file.uri, self.uri)) for file in files.list_files(self.uri)}
+        bundles |= {run["bundle_id"] for run in audit.read(self.uri) if run["bundle_id"]}
+        newest = {bundle_id: self.fence(bundle_id, run_id) for bundle_id in sorted(bundles - {UPKEEP})}
+        return Claims(newest | {UPKEEP: self.claims(UPKEEP)})
 
-    def fence(self, bundle_id: str, run_id: str) -> None:
-        """Void every claim on one bundle."""
-        self._claimed(bundle_id, {"medray.kind": "fence"}, run_id)
+    def fence(self, bundle_id: str, run_id: str) -> int:
+        """Void every claim on one bundle, or on upkeep (UPKEEP). The number of the claim that does it."""
+        return self._claimed(bundle_id, {"medray.kind": "fence"}, run_id).number
 
     def claims(self, bundle_id: str) -> int:
         """How many claims on a bundle there have been: the number of the newest."""
@@ -198,7 +220,7 @@ class ScoreLog(ScoreScan):
                 delta.sync_log(self.uri, before, self.version)
                 return
             self._refuse_overtaken(claim)
-            if removed and not set(removed) <= {each.path for each in self.live_files()}:
+            if removed and not set(removed) <= {each.path for each in self._live()}:
                 raise Replaced
             try:
                 counters = {claim.app: claim.number, claim.run_app: turn}
@@ -266,6 +288,10 @@ class ScoreLog(ScoreScan):
     def live_files(self) -> list[LiveFile]:
         """What the newest version is made of, in the order of their paths."""
         self._table.update_incremental()
+        return self._live()
+
+    def _live(self) -> list[LiveFile]:
+        """Those of the version as it was last read. A commit is held against this one: what it has checked is what it replaces."""
         actions = pa.table(self._table.get_add_actions(flatten=True)).select(
             ["path", "partition.bundle_id", "size_bytes"]
         )
@@ -301,7 +327,7 @@ _FACTS: dict[str, object] = {
 }
 
 
-def _bundle_of(path: str) -> str:
+def bundle_of(path: str) -> str:
     """The bundle that a file below the store is of; UPKEEP where it is of none."""
     for above in ("bundle_id=", f"{artefacts.FOLDER}/"):
         if path.startswith(above):

@@ -95,8 +95,8 @@ class Claim:
 
     @property
     def tag(self) -> str:
-        """What stands in the names of files that it writes: c12 of the 12th claim on a bundle, u12 of the 12th on upkeep."""
-        return f"{'u' if self.bundle_id == UPKEEP else 'c'}{self.number}"
+        """What stands in the names of files that it writes: claim12 of the 12th on a bundle, upkeep12 of the 12th on upkeep."""
+        return f"{'upkeep' if self.bundle_id == UPKEEP else 'claim'}{self.number}"
 
     @property
     def run_app(self) -> str:

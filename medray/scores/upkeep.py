@@ -9,7 +9,6 @@ subject of each file into the log; its delete writes the condition there, which 
 from __future__ import annotations
 
 import math
-import re
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -26,7 +25,7 @@ from medray.errors import MachineError
 from medray.scores import artefacts
 from medray.scores.audit import recorded
 from medray.scores.file import ScoreFile, added, write_file
-from medray.scores.log import LiveFile, Replaced, ScoreLog
+from medray.scores.log import Claims, LiveFile, Replaced, ScoreLog, bundle_of
 from medray.scores.table import IN_FILE, UPKEEP, Claim
 from medray.storage import delta, files
 
@@ -168,8 +167,10 @@ def vacuum(store: ScoreLog, older_than: timedelta) -> Vacuumed:
     with recorded(store.uri, "vacuum", run_id) as counts, delta.storing(store.uri):
         old, stray = _unneeded(store, older_than)
         if old or len(stray):
-            _fence(store, run_id, old, stray)
+            claims, removed = _fence(store, run_id, old, stray), store.removed_files()
             old, stray = _unneeded(store, older_than)  # once more: what was committed up to the fence stays
+            old = [f for f in old if (path := files.relative(f.uri, store.uri)) in removed or claims.void(path)]
+            stray = stray.filter(pa.array(map(claims.void, stray.column("path").to_pylist()), pa.bool_()))
         _remove(file.uri for file in old)
         artefacts.remove(store.uri, stray.column("path").to_pylist())
         counts["files"] = len(old) + len(stray)
@@ -203,29 +204,19 @@ def _storage_time(uri: str) -> datetime:
     return datetime.fromtimestamp((modified_ns or 0) / 1e9, UTC)
 
 
-_TAGGED = re.compile(r"(?:part-)?c(\d+)-")
-
-
-def _fence(store: ScoreLog, run_id: str, old: Iterable[files.File], stray: pa.Table) -> None:
+def _fence(store: ScoreLog, run_id: str, old: Iterable[files.File], stray: pa.Table) -> Claims:
     """Void the claims by which one of these files could be committed after it is removed: of a run or an upkeep that was
-    stopped for so long, or whose machine was."""
-    store.fence(UPKEEP, run_id)
+    stopped for so long, or whose machine was. The newest claims are then these."""
     removed = store.removed_files()
     paths = [path for file in old if (path := files.relative(file.uri, store.uri)) not in removed]
-    for bundle_id, names in _by_bundle([*paths, *pc.unique(stray.column("path")).to_pylist()]).items():
-        newest = store.claims(bundle_id)
-        if not all((tag := _TAGGED.match(name)) and int(tag[1]) < newest for name in names):
-            store.fence(bundle_id, run_id)
-
-
-def _by_bundle(paths: Iterable[str]) -> dict[str, set[str]]:
-    """Bundles to the names, below their folder, of what these paths below a store lie in."""
-    names: dict[str, set[str]] = defaultdict(set)
-    for path in paths:
-        below = path.removeprefix(f"{artefacts.FOLDER}/").removeprefix("bundle_id=").split("/")
-        if not below[1].startswith("part-u"):  # of upkeep, all of whose earlier claims are void
-            names[below[0]].add(below[1])
-    return names
+    paths += stray.column("path").to_pylist()
+    bundles = sorted({bundle_of(path) for path in paths})
+    claims = Claims({bundle_id: store.claims(bundle_id) for bundle_id in bundles})
+    newest = {UPKEEP: store.fence(UPKEEP, run_id)}
+    for bundle_id in bundles:
+        committable = any(bundle_of(path) == bundle_id and not claims.void(path) for path in paths)
+        newest[bundle_id] = store.fence(bundle_id, run_id) if committable else claims.newest[bundle_id]
+    return Claims(newest)
 
 
 def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:
@@ -273,10 +264,10 @@ def forget(store: ScoreLog, subjects: Collection[str]) -> Forgotten:
             return done
     claim = store.claim_upkeep()
     with recorded(store.uri, "forget", claim.run_id) as counts:
-        store.fence_all(claim.run_id)
+        claims = store.fence_all(claim.run_id)
         for _ in range(_ROUNDS):
             done["rows"] += _rewrite_without(store, claim, names)
-            removed, unreadable = _remove_dead(store, names)
+            removed, unreadable = _remove_dead(store, claims, names)
             if not removed:
                 break
             done["files"] += removed
@@ -288,7 +279,7 @@ def forget(store: ScoreLog, subjects: Collection[str]) -> Forgotten:
                 found="a scoring run at work",
                 do="stop it, then run this again",
             )
-        done["files"] += _remove_artefacts(store, names)
+        done["files"] += _remove_artefacts(store, claims, names)
         counts |= {"rows": done["rows"], "files": done["files"]}
     return done
 
@@ -312,28 +303,30 @@ def _rewrite_without(store: ScoreLog, claim: Claim, names: Collection[str]) -> i
     return rows
 
 
-def _remove_dead(store: ScoreLog, names: Collection[str]) -> tuple[int, int]:
+def _remove_dead(store: ScoreLog, claims: Claims, names: Collection[str]) -> tuple[int, int]:
     """Remove the files that hold these subjects, none of which the newest version names: replaced, or never committed.
     Returns how many, and how many of them could not be read.
 
-    One that cannot be read was cut short by a kill, and may hold anything. All earlier claims are void by now, so
-    nobody can commit it any more.
+    One that cannot be read was cut short by a kill, and may hold anything. Of files that were never committed, those of
+    claims that are void: a run that has begun since commits its own, whatever is known here.
     """
-    live = {each.path for each in store.live_files()}
-    dead = [f.uri for f in _written(store.uri) if files.relative(f.uri, store.uri) not in live]
+    written = _written(store.uri)
+    live, replaced = {each.path for each in store.live_files()}, store.removed_files()
+    paths = {file.uri: files.relative(file.uri, store.uri) for file in written}
+    dead = [uri for uri, path in paths.items() if path not in live and (path in replaced or claims.void(path))]
     counts = {uri: count for uri in dead if (count := _holds(uri, names)) != 0}
     with delta.storing(store.uri):
         _remove(counts)
     return len(counts), sum(count is None for count in counts.values())
 
 
-def _remove_artefacts(store: ScoreLog, names: Collection[str]) -> int:
+def _remove_artefacts(store: ScoreLog, claims: Claims, names: Collection[str]) -> int:
     """Remove the artefacts of these subjects: their rows named them, or a run was killed before its rows did. Returns how many.
 
-    What a row names by now is of a run that began meanwhile.
+    What a row names by now, or may name later, is of a run that began meanwhile.
     """
     with delta.storing(store.uri):
-        paths = set(artefacts.of_subjects(store.uri, names))
+        paths = set(filter(claims.void, artefacts.of_subjects(store.uri, names)))
         if paths and store.has_artefacts:
             theirs = ds.field("subject_id").isin(pa.array(sorted(names), pa.string()))
             rows = store.query("from scores", {"path": ds.field("artefact")}, None, where=theirs)
