@@ -9,12 +9,13 @@ it may be killed, stopped for hours, or be answered wrongly.
 
 from __future__ import annotations
 
+import atexit
 import json
 import random
 import threading
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,10 @@ from medray.storage import delta, remote
 STORE = "sim://store"
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 BUNDLES = ("b1", "b2")
+
+
+CHANGES = ("write", "remove", "commit", "committed")
+"""Points at which something is changed, or has just been."""
 
 
 class Killed(BaseException):
@@ -253,7 +258,9 @@ class IpcFile:
 def table_of(data: bytes) -> pa.Table:
     """Raises ArrowInvalid, as Parquet does, for a file that a kill cut short."""
     if data.endswith(CUT):
-        raise pa.ArrowInvalid("Parquet magic bytes not found in footer. Either the file is corrupted or this is not one.")
+        raise pa.ArrowInvalid(
+            "Parquet magic bytes not found in footer. Either the file is corrupted or this is not one."
+        )
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()
 
@@ -281,6 +288,8 @@ class Version:
     """Counters that its commit set."""
     took: frozenset[str] = frozenset()
     """Paths that its commit removed."""
+    deleted: frozenset[str] = frozenset()
+    """Those of them by a change of data: not in the place of which the same rows stand in another file."""
 
 
 class Log:
@@ -294,12 +303,13 @@ class Log:
     def newest(self) -> Version:
         return self.versions[-1]
 
-    def commit(self, read: Version, actions: Iterable[Any], counters: Mapping[str, int], kind: str) -> Version:
-        """Raises CommitFailedError where a commit since the version that was read counted the same, or removed the same."""
+    def commit(self, read: Version, actions: Sequence[Any], counters: Mapping[str, int], kind: str) -> Version:
+        """Raises CommitFailedError where a commit since the version that was read counted the same, or removed data that is
+        in that version. Two that put other files in the place of the same one are both taken."""
         added = {each.path: each for each in actions if hasattr(each, "stats")}
         taken = frozenset(each.path for each in actions if not hasattr(each, "stats"))
         for later in self.versions[read.number + 1 :]:
-            if later.changed & counters.keys() or later.took & taken:
+            if later.changed & counters.keys() or later.deleted & read.live.keys():
                 raise CommitFailedError("a concurrent transaction")
         before = self.newest
         version = Version(
@@ -309,6 +319,7 @@ class Log:
             before.removed | dict.fromkeys(taken, self.world.time),
             frozenset(counters),
             taken,
+            frozenset(each.path for each in actions if not hasattr(each, "stats") and each.data_change),
         )
         self.versions.append(version)
         self.world.check_commit(before, version, kind)
@@ -365,16 +376,16 @@ class Table:
 
 
 def transact(table: Table, actions: Any, schema: Any, *, facts: Any, counters: Any = None, **options: Any) -> None:
-    """`delta.transact` over the simulated log. Its answer may get lost, before or after the commit has landed."""
+    """`delta.transact` over the simulated log. Its answer may get lost, before or after the commit has landed. The table stays
+    as it was read."""
     world = table.log.world
     world.at("commit")
     lost = world.random.random() if world.faulty else 1.0
     if lost < world.fault_rate / 2:
         raise OSError("the request was lost")
-    version = table.log.commit(table.read, actions, counters or {}, facts["medray.kind"])
+    table.log.commit(table.read, actions, counters or {}, facts["medray.kind"])
     if lost < world.fault_rate:
         raise OSError("the answer was lost")
-    table.read = version
     world.at("committed")
 
 
@@ -402,7 +413,6 @@ class World:
     queries: bool = True
     """Whether medray's own queries are asked, and compared with `Plain`; else `Plain` answers, in a fiftieth of the time."""
     fault_rate: float = 0.04
-    drivers: int = 3
     random: random.Random = field(init=False)
     time: datetime = BEGAN
     """True time; the clock of the storage."""
@@ -422,9 +432,10 @@ class World:
         self.forgotten_before: dict[str, int] = {}
 
     def at(self, point: str) -> Actor | None:
-        """Called where log and storage are asked: the running actor hands over, and may not live on."""
+        """Called where log and storage are asked: the running actor hands over, and may not live on. Every other time where
+        nothing is changed: a hand-over takes longer than what lies between two of them."""
         actor = self.running
-        if actor is not None:
+        if actor is not None and (point in CHANGES or actor.killed or self.random.random() < 0.5):
             actor.hand_over()
         return actor
 
@@ -592,11 +603,11 @@ class World:
             self.steps += 10
             return
         actor = self.random.choice(awake)
-        if chance > 0.99:
+        if chance > 0.985:
             actor.killed = True
             self._cut_short(actor)
             self.counts["killed"] += 1
-        elif chance > 0.98:
+        elif chance > 0.97:
             actor.stopped_until = self.steps + self.random.randint(5, 60)
             self.counts["stopped"] += 1
         self.go_on(actor)
@@ -636,7 +647,10 @@ class World:
         return self.counts
 
     def _run(self) -> None:
-        coming = [("driver", self.random.choice(BUNDLES[: 1 + (self.seed % 4 == 0)])) for _ in range(self.drivers)]
+        coming = [
+            ("driver", self.random.choice(BUNDLES[: 1 + (self.seed % 4 == 0)]))
+            for _ in range(self.random.randint(2, 3))
+        ]
         coming += [("tidy", "")] * self.random.randint(0, 2) + [("forget", "")] * (self.random.random() < 0.4)
         self.random.shuffle(coming)
         while coming or not all(actor.ended for actor in self.actors):
@@ -691,9 +705,7 @@ class Plain:
         for (entry, _), times in self.attempts.items():
             self.latest[entry] = max(self.latest.get(entry, BEGAN - timedelta(days=9_999)), *times)
         self.retired = {
-            entry
-            for (entry, _), times in self.attempts.items()
-            if times.get(self.latest[entry]) == RETIRED
+            entry for (entry, _), times in self.attempts.items() if times.get(self.latest[entry]) == RETIRED
         }
 
     def pending(self, indexed: Mapping[str, int]) -> list[str]:
@@ -720,6 +732,7 @@ def _database(memory: str = "") -> Generator[duckdb.DuckDBPyConnection]:
     if not _CONNECTION:
         settings = {"disabled_optimizers": "build_side_probe_side,join_order", "threads": "1"}
         _CONNECTION.append(duckdb.connect(config=settings))  # type: ignore[arg-type]
+        atexit.register(_CONNECTION[0].close)
     yield _CONNECTION[0]
 
 
