@@ -31,10 +31,9 @@ from pyarrow.fs import FileInfo, FileSelector, FileType
 from store_rows import Receipt, content, rows
 from store_rows import manifest as manifest_of
 
-from medray.archive.manifest import Manifest
 from medray.errors import MedrayError
 from medray.scores import ScoreStore, audit, log, readings, scan, sink, standing, upkeep
-from medray.scores.table import IN_FILE, RETIRED, SCORES
+from medray.scores.table import RETIRED, SCORES
 from medray.storage import delta, remote
 
 STORE = "sim://store"
@@ -81,7 +80,7 @@ class Actor:
             pass
         except MedrayError:
             pass  # fenced, or a fault of the storage: the run ends, and says so
-        except BaseException as error:  # noqa: BLE001  # the scheduler raises it
+        except BaseException as error:  # the scheduler raises it
             self.fault = error
         self.ended = True
         self._theirs.release()
@@ -267,7 +266,7 @@ def table_of(data: bytes) -> pa.Table:
 
 CUT = b"cut short"
 
-Row = tuple[str, str, str, str | None, float | None, str, datetime, str, str]
+Row = tuple[str, str, str, str | None, float | None, str, datetime, str, bytes]
 """bundle, entry, subject, output, value, run, scored_at, status, fingerprint"""
 
 
@@ -694,7 +693,7 @@ class Plain:
     `standing.of_other_content` once more, in the words of their docstrings."""
 
     def __init__(self, world: World, store: ScoreStore, bundle: str) -> None:
-        self.attempts: dict[tuple[str, str], dict[datetime, str]] = defaultdict(dict)
+        self.attempts: dict[tuple[str, bytes], dict[datetime, str]] = defaultdict(dict)
         """Entry and fingerprint to the status of each attempt by its time."""
         table: Any = store._table
         for path, add in table.read.live.items():
@@ -712,10 +711,9 @@ class Plain:
         """Not there at this content, overtaken by another, or failed by circumstance (here: changed) less than ten times."""
         names: list[str] = []
         for entry, version in indexed.items():
-            times = self.attempts.get((entry, content(version)))
-            if times is None or max(times) < self.latest[entry]:
-                names.append(entry)
-            elif times[max(times)] == "failed" and len(times) < readings.PASSING_ATTEMPTS:
+            times = self.attempts.get((entry, content(version)), {})
+            overtaken = not times or max(times) < self.latest[entry]
+            if overtaken or (times[max(times)] == "failed" and len(times) < readings.PASSING_ATTEMPTS):
                 names.append(entry)
         return names
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import toy
-from store_rows import content, manifest, rows, score
+from deltalake import DeltaTable
+from store_rows import Receipt, content, manifest, rows, score
 
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
@@ -17,6 +18,7 @@ from medray.errors import Fenced
 from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import ScoreStore, standing
+from medray.scores.file import EPOCH
 from medray.verbs import score as verb
 from medray.verbs.results import ScoreResult
 
@@ -81,6 +83,24 @@ def test_a_retired_row_is_later_than_all_before_it_whatever_the_clock_says(store
     assert row["scored_at"].year == 2100 and current(store) == {}
     assert (row["fingerprint"], row["output"], row["value"], row["reason"]) == (bytes(16), None, None, None)
     assert row["subject_id"] == "s-a" and row["fingerprint"] != content(1)
+
+
+def test_rows_that_a_clock_has_put_in_a_wrong_order_are_set_right_by_the_next_run(store: ScoreStore) -> None:
+    """A store of a version that went by clocks alone: content 2 was scored last, by a worker whose clock was behind."""
+    score(store, "b", rows({"a": 1}))
+    sink = store.sink(store.claim("b"))
+    sink.clock, sink.not_before = (lambda: datetime(2020, 1, 1, tzinfo=UTC)), EPOCH
+    sink.commit([Receipt(sink.write(iter([rows({"a": 2})])))])
+    assert current(store) == {"a": 1 / 8} and pending(store, {"a": 2}) == ["a"]
+    score(store, "b", rows({"a": 2}), clock=lambda: datetime(2020, 1, 2, tzinfo=UTC))
+    assert current(store) == {"a": 2 / 8} and pending(store, {"a": 2}) == []
+
+
+def test_bounds_that_another_tool_has_not_written_are_read_from_the_rows(store: ScoreStore) -> None:
+    score(store, "b", rows({"a": 1}), clock=lambda: datetime(2100, 1, 1, tzinfo=UTC))
+    DeltaTable(store.uri, without_files=False).optimize.compact()
+    assert store.next_stamp("b") > datetime(2100, 1, 1, tzinfo=UTC)
+    assert store.next_stamp("other") == EPOCH
 
 
 def test_an_overtaken_run_retires_nothing(store: ScoreStore) -> None:

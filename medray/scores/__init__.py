@@ -15,7 +15,9 @@ rewriting a file, and compaction never mixes two. It needs reader version 1 and 
 polars, DuckDB, pandas, PyArrow and Spark read it without medray.
 
 An entry that was replaced in the archive, or tried again after a failure, has the rows of each time. The rows of
-one attempt on one entry share one `scored_at`, so the current scores are the rows with the entry's latest:
+one attempt on one entry share one `scored_at`. It is the worker's time, but never before any row of the bundle that an
+earlier claim has committed (`ScoreLog.next_stamp`): the latest rows of an entry are those that were committed last,
+whatever the clocks of its machines say. So the current scores are:
 
     polars   scores = pl.scan_delta(uri)
              latest = scores.filter(pl.col("scored_at") == pl.col("scored_at").max().over("bundle_id", "entry_id"))

@@ -32,7 +32,12 @@ SCORES = pa.schema(
             nullable=True,
         ),
         _column("run_id", pa.string(), "run that wrote the row"),
-        _column("scored_at", pa.timestamp("us", "UTC"), "start of the attempt that wrote the row", unit="UTC"),
+        _column(
+            "scored_at",
+            pa.timestamp("us", "UTC"),
+            "when the row was written, never before one that an earlier run has committed",
+            unit="UTC",
+        ),
         _column(
             "status", pa.string(), "scored, failed, not_eligible (not asked of the model), or retired (see RETIRED)"
         ),
