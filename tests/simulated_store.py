@@ -546,7 +546,9 @@ class World:
             absent = [row for row in other if row["entry_id"] not in indexed and row["status"] != RETIRED]
             if sorted(row["entry_id"] for row in absent) != names:
                 raise Violation(f"retired are {absent} instead of {names}")
-        gone = [{"entry_id": name, "subject_id": f"s-{name}", "at": 0, "status": "scored"} for name in names]
+        gone = [
+            {"entry_id": name, "subject_id": f"s-{name}", "at": 0, "status": "scored", "run_id": ""} for name in names
+        ]
         standing.retire(store, claim, pa.Table.from_pylist(gone, schema=standing.OTHER))
 
     def _pending(self, store: ScoreStore, wanted: pa.Table, indexed: dict[str, int], bundle: str) -> list[str]:

@@ -400,7 +400,7 @@ def write_three_nights(store: ScoreStore, clock: Any) -> ScoreStore:
     score(store, "b1", rows({"a": 2}, outputs=("x", "y")), rows({"c": 1}), clock=clock)
     score(store, "b2", rows({"a": 2}), rows({"d": 1}, reason="corrupt"), clock=clock)
     score(store, "b1", rows({"e": 1}, outputs=("x", "y")), clock=clock)
-    gone = [{"entry_id": "e", "subject_id": "s-e", "at": 0, "status": "scored"}]
+    gone = [{"entry_id": "e", "subject_id": "s-e", "at": 0, "status": "scored", "run_id": ""}]
     standing.retire(store, store.claim("b1"), pa.Table.from_pylist(gone, schema=standing.OTHER))
     return store
 

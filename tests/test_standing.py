@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from store_rows import Receipt, content, manifest, rows, score
 
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
-from medray.errors import Fenced
+from medray.errors import Fenced, StoreError
 from medray.learning import bundles
 from medray.progress import Silent
 from medray.scores import ScoreStore, standing
@@ -37,7 +38,7 @@ def current(store: ScoreStore) -> dict[str, float | None]:
 
 
 def retire(store: ScoreStore, *names: str) -> None:
-    found = [{"entry_id": name, "subject_id": f"s-{name}", "at": 0, "status": "scored"} for name in names]
+    found = [{"entry_id": name, "subject_id": f"s-{name}", "at": 0, "status": "scored", "run_id": ""} for name in names]
     standing.retire(store, store.claim("b"), standing.OTHER.empty_table().from_pylist(found, schema=standing.OTHER))
 
 
@@ -107,7 +108,7 @@ def test_an_overtaken_run_retires_nothing(store: ScoreStore) -> None:
     score(store, "b", rows({"a": 1}))
     claim = store.claim("b")
     store.claim("b")
-    found = [{"entry_id": "a", "subject_id": "s", "at": 0, "status": "scored"}]
+    found = [{"entry_id": "a", "subject_id": "s", "at": 0, "status": "scored", "run_id": ""}]
     with pytest.raises(Fenced):
         standing.retire(store, claim, standing.OTHER.empty_table().from_pylist(found, schema=standing.OTHER))
     assert current(store) == {"a": 1 / 8}
@@ -185,3 +186,62 @@ def test_a_manifest_remembers_where_vanished_entries_lay(trained: Path, tmp_path
     assert found.no_longer_held([*before[4:], "unknown"], lambda name: None) == [True, True, False]
     assert found.no_longer_held(["other"], lambda name: "a.npz") == [True]
     assert found.no_longer_held(["other"], lambda name: "b.npz") == [False]
+
+
+# --- several archives -------------------------------------------------------------------------------------------
+
+
+def night_of(trained: Path, folder: Path, archive: str, **options: Any) -> ScoreResult:
+    return verb.score(
+        toy.score_run(
+            trained,
+            archive=str(folder / archive),
+            store=str(folder / "s"),
+            work=str(folder / f"w-{archive}"),
+            **options,
+        ),
+        LocalEngine(),
+    )
+
+
+def test_archives_of_other_ids_share_a_store_and_retire_nothing_of_each_other(trained: Path, tmp_path: Path):
+    for archive, names_of_files in (("ward", "ab"), ("clinic", "cd")):
+        (tmp_path / archive).mkdir()
+        for name in names_of_files:
+            write_array(tmp_path / archive / f"{name}.npz", 6)
+    assert [night_of(trained, tmp_path, archive).scored for archive in ("ward", "clinic")] == [12, 12]
+    write_array(tmp_path / "ward/a.npz", 4)
+    again = [night_of(trained, tmp_path, archive) for archive in ("ward", "clinic")]
+    assert [(night.pending, night.retired) for night in again] == [(0, 2), (0, 0)]
+    assert len(names(tmp_path, trained)) == 22
+
+
+def test_an_archive_that_shares_ids_with_another_of_the_store_is_refused_before_anything_is_claimed(
+    trained: Path, tmp_path: Path
+):
+    for archive, number in (("ward", 6), ("clinic", 4)):
+        (tmp_path / archive).mkdir()
+        write_array(tmp_path / archive / "a.npz", number)
+    images = np.full((4, toy.SIZE, toy.SIZE), 7, np.uint8)
+    np.savez(tmp_path / "clinic/a.npz", test_images=images, test_labels=np.zeros((4, 1), np.uint8))
+    assert night_of(trained, tmp_path, "ward").scored == 6
+    version = ScoreStore.open(str(tmp_path / "s")).version
+    with pytest.raises(StoreError, match=r"4 entries of .*clinic have scores of other content, of .*ward") as refusal:
+        night_of(trained, tmp_path, "clinic")
+    assert "moved_from" in str(refusal.value) and ScoreStore.open(str(tmp_path / "s")).version == version
+    assert night_of(trained, tmp_path, "ward").pending == 0
+
+
+@pytest.mark.parametrize("how", ["gone", "named"])
+def test_an_archive_that_has_moved_goes_on_in_its_store(trained: Path, tmp_path: Path, how: str):
+    (tmp_path / "ward").mkdir()
+    write_array(tmp_path / "ward/a.npz", 6)
+    assert night_of(trained, tmp_path, "ward").scored == 6
+    shutil.copytree(tmp_path / "ward", tmp_path / "moved")
+    if how == "gone":
+        shutil.rmtree(tmp_path / "ward")
+    images = np.full((6, toy.SIZE, toy.SIZE), 7, np.uint8)
+    images[0] = np.load(tmp_path / "moved/a.npz")["test_images"][0]
+    np.savez(tmp_path / "moved/a.npz", test_images=images, test_labels=np.zeros((6, 1), np.uint8))
+    moved = night_of(trained, tmp_path, "moved", moved_from=[str(tmp_path / "ward")] if how == "named" else [])
+    assert (moved.pending, moved.scored) == (5, 5)

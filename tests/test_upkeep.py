@@ -19,7 +19,7 @@ from store_rows import Hours, Receipt, manifest, rows, score, seen
 
 import medray
 from medray.errors import Fenced, MachineError
-from medray.scores import ScoreStore, upkeep
+from medray.scores import ScoreStore, audit, upkeep
 
 
 @pytest.fixture
@@ -449,6 +449,24 @@ def test_history_has_one_row_per_run_of_whatever_kind(two_bundles: ScoreStore) -
     assert found[3:8] == [("score", None, 1, n) for n in (1, 1, 1, 1, 4)]
     assert (two_bundles.history()[1]["files"], len(found)) == (5, 9)
     json.dumps(two_bundles.history())
+
+
+def test_files_of_the_audit_table_are_merged_and_say_the_same(
+    two_bundles: ScoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        record = two_bundles.begin_run("score", f"r{number}", "b1")
+        two_bundles.end_run(record, scored=number)
+    before = two_bundles.runs()
+    audit_files = Path(two_bundles.uri, audit.FOLDER)
+    monkeypatch.setattr(audit, "MANY_FILES", 7)
+    audit.merge(two_bundles.uri)
+    assert len(DeltaTable(str(audit_files)).file_uris()) == 6
+    monkeypatch.setattr(audit, "MANY_FILES", 6)
+    audit.merge(two_bundles.uri)
+    assert len(DeltaTable(str(audit_files)).file_uris()) == 1 and two_bundles.runs() == before
+    record = two_bundles.begin_run("score", "r9", "b1")
+    assert {row["run_id"] for row in two_bundles.runs()} == {"r0", "r1", "r2", "r9"}
 
 
 def test_the_audit_table_is_a_delta_table_that_readers_of_the_scores_do_not_see(two_bundles: ScoreStore) -> None:

@@ -210,6 +210,9 @@ class StoreRun(ArchiveRun):
 
     store: str
     """Folder of the score table (Delta Lake)."""
+    moved_from: tuple[str, ...] = ()
+    """Where the archive was when it was scored into this store before: what has other content now is scored once more. Without it
+    an archive that shares ids with another one in the store, which is still there, is refused."""
     trust: tuple[Annotated[str, Field(pattern=OWN_KIND)], ...] = ()
     """Models from folders that bundles of this run may import, as `model.kind` of their training named them:
     python:package.module:function. A bundle alone never has code imported."""
@@ -261,6 +264,10 @@ class StoreRun(ArchiveRun):
     @property
     def store_uri(self) -> str:
         return files.absolute(self.store)
+
+    @property
+    def moved_from_uris(self) -> tuple[str, ...]:
+        return tuple(files.absolute(uri) for uri in self.moved_from)
 
     @property
     def retry_failed(self) -> bool | tuple[str, ...]:

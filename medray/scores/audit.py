@@ -28,6 +28,7 @@ from medray.errors import Fenced, MachineError
 from medray.storage import delta, files, sent
 
 FOLDER = "_medray/runs"
+MANY_FILES = 64
 STATES = ("running", "done", "stopped", "fenced", "failed")
 
 RUNS = pa.schema(
@@ -51,6 +52,7 @@ RUNS = pa.schema(
         pa.field("files", pa.int64(), True, {"comment": "files merged or removed, by upkeep"}),
         pa.field("error", pa.string(), True, {"comment": "type of the error that ended it"}),
         pa.field("not_eligible", pa.int64(), True, {"comment": "entries that the model was not asked about"}),
+        pa.field("archive", pa.string(), True, {"comment": "URI of the archive that was scored; several: a line each"}),
     ]
 )
 
@@ -71,6 +73,7 @@ class BegunRun:
     began: datetime
     version: str
     code: str | None
+    archive: str | None = None
 
 
 class RunCounts(TypedDict, total=False):
@@ -116,11 +119,12 @@ class RunRow(TypedDict):
     files: int | None
     error: str | None
     not_eligible: int | None
+    archive: str | None
 
 
-def begin(store: str, what: str, run_id: str, bundle_id: str | None) -> BegunRun:
+def begin(store: str, what: str, run_id: str, bundle_id: str | None, archive: str | None = None) -> BegunRun:
     """Note that a run begins. Raises MachineError where the storage cannot be written."""
-    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code())
+    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive)
     _write(store, vars(run) | {"state": "running"})
     return run
 
@@ -136,9 +140,11 @@ def end(store: str, run: BegunRun, state: str, counts: RunCounts) -> None:
 
 
 @contextmanager
-def recorded(store: str, what: str, run_id: str, bundle_id: str | None = None) -> Generator[RunOutcome]:
+def recorded(
+    store: str, what: str, run_id: str, bundle_id: str | None = None, archive: str | None = None
+) -> Generator[RunOutcome]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    run, outcome = begin(store, what, run_id, bundle_id), RunOutcome()
+    run, outcome = begin(store, what, run_id, bundle_id, archive), RunOutcome()
     try:
         yield outcome
     except BaseException as error:
@@ -177,10 +183,32 @@ def read(store: str) -> list[RunRow]:
             latest[row["run_id"]] = row
     for row in latest.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
-        row.setdefault("not_eligible", None)  # a table of an earlier version has no such column yet
+        for name in ("not_eligible", "archive"):
+            row.setdefault(name, None)  # a table of an earlier version has no such column yet
         for name in ("began", "ended"):
             row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
     return cast("list[RunRow]", list(latest.values()))
+
+
+def merge(store: str) -> None:
+    """Merge the files of the audit table where there are many: each run leaves two, and each run reads them all.
+
+    Raises MachineError where the storage cannot be written.
+    """
+    from deltalake import DeltaTable
+
+    uri = files.join(store, FOLDER)
+    with delta.storing(uri, "the audit table could not be merged"):
+        if not delta.is_table(uri):
+            return
+        table = DeltaTable(delta.location(uri))
+        if len(table.file_uris()) < MANY_FILES:
+            return
+        before = table.version()
+        table.optimize.compact()
+        table.vacuum(retention_hours=7 * 24, dry_run=False)
+        table.update_incremental()
+        delta.sync_log(uri, before, table.version())
 
 
 def _write(store: str, row: Mapping[str, object]) -> None:

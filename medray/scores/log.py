@@ -38,17 +38,17 @@ class Replaced(Exception):
 class Claims:
     """The newest claims on bundles and on upkeep (UPKEEP) at one moment, by number."""
 
-    def __init__(self, newest: Mapping[str, int]) -> None:
-        self.newest = newest
+    def __init__(self, newest: Mapping[str, int], fenced: Collection[str] = ()) -> None:
+        self.newest, self.fenced = newest, fenced
+        """`fenced`: bundles on which the newest claim is a fence, so that files which tell no claim are of an earlier one."""
 
     def void(self, path: str) -> bool:
         """Whether the file of scores, or the artefact, at this path below the store is of an earlier claim, by which nothing can
-        be committed any more. One that an earlier version of medray wrote does not say of which: then, whether the bundle
-        is among these."""
+        be committed any more. One that an earlier version of medray wrote does not tell its claim."""
         below = path.removeprefix(f"{artefacts.FOLDER}/").removeprefix("bundle_id=").split("/")
         tag = _TAG.match(below[1])
         if tag is None:
-            return below[0] in self.newest
+            return below[0] in self.fenced
         return int(tag[2]) < self.newest.get(UPKEEP if tag[1] == "upkeep" else below[0], 0)
 
 
@@ -132,7 +132,7 @@ class ScoreLog(ScoreScan):
             bundles = {bundle_of(files.relative(file.uri, self.uri)) for file in files.list_files(self.uri)}
         bundles |= {run["bundle_id"] for run in audit.read(self.uri) if run["bundle_id"]}
         newest = {bundle_id: self.fence(bundle_id, run_id) for bundle_id in sorted(bundles - {UPKEEP})}
-        return Claims(newest | {UPKEEP: self.claims(UPKEEP)})
+        return Claims(newest | {UPKEEP: self.claims(UPKEEP)}, fenced=newest.keys())
 
     def fence(self, bundle_id: str, run_id: str) -> int:
         """Void every claim on one bundle, or on upkeep (UPKEEP). The number of the claim that does it."""

@@ -7,6 +7,7 @@ gone keeps its rows: a part of the archive may not be mounted.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 import numpy as np
@@ -20,10 +21,14 @@ from medray.scores.log import ScoreLog
 from medray.scores.scan import ScoreScan
 from medray.scores.table import IN_FILE, RETIRED, Claim, entry_keys
 
-OTHER = pa.schema([("entry_id", pa.string()), ("subject_id", pa.string()), ("at", pa.int64()), ("status", pa.string())])
+OTHER = pa.schema(
+    [(name, pa.string()) for name in ("entry_id", "subject_id")]
+    + [("at", pa.int64()), ("status", pa.string()), ("run_id", pa.string())]
+)
 
 _OTHER = """
-select entry_id, any_value(subject_id) as subject_id, max("at") as "at", arg_max(status, "at") as status
+select entry_id, any_value(subject_id) as subject_id, max("at") as "at", arg_max(status, "at") as status,
+       arg_max(run_id, "at") as run_id
 from scores semi join other using (key_hi, key_lo) group by entry_id
 """
 _OURS = """
@@ -34,14 +39,14 @@ select row from ours join own using (key_hi, key_lo) where own."at" < ours."at"
 
 def of_other_content(store: ScoreScan, wanted: pa.Table | Manifest, bundle_id: str, memory: str) -> pa.Table:
     """OTHER: entries with rows at a content that the manifest does not have of them, when the latest such row was written
-    (µs since 1970 UTC) and its status."""
+    (µs since 1970 UTC), its status and its run."""
     names = ("key_hi", "key_lo")
     columns: dict[str, ds.Expression] = {name: ds.field(name) for name in names}
     sql = "select key_hi, key_lo from scores anti join wanted using (key_hi, key_lo) group by all"
     other = store.ask(sql, columns, bundle_id, memory=memory, wanted=_keys(wanted))
     if len(other) == 0:
         return OTHER.empty_table()
-    columns |= {name: ds.field(name) for name in ("entry_id", "subject_id", "status")}
+    columns |= {name: ds.field(name) for name in ("entry_id", "subject_id", "status", "run_id")}
     columns["at"] = ds.field("scored_at").cast(pa.int64())
     return store.ask(_OTHER, columns, bundle_id, memory=memory, other=other)
 
@@ -67,6 +72,21 @@ def absent(store: ScoreScan, manifest: Manifest, bundle_id: str, memory: str = "
     sql = "select entry_id from wanted semi join unlisted using (entry_id)"
     listed = store.ask(sql, memory=memory, wanted=manifest.stream(["entry_id"]), unlisted=unlisted).column("entry_id")
     return unlisted.filter(pc.invert(pc.is_in(unlisted.column("entry_id"), listed))).sort_by("entry_id")
+
+
+def of_runs(store: ScoreScan, manifest: Manifest, bundle_id: str, run_ids: Collection[str], memory: str = "2GB") -> int:
+    """How many entries of the manifest have rows of these runs at a content that the manifest does not have of them."""
+    columns = {name: ds.field(name) for name in ("entry_id", "key_hi", "key_lo")}
+    theirs = ds.field("run_id").isin(pa.array(sorted(run_ids), pa.string()))
+    sql = "select distinct entry_id, key_hi, key_lo from scores"
+    rows = store.query(sql, columns, bundle_id, where=theirs, memory=memory)
+    if len(rows) == 0:
+        return 0
+    sql = "select distinct entry_id from rows anti join wanted using (key_hi, key_lo)"
+    other = store.ask(sql, memory=memory, rows=rows, wanted=_keys(manifest))
+    sql = "select count(*) as n from wanted semi join other using (entry_id)"
+    listed = store.ask(sql, memory=memory, other=other, wanted=manifest.stream(["entry_id"]))
+    return listed.column("n")[0].as_py()
 
 
 def retire(store: ScoreLog, claim: Claim, entries: pa.Table) -> None:

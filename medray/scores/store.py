@@ -88,10 +88,11 @@ class ScoreStore(Readings, ScoreLog):
         return upkeep.merge(self, claim)
 
     def compact(self) -> upkeep.Compacted:
-        """Merge small files of each bundle, and write a checkpoint of the log.
+        """Merge small files of each bundle, and those of the audit table, and write a checkpoint of the log.
 
         Scores do not change, and a run that is scoring goes on. Raises Fenced where other upkeep began meanwhile.
         """
+        audit.merge(self.uri)
         return upkeep.compact(self)
 
     def vacuum(self, older_than: timedelta = upkeep.KEPT) -> upkeep.Vacuumed:

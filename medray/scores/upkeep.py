@@ -212,11 +212,9 @@ def _fence(store: ScoreLog, run_id: str, old: Iterable[files.File], stray: pa.Ta
     paths += stray.column("path").to_pylist()
     bundles = sorted({bundle_of(path) for path in paths})
     claims = Claims({bundle_id: store.claims(bundle_id) for bundle_id in bundles})
-    newest = {UPKEEP: store.fence(UPKEEP, run_id)}
-    for bundle_id in bundles:
-        committable = any(bundle_of(path) == bundle_id and not claims.void(path) for path in paths)
-        newest[bundle_id] = store.fence(bundle_id, run_id) if committable else claims.newest[bundle_id]
-    return Claims(newest)
+    committable = sorted({bundle_of(path) for path in paths if not claims.void(path)} - {UPKEEP})
+    fences = {bundle_id: store.fence(bundle_id, run_id) for bundle_id in [UPKEEP, *committable]}
+    return Claims({**claims.newest, **fences}, fenced=committable)
 
 
 def _artefacts_without_row(store: ScoreLog, until: datetime) -> pa.Table:

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, placed, rounds
-from medray.config.runs import ScoreRun
+from medray.config.runs import ScoreRun, StoreRun
 from medray.durations import deadline_at
 from medray.engines.base import Engine
-from medray.errors import PASSING, ArchiveAway
+from medray.errors import PASSING, ArchiveAway, StoreError
 from medray.flows.driver import shards
 from medray.flows.flow import Flow, Receipt, Sink, SlowBatch
 from medray.flows.lane import SLOWEST
@@ -133,13 +133,14 @@ def score_manifest(
     """
     started = time.monotonic()
     store = ScoreStore.open(run.store_uri, create=True)
+    other_runs = refuse_ids_of_others(store, run, manifest, bundle.id)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     progress.about(run_id=claim.run_id, bundle_id=bundle.id)
-    with recorded(store.uri, "score", claim.run_id, bundle.id) as counts:
+    with recorded(store.uri, "score", claim.run_id, bundle.id, run.root) as counts:
         pending = store.pending_rows(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
-        retired = retire(store, claim, spec, manifest, progress)
+        retired = retire(store, claim, spec, manifest, other_runs, progress)
         sink, away = ScoreTally(store.sink(claim), counts, run.root), False
         scoring = time.monotonic()
         progress.begin("score", wanted)
@@ -192,9 +193,49 @@ def score_manifest(
     )
 
 
-def retire(store: ScoreStore, claim: Claim, spec: ModalitySpec, manifest: Manifest, progress: Progress) -> int:
-    """Rows of entries whose files are there and hold them no more are current no longer. How many entries these are."""
+def refuse_ids_of_others(store: ScoreStore, run: StoreRun, manifest: Manifest, bundle_id: str) -> list[str]:
+    """Runs of the bundle over other archives that share the store. Raises StoreError where one of them has scored other content
+    under an id of this archive: each would overwrite what the other has."""
+    others = {
+        row["run_id"]: row["archive"]
+        for row in store.runs()
+        if row["bundle_id"] == bundle_id and row["archive"] and not _same_archive(row["archive"], run)
+    }
+    if others and (entries := standing.of_runs(store, manifest, bundle_id, others)):
+        raise StoreError(
+            "another archive has been scored into this store under the same ids",
+            where=store.uri,
+            found=f"{entries:,} entries of {run.root} have scores of other content, of {sorted(set(others.values()))[0]}",
+            expected="ids that are of one archive",
+            do="give each archive a store of its own, or make them one archive in several places (archive = [...]). Where "
+            "it is the same archive, which has moved, name where it was: moved_from = [...]",
+        )
+    return sorted(others)
+
+
+def _same_archive(root: str, run: StoreRun) -> bool:
+    """Whether an archive that was scored is this run's: one lies in the other, it has moved, or it is no longer there."""
+    here = files.places(run.root)
+    before = files.places(root)
+    return (
+        any(files.is_below(a, b) or files.is_below(b, a) for a in here for b in before)
+        or root in run.moved_from_uris
+        or files.is_away(root)
+    )
+
+
+def retire(
+    store: ScoreStore,
+    claim: Claim,
+    spec: ModalitySpec,
+    manifest: Manifest,
+    other_runs: Sequence[str],
+    progress: Progress,
+) -> int:
+    """Rows of entries whose files are there and hold them no more are current no longer. How many entries these are. Not those
+    that runs over other archives (`other_runs`) have scored."""
     retired = standing.absent(store, manifest, claim.bundle_id)
+    retired = retired.filter(pc.invert(pc.is_in(retired.column("run_id"), pa.array(other_runs, pa.string()))))
     ids = retired.column("entry_id").to_pylist()
     retired = retired.filter(pa.array(manifest.no_longer_held(ids, spec.file_of), pa.bool_()))
     standing.retire(store, claim, retired)
