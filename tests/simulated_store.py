@@ -732,7 +732,7 @@ def _database(memory: str = "") -> Generator[duckdb.DuckDBPyConnection]:
     if not _CONNECTION:
         settings = {"disabled_optimizers": "build_side_probe_side,join_order", "threads": "1"}
         _CONNECTION.append(duckdb.connect(config=settings))  # type: ignore[arg-type]
-        atexit.register(_CONNECTION[0].close)
+        atexit.register(_CONNECTION.clear)
     yield _CONNECTION[0]
 
 
