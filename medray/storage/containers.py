@@ -214,7 +214,7 @@ def _of_zip(content: Content) -> Directory:
         return Directory(problem=_TOO_MANY)
     members: dict[str, Member] = {}
     for info in listed:
-        if info.is_dir():
+        if info.filename.endswith("/"):  # `is_dir` fails for a name of no characters
             continue
         path, problem = _named(_zip_name(info))
         problem = problem or _problem_of_zip(info, content.length) or _nested(path)

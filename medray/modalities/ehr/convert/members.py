@@ -74,7 +74,7 @@ def members(uri: str) -> Iterator[Member]:
                         index += 1
         elif name.endswith(".zip"):
             with _zip(stream) as archive:
-                for index, info in enumerate(each for each in archive.infolist() if not each.is_dir()):
+                for index, info in enumerate(each for each in archive.infolist() if not each.filename.endswith("/")):
                     with _member(archive, info) as content:
                         yield Member(index, info.filename, plain(cast(BinaryIO, content)))
         else:

@@ -248,9 +248,12 @@ def open_parquet(uri: str):
         return pq.ParquetFile(stream)
     except (pa.ArrowInvalid, OSError) as error:
         stream.close()
-        if not is_broken_parquet(error):
+        if not is_broken_parquet(error, uri):
             raise
         raise SampleError("corrupt", "Parquet: the footer cannot be read") from None
+    except UnicodeDecodeError:
+        stream.close()
+        raise SampleError("corrupt", "Parquet: a column's name is not UTF-8") from None
 
 
 class ParquetCells:

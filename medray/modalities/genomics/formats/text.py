@@ -21,6 +21,8 @@ BLOCK = 1 << 20
 LONGEST_LINE = 1 << 28
 """Bytes of the longest line; what has longer ones is not text."""
 BGZF_HEADER, LONGEST_BGZF_BLOCK = 18, 1 << 16
+LEAST_BLOCK = BGZF_HEADER + 2 + 8
+"""Bytes of a block without text: its header, an empty deflate stream, its checksum and length."""
 
 
 class RawFile(Protocol):
@@ -128,7 +130,7 @@ def _verified_blocks(raw: RawFile) -> Iterator[bytes]:
             end = at + int.from_bytes(head[16:18], "little") + 1  # BSIZE
             if end > len(packed):
                 raise EOFError
-            texts.append(zlib.decompress(packed[at:end], 31))
+            texts.append(_whole_block(packed[at:end]))
             at = end
             if sum(map(len, texts)) >= BLOCK:
                 yield b"".join(texts)
@@ -307,7 +309,7 @@ class _Bgzip:
             if block != self._block:
                 self._raw.seek(int(self._files[block]))
                 packed = self._raw.read(int(self._files[block + 1] - self._files[block]))
-                self._block, self._decoded = block, zlib.decompress(packed, 31)
+                self._block, self._decoded = block, _whole_block(packed)
             within = self._at - int(self._texts[block])
             texts.append(self._decoded[within : within + size])
             if not texts[-1]:
@@ -315,6 +317,16 @@ class _Bgzip:
             self._at += len(texts[-1])
             size -= len(texts[-1])
         return b"".join(texts)
+
+
+def _whole_block(packed: bytes) -> bytes:
+    """The text of one block. Raises zlib.error where its gzip member is not what its header says, and no more: what follows
+    it would be lost, and all offsets after it be wrong."""
+    member = zlib.decompressobj(31)
+    text = member.decompress(packed)
+    if not member.eof or member.unused_data:
+        raise zlib.error("a block of another length than it says")
+    return text
 
 
 def _block_table(raw: RawFile) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +340,7 @@ def _block_table(raw: RawFile) -> tuple[np.ndarray, np.ndarray]:
         raw.seek(files[-1])
         head = raw.read(BGZF_HEADER)
         end = files[-1] + int.from_bytes(head[16:18], "little") + 1  # BSIZE
-        if compression(head) != "bgzip" or end > size:
+        if compression(head) != "bgzip" or end > size or end < files[-1] + LEAST_BLOCK:
             break
         raw.seek(end - 4)
         files.append(end)
