@@ -175,6 +175,13 @@ def test_a_bgzip_block_that_claims_the_next_one_is_broken(tmp_path: Path):
         assert outcome(tmp_path, "reference bgzip", short) == ["refused: the reference cannot be used"]
 
 
+def test_a_dicomdir_that_ends_in_the_length_of_an_element_is_refused_in_a_sentence(tmp_path: Path):
+    def change(raw: bytes) -> bytes:
+        return raw[: raw.index(b"OB", 132) + 5]  # pydicom: struct.error
+
+    assert outcome(tmp_path, "dicom directory", change) == ["refused: no DICOMDIR can be read there"]
+
+
 # --- the proof ------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,19 @@ class Chunk(NamedTuple):
     text: bytes
 
 
+class Unread(Exception):
+    """Compressed text that is broken from some place on, of which so many `packed` bytes are not read."""
+
+    def __init__(self, damage: zlib.error, packed: int) -> None:
+        super().__init__()
+        self.packed = packed
+        try:
+            with unpacking():
+                raise damage
+        except SampleError as problem:
+            self.problem = problem
+
+
 def compression(head: bytes) -> str:
     """ "bgzip", "gzip" or "" by the first 18 bytes (RFC 1952; SAM specification 4.1)."""
     if not head.startswith(GZIP):
@@ -55,22 +68,26 @@ def blocks(uri: str) -> Iterator[Chunk]:
     """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
 
     Text is yielded after its checksum has passed, since a flipped bit makes other bases more often than an error: a gzip
-    file is first read to its end (if it was cut off, its text up to there is still yielded), bgzip block by block.
-    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
+    file is first read to its end, and yielded as far as its members are whole (if it was cut off, its text up to there, too),
+    bgzip block by block. What is raised says how much was not read. A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
     with open_input(uri) as file:
         raw: RawFile = file
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
         offset = 0
-        with unpacking():
-            for text in _pieces(raw, kind):
-                yield Chunk(offset, text)
-                offset += len(text)
-            if kind == "bgzip":
-                raw.seek(max(0, raw.size() - 4))
-                if raw.read(4) != bytes(4):
-                    raise EOFError
+        try:
+            with unpacking():
+                for text in _pieces(raw, kind):
+                    yield Chunk(offset, text)
+                    offset += len(text)
+                if kind == "bgzip":
+                    raw.seek(max(0, raw.size() - 4))
+                    if raw.read(4) != bytes(4):
+                        raise EOFError
+        except Unread as error:
+            detail = f"{error.problem.detail}: {error.packed} of {raw.size()} packed bytes are not read"
+            raise SampleError(error.problem.reason, detail) from None
 
 
 def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -96,30 +113,42 @@ def _pieces(raw: RawFile, kind: str) -> Iterator[bytes]:
         yield from _verified_blocks(raw)
         return
     if kind == "gzip":
-        _verify(raw)
-    stream = _Gzip(raw) if kind else raw
-    while text := stream.read(BLOCK):
+        yield from _verified_members(raw)
+        return
+    while text := raw.read(BLOCK):
         yield text
 
 
-def _verify(raw: RawFile) -> None:
-    """Raises zlib.error where a gzip file is damaged; one that was cut off has no checksum left to fail."""
-    stream = _Gzip(raw)
+def _verified_members(raw: RawFile) -> Iterator[bytes]:
+    """The text of a gzip file, once its checksums have passed; one that was cut off has none left to fail. Of a damaged one
+    the members before the damage. Raises EOFError, and Unread."""
+    stream, damage = _Gzip(raw), None
     try:
         while stream.read(BLOCK):
             pass
     except EOFError:
-        return
+        pass
+    except zlib.error as error:
+        damage = error
+    certain, packed = stream.whole
+    stream, given = _Gzip(raw), 0
+    while damage is None or given < certain:
+        text = stream.read(BLOCK if damage is None else min(BLOCK, certain - given))
+        if not text:
+            return
+        yield text
+        given += len(text)
+    raise Unread(damage, raw.size() - packed)
 
 
 def _verified_blocks(raw: RawFile) -> Iterator[bytes]:
-    """The text of bgzip blocks, each after its checksum. Raises EOFError and zlib.error (SAM specification 4.1)."""
-    packed, at = b"", 0
+    """The text of bgzip blocks, each after its checksum. Raises EOFError and Unread (SAM specification 4.1)."""
+    packed, at, before = b"", 0, 0
     texts: list[bytes] = []
     try:
         while True:
             if len(packed) - at < LONGEST_BGZF_BLOCK:
-                packed, at = packed[at:] + raw.read(BLOCK), 0
+                packed, before, at = packed[at:] + raw.read(BLOCK), before + at, 0
             if at == len(packed):
                 break
             head = packed[at : at + BGZF_HEADER]
@@ -135,10 +164,14 @@ def _verified_blocks(raw: RawFile) -> Iterator[bytes]:
             if sum(map(len, texts)) >= BLOCK:
                 yield b"".join(texts)
                 texts = []
-    except (EOFError, zlib.error):
+    except EOFError:
         if texts:
             yield b"".join(texts)
         raise
+    except zlib.error as damage:
+        if texts:
+            yield b"".join(texts)
+        raise Unread(damage, raw.size() - before - at) from None
     if text := b"".join(texts):
         yield text
 
@@ -242,7 +275,9 @@ class _Gzip:
     def _begin(self) -> None:
         self._raw.seek(0)
         self._member, self._packed = zlib.decompressobj(31), b""
-        self._at = 0
+        self._at = self._taken = 0
+        self.whole = (0, 0)
+        """(bytes of text, packed bytes) up to the end of the last whole member."""
         self._damage: EOFError | zlib.error | None = None
 
     def seek(self, offset: int) -> None:
@@ -272,21 +307,27 @@ class _Gzip:
     def _next_text(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
+                self.whole = (self._at, self._taken - len(self._member.unused_data))
                 rest = self._member.unused_data.lstrip(b"\0")
                 while not rest:
-                    packed = self._raw.read(self.PACKED)
+                    packed = self._next_packed()
                     if not packed:
                         return b""
                     rest = packed.lstrip(b"\0")
                 self._member, self._packed = zlib.decompressobj(31), rest
             elif not self._packed:
-                self._packed = self._raw.read(self.PACKED)
+                self._packed = self._next_packed()
                 if not self._packed:
                     raise EOFError
             text = self._member.decompress(self._packed, size)
             self._packed = self._member.unconsumed_tail
             if text:
                 return text
+
+    def _next_packed(self) -> bytes:
+        packed = self._raw.read(self.PACKED)
+        self._taken += len(packed)
+        return packed
 
 
 class _Bgzip:
