@@ -244,9 +244,14 @@ class Ranges:
         last = self._held
         if not last.offset <= start <= end <= last.offset + len(last.text):
             with unpacking():
-                last = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
-        if end - last.offset > len(last.text):
-            raise SampleError("truncated", "the file is shorter than when it was indexed")
+                text = self._fill(start, max(end - start, self.AHEAD))
+                while len(text) < end - start:  # the end, or damage, which is raised where nothing comes before it
+                    self._stream.seek(start + len(text))
+                    piece = self._stream.read(end - start - len(text))
+                    if not piece:
+                        raise SampleError("truncated", "the file is shorter than when it was indexed")
+                    text += piece
+                last = self._held = Chunk(start, text)
         return last.text[start - last.offset : end - last.offset]
 
     def _fill(self, start: int, size: int) -> bytes:
@@ -344,13 +349,19 @@ class _Bgzip:
         self._at = offset
 
     def read(self, size: int) -> bytes:
+        """Up to `size` bytes, less at the end and before a broken block. Raises zlib.error in one."""
         texts: list[bytes] = []
         while size and self._at < self._texts[-1]:
             block = int(np.searchsorted(self._texts, self._at, side="right")) - 1
             if block != self._block:
                 self._raw.seek(int(self._files[block]))
                 packed = self._raw.read(int(self._files[block + 1] - self._files[block]))
-                self._block, self._decoded = block, _whole_block(packed)
+                try:
+                    self._block, self._decoded = block, _whole_block(packed)
+                except zlib.error:
+                    if texts:
+                        break
+                    raise
             within = self._at - int(self._texts[block])
             texts.append(self._decoded[within : within + size])
             if not texts[-1]:
