@@ -102,8 +102,9 @@ class FhirParser:
             raise SampleError("unrecognised_format", "an empty list")
         for each in values:
             self._value(each, writer)
-        writer.count(NO_JSON, READ, broken)
-        writer.count(NO_JSON, "not_json", broken)
+        if broken:
+            writer.count(NO_JSON, READ, broken)
+            writer.count(NO_JSON, "not_json", broken)
 
     def _line(self, line: bytes, writer: Writer) -> None:
         if not line.strip():
