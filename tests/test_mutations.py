@@ -22,6 +22,7 @@ from mutation_seeds import all_seeds
 from mutation_watch import Watched, told_shortly
 
 from medray.errors import PASSING
+from medray.verbs.inspect import inspect
 
 # --- the generator --------------------------------------------------------------------------------------------
 
@@ -180,6 +181,13 @@ def test_a_dicomdir_that_ends_in_the_length_of_an_element_is_refused_in_a_senten
         return raw[: raw.index(b"OB", 132) + 5]  # pydicom: struct.error
 
     assert outcome(tmp_path, "dicom directory", change) == ["refused: no DICOMDIR can be read there"]
+
+
+@pytest.mark.parametrize("end", [b"61", b"9999999999990", b"9" * 25])
+def test_a_gene_that_ends_beyond_all_bases_is_inspected_at_once(tmp_path: Path, end: bytes):
+    path = tmp_path / "a.gb"
+    path.write_bytes(next(iter(all_seeds()["genbank"].files.values())).replace(b"4..30", b"4.." + end))
+    assert inspect(str(path)).tables["CDS"][0]["reason"] == "corrupt"
 
 
 # --- the proof ------------------------------------------------------------------------------------------------
