@@ -1,4 +1,4 @@
-"""Mutated files, read one after another in a process of their own.
+"""Mutated files, scanned, read and inspected one after another in a process of their own.
 
     python tests/mutation_child.py FIRST STOP SEED
 
@@ -8,7 +8,9 @@ which file ended the process, or holds it. A file may give good rows or reasons;
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 import random
 import shutil
@@ -22,11 +24,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-from mutation_seeds import Seed, all_seeds
+from mutation_seeds import Reads, Seed, all_seeds
 
 from medray.archive.entries import Entries, Entry
 from medray.archive.grouping import group_parts
+from medray.cli.shared import print_seen
+from medray.datasets.label_table import LabelSettings, line_numbers, read_table
 from medray.errors import REASONS, SampleError, UserError
 from medray.exports.base import Algorithm
 from medray.exports.dicom_sr import document, headers
@@ -43,6 +48,7 @@ from medray.storage.archives import archive_files
 from medray.storage.arrow import joined
 from medray.storage.files import list_files
 from medray.verbs import stages
+from medray.verbs.inspect import inspect
 
 KEY = b"k" * 32
 MOST = 2**18
@@ -128,9 +134,32 @@ def _place(raw: bytes | bytearray, rng: random.Random) -> int:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def read(root: Path, spec: ModalitySpec | SourceBase) -> list[str]:
+def read(root: Path, spec: Reads) -> list[str]:
     """The reason of every entry, "" of good ones."""
+    if isinstance(spec, LabelSettings):
+        return _labels(spec)
     return _converted(root, spec) if isinstance(spec, SourceBase) else _scanned(root, spec)
+
+
+def _labels(settings: LabelSettings) -> list[str]:
+    """ "" for a table that can be read. Raises LabelError."""
+    rows = len(read_table(settings))
+    if len(line_numbers(settings, np.arange(rows))) != rows:
+        raise AssertionError("rows without a line")
+    return [""]
+
+
+def inspected(root: Path, path: Path) -> None:
+    """`medray inspect` of the archive and of the file, as a person and as a program see it; one that medray cannot read is
+    refused with a sentence."""
+    for place in dict.fromkeys((root, path)):
+        try:
+            seen = inspect(str(place))
+        except UserError:
+            continue
+        with contextlib.redirect_stdout(io.StringIO()):
+            print_seen(seen)
+        json.dumps(seen.model_dump(mode="json"), allow_nan=False).encode()
 
 
 def _scanned(root: Path, spec: ModalitySpec) -> list[str]:
@@ -193,12 +222,15 @@ def _converted(root: Path, source: SourceBase) -> list[str]:
     return outcomes
 
 
-def prepared(folder: Path, seed: Seed) -> ModalitySpec | SourceBase:
+def prepared(folder: Path, root: Path, seed: Seed) -> Reads:
     """The files beside the archive; the settings with their places."""
     for name, raw in seed.beside.items():
         (folder / name).write_bytes(raw)
     if isinstance(seed.reads, GenomicsSpec) and seed.reads.reference:
-        return seed.reads.model_copy(update={"reference": str(folder / "reference.fa")})
+        name = Path(seed.reads.reference).name
+        return seed.reads.model_copy(update={"reference": str((folder if name in seed.beside else root) / name)})
+    if isinstance(seed.reads, LabelSettings):
+        return seed.reads.model_copy(update={"table": str(root / str(seed.reads.table))})
     return seed.reads
 
 
@@ -237,18 +269,22 @@ def one(folder: Path, seed: Seed, content: bytes) -> dict[str, object]:
     for path, raw in seed.files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content if path == mutate else raw)
-    spec = prepared(folder, seed)
+    spec = prepared(folder, root, seed)
     held, began = _memory("VmRSS"), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     told: dict[str, object] = {}
     try:
+        inspected(root / seed.root, root / mutate)
         reasons = read(root / seed.root, spec)
         unknown = sorted(set(reasons) - {""} - set(REASONS))
+        passing = sorted({"unreadable", "changed"} & set(reasons))
         told["reasons"] = sorted(set(reasons))
         if not reasons and seed.named:
             told["reasons"] = ["refused: the archive holds no data"]  # as the index has it
         elif unknown or not reasons:
             told["fault"] = f"unknown reasons {unknown}" if unknown else "neither an entry nor a reason"
+        elif passing:
+            told["fault"] = f"{passing}: content that does not change would be read again every night"
     except UserError as error:
         told |= {"reasons": [f"refused: {error.what}"]} if seed.named else {"fault": f"{type(error).__name__}: {error}"}
     except BaseException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 import sys
 import tarfile
 import zipfile
@@ -28,8 +29,9 @@ from pydicom.uid import UID
 sys.path.insert(0, str(Path(__file__).parent / "modalities" / "imaging"))
 import dicom_build as build  # pyright: ignore[reportMissingImports]
 
+from medray.datasets.label_table import LabelSettings
 from medray.modalities.ehr.convert.settings import CsvSource, FhirSource, SourceBase
-from medray.modalities.ehr.spec import EhrSpec
+from medray.modalities.ehr.spec import EhrSpec, TaskSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
@@ -53,11 +55,27 @@ CSV = CsvSource.model_validate(
     }
 )  # fmt: skip
 
+GERMAN_CSV = CsvSource.model_validate(
+    {
+        "kind": "csv",
+        "tables": [
+            {
+                "name": "labs", "delimiter": ";", "encoding": "latin-1", "decimal": ",", "thousands": ".",
+                "subject_column": "Fall", "time_column": "Zeit", "code_column": "Größe", "value_column": "Wert",
+                "unit_column": "Einheit", "time_format": "%d.%m.%Y %H:%M", "time_zone": "Europe/Berlin",
+            }
+        ],
+    }
+)  # fmt: skip
+
+
+Reads = ModalitySpec | SourceBase | LabelSettings
+
 
 class Seed(NamedTuple):
     files: dict[str, bytes]
     """Path in the archive to content; the first is mutated."""
-    reads: ModalitySpec | SourceBase
+    reads: Reads
     beside: Mapping[str, bytes] = MappingProxyType({})
     """Files outside the archive, as a reference."""
     named: bool = False
@@ -85,6 +103,21 @@ ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes | bytearray]]] = {
         lambda cells: imagecodecs.jpeg2k_encode(cells, level=0, codecformat="J2K", bitspersample=12, reversible=True),
     ),
     "dicom htj2k": ("1.2.840.10008.1.2.4.201", imagecodecs.htj2k_encode),
+    "dicom jpeg 12": ("1.2.840.10008.1.2.4.51", lambda cells: imagecodecs.jpeg_encode(cells, bitspersample=12)),
+    "dicom jpeg lossless any": (
+        "1.2.840.10008.1.2.4.57",
+        lambda cells: imagecodecs.ljpeg_encode(cells, bitspersample=12),
+    ),
+    "dicom jpeg-ls near": ("1.2.840.10008.1.2.4.81", lambda cells: imagecodecs.jpegls_encode(cells, level=2)),
+    "dicom jpeg 2000 lossy": (
+        "1.2.840.10008.1.2.4.91",
+        lambda cells: imagecodecs.jpeg2k_encode(cells, level=40, codecformat="J2K", bitspersample=12),
+    ),
+    "dicom htj2k rpcl": ("1.2.840.10008.1.2.4.202", imagecodecs.htj2k_encode),
+    "dicom htj2k lossy": (
+        "1.2.840.10008.1.2.4.203",
+        lambda cells: imagecodecs.htj2k_encode(cells, level=40, reversible=False),
+    ),
 }
 
 
@@ -147,6 +180,14 @@ def dicoms() -> dict[str, Seed]:
         palette.add_new(f"{colour}PaletteColorLookupTableData", "OW", pixels(7, 256, high=60000).tobytes())
     del palette.RescaleSlope, palette.RescaleIntercept
     flat["dicom palette"] = saved(palette)
+    colour = image(deep=False, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    cells = pixels(9, SIDE, SIDE, 3)
+    colour.PixelData = cells.tobytes()
+    del colour.RescaleSlope, colour.RescaleIntercept
+    flat["dicom colour"] = saved(colour)
+    colour.PixelData = encapsulate([bytes(imagecodecs.jpeg_encode(cells))])
+    colour.PhotometricInterpretation = "YBR_FULL_422"
+    flat["dicom colour jpeg"] = saved(colour, "1.2.840.10008.1.2.4.50")
     seeds = {name: Seed({"a.dcm": raw}, FLAT) for name, raw in flat.items()}
     slices = {f"{k}.dcm": saved(image(k, position=float(k))) for k in (2, 1, 3)}
     frames = [build.frame([0.0, 0.0, 2.0 * k], [1.0, -1024.0]) for k in range(4)]
@@ -157,7 +198,15 @@ def dicoms() -> dict[str, Seed]:
         for t in (1, 2)
         for k in (2, 1, 3)
     }
+    packed = build.enhanced(pixels(3, 4, SIDE, SIDE, high=4096), frames)
+    packed.PixelData = encapsulate(
+        [bytes(imagecodecs.jpegls_encode(each)) for each in pixels(3, 4, SIDE, SIDE, high=4096)]
+    )
+    packed["PixelData"].VR = "OB"
     return seeds | {
+        "dicom enhanced packed": Seed({"e.dcm": saved(packed, "1.2.840.10008.1.2.4.80")}, DEEP),
+        "dicom mosaic": Seed({"m.dcm": mosaic()}, DEEP),
+        "dicom pet": Seed({f"{k}.dcm": pet(k) for k in (1, 2, 3)}, DEEP.model_copy(update={"pet": "suv_bw"})),
         "dicom series": Seed(slices, DEEP),
         "dicom series in time": Seed(moving, EACH),
         "dicom enhanced": Seed({"e.dcm": raw}, DEEP),
@@ -168,6 +217,54 @@ def dicoms() -> dict[str, Seed]:
         "dicom tar gz": Seed({"a.tar.gz": tarred({"1.dcm": one}, "w:gz")}, FLAT),
         "dicom directory": Seed(directory(one), FLAT, named=True, root="DICOMDIR"),
     }
+
+
+def mosaic() -> bytes:
+    """Four tiles as Siemens writes them."""
+    made = build.dataset(
+        pixels(10, 2 * SIDE, 2 * SIDE, high=4096),
+        sop_class=build.MR,
+        modality="MR",
+        image_type=("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"),
+        Manufacturer="SIEMENS",
+    )
+    build.placed(made, (0, 0, 0), SpacingBetweenSlices=2.0)
+    made.private_block(0x19, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 4)
+    header = b"SV10\4\3\2\1" + struct.pack("<II", 2, 77)
+    for name, texts in (("NumberOfImagesInMosaic", ["4"]), ("SliceNormalVector", ["0.0", "0.0", "1.0"])):
+        values = [text.encode() + b"\0" for text in texts] + [b""] * (6 - len(texts))
+        header += struct.pack("<64si4siii", name.encode(), len(texts), b"FD\0\0", 4, 6, 77)
+        for value in values:
+            header += struct.pack("<4i", len(value), len(value), 77, len(value)) + value + b"\0" * (-len(value) % 4)
+    header += b"\0" * (len(header) % 2)
+    made.private_block(0x29, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", header)
+    return build.encoded(made)
+
+
+def pet(instance: int) -> bytes:
+    """A slice whose header gives an SUV by body weight."""
+    drug = build.item(
+        RadionuclideTotalDose=3e8, RadionuclideHalfLife=6586.2, RadiopharmaceuticalStartDateTime="20200101110000"
+    )
+    made = build.dataset(
+        pixels(instance, high=4096),
+        sop_class=build.PT,
+        modality="PT",
+        instance=instance,
+        image_type=("ORIGINAL", "PRIMARY"),
+        Units="BQML",
+        RescaleSlope=2.0,
+        RescaleIntercept=0,
+        DecayCorrection="START",
+        CorrectedImage=["DECY", "ATTN"],
+        PatientWeight=70,
+        SeriesDate="20200101",
+        SeriesTime="120000",
+        AcquisitionDate="20200101",
+        AcquisitionTime="120000",
+        RadiopharmaceuticalInformationSequence=[drug],
+    )
+    return build.encoded(build.placed(made, (0, 0, 2.0 * instance)))
 
 
 def directory(raw: bytes) -> dict[str, bytes]:
@@ -238,6 +335,9 @@ def pictures() -> dict[str, Seed]:
         "idx gz": ("train-images-idx3-ubyte.gz", gzip.compress(idx, mtime=0)),
     }
     seeds = {name: Seed({path: raw}, FLAT) for name, (path, raw) in files.items()}
+    labels = b"\0\0\x08\x01" + (5).to_bytes(4, "big") + bytes(range(5))
+    seeds["idx labels"] = Seed({"train-labels-idx1-ubyte": labels, "train-images-idx3-ubyte": idx}, FLAT)
+    seeds["pictures zip"] = Seed({"a.zip": zipped({"in/a.png": drawn("png", grey), "b.jpg": files["jpeg"][1]})}, FLAT)
     volumes = {name: Seed({path: raw}, DEEP) for name, (path, raw) in niftis().items()}
     return seeds | volumes | {"nifti film": Seed({"f.nii.gz": film()}, EACH)}
 
@@ -287,7 +387,7 @@ def sequences() -> dict[str, Seed]:
     bases = "ACGT" * 50
     head = "##fileformat=VCFv4.2\n##contig=<ID=c,length=200>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
     vcf = (head + "".join(f"c\t{4 * i + 1}\trs{i}\tA\tC,AG\t50\tPASS\tDP={i}\n" for i in range(1, 20))).encode()
-    variants = GenomicsSpec(length=24, entries="variants", reference="REFERENCE")
+    variants = over("reference.fa")
     beside = {"reference.fa": f">c\n{bases}\n".encode()}
     return {
         "fasta": Seed({"a.fa": fasta}, RECORDS),
@@ -300,21 +400,47 @@ def sequences() -> dict[str, Seed]:
         "sequences csv": Seed({"a.csv": lines.encode()}, RECORDS),
         "sequences tsv": Seed({"a.tsv": lines.replace(",", "\t").encode()}, RECORDS),
         "sequences parquet": Seed({"a.parquet": parquet.getvalue()}, RECORDS),
+        "fastq bgzip": Seed({"a.fastq.bgz": bgzip(fastq)}, RECORDS),
+        "genbank several": Seed({"a.gb": genbank(*rows[:3])}, GenomicsSpec(length=24, entries="windows", stride=12)),
+        "genbank gz": Seed({"a.gb.gz": gzip.compress(genbank(*rows[:2]), mtime=0)}, RECORDS),
+        "sequences two columns": Seed(
+            {"a.tsv": "".join(f"{'ab'[i % 2]}\t{row}\n" for i, row in enumerate(rows)).encode()},
+            GenomicsSpec(length=24, header=False, label_column=1, sequence_column=2),
+        ),
+        "fasta tar": Seed({"a.tar": tarred({"1.fa": fasta, "2.fa.gz": gzip.compress(fasta, mtime=0)}, "w")}, RECORDS),
+        "reference": Seed({"r.fa": beside["reference.fa"], "in/a.vcf": vcf}, over("r.fa"), named=True, root="in"),
+        "reference bgzip": Seed(
+            {"r.fa.gz": bgzip(beside["reference.fa"]), "in/a.vcf": vcf}, over("r.fa.gz"), named=True, root="in"
+        ),
+        "reference index": Seed(
+            {"r.fa.fai": b"c\t200\t3\t200\t201\n", "r.fa": beside["reference.fa"], "in/a.vcf": vcf},
+            over("r.fa"),
+            named=True,
+            root="in",
+        ),
         "vcf": Seed({"a.vcf": vcf}, variants, beside),
         "vcf bgzip": Seed({"a.vcf.gz": bgzip(vcf)}, variants, beside),
     }
 
 
-def genbank(bases: str) -> bytes:
+def over(reference: str) -> GenomicsSpec:
+    return GenomicsSpec(length=24, entries="variants", reference=reference)
+
+
+def genbank(*sequences: str) -> bytes:
     from Bio.Seq import Seq
     from Bio.SeqFeature import FeatureLocation, SeqFeature
     from Bio.SeqIO import write
     from Bio.SeqRecord import SeqRecord
 
-    record = SeqRecord(Seq(bases), "R1", "R1", "a record", annotations={"molecule_type": "DNA"})
-    record.features.append(SeqFeature(FeatureLocation(3, 30, 1), type="CDS", qualifiers={"gene": ["x"]}))
+    records: list[SeqRecord] = []
+    for number, bases in enumerate(sequences, 1):
+        name = f"R{number}"
+        record = SeqRecord(Seq(bases), name, name, "a record", annotations={"molecule_type": "DNA"})
+        record.features.append(SeqFeature(FeatureLocation(3, 30, 1), type="CDS", qualifiers={"gene": ["x"]}))
+        records.append(record)
     stream = io.StringIO()
-    write([record], stream, "genbank")
+    write(records, stream, "genbank")
     return stream.getvalue().encode()
 
 
@@ -322,7 +448,7 @@ def genbank(bases: str) -> bytes:
 
 
 def records() -> dict[str, Seed]:
-    from meds import DataSchema, LabelSchema
+    from meds import CodeMetadataSchema, DataSchema, LabelSchema
 
     when = [datetime(2000, 1, day) for day in range(1, 7)]  # noqa: DTZ001  MEDS times have no zone
     events = {
@@ -355,6 +481,14 @@ def records() -> dict[str, Seed]:
         b"p%d,2020-01-0%dT08:00:00,K,4.%d\n" % (i % 2, i, i) for i in range(1, 9)
     )
     member = {"Observation.ndjson": ndjson}
+    described = {"code": ["A", "B"], "description": ["a", "b"], "parent_codes": [[], ["A"]]}
+    german = "Fall;Zeit;Größe;Wert;Einheit\n" + "".join(
+        f"p{i % 2};0{i}.01.2020 08:00;K;{i}.00{i},5;mmol/l\n" for i in range(1, 9)
+    )
+    table = b"path,label\n" + b"".join(b"in/%d.png,%d\n" % (i, i % 2) for i in range(8))
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"path": [f"{i}.png" for i in range(8)], "label": [1.0, 0.0] * 4}), stream)
+    cells = stream.getvalue()
     return {
         "meds events": Seed({"data/0.parquet": data, "labels/0.parquet": label}, task),
         "meds labels": Seed({"labels/0.parquet": label, "data/0.parquet": data}, task, named=True),
@@ -363,6 +497,21 @@ def records() -> dict[str, Seed]:
         "fhir bundle": Seed({"bundle.json": json.dumps(bundle).encode()}, FHIR),
         "fhir tar": Seed({"all.tar.gz": tarred(member, "w:gz")}, FHIR),
         "fhir zip": Seed({"all.zip": zipped(member)}, FHIR),
+        "fhir array": Seed({"all.json": json.dumps(resources).encode()}, FHIR),
+        "fhir resource": Seed({"Patient.json": json.dumps(resources[0], indent=1).encode()}, FHIR),
+        "fhir bundle zip": Seed({"all.zip": zipped({"b.json": json.dumps(bundle).encode()})}, FHIR),
+        "meds tuned": Seed(
+            {"metadata/codes.parquet": parquet(CodeMetadataSchema.schema(), described), "data/0.parquet": data},
+            EhrSpec(window="2000d", representation="events", task=TaskSpec(at="first of A + 48h")),
+            named=True,
+        ),
+        "long csv zip": Seed({"all.zip": zipped({"labs.csv": csv, "more.csv.gz": gzip.compress(csv, mtime=0)})}, CSV),
+        "long csv strict": Seed({"labs.csv": german.encode("latin-1")}, GERMAN_CSV),
+        "label table": Seed({"labels.csv": table}, LabelSettings(table="labels.csv"), named=True),
+        "label table gz": Seed(
+            {"labels.csv.gz": gzip.compress(table, mtime=0)}, LabelSettings(table="labels.csv.gz"), named=True
+        ),
+        "label table parquet": Seed({"labels.parquet": cells}, LabelSettings(table="labels.parquet"), named=True),
         "long csv": Seed({"labs.csv": csv}, CSV),
         "long csv gz": Seed({"labs.csv.gz": gzip.compress(csv, mtime=0)}, CSV),
     }

@@ -1,107 +1,35 @@
 """Damaged files of every format: a row or a reason, never a crash, a hang, or memory without end.
 
-Files are read in processes of their own (mutation_child.py), which this one watches.
+Files are scanned, read and inspected in processes of their own (mutation_child.py), which are watched (mutation_watch.py).
+`python tests/mutation_watch.py 50000 SEED` runs as many as one likes.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import os
 import random
-import select
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import mutation_child
+import mutation_watch
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mutation_seeds import all_seeds
+from mutation_watch import Watched, told_shortly
 
 from medray.errors import PASSING
-
-CHILD = Path(mutation_child.__file__)
-CPU_SECONDS, WALL_SECONDS = 5.0, 120.0
-"""A file that takes more CPU hangs; one that waits for so long does, too."""
-MEGABYTES = 1024
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Watched:
-    """Every mutation from `first` to `stop`, in children that are started anew after one that ends."""
-
-    def __init__(self, first: int, stop: int, seed: int) -> None:
-        self.told: list[dict[str, Any]] = []
-        at = first
-        while at < stop:
-            at = self._run(at, stop, seed)
-
-    def _run(self, first: int, stop: int, seed: int) -> int:
-        """Number of the next mutation to do."""
-        words = [sys.executable, str(CHILD), str(first), str(stop), str(seed)]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=CHILD.parent) as child:
-            assert child.stdout is not None
-            handle, held, current = child.stdout.fileno(), b"", first
-            began, cpu = time.monotonic(), 0.0
-            starting = True
-            while True:
-                ready, _, _ = select.select([handle], [], [], 0.2)
-                if ready:
-                    piece = os.read(handle, 1 << 16)
-                    if not piece:
-                        break
-                    *lines, held = (held + piece).split(b"\n")
-                    for line in lines:
-                        if line.startswith(b"begin "):
-                            current, starting = int(line.split()[1]), False
-                        else:
-                            self.told.append(json.loads(line))
-                    began, cpu = time.monotonic(), _cpu(child.pid)
-                elif not starting and (_cpu(child.pid) - cpu > CPU_SECONDS or time.monotonic() - began > WALL_SECONDS):
-                    child.send_signal(signal.SIGKILL)
-                    child.wait()
-                    self._lost(current, "a hang")
-                    return current + 1
-            if child.wait() == 0:
-                return stop
-            self._lost(current, f"the process ended with {child.returncode}")
-            return current + 1
-
-    def _lost(self, number: int, fault: str) -> None:
-        names = sorted(all_seeds())
-        self.told.append({"number": number, "seed": names[number % len(names)], "fault": fault, "cpu": 0.0, "mb": 0})
-
-    def faults(self) -> list[dict[str, Any]]:
-        """What must not be: a raise, a crash, a hang, 5 s or 1 GB."""
-        return [each for each in self.told if "fault" in each or each["cpu"] > CPU_SECONDS or each["mb"] > MEGABYTES]
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process has taken; 0 when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def told_shortly(faults: list[dict[str, Any]]) -> str:
-    return "\n".join(f"{each['number']} {each['seed']}: {each.get('fault') or each}" for each in faults[:20])
-
+from medray.verbs.inspect import inspect
 
 # --- the generator --------------------------------------------------------------------------------------------
 
 
 def test_every_seed_is_a_valid_file(tmp_path: Path):
     seeds = all_seeds()
-    assert len(seeds) >= 40
+    assert len(seeds) >= 80
     for name, seed in seeds.items():
         whole = mutation_child.one(tmp_path, seed, next(iter(seed.files.values())))
         assert (whole["reasons"], whole.get("fault")) == ([""], None), name
@@ -128,8 +56,8 @@ def test_what_a_child_does_wrong_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         "    while i == 3: pass\n"
         "    print(json.dumps({'number': i, 'seed': 'x', 'reasons': [''], 'cpu': 0, 'mb': 2000 if i == 4 else 1}), flush=True)\n"
     )
-    monkeypatch.setattr(sys.modules[__name__], "CHILD", script)
-    monkeypatch.setattr(sys.modules[__name__], "CPU_SECONDS", 0.5)
+    monkeypatch.setattr(mutation_watch, "CHILD", script)
+    monkeypatch.setattr(mutation_watch, "CPU_SECONDS", 0.5)
     watched = Watched(0, 6, 0)
     assert [each["number"] for each in watched.told] == [0, 1, 2, 3, 4, 5]
     assert [each["number"] for each in watched.faults()] == [1, 3, 4]
@@ -200,12 +128,75 @@ def test_a_table_with_a_header_alone_is_no_silent_gap(tmp_path: Path):
         assert outcome(tmp_path, name, lambda _, head=head: head) == ["empty_sequence"]
 
 
+def test_a_parquet_whose_arrow_schema_is_broken_is_corrupt_and_not_a_storage_that_is_away(tmp_path: Path):
+    def change(raw: bytes) -> bytes:
+        at = raw.index(b"ARROW:schema") + 24
+        return raw[:at] + b"AAAA" * 8 + raw[at + 32 :]
+
+    assert outcome(tmp_path, "sequences parquet", change) == ["corrupt"]
+
+
+def test_a_labels_file_of_mnist_without_its_header_is_corrupt(tmp_path: Path):
+    for head in (b"\0\0\x20\x01", b"\0\0\x08\x09", b"", b"\0\0\x08"):
+        assert "corrupt" in outcome(tmp_path, "idx labels", lambda raw, head=head: head + raw[4:] if head else b"\0\0")
+
+
+def test_a_label_table_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path):
+    refused = ["refused: the label table cannot be read"]
+    for part in (b"path", b"in/3.png"):
+        assert outcome(tmp_path, "label table", lambda raw, part=part: raw.replace(part, b"\xff" + part)) == refused
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"path": pa.array([b"\xff.png"]).view(pa.string()), "label": ["0"]}), stream)
+    assert outcome(tmp_path, "label table parquet", lambda _: stream.getvalue()) == refused
+
+
+def test_a_zip_with_a_member_of_no_name_is_read(tmp_path: Path):
+    def change(raw: bytes) -> bytes:
+        at = raw.index(b"PK\x01\x02")
+        name = raw[at + 28 : at + 30]
+        assert name != b"\0\0"
+        return raw[: at + 28] + b"\0\0" + name + raw[at + 32 :]  # the name is an extra field
+
+    for seed in ("pictures zip", "long csv zip", "fhir zip"):
+        assert outcome(tmp_path, seed, change)
+
+
+def test_a_bgzip_block_that_claims_the_next_one_is_broken(tmp_path: Path):
+    """The text of the second would be lost, and all that follows be at another place (SAM specification 4.1)."""
+
+    def merged(raw: bytes) -> bytes:
+        first = int.from_bytes(raw[16:18], "little") + 1
+        both = 2 * first - 1
+        return raw[:16] + both.to_bytes(2, "little") + raw[18:first] + raw
+
+    assert "corrupt" in outcome(tmp_path, "fasta bgzip", merged)
+    assert outcome(tmp_path, "reference bgzip", merged) != [""]
+    for length in (0, 3, 20):
+        short = lambda raw, length=length: raw[:16] + length.to_bytes(2, "little") + raw[18:]  # noqa: E731
+        assert outcome(tmp_path, "reference bgzip", short) == ["refused: the reference cannot be used"]
+
+
+def test_a_dicomdir_that_ends_in_the_length_of_an_element_is_refused_in_a_sentence(tmp_path: Path):
+    def change(raw: bytes) -> bytes:
+        return raw[: raw.index(b"OB", 132) + 5]  # pydicom: struct.error
+
+    assert outcome(tmp_path, "dicom directory", change) == ["refused: no DICOMDIR can be read there"]
+
+
+@pytest.mark.parametrize("end", [b"61", b"9999999999990", b"9" * 25])
+def test_a_gene_that_ends_beyond_all_bases_is_inspected_at_once(tmp_path: Path, end: bytes):
+    path = tmp_path / "a.gb"
+    path.write_bytes(next(iter(all_seeds()["genbank"].files.values())).replace(b"4..30", b"4.." + end))
+    assert inspect(str(path)).tables["CDS"][0]["reason"] == "corrupt"
+
+
 # --- the proof ------------------------------------------------------------------------------------------------
 
 
 def test_damaged_files_of_every_format_give_rows_or_reasons():
-    watched = Watched(0, 285, seed=1)  # each seed five times
-    assert len(watched.told) == 285
+    count = 4 * len(all_seeds())
+    watched = Watched(0, count, seed=1)
+    assert len(watched.told) == count
     assert not watched.faults(), told_shortly(watched.faults())
     reasons = Counter(reason for each in watched.told for reason in each["reasons"])
     assert reasons["corrupt"] > 20 and reasons["truncated"] > 5 and reasons[""] > 20

@@ -13,7 +13,6 @@ import toy
 
 from medray.datasets.shards import ShardSet
 from medray.engines import checkpoints as places
-from medray.engines import local as local_engine
 from medray.engines.local import LocalEngine
 from medray.errors import MachineError, MedrayError
 from medray.learning import bundles, checkpoints
@@ -55,7 +54,7 @@ class Notes(Silent):
 
 def killed_after(saves: int, monkeypatch: pytest.MonkeyPatch, run) -> Path:
     """The folder of checkpoints of a training that was killed when it had saved so many."""
-    real, count = local_engine._replace, 0
+    real, count = places.replace_newest, 0
 
     def replace(checkpoint, save):
         nonlocal count
@@ -65,7 +64,7 @@ def killed_after(saves: int, monkeypatch: pytest.MonkeyPatch, run) -> Path:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(local_engine, "_replace", replace)
+        patch.setattr(places, "replace_newest", replace)
         with pytest.raises(Killed):
             train(run, LocalEngine())
     [folder] = Path(run.folder, "training").iterdir()
@@ -159,7 +158,7 @@ def common(tmp_path, monkeypatch) -> Path:
 
 def test_the_cache_of_decoded_samples_can_be_entered_by_its_user_alone(archive, common, tmp_path, monkeypatch):
     seen: list[tuple[int, int, int]] = []
-    real = local_engine._replace
+    real = places.replace_newest
 
     def look(checkpoint, save):
         [own] = common.glob("medray-cache-*")
@@ -167,7 +166,7 @@ def test_the_cache_of_decoded_samples_can_be_entered_by_its_user_alone(archive, 
             seen.append(tuple(stat.S_IMODE(each.stat().st_mode) for each in (own, file.parent, file)))  # type: ignore[arg-type]
         real(checkpoint, save)
 
-    monkeypatch.setattr(local_engine, "_replace", look)
+    monkeypatch.setattr(places, "replace_newest", look)
     old = os.umask(0o000)
     try:
         train(run_in(archive, tmp_path), LocalEngine())
@@ -178,7 +177,7 @@ def test_the_cache_of_decoded_samples_can_be_entered_by_its_user_alone(archive, 
 
 
 def test_a_training_that_fails_leaves_no_decoded_samples(archive, common, tmp_path, monkeypatch):
-    monkeypatch.setattr(local_engine, "_replace", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(places, "replace_newest", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train(run_in(archive, tmp_path), LocalEngine())
     assert not list(common.rglob("*.arrow"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy
 
-from medray.engines import local as local_engine
+from medray.engines import checkpoints as places
 from medray.engines.local import LocalEngine
 from medray.engines.spec import RaySpec
 from medray.errors import BundleError, LabelError, MachineError, RunFileError
@@ -77,8 +77,8 @@ def test_training_stopped_in_mid_epoch_goes_on_to_the_same_weights(archive, tmp_
         if len(saves) == 1:
             raise Killed
 
-    local_replace = local_engine._replace
-    monkeypatch.setattr(local_engine, "_replace", save_then_die)
+    local_replace = places.replace_newest
+    monkeypatch.setattr(places, "replace_newest", save_then_die)
     run = run_in(archive, tmp_path / "cut", training=settings)
     with pytest.raises(Killed):
         train(run, LocalEngine())

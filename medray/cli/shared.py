@@ -6,6 +6,7 @@ Nothing heavy is imported until a command runs: `medray --help` answers at once.
 from __future__ import annotations
 
 import atexit
+import errno
 import importlib
 import json
 import os
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from medray.cli.quick import LOCAL, refuse_kind
-from medray.errors import MedrayError
+from medray.errors import MachineError, MedrayError
 from medray.stopping import Stopped, on_signals
 
 if TYPE_CHECKING:
@@ -281,6 +282,10 @@ def terminal(json_: bool) -> Generator[Terminal, None, None]:
         shown.close()
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes nothing more."""
+
+
 @contextmanager
 def errors() -> Generator[None, None, None]:
     """A fault that medray understands is a message and an exit code, never a traceback."""
@@ -292,6 +297,15 @@ def errors() -> Generator[None, None, None]:
         if not OUTPUT_MODE.get().json:  # it may quote what was found; the log has the rest
             print_error(f"medray: {error}")
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        from medray.cli.console import print_error
+
+        if not OUTPUT_MODE.get().json:
+            place = f"{error.filename}: " if error.filename else ""
+            print_error(f"medray: {place}{error.strerror}; make room there, and run the same command again")
+        raise typer.Exit(MachineError.exit_code) from None
     except KeyboardInterrupt as stop:
         from medray.cli.console import print_error
 

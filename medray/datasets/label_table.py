@@ -60,20 +60,21 @@ def read_table(settings: LabelSettings) -> pa.Table:
         table = (
             _read_parquet(data) if uri.endswith((".parquet", ".pq")) else _read_csv(data, packed=uri.endswith(".gz"))
         )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        table.validate(full=True)
+        columns: list[str] = table.column_names
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
         # Arrow's message may quote a row of the table
         raise LabelError(
             "the label table cannot be read", where=uri, found=type(error).__name__, expected="CSV or Parquet, UTF-8"
         ) from None
     names = list(dict.fromkeys([settings.key, *value_columns(settings)]))
     for name in names:
-        if table.column_names.count(name) != 1:
-            columns: list[str] = table.column_names
+        if columns.count(name) != 1:
             near = difflib.get_close_matches(name, columns, 1)
             raise LabelError(
                 f"the label table must have one column {name!r}",
                 where=uri,
-                found=", ".join(table.column_names),
+                found=", ".join(columns),
                 do=f"did you mean {near[0]}?" if near else "name the columns in [labels]",
             )
     _refuse_rounded_keys(table.column(settings.key), settings)

@@ -1,4 +1,4 @@
-"""What both engines share about checkpoints: where the cache lies, and reading the final one."""
+"""What both engines share about training: where checkpoints are kept, and the cache of decoded shards."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 from medray.engines.base import FitState, Fitted
+from medray.errors import MachineError
 from medray.learning import checkpoints
+from medray.learning.checkpoints import broken_note, newest_whole
+from medray.learning.plan import FitPlan
 from medray.storage import files
 
 LEFT_SECONDS = 86400.0
@@ -32,9 +36,108 @@ def cache_folder(plan_name: str) -> str:
     return str(own / plan_name)
 
 
+DRAFT, OUTDATED = ".draft-", ".outdated-"
+"""Beginnings of the names of folders that are being written, or removed."""
+LEFT_DRAFT_SECONDS = 600.0
+"""A folder of such a name that is older is of a killed run."""
+OF_RAY = "checkpoint_*"
+"""Checkpoints that engine `ray` of medray 0.1 left."""
+
+
+class Kept:
+    """The two newest checkpoints of a training: folders below a local one, and `copies` of them where the work folder is in a
+    bucket. Both engines keep them here, so what one has begun the other goes on with."""
+
+    def __init__(self, folder: Path, copies: Copies | None) -> None:
+        self.newest = folder / "checkpoint"
+        self._copies = copies
+        self._broken: list[Path] = []
+
+    def start(self) -> tuple[Path | None, str]:
+        """(the newest that is whole, or None; what to say where others are not). Changes nothing. Raises MachineError."""
+        start, self._broken = newest_whole(self._candidates())
+        drafts = [folder for folder in self._broken if folder.name.startswith(DRAFT)]
+        return start, broken_note((folder for folder in self._broken if folder not in drafts), start)
+
+    def _candidates(self) -> list[Path]:
+        folder = self.newest.parent
+        # a run that was killed between two renames has left the newest as a draft
+        drafts = [] if self.newest.exists() else sorted(folder.glob(DRAFT + "*"))
+        earlier = sorted(folder.glob(OF_RAY), reverse=True)
+        return [*(each for each in (self.newest, *drafts, before(self.newest)) if each.exists()), *earlier[:2]]
+
+    def put(self, save: Callable[[Path], None]) -> None:
+        """Write a new one, by `save` into a folder. Raises MachineError where it cannot be written; those that are there stay."""
+        with checkpoints.writing(str(self.newest.parent)):
+            for spoilt in self._broken:  # not in the way of whole ones
+                shutil.rmtree(spoilt, ignore_errors=True)
+            self._broken = []
+            replace_newest(self.newest, save)
+        if self._copies is not None:
+            with checkpoints.writing(self._copies.uri):
+                self._copies.put(self.newest)
+
+    def fitted(self, workers: int) -> Fitted:
+        """What the finished training left. Raises BrokenCheckpoint, MachineError."""
+        start, _ = self.start()
+        if start is None:
+            raise MachineError(
+                "training ended without a checkpoint that this machine can see",
+                where=str(self.newest.parent),
+                do="put `work` on storage that all machines share, and run it again",
+            )
+        return fitted(start, workers)
+
+
+@contextmanager
+def kept(plan: FitPlan) -> Generator[Kept]:
+    """The checkpoints of a plan, as they are now."""
+    uri = files.join(plan.work, plan.name)
+    if files.is_local(uri):
+        folder = files.local_path(uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield Kept(folder, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="medray-training-") as scratch:
+        copies = Copies(uri)
+        copies.fetch(Path(scratch))
+        yield Kept(Path(scratch), copies)
+
+
+def replace_newest(checkpoint: Path, save: Callable[[Path], None]) -> None:
+    """Write the new checkpoint beside the old one, which stays as the one before: a kill at any moment leaves one that is
+    whole, and after the first two of them two. Raises OSError."""
+    folder = checkpoint.parent
+    for left in (*folder.glob(DRAFT + "*"), *folder.glob(OUTDATED + "*")):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > LEFT_DRAFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
+    outdated = folder / draft.name.replace(DRAFT, OUTDATED)
+    try:
+        save(draft)
+    except OSError:  # a full disk: make room
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if checkpoint.exists():
+        if before(checkpoint).exists():
+            before(checkpoint).rename(outdated)
+        checkpoint.rename(before(checkpoint))
+    draft.rename(checkpoint)
+    files.sync_folder(folder)
+    shutil.rmtree(outdated, ignore_errors=True)
+
+
 def fitted(checkpoint: Path, workers: int) -> Fitted:
-    """Best weights and state of a finished checkpoint folder. Raises BrokenCheckpoint."""
+    """Best weights and state of a finished checkpoint folder. Raises BrokenCheckpoint, and MachineError for one of a training
+    that has not ended."""
     state = checkpoints.read_state(checkpoint)
+    if not state.get("stopped"):
+        raise MachineError(
+            "the newest checkpoint that this machine can see is of a training that has not ended",
+            where=str(checkpoint),
+            do="put `work` on storage that all machines share, and run it again",
+        )
     weights = {name: tensor.numpy() for name, tensor in checkpoints.read_tensors(checkpoint, "best").items()}
     return Fitted(weights, cast(FitState, state), workers)
 
@@ -51,7 +154,7 @@ class Copies:
     """
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
+        self.uri = uri
         self._numbers = sorted({number for file in self._files() if (number := self._number(file)) is not None})
 
     def fetch(self, folder: Path) -> None:
@@ -68,15 +171,15 @@ class Copies:
         number = 1 + max(self._numbers, default=0)
         names = sorted((path.name for path in checkpoint.iterdir()), key=checkpoints.STATE.__eq__)
         for name in names:
-            files.write_bytes(files.join(self._uri, f"checkpoint-{number:06}", name), (checkpoint / name).read_bytes())
+            files.write_bytes(files.join(self.uri, f"checkpoint-{number:06}", name), (checkpoint / name).read_bytes())
         *old, last = self._numbers or [number]
         for each in old:
-            files.remove_tree(files.join(self._uri, f"checkpoint-{each:06}"))
+            files.remove_tree(files.join(self.uri, f"checkpoint-{each:06}"))
         self._numbers = sorted({last, number})
 
     def _files(self) -> list[str]:
-        return [file.uri for file in files.list_files(self._uri)] if files.exists(self._uri) else []
+        return [file.uri for file in files.list_files(self.uri)] if files.exists(self.uri) else []
 
     def _number(self, file: str) -> int | None:
-        match = re.fullmatch(r"checkpoint-(\d+)/[^/]+", files.relative(file, self._uri))
+        match = re.fullmatch(r"checkpoint-(\d+)/[^/]+", files.relative(file, self.uri))
         return int(match[1]) if match else None

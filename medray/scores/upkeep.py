@@ -353,7 +353,7 @@ def _holds(uri: str, names: Collection[str]) -> int | None:
     except FileNotFoundError:  # removed by a vacuum meanwhile
         return 0
     except (pa.ArrowInvalid, OSError) as error:
-        if files.is_broken_parquet(error):
+        if files.is_broken_parquet(error, uri):
             return None
         raise MachineError(
             "a file below the store cannot be read, so nobody knows whether the subject is in it",

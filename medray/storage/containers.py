@@ -12,6 +12,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from stat import S_ISLNK
@@ -130,7 +131,7 @@ def open_member(container: str, path: str) -> pa.NativeFile:
     if entry.size == 0 and not entry.deflated:
         return pa.BufferReader(b"")
     if listed.content is not None:
-        return as_file(_part(listed.content, entry))
+        return as_file(_part(listed.content.read, entry))
     raw = _open(container)
     if entry.packed is None:
         return as_file(
@@ -148,8 +149,8 @@ def open_member(container: str, path: str) -> pa.NativeFile:
     return as_file(Content(stream.read, entry.size, raw, crc=entry.crc, member=True))
 
 
-def _part(content: Inflated, found: Member) -> Content:
-    return Content(lambda size, start: content.read(size, found.start + start), found.size, member=True)
+def _part(read_at: Callable[[int, int], bytes], entry: Member) -> Content:
+    return Content(lambda size, start: read_at(size, entry.start + start), entry.size, member=True)
 
 
 def _content_start(raw: pa.NativeFile, found: Member) -> int:
@@ -194,8 +195,20 @@ def _directory(uri: str, size: int, modified_ns: int) -> Directory:
         with raw:
             return _of_tar(Content(lambda length, start: raw.read_at(length, start), size))
     content = Inflated(lambda length, start: raw.read_at(length, start), 0, size)  # it stays open
-    members = _of_tar(Content(content.read, _ENDLESS))
-    return replace(members, content=content)
+    return replace(unpacked_tar(content.read), content=content)
+
+
+def unpacked_tar(read_at: Callable[[int, int], bytes]) -> Directory:
+    """The directory of a compressed tar, of which `read_at(size, start)` gives the unpacked bytes. Raises OSError."""
+    return _of_tar(Content(read_at, _ENDLESS))
+
+
+def open_unpacked(listed: Directory, path: str, read_at: Callable[[int, int], bytes]) -> pa.NativeFile:
+    """A member of a tar from `unpacked_tar`. Raises SampleError."""
+    entry = listed.members[path]
+    if entry.problem is not None:
+        raise SampleError(*entry.problem)
+    return as_file(_part(read_at, entry)) if entry.size else pa.BufferReader(b"")
 
 
 # --- zip --------------------------------------------------------------------------------------------------------
@@ -214,7 +227,7 @@ def _of_zip(content: Content) -> Directory:
         return Directory(problem=_TOO_MANY)
     members: dict[str, Member] = {}
     for info in listed:
-        if info.is_dir():
+        if info.filename.endswith("/"):  # `is_dir` fails for a name of no characters
             continue
         path, problem = _named(_zip_name(info))
         problem = problem or _problem_of_zip(info, content.length) or _nested(path)
@@ -258,7 +271,9 @@ def _of_tar(content: Content) -> Directory:
     members: dict[str, Member] = {}
     try:
         with tarfile.open(fileobj=cast(BinaryIO, Stream(content, largest=LARGEST_HEADER)), mode="r:") as tar:
-            problem = _add_members(tar, members) or _after_last(content, tar.offset)
+            problem = _add_members(tar, members)
+            end = tar.offset
+        problem = _after_last(content, end, problem)
     except tarfile.TarError as error:
         early = "unexpected end" in str(error) or "truncated" in str(error)
         problem = ("truncated", "the tar ends early") if early else ("corrupt", "no whole tar file")
@@ -274,7 +289,7 @@ def _of_tar(content: Content) -> Directory:
 
 
 _TOO_MANY = ("refused_member", f"a zip or tar of more than {MOST_MEMBERS:,} members")
-_BROKEN = ("corrupt", "a header of the tar is broken: what lies behind it is not known")
+_BROKEN = ("corrupt", "a header of the tar is broken, and what lies from there on is not read")
 
 
 def _add_members(tar: tarfile.TarFile, members: dict[str, Member]) -> tuple[str, str] | None:
@@ -296,17 +311,19 @@ def _add_members(tar: tarfile.TarFile, members: dict[str, Member]) -> tuple[str,
     return None
 
 
-def _after_last(content: Content, end: int) -> tuple[str, str] | None:
-    """What is wrong behind the last member: tarfile takes a broken header for the end."""
+def _after_last(content: Content, end: int, problem: tuple[str, str] | None) -> tuple[str, str] | None:
+    """What is wrong behind the last member: `problem`, or that tarfile takes a broken header for the end."""
     block = content.read_at(tarfile.BLOCKSIZE, end)
-    if len(block) < tarfile.BLOCKSIZE:
+    if problem is None and len(block) < tarfile.BLOCKSIZE:
         return "truncated", "the tar ends without its last block"
-    if block.strip(b"\0"):
-        return _BROKEN
-    while block and content.length == _ENDLESS:  # the checksum of a gzip stands at its end
-        end += len(block)
-        block = content.read_at(2**20, end)
-    return None
+    if problem is None and block.strip(b"\0"):
+        problem = _BROKEN
+    length = content.length
+    if length == _ENDLESS:  # the checksum of a compressed file stands at its end
+        length = end
+        while block := content.read_at(2**20, length):
+            length += len(block)
+    return (_BROKEN[0], f"{_BROKEN[1]}: {length - end} bytes") if problem == _BROKEN else problem
 
 
 def _of_tar_member(info: tarfile.TarInfo, members: dict[str, Member]) -> tuple[str, Member]:

@@ -161,13 +161,17 @@ def open_input(uri: str) -> pa.NativeFile:
     return system.open_input_file(path)
 
 
-def is_broken_parquet(error: Exception) -> bool:
-    """Whether an error of pyarrow is of a Parquet file cut short or overwritten, not of the storage.
+def is_broken_parquet(error: Exception, uri: str) -> bool:
+    """Whether an error of pyarrow is of a Parquet file cut short or overwritten, not of the storage that `uri` is on.
 
-    Without its last bytes a file is invalid; with a footer or a page of garbage the error is an OSError without a number.
+    Without its last bytes a file is invalid; with a footer or a page of garbage the error is an OSError without a number. A
+    local disk's errors have one; those of remote storage do not, so there the words decide.
     """
-    text = str(error)
-    return not isinstance(error, OSError) or "thrift" in text or "orrupt" in text
+    if not isinstance(error, OSError):
+        return True
+    if is_local(file_holding(uri)):
+        return error.errno is None
+    return any(word in str(error) for word in ("thrift", "orrupt", "flatbuffers"))
 
 
 @contextmanager
@@ -181,7 +185,7 @@ def whole(what: str, where: str, do: str) -> Generator[None]:
     try:
         yield
     except (pa.ArrowInvalid, duckdb.Error, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and not is_broken_parquet(error):
+        if isinstance(error, OSError) and not is_broken_parquet(error, where):
             raise
         raise MachineError(what, where=where, found=str(error).strip().splitlines()[0][:500], do=do) from error
 

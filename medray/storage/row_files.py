@@ -53,7 +53,7 @@ def is_whole(folder: str, file: RowFile) -> bool:
     except (FileNotFoundError, pa.ArrowInvalid, zlib.error):
         return False
     except OSError as error:
-        if files.is_broken_parquet(error):
+        if files.is_broken_parquet(error, folder):
             return False
         raise
     return rows == file.rows

@@ -79,7 +79,7 @@ def _heads(uri: str) -> Iterator[_TableHead]:
     """The beginnings of what a file holds; of what is broken as far as it can be read."""
     try:
         for member in islice(members(uri), MEMBERS):
-            yield _TableHead(member.name.rsplit("/", 1)[-1], member.stream.read(HEAD))
+            yield _TableHead(member.name.rsplit("/", 1)[-1], member.head(HEAD))
     except (SampleError, OSError):
         return
 

@@ -5,32 +5,32 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medray.engines.base import Fitted, Show
-from medray.engines.checkpoints import cache_folder, fitted
+from medray.engines.checkpoints import cache_folder, kept
 from medray.engines.memory import keep_freed_memory
 from medray.engines.ray.connection import machine_errors
 from medray.engines.ray.placement import check_whole
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, MedrayError, from_json
-from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
+from medray.learning.team import Team
 from medray.learning.training import fit
 from medray.progress import Live
 from medray.storage import files
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-    from ray.train import Checkpoint
 
 LIVE, REFUSED = "live.json", "refused.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Where Ray Train notes its own checkpoints, of which there are none: those of medray 0.1, or half a file after a kill."""
 LIVE_SECONDS = 2.0
 """How often worker 0 says how far it is: each time is a file that survives a power cut, which costs milliseconds."""
 
@@ -49,7 +49,7 @@ def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cp
 
     Raises UserError, MachineError, and what a worker refused.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -77,21 +77,27 @@ def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cp
             storage_path=path,
             storage_filesystem=system,
             failure_config=FailureConfig(max_failures=spec.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
     folder = files.join(plan.work, plan.name)
+    files.remove_file(files.join(folder, SNAPSHOT))
 
     with _watched(files.join(folder, LIVE), show), machine_errors():
-        result = trainer.fit()
+        trainer.fit()
     if files.exists(files.join(folder, REFUSED)):
         refusal = files.read_bytes(files.join(folder, REFUSED))
         files.remove_tree(folder)  # Ray would return this run as finished
         raise _refusal(refusal)
-    if result.checkpoint is None:
-        raise MachineError("training ended without a checkpoint", where=str(result.path))
-    with result.checkpoint.as_directory() as folder:
-        return fitted(Path(folder), (result.metrics or {}).get("workers", workers))
+    with kept(plan) as saved:
+        return saved.fitted(_workers(files.join(folder, LIVE)) or workers)
+
+
+def _workers(progress_file: str) -> int | None:
+    """How many there were at the end, as worker 0 said; None where it could not."""
+    try:
+        return int(json.loads(files.read_bytes(progress_file))["workers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _train_worker(config: dict[str, FitPlan]) -> None:
@@ -108,22 +114,27 @@ def _train_worker(config: dict[str, FitPlan]) -> None:
     def report(live: Live, save: Callable[[Path], None] | None) -> None:
         nonlocal shown
         if first and (save is not None or time.monotonic() - shown > LIVE_SECONDS):
-            files.write_bytes(progress_file, json.dumps(live | {"workers": context.get_world_size()}).encode())
+            with suppress(OSError):  # only shown; a checkpoint that cannot be written is refused below
+                files.write_bytes(progress_file, json.dumps(live | {"workers": context.get_world_size()}).encode())
             shown = time.monotonic()
         if save is None:
             return
-        metrics = {"epoch": live["epoch"], "step": live["step"], "workers": context.get_world_size()}
-        if not first:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory(prefix="medray-checkpoint-") as folder:
-            save(Path(folder))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        problem = None
+        if first:
+            try:
+                saved.put(save)
+            except MedrayError as error:
+                problem = error
+        problem = Team.current().from_first(problem)  # all workers meet it alike
+        if problem is not None:
+            raise problem
+        ray.train.report({"epoch": live["epoch"], "step": live["step"], "workers": context.get_world_size()})
 
     cache = cache_folder(plan.name)
     device = str(ray.train.torch.get_device())
     try:
-        with _newest_whole(ray.train.get_checkpoint()) as (start, note):
+        with kept(plan) as saved:
+            start, note = saved.start()
             fit(plan, start=start, report=report, device=device, cache=cache, note=note)
     except MedrayError as error:
         # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
@@ -140,28 +151,6 @@ def _refusal(content: bytes) -> MedrayError:
         return from_json(json.loads(content))
     except (ValueError, KeyError, TypeError):
         return MachineError("training was refused, and the file that says why is not whole", do="run it again")
-
-
-@contextmanager
-def _newest_whole(newest: Checkpoint | None) -> Generator[tuple[Path | None, str]]:
-    """(folder of the newest checkpoint that is whole, or None, and what to say) from Ray's newest and the one before it.
-    Every worker looks at the same storage, and finds the same."""
-    from pyarrow.fs import FileSelector
-    from ray.train import Checkpoint
-
-    if newest is None:
-        yield None, ""
-        return
-    parent, _, name = newest.path.rstrip("/").rpartition("/")
-    assert newest.filesystem is not None  # Ray Train gives it to each checkpoint
-    listed = newest.filesystem.get_file_info(FileSelector(parent))
-    earlier = sorted(
-        (f.path for f in listed if f.base_name.startswith("checkpoint_") and f.base_name < name), reverse=True
-    )
-    with ExitStack() as folders:
-        kept = [newest, *(Checkpoint(path, newest.filesystem) for path in earlier[:1])]
-        start, broken = newest_whole(Path(folders.enter_context(each.as_directory())) for each in kept)
-        yield start, broken_note(broken, start)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from medray.durations import PATTERN, UNITS, seconds_of
 
-_RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\S)?))?(?:\s*\+\s*{PATTERN})?")
+_RULE = re.compile(rf"(first|last)(?:\s+(?:event\s+)?of\s+(?:code\s+)?(\S(?:.*?\S)??))?(?:\s*\+\s*{PATTERN})?")
 
 
 class TimeRule(NamedTuple):

@@ -128,20 +128,25 @@ def _parts(archive: MedsArchive, file: File, root: str, path: str) -> Iterator[P
     of_file = (file.size * size / max(1, len(meds))).astype(np.int64).tolist()
     for begin, end in equal_runs(np.cumsum(size[rows]) // ROWS_AT_ONCE):  # of about ROWS_AT_ONCE rows each
         piece = slice(begin, end)
-        prints, when = _digests(archive, meds, subject_runs, rows[piece], None if times is None else times[piece])
+        prints, when, problems = _digests_or_problems(
+            archive, meds, subject_runs, rows[piece], None if times is None else times[piece]
+        )
         of_entries: list[int] = rows[piece].tolist()
         for i, row in enumerate(of_entries):
             label = None if labels is None else labels[begin + i]
+            problem = problems.get(i)
             yield Part(
                 f"{{subject}}@{when[i]}",
                 file.uri,
                 locators[row],
-                prints[i],
+                prints[i] if problem is None else digest(f"{file.size}:{file.modified_ns}".encode()),
                 of_file[row],
                 file.modified_ns,
                 subject=str(subjects[row]),
                 label=() if label is None else (label,),
                 split=splits[row],
+                reason=None if problem is None else problem.reason,
+                detail=None if problem is None else problem.detail,
             )
 
 
@@ -152,6 +157,38 @@ def _locators(subject_runs: Runs, path: str) -> list[str]:
         for start, stop in zip(subject_runs.start.tolist(), subject_runs.stop.tolist(), strict=True)
     ]
     return [f"rows {','.join(ranges[first:last])} in {path}" for first, last in pairwise(subject_runs.offsets.tolist())]
+
+
+def _digests_or_problems(
+    archive: MedsArchive, meds: MedsFile, subject_runs: Runs, subjects: np.ndarray, times: np.ndarray | None
+) -> tuple[list[bytes], list[str], dict[int, SampleError]]:
+    """As `_digests`, and of each entry of which a row group cannot be read why; its digest is b""."""
+    try:
+        return *_digests(archive, meds, subject_runs, subjects, times), {}
+    except SampleError:
+        problems = _problems(meds, subject_runs, subjects)
+        if not problems:  # not of one row group
+            raise
+    sound = np.setdiff1d(np.arange(len(subjects)), list(problems))
+    prints = np.full(len(subjects), b"", object)
+    if len(sound):
+        prints[sound] = _digests(archive, meds, subject_runs, subjects[sound], None if times is None else times[sound])[
+            0
+        ]
+    rule = archive.spec.task.rule
+    when = [str(rule)] * len(subjects) if times is None else task.time_text(times)
+    return prints.tolist(), when, problems
+
+
+def _problems(meds: MedsFile, subject_runs: Runs, subjects: np.ndarray) -> dict[int, SampleError]:
+    """Why an entry cannot be read, by its position among `subjects` (E,), indices into `subject_runs`."""
+    problems: dict[int, SampleError] = {}
+    for i, subject in enumerate(subjects.tolist()):
+        of_subject = slice(*subject_runs.offsets[subject : subject + 2].tolist())
+        problem = meds.problem_of(subject_runs.start[of_subject], subject_runs.stop[of_subject])
+        if problem is not None:
+            problems[i] = problem
+    return problems
 
 
 def _digests(

@@ -12,7 +12,7 @@ import pytest
 from packed import packed
 from pydantic import ValidationError
 
-from medray.modalities.ehr.convert.events import COUNT, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
+from medray.modalities.ehr.convert.events import COUNT, DROPS, EVENT, FAILED, FILES, IGNORED, NOTE, READ, Subjects
 from medray.modalities.ehr.convert.long_csv.times import times
 from medray.modalities.ehr.convert.members import Unit
 from medray.modalities.ehr.convert.parsing import open_parser
@@ -366,12 +366,33 @@ def test_members_of_an_archive_are_files_and_a_broken_one_fails_alone(tmp_path, 
     assert counted == {FILES: 4, IGNORED: 1}
 
 
-def test_text_of_another_encoding_fails_the_file_without_quoting_it(tmp_path):
-    content = "id,when,what,value\n7,2020-01-01,Größe,1\n".encode("latin-1")
-    made, _, failed = convert(tmp_path, content)
-    assert (made, failed) == ([], ["corrupt"])
+def test_a_row_of_another_encoding_is_dropped_as_a_fault_and_the_others_are_read(tmp_path):
+    content = "id,when,what,value\n7,2020-01-01,Größe,1\n8,2020-01-01,HR,2\n".encode("latin-1")
+    made, outcomes, failed = convert(tmp_path, content)
+    assert [row[:1] + row[2:4] for row in made] == [(8, "HR", 2.0)]
+    assert (outcomes, failed) == ({READ: 2, "not_text": 1}, []) and DROPS["not_text"][1]
     made, _, failed = convert(tmp_path, content, encoding="latin-1")
-    assert [row[2] for row in made] == ["Größe"] and failed == []
+    assert [row[2] for row in made] == ["Größe", "HR"] and failed == []
+
+
+@pytest.mark.parametrize("at", [50, 2**16 - 3, 2**22 - 3, 2**22 + 2**16 + 1])
+def test_bytes_that_are_no_text_cost_their_row_alone_wherever_they_stand(tmp_path, at):
+    """At the edges of the pieces that are read, too. In a column that is not asked for they cost nothing."""
+    row = "7,2020-01-01,HRé,1,é\n".encode()
+    content = b"id,when,what,value,note\n" + row * (at // len(row) + 20)
+    before = content.rindex(b"HR", 0, at) + 3
+    damaged = content[:before] + b"\xc3" + content[before + 1 :]
+    damaged = damaged[:-3] + b"\xff\xff\n"
+    made, outcomes, failed = convert(tmp_path, damaged)
+    rows = content.count(b"\n") - 1
+    assert (outcomes, failed) == ({READ: rows, "not_text": 1}, []) and len(made) == rows - 1
+    assert {each[2] for each in made} == {"HRé"}
+
+
+def test_an_encoding_that_nobody_knows_is_refused_by_the_run_file():
+    for name in ("utf-88", "base64"):
+        with pytest.raises(ValidationError, match="no such encoding"):
+            CsvTable(code="x", encoding=name)
 
 
 def test_a_quoted_line_break_is_part_of_its_cell(tmp_path):

@@ -47,6 +47,7 @@ def test_rules_and_durations_are_read_as_people_write_them():
     assert parse_rule("last") == ("last", None, 0)
     assert parse_rule("first event of code ICU//* + 1.5 d") == ("first", "ICU//*", 36 * HOUR)
     assert parse_rule("first of A + B") == ("first", "A + B", 0)
+    assert parse_rule("first of A + 48h") == ("first", "A", 48 * HOUR)  # a code of one letter
     assert [str(parse_rule(text)) for text in ("first+2d", "last of X")] == ["first + 48h", "last of X"]
     assert duration_us("30min") == HOUR // 2
     for wrong in ("48", "0h", "soon"):

@@ -87,6 +87,7 @@ DROPS: dict[str, tuple[str, bool]] = {
     "bounded_value": ("a number with < or >: only a bound is known", True),
     "value_with_unit": ("a number followed by a unit or other text", True),
     "not_json": ("a line that is not JSON", True),
+    "not_text": ("a row with bytes that are no text of the table's encoding", True),
     "bad_row": ("a row with another number of cells", True),
     "unclosed_quote": ("a cell that swallowed whole rows after a quote that is not closed; and those rows", True),
     "bad_time": ("a time that does not exist or cannot be read", True),

@@ -164,7 +164,7 @@ def _content(settings: MedsLabels, listed: list[files.File]) -> bytes:
         try:
             for member in members(file.uri):
                 if not packed or fnmatchcase(member.name.rsplit("/", 1)[-1], settings.file):
-                    return member.stream.read()
+                    return member.open().read()
         except SampleError as error:
             if not packed:
                 raise LabelError(

@@ -1,26 +1,34 @@
-"""Member: a file, or a file inside a tar or zip, as a stream: plain, gz, tar (gz, bz2, xz) and zip, in bounded memory."""
+"""Member: a file, or a file inside a tar or zip, as a stream: plain, gz, tar (gz, bz2, xz) and zip, in bounded memory.
+
+What is packed is unpacked twice: first to its end, to compare it with its checksums. A flipped bit makes another number more
+often than an error, so what a failed checksum covers is not read, nor what follows; what lies before it is.
+"""
 
 from __future__ import annotations
 
+import bz2
 import io
-import tarfile
+import lzma
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
 from medray.errors import SampleError
-from medray.storage import files
-from medray.storage.compressed import unpacking
+from medray.storage import containers, files
+from medray.storage.compressed import GZIP, refuse_beyond_measure, unpacked_head, unpacking
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ONLY_FORWARD = {".tar.bz2": bz2.BZ2File, ".tar.xz": lzma.LZMAFile}
+"""Compressed tars that are not a container of an archive; going back in one starts over."""
 BUFFER = 2**20
 
 
@@ -35,12 +43,27 @@ class Unit(NamedTuple):
     end: int
 
 
-class Member(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Member:
     number: int
     """Position in the tar or zip; -1: the file itself."""
     name: str
     """The path as the archive or the file's URI has it. May name a patient: never shown."""
-    stream: BinaryIO
+    _open: Callable[[], BinaryIO]
+
+    def open(self) -> BinaryIO:
+        """The content as a stream, unpacked where its first bytes are those of gz (RFC 1952), whatever its name says.
+
+        Raises SampleError for a member that is not read, and so does the stream where it is cut off or broken.
+        """
+        with broken_files():
+            return _plain(self._open)
+
+    def head(self, size: int) -> bytes:
+        """The first bytes of the content, not compared with a checksum; fewer where it is broken. Raises SampleError."""
+        with broken_files():
+            raw = self._open().read(size)
+            return unpacked_head(raw, size) if raw.startswith(GZIP) else raw
 
 
 def units(listed: list[files.File], cut: tuple[str, ...], piece: int) -> list[Unit]:
@@ -55,30 +78,60 @@ def units(listed: list[files.File], cut: tuple[str, ...], piece: int) -> list[Un
 
 
 def members(uri: str) -> Iterator[Member]:
-    """The file, or the regular files inside a tar or zip, one after another: read each before taking the next.
+    """The file, or the files inside a tar or zip, one after another: open and read each before taking the next.
 
-    Raises SampleError where the file ends early or is broken.
+    Raises SampleError for an empty file, and after the last known member of a tar or zip that is not whole.
     """
     name = uri.lower()
     with broken_files(), files.open_input(uri) as raw:
-        stream = io.BufferedReader(cast(io.RawIOBase, raw), BUFFER)
-        if not stream.peek(1):
+        if raw.size() == 0:
             raise SampleError("empty_file")
-        if name.endswith(TARS):
-            with tarfile.open(fileobj=stream, mode="r|*") as tar:
-                index = 0
-                for info in tar:
-                    content = tar.extractfile(info) if info.isfile() else None
-                    if content is not None:
-                        yield Member(index, info.name, plain(cast(BinaryIO, content)))
-                        index += 1
+        if name.endswith(tuple(ONLY_FORWARD)):
+            yield from _forward(uri, raw)
+        elif name.endswith(TARS):
+            listed = containers.directory(uri)
+            yield from _listed(listed, lambda path: containers.open_member(uri, path))
         elif name.endswith(".zip"):
-            with _zip(stream) as archive:
-                for index, info in enumerate(each for each in archive.infolist() if not each.is_dir()):
-                    with _member(archive, info) as content:
-                        yield Member(index, info.filename, plain(cast(BinaryIO, content)))
+            with _zip(_buffered(raw)) as archive:
+                infos = (info for info in archive.infolist() if not info.filename.endswith("/"))
+                for number, info in enumerate(infos):
+                    yield Member(number, info.filename, lambda info=info: _of_zip(archive, info))
         else:
-            yield Member(-1, uri, plain(stream))
+            yield Member(-1, uri, lambda: _buffered(files.open_input(uri)))
+
+
+def _buffered(raw: pa.NativeFile) -> BinaryIO:
+    return io.BufferedReader(cast(io.RawIOBase, raw), BUFFER)
+
+
+# --- tar and zip ------------------------------------------------------------------------------------------------
+
+
+def _listed(listed: containers.Directory, open_member: Callable[[str], pa.NativeFile]) -> Iterator[Member]:
+    """Raises SampleError after the last member where the tar is not whole."""
+    for number, path in enumerate(listed.members):
+        yield Member(number, path, lambda path=path: _buffered(open_member(path)))
+    if listed.problem is not None:
+        raise SampleError(*listed.problem)
+
+
+def _forward(uri: str, raw: pa.NativeFile) -> Iterator[Member]:
+    """Raises as `_listed`."""
+    unpacker = next(kind for suffix, kind in ONLY_FORWARD.items() if uri.lower().endswith(suffix))
+    with unpacker(_buffered(raw)) as stream:
+
+        def read_at(size: int, start: int) -> bytes:
+            with unpacking("the compressed archive"):
+                try:
+                    stream.seek(start)
+                    return stream.read(size)
+                except OSError as error:
+                    if error.errno is None:  # bz2's own, of the content
+                        raise zlib.error from None
+                    raise
+
+        listed = containers.unpacked_tar(read_at)
+        yield from _listed(listed, lambda path: containers.open_unpacked(listed, path, read_at))
 
 
 def _zip(stream: BinaryIO) -> zipfile.ZipFile:
@@ -88,47 +141,98 @@ def _zip(stream: BinaryIO) -> zipfile.ZipFile:
         raise SampleError("corrupt", "no whole zip file") from None
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """Raises SampleError `unsupported` for one that is encrypted, or packed in a way that Python does not know."""
+def _of_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    """A member, compared with its checksum. Raises SampleError, `unsupported` for one that is encrypted, or packed in a way
+    that Python does not know."""
+    refuse_beyond_measure(info.file_size, info.compress_size)
     try:
-        return archive.open(info)
+        with unpacking("a member of the zip"), archive.open(info) as content:
+            while content.read(BUFFER):
+                pass
+        return cast(BinaryIO, archive.open(info))
     except (NotImplementedError, RuntimeError):
-        raise SampleError("unsupported", "a zip with a member that is encrypted or packed in a rare way") from None
+        raise SampleError("unsupported", "a member of a zip that is encrypted or packed in a rare way") from None
 
 
-def plain(stream: BinaryIO) -> BinaryIO:
-    """The stream, decompressed where its first bytes are those of gz (RFC 1952), whatever its name says."""
+# --- gz ---------------------------------------------------------------------------------------------------------
+
+
+def _plain(opened: Callable[[], BinaryIO]) -> BinaryIO:
+    """What `opened` gives, unpacked where it is gz as far as it is certain. Raises SampleError, OSError."""
+    stream = opened()
     buffered = cast(
-        io.BufferedReader, stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream))
+        io.BufferedReader, stream if hasattr(stream, "peek") else io.BufferedReader(cast(io.RawIOBase, stream), BUFFER)
     )
-    return io.BufferedReader(_Gunzip(buffered), BUFFER) if buffered.peek(2)[:2] == b"\x1f\x8b" else buffered
+    if buffered.peek(2)[:2] != GZIP:
+        return buffered
+    with buffered:
+        certain, damage = _certain(buffered)
+    return io.BufferedReader(_Gunzip(opened(), certain, damage), BUFFER)
+
+
+def _certain(packed: BinaryIO) -> tuple[int, SampleError | None]:
+    """How many bytes of what a gz unpacks to are certain, and why no more: up to where it is cut off, or up to the end of
+    the last whole member (RFC 1952, 2.2) before the damage."""
+    stream = _Gunzip(packed)
+    try:
+        while stream.read(BUFFER):
+            refuse_beyond_measure(stream.position, stream.taken)
+    except EOFError:
+        return stream.position, SampleError("truncated", "the compressed data ends early")
+    except zlib.error as error:
+        total = stream.taken
+        while piece := packed.read(BUFFER):
+            total += len(piece)
+        lost = total - stream.whole[1]
+        detail = (
+            f"the compressed data is broken (zlib.{type(error).__name__}): {lost} of {total} packed bytes are not read"
+        )
+        return stream.whole[0], SampleError("corrupt", detail)
+    return stream.position, None
 
 
 class _Gunzip(io.RawIOBase):
-    """gz, of one member or many (bgzip). Gives all there is before it raises EOFError; Python's own drops a buffer."""
+    """gz, of one member or many (bgzip). Gives all there is, or up to `certain` bytes, before it raises what is wrong;
+    Python's own drops a buffer."""
 
-    def __init__(self, packed: BinaryIO) -> None:
+    def __init__(self, packed: BinaryIO, certain: int = 0, damage: SampleError | None = None) -> None:
         self.packed, self.unpacker, self.input = packed, zlib.decompressobj(wbits=31), b""
+        self.certain, self.damage = certain, damage
+        self.position = self.taken = 0
+        """Bytes given, and packed bytes read."""
+        self.whole = (0, 0)
+        """(position, packed bytes) at the end of the last whole member."""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         target = memoryview(buffer).cast("B")
+        if self.damage is not None:
+            if self.position >= self.certain:
+                raise self.damage
+            target = target[: self.certain - self.position]
         while True:
             if self.unpacker.eof:
-                self.input = (self.unpacker.unused_data or self.packed.read(BUFFER)).lstrip(b"\0")  # padding is legal
+                self.whole = (self.position, self.taken - len(self.unpacker.unused_data))
+                self.input = (self.unpacker.unused_data or self._next()).lstrip(b"\0")  # padding is legal
                 if not self.input:
                     return 0
                 self.unpacker = zlib.decompressobj(wbits=31)
-            self.input = self.input or self.packed.read(BUFFER)
+            self.input = self.input or self._next()
             if not self.input:
                 raise EOFError
             data = self.unpacker.decompress(self.input, len(target))
             self.input = self.unpacker.unconsumed_tail
             if data:
                 target[: len(data)] = data
+                self.position += len(data)
                 return len(data)
+
+    def _next(self) -> bytes:
+        piece = self.packed.read(BUFFER)
+        self.taken += len(piece)
+        return piece
 
 
 @contextmanager
@@ -142,9 +246,6 @@ def broken_files() -> Generator[None]:
             raise
         # a zip whose directory points before the beginning of the file
         raise SampleError("corrupt", "no whole zip file") from None
-    except tarfile.ReadError as error:
-        reason = "truncated" if "unexpected end" in str(error) else "corrupt"
-        raise SampleError(reason, "no whole tar file") from None
     except UnicodeDecodeError as error:
         raise SampleError("corrupt", f"no {error.encoding} text") from None
     except FileNotFoundError:

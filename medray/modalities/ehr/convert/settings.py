@@ -29,6 +29,14 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError("no such encoding; expected Python's name of one, such as utf-8, latin-1 or cp1252") from None
+    return name
+
+
 _COUNTED = ("hh:mm", "seconds", "minutes", "hours", "days")
 _DIRECTIVE = re.compile(r"%([%aAbBdfHIjmMpSUwWyYzGuV])")
 
@@ -138,8 +146,8 @@ class CsvTable(BaseModel):
     """Which files, or members of a tar or zip, belong to it: a pattern on their name."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     """The character between cells."""
-    encoding: str = "utf-8"
-    """Encoding of the text, by Python's name for it."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    """Encoding of the text, by Python's name for it. A row with bytes that are no text of it is dropped, and a fault."""
 
     subject_column: str | None = None
     """Column that holds the subject's identifier; none: it is in the file's name."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from medray.errors import SampleError
 from medray.modalities.ehr.meds.codes import CodeTable
-from medray.storage.files import open_input
+from medray.storage.files import is_broken_parquet, open_input
 
 STATIC = np.iinfo(np.int64).min
 """Time of an event without one."""
@@ -63,6 +63,8 @@ class MedsFile:
             self._file = pq.ParquetFile(stream, metadata=facts, read_dictionary=["code"])
         except BROKEN as error:
             stream.close()
+            if not is_broken_parquet(error, uri):
+                raise
             raise SampleError("corrupt", f"Parquet: {type(error).__name__}") from None
         except SampleError:
             stream.close()
@@ -71,6 +73,7 @@ class MedsFile:
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         """(G + 1,) first row of each row group, and the end."""
         self._cache: OrderedDict[int, Rows] = OrderedDict()
+        self._problems: dict[int, SampleError | None] = {}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -79,7 +82,7 @@ class MedsFile:
         self._file.close(force=True)
 
     def subjects(self) -> Iterator[np.ndarray]:
-        """subject_id of each row group, int64. Raises SampleError."""
+        """subject_id of each row group, int64. Raises SampleError, and OSError of the storage."""
         for group in range(len(self.starts) - 1):
             yield _numbers(self._read(group, ["subject_id"]).column("subject_id"), pa.int64())
 
@@ -103,6 +106,19 @@ class MedsFile:
         moved = np.zeros(len(self.starts), np.int64)
         moved[groups] = np.cumsum(sizes) - sizes - self.starts[groups]
         return rows.take(row + moved[group])
+
+    def problem_of(self, start: np.ndarray, stop: np.ndarray) -> SampleError | None:
+        """Why the rows of ranges [start, stop) cannot be read; None where they can. Each row group is tried once."""
+        for group in self._groups_of(start, stop).tolist():
+            if group not in self._problems:
+                try:
+                    self._group(group)
+                    self._problems[group] = None
+                except SampleError as problem:
+                    self._problems[group] = problem
+            if (problem := self._problems[group]) is not None:
+                return problem
+        return None
 
     def _groups_of(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """Numbers of the row groups that hold rows of these ranges, ascending."""
@@ -139,7 +155,13 @@ class MedsFile:
         try:
             return self._file.read_row_group(group, columns=columns, use_threads=False)
         except BROKEN as error:
-            raise SampleError("corrupt", f"row group {group}: {type(error).__name__}") from None
+            if not is_broken_parquet(error, self.uri):
+                raise
+            lost = int(self.starts[group + 1] - self.starts[group])
+            raise SampleError(
+                "corrupt",
+                f"row group {group + 1} of {len(self.starts) - 1}, {lost} of {len(self)} rows: {type(error).__name__}",
+            ) from None
 
 
 def spread(start: np.ndarray, lengths: np.ndarray) -> np.ndarray:

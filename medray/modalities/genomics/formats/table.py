@@ -205,31 +205,51 @@ def _filled(text: str | None) -> str | None:
 
 def parquet_rows(spec: GenomicsSpec, uri: str) -> Iterator[SequenceRecord]:
     """Rows of a Parquet table; a letter's offset is its row's number, shifted left by 31 bits, plus its position in the cell.
+    Of a row group that cannot be read to its end, one row with a problem says how many rows are lost.
 
-    Raises SampleError.
+    Raises SampleError, and OSError of the storage.
     """
     with open_parquet(uri) as file:
         names = file.schema_arrow.names
         layout = columns(spec.model_copy(update={"header": True}), names)
         roles = {role: names[column] for role, column in layout._asdict().items() if column is not None}
-        number = 0
-        try:
-            for batch in file.iter_batches(ROWS, columns=sorted(set(roles.values()))):
-                table = {role: _column_texts(batch.column(name)) for role, name in roles.items()}
-                for i, sequence in enumerate(table["sequence"]):
-                    rest = {role: values[i] for role, values in table.items()}
-                    yield SequenceRecord(
-                        rest.get("id") or f"row {number + 1}",
-                        [Chunk(number << CELL_BITS, (sequence or "").encode())],
-                        label=_filled(rest.get("label")),
-                        subject=_filled(rest.get("subject")),
-                        split=_filled(rest.get("split")),
-                    )
-                    number += 1
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise SampleError("corrupt", f"Parquet: {type(error).__name__} after row {number}") from None
-        except UnicodeDecodeError:
-            raise SampleError("not_text", f"Parquet: a cell after row {number} is not UTF-8") from None
+        start = 0
+        for group in range(file.num_row_groups):
+            number, stop = start, start + file.metadata.row_group(group).num_rows
+            try:
+                for batch in file.iter_batches(ROWS, [group], sorted(set(roles.values()))):
+                    for record in _records(batch, roles, number):
+                        yield record
+                        number += 1
+            except UnicodeDecodeError:
+                yield _lost_rows("not_text", "a cell that is not UTF-8", number, stop)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+                if not is_broken_parquet(error, uri):
+                    raise
+                yield _lost_rows("corrupt", type(error).__name__, number, stop)
+            start = stop
+
+
+def _records(batch: pa.RecordBatch, roles: dict[str, str], first: int) -> Iterator[SequenceRecord]:
+    """The rows of a batch, from row `first` of the table on. Raises UnicodeDecodeError."""
+    table = {role: _column_texts(batch.column(name)) for role, name in roles.items()}
+    for i, sequence in enumerate(table["sequence"]):
+        rest = {role: values[i] for role, values in table.items()}
+        yield SequenceRecord(
+            rest.get("id") or f"row {first + i + 1}",
+            [Chunk(first + i << CELL_BITS, (sequence or "").encode())],
+            label=_filled(rest.get("label")),
+            subject=_filled(rest.get("subject")),
+            split=_filled(rest.get("split")),
+        )
+
+
+def _lost_rows(reason: str, what: str, start: int, stop: int) -> SequenceRecord:
+    """In place of rows `start` to `stop`, counted from 0."""
+    name = f"row {start + 1}"
+    return SequenceRecord(
+        name, problem=SampleError(reason, f"Parquet: {what}; {stop - start} rows from {name} on are not read")
+    )
 
 
 def _column_texts(column: pa.Array) -> list[str | None]:
@@ -248,9 +268,12 @@ def open_parquet(uri: str):
         return pq.ParquetFile(stream)
     except (pa.ArrowInvalid, OSError) as error:
         stream.close()
-        if not is_broken_parquet(error):
+        if not is_broken_parquet(error, uri):
             raise
         raise SampleError("corrupt", "Parquet: the footer cannot be read") from None
+    except UnicodeDecodeError:
+        stream.close()
+        raise SampleError("corrupt", "Parquet: a column's name is not UTF-8") from None
 
 
 class ParquetCells:

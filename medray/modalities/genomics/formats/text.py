@@ -21,6 +21,8 @@ BLOCK = 1 << 20
 LONGEST_LINE = 1 << 28
 """Bytes of the longest line; what has longer ones is not text."""
 BGZF_HEADER, LONGEST_BGZF_BLOCK = 18, 1 << 16
+LEAST_BLOCK = BGZF_HEADER + 2 + 8
+"""Bytes of a block without text: its header, an empty deflate stream, its checksum and length."""
 
 
 class RawFile(Protocol):
@@ -42,6 +44,19 @@ class Chunk(NamedTuple):
     text: bytes
 
 
+class Unread(Exception):
+    """Compressed text that is broken from some place on, of which so many `packed` bytes are not read."""
+
+    def __init__(self, damage: zlib.error, packed: int) -> None:
+        super().__init__()
+        self.packed = packed
+        try:
+            with unpacking():
+                raise damage
+        except SampleError as problem:
+            self.problem = problem
+
+
 def compression(head: bytes) -> str:
     """ "bgzip", "gzip" or "" by the first 18 bytes (RFC 1952; SAM specification 4.1)."""
     if not head.startswith(GZIP):
@@ -53,22 +68,26 @@ def blocks(uri: str) -> Iterator[Chunk]:
     """The whole text, block by block. Raises OSError, and SampleError `truncated` or `corrupt`.
 
     Text is yielded after its checksum has passed, since a flipped bit makes other bases more often than an error: a gzip
-    file is first read to its end (if it was cut off, its text up to there is still yielded), bgzip block by block.
-    A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
+    file is first read to its end, and yielded as far as its members are whole (if it was cut off, its text up to there, too),
+    bgzip block by block. What is raised says how much was not read. A bgzip file without its empty last block was cut between two blocks: truncated too (SAM specification 4.1.2).
     """
     with open_input(uri) as file:
         raw: RawFile = file
         kind = compression(raw.read(BGZF_HEADER))
         raw.seek(0)
         offset = 0
-        with unpacking():
-            for text in _pieces(raw, kind):
-                yield Chunk(offset, text)
-                offset += len(text)
-            if kind == "bgzip":
-                raw.seek(max(0, raw.size() - 4))
-                if raw.read(4) != bytes(4):
-                    raise EOFError
+        try:
+            with unpacking():
+                for text in _pieces(raw, kind):
+                    yield Chunk(offset, text)
+                    offset += len(text)
+                if kind == "bgzip":
+                    raw.seek(max(0, raw.size() - 4))
+                    if raw.read(4) != bytes(4):
+                        raise EOFError
+        except Unread as error:
+            detail = f"{error.problem.detail}: {error.packed} of {raw.size()} packed bytes are not read"
+            raise SampleError(error.problem.reason, detail) from None
 
 
 def lines(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -94,30 +113,42 @@ def _pieces(raw: RawFile, kind: str) -> Iterator[bytes]:
         yield from _verified_blocks(raw)
         return
     if kind == "gzip":
-        _verify(raw)
-    stream = _Gzip(raw) if kind else raw
-    while text := stream.read(BLOCK):
+        yield from _verified_members(raw)
+        return
+    while text := raw.read(BLOCK):
         yield text
 
 
-def _verify(raw: RawFile) -> None:
-    """Raises zlib.error where a gzip file is damaged; one that was cut off has no checksum left to fail."""
-    stream = _Gzip(raw)
+def _verified_members(raw: RawFile) -> Iterator[bytes]:
+    """The text of a gzip file, once its checksums have passed; one that was cut off has none left to fail. Of a damaged one
+    the members before the damage. Raises EOFError, and Unread."""
+    stream, damage = _Gzip(raw), None
     try:
         while stream.read(BLOCK):
             pass
     except EOFError:
-        return
+        pass
+    except zlib.error as error:
+        damage = error
+    certain, packed = stream.whole
+    stream, given = _Gzip(raw), 0
+    while damage is None or given < certain:
+        text = stream.read(BLOCK if damage is None else min(BLOCK, certain - given))
+        if not text:
+            return
+        yield text
+        given += len(text)
+    raise Unread(damage, raw.size() - packed)
 
 
 def _verified_blocks(raw: RawFile) -> Iterator[bytes]:
-    """The text of bgzip blocks, each after its checksum. Raises EOFError and zlib.error (SAM specification 4.1)."""
-    packed, at = b"", 0
+    """The text of bgzip blocks, each after its checksum. Raises EOFError and Unread (SAM specification 4.1)."""
+    packed, at, before = b"", 0, 0
     texts: list[bytes] = []
     try:
         while True:
             if len(packed) - at < LONGEST_BGZF_BLOCK:
-                packed, at = packed[at:] + raw.read(BLOCK), 0
+                packed, before, at = packed[at:] + raw.read(BLOCK), before + at, 0
             if at == len(packed):
                 break
             head = packed[at : at + BGZF_HEADER]
@@ -128,15 +159,19 @@ def _verified_blocks(raw: RawFile) -> Iterator[bytes]:
             end = at + int.from_bytes(head[16:18], "little") + 1  # BSIZE
             if end > len(packed):
                 raise EOFError
-            texts.append(zlib.decompress(packed[at:end], 31))
+            texts.append(_whole_block(packed[at:end]))
             at = end
             if sum(map(len, texts)) >= BLOCK:
                 yield b"".join(texts)
                 texts = []
-    except (EOFError, zlib.error):
+    except EOFError:
         if texts:
             yield b"".join(texts)
         raise
+    except zlib.error as damage:
+        if texts:
+            yield b"".join(texts)
+        raise Unread(damage, raw.size() - before - at) from None
     if text := b"".join(texts):
         yield text
 
@@ -209,9 +244,14 @@ class Ranges:
         last = self._held
         if not last.offset <= start <= end <= last.offset + len(last.text):
             with unpacking():
-                last = self._held = Chunk(start, self._fill(start, max(end - start, self.AHEAD)))
-        if end - last.offset > len(last.text):
-            raise SampleError("truncated", "the file is shorter than when it was indexed")
+                text = self._fill(start, max(end - start, self.AHEAD))
+                while len(text) < end - start:  # the end, or damage, which is raised where nothing comes before it
+                    self._stream.seek(start + len(text))
+                    piece = self._stream.read(end - start - len(text))
+                    if not piece:
+                        raise SampleError("truncated", "the file is shorter than when it was indexed")
+                    text += piece
+                last = self._held = Chunk(start, text)
         return last.text[start - last.offset : end - last.offset]
 
     def _fill(self, start: int, size: int) -> bytes:
@@ -240,7 +280,9 @@ class _Gzip:
     def _begin(self) -> None:
         self._raw.seek(0)
         self._member, self._packed = zlib.decompressobj(31), b""
-        self._at = 0
+        self._at = self._taken = 0
+        self.whole = (0, 0)
+        """(bytes of text, packed bytes) up to the end of the last whole member."""
         self._damage: EOFError | zlib.error | None = None
 
     def seek(self, offset: int) -> None:
@@ -270,21 +312,27 @@ class _Gzip:
     def _next_text(self, size: int) -> bytes:
         while True:
             if self._member.eof:  # another member, zeros that fill up a tape block, or the end (RFC 1952, 2.2)
+                self.whole = (self._at, self._taken - len(self._member.unused_data))
                 rest = self._member.unused_data.lstrip(b"\0")
                 while not rest:
-                    packed = self._raw.read(self.PACKED)
+                    packed = self._next_packed()
                     if not packed:
                         return b""
                     rest = packed.lstrip(b"\0")
                 self._member, self._packed = zlib.decompressobj(31), rest
             elif not self._packed:
-                self._packed = self._raw.read(self.PACKED)
+                self._packed = self._next_packed()
                 if not self._packed:
                     raise EOFError
             text = self._member.decompress(self._packed, size)
             self._packed = self._member.unconsumed_tail
             if text:
                 return text
+
+    def _next_packed(self) -> bytes:
+        packed = self._raw.read(self.PACKED)
+        self._taken += len(packed)
+        return packed
 
 
 class _Bgzip:
@@ -301,13 +349,19 @@ class _Bgzip:
         self._at = offset
 
     def read(self, size: int) -> bytes:
+        """Up to `size` bytes, less at the end and before a broken block. Raises zlib.error in one."""
         texts: list[bytes] = []
         while size and self._at < self._texts[-1]:
             block = int(np.searchsorted(self._texts, self._at, side="right")) - 1
             if block != self._block:
                 self._raw.seek(int(self._files[block]))
                 packed = self._raw.read(int(self._files[block + 1] - self._files[block]))
-                self._block, self._decoded = block, zlib.decompress(packed, 31)
+                try:
+                    self._block, self._decoded = block, _whole_block(packed)
+                except zlib.error:
+                    if texts:
+                        break
+                    raise
             within = self._at - int(self._texts[block])
             texts.append(self._decoded[within : within + size])
             if not texts[-1]:
@@ -315,6 +369,16 @@ class _Bgzip:
             self._at += len(texts[-1])
             size -= len(texts[-1])
         return b"".join(texts)
+
+
+def _whole_block(packed: bytes) -> bytes:
+    """The text of one block. Raises zlib.error where its gzip member is not what its header says, and no more: what follows
+    it would be lost, and all offsets after it be wrong."""
+    member = zlib.decompressobj(31)
+    text = member.decompress(packed)
+    if not member.eof or member.unused_data:
+        raise zlib.error("a block of another length than it says")
+    return text
 
 
 def _block_table(raw: RawFile) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +392,7 @@ def _block_table(raw: RawFile) -> tuple[np.ndarray, np.ndarray]:
         raw.seek(files[-1])
         head = raw.read(BGZF_HEADER)
         end = files[-1] + int.from_bytes(head[16:18], "little") + 1  # BSIZE
-        if compression(head) != "bgzip" or end > size:
+        if compression(head) != "bgzip" or end > size or end < files[-1] + LEAST_BLOCK:
             break
         raw.seek(end - 4)
         files.append(end)

@@ -80,9 +80,15 @@ def npz_rows(raw: bytes) -> dict[str, ImageArray]:
     return arrays
 
 
+MOST_IDX_HEADER = 4 + 4 * 5
+"""Bytes of the header with as many axes as are read."""
+
+
 def idx_array(raw: bytes) -> np.ndarray:
     """An idx file (MNIST): two zero bytes, type, number of axes, big-endian lengths, values. Raises SampleError."""
     raw = unzipped(raw)
+    if not is_idx(raw[:MOST_IDX_HEADER]):
+        raise SampleError("corrupt", "no header of an idx file with its type, and lengths above 0")
     axes = raw[3]
     dtype = np.dtype(IDX_TYPES[raw[2]])
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", axes, 4))

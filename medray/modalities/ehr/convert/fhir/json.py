@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO, TypeAlias
 
 import orjson
@@ -24,9 +25,12 @@ _KEY = re.compile(rb'"\s*:')
 
 def load(content: bytes) -> JsonValue:
     """The JSON value. Objects that name a property twice (FHIR R4 JSON: names are unique) hold TWICE. Raises
-    orjson.JSONDecodeError."""
+    orjson.JSONDecodeError, also for what is nested deeper than orjson writes, 254 levels."""
     value: JsonValue = orjson.loads(content)
-    plain = orjson.dumps(value)
+    try:
+        plain = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise orjson.JSONDecodeError("nested too deeply", "", 0) from None
     if plain != content.strip() and len(_KEY.findall(content)) != plain.count(b'":'):
         return json.loads(content, object_pairs_hook=_object)  # the number of keys differs: look at each
     return value
@@ -48,19 +52,22 @@ def without_mark(content: bytes) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def documents(content: bytes) -> list[JsonValue]:
-    """Values of a .json file: one, or, where the file is NDJSON in spite of its name, one a line. Raises SampleError."""
+def documents(content: bytes) -> tuple[list[JsonValue], int]:
+    """(values, lines that are none) of a .json file: one value, or, where the file is NDJSON in spite of its name, one a
+    line. It is NDJSON where most lines are resources. Raises SampleError."""
     try:
-        return [load(content)]
+        return [load(content)], 0
     except orjson.JSONDecodeError:
         pass
+    values: list[JsonValue] = []
     texts = [line for line in content.splitlines() if line.strip()]
-    try:
-        if len(texts) > 1:
-            return [load(line) for line in texts]
-    except orjson.JSONDecodeError:
-        pass
-    raise SampleError("corrupt", "not JSON")
+    for line in texts:
+        with suppress(orjson.JSONDecodeError):
+            values.append(load(without_mark(line)))
+    resources = sum(isinstance(value, dict) and "resourceType" in value for value in values)
+    if len(texts) == 1 or 2 * resources <= len(texts):
+        raise SampleError("corrupt", f"not JSON: {len(content)} bytes are not read")
+    return values, len(texts) - len(values)
 
 
 def lines(stream: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
@@ -73,7 +80,7 @@ def lines(stream: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
         line = stream.readline()
         if not line:
             return
-        yield without_mark(line) if offset == 0 else line
+        yield without_mark(line)  # of the first, and of those where files with a mark were put together
         offset += len(line)
 
 

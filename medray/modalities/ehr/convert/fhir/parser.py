@@ -82,10 +82,11 @@ class FhirParser:
             writer.count("", FILES)
         try:
             with broken_files():
+                stream = member.open()
                 if name.endswith(JSON):
-                    self._document(member.stream, writer)
+                    self._document(stream, writer)
                     return
-                for line in json.lines(member.stream, unit.start, unit.end if unit.end < unit.size else None):
+                for line in json.lines(stream, unit.start, unit.end if unit.end < unit.size else None):
                     self._line(line, writer)
                     if len(writer) >= ROWS_AT_ONCE:
                         yield from writer.take()
@@ -96,11 +97,14 @@ class FhirParser:
         content = json.without_mark(stream.read())
         if not content.strip():
             raise SampleError("empty_file")
-        values = json.documents(content)
+        values, broken = json.documents(content)
         if values == [[]]:
             raise SampleError("unrecognised_format", "an empty list")
         for each in values:
             self._value(each, writer)
+        if broken:
+            writer.count(NO_JSON, READ, broken)
+            writer.count(NO_JSON, "not_json", broken)
 
     def _line(self, line: bytes, writer: Writer) -> None:
         if not line.strip():

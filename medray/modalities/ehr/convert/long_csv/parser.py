@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from medray.errors import SampleError
 from medray.modalities.ehr.convert.events import EVENT, FILES, IGNORED, NOTE, READ, ROWS, Drop, Subjects, Writer
-from medray.modalities.ehr.convert.long_csv.head import HEAD, Rest, check_names, column_names
+from medray.modalities.ehr.convert.long_csv.head import HEAD, NO_TEXT, Rest, check_names, column_names
 from medray.modalities.ehr.convert.long_csv.times import times
 from medray.modalities.ehr.convert.long_csv.values import NOTHING_AS_CODE, NOTHING_OF_TOOLS, values
 from medray.modalities.ehr.convert.members import Member, Unit, broken_files, members
@@ -74,7 +74,7 @@ class CsvParser:
         try:
             with broken_files():
                 subject = _subject_of_name(member.name, table)
-                for block in _read(member.stream, table, writer):
+                for block in _read(member.open(), table, writer):
                     yield (
                         table,
                         block if subject is None else block.append_column(SUBJECT, pa.repeat(subject, len(block))),
@@ -86,6 +86,8 @@ class CsvParser:
         """Text columns of one table to EVENT rows; what is dropped is counted."""
         block = block.combine_chunks()
         drop = _Drops(len(block))
+        for column in table.columns:
+            drop(_true(pc.match_substring(_raw(block, column), NO_TEXT)), "not_text")
         identifier = _cells(block, table.subject_column or SUBJECT)
         subject, check = self._subjects(identifier, table, drop)
         code = pa.repeat(table.code, len(block)) if table.code_column is None else _cells(block, table.code_column)
@@ -185,8 +187,8 @@ def _read(stream: BinaryIO, table: CsvTable, writer: Writer) -> Iterator[pa.Tabl
 
     try:
         reader = csv.open_csv(
-            Rest(head, stream),  # type: ignore[arg-type]  # any binary file object
-            read_options=csv.ReadOptions(block_size=BLOCK, encoding=table.encoding, use_threads=False),
+            Rest(head, stream, table.encoding),  # type: ignore[arg-type]  # any binary file object
+            read_options=csv.ReadOptions(block_size=BLOCK, use_threads=False),
             parse_options=csv.ParseOptions(
                 delimiter=table.delimiter, newlines_in_values=True, invalid_row_handler=wrong
             ),
