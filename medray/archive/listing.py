@@ -14,11 +14,12 @@ from medray.storage import files
 from medray.storage.archives import listed
 from medray.storage.queries import query
 from medray.storage.row_files import AT, RowFiles, new_rows
+from medray.storage.walk import COLUMNS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-FILES = ["uri", "size", "modified_ns"]
+FILES = list(COLUMNS)
 
 
 class Listed(NamedTuple):
@@ -52,7 +53,7 @@ def list_archive(
             writer.write(_keyed(piece))
         before = writer.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
-        writer.write(_keyed(pa.record_batch(columns, FILES)))
+        writer.write(_keyed(pa.record_batch(columns, FILES[:3])))
     return Listed(
         RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect), pa.array(looked_into, pa.string())
     )
@@ -60,22 +61,26 @@ def list_archive(
 
 def _keyed(piece: pa.RecordBatch) -> pa.RecordBatch:
     keys = hashed(piece.column("uri"))
-    return pa.RecordBatch.from_arrays([*piece.columns, pa.array(keys[:, 0]), pa.array(keys[:, 1])], schema=LISTING)
+    columns = dict(zip(piece.schema.names, piece.columns, strict=True))
+    columns |= {"key_hi": pa.array(keys[:, 0]), "key_lo": pa.array(keys[:, 1])}
+    columns.setdefault("changed_ns", pa.nulls(len(piece), pa.int64()))  # where storage has no such time
+    return pa.RecordBatch.from_arrays([columns[name] for name in LISTING.names], schema=LISTING)
 
 
 _DIFFERENT = f"""
 select now.{AT} as now, old.{AT} as old from now full join old using (key_hi, key_lo)
 where now.{AT} is null or old.{AT} is null or now.size <> old.size or now.modified_ns <> old.modified_ns
+   or now.changed_ns <> old.changed_ns
 """
 
 
 def compare(db: DuckDBPyConnection, old: RowFiles, now: RowFiles) -> tuple[np.ndarray, np.ndarray]:
-    """(files of `now`,) bool: new, or of another size or time; (files of `old`,) bool: gone."""
+    """(files of `now`,) bool: new, of another size or time, or changed since; (files of `old`,) bool: gone."""
     fresh, vanished = np.zeros(now.places, bool), np.zeros(old.places, bool)
     if old.places == 0:
         fresh[:] = True
         return fresh, vanished
-    columns = ["key_hi", "key_lo", "size", "modified_ns"]
+    columns = ["key_hi", "key_lo", "size", "modified_ns", "changed_ns"]
     with query(db, _DIFFERENT, now=now.scan(columns, at=True), old=old.scan(columns, at=True)) as rows:
         for batch in rows:
             now_rows, old_rows = batch.column("now"), batch.column("old")

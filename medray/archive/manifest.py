@@ -74,6 +74,7 @@ LISTING = pa.schema(
         pa.field("uri", pa.string(), False),
         pa.field("size", pa.int64(), False),
         pa.field("modified_ns", pa.int64(), False),
+        pa.field("changed_ns", pa.int64()),  # null where storage has no such time, and in what earlier versions wrote
         pa.field("key_hi", pa.int64(), False),  # of the uri
         pa.field("key_lo", pa.int64(), False),
     ]

@@ -25,7 +25,7 @@ from medray.storage.uris import (
     places,
     top_folder,
 )
-from medray.storage.walk import File, list_pieces
+from medray.storage.walk import COLUMNS, File, list_pieces
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +52,7 @@ def archive_files(root: str) -> Iterator[File]:
     from medray.storage.containers import is_broken
 
     for piece in archive_pieces(root):
-        for file in map(File, *(column.to_pylist() for column in piece.columns)):
+        for file in map(File, *(piece.column(name).to_pylist() for name in File._fields)):
             if not is_container(file.uri) or container_of(file.uri) is not None or is_broken(file.uri):
                 yield file
 
@@ -91,7 +91,7 @@ def _of_place(
 
         yield from server_listing.listed(root, earlier, full_check_days)
         return
-    stamps: dict[str, tuple[int, int]] = {}
+    stamps: dict[str, _Times] = {}
     for piece in _at_top(root, linked):
         stamps |= _containers(piece)
         yield piece, False
@@ -149,23 +149,28 @@ def _inside(container: str, path: str) -> Iterator[pa.RecordBatch]:
     yield below
 
 
-def _containers(piece: pa.RecordBatch) -> dict[str, tuple[int, int]]:
-    """{URI: (size, time)} of the zip and tar files of a listing; not of what is empty or no file."""
+_Times = tuple[int, int, int | None]
+"""size, modified_ns, changed_ns"""
+
+
+def _containers(piece: pa.RecordBatch) -> dict[str, _Times]:
+    """Size and times by URI of the zip and tar files of a listing; not of what is empty or no file."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     last = pc.binary_slice(piece.column("uri").cast(pa.binary()), -4)
     mask = pc.is_in(last, pa.array(_LAST_FOUR))
     rows = piece.filter(mask) if pc.any(mask).as_py() else piece.slice(0, 0)
+    columns = [rows.column(name).to_pylist() if name in rows.schema.names else [None] * len(rows) for name in COLUMNS]
     return {
-        uri: (size, modified_ns)
-        for uri, size, modified_ns in zip(*(column.to_pylist() for column in rows.columns), strict=True)
+        uri: (size, modified_ns, changed_ns)
+        for uri, size, modified_ns, changed_ns in zip(*columns, strict=True)
         if size > 0 and is_container(uri) and container_of(uri) is None
     }
 
 
-def _as_before(stamps: dict[str, tuple[int, int]], earlier: Earlier) -> Iterator[pa.RecordBatch]:
-    """Members that the earlier listing has of containers that are as they were; these leave `found`."""
+def _as_before(stamps: dict[str, _Times], earlier: Earlier) -> Iterator[pa.RecordBatch]:
+    """Members that the earlier listing has of containers that are as they were; these leave `stamps`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -173,8 +178,8 @@ def _as_before(stamps: dict[str, tuple[int, int]], earlier: Earlier) -> Iterator
     same: set[str] = set()
     for batch in earlier():
         rows = batch.filter(pc.is_in(batch.column("uri"), wanted))
-        columns = (rows.column(name).to_pylist() for name in ("uri", "size", "modified_ns"))
-        same.update(uri for uri, *stamp in zip(*columns, strict=True) if stamps[uri] == tuple(stamp))
+        columns = (rows.column(name).to_pylist() for name in COLUMNS)
+        same.update(uri for uri, *times in zip(*columns, strict=True) if _is_as_before(stamps[uri], *times))
     unchanged = pa.array(sorted(same), pa.string())
     for batch in earlier() if same else ():
         rows = batch.filter(pc.match_substring(batch.column("uri"), INSIDE))
@@ -187,7 +192,11 @@ def _as_before(stamps: dict[str, tuple[int, int]], earlier: Earlier) -> Iterator
         yield rows.filter(mask).select(["uri", "size", "modified_ns"])
 
 
-def _members(found: dict[str, tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+def _is_as_before(now: _Times, size: int, modified_ns: int, changed_ns: int | None) -> bool:
+    return now[:2] == (size, modified_ns) and (None in (now[2], changed_ns) or now[2] == changed_ns)
+
+
+def _members(found: dict[str, _Times]) -> Iterator[pa.RecordBatch]:
     """Members of these containers."""
     waiting = iter(sorted(found))
     with ThreadPoolExecutor(READERS) as readers:

@@ -22,6 +22,11 @@ PIECE_FILES = 65_536
 """A listing is taken in pieces of about so many files."""
 
 
+COLUMNS = ("uri", "size", "modified_ns", "changed_ns")
+"""Columns of a listing. The last is null where storage has no such time: when the file was written to, renamed, or given
+other rights or another modification time, which no program can set."""
+
+
 class File(NamedTuple):
     """One listed file: `uri`, `size` in bytes, `modified_ns` since the epoch (UTC)."""
 
@@ -30,14 +35,28 @@ class File(NamedTuple):
     modified_ns: int
 
 
+class FileStamp(NamedTuple):
+    """What differs when other content stands in a local file's place: also where its size and time were kept, its inode or
+    the time at which that was changed, which nobody can set, is another."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+
+def stamp(facts: os.stat_result) -> FileStamp:
+    return FileStamp(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+
+
 def list_files(root: str) -> Iterator[File]:
     """The files of `list_pieces`, one by one."""
     for piece in list_pieces(root):
-        yield from map(File, *(column.to_pylist() for column in piece.columns))
+        yield from map(File, *(piece.column(name).to_pylist() for name in File._fields))
 
 
 def list_pieces(root: str, linked: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Every regular file below `root` (or `root` itself) as batches of uri (string), size and modified_ns (int64).
+    """Every regular file below `root` (or `root` itself) as batches of COLUMNS: uri (string), the others int64.
 
     The order does not depend on the machine: the files of a folder by name, then its folders by name. Memory is bounded
     by the largest folder. Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run:
@@ -56,11 +75,13 @@ class _Columns:
     paths: list[str] = field(default_factory=list[str])
     sizes: list[int] = field(default_factory=list[int])
     times: list[int] = field(default_factory=list[int])
+    changes: list[int | None] = field(default_factory=list[int | None])
 
-    def add(self, path: str, size: int, modified_ns: int) -> None:
+    def add(self, path: str, size: int, modified_ns: int, changed_ns: int | None = None) -> None:
         self.paths.append(path)
         self.sizes.append(size)
         self.times.append(modified_ns)
+        self.changes.append(changed_ns)
 
     def take(self) -> pa.RecordBatch:
         """All of them; none are left."""
@@ -71,16 +92,16 @@ class _Columns:
         except UnicodeEncodeError:
             self._escape()
             uri = pa.array(self.paths, pa.string())
-        columns = [uri, pa.array(self.sizes, pa.int64()), pa.array(self.times, pa.int64())]
-        self.paths, self.sizes, self.times = [], [], []
-        return pa.record_batch(columns, ["uri", "size", "modified_ns"])
+        columns = [uri, *(pa.array(each, pa.int64()) for each in (self.sizes, self.times, self.changes))]
+        self.paths, self.sizes, self.times, self.changes = [], [], [], []
+        return pa.record_batch(columns, list(COLUMNS))
 
     def _escape(self) -> None:
         """Names that are not UTF-8 to text that no file has."""
         for i, path in enumerate(self.paths):
             escaped = os.fsencode(path).decode("utf-8", "backslashreplace")
             if escaped != path:
-                self.paths[i], self.sizes[i], self.times[i] = escaped, 0, 0
+                self.paths[i], self.sizes[i], self.times[i], self.changes[i] = escaped, 0, 0, None
 
 
 def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
@@ -116,7 +137,7 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
     columns = _Columns()
     if os.path.isfile(top):
         facts = os.stat(top)
-        columns.add(top, facts.st_size, facts.st_mtime_ns)
+        columns.add(top, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     folders = [] if columns.paths else [top]
     while folders:
         folder = folders.pop()
@@ -158,7 +179,7 @@ def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], 
         try:
             if child.is_file():
                 facts = child.stat()
-                columns.add(child.path, facts.st_size, facts.st_mtime_ns)
+                columns.add(child.path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
             elif child.is_dir(follow_symlinks=False):
                 below.append(child.path)
             elif child.is_dir():

@@ -15,15 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import Entries, Part, digest, parts_table
+from medray.archive.entries import Entries, Entry, Part, digest, parts_table
 from medray.datasets.samples import good, sample_schema
 from medray.datasets.shards import read_samples
-from medray.errors import PASSING, BundleError, SampleError
+from medray.errors import PASSING, BundleError
+from medray.faults import as_sample_error
 from medray.flows.flow import Stage
 from medray.learning import bundles
 from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
-from medray.modalities.base import Modality, read_rows
+from medray.modalities.base import Modality, read_each, read_rows
 from medray.modalities.measured import measured, refuse_measured, with_outside
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
@@ -88,11 +89,14 @@ class Scan:
                     for part in self.modality.scan(file, place):
                         yield self._at_place(part, file, place), file
                 return
-            except SampleError as error:  # of a zip, a tar or a member, before or while it was read
-                reason, detail = error.reason, error.detail
             except OSError as error:
                 reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
                 detail = error.strerror or type(error).__name__
+            except (
+                Exception
+            ) as error:  # of a zip, a tar or a member, before or while it was read, or what nobody foresaw
+                problem = as_sample_error(error)
+                reason, detail = problem.reason, problem.detail
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
         path = relative(file.uri, self.root)
         yield Part(path, file.uri, digest=digest(unread), size=file.size, reason=reason, detail=detail), file
@@ -129,7 +133,7 @@ class Read:
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""
         entries = Entries(rows)
-        samples = self.modality.read(entries)
+        samples = self._guarded(entries)
         samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
         numbers_of_samples = measured(self.modality, samples)
         if numbers_of_samples is not None:
@@ -155,6 +159,18 @@ class Read:
             columns["target"] = pc.if_else(own.is_valid(), own, entry_targets)
         return self._sample_rows(columns, len(samples)), numbers
 
+    def _guarded(self, entries: Entries) -> pa.RecordBatch:
+        """What the modality reads. Where it raises instead, entries are read one by one, and the one that it is of fails."""
+        try:
+            return self.modality.read(entries)
+        except Exception as error:
+            if len(entries) == 1:
+                return read_each(entries, partial(_raise, error), self.modality.payload)
+            as_sample_error(error)  # or it is no matter of an entry
+        payload = self.modality.payload
+        alone = [self._guarded(Entries(entries.rows.slice(i, 1))) for i in range(len(entries))]
+        return joined([read_rows(np.full(len(rows), i), rows, payload) for i, rows in enumerate(alone)])
+
     def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that the scan already found unreadable."""
         names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail", "facts")
@@ -173,6 +189,11 @@ class Read:
                 column = pc.if_else(columns["reason"].is_valid(), nothing, column.cast(field.type))
             arrays.append(column)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def _raise(error: Exception, entry: Entry) -> pa.RecordBatch:
+    """Raises what was met when the entry was read, as `read_each` takes it."""
+    raise error if isinstance(error, OSError) else as_sample_error(error)
 
 
 def replaced(modality: Modality, entries: Entries) -> np.ndarray:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medray.archive.entries import PartRef, digest, unchanged
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.storage.compressed import GZIP
-from medray.storage.files import read_bytes, size_and_time
+from medray.storage.files import FileStamp, exists, read_bytes, stamp_of
 
 LONGER = 4
 """How many times longer than an axis of channels both other axes must be."""
@@ -83,6 +84,8 @@ def npz_rows(raw: bytes) -> dict[str, ImageArray]:
 def idx_array(raw: bytes) -> np.ndarray:
     """An idx file (MNIST): two zero bytes, type, number of axes, big-endian lengths, values. Raises SampleError."""
     raw = unzipped(raw)
+    if not is_idx(raw[:64]):
+        raise SampleError("unrecognised_format", "no idx array")
     axes = raw[3]
     dtype = np.dtype(IDX_TYPES[raw[2]])
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", axes, 4))
@@ -94,6 +97,16 @@ def idx_array(raw: bytes) -> np.ndarray:
         raise SampleError("corrupt", f"{have} bytes of values; the lengths make {need}")
     values = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape)
     return values if dtype.isnative or dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
+
+
+def idx_rows(uri: str, images: np.ndarray) -> ImageArray:
+    """The images of the idx file at `uri` with the labels beside it. Raises SampleError, OSError."""
+    labels_uri = idx_labels_uri(uri)
+    labels = idx_array(read_bytes(labels_uri)) if labels_uri and exists(labels_uri) else None
+    if labels is not None and len(labels) != len(images):
+        raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
+    labels = None if labels is None else labels.reshape(len(images), -1)
+    return ImageArray(images, labels, idx_split(uri))
 
 
 def is_idx(head: bytes) -> bool:
@@ -138,33 +151,52 @@ def idx_split(uri: str) -> str | None:
 class ArrayCache:
     """The arrays of the last few files, so that 10,000 rows do not load their file 10,000 times.
 
-    A local file that changed is loaded again; a remote one is kept until newer ones replace it.
+    A local file that changed is loaded again; so is any other where a row is not as it was indexed.
     """
 
     def __init__(self, files: int = 4) -> None:
         self._files = files
-        self._cached: OrderedDict[tuple[str, int, int], dict[str, ImageArray]] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[FileStamp | None, dict[str, ImageArray]]] = OrderedDict()
 
-    def rows(self, uri: str) -> dict[str, ImageArray]:
-        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file (without labels). Raises SampleError."""
-        key = (uri, *size_and_time(uri))
-        if key in self._cached:
-            self._cached.move_to_end(key)
-            return self._cached[key]
+    def row(self, part: PartRef) -> tuple[ImageArray, int]:
+        """The array that a part is a row of, and which row. Raises SampleError: `changed` where the row is not as it was
+        indexed, `missing_file` where it is there no more."""
+        name, _, row = part.locator.rpartition("/")
+        for again in (False, True):
+            arrays, fresh = self._arrays(part.uri, again=again)
+            if fresh or (name in arrays and _is_row_of(arrays[name], int(row), part.digest)):
+                break
+        if name not in arrays:
+            raise SampleError("missing_file", f"the archive has no array {name}_images any more")
+        rows = arrays[name]
+        if not 0 <= int(row) < len(rows.images):
+            raise SampleError("missing_file", f"the array has {len(rows.images)} rows; row {row} is no longer there")
+        unchanged(rows.content(int(row)), part)
+        return rows, int(row)
+
+    def _arrays(self, uri: str, *, again: bool) -> tuple[dict[str, ImageArray], bool]:
+        """({name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file, whether they were loaded just now)."""
+        stamp = stamp_of(uri)
+        if not again and uri in self._cached and self._cached[uri][0] == stamp:
+            self._cached.move_to_end(uri)
+            return self._cached[uri][1], False
+        self._cached.pop(uri, None)  # let go before the next one is read
         raw = read_bytes(uri)
-        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": ImageArray(idx_array(raw), None, None)}
-        self._cached[key] = arrays
+        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": idx_rows(uri, idx_array(raw))}
+        self._cached[uri] = stamp, arrays
         while len(self._cached) > self._files:
             self._cached.popitem(last=False)
-        return arrays
+        return arrays, True
+
+
+def _is_row_of(rows: ImageArray, row: int, known: bytes) -> bool:
+    return 0 <= row < len(rows.images) and (not known or digest(rows.content(row)) == known)
 
 
 def read_row(rows: ImageArray, row: int, volumes: bool) -> Image:
     """One row as an image: a last axis of 3 beyond the spatial ones is R G B. Raises SampleError: `bad_shape` for a
-    picture in a run that asks for volumes, `missing_file`.
+    picture in a run that asks for volumes.
     """
-    if not 0 <= row < len(rows.images):
-        raise SampleError("missing_file", f"the array has {len(rows.images)} rows; row {row} is no longer there")
     values = rows.images[row]
     if volumes and values.ndim == 3 and holds_channels(values.shape):
         raise SampleError(
