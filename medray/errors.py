@@ -41,10 +41,13 @@ class MedrayError(Exception):
                 lines.append(f"  {title}: {text}")
         return "\n".join(lines)
 
+    def facts(self) -> dict[str, str]:
+        """What an error of another kind with the same message is made of."""
+        return {name: getattr(self, name) for name in ("what", "where", "found", "expected", "do")}
+
     def to_json(self) -> dict[str, str]:
         """For the way back from a worker; `from_json` is the opposite."""
-        facts = {name: getattr(self, name) for name in ("what", "where", "found", "expected", "do")}
-        return {"kind": type(self).__name__, **facts}
+        return {"kind": type(self).__name__, **self.facts()}
 
     def __reduce__(self):  # keyword-only arguments survive pickling
         return (from_json, (self.to_json(),))

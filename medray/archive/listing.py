@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -35,22 +35,39 @@ class Listed(NamedTuple):
     """URIs of the zip and tar files among whose members they are."""
 
 
+class Watched(Protocol):
+    """What a run says of how its archive is watched: `config.runs.ArchiveRun`."""
+
+    @property
+    def full_check_days(self) -> float: ...
+
+    @property
+    def watch_changes(self) -> bool: ...
+
+
 def list_archive(
-    folder: str, root: str, lists: list[files.File], linked: list[str], old: RowFiles, full_check_days: float
+    folder: str,
+    root: str,
+    lists: list[files.File],
+    linked: list[str],
+    unlisted: list[str],
+    old: RowFiles,
+    run: Watched,
 ) -> Listed:
     """Files of the archive `root`, then `lists`, written to `folder`. Links to folders, which are not followed, join
-    `linked`. What is as in the listing `old` need not be looked into again."""
+    `linked`, folders that cannot be listed `unlisted`. What is as in the listing `old` need not be looked into again."""
     apart = pa.array([file.uri for file in lists], pa.string())
     suspect: list[tuple[int, int]] = []
     looked_into: dict[str, None] = {}
     with new_rows(folder, "files", LISTING) as writer:
-        for piece, doubtful in listed(root, linked, (lambda: old.scan(FILES)) if old.places else None, full_check_days):
+        earlier = (lambda: old.scan(FILES)) if old.places else None
+        for piece, doubtful in listed(root, linked, earlier, run.full_check_days, unlisted):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
             if doubtful and len(piece):
                 looked_into[files.file_holding(piece.column("uri")[0].as_py())] = None
                 suspect.append((writer.rows, writer.rows + len(piece)))
-            writer.write(_keyed(piece))
+            writer.write(_keyed(piece if run.watch_changes else piece.select(FILES[:3])))
         before = writer.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
         writer.write(_keyed(pa.record_batch(columns, FILES[:3])))

@@ -153,9 +153,16 @@ class Modality(Protocol):
         )
 
     def verifies(self, entry: Entry) -> bool:
-        """Whether `read` compares all that it takes of this entry with the digests of its parts (`manifests.unchanged`),
-        and refuses other content as `changed`. Where it does not, the size and time of its files decide."""
+        """Whether `read` compares all that it takes of this entry with the digests of its parts (`entries.unchanged`), and
+        refuses other content as `changed`, also where it cannot be read (`entries.as_indexed`). Where it does not, the time of
+        its files decides, which a replaced file may keep."""
         return False
+
+    @property
+    def edition(self) -> int:
+        """Which edition of what the digests and facts of parts hold `scan` gives: with another one all files are scanned
+        again."""
+        return 1
 
     def describe(self, parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
         """Facts of an entry from those of its parts that state any, in the order of their locators: the first's.

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from medray.errors import ArchiveError
+from medray.errors import ArchiveAway, ArchiveError
 from medray.storage.uris import file_system, is_local, local_path
 
 if TYPE_CHECKING:
@@ -55,17 +55,20 @@ def list_files(root: str) -> Iterator[File]:
         yield from map(File, *(piece.column(name).to_pylist() for name in File._fields))
 
 
-def list_pieces(root: str, linked: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def list_pieces(
+    root: str, linked: list[str] | None = None, unlisted: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Every regular file below `root` (or `root` itself) as batches of COLUMNS: uri (string), the others int64.
 
     The order does not depend on the machine: the files of a folder by name, then its folders by name. Memory is bounded
     by the largest folder. Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run:
     they join `linked`. What is there and cannot be read as a file (a link that leads nowhere or to itself, a pipe, a
     socket, a device, a folder that may not be opened, a name that is not UTF-8, with its bytes escaped) is listed with
-    size and time 0, so that it is one entry that fails. Raises ArchiveError when `root` does not exist or cannot be
-    listed, and when the storage fails below it (a mount that has gone): nothing is taken for gone then.
+    size and time 0, so that it is one entry that fails. Folders of which nobody knows what they hold now, since they may
+    not be opened or their storage fails (a mount that has gone), join `unlisted`. Raises ArchiveError when `root` does not
+    exist or may not be opened, and ArchiveAway when its storage fails: nothing is taken for gone then.
     """
-    yield from _local_pieces(root, linked) if is_local(root) else _remote_pieces(root)
+    yield from _local_pieces(root, linked, unlisted) if is_local(root) else _remote_pieces(root)
 
 
 @dataclass(slots=True)
@@ -106,6 +109,13 @@ class _Columns:
 
 def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
     """The files of `root`, then those below each of its folders: what storage lists at once is held in memory."""
+    try:
+        yield from _listed_remotely(root)
+    except OSError as error:
+        raise ArchiveAway("the archive cannot be listed", where=root, found=type(error).__name__, do=AWAY) from error
+
+
+def _listed_remotely(root: str) -> Iterator[pa.RecordBatch]:
     from pyarrow import fs
 
     system, path = file_system(root)
@@ -130,7 +140,10 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EN
 """Errors of one place, that say nothing of the storage: those of a mount that fails are others."""
 
 
-def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatch]:
+AWAY = "see whether the storage is there; the next run goes on"
+
+
+def _local_pieces(root: str, linked: list[str] | None, unlisted: list[str] | None) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     top = str(local_path(root))
@@ -158,12 +171,18 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
                 "the archive does not exist", where=folder, do="check the `archive` key of the run file"
             ) from None
         except OSError as error:
-            if folder != top and error.errno in _REFUSED:
-                columns.add(folder, 0, 0)
-                continue
-            raise ArchiveError(
-                "the folder cannot be listed", where=folder, found=error.strerror or str(error)
-            ) from None
+            place = folder if error.errno in _REFUSED else _highest_away(folder, top)
+            found = error.strerror or str(error)
+            if place == top and error.errno in _REFUSED:
+                raise ArchiveError("the folder cannot be listed", where=folder, found=found) from None
+            if place == top:
+                raise ArchiveAway("the archive cannot be listed", where=folder, found=found, do=AWAY) from None
+            columns.add(place, 0, 0)
+            away = [folder, *(each for each in folders if each.startswith(f"{place}/"))]
+            folders = [each for each in folders if not each.startswith(f"{place}/")]
+            if unlisted is not None:
+                unlisted += away
+            continue
         if large:
             yield from pa.Table.from_batches([*large, columns.take()]).sort_by("uri").to_batches(PIECE_FILES)
         elif len(columns.paths) >= PIECE_FILES:
@@ -171,6 +190,22 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
         folders.extend(sorted(below, reverse=True))
     if columns.paths:
         yield columns.take()
+
+
+def _highest_away(folder: str, top: str) -> str:
+    """The topmost folder above `folder`, or that itself, that cannot be listed now: where its storage is mounted. `top` where
+    that is at or above it."""
+    place = folder
+    while place != top:
+        above = os.path.dirname(place)
+        try:
+            with os.scandir(above) as listing:
+                next(listing, None)
+        except OSError:
+            place = above
+        else:
+            return place
+    return top
 
 
 def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], linked: list[str] | None) -> None:

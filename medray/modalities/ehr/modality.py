@@ -64,6 +64,11 @@ class Ehr(Modality):
         """One sample each, `sample_id` "0": see `reading.py`."""
         return reading.read(self._archive, Entries.of(entries))
 
+    @property
+    def edition(self) -> int:
+        """2: parts without a prediction time of their own are digested with their codes."""
+        return 2
+
     def verifies(self, entry: Entry) -> bool:
         """The events that a prediction may see are compared with their digest."""
         return True
