@@ -4,12 +4,13 @@
     ├── UserError              exit 2   the command, the run file or the data given is wrong
     │   ├── RunFileError                a key, a value or a missing file of a run file
     │   ├── ArchiveError                an archive that cannot be listed or holds nothing
+    │   │   └── ArchiveGone             nothing is there, or answers: of one that was there before, ArchiveAway
     │   ├── LabelError                  a label table that does not fit the archive
     │   ├── SplitError                  a subject in two splits, an empty split
     │   ├── BundleError                 a bundle that is missing, altered, pickled or too new
     │   └── StoreError                  a score store that is missing or not one of ours
     ├── MachineError                    a worker, a cluster or a disk failed
-    │   └── ArchiveAway                 the archive went while a run was at work
+    │   └── ArchiveAway                 the archive's storage is away: a mount that has gone
     ├── Fenced                          a newer run has claimed the store
     └── SampleError                     one entry cannot be read: becomes a failed row, never stops a run
 
@@ -72,6 +73,10 @@ class RunFileError(UserError):
 
 
 class ArchiveError(UserError):
+    pass
+
+
+class ArchiveGone(ArchiveError):
     pass
 
 

@@ -30,6 +30,7 @@ class PendingOptions(TypedDict, total=False):
 
     retry_failed: bool | Collection[str]
     attempts: int | None
+    now: datetime | None
     memory: str
 
 
@@ -100,9 +101,11 @@ class Readings(ScoreScan):
         *,
         retry_failed: bool | Collection[str] = False,
         attempts: int | None = None,
+        now: datetime | None = None,
         memory: str = "2GB",
     ) -> np.ndarray:
-        """Numbers of the pending rows, (N,) int64 in no order, as `Manifest.take` wants them; options as for `pending`."""
+        """Numbers of the pending rows, (N,) int64 in no order, as `Manifest.take` wants them; options as for `pending`, `now`
+        (UTC) tells which tries were in this night."""
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
@@ -116,7 +119,7 @@ class Readings(ScoreScan):
             columns["passing"] = passing
             columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
             most = 2**31 if attempts is None else attempts
-            late = (datetime.now(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+            late = ((now or datetime.now(UTC)) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
             night = NIGHT // timedelta(microseconds=1)
             also = ("reason",)
             sql = f"""
@@ -260,7 +263,9 @@ order by bundle_id, status desc, reason
 def _keys(manifest: pa.Table, *also: str) -> pa.Table:
     keys = entry_keys(manifest)
     columns = {"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]}
-    return pa.table(columns | {name: manifest.column(name) for name in also})
+    names = manifest.schema.names
+    nothing = pa.nulls(len(keys), pa.string())
+    return pa.table(columns | {name: manifest.column(name) if name in names else nothing for name in also})
 
 
 def _quoted(names: Iterable[str]) -> str:

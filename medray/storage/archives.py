@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medray.errors import ArchiveAway, ArchiveError, SampleError
+from medray.errors import ArchiveAway, ArchiveError, ArchiveGone, SampleError
 from medray.storage.uris import (
     CONTAINERS,
     INSIDE,
@@ -84,7 +84,7 @@ def listed(
             empty = empty and not len(piece)
             yield piece, doubtful
         if empty and len(every) > 1:
-            raise ArchiveError("one of the archives holds no files", where=place, do="leave it out, or mount it")
+            raise ArchiveGone("one of the archives holds no files", where=place, do="leave it out, or mount it")
 
 
 def _of_place(
@@ -158,7 +158,7 @@ def _content(uri: str) -> bytes:
         with system.open_input_file(path) as stream:
             return stream.read()
     except FileNotFoundError:
-        raise ArchiveError(
+        raise ArchiveGone(
             "the archive does not exist", where=uri, do="check the `archive` key of the run file"
         ) from None
     except (OSError, SampleError) as error:
@@ -180,7 +180,7 @@ def _inside(container: str, path: str) -> Iterator[pa.RecordBatch]:
     uris, wanted = piece.column("uri"), f"{container}{INSIDE}{path}".rstrip("/")
     below = piece.filter(pc.or_(pc.equal(uris, wanted), pc.starts_with(uris, f"{wanted}/" if path else wanted)))
     if not len(below):
-        raise ArchiveError(
+        raise ArchiveGone(
             "the archive does not exist", where=wanted, do="check the `archive` key of the run file"
         ) from None
     yield below

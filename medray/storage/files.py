@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medray.errors import ArchiveError, MachineError, SampleError
+from medray.errors import ArchiveAway, ArchiveError, MachineError, SampleError
 from medray.storage.archives import archive_files as archive_files
 from medray.storage.archives import archive_pieces as archive_pieces
 from medray.storage.uris import INSIDE as INSIDE
@@ -93,7 +93,7 @@ def is_away(root: str) -> bool:
 
             return next(dicomweb.studies(dicomweb.place_of(root)), None) is None
         return next(archive_pieces(root), None) is None
-    except (ArchiveError, OSError):
+    except (ArchiveError, ArchiveAway, OSError):
         return True
 
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from medray.errors import ArchiveAway, ArchiveError
+from medray.errors import ArchiveAway, ArchiveError, ArchiveGone
 from medray.storage.uris import file_system, is_local, local_path
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _listed_remotely(root: str) -> Iterator[pa.RecordBatch]:
     system, path = file_system(root)
     info = system.get_file_info(path)
     if info.type == fs.FileType.NotFound:
-        raise ArchiveError("the archive does not exist", where=root, do="check the `archive` key of the run file")
+        raise ArchiveGone("the archive does not exist", where=root, do="check the `archive` key of the run file")
     prefix = root[: len(root) - len(path)] if root.endswith(path) else f"{urlsplit(root).scheme}://"
     top = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path))
     folders = sorted(each.path for each in top if each.type == fs.FileType.Directory)
@@ -167,7 +167,7 @@ def _local_pieces(root: str, linked: list[str] | None, unlisted: list[str] | Non
         except FileNotFoundError:
             if folder != top:  # went while the archive was listed, as its files may
                 continue
-            raise ArchiveError(
+            raise ArchiveGone(
                 "the archive does not exist", where=folder, do="check the `archive` key of the run file"
             ) from None
         except OSError as error:

@@ -32,7 +32,7 @@ from medray.archive.manifest import doubted as doubts
 from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
-from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveAway, ArchiveError, MachineError, UserError
+from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveAway, ArchiveError, ArchiveGone, MachineError, UserError
 from medray.faults import is_fault
 from medray.flows.driver import shards
 from medray.flows.flow import Flow
@@ -226,7 +226,7 @@ class _IndexRun:
             self.listed = list_archive(
                 folder, run.root, list(dict.fromkeys(lists)), linked, unlisted, self.old_listing, run
             )
-        except ArchiveError as error:
+        except ArchiveGone as error:
             if before is None:
                 raise
             raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None  # it was there

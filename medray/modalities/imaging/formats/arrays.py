@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medray.archive.entries import PartRef, digest, unchanged
+from medray.archive.entries import PartRef, digest
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.storage.compressed import GZIP
-from medray.storage.files import FileStamp, exists, read_bytes, stamp_of
+from medray.storage.files import FileStamp, exists, is_local, read_bytes, stamp_of
 
 LONGER = 4
 """How many times longer than an axis of channels both other axes must be."""
@@ -151,46 +151,53 @@ def idx_split(uri: str) -> str | None:
 class ArrayCache:
     """The arrays of the last few files, so that 10,000 rows do not load their file 10,000 times.
 
-    A local file that changed is loaded again; so is any other where a row is not as it was indexed.
+    A local file that changed is loaded again; a remote one once more where a row is not as it was indexed.
     """
 
     def __init__(self, files: int = 4) -> None:
         self._files = files
-        self._cached: OrderedDict[str, tuple[FileStamp | None, dict[str, ImageArray]]] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, FileStamp | None], dict[str, ImageArray]] = OrderedDict()
+        self._again: set[str] = set()
+        """Remote files that were loaded once more."""
 
     def row(self, part: PartRef) -> tuple[ImageArray, int]:
         """The array that a part is a row of, and which row. Raises SampleError: `changed` where the row is not as it was
         indexed, `missing_file` where it is there no more."""
-        name, _, row = part.locator.rpartition("/")
-        for again in (False, True):
-            arrays, fresh = self._arrays(part.uri, again=again)
-            if fresh or (name in arrays and _is_row_of(arrays[name], int(row), part.digest)):
-                break
+        name, _, number = part.locator.rpartition("/")
+        row = int(number)
+        arrays = self.rows(part.uri)
+        if not _holds(arrays.get(name), row, part.digest) and not is_local(part.uri) and part.uri not in self._again:
+            self._again.add(part.uri)
+            self._cached.pop((part.uri, None), None)
+            arrays = self.rows(part.uri)
         if name not in arrays:
             raise SampleError("missing_file", f"the archive has no array {name}_images any more")
-        rows = arrays[name]
-        if not 0 <= int(row) < len(rows.images):
-            raise SampleError("missing_file", f"the array has {len(rows.images)} rows; row {row} is no longer there")
-        unchanged(rows.content(int(row)), part)
-        return rows, int(row)
+        images = arrays[name].images
+        if not 0 <= row < len(images):
+            raise SampleError("missing_file", f"the array has {len(images)} rows; row {row} is no longer there")
+        if not _holds(arrays[name], row, part.digest):
+            raise SampleError("changed", "the row differs from when it was indexed")
+        return arrays[name], row
 
-    def _arrays(self, uri: str, *, again: bool) -> tuple[dict[str, ImageArray], bool]:
-        """({name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file, whether they were loaded just now)."""
-        stamp = stamp_of(uri)
-        if not again and uri in self._cached and self._cached[uri][0] == stamp:
-            self._cached.move_to_end(uri)
-            return self._cached[uri][1], False
-        self._cached.pop(uri, None)  # let go before the next one is read
+    def rows(self, uri: str) -> dict[str, ImageArray]:
+        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file with its labels. Raises SampleError."""
+        key = (uri, stamp_of(uri))
+        if key in self._cached:
+            self._cached.move_to_end(key)
+            return self._cached[key]
         raw = read_bytes(uri)
         arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": idx_rows(uri, idx_array(raw))}
-        self._cached[uri] = stamp, arrays
+        self._cached[key] = arrays
         while len(self._cached) > self._files:
             self._cached.popitem(last=False)
-        return arrays, True
+        return arrays
 
 
-def _is_row_of(rows: ImageArray, row: int, known: bytes) -> bool:
-    return 0 <= row < len(rows.images) and (not known or digest(rows.content(row)) == known)
+def _holds(rows: ImageArray | None, row: int, known: bytes) -> bool:
+    """Whether the row is there, with this digest where that is known."""
+    if rows is None or not 0 <= row < len(rows.images):
+        return False
+    return not known or digest(rows.content(row)) == known
 
 
 def read_row(rows: ImageArray, row: int, volumes: bool) -> Image:
