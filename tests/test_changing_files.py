@@ -91,3 +91,19 @@ def test_a_file_that_is_only_touched_is_scored(name: str, tmp_path: Path) -> Non
     for path in files.files(0):
         os.utime(root / path, ns=(10**9, 10**9))
     assert set(samples_of(stages.Read(spec), manifest).column("reason").to_pylist()) == {None}
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "spoilt", "gone"])
+def test_a_reference_that_goes_while_variants_are_read_ends_no_process(how: str, tmp_path: Path) -> None:
+    files, root = FORMATS["vcf"], tmp_path / "archive"
+    write(tmp_path, files.beside)
+    write(root, files.files(0))
+    spec = files.spec(tmp_path)
+    manifest, reader = manifest_of(spec, root), stages.Read(spec)
+    samples_of(reader, manifest.slice(0, 1))  # the worker has it open
+    reference = files.beside["reference.fa"]
+    if (content := EDITS[how](reference, reference)) is None:
+        (tmp_path / "reference.fa").unlink()
+    else:
+        (tmp_path / "reference.fa").write_bytes(content)
+    assert set(samples_of(reader, manifest).column("reason").to_pylist()) <= {None, *PASSING}
