@@ -107,3 +107,17 @@ def test_a_reference_that_goes_while_variants_are_read_ends_no_process(how: str,
     else:
         (tmp_path / "reference.fa").write_bytes(content)
     assert set(samples_of(reader, manifest).column("reason").to_pylist()) <= {None, *PASSING}
+
+
+def test_what_ended_a_process_after_it_was_written_to_is_tried_again(tmp_path: Path) -> None:
+    """What the fingerprint is of may be read without harm."""
+    files, root = FORMATS["series"], tmp_path / "archive"
+    write(root, files.files(0))
+    spec = files.spec(tmp_path)
+    manifest = manifest_of(spec, root)
+    died = manifest.set_column(
+        manifest.schema.get_field_index("reason"), manifest.schema.field("reason"), [["worker_died"] * len(manifest)]
+    )
+    assert samples_of(stages.Read(spec), died).column("reason").to_pylist() == ["worker_died"]
+    change(root, files.files(0), files.files(1), "replaced", keep_time=False)
+    assert samples_of(stages.Read(spec), died).column("reason").to_pylist() == ["changed"]

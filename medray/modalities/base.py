@@ -152,8 +152,9 @@ class Modality(Protocol):
             do="write the data to files as its archives have them, and give their paths",
         )
 
-    def verifies(self, entry: Entry) -> bool:
-        """Whether `read` compares all that it takes of this entry with the digests of its parts (`entries.unchanged`), and
+    @property
+    def verifies(self) -> bool:
+        """Whether `read` compares all that it takes of an entry with the digests of its parts (`entries.unchanged`), and
         refuses other content as `changed`, also where it cannot be read (`entries.as_indexed`). Where it does not, the time of
         its files decides, which a replaced file may keep."""
         return False

@@ -134,7 +134,8 @@ class Read:
         """Samples of entries, and (N,) which entry each is of."""
         entries = Entries(rows)
         samples = self._guarded(entries)
-        samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
+        if not self.modality.verifies:  # asked after reading: what was read is then what was indexed
+            samples = _refuse_replaced(samples, touched(entries), self.modality.payload)
         numbers_of_samples = measured(self.modality, samples)
         if numbers_of_samples is not None:
             samples = refuse_measured(self.modality, samples, numbers_of_samples)
@@ -172,7 +173,18 @@ class Read:
         return joined([read_rows(np.full(len(rows), i), rows, payload) for i, rows in enumerate(alone)])
 
     def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows that the scan already found unreadable."""
+        """Rows that the scan already found unreadable, or that ended every process that read them: of other content, perhaps,
+        than what their fingerprint is of."""
+        died = pc.equal(rows.column("reason"), "worker_died").to_numpy(zero_copy_only=False)
+        late = touched(Entries(rows)) & died if died.any() else died
+        if late.any():
+            changed = (
+                ("reason", "changed"),
+                ("detail", "it ended the process that read it, and was written to before"),
+            )
+            for name, text in changed:
+                column = pc.if_else(pa.array(late), text, rows.column(name))
+                rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
         names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail", "facts")
         columns = {name: rows.column(name) for name in names if name in rows.schema.names}
         return self._sample_rows(columns | {"sample_id": pa.repeat("", len(rows))}, len(rows))
@@ -196,13 +208,10 @@ def _raise(error: Exception, entry: Entry) -> pa.RecordBatch:
     raise error if isinstance(error, OSError) else as_sample_error(error)
 
 
-def replaced(modality: Modality, entries: Entries) -> np.ndarray:
-    """(E,) bool: entries of which a file is another than when it was indexed, as far as its time tells and `read` has not
-    compared the content itself. Asked after reading: what was read is then what was indexed."""
+def touched(entries: Entries) -> np.ndarray:
+    """(E,) bool: entries of which a file was written to since it was indexed, by its time."""
     owner, uris, then = entries.modified()
     known = then != 0
-    if 2 * pc.count_distinct(uris).as_py() > len(entries):  # files of their own: most are compared, and not asked for
-        known &= ~np.array([modality.verifies(entry) for entry in entries], bool)[owner]
     mask = np.zeros(len(entries), bool)
     if known.any():
         of_file = uris.filter(pa.array(known)).dictionary_encode()
@@ -212,8 +221,6 @@ def replaced(modality: Modality, entries: Entries) -> np.ndarray:
         ]
         then = np.where(local, then[known], then[known] // 10**9 * 10**9)
         mask[owner[known][(now != then) & (now != _GONE)]] = True
-    for i in np.flatnonzero(mask).tolist():
-        mask[i] = not modality.verifies(entries[i])
     return mask
 
 

@@ -69,7 +69,8 @@ class Ehr(Modality):
         """2: parts without a prediction time of their own are digested with their codes."""
         return 2
 
-    def verifies(self, entry: Entry) -> bool:
+    @property
+    def verifies(self) -> bool:
         """The events that a prediction may see are compared with their digest."""
         return True
 
