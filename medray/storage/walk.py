@@ -49,9 +49,9 @@ def stamp(facts: os.stat_result) -> FileStamp:
     return FileStamp(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
 
-def list_files(root: str) -> Iterator[File]:
+def list_files(root: str, unlisted: list[str] | None = None) -> Iterator[File]:
     """The files of `list_pieces`, one by one."""
-    for piece in list_pieces(root):
+    for piece in list_pieces(root, unlisted=unlisted):
         yield from map(File, *(piece.column(name).to_pylist() for name in File._fields))
 
 

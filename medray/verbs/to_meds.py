@@ -47,7 +47,15 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
     if not files.is_local(run.out_uri):
         raise UserError("the dataset is written to a local or mounted folder", where="out", found=run.out)
     key, out = pseudonym_key(run.pseudonym_key), files.local_path(run.out_uri)
-    listed = list(files.list_files(run.root))
+    unlisted: list[str] = []
+    listed = list(files.list_files(run.root, unlisted))
+    if unlisted:
+        raise MachineError(
+            "folders cannot be listed, so that nothing is converted",
+            where=run.root,
+            found=f"{len(unlisted)} folders that may not be opened, or whose storage fails",
+            do="run the same command again, when all of the archive may be read",
+        )
     if not listed:
         raise ArchiveError("the archive holds no files", where=run.root, do="check the `archive` key of the run file")
     made_from = _digest(run, listed, key)
