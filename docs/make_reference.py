@@ -239,7 +239,7 @@ def reason_codes() -> Iterator[str]:
     yield "| code | meaning |"
     yield "|---|---|"
     yield "| 0 | done |"
-    yield "| 1 | a fault of medray or its machines |"
+    yield "| 1 | a fault of medray or its machines; storage that is away |"
     yield "| 2 | the command, the run file or the data given is wrong |"
     yield "| 3 | done, but more than `max_failed` of the entries failed |"
     yield "| 130 | stopped by Ctrl-C |"

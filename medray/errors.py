@@ -4,12 +4,13 @@
     ├── UserError              exit 2   the command, the run file or the data given is wrong
     │   ├── RunFileError                a key, a value or a missing file of a run file
     │   ├── ArchiveError                an archive that cannot be listed or holds nothing
+    │   │   └── ArchiveGone             nothing is there, or answers: of one that was there before, ArchiveAway
     │   ├── LabelError                  a label table that does not fit the archive
     │   ├── SplitError                  a subject in two splits, an empty split
     │   ├── BundleError                 a bundle that is missing, altered, pickled or too new
     │   └── StoreError                  a score store that is missing or not one of ours
     ├── MachineError                    a worker, a cluster or a disk failed
-    │   └── ArchiveAway                 the archive went while a run was at work
+    │   └── ArchiveAway                 the archive's storage is away: a mount that has gone
     ├── Fenced                          a newer run has claimed the store
     └── SampleError                     one entry cannot be read: becomes a failed row, never stops a run
 
@@ -41,10 +42,13 @@ class MedrayError(Exception):
                 lines.append(f"  {title}: {text}")
         return "\n".join(lines)
 
+    def facts(self) -> dict[str, str]:
+        """What an error of another kind with the same message is made of."""
+        return {name: getattr(self, name) for name in ("what", "where", "found", "expected", "do")}
+
     def to_json(self) -> dict[str, str]:
         """For the way back from a worker; `from_json` is the opposite."""
-        facts = {name: getattr(self, name) for name in ("what", "where", "found", "expected", "do")}
-        return {"kind": type(self).__name__, **facts}
+        return {"kind": type(self).__name__, **self.facts()}
 
     def __reduce__(self):  # keyword-only arguments survive pickling
         return (from_json, (self.to_json(),))
@@ -69,6 +73,10 @@ class RunFileError(UserError):
 
 
 class ArchiveError(UserError):
+    pass
+
+
+class ArchiveGone(ArchiveError):
     pass
 
 

@@ -22,7 +22,7 @@ from medray.archive.manifest import Manifest
 from medray.datasets.label_table import LabelSettings
 from medray.datasets.labels import apply_labels
 from medray.engines.local import LocalEngine
-from medray.errors import ArchiveError, UserError
+from medray.errors import ArchiveAway, ArchiveError, UserError
 from medray.learning import bundles
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.storage import archives, files
@@ -290,7 +290,7 @@ def test_a_patient_of_several_archives_is_one_subject_and_a_series_in_two_is_one
     assert index(run, LocalEngine()).scanned == 0
     shutil.rmtree(tmp_path / "two")
     (tmp_path / "two").mkdir()
-    with pytest.raises(ArchiveError, match="one of the archives holds no files"):
+    with pytest.raises(ArchiveAway, match="one of the archives holds no files"):
         index(run, LocalEngine())
     assert files.is_away(run.root)
 

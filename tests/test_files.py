@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from medray.errors import ArchiveError
+from medray.errors import ArchiveAway, ArchiveError
 from medray.storage import files, walk
 
 
@@ -120,23 +120,55 @@ def test_a_device_is_not_read_to_its_end():
         files.read_bytes("/dev/zero")
 
 
-@pytest.mark.parametrize(("number", "whole"), [(errno.EACCES, True), (errno.ESTALE, False), (errno.EIO, False)])
-def test_a_folder_that_may_not_be_opened_is_one_failure_and_storage_that_fails_stops(
-    archive: Path, monkeypatch: pytest.MonkeyPatch, number: int, whole: bool
-):
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, *folders: Path) -> None:
+    """Have these folders fail to be listed."""
     real = os.scandir
 
     def scandir(folder: str):
-        if folder.endswith("/b"):
+        if Path(folder) in folders:
             raise OSError(number, os.strerror(number), folder)
         return real(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    if whole:
-        assert names(str(archive)) == ["a.png", "z.png", "a/x/deep.dcm", "b"]
-    else:
-        with pytest.raises(ArchiveError, match="cannot be listed"):
-            names(str(archive))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_folder_that_cannot_be_listed_is_one_failure_and_the_rest_is_listed(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    failing(monkeypatch, number, archive / "b")
+    unlisted: list[str] = []
+    pieces = list(files.list_pieces(str(archive), unlisted=unlisted))
+    listed = [files.relative(uri, str(archive)) for piece in pieces for uri in piece.column("uri").to_pylist()]
+    assert listed == ["a.png", "z.png", "a/x/deep.dcm", "b"] and unlisted == [str(archive / "b")]
+
+
+def test_a_mount_that_goes_while_it_is_listed_is_one_failure_not_one_for_each_of_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("local/1.png", "mount/0.png", "mount/p/1.png", "mount/q/2.png", "mount/r/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    mount, real, asked = tmp_path / "mount", os.scandir, list[str]()
+
+    def scandir(folder: str):
+        asked.append(folder)
+        if Path(folder).is_relative_to(mount) and (folder != str(mount) or asked.count(folder) > 1):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    unlisted: list[str] = []
+    pieces = list(files.list_pieces(str(tmp_path), unlisted=unlisted))
+    listed = [files.relative(uri, str(tmp_path)) for piece in pieces for uri in piece.column("uri").to_pylist()]
+    assert listed == ["local/1.png", "mount/0.png", "mount"]
+    assert sorted(unlisted) == [str(mount / name) for name in ("p", "q", "r")]
+
+
+def test_an_archive_whose_storage_fails_is_away(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    failing(monkeypatch, errno.EIO, archive, archive / "a")
+    with pytest.raises(ArchiveAway, match="cannot be listed"):
+        names(str(archive))
 
 
 def test_links_to_folders_are_told(archive: Path):

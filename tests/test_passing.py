@@ -287,7 +287,7 @@ def test_storage_that_refuses_for_a_night_is_asked_again_the_next(archive, monke
     with monkeypatch.context() as night:
         night.setattr(reader, "read_pages", refuse)
         first = score_verb(run, LocalEngine())
-    assert (first.failed, first.by_reason, first.exit_code(0.01)) == (4, {"unreadable": 4}, 3)
+    assert (first.failed, first.by_reason, first.storage_away, first.exit_code(0.01)) == (4, {"unreadable": 4}, 4, 1)
     assert score_verb(run, LocalEngine()).scored == 4
 
 

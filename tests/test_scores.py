@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -302,14 +302,31 @@ def test_a_failed_entry_is_done_unless_a_retry_of_its_reason_is_asked_for(store:
 
 
 @pytest.mark.parametrize("reason", sorted(PASSING))
-def test_an_entry_whose_storage_was_away_is_pending_again_ten_times(store: ScoreStore, reason: str) -> None:
+def test_an_entry_whose_storage_was_away_is_tried_three_times_a_night_and_every_night(
+    store: ScoreStore, reason: str
+) -> None:
     archive = manifest({"ok": 1, "cut": 1, "gone": 1})
     score(store, "b1", rows({"ok": 1}), rows({"cut": 1}, reason="truncated"))
-    for _ in range(10):
+    for _ in range(3):
         assert ids(store.pending(archive, "b1")) == ["gone"]
         score(store, "b1", rows({"gone": 1}, reason=reason))
     assert ids(store.pending(archive, "b1")) == []
     assert ids(store.pending(archive, "b1", retry_failed={reason}, attempts=11)) == ["gone"]
+    tomorrow = datetime.now(UTC) + timedelta(hours=23)
+    for _ in range(9):  # nights without it, and it is not given up
+        assert ids(store.pending(archive, "b1", now=tomorrow)) == ["gone"]
+        score(store, "b1", rows({"gone": 1}, reason=reason))
+    score(store, "b1", rows({"gone": 1}))
+    assert ids(store.pending(archive, "b1", now=tomorrow)) == []
+
+
+def test_what_the_index_could_not_read_either_gets_no_row_more(store: ScoreStore) -> None:
+    """A link that leads nowhere would add one every night; its row says what there is to say."""
+    archive = manifest({"link": 1, "file": 1})
+    unread = archive.append_column("reason", pa.array(["missing_file" if i == "link" else None for i in ids(archive)]))
+    score(store, "b1", rows({"link": 1, "file": 1}, reason="missing_file"))
+    assert ids(store.pending(unread, "b1")) == ["file"]
+    assert ids(store.pending(unread, "b1", retry_failed={"missing_file"})) == ["link", "file"]
 
 
 def test_pyarrow_finds_rows_by_any_column(store: ScoreStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import tarfile
 from collections import Counter
@@ -25,7 +26,7 @@ from medray.config.loader import load_run
 from medray.config.runs import ConvertRun
 from medray.engines.opening import open_engine
 from medray.engines.spec import LocalSpec, RaySpec
-from medray.errors import ArchiveError
+from medray.errors import ArchiveError, MachineError
 from medray.modalities.ehr.convert.arranging import Arrange
 from medray.modalities.ehr.convert.events import BUCKET_ROWS, DROPS, PATIENT, Subjects
 from medray.verbs import to_meds
@@ -529,3 +530,85 @@ def test_an_empty_file_is_one_that_failed(tmp_path):
 
 def test_the_run_file_that_ships_is_a_conversion():
     assert isinstance(runs.load(PROJECT / "jobs/runs/physionet_to_meds.toml"), ConvertRun)
+
+
+# --- files that change, or that storage does not give, while they are converted ----------------------------------------
+
+
+def patient_file(path: Path, birth: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patients = ({"resourceType": "Patient", "id": f"p{number}", "birthDate": birth} for number in range(3))
+    path.write_text("".join(json.dumps(patient) + "\n" for patient in patients))
+
+
+def births(out: Path) -> set[str]:
+    born = events(out).filter(pc.equal(events(out).column("code"), meds.birth_code))
+    return {str(moment.date()) for moment in born.column("time").to_pylist()}
+
+
+def test_a_source_replaced_with_its_size_and_time_is_converted_again(tmp_path):
+    path = tmp_path / "source" / "Patient.ndjson"
+    patient_file(path, "1950-01-01")
+    run = run_of(tmp_path, path.parent)
+    assert not convert(run).reused and convert(run).reused
+    facts = path.stat()
+    patient_file(path, "1960-01-01")
+    os.utime(path, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
+    assert not convert(run).reused
+    assert births(tmp_path / "out") == {"1960-01-01"}
+
+
+def test_a_source_that_is_written_to_while_it_is_converted_leaves_the_dataset_before(tmp_path, monkeypatch):
+    path = tmp_path / "source" / "Patient.ndjson"
+    patient_file(path, "1950-01-01")
+    run = run_of(tmp_path, path.parent)
+    convert(run)
+    patient_file(path, "1960-01-01")
+    settle = to_meds._settle
+
+    def written_to(*given: Any) -> Any:
+        patient_file(path, "1970-01-01")
+        return settle(*given)
+
+    with monkeypatch.context() as during:
+        during.setattr(to_meds, "_settle", written_to)
+        with pytest.raises(MachineError, match="written to while they were converted"):
+            convert(run)
+    assert births(tmp_path / "out") == {"1950-01-01"}
+    convert(run)
+    assert births(tmp_path / "out") == {"1970-01-01"}
+
+
+def test_a_file_that_storage_does_not_give_leaves_the_dataset_before(tmp_path, monkeypatch):
+    from medray.modalities.ehr.convert import members
+
+    for name in ("a", "b"):
+        patient_file(tmp_path / "source" / f"{name}.ndjson", "1950-01-01")
+    run = run_of(tmp_path, tmp_path / "source")
+    convert(run)
+    patient_file(tmp_path / "source" / "a.ndjson", "1960-01-01")
+    opened = members.files.open_input
+
+    def refusing(uri: str) -> Any:
+        if uri.endswith("b.ndjson"):
+            raise OSError(5, "Input/output error")
+        return opened(uri)
+
+    with monkeypatch.context() as away:
+        away.setattr(members.files, "open_input", refusing)
+        with pytest.raises(MachineError, match="could not be read, so that nothing is converted"):
+            convert(run)
+    assert births(tmp_path / "out") == {"1950-01-01"}
+    (tmp_path / "source" / "c").mkdir()
+    scandir = os.scandir
+
+    def forbidden(folder: Any) -> Any:
+        if str(folder).endswith("/c"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    with monkeypatch.context() as away:
+        away.setattr(os, "scandir", forbidden)
+        with pytest.raises(MachineError, match="folders cannot be listed"):
+            convert(run)
+    assert convert(run).failed == 0

@@ -16,6 +16,7 @@ from medray.archive.choice import Choose, add_units, choosing, find_passed_over
 from medray.archive.entries import MANIFEST, PARTS, entry_keys
 from medray.archive.grouping import Assemble, Describe, Judge, group_parts
 from medray.archive.manifest import CHANGES
+from medray.errors import PASSING
 from medray.storage.arrow import one_chunk
 from medray.storage.queries import execute, query
 from medray.storage.row_files import AT, RowFiles, new_rows
@@ -60,6 +61,7 @@ def regroup(
     afresh: bool,
 ) -> Regrouped:
     """`old` parts without those of the table `touched_uris` (uri) of `db`, with `new` ones; `entries` with what that changes.
+    Of files of the table `unread_uris`, of which storage gave nothing now, old parts stay that it gave before.
 
     `describe`, `judge`, `free_text` and `assemble`: as for `group_parts`. `choose`: of which entries one is chosen; with an
     entry that a file touches, all others of its unit are looked at. `afresh`: every file was read, so `old` parts hold no more
@@ -124,10 +126,12 @@ def _count(db: DuckDBPyConnection, table: str) -> int:
 
 
 def without_touched(db: DuckDBPyConnection, old: RowFiles) -> RowFiles:
-    """A table with a `uri`, without the rows of files of the table `touched_uris` of `db`."""
+    """Parts without those of files of the table `touched_uris` of `db`, and of `unread_uris` those that could not be read."""
     where = np.zeros(old.places, bool)
-    sql = f"select {AT} from old semi join touched_uris using (uri)"
-    with query(db, sql, old=old.scan(["uri"], at=True)) as rows:
+    passing = ", ".join(f"'{reason}'" for reason in sorted(PASSING))
+    sql = f"""select {AT} from old where uri in (select uri from touched_uris)
+              or reason in ({passing}) and uri in (select uri from unread_uris)"""
+    with query(db, sql, old=old.scan(["uri", "reason"], at=True)) as rows:
         for batch in rows:
             where[batch.column(0).to_numpy()] = True
     return old.marked(where)

@@ -7,7 +7,8 @@ series may lie in many files, an .npz holds many images) and lets a night re-sca
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +21,8 @@ import xxhash
 
 from medray.archive.eligibility import Fact
 from medray.archive.pseudonyms import own_subject, pseudonym
-from medray.errors import SampleError
+from medray.errors import PASSING, SampleError
+from medray.faults import as_sample_error
 from medray.storage.arrow import one_chunk
 from medray.storage.files import File, read_bytes, write_bytes
 from medray.storage.pages import Content
@@ -77,6 +79,23 @@ def unchanged(content: ContentOf, part: PartRef) -> ContentOf:
     if part.digest and digest(content) != part.digest:
         raise SampleError("changed", "the file has been replaced since it was indexed")
     return content
+
+
+@contextmanager
+def as_indexed(known: bool = True) -> Generator[None]:
+    """Around the reading of content that was read by the index and has still to be compared with its digest: what goes wrong
+    inside is `changed`, since the index has read it. The entry's fingerprint is of other content, under which no failure of
+    this one may stand. What may pass anyway (errors.PASSING, OSError) stays as it is. `known`: the index has a digest.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        problem = as_sample_error(error)
+        if not known or problem.reason in PASSING:
+            raise problem from None
+        raise SampleError("changed", f"it cannot be read as it was indexed any more: {problem.reason}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +290,12 @@ class Entries(Sequence[Entry]):
         flat = parts.flatten()
         times = flat.field("modified_ns").fill_null(0).to_numpy()
         return np.repeat(np.arange(len(self)), parts.value_lengths()), flat.field("uri"), times
+
+    def digests(self) -> tuple[np.ndarray, list[bytes | None]]:
+        """Number of the entry (P,) int64 and digest of all P parts, entry by entry; None: not known."""
+        parts = self._parts
+        digests = parts.flatten().field("digest").to_pylist()
+        return np.repeat(np.arange(len(self)), parts.value_lengths()), digests
 
     @property
     def _parts(self) -> pa.ListArray:

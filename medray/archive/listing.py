@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,12 @@ from medray.storage import files
 from medray.storage.archives import listed
 from medray.storage.queries import query
 from medray.storage.row_files import AT, RowFiles, new_rows
+from medray.storage.walk import COLUMNS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-FILES = ["uri", "size", "modified_ns"]
+FILES = list(COLUMNS)
 
 
 class Listed(NamedTuple):
@@ -34,25 +35,42 @@ class Listed(NamedTuple):
     """URIs of the zip and tar files among whose members they are."""
 
 
+class Watched(Protocol):
+    """What a run says of how its archive is watched: `config.runs.ArchiveRun`."""
+
+    @property
+    def full_check_days(self) -> float: ...
+
+    @property
+    def watch_changes(self) -> bool: ...
+
+
 def list_archive(
-    folder: str, root: str, lists: list[files.File], linked: list[str], old: RowFiles, full_check_days: float
+    folder: str,
+    root: str,
+    lists: list[files.File],
+    linked: list[str],
+    unlisted: list[str],
+    old: RowFiles,
+    run: Watched,
 ) -> Listed:
     """Files of the archive `root`, then `lists`, written to `folder`. Links to folders, which are not followed, join
-    `linked`. What is as in the listing `old` need not be looked into again."""
+    `linked`, folders that cannot be listed `unlisted`. What is as in the listing `old` need not be looked into again."""
     apart = pa.array([file.uri for file in lists], pa.string())
     suspect: list[tuple[int, int]] = []
     looked_into: dict[str, None] = {}
     with new_rows(folder, "files", LISTING) as writer:
-        for piece, doubtful in listed(root, linked, (lambda: old.scan(FILES)) if old.places else None, full_check_days):
+        earlier = (lambda: old.scan(FILES)) if old.places else None
+        for piece, doubtful in listed(root, linked, earlier, run.full_check_days, unlisted):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
             if doubtful and len(piece):
                 looked_into[files.file_holding(piece.column("uri")[0].as_py())] = None
                 suspect.append((writer.rows, writer.rows + len(piece)))
-            writer.write(_keyed(piece))
+            writer.write(_keyed(piece if run.watch_changes else piece.select(FILES[:3])))
         before = writer.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
-        writer.write(_keyed(pa.record_batch(columns, FILES)))
+        writer.write(_keyed(pa.record_batch(columns, FILES[:3])))
     return Listed(
         RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect), pa.array(looked_into, pa.string())
     )
@@ -60,22 +78,26 @@ def list_archive(
 
 def _keyed(piece: pa.RecordBatch) -> pa.RecordBatch:
     keys = hashed(piece.column("uri"))
-    return pa.RecordBatch.from_arrays([*piece.columns, pa.array(keys[:, 0]), pa.array(keys[:, 1])], schema=LISTING)
+    columns = dict(zip(piece.schema.names, piece.columns, strict=True))
+    columns |= {"key_hi": pa.array(keys[:, 0]), "key_lo": pa.array(keys[:, 1])}
+    columns.setdefault("changed_ns", pa.nulls(len(piece), pa.int64()))  # where storage has no such time
+    return pa.RecordBatch.from_arrays([columns[name] for name in LISTING.names], schema=LISTING)
 
 
 _DIFFERENT = f"""
 select now.{AT} as now, old.{AT} as old from now full join old using (key_hi, key_lo)
 where now.{AT} is null or old.{AT} is null or now.size <> old.size or now.modified_ns <> old.modified_ns
+   or now.changed_ns <> old.changed_ns
 """
 
 
 def compare(db: DuckDBPyConnection, old: RowFiles, now: RowFiles) -> tuple[np.ndarray, np.ndarray]:
-    """(files of `now`,) bool: new, or of another size or time; (files of `old`,) bool: gone."""
+    """(files of `now`,) bool: new, of another size or time, or changed since; (files of `old`,) bool: gone."""
     fresh, vanished = np.zeros(now.places, bool), np.zeros(old.places, bool)
     if old.places == 0:
         fresh[:] = True
         return fresh, vanished
-    columns = ["key_hi", "key_lo", "size", "modified_ns"]
+    columns = ["key_hi", "key_lo", "size", "modified_ns", "changed_ns"]
     with query(db, _DIFFERENT, now=now.scan(columns, at=True), old=old.scan(columns, at=True)) as rows:
         for batch in rows:
             now_rows, old_rows = batch.column("now"), batch.column("old")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 STATE, FORMAT = "state.json", 1
+DOUBTED = "doubted.json"
+"""Ids of entries that were not as the index has them when they were read; the next index removes it."""
 
 UNREAD = (
     "bad_columns", "corrupt", "empty_file", "format_mismatch", "missing_file", "not_text", "truncated", "unreadable",
@@ -74,6 +76,7 @@ LISTING = pa.schema(
         pa.field("uri", pa.string(), False),
         pa.field("size", pa.int64(), False),
         pa.field("modified_ns", pa.int64(), False),
+        pa.field("changed_ns", pa.int64()),  # null where storage has no such time, and in what earlier versions wrote
         pa.field("key_hi", pa.int64(), False),  # of the uri
         pa.field("key_lo", pa.int64(), False),
     ]
@@ -288,6 +291,19 @@ def write_state(folder: str, state: IndexState, before: IndexState | None) -> No
         left = file.modified_ns < before_now and name not in state.names | retired.keys() | {STATE}  # by a killed run
         if name in expired or left:
             files.remove_file(file.uri)
+
+
+def doubt(folder: str, entry_ids: Iterable[str]) -> None:
+    """Have the next index open the files of these entries, which are not as it has them."""
+    files.write_bytes(files.join(folder, DOUBTED), json.dumps(sorted(set(entry_ids) | set(doubted(folder)))).encode())
+
+
+def doubted(folder: str) -> list[str]:
+    """Entries that `doubt` was told of since the last index."""
+    try:
+        return json.loads(files.read_bytes(files.join(folder, DOUBTED)))
+    except (FileNotFoundError, ValueError):
+        return []
 
 
 def listing_of(folder: str, state: IndexState | None) -> RowFiles:

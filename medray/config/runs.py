@@ -47,6 +47,10 @@ class ArchiveRun(BaseModel):
     full_check_days: float = Field(default=30.0, gt=0)
     """How often an archive on a DICOMweb server is looked into study by study, whatever its counts say: an Orthanc is asked for
     the stored file of each instance, of any other server each instance is retrieved."""
+    watch_changes: bool = True
+    """Whether a local file is opened again when its change time (ctime) is another, though its size and modification time are
+    as they were: it may be of other content. Set it to false where something touches all files every night, such as a
+    backup that makes hard links."""
     max_failed: float = Field(default=0.01, ge=0, le=1)
     """Largest fraction of entries that may fail before the exit code is 3."""
     engine: EngineSpec = RaySpec()

@@ -90,11 +90,6 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused. Torch says so in words where its CPU allocator is refused."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
-
-
 def free_memory() -> int | None:
     """Bytes that this process's control group or the machine can still give; None where neither tells."""
     limits: list[int] = []

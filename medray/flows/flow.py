@@ -63,6 +63,8 @@ class Receipt:
     """Entries of which nothing came, and nothing failed: the model is not asked about them (errors.NOT_ELIGIBLE)."""
     passed_over: dict[str, int] = field(default_factory=dict[str, int])
     """How many samples are not eligible, and by which reason."""
+    faults: dict[str, int] = field(default_factory=dict[str, int])
+    """How many samples failed as nobody had foreseen, by kind and place in the code (`faults.as_sample_error`)."""
     seconds: dict[str, float] = field(default_factory=dict[str, float], compare=False)
     """Seconds of this worker, by stage and for "write"."""
     slowest: list[SlowBatch] = field(default_factory=list[SlowBatch], compare=False)

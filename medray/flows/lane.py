@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE
+from medray.faults import is_fault
 from medray.flows.flow import Apply, Receipt, Sink, SlowBatch, Stage
 from medray.storage.arrow import among, rebatch
 
@@ -239,6 +240,7 @@ class _EntryCounter:
 
     def __init__(self) -> None:
         self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
+        self.faults: Counter[str] = Counter()
         self.faulty: set[str] = set()
         """The lost ones that have a failed row."""
         self.last: tuple[str, str] | None = None
@@ -264,6 +266,9 @@ class _EntryCounter:
         bad = reason.is_valid().to_numpy(zero_copy_only=False)
         if bad.any():
             self.reasons.update(reason.filter(pa.array(bad & new)).to_pylist())
+            if "detail" in batch.schema.names:
+                details = batch.column("detail").filter(pa.array(bad & new)).to_pylist()
+                self.faults.update(detail for detail in details if is_fault(detail))
             with_good = {*entry.filter(pa.array(~bad)).unique().to_pylist(), self.good}
             self.lost |= set(entry.filter(pa.array(bad)).unique().to_pylist()) - with_good
             failed = bad & ~among(reason, NOT_ELIGIBLE).to_numpy(zero_copy_only=False)
@@ -291,6 +296,7 @@ class _EntryCounter:
             left=left,
             not_eligible=len(self.lost) - failed,
             passed_over={reason: count for reason, count in self.reasons.items() if reason in NOT_ELIGIBLE},
+            faults=dict(self.faults),
             seconds=seconds,
             slowest=slowest,
         )

@@ -20,7 +20,8 @@ from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part
 from medray.archive.grouping import Assemble, Assembled, Describe
 from medray.datasets.samples import KEYS
-from medray.errors import SampleError, UserError
+from medray.errors import UserError
+from medray.faults import as_sample_error
 from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs
 from medray.modalities.spec import Spec
@@ -151,10 +152,18 @@ class Modality(Protocol):
             do="write the data to files as its archives have them, and give their paths",
         )
 
-    def verifies(self, entry: Entry) -> bool:
-        """Whether `read` compares all that it takes of this entry with the digests of its parts (`manifests.unchanged`),
-        and refuses other content as `changed`. Where it does not, the size and time of its files decide."""
+    @property
+    def verifies(self) -> bool:
+        """Whether `read` compares all that it takes of an entry with the digests of its parts (`entries.unchanged`), and
+        refuses other content as `changed`, also where it cannot be read (`entries.as_indexed`). Where it does not, the time of
+        its files decides, which a replaced file may keep."""
         return False
+
+    @property
+    def edition(self) -> int:
+        """Which edition of what the digests and facts of parts hold `scan` gives: with another one all files are scanned
+        again."""
+        return 1
 
     def describe(self, parts: Sequence[Mapping[str, Fact]]) -> Mapping[str, Fact]:
         """Facts of an entry from those of its parts that state any, in the order of their locators: the first's.
@@ -269,18 +278,19 @@ def read_each(
     """What `Modality.read` returns, from a function that reads one entry.
 
     `read_one` gives `sample_id` and the payload (and target, reason, detail) of at least one sample, or raises
-    SampleError or OSError, which become one failed row.
+    SampleError, OSError or what else decoders and parsers may raise (`faults.as_sample_error`): one failed row.
     """
     pieces: list[pa.RecordBatch] = []
     for number, entry in enumerate(entries):
         try:
             samples = read_one(entry)
-        except SampleError as error:
-            reason, detail = error.reason, error.detail
         except FileNotFoundError as error:
             reason, detail = "missing_file", error.strerror
         except OSError as error:
             reason, detail = "unreadable", error.strerror or type(error).__name__
+        except Exception as error:
+            problem = as_sample_error(error)
+            reason, detail = problem.reason, problem.detail
         else:
             pieces.append(read_rows(np.full(len(samples), number), samples, payload))
             continue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
@@ -19,8 +19,10 @@ from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 from medray.storage import delta
 from medray.storage.queries import database, query
 
-PASSING_ATTEMPTS = 10
-"""An entry that could not be read is tried so often: nights of an archive that comes and goes, and an end."""
+TRIES, NIGHT = 3, timedelta(hours=12)
+"""An entry that could not be read because of its storage is tried so often in a night, and again every night."""
+DOUBTED = timedelta(days=3)
+"""How long an index opens the files of an entry that was found changed: every run that finds it so begins this anew."""
 
 
 class PendingOptions(TypedDict, total=False):
@@ -28,6 +30,7 @@ class PendingOptions(TypedDict, total=False):
 
     retry_failed: bool | Collection[str]
     attempts: int | None
+    now: datetime | None
     memory: str
 
 
@@ -78,8 +81,9 @@ class Readings(ScoreScan):
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
         latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
         tried less than `attempts` times. One that failed for a reason that may pass (errors.PASSING: the storage was
-        away) is pending again in any case, until it has been tried PASSING_ATTEMPTS times. Reads the key columns of this bundle's files as a stream, and spills to disk
-        beyond `memory`.
+        away) is pending again in any case, at most TRIES times in a NIGHT; but where the index could not read it either, and
+        says so by a reason of that kind, its row says the same. Reads the key columns of this bundle's files as a stream, and
+        spills to disk beyond `memory`.
         """
         if len(manifest) == 0:
             return manifest.table() if isinstance(manifest, Manifest) else manifest
@@ -97,14 +101,17 @@ class Readings(ScoreScan):
         *,
         retry_failed: bool | Collection[str] = False,
         attempts: int | None = None,
+        now: datetime | None = None,
         memory: str = "2GB",
     ) -> np.ndarray:
-        """Numbers of the pending rows, (N,) int64 in no order, as `Manifest.take` wants them; options as for `pending`."""
+        """Numbers of the pending rows, (N,) int64 in no order, as `Manifest.take` wants them; options as for `pending`, `now`
+        (UTC) tells which tries were in this night."""
         unknown = sorted(set() if isinstance(retry_failed, bool) else set(retry_failed) - REASONS.keys())
         if unknown:
             raise ValueError(f"unknown reason codes {unknown}: expected some of {sorted(REASONS)}")
         columns: dict[str, ds.Expression] = {name: ds.field(name) for name in ("key_hi", "key_lo")}
-        done, reason = "done", ds.field("reason")
+        sql, reason = "select row from wanted anti join done using (key_hi, key_lo)", ds.field("reason")
+        also: tuple[str, ...] = ()
         passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
         if retry_failed or self._any(passing, bundle_id):
             codes = None if retry_failed is True else pa.array(sorted(retry_failed or ()), pa.string())
@@ -112,19 +119,37 @@ class Readings(ScoreScan):
             columns["passing"] = passing
             columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
             most = 2**31 if attempts is None else attempts
-            done = f"""(select key_hi, key_lo from done group by all
-                        having not (coalesce(max("at") filter (asked) = max("at"), false)
-                                        and count(distinct "at") < {most:d}
-                                    or coalesce(max("at") filter (passing) = max("at"), false)
-                                        and count(distinct "at") < {PASSING_ATTEMPTS:d}))"""
+            late = ((now or datetime.now(UTC)) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+            night = NIGHT // timedelta(microseconds=1)
+            also = ("reason",)
+            sql = f"""
+                with tries as (
+                    select key_hi, key_lo,
+                           coalesce(max("at") filter (asked) = max("at"), false)
+                               and count(distinct "at") < {most:d} as again,
+                           coalesce(max("at") filter (passing) = max("at"), false)
+                               and count(distinct "at") filter (passing and abs("at" - {late:d}) < {night:d}) < {TRIES:d}
+                               as passed
+                    from done group by all)
+                select row from wanted left join tries using (key_hi, key_lo)
+                where again is null or again or passed and (reason is null or reason not in ({_quoted(PASSING)}))"""
         rows = self._query(
-            f"select row from wanted anti join {done} using (key_hi, key_lo)",
+            sql,
             memory,
-            wanted=manifest.keys("row") if isinstance(manifest, Manifest) else _keys(manifest),
+            wanted=manifest.keys("row", *also) if isinstance(manifest, Manifest) else _keys(manifest, *also),
             done=self._scan(columns, bundle_id),
         )
         again = standing.overtaken(self, manifest, bundle_id, memory)
         return np.union1d(rows.column("row").to_numpy(), again)
+
+    def doubted(self) -> list[str]:
+        """Entries of any bundle that were of other content, within the time DOUBTED, than when they were indexed: what the
+        index knows of their files may be wrong."""
+        since = pa.scalar(datetime.now(UTC) - DOUBTED, pa.timestamp("us", "UTC"))
+        changed = (ds.field("reason") == "changed") & (ds.field("scored_at") > since)
+        with self._whole():
+            rows = self._scan({"entry_id": ds.field("entry_id")}, None, changed).read_all()
+        return pc.unique(rows.column("entry_id")).to_pylist()
 
     def scores(self, bundle_id: str, manifest: pa.Table | None = None, *, memory: str = "2GB") -> pa.Table:
         """Current rows (SCORES) of a bundle, ordered by entry, sample and output: each entry's latest attempt, without
@@ -235,6 +260,13 @@ order by bundle_id, status desc, reason
 """
 
 
-def _keys(manifest: pa.Table) -> pa.Table:
+def _keys(manifest: pa.Table, *also: str) -> pa.Table:
     keys = entry_keys(manifest)
-    return pa.table({"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]})
+    columns = {"row": pa.array(np.arange(len(keys))), "key_hi": keys[:, 0], "key_lo": keys[:, 1]}
+    names = manifest.schema.names
+    nothing = pa.nulls(len(keys), pa.string())
+    return pa.table(columns | {name: manifest.column(name) if name in names else nothing for name in also})
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))

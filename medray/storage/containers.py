@@ -26,6 +26,7 @@ from medray.storage.content import Content, Stream, as_file
 from medray.storage.inflating import DEFLATE_STREAM, Inflated
 from medray.storage.remote import file_system
 from medray.storage.uris import container_of, is_container, is_local, local_path
+from medray.storage.walk import FileStamp, stamp
 
 IN_MEMORY = 2**26
 """A packed member of up to so many bytes is unpacked at once and compared with its checksum before anything of it is read."""
@@ -85,8 +86,9 @@ def size_and_time(uri: str) -> tuple[int, int]:
 
 
 def directory(uri: str) -> Directory:
-    """The directory of a container as it is now; read once while its size and time stay. Raises OSError."""
-    return _directory(uri, *size_and_time(uri))
+    """The directory of a container as it is now; read once while it stays as it is. Raises OSError."""
+    size, modified_ns = size_and_time(uri)
+    return _directory(uri, size, stamp(os.stat(local_path(uri))) if is_local(uri) else modified_ns)
 
 
 def holds_data(uri: str) -> bool:
@@ -183,7 +185,7 @@ def _open(uri: str) -> pa.NativeFile:
 
 
 @lru_cache(maxsize=4)
-def _directory(uri: str, size: int, modified_ns: int) -> Directory:
+def _directory(uri: str, size: int, version: FileStamp | int) -> Directory:
     raw = _open(uri)
     name = uri.lower()
     if size == 0:

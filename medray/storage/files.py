@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medray.errors import ArchiveError, MachineError, SampleError
+from medray.errors import ArchiveAway, ArchiveError, MachineError, SampleError
 from medray.storage.archives import archive_files as archive_files
 from medray.storage.archives import archive_pieces as archive_pieces
 from medray.storage.uris import INSIDE as INSIDE
@@ -37,8 +37,10 @@ from medray.storage.uris import places as places
 from medray.storage.uris import relative as relative
 from medray.storage.uris import top_folder as top_folder
 from medray.storage.walk import File as File
+from medray.storage.walk import FileStamp as FileStamp
 from medray.storage.walk import list_files as list_files
 from medray.storage.walk import list_pieces as list_pieces
+from medray.storage.walk import stamp as stamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +93,7 @@ def is_away(root: str) -> bool:
 
             return next(dicomweb.studies(dicomweb.place_of(root)), None) is None
         return next(archive_pieces(root), None) is None
-    except (ArchiveError, OSError):
+    except (ArchiveError, ArchiveAway, OSError):
         return True
 
 
@@ -117,14 +119,11 @@ def modified_ns(uri: str) -> int | None:
     return None if info.type == fs.FileType.NotFound else (info.mtime_ns or 0) // 10**9 * 10**9
 
 
-def size_and_time(uri: str) -> tuple[int, int]:
-    """(bytes, ns since the epoch) of a local file, or of the local zip or tar that holds it; zeros of a remote one: tells
-    whether what is kept of a file is still so. Raises OSError."""
+def stamp_of(uri: str) -> FileStamp | None:
+    """What tells whether a local file, or the local zip or tar that holds it, is still as it was; None of a remote one. Raises
+    OSError."""
     holder = file_holding(uri)
-    if not is_local(holder):
-        return 0, 0
-    facts = os.stat(local_path(holder))
-    return facts.st_size, facts.st_mtime_ns
+    return stamp(os.stat(local_path(holder))) if is_local(holder) else None
 
 
 def read_bytes(uri: str) -> bytes:

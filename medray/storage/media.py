@@ -27,7 +27,7 @@ def named_files(uri: str, content: bytes, medium: Iterable[pa.RecordBatch]) -> p
     top = top_folder(uri)
     there: dict[str, tuple[str, int, int]] = {}
     for piece in medium:
-        for row in zip(*(column.to_pylist() for column in piece.columns), strict=True):
+        for row in zip(*(piece.column(name).to_pylist() for name in ("uri", "size", "modified_ns")), strict=True):
             there[_plain(row[0][len(top) :].removeprefix(INSIDE).lstrip("/"))] = row
     rows = {
         path: there.get(_plain(path)) or (join(top, path), 0, 0)

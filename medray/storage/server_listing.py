@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from medray.errors import ArchiveError
+from medray.errors import ArchiveGone
 from medray.storage import dicomweb, http
 from medray.storage.dicomweb import Counts, Place
 from medray.storage.orthanc import Orthanc, Stored, is_same_file
@@ -42,7 +42,7 @@ def listed(
     try:
         yield from _Listing(place, earlier or tuple, full_check_days).pieces()
     except OSError as error:
-        raise ArchiveError(
+        raise ArchiveGone(
             "the DICOMweb server does not give its list",
             where=place.uri,
             found=error.strerror or str(error),

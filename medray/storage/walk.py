@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from medray.errors import ArchiveError
+from medray.errors import ArchiveAway, ArchiveError, ArchiveGone
 from medray.storage.uris import file_system, is_local, local_path
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ PIECE_FILES = 65_536
 """A listing is taken in pieces of about so many files."""
 
 
+COLUMNS = ("uri", "size", "modified_ns", "changed_ns")
+"""Columns of a listing. The last is null where storage has no such time: when the file was written to, renamed, or given
+other rights or another modification time, which no program can set."""
+
+
 class File(NamedTuple):
     """One listed file: `uri`, `size` in bytes, `modified_ns` since the epoch (UTC)."""
 
@@ -30,23 +35,40 @@ class File(NamedTuple):
     modified_ns: int
 
 
-def list_files(root: str) -> Iterator[File]:
+class FileStamp(NamedTuple):
+    """What differs when other content stands in a local file's place: also where its size and time were kept, its inode or
+    the time at which that was changed, which nobody can set, is another."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+
+def stamp(facts: os.stat_result) -> FileStamp:
+    return FileStamp(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+
+
+def list_files(root: str, unlisted: list[str] | None = None) -> Iterator[File]:
     """The files of `list_pieces`, one by one."""
-    for piece in list_pieces(root):
-        yield from map(File, *(column.to_pylist() for column in piece.columns))
+    for piece in list_pieces(root, unlisted=unlisted):
+        yield from map(File, *(piece.column(name).to_pylist() for name in File._fields))
 
 
-def list_pieces(root: str, linked: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Every regular file below `root` (or `root` itself) as batches of uri (string), size and modified_ns (int64).
+def list_pieces(
+    root: str, linked: list[str] | None = None, unlisted: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Every regular file below `root` (or `root` itself) as batches of COLUMNS: uri (string), the others int64.
 
     The order does not depend on the machine: the files of a folder by name, then its folders by name. Memory is bounded
     by the largest folder. Symbolic links to files are followed; links to folders are not, so a loop cannot hang a run:
     they join `linked`. What is there and cannot be read as a file (a link that leads nowhere or to itself, a pipe, a
     socket, a device, a folder that may not be opened, a name that is not UTF-8, with its bytes escaped) is listed with
-    size and time 0, so that it is one entry that fails. Raises ArchiveError when `root` does not exist or cannot be
-    listed, and when the storage fails below it (a mount that has gone): nothing is taken for gone then.
+    size and time 0, so that it is one entry that fails. Folders of which nobody knows what they hold now, since they may
+    not be opened or their storage fails (a mount that has gone), join `unlisted`. Raises ArchiveError when `root` does not
+    exist or may not be opened, and ArchiveAway when its storage fails: nothing is taken for gone then.
     """
-    yield from _local_pieces(root, linked) if is_local(root) else _remote_pieces(root)
+    yield from _local_pieces(root, linked, unlisted) if is_local(root) else _remote_pieces(root)
 
 
 @dataclass(slots=True)
@@ -56,11 +78,13 @@ class _Columns:
     paths: list[str] = field(default_factory=list[str])
     sizes: list[int] = field(default_factory=list[int])
     times: list[int] = field(default_factory=list[int])
+    changes: list[int | None] = field(default_factory=list[int | None])
 
-    def add(self, path: str, size: int, modified_ns: int) -> None:
+    def add(self, path: str, size: int, modified_ns: int, changed_ns: int | None = None) -> None:
         self.paths.append(path)
         self.sizes.append(size)
         self.times.append(modified_ns)
+        self.changes.append(changed_ns)
 
     def take(self) -> pa.RecordBatch:
         """All of them; none are left."""
@@ -71,26 +95,33 @@ class _Columns:
         except UnicodeEncodeError:
             self._escape()
             uri = pa.array(self.paths, pa.string())
-        columns = [uri, pa.array(self.sizes, pa.int64()), pa.array(self.times, pa.int64())]
-        self.paths, self.sizes, self.times = [], [], []
-        return pa.record_batch(columns, ["uri", "size", "modified_ns"])
+        columns = [uri, *(pa.array(each, pa.int64()) for each in (self.sizes, self.times, self.changes))]
+        self.paths, self.sizes, self.times, self.changes = [], [], [], []
+        return pa.record_batch(columns, list(COLUMNS))
 
     def _escape(self) -> None:
         """Names that are not UTF-8 to text that no file has."""
         for i, path in enumerate(self.paths):
             escaped = os.fsencode(path).decode("utf-8", "backslashreplace")
             if escaped != path:
-                self.paths[i], self.sizes[i], self.times[i] = escaped, 0, 0
+                self.paths[i], self.sizes[i], self.times[i], self.changes[i] = escaped, 0, 0, None
 
 
 def _remote_pieces(root: str) -> Iterator[pa.RecordBatch]:
     """The files of `root`, then those below each of its folders: what storage lists at once is held in memory."""
+    try:
+        yield from _listed_remotely(root)
+    except OSError as error:
+        raise ArchiveAway("the archive cannot be listed", where=root, found=type(error).__name__, do=AWAY) from error
+
+
+def _listed_remotely(root: str) -> Iterator[pa.RecordBatch]:
     from pyarrow import fs
 
     system, path = file_system(root)
     info = system.get_file_info(path)
     if info.type == fs.FileType.NotFound:
-        raise ArchiveError("the archive does not exist", where=root, do="check the `archive` key of the run file")
+        raise ArchiveGone("the archive does not exist", where=root, do="check the `archive` key of the run file")
     prefix = root[: len(root) - len(path)] if root.endswith(path) else f"{urlsplit(root).scheme}://"
     top = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path))
     folders = sorted(each.path for each in top if each.type == fs.FileType.Directory)
@@ -109,14 +140,17 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EN
 """Errors of one place, that say nothing of the storage: those of a mount that fails are others."""
 
 
-def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatch]:
+AWAY = "see whether the storage is there; the next run goes on"
+
+
+def _local_pieces(root: str, linked: list[str] | None, unlisted: list[str] | None) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     top = str(local_path(root))
     columns = _Columns()
     if os.path.isfile(top):
         facts = os.stat(top)
-        columns.add(top, facts.st_size, facts.st_mtime_ns)
+        columns.add(top, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     folders = [] if columns.paths else [top]
     while folders:
         folder = folders.pop()
@@ -133,16 +167,22 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
         except FileNotFoundError:
             if folder != top:  # went while the archive was listed, as its files may
                 continue
-            raise ArchiveError(
+            raise ArchiveGone(
                 "the archive does not exist", where=folder, do="check the `archive` key of the run file"
             ) from None
         except OSError as error:
-            if folder != top and error.errno in _REFUSED:
-                columns.add(folder, 0, 0)
-                continue
-            raise ArchiveError(
-                "the folder cannot be listed", where=folder, found=error.strerror or str(error)
-            ) from None
+            place = folder if error.errno in _REFUSED else _highest_away(folder, top)
+            found = error.strerror or str(error)
+            if place == top and error.errno in _REFUSED:
+                raise ArchiveError("the folder cannot be listed", where=folder, found=found) from None
+            if place == top:
+                raise ArchiveAway("the archive cannot be listed", where=folder, found=found, do=AWAY) from None
+            columns.add(place, 0, 0)
+            away = [folder, *(each for each in folders if each.startswith(f"{place}/"))]
+            folders = [each for each in folders if not each.startswith(f"{place}/")]
+            if unlisted is not None:
+                unlisted += away
+            continue
         if large:
             yield from pa.Table.from_batches([*large, columns.take()]).sort_by("uri").to_batches(PIECE_FILES)
         elif len(columns.paths) >= PIECE_FILES:
@@ -152,13 +192,29 @@ def _local_pieces(root: str, linked: list[str] | None) -> Iterator[pa.RecordBatc
         yield columns.take()
 
 
+def _highest_away(folder: str, top: str) -> str:
+    """The topmost folder above `folder`, or that itself, that cannot be listed now: where its storage is mounted. `top` where
+    that is at or above it."""
+    place = folder
+    while place != top:
+        above = os.path.dirname(place)
+        try:
+            with os.scandir(above) as listing:
+                next(listing, None)
+        except OSError:
+            place = above
+        else:
+            return place
+    return top
+
+
 def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], linked: list[str] | None) -> None:
     """Files, and what is no file and no folder, to `found`, folders to `below`, links to folders to `linked`."""
     for child in children:
         try:
             if child.is_file():
                 facts = child.stat()
-                columns.add(child.path, facts.st_size, facts.st_mtime_ns)
+                columns.add(child.path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
             elif child.is_dir(follow_symlinks=False):
                 below.append(child.path)
             elif child.is_dir():

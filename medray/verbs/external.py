@@ -31,7 +31,7 @@ from medray.storage import files
 from medray.verbs import stages
 from medray.verbs.index import index_archive
 from medray.verbs.overlap import seen
-from medray.verbs.prepare import SMALL_BYTES, rows_per_shard, split_facts
+from medray.verbs.prepare import SMALL_BYTES, refuse_unread, rows_per_shard, split_facts
 from medray.verbs.results import class_counts
 
 SHOWN = 20
@@ -82,7 +82,7 @@ def labelled_entries(
     if not len(used):
         _refuse_empty(manifest, split, run)
     used, shared = _without_seen(used, run, key, progress)
-    folder = _decoded(used, spec, bundle.id, run, engine, progress)
+    folder = _decoded(used, archive.uri, spec, bundle.id, run, engine, progress)
     lost = [*manifest.column("reason").drop_null().to_pylist(), *ShardSet.open(folder).failed()["reason"].to_pylist()]
     reasons = Counter(str(reason) for reason in lost)
     facts = split_facts(used, split, recipe.objective, recipe.classes)
@@ -150,9 +150,16 @@ def _without_seen(used: pa.Table, run: EvaluateRun, key: bytes, progress: Progre
 
 
 def _decoded(
-    used: pa.Table, spec: ModalitySpec, bundle_id: str, run: EvaluateRun, engine: Engine, progress: Progress
+    used: pa.Table,
+    archive: str,
+    spec: ModalitySpec,
+    bundle_id: str,
+    run: EvaluateRun,
+    engine: Engine,
+    progress: Progress,
 ) -> str:
-    """Folder of the shards of these entries."""
+    """Folder of the shards of these entries. `archive`: where their manifest is. Raises MachineError where some cannot be
+    read now."""
     decides: Mapping[str, Any] = {
         "entries": manifest_digest(used),
         "bundle": bundle_id,
@@ -172,5 +179,6 @@ def _decoded(
     progress.begin("prepare", len(used))
     read = stages.read(spec, min(rows, stages.batch_rows(modality)))
     engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small, failable=True))
+    refuse_unread(ShardSet.open(folder), archive, run.root)
     files.write_bytes(done, json.dumps({"entries": len(used)}).encode())
     return folder

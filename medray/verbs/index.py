@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ import pyarrow.compute as pc
 
 from medray.archive.changes import regroup
 from medray.archive.entries import PARTS
-from medray.archive.listing import FILES, compare, list_archive, named
+from medray.archive.listing import compare, list_archive, named
 from medray.archive.manifest import (
+    DOUBTED,
     STATE,
     IndexState,
     Manifest,
@@ -26,10 +28,12 @@ from medray.archive.manifest import (
     read_state,
     write_state,
 )
+from medray.archive.manifest import doubted as doubts
 from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
-from medray.errors import NOT_ELIGIBLE, ArchiveError, UserError
+from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveAway, ArchiveError, ArchiveGone, MachineError, UserError
+from medray.faults import is_fault
 from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
@@ -43,6 +47,7 @@ from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
 from medray.storage.row_files import RowFiles, new_rows
+from medray.storage.walk import AWAY
 from medray.verbs import stages
 from medray.verbs.results import IndexResult
 
@@ -55,8 +60,10 @@ SMALL_FILES, SMALL_BYTES = 2000, 2**28
 ROUND_FILES = 1_000_000
 """Planned at once: their names are in memory."""
 
-NOT_KEPT = ("unreadable", "missing_file")
-"""Reasons that may pass without the file changing: such a file is opened at every index."""
+YOUNG_NS = 60 * 10**9
+"""A file that was written to so shortly before it was indexed may have been half written."""
+AWAY_FILES = 100
+"""Where so many files were opened, and storage gave none of them, it is away."""
 
 
 def index(
@@ -91,9 +98,14 @@ def modality_of(run: TrainRun | EvaluateRun | ScoreRun) -> ModalitySpec:
 
 
 def index_archive(
-    run: TrainRun | EvaluateRun | ScoreRun, spec: ModalitySpec, engine: Engine, progress: Progress
+    run: TrainRun | EvaluateRun | ScoreRun,
+    spec: ModalitySpec,
+    engine: Engine,
+    progress: Progress,
+    doubted: Collection[str] = (),
 ) -> tuple[Manifest, IndexResult]:
-    """(manifest, result)"""
+    """(manifest, result). The files of `doubted` entries are opened whatever their size and time say: when they were read,
+    they were not as they had been indexed."""
     started = time.monotonic()
     _refuse_own_places(run)
     if len(files.places(run.root)) > 1 and not spec.several_archives:
@@ -108,8 +120,9 @@ def index_archive(
         database() as db,
         files.whole("a file of the index is spoilt", folder, "remove the folder: the next index reads every file anew"),
     ):
-        index_run = _IndexRun(run, spec, engine, progress, db)
+        index_run = _IndexRun(run, spec, engine, progress, db, doubted)
         state, kinds = index_run.index()
+        files.remove_file(files.join(folder, DOUBTED))
     result = IndexResult(
         entries=state.counts.entries,
         failed=state.counts.failed,
@@ -176,8 +189,10 @@ class _IndexRun:
         engine: Engine,
         progress: Progress,
         db: DuckDBPyConnection,
+        doubted: Collection[str] = (),
     ) -> None:
         self.run, self.spec, self.engine, self.progress, self.db = run, spec, engine, progress, db
+        self.doubted = {*doubted, *doubts(files.join(run.folder, "manifest"))}
         self.folder = folder = files.join(run.folder, "manifest")
         files.make_closed_folder(folder)
         self.key = pseudonym_key(run.pseudonym_key)
@@ -185,7 +200,10 @@ class _IndexRun:
         self.modality = open_modality(spec)
         for plug_in in brought(spec):
             how.update(plug_in.model_dump_json().encode())
-        how.update(_companions(self.modality, run.root))
+        self.companions = _companions(self.modality, run.root)
+        how.update(self.companions)
+        if self.modality.edition != 1:
+            how.update(f"edition {self.modality.edition}".encode())
         if not all(map(files.is_local, files.places(run.root))):
             how.update(b"gzip as stored")  # earlier versions digested what pyarrow had unpacked
         self.how = how.hexdigest()[:16]
@@ -203,12 +221,23 @@ class _IndexRun:
             for uri in self.modality.lists(place)
             for file in files.archive_files(uri)
         ]
-        linked: list[str] = []
-        self.listed = list_archive(
-            folder, run.root, list(dict.fromkeys(lists)), linked, self.old_listing, run.full_check_days
-        )
+        linked, unlisted = list[str](), list[str]()
+        try:
+            self.listed = list_archive(
+                folder, run.root, list(dict.fromkeys(lists)), linked, unlisted, self.old_listing, run
+            )
+        except ArchiveGone as error:
+            if before is None:
+                raise
+            raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None  # it was there
         self.listing = self.listed.listing
         self.linked = len(linked)
+        if unlisted:
+            progress.fact("unlisted_folders", "warning", count=len(unlisted))
+            progress.note(
+                f"{len(unlisted):,} folders cannot be listed, such as {unlisted[0]}: what lay there at the last index is "
+                "taken to lie there still"
+            )
         if linked:
             progress.fact("linked_folders", "warning", count=len(linked))
             progress.note(
@@ -221,16 +250,49 @@ class _IndexRun:
         """(state, how many entries are new, changed, updated, vanished)"""
         if self.listing.places == 0:
             self._forget_listing()
+            if self.before is not None:
+                raise ArchiveAway("the archive holds no files any more", where=self.run.root, do=AWAY)
             raise ArchiveError(
                 "the archive holds no files", where=self.run.root, do="check the `archive` key of the run file"
             )
         self.opened, vanished = self._todo()
         if self.opened.any():
             self._scan(self.opened)
+            self._refuse_away()
         if self.before is not None and not self.opened.any() and not vanished.any():
-            self._forget_listing()
-            return self.before, {}
+            return self._unchanged(self.before), {}
         return self._regroup(vanished)
+
+    def _unchanged(self, before: IndexState) -> IndexState:
+        """The state before, with the new listing where only that says when files were changed."""
+        first = next(self.old_listing.scan(["changed_ns"]), None)
+        now = next(self.listing.scan(["changed_ns"]), None)
+        if first is None or now is None or first.column(0).null_count < len(first) or now.column(0).null_count:
+            self._forget_listing()
+            return before
+        state = before.model_copy(update={"listing": self.listing.files})
+        write_state(self.folder, state, before)
+        return state
+
+    def _refuse_away(self) -> None:
+        """Raises ArchiveAway where storage gave none of many files: the state before stays in force."""
+        opened = int(self.opened.sum())
+        unread = len(self._unread()) if opened >= AWAY_FILES else 0
+        if unread == opened and opened:
+            self._forget_listing()
+            raise ArchiveAway(
+                "the archive is listed, and its storage gives no file of it",
+                where=self.run.root,
+                found=f"{opened:,} files that cannot be read",
+                do=AWAY,
+            )
+
+    def _unread(self) -> pa.Array:
+        """URIs of the files that storage did not give to this index."""
+        unread = [pa.array([], pa.string())]
+        for batch in self.new_parts.scan(["uri", "reason"], valid="reason"):
+            unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(sorted(PASSING)))))
+        return pc.unique(pa.concat_arrays(unread))
 
     def _forget_listing(self) -> None:
         for name in self.listing.names:
@@ -245,14 +307,28 @@ class _IndexRun:
         for start, end in self.listed.suspect:
             fresh[start:end] = True
         fresh |= named(self.listing, self.listed.looked_into)  # earlier versions took them for files
-        unread = [pa.array([], pa.string())]
-        for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
-            unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
-        fresh |= named(self.listing, pa.concat_arrays(unread))
+        fresh |= named(self.listing, self._unsettled())
         if fresh.any() or vanished.any():  # the data of what a list names may have come or gone
             fresh[self.listed.first_list :] = True
             fresh |= self._beside(fresh, vanished)
         return fresh, vanished
+
+    def _unsettled(self) -> pa.Array:
+        """URIs of files of the last index of which it does not hold for good what they were found to be: storage did not
+        give them, they failed and may have been half written, or entries of theirs are doubted."""
+        uris = [pa.array([], pa.string())]
+        seen_ns = 0 if self.before is None else int(self.before.seen_at.timestamp() * 1e9)
+        for batch in self.old_parts.scan(["uri", "modified_ns", "reason"], valid="reason"):
+            reason = batch.column("reason")
+            passing, eligible = (pc.is_in(reason, pa.array(sorted(each))) for each in (PASSING, NOT_ELIGIBLE))
+            young = pc.greater(batch.column("modified_ns"), seen_ns - YOUNG_NS)
+            uris.append(batch.column("uri").filter(pc.or_(passing, pc.and_not(young, eligible))))
+        doubted = pa.array(sorted(self.doubted), pa.string())
+        entries = changes_of(self.folder, self.before)
+        for batch in entries.scan(["entry_id", "parts"]) if len(doubted) else ():
+            rows = batch.filter(pc.is_in(batch.column("entry_id"), doubted))
+            uris.append(rows.column("parts").flatten().field("uri"))
+        return pc.unique(pa.concat_arrays(uris))
 
     def _beside(self, fresh: np.ndarray, vanished: np.ndarray) -> np.ndarray:
         """(files,) bool: those whose parts hang on a file that came, went or changed."""
@@ -267,7 +343,7 @@ class _IndexRun:
         """The parts of these files, through the engine."""
         self.progress.begin("index", int(fresh.sum()))
         stage = stages.scan(self.spec, self.run.root, self.key)
-        for listed in _rounds(self.listing.scan(FILES, where=fresh)):
+        for listed in _rounds(self.listing.scan(stages.FILES.names, where=fresh)):
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
             plan = shards(listed, workers=self.engine.readers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
@@ -276,16 +352,27 @@ class _IndexRun:
                 for batch in sink.batches():
                     writer.write(batch)
             self.new_parts = self.new_parts.added(writer.file)
+        _tell_faults(self.new_parts, self.progress)
+        if _companions(self.modality, self.run.root) != self.companions:
+            self._forget_listing()
+            raise MachineError(
+                "a table or reference beside the archive was replaced while files were read by it",
+                where=self.run.root,
+                do="run the same command again, when nobody writes to it",
+            )
 
     def _regroup(self, vanished: np.ndarray) -> tuple[IndexState, dict[str, int]]:
         if not self.afresh:
             streams = {
                 "opened": self.listing.scan(["uri"], where=self.opened),
                 "gone": self.old_listing.scan(["uri"], where=vanished),
+                "unread": pa.table({"uri": self._unread()}),
             }
-            execute(
-                self.db, "create table touched_uris as select uri from opened union all select uri from gone", **streams
-            )
+            # what a file held of which storage gave nothing now is not known to have changed
+            sql = """create table unread_uris as select uri from unread;
+                     create table touched_uris as
+                     select uri from opened anti join unread_uris using (uri) union all select uri from gone"""
+            execute(self.db, sql, **streams)
         old = changes_of(self.folder, self.before)
         regrouped = regroup(
             self.db,
@@ -338,11 +425,28 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting).cast(stages.FILES)
 
 
+def _tell_faults(parts: RowFiles, progress: Progress) -> None:
+    details = Counter[str]()
+    for batch in parts.scan(["reason", "detail"], valid="reason"):
+        details.update(filter(is_fault, batch.column("detail").to_pylist()))
+    tell_faults(details, progress)
+
+
+def tell_faults(details: Mapping[str, int], progress: Progress) -> None:
+    """Tell of each kind of fault (`faults.as_sample_error`) once: what it was, where in the code, and how often."""
+    for detail, count in details.items():
+        kind, _, place = detail.partition(" at ")
+        progress.fact("fault", "warning", error=kind, at=place, count=count)
+        progress.note(
+            f"{count:,} failed as nobody had foreseen, {detail}: please report it to the maintainers of medray"
+        )
+
+
 def _companions(modality: Modality, root: str) -> bytes:
-    """Name, size and time of what decides how the archive's files are taken, beside the files themselves."""
+    """Name, size, times and inode of what decides how the archive's files are taken, beside the files themselves."""
     return repr(
         [
-            file
+            (file, files.stamp_of(file.uri))
             for place in files.places(root)
             for uri in modality.companions(place)
             for file in files.archive_files(uri)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from medray.archive.entries import read_manifest
 from medray.archive.manifest import STATE, EntryCounts, Manifest
 from medray.errors import NOT_ELIGIBLE, REASONS, ArchiveError, SampleError, UserError
+from medray.faults import as_sample_error
 from medray.learning import bundles
 from medray.modalities import registry
 from medray.modalities.base import Inspection
@@ -43,6 +44,8 @@ def inspect(path: str) -> Inspection:
             refusals.append(f"{kind}: {error}")
         except OSError as error:
             refusals.append(f"{kind}: {error.strerror or error}")
+        except Exception as error:
+            refusals.append(f"{kind}: {as_sample_error(error)}")
     other = of_others(path, uri) if "#" not in uri else None
     if other is not None:
         return other
@@ -67,6 +70,12 @@ def write_montage(path: str, png: str) -> str:
             picture = registry.montage(kind, uri)
         except (SampleError, UserError) as error:
             refusals.append(f"{kind}: {error}")
+            continue
+        except OSError as error:
+            refusals.append(f"{kind}: {error.strerror or error}")
+            continue
+        except Exception as error:
+            refusals.append(f"{kind}: {as_sample_error(error)}")
             continue
         if picture is not None:
             files.write_bytes(files.absolute(png), picture)

@@ -28,7 +28,7 @@ from medray.scores.nights import NIGHTS, recent_runs, values
 from medray.storage import files, locks
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult
-from medray.verbs.score import note_unlearnt, score_manifest
+from medray.verbs.score import doubted_entries, note_unlearnt, score_manifest
 
 LOCK = "_medray/nightly.json"
 """Below the store; readers and vacuum of Delta pass over names with an underscore in front."""
@@ -102,7 +102,7 @@ class _Night:
         work = index_folder(self.run, spec)
         scoring = self.run.of_bundle(uri, work)
         manifest, indexed = self._index(scoring, spec)
-        facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished")}
+        facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished", "linked")}
         result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
         counts = result.model_dump(exclude={"entries", "store", "flagged", "outside"})
         facts |= {"flagged": indexed.flagged, "outside": indexed.outside}
@@ -116,7 +116,8 @@ class _Night:
     def _index(self, run: ScoreRun, spec: ModalitySpec) -> tuple[Manifest, IndexResult]:
         key = spec.model_dump_json()
         if key not in self.indexed:
-            self.indexed[key] = index_archive(run, spec, self.engine, self.progress)
+            doubted = doubted_entries(run.store_uri)
+            self.indexed[key] = index_archive(run, spec, self.engine, self.progress, doubted)
             self.stages["index"] += self.indexed[key][1].seconds
         return self.indexed[key]
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from medray.archive.eligibility import Trained, categories, value_of
 from medray.archive.entries import TARGET, by_place, manifest_digest, write_manifest
-from medray.archive.manifest import KINDS
+from medray.archive.manifest import KINDS, doubt
 from medray.archive.pseudonyms import pseudonym_key
 from medray.archive.ranges import Ranges
 from medray.config.runs import TrainRun
@@ -25,6 +25,7 @@ from medray.datasets.shards import ShardSet, ShardSink
 from medray.datasets.splits import SPLITS, assign_splits
 from medray.engines.base import Engine
 from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveError, LabelError, MachineError
+from medray.faults import is_fault
 from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.learning.objectives.base import Objective
@@ -34,7 +35,7 @@ from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs import stages
-from medray.verbs.index import index_archive, mixture_words
+from medray.verbs.index import index_archive, mixture_words, tell_faults
 from medray.verbs.results import PrepareResult
 
 SHARD_BYTES = 64 * 2**20
@@ -94,7 +95,8 @@ def prepare_shards(run: TrainRun, engine: Engine, progress: Progress) -> Prepare
         _decode(run, used, modality, folder, engine, progress)
     shard_set = ShardSet.open(folder)
     if not reused:
-        _refuse_unread(shard_set, run.root)
+        refuse_unread(shard_set, archive.uri, run.root)
+        tell_faults(Counter(filter(is_fault, shard_set.failed().column("detail").to_pylist())), progress)
     splits = {name: split_facts(used, name, run.objective, classes) for name in SPLITS}
     broken = pa.concat_arrays(
         [
@@ -176,11 +178,14 @@ def _whole(folder: str) -> bool:
         return False
 
 
-def _refuse_unread(shard_set: ShardSet, root: str) -> None:
+def refuse_unread(shard_set: ShardSet, manifest: str, root: str) -> None:
     """Raises MachineError where entries that the index has read could not be read again: shards without them would be
-    taken for all that there is by every later training."""
-    reasons = {name: n for name, n in _reasons(shard_set.failed().column("reason")).items() if name in PASSING}
+    taken for all that there is by every later training. The next index opens their files."""
+    failed = shard_set.failed()
+    reasons = {name: n for name, n in _reasons(failed.column("reason")).items() if name in PASSING}
     if reasons:
+        unread = failed.filter(pc.is_in(failed.column("reason"), pa.array(sorted(PASSING))))
+        doubt(manifest, unread.column("entry_id").to_pylist())
         raise MachineError(
             "some entries could not be read as they were indexed a moment ago",
             where=root,

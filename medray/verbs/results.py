@@ -137,6 +137,8 @@ class ScoreResult(Result):
     """Entries that the model is not asked about: by a rule, or because nothing is there to score. No failure."""
     left: int
     """Pending entries that the next run takes up."""
+    storage_away: int = 0
+    """Entries that failed because the storage of all of the run, or of a part of the archive, was away: the exit code is 1."""
     retired: int = 0
     """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
     stopped: Literal["deadline", "limit", "archive"] | None
@@ -167,8 +169,8 @@ class ScoreResult(Result):
 
     def exit_code(self, max_failed: float) -> int:
         """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed; those that are
-        not eligible count on neither side. 1 where the archive went."""
-        if self.stopped == "archive":
+        not eligible count on neither side. 1 where the archive went, or a part of it is away."""
+        if self.stopped == "archive" or self.storage_away:
             return 1
         asked = self.samples - self.not_eligible_samples
         many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * asked

@@ -29,11 +29,15 @@ from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import RunOutcome, recorded
 from medray.storage import files
 from medray.verbs import stages
-from medray.verbs.index import index_archive
+from medray.verbs.index import index_archive, tell_faults
 from medray.verbs.results import ScoreResult
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 8192, 2**25
 SMALL_ENTRIES = 32
+AWAY = PASSING - {"changed"}
+"""Reasons of entries that storage did not give."""
+AWAY_ENTRIES = 100
+"""Where so many entries, one after the other, fail for nothing but their storage, that is away; or where all of a run do."""
 
 
 class SlowEntry(TypedDict):
@@ -55,6 +59,11 @@ class ScoreTally:
         self.passed_over: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
         self.slowest: list[SlowBatch | SlowEntry] = []
+        self.unread, self.unread_together, self.most_together = 0, 0, 0
+        """Entries that failed for nothing but their storage: all, since one that did not, and the most without one."""
+        self.known_unread = 0
+        """Entries that the index could not read either: a link that leads nowhere says nothing of the storage."""
+        self.faults: Counter[str] = Counter()
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         """Raises ArchiveAway where entries could not be read because all of the archive has gone: their failures are not
@@ -79,10 +88,26 @@ class ScoreTally:
             self.passed_over.update(receipt.passed_over)
             self.samples += receipt.samples
             self.by_reason.update(receipt.reasons)
+            self.faults.update(receipt.faults)
+            self._count_unread(receipt)
             self.seconds.update(receipt.seconds)
             self.slowest = sorted([*self.slowest, *receipt.slowest], key=lambda row: -row["seconds"])[:SLOWEST]
         self.counts |= {"scored": self.scored, "failed": self.failed, "not_eligible": self.not_eligible}
         self.counts["reasons"] = self.by_reason + self.passed_over
+
+    def _count_unread(self, receipt: Receipt) -> None:
+        unread = sum(count for reason, count in receipt.reasons.items() if reason in AWAY)
+        self.unread += unread
+        alone = unread == receipt.entries == receipt.failed
+        self.unread_together = self.unread_together + unread if alone else 0
+        self.most_together = max(self.most_together, self.unread_together)
+
+    @property
+    def storage_away(self) -> int:
+        """How many entries failed because their storage is away; 0 where it was there, or at work for a few."""
+        whole = self.entries == self.unread > self.known_unread
+        away = whole or self.most_together - self.known_unread >= AWAY_ENTRIES
+        return self.unread - self.known_unread if away else 0
 
     @property
     def scored(self) -> int:
@@ -99,11 +124,16 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
     spec = at_site(bundle.recipe.modality, run.modality)
     note_unlearnt(bundle, progress)
-    manifest, indexed = index_archive(run, spec, engine, progress)
+    manifest, indexed = index_archive(run, spec, engine, progress, doubted_entries(run.store_uri))
     result = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
     seconds = {"index": indexed.seconds, **result.stages}
     eligibility = {"flagged": indexed.flagged, "outside": indexed.outside}
     return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds, **eligibility})
+
+
+def doubted_entries(store_uri: str) -> list[str]:
+    """Entries that the last runs of this store found to be of other content than the index had; none where no store is yet."""
+    return ScoreStore.open(store_uri).doubted() if files.exists(files.join(store_uri, "_delta_log")) else []
 
 
 def note_unlearnt(bundle: bundles.TrainedModel, progress: Progress) -> None:
@@ -148,6 +178,7 @@ def score_manifest(
             if until is not None and time.time() >= until:
                 break
             flow = _flow(run, bundle, spec, chosen, sink, engine.workers, progress, until)
+            sink.known_unread += pc.sum(pc.is_in(chosen.column("reason"), pa.array(sorted(AWAY)))).as_py() or 0
             chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
             try:
                 engine.run(flow)
@@ -161,6 +192,13 @@ def score_manifest(
                 sink.slowest = _keyed(sink.slowest, chosen)
             del flow  # before the next round is read
     _tell_passing(sink.by_reason, progress)
+    tell_faults(sink.faults, progress)
+    if sink.storage_away and not away:
+        progress.fact("storage_away", "error", entries=sink.storage_away)
+        progress.note(
+            f"storage is away: {sink.storage_away:,} entries could not be read, and nothing else was wrong with them. "
+            "See whether all of the archive is mounted and may be read"
+        )
     now = time.monotonic()
     return ScoreResult(
         run_id=claim.run_id,
@@ -171,6 +209,7 @@ def score_manifest(
         failed=sink.failed,
         not_eligible=sink.not_eligible,
         left=len(pending) - sink.entries,
+        storage_away=sink.storage_away,
         retired=retired,
         stopped="archive"
         if away

@@ -15,15 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.archive.entries import Entries, Part, digest, parts_table
+from medray.archive.entries import Entries, Entry, Part, digest, parts_table
 from medray.datasets.samples import good, sample_schema
 from medray.datasets.shards import read_samples
-from medray.errors import PASSING, BundleError, SampleError
+from medray.errors import PASSING, BundleError
+from medray.faults import as_sample_error
 from medray.flows.flow import Stage
 from medray.learning import bundles
 from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
-from medray.modalities.base import Modality, read_rows
+from medray.modalities.base import Modality, read_each, read_rows
 from medray.modalities.measured import measured, refuse_measured, with_outside
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
@@ -88,11 +89,14 @@ class Scan:
                     for part in self.modality.scan(file, place):
                         yield self._at_place(part, file, place), file
                 return
-            except SampleError as error:  # of a zip, a tar or a member, before or while it was read
-                reason, detail = error.reason, error.detail
             except OSError as error:
                 reason = "missing_file" if isinstance(error, FileNotFoundError) else "unreadable"
                 detail = error.strerror or type(error).__name__
+            except (
+                Exception
+            ) as error:  # of a zip, a tar or a member, before or while it was read, or what nobody foresaw
+                problem = as_sample_error(error)
+                reason, detail = problem.reason, problem.detail
         unread = f"{file.size}:{file.modified_ns}".encode()  # no content to digest: a repaired file is a new one
         path = relative(file.uri, self.root)
         yield Part(path, file.uri, digest=digest(unread), size=file.size, reason=reason, detail=detail), file
@@ -129,8 +133,9 @@ class Read:
     def _read(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """Samples of entries, and (N,) which entry each is of."""
         entries = Entries(rows)
-        samples = self.modality.read(entries)
-        samples = _refuse_replaced(samples, replaced(self.modality, entries), self.modality.payload)
+        samples = self._guarded(entries)
+        if not self.modality.verifies:  # asked after reading: what was read is then what was indexed
+            samples = _refuse_replaced(samples, touched(entries), self.modality.payload)
         numbers_of_samples = measured(self.modality, samples)
         if numbers_of_samples is not None:
             samples = refuse_measured(self.modality, samples, numbers_of_samples)
@@ -155,8 +160,31 @@ class Read:
             columns["target"] = pc.if_else(own.is_valid(), own, entry_targets)
         return self._sample_rows(columns, len(samples)), numbers
 
+    def _guarded(self, entries: Entries) -> pa.RecordBatch:
+        """What the modality reads. Where it raises instead, entries are read one by one, and the one that it is of fails."""
+        try:
+            return self.modality.read(entries)
+        except Exception as error:
+            if len(entries) == 1:
+                return read_each(entries, partial(_raise, error), self.modality.payload)
+            as_sample_error(error)  # or it is no matter of an entry
+        payload = self.modality.payload
+        alone = [self._guarded(Entries(entries.rows.slice(i, 1))) for i in range(len(entries))]
+        return joined([read_rows(np.full(len(rows), i), rows, payload) for i, rows in enumerate(alone)])
+
     def _known_failed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows that the scan already found unreadable."""
+        """Rows that the scan already found unreadable, or that ended every process that read them: of other content, perhaps,
+        than what their fingerprint is of."""
+        died = pc.equal(rows.column("reason"), "worker_died").to_numpy(zero_copy_only=False)
+        late = touched(Entries(rows)) & died if died.any() else died
+        if late.any():
+            changed = (
+                ("reason", "changed"),
+                ("detail", "it ended the process that read it, and was written to before"),
+            )
+            for name, text in changed:
+                column = pc.if_else(pa.array(late), text, rows.column(name))
+                rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
         names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail", "facts")
         columns = {name: rows.column(name) for name in names if name in rows.schema.names}
         return self._sample_rows(columns | {"sample_id": pa.repeat("", len(rows))}, len(rows))
@@ -175,13 +203,15 @@ class Read:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-def replaced(modality: Modality, entries: Entries) -> np.ndarray:
-    """(E,) bool: entries of which a file is another than when it was indexed, as far as its time tells and `read` has not
-    compared the content itself. Asked after reading: what was read is then what was indexed."""
+def _raise(error: Exception, entry: Entry) -> pa.RecordBatch:
+    """Raises what was met when the entry was read, as `read_each` takes it."""
+    raise error if isinstance(error, OSError) else as_sample_error(error)
+
+
+def touched(entries: Entries) -> np.ndarray:
+    """(E,) bool: entries of which a file was written to since it was indexed, by its time."""
     owner, uris, then = entries.modified()
     known = then != 0
-    if 2 * pc.count_distinct(uris).as_py() > len(entries):  # files of their own: most are compared, and not asked for
-        known &= ~np.array([modality.verifies(entry) for entry in entries], bool)[owner]
     mask = np.zeros(len(entries), bool)
     if known.any():
         of_file = uris.filter(pa.array(known)).dictionary_encode()
@@ -191,8 +221,6 @@ def replaced(modality: Modality, entries: Entries) -> np.ndarray:
         ]
         then = np.where(local, then[known], then[known] // 10**9 * 10**9)
         mask[owner[known][(now != then) & (now != _GONE)]] = True
-    for i in np.flatnonzero(mask).tolist():
-        mask[i] = not modality.verifies(entries[i])
     return mask
 
 

@@ -14,7 +14,7 @@ import medray
 from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import ConvertRun
 from medray.engines.base import Engine
-from medray.errors import ArchiveError, UserError
+from medray.errors import PASSING, ArchiveError, MachineError, UserError
 from medray.flows.flow import Flow
 from medray.modalities.ehr.convert import dataset
 from medray.modalities.ehr.convert.arranging import DatasetSink, arrange
@@ -40,13 +40,22 @@ SHOWN = 100
 def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -> ToMedsResult:
     """Convert the archive; the dataset of an earlier run stays where nothing has changed since.
 
-    Raises ArchiveError: no files, an output folder that is not ours, two subjects with one id.
+    Raises ArchiveError: no files, an output folder that is not ours, two subjects with one id; MachineError where files
+    cannot be read, or are written to while they are.
     """
     started, progress = time.monotonic(), progress or Silent()
     if not files.is_local(run.out_uri):
         raise UserError("the dataset is written to a local or mounted folder", where="out", found=run.out)
     key, out = pseudonym_key(run.pseudonym_key), files.local_path(run.out_uri)
-    listed = list(files.list_files(run.root))
+    unlisted: list[str] = []
+    listed = list(files.list_files(run.root, unlisted))
+    if unlisted:
+        raise MachineError(
+            "folders cannot be listed, so that nothing is converted",
+            where=run.root,
+            found=f"{len(unlisted)} folders that may not be opened, or whose storage fails",
+            do="run the same command again, when all of the archive may be read",
+        )
     if not listed:
         raise ArchiveError("the archive holds no files", where=run.root, do="check the `archive` key of the run file")
     made_from = _digest(run, listed, key)
@@ -57,6 +66,7 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
     files.make_closed_folder(str(drafts))
     try:
         result = _convert(run, listed, key, drafts, engine, progress, started)
+        _refuse_changed(run, listed, made_from, key)
         dataset.write_report(drafts / "dataset", {"made_from": made_from, "result": result.model_dump(mode="json")})
         dataset.publish(drafts / "dataset", out)
     finally:
@@ -65,12 +75,46 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
 
 
 def _digest(run: ConvertRun, listed: list[files.File], key: bytes) -> str:
-    """Digest of everything that decides the dataset: settings, the files as they are, the key; not the engine."""
+    """Digest of everything that decides the dataset: settings, the files as they are, the key; not the engine. Raises OSError."""
     settings = run.model_dump_json(exclude={"engine", "work", "max_failed"})
     whole = hashlib.sha256(f"{medray.__version__}\0{settings}\0".encode() + key)
     for file in listed:
-        whole.update(repr(tuple(file)).encode())
+        whole.update(repr((*file, _stamp(file.uri))).encode())
     return whole.hexdigest()[:32]
+
+
+def _stamp(uri: str) -> files.FileStamp | None:
+    """None of what is not there, too: reading says so."""
+    try:
+        return files.stamp_of(uri)
+    except OSError:
+        return None
+
+
+def _refuse_unread(run: ConvertRun, read: BucketSink) -> None:
+    """Raises MachineError where storage did not give some files: a dataset without them would be taken for all that there is,
+    and histories without what they hold be scored. That of an earlier run stays."""
+    unread = sum(reason in PASSING for _, _, reason, _ in read.failed)
+    if unread:
+        raise MachineError(
+            "files could not be read, so that nothing is converted",
+            where=run.root,
+            found=f"{unread} files that their storage did not give",
+            do="run the same command again, when all files are there and may be read",
+        )
+
+
+def _refuse_changed(run: ConvertRun, listed: list[files.File], made_from: str, key: bytes) -> None:
+    """Raises MachineError where a file is another than when it was listed: the dataset may be of half of each."""
+    names = {file.uri for file in listed}
+    now = {file.uri: file for file in files.list_files(run.root) if file.uri in names}
+    gone = files.File("", 0, 0)
+    if _digest(run, [now.get(file.uri, gone) for file in listed], key) != made_from:
+        raise MachineError(
+            "files were written to while they were converted",
+            where=run.root,
+            do="run the same command again, when nobody writes to the archive",
+        )
 
 
 def _convert(
@@ -90,6 +134,7 @@ def _convert(
     read = BucketSink(str(drafts / "buckets"), buckets)
     progress.begin("parse", len(plan))
     engine.run(Flow("parse", plan, (parse(run.source, key),), read, progress.advance, small=small))
+    _refuse_unread(run, read)
     if read.counts["", FILES] == 0:
         raise ArchiveError(
             "the archive holds no file that this source reads",

@@ -16,8 +16,9 @@ from multiprocessing.connection import Connection
 
 import pyarrow as pa
 
-from medray.engines.memory import is_out_of_memory, keep_freed_memory, limit_memory
+from medray.engines.memory import keep_freed_memory, limit_memory
 from medray.errors import MedrayError
+from medray.faults import is_out_of_memory
 from medray.flows.flow import Receipt
 from medray.flows.lane import lane
 

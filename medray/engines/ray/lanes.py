@@ -13,9 +13,10 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 
-from medray.engines.memory import Trim, free_memory, is_out_of_memory, keep_freed_memory, limit_memory
+from medray.engines.memory import Trim, free_memory, keep_freed_memory, limit_memory
 from medray.engines.ray.careful import Careful
 from medray.errors import MachineError, MedrayError
+from medray.faults import is_out_of_memory
 from medray.flows.flow import Receipt, Sink, SlowBatch, Stage
 from medray.flows.lane import Opened, closing, lane, opening
 

@@ -64,6 +64,16 @@ class Ehr(Modality):
         """One sample each, `sample_id` "0": see `reading.py`."""
         return reading.read(self._archive, Entries.of(entries))
 
+    @property
+    def edition(self) -> int:
+        """2: parts without a prediction time of their own are digested with their codes."""
+        return 2
+
+    @property
+    def verifies(self) -> bool:
+        """The events that a prediction may see are compared with their digest."""
+        return True
+
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
         """A table of MEDS events and prediction times: see `in_memory.py`."""
         from medray.modalities.ehr.in_memory import write_events

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 
-from medray.archive.entries import Entries
+from medray.archive.entries import Entries, as_indexed
 from medray.errors import SampleError
 from medray.modalities.ehr import selection
 from medray.modalities.ehr.meds.archive import MedsArchive
@@ -15,7 +15,7 @@ from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.meds.file import STATIC, Rows
 from medray.modalities.ehr.meds.task import text_times
 from medray.modalities.ehr.meds.usable import NEVER, Usable, rule_times, usable
-from medray.modalities.ehr.scan import ranges_of
+from medray.modalities.ehr.scan import part_digests, ranges_of
 from medray.modalities.ehr.spec import AGE
 
 AGE_HASH = np.uint64(code_hash(AGE))
@@ -43,7 +43,9 @@ COUNTS = ("non_finite", "truncated", "label_events")
 def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     """One row per entry: `entry` (int32), `sample_id` "0", `reason`, `detail`, and PAYLOAD, null where it failed."""
     failures: dict[int, tuple[str, str | None]] = {}
-    entry, rows = _rows(archive, entries, failures)
+    part, rows = _rows(archive, entries, failures)
+    part_entry = entries.places()[0]
+    entry = part_entry[part]
     torn = (entry[1:] == entry[:-1]) & (rows.subject[1:] != rows.subject[:-1])
     for i in np.unique(entry[1:][torn]).tolist():
         failures[i] = ("changed", "its rows now belong to more than one subject")
@@ -53,6 +55,8 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     else:
         prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
     events = usable(entry, rows, prediction, spec.window_us, archive.codes)
+    for i in _changed(archive, entries, part, rows, prediction, events):
+        failures.setdefault(i, ("changed", "its events differ from when it was indexed"))
     timed = np.bincount(events.entry[events.time != STATIC], minlength=len(entries))
     for i in np.flatnonzero(prediction == NEVER).tolist():
         failures.setdefault(i, ("no_prediction_time", None))
@@ -82,33 +86,55 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
 def _rows(
     archive: MedsArchive, entries: Entries, failures: dict[int, tuple[str, str | None]]
 ) -> tuple[np.ndarray, Rows]:
-    """(entry of each row, ascending, rows) of all parts; an entry whose file cannot be read joins `failures`."""
+    """(part of each row, ascending, rows) of all parts; an entry whose file cannot be read joins `failures`."""
     part_entry, uris, locators = entries.places()
     part, start, stop = ranges_of(locators)
-    owner, files = part_entry[part], uris.dictionary_encode()
+    files = uris.dictionary_encode()
     file = files.indices.to_numpy()[part]
     parts: list[tuple[np.ndarray, Rows]] = []
     for number, uri in enumerate(files.dictionary.to_pylist()):
-        rows = np.flatnonzero(file == number) if len(files.dictionary) > 1 else slice(None)
-        if not len(numbers := owner[rows]):
+        ranges = np.flatnonzero(file == number) if len(files.dictionary) > 1 else slice(None)
+        if not len(numbers := part[ranges]):
             continue
         try:
-            parts.append((np.repeat(numbers, (stop - start)[rows]), archive.open(uri).rows(start[rows], stop[rows])))
+            with as_indexed():
+                rows = archive.open(uri).rows(start[ranges], stop[ranges])
         except SampleError as error:
-            failures.update(dict.fromkeys(numbers.tolist(), (error.reason, error.detail)))
+            reason, detail = error.reason, error.detail
         except FileNotFoundError as error:
-            failures.update(dict.fromkeys(numbers.tolist(), ("missing_file", error.strerror)))
+            reason, detail = "missing_file", error.strerror
         except OSError as error:
-            failures.update(dict.fromkeys(numbers.tolist(), ("unreadable", error.strerror or type(error).__name__)))
+            reason, detail = "unreadable", error.strerror or type(error).__name__
+        else:
+            parts.append((np.repeat(numbers, (stop - start)[ranges]), rows))
+            continue
+        failures.update(dict.fromkeys(part_entry[numbers].tolist(), (reason, detail)))
     if not parts:
         kinds = (np.int64, np.int64, np.int32, np.float32)
         return np.empty(0, np.int64), Rows(*(np.empty(0, kind) for kind in kinds))
-    entry = np.concatenate([number for number, _ in parts])
+    part = np.concatenate([number for number, _ in parts])
     rows = Rows.joined([each for _, each in parts])
-    if (entry[1:] < entry[:-1]).any():
-        order = np.argsort(entry, kind="stable")
-        entry, rows = entry[order], rows.take(order)
-    return entry, rows
+    if (part[1:] < part[:-1]).any():
+        order = np.argsort(part, kind="stable")
+        part, rows = part[order], rows.take(order)
+    return part, rows
+
+
+def _changed(
+    archive: MedsArchive, entries: Entries, part: np.ndarray, rows: Rows, prediction: np.ndarray, events: Usable
+) -> list[int]:
+    """Entries of which a part differs from when it was indexed, by its digest; `part` (N,): whose row it is, ascending."""
+    part_entry, known = entries.digests()
+    read = np.unique(part)
+    if len(part_entry) == len(entries):  # a part each, as MEDS asks for: what was made of the entry is of the part
+        prints = part_digests(archive, part, rows, prediction, events)
+        return [i for i in read.tolist() if known[i] not in (None, prints[i])]
+    number, rule, times = np.searchsorted(read, part), archive.spec.task.rule, prediction[part_entry[read]]
+    if rule is not None:  # the scan went by the rows of the part alone
+        times = rule_times(rule, number, rows, len(read), archive.codes)
+    prints = part_digests(archive, number, rows, times)
+    changed = (i for i, print_ in zip(read.tolist(), prints, strict=True) if known[i] not in (None, print_))
+    return np.unique(part_entry[list(changed)]).tolist()
 
 
 def _payload(visible: Usable, good: np.ndarray, most: int | None, archive: MedsArchive) -> dict[str, pa.Array]:

@@ -18,8 +18,9 @@ from medray.archive.entries import Part, digest
 from medray.errors import SampleError
 from medray.modalities.ehr.meds import task
 from medray.modalities.ehr.meds.archive import MedsArchive
+from medray.modalities.ehr.meds.codes import CodeTable
 from medray.modalities.ehr.meds.file import MedsFile, Rows, equal_runs, spread
-from medray.modalities.ehr.meds.usable import NEVER, digests, rule_times, usable
+from medray.modalities.ehr.meds.usable import NEVER, Usable, digests, rule_times, usable
 from medray.storage.files import File, relative
 
 ROWS_AT_ONCE = 2**18
@@ -199,24 +200,35 @@ def _digests(
     of_runs = spread(subject_runs.offsets[subjects], lengths)
     start, stop = subject_runs.start[of_runs], subject_runs.stop[of_runs]
     rows = meds.rows(start, stop)
-    entry = np.repeat(np.repeat(np.arange(len(subjects)), lengths), stop - start)
-    spec, rule = archive.spec, archive.spec.task.rule
+    part = np.repeat(np.repeat(np.arange(len(subjects)), lengths), stop - start)
+    rule = archive.spec.task.rule
     if rule is None:
         assert times is not None
-        return digests(usable(entry, rows, times, spec.window_us, archive.codes), archive.codes), task.time_text(times)
-    times = rule_times(rule, entry, rows, len(subjects), archive.codes)
-    prints = digests(usable(entry, rows, times, spec.window_us, archive.codes), archive.codes)
+        return part_digests(archive, part, rows, times), task.time_text(times)
+    times = rule_times(rule, part, rows, len(subjects), archive.codes)
+    return part_digests(archive, part, rows, times), [str(rule)] * len(subjects)
+
+
+def part_digests(
+    archive: MedsArchive, part: np.ndarray, rows: Rows, times: np.ndarray, events: Usable | None = None
+) -> list[bytes]:
+    """The digests of P parts from their rows (N,); `part` (N,): whose row it is, ascending; `times` (P,): when each predicts,
+    by its own rows where a rule says so. `events`: what `usable` gives of them, where that is known."""
+    if events is None:
+        events = usable(part, rows, times, archive.spec.window_us, archive.codes)
+    prints = digests(events, archive.codes)
     unknown = np.flatnonzero(times == NEVER)  # another file may hold what the rule counts from: all events matter
-    for i, whole in zip(unknown.tolist(), _whole(entry, rows, unknown), strict=True):
+    for i, whole in zip(unknown.tolist(), _whole(part, rows, unknown, archive.codes), strict=True):
         prints[i] = whole
-    return prints, [str(rule)] * len(subjects)
+    return prints
 
 
-def _whole(entry: np.ndarray, rows: Rows, wanted: np.ndarray) -> Iterator[bytes]:
-    """Digest of all rows of each wanted entry, as they are in the file."""
+def _whole(part: np.ndarray, rows: Rows, wanted: np.ndarray, codes: CodeTable) -> Iterator[bytes]:
+    """Digest of all rows of each wanted part, as they are in the file."""
     for i in wanted.tolist():
-        mine = slice(*np.searchsorted(entry, [i, i + 1]))
-        yield digest(b"".join(column[mine].tobytes() for column in (rows.time, rows.value)))
+        mine = slice(*np.searchsorted(part, [i, i + 1]))
+        columns = (rows.time[mine], rows.value[mine], codes.hashes[rows.code[mine]])
+        yield digest(b"".join(column.tobytes() for column in columns))
 
 
 def _without_data(archive: MedsArchive, file: File, root: str) -> Iterator[Part]:

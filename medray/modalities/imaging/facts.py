@@ -142,7 +142,14 @@ def _quiet(header: Header, keyword: str, among: Sequence[Frame] | None = None) -
         return None
     if keyword == "PatientAge":
         return descriptors.years(value)
-    return _rounded(value)
+    return None if _runs_over(value) else _rounded(value)
+
+
+def _runs_over(value: Fact) -> bool:
+    """Whether a text holds control characters, which none of these may (PS3.5 6.2): its length is damaged, and what follows
+    it, such as the patient's name, was taken for its end."""
+    texts_of = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and any(ord(sign) < 32 for sign in text) for text in texts_of)
 
 
 def _value(header: Header, keyword: str, among: Sequence[Frame] | None) -> Fact:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.archive.eligibility import Fact
-from medray.archive.entries import Entry, Part, PartRef, unchanged
+from medray.archive.entries import Entry, Part, PartRef, as_indexed, unchanged
 from medray.archive.grouping import Assembled
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
@@ -125,9 +125,10 @@ class Imaging(Modality):
         number = write_images(data, folder, self.spec.volumetric)
         return WrittenInputs({"ignore": ()}, number)
 
-    def verifies(self, entry: Entry) -> bool:
-        """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
-        return not _is_row(entry)
+    @property
+    def verifies(self) -> bool:
+        """Whole files and rows of arrays are compared with their digests; that of a row covers its label, too."""
+        return True
 
     def image(self, entry: Entry) -> Image:
         """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
@@ -136,12 +137,10 @@ class Imaging(Modality):
     def _decode(self, entry: Entry) -> Image:
         part = entry.parts[0]
         if _is_row(entry):
-            name, _, row = part.locator.rpartition("/")
-            rows = self._arrays.rows(part.uri)
-            if name not in rows:
-                raise SampleError("missing_file", f"the archive has no array {name}_images any more")
+            with as_indexed(bool(part.digest)):
+                rows, number = self._arrays.row(part)
             self._chosen(entry).wanted.refuse("an array, which states no unit")
-            return arrays.read_row(rows[name], int(row), self.spec.volumetric)
+            return arrays.read_row(rows, number, self.spec.volumetric)
         number = film_volume(part.locator)
         if number is not None:
             return self._films.read(part, number, self._chosen(entry))
@@ -281,6 +280,8 @@ def _contents(parts: Sequence[PartRef]) -> Iterator[Content]:
     """The content of each file, as it is asked for; of DICOM in pages that are given back as they are read. Raises
     SampleError `changed`."""
     for part in parts:
-        pages = read_pages(part.uri)
-        is_dicom = pages[128:132] == b"DICM" and pages[: len(GZIP)] != GZIP
-        yield unchanged(pages if is_dicom else content_of(whole(pages)), part)
+        with as_indexed(bool(part.digest)):
+            pages = read_pages(part.uri)
+            is_dicom = pages[128:132] == b"DICM" and pages[: len(GZIP)] != GZIP
+            pages = unchanged(pages if is_dicom else content_of(whole(pages)), part)
+        yield pages

@@ -102,6 +102,13 @@ def _alerts(bundle: BundleNight, most: float) -> list[str]:
     if bundle.failed_fraction and before and _at_least(bundle) > max(before):
         than = f"in any of the {nights_said(len(before))}" if len(before) > 1 else "in the night"
         alerts.append(f"{who}: {share(bundle.failed_fraction)} of the entries failed, more than {than} before.")
+    if bundle.storage_away:
+        alerts.append(
+            f"{who}: storage was away: {bundle.storage_away:,} entries could not be read, and are pending. See whether all of "
+            "the archive is mounted."
+        )
+    if bundle.linked:
+        alerts.append(f"{who}: {bundle.linked:,} links to folders are not followed: what they lead to is not scored.")
     if bundle.left:
         alerts.append(
             f"{who}: {bundle.left:,} entries are left, since {STOPPED[bundle.stopped] or 'it stopped early'}."

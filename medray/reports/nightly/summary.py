@@ -35,6 +35,8 @@ class BundleNight(BaseModel):
     """Entries whose content is another than at the index before."""
     vanished: int = 0
     """Entries of the index before that are no longer there."""
+    linked: int = 0
+    """Symbolic links to folders, which are not followed."""
     pending: int = 0
     """Without a score at their present content: scored + failed + not_eligible + left."""
     scored: int = 0
@@ -42,6 +44,8 @@ class BundleNight(BaseModel):
     not_eligible: int = 0
     """The model is not asked about them: by a rule, or because nothing is there to score."""
     left: int = 0
+    storage_away: int = 0
+    """Failed entries whose storage was away; the exit code is then 1."""
     retired: int = 0
     """Entries of the store whose files are there and hold them no more: their rows are current no longer."""
     stopped: Literal["deadline", "limit", "archive"] | None = None

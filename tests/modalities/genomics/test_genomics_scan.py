@@ -264,7 +264,7 @@ def test_a_file_that_changed_since_the_index_is_a_failed_row_not_a_wrong_score(t
     path.write_bytes(b">a\nACGA\n>b\nGGGG\n")
     assert open_modality(SHORT).read(rows)["reason"].to_pylist() == ["changed", None]
     path.write_bytes(b">a\nACGT\n")
-    assert open_modality(SHORT).read(rows)["reason"].to_pylist() == [None, "truncated"]
+    assert open_modality(SHORT).read(rows)["reason"].to_pylist() == [None, "changed"]
     path.unlink()
     assert open_modality(SHORT).read(rows)["reason"].to_pylist() == ["missing_file"] * 2
 

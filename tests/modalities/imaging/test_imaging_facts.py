@@ -469,3 +469,15 @@ def test_a_mixed_archive_is_the_same_for_the_same_seed(tmp_path):
         mixed_archive.write(tmp_path / name, 30, seed=5)
     a, b = ({p.relative_to(tmp_path / n): p.read_bytes() for p in (tmp_path / n).rglob("*.dcm")} for n in ("a", "b"))
     assert a == b and len(a) > 40
+
+
+def test_a_text_whose_damaged_length_takes_in_the_patients_name_is_no_fact(tmp_path):
+    """The length of Modality (CS, 2 bytes) becomes one that goes on behind PatientName."""
+    made = bytearray(encoded(dataset(GREY, PatientName="Müller^Anna", PatientID="R1234")))
+    at = made.index(b"\x08\x00\x60\x00CS")
+    end = made.index(b"LO", made.index(b"R1234") - 8) - 4  # where the element of PatientID begins
+    made[at + 6 : at + 8] = (end - at - 8).to_bytes(2, "little")
+    (tmp_path / "a.dcm").write_bytes(made)
+    assert b"ller^Anna" in parse(bytes(made)).values[0x00080060]
+    ((facts, _),) = described_entries(FLAT, tmp_path).values()
+    assert "Modality" not in facts and "ller" not in str(facts)

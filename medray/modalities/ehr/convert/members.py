@@ -251,4 +251,6 @@ def broken_files() -> Generator[None]:
     except FileNotFoundError:
         raise SampleError("missing_file") from None
     except OSError as error:
+        if "Invalid data stream" in str(error):  # of bz2, about its data
+            raise SampleError("corrupt", "broken bzip2 data") from None
         raise SampleError("unreadable", error.strerror or type(error).__name__) from None

@@ -11,7 +11,7 @@ from medray.modalities.ehr.meds import task
 from medray.modalities.ehr.meds.codes import CodeTable
 from medray.modalities.ehr.meds.file import MedsFile
 from medray.modalities.ehr.spec import EhrSpec
-from medray.storage.files import size_and_time
+from medray.storage.files import FileStamp, stamp_of
 
 CACHED_FILES = 4
 
@@ -21,7 +21,7 @@ class MedsArchive:
 
     def __init__(self, spec: EhrSpec) -> None:
         self.spec, self.codes = spec, CodeTable(spec)
-        self._open: OrderedDict[tuple[str, int, int], MedsFile] = OrderedDict()
+        self._open: OrderedDict[tuple[str, FileStamp | None], MedsFile] = OrderedDict()
         self._predictions: dict[str, task.Predictions] = {}
         self._splits: dict[str, tuple[np.ndarray, list[str]] | None] = {}
         self._subjects: dict[str, np.ndarray] = {}
@@ -29,7 +29,7 @@ class MedsArchive:
     def open(self, uri: str) -> MedsFile:
         """The file, kept open for the next entries; a local file that changed is opened anew. Raises SampleError,
         OSError."""
-        key = (uri, *size_and_time(uri))
+        key = (uri, stamp_of(uri))
         if key not in self._open:
             self._open[key] = MedsFile(uri, self.codes)
             if len(self._open) > CACHED_FILES:

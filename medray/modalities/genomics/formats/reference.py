@@ -5,7 +5,8 @@ Positions are 0-based and half-open. Windows reach past the ends of a contig: wh
 
 from __future__ import annotations
 
-import mmap
+import os
+import weakref
 from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -16,7 +17,7 @@ import xxhash
 from medray.errors import SampleError, UserError
 from medray.modalities.genomics.codes import BLANKS, MEANINGS, N, SoftMask, to_codes
 from medray.modalities.genomics.formats.text import BGZF_HEADER, Ranges, blocks, compression
-from medray.storage.files import exists, is_local, local_path, open_input, read_bytes
+from medray.storage.files import exists, is_local, local_path, open_input, open_regular, read_bytes
 
 CHUNK = 1 << 24
 COMMENTS = "comment lines (;), which some tools read as bases: remove them"
@@ -158,15 +159,15 @@ def _refusal(uri: str, problem: str) -> UserError:
 # --- random access to the bytes ----------------------------------------------------------------------------------
 
 
-class Mapped:
-    """A local file, memory-mapped: the pages are shared by all workers of a machine."""
+class Local:
+    """A local file, read by position. No map of it: one that is cut, or whose storage goes, would end the process."""
 
     def __init__(self, uri: str) -> None:
-        with open(local_path(uri), "rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._handle = open_regular(str(local_path(uri)), os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
 
     def read(self, start: int, end: int) -> bytes:
-        return self._map[start:end]
+        return os.pread(self._handle, end - start, start)
 
 
 class Streamed:
@@ -198,7 +199,7 @@ def _opened(uri: str, memory_bytes: int) -> tuple[RandomAccess, dict[str, Contig
             raise SampleError("empty_file")
     if kind == "gzip":
         return _in_memory(uri, "a gzip file", memory_bytes)
-    source = Streamed(uri) if kind or not is_local(uri) else Mapped(uri)
+    source = Streamed(uri) if kind or not is_local(uri) else Local(uri)
     contigs = _read_fai(uri, source) or build_index(_texts(uri))
     if contigs is None:
         return _in_memory(uri, "a file with lines of unequal length or with blanks", memory_bytes)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from medray.archive.entries import Entries, Entry, Part, digest
+from medray.archive.entries import Entries, Entry, Part, as_indexed, digest
 from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.base import Exact
@@ -103,7 +103,8 @@ class Variants(Source):
         `bases` (2, L) uint8: codes of the window with the reference, and with the alternate allele in its place.
         """
         rows, owners, failures = self._rows(entries)
-        alleles = self._alleles(rows)
+        with as_indexed():  # the index has laid the same records over the reference
+            alleles = self._alleles(rows)
         fingerprints = Entries.of(entries).rows.column("fingerprint").to_pylist()
         owner = np.repeat(owners, np.diff(alleles.edges))
         changed = [
@@ -141,7 +142,8 @@ class Variants(Source):
         failures: dict[int, tuple[str, str]] = {}
         for i, (uri, start, end) in enumerate(zip(uris.to_pylist(), starts.tolist(), ends.tolist(), strict=True)):
             try:
-                rows.append(vcf.columns(self._text(uri, start, end)))
+                with as_indexed():
+                    rows.append(vcf.columns(self._text(uri, start, end)))
                 owners.append(i)
             except SampleError as error:
                 failures[i] = error.reason, error.detail

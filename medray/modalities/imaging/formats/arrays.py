@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medray.archive.entries import PartRef, digest
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.storage.compressed import GZIP
-from medray.storage.files import read_bytes, size_and_time
+from medray.storage.files import FileStamp, exists, is_local, read_bytes, stamp_of
 
 LONGER = 4
 """How many times longer than an axis of channels both other axes must be."""
@@ -102,6 +103,16 @@ def idx_array(raw: bytes) -> np.ndarray:
     return values if dtype.isnative or dtype.itemsize == 1 else values.astype(dtype.newbyteorder("="))
 
 
+def idx_rows(uri: str, images: np.ndarray) -> ImageArray:
+    """The images of the idx file at `uri` with the labels beside it. Raises SampleError, OSError."""
+    labels_uri = idx_labels_uri(uri)
+    labels = idx_array(read_bytes(labels_uri)) if labels_uri and exists(labels_uri) else None
+    if labels is not None and len(labels) != len(images):
+        raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
+    labels = None if labels is None else labels.reshape(len(images), -1)
+    return ImageArray(images, labels, idx_split(uri))
+
+
 def is_idx(head: bytes) -> bool:
     """The first bytes are an idx header of 1 to 5 axes of plausible lengths."""
     if len(head) < 8 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or not 1 <= head[3] <= 5:
@@ -144,33 +155,59 @@ def idx_split(uri: str) -> str | None:
 class ArrayCache:
     """The arrays of the last few files, so that 10,000 rows do not load their file 10,000 times.
 
-    A local file that changed is loaded again; a remote one is kept until newer ones replace it.
+    A local file that changed is loaded again; a remote one once more where a row is not as it was indexed.
     """
 
     def __init__(self, files: int = 4) -> None:
         self._files = files
-        self._cached: OrderedDict[tuple[str, int, int], dict[str, ImageArray]] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, FileStamp | None], dict[str, ImageArray]] = OrderedDict()
+        self._again: set[str] = set()
+        """Remote files that were loaded once more."""
+
+    def row(self, part: PartRef) -> tuple[ImageArray, int]:
+        """The array that a part is a row of, and which row. Raises SampleError: `changed` where the row is not as it was
+        indexed, `missing_file` where it is there no more."""
+        name, _, number = part.locator.rpartition("/")
+        row = int(number)
+        arrays = self.rows(part.uri)
+        if not _holds(arrays.get(name), row, part.digest) and not is_local(part.uri) and part.uri not in self._again:
+            self._again.add(part.uri)
+            self._cached.pop((part.uri, None), None)
+            arrays = self.rows(part.uri)
+        if name not in arrays:
+            raise SampleError("missing_file", f"the archive has no array {name}_images any more")
+        images = arrays[name].images
+        if not 0 <= row < len(images):
+            raise SampleError("missing_file", f"the array has {len(images)} rows; row {row} is no longer there")
+        if not _holds(arrays[name], row, part.digest):
+            raise SampleError("changed", "the row differs from when it was indexed")
+        return arrays[name], row
 
     def rows(self, uri: str) -> dict[str, ImageArray]:
-        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file (without labels). Raises SampleError."""
-        key = (uri, *size_and_time(uri))
+        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file with its labels. Raises SampleError."""
+        key = (uri, stamp_of(uri))
         if key in self._cached:
             self._cached.move_to_end(key)
             return self._cached[key]
         raw = read_bytes(uri)
-        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": ImageArray(idx_array(raw), None, None)}
+        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": idx_rows(uri, idx_array(raw))}
         self._cached[key] = arrays
         while len(self._cached) > self._files:
             self._cached.popitem(last=False)
         return arrays
 
 
+def _holds(rows: ImageArray | None, row: int, known: bytes) -> bool:
+    """Whether the row is there, with this digest where that is known."""
+    if rows is None or not 0 <= row < len(rows.images):
+        return False
+    return not known or digest(rows.content(row)) == known
+
+
 def read_row(rows: ImageArray, row: int, volumes: bool) -> Image:
     """One row as an image: a last axis of 3 beyond the spatial ones is R G B. Raises SampleError: `bad_shape` for a
-    picture in a run that asks for volumes, `missing_file`.
+    picture in a run that asks for volumes.
     """
-    if not 0 <= row < len(rows.images):
-        raise SampleError("missing_file", f"the array has {len(rows.images)} rows; row {row} is no longer there")
     values = rows.images[row]
     if volumes and values.ndim == 3 and holds_channels(values.shape):
         raise SampleError(
