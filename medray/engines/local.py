@@ -16,7 +16,7 @@ from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
 from medray.learning.training import fit
 from medray.progress import Live
-from medray.storage import files
+from medray.storage import files, modes
 
 
 class LocalEngine:
@@ -30,7 +30,7 @@ class LocalEngine:
         uri = files.join(plan.work, plan.name)
         if files.is_local(uri):
             folder = files.local_path(uri)
-            folder.mkdir(parents=True, exist_ok=True)
+            modes.make_below(folder)
             return self._fit(plan, show, folder, None)
         with tempfile.TemporaryDirectory(prefix="medray-training-") as scratch:
             copies = Copies(uri)
@@ -78,6 +78,7 @@ def _replace(checkpoint: Path, save: Callable[[Path], None]) -> None:
     for left in checkpoint.parent.glob(".draft-*"):  # by a killed run
         shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=checkpoint.parent))
+    modes.set_mode(draft, modes.folder_like(checkpoint.parent))  # which is the user's alone else
     save(draft)
     if checkpoint.exists():
         shutil.rmtree(before(checkpoint), ignore_errors=True)

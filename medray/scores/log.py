@@ -42,8 +42,8 @@ class ScoreLog(ScoreScan):
     """The log of a table of scores, opened: who may commit, what is committed, which files are live."""
 
     @classmethod
-    def open(cls, uri: str | PathLike[str], *, create: bool = False) -> Self:
-        """The store at `uri`; with `create`, made there when nothing is.
+    def open(cls, uri: str | PathLike[str], *, create: bool = False, readers: files.Readers = "owner") -> Self:
+        """The store at `uri`; with `create`, made there when nothing is, for `readers` alone where its folder is new.
 
         Raises StoreError when nothing is there, something else is, or its columns are not SCORES.
         """
@@ -54,6 +54,7 @@ class ScoreLog(ScoreScan):
         try:
             if not delta.is_table(uri):
                 _refuse_other(uri, create)
+                files.make_closed_folder(uri, readers)
                 delta.make(uri, SCORES, **_FACTS)
             store = cls(uri, DeltaTable(delta.location(uri)))
         except (DeltaError, OSError) as error:
@@ -245,7 +246,7 @@ class ScoreLog(ScoreScan):
     def checkpoint(self) -> None:
         """Sum the log up in one file: what opening reads then does not grow with the number of commits."""
         self._table.update_incremental()
-        self._table.create_checkpoint()
+        delta.checkpoint(self._table)
         delta.sync_log(self.uri, self.version - 1, self.version)
 
 
