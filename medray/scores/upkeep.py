@@ -122,6 +122,8 @@ def _replace(
     """Put one new file in the place of `old`, without the rows of these subjects, in one commit; None: no row is left."""
     bundle_id = old[0].bundle_id
     new = write_file(store.uri, bundle_id, _rows(store.uri, old, without), modified=datetime.now(UTC))
+    if new is not None:
+        store.refuse_absent([new])
     data_change = bool(without)
     made = [] if new is None else [added(new, bundle_id, new_rows=data_change)]
     actions = [*made, *(_removed(each, data_change) for each in old)]

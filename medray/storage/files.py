@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,31 @@ def exists(uri: str) -> bool:
 
     system, path = file_system(uri)
     return system.get_file_info(path).type != fs.FileType.NotFound
+
+
+def sizes(uris: Sequence[str]) -> list[int | None]:
+    """Bytes of each file, None where it is not there; of remote storage several are asked for at once. Raises OSError."""
+    if len(uris) < 2 or is_local(uris[0]):
+        return [_size(uri) for uri in uris]
+    with ThreadPoolExecutor(min(AT_ONCE, len(uris)), "medray-sizes") as pool:
+        return list(pool.map(_size, uris))
+
+
+AT_ONCE = 16
+"""Requests for facts of remote files that are under way together."""
+
+
+def _size(uri: str) -> int | None:
+    if is_local(uri):
+        try:
+            return os.stat(local_path(uri)).st_size
+        except FileNotFoundError:
+            return None
+    from pyarrow import fs
+
+    system, path = file_system(uri)
+    info = system.get_file_info(path)
+    return info.size if info.type == fs.FileType.File else None
 
 
 def is_away(root: str) -> bool:
