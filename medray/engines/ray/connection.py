@@ -30,7 +30,7 @@ def start(address: str | None = None, **options: Any) -> None:
     if address is not None and address not in ("auto", "local"):
         check_reachable(address)
     try:
-        with _held_stderr(), _at_what_was_sent(), _closed() if address == "local" else nullcontext():
+        with _held_stderr(), _at_what_was_sent(), _closed(address):
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
@@ -51,28 +51,55 @@ SOCKET_PATH = 107
 
 
 @contextmanager
-def _closed() -> Generator[None]:
-    """In the block a Ray that is started here listens on the loopback alone, and all that its processes write is this user's
-    alone, the token too that Ray leaves in the user's home. docs/cluster.md has what listens where.
-
-    An address of the loopback that it is given Ray replaces by one that others reach, unless it takes itself for a machine
-    that makes no cluster, as on macOS and Windows (ray-project/ray#18730).
-    """
-    from ray._private import ray_constants
-
-    makes_clusters = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+def _closed(address: str | None) -> Generator[None]:
+    """In the block a Ray that is started here (address "local") listens on the loopback alone, and all that its processes write is
+    this user's alone, the token too that Ray leaves in the user's home. docs/cluster.md has what listens where."""
+    if address != "local":
+        with _on_loopback() if address and is_on_loopback_alone(address) else nullcontext():
+            yield
+        return
     before = os.umask(0o077)  # Ray's processes, and the workers that they start, have it from here, and the environment
     added = [name for name in SOCKETS_OF_TRAINING if name not in os.environ and sys.platform == "linux"]
     os.environ.update(dict.fromkeys(added, "lo"))
     try:
         _close_token()
-        yield
+        with _on_loopback():
+            yield
     finally:
         for name in added:
             del os.environ[name]
         os.umask(before)
+
+
+@contextmanager
+def _on_loopback() -> Generator[None]:
+    """In the block the address of this machine is that of the loopback.
+
+    Ray replaces it by one that others reach, also where it is given, unless it takes itself for a machine that makes no
+    cluster, as on macOS and Windows (ray-project/ray#18730).
+    """
+    from ray._private import ray_constants
+
+    makes_clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
         ray_constants.ENABLE_RAY_CLUSTER = makes_clusters
+
+
+def is_on_loopback_alone(address: str) -> bool:
+    """Whether host:port is a Ray of this machine that a run has started: nothing answers there from outside."""
+    import ray.util
+
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]"):
+        return False
+    try:
+        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 SOCKETS_OF_TRAINING = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
