@@ -203,7 +203,7 @@ def test_a_run_that_was_stopped_until_its_files_were_vacuumed_commits_nothing(
 ) -> None:
     sink = store.sink(store.claim("b1"))
     written = Receipt(sink.write(iter([rows({"a": 1})])))
-    check = store._refuse_absent
+    check = store.refuse_absent
 
     def stopped(files: Any) -> None:
         """The machine stands still between the look at the files and the commit."""
@@ -211,7 +211,7 @@ def test_a_run_that_was_stopped_until_its_files_were_vacuumed_commits_nothing(
         age(data_files(store), hours=2)
         assert ScoreStore.open(store.uri).vacuum(timedelta(0))["files_removed"] == 1
 
-    monkeypatch.setattr(store, "_refuse_absent", stopped)
+    monkeypatch.setattr(store, "refuse_absent", stopped)
     with pytest.raises(Fenced):
         sink.commit([written])
     assert whole(store) == []
@@ -398,6 +398,69 @@ def test_a_file_cut_short_that_may_hold_the_subject_goes_although_no_other_holds
     before = whole(two_bundles)
     assert two_bundles.forget({"s-gone"}) == {"rows": 0, "files": 1, "unreadable": 1}
     assert not broken.exists() and whole(two_bundles) == before
+
+
+@pytest.mark.parametrize(
+    "place", ["bundle_id=b1/.tmp-1/part-1.parquet", "_temporary/0/part-1.parquet", ".staging/b1/part-1.parquet.tmp"]
+)
+@pytest.mark.parametrize("spoil", [lambda content: content, _no_footer])
+def test_temporary_folders_are_looked_into_whole_files_and_half_written_ones(
+    two_bundles: ScoreStore, place: str, spoil
+) -> None:
+    held = two_bundles.sink(two_bundles.claim("b1")).write(iter([rows({"late": 1, "other": 1})]))
+    written = Path(two_bundles.uri, str(held["path"]))
+    left = Path(two_bundles.uri, place)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(spoil(written.read_bytes()))
+    written.unlink()
+    before = whole(two_bundles)
+    unreadable = int(spoil is _no_footer)
+    assert two_bundles.forget({"s-late"}) == {"rows": 0, "files": 1, "unreadable": unreadable}
+    assert not left.exists() and whole(two_bundles) == before
+
+
+@pytest.mark.parametrize("where", ["bundle_id=b1", ".", "_medray/artefacts/b1"])
+def test_what_cannot_be_looked_into_is_said_and_not_called_no_rows(two_bundles: ScoreStore, tmp_path, where) -> None:
+    """A folder that lies elsewhere now, and a link to a disk that is not mounted."""
+    (tmp_path / "elsewhere").mkdir()
+    for target in ("elsewhere", "not mounted"):
+        link = Path(two_bundles.uri, where, "moved")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(MachineError, match="looked into") as refused:
+            two_bundles.forget({"s-nobody"})
+        assert "moved" in refused.value.where
+        link.unlink()
+    assert two_bundles.forget({"s-nobody"}) == {"rows": 0, "files": 0, "unreadable": 0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read as another user")
+@pytest.mark.parametrize("where", ["bundle_id=b1", "_medray/artefacts/b1"])
+def test_a_folder_that_the_user_may_not_open_is_said_and_not_called_no_rows(two_bundles: ScoreStore, where) -> None:
+    closed = Path(two_bundles.uri, where)
+    closed.mkdir(parents=True, exist_ok=True)
+    closed.chmod(0o000)
+    for above in (Path(two_bundles.uri), *Path(two_bundles.uri).parents, Path(two_bundles.uri, "_medray")):
+        above.exists() and above.stat().st_uid == 0 and above.chmod(above.stat().st_mode | 0o055)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(MachineError, match="looked into"):
+            two_bundles.forget({"s-nobody"})
+    finally:
+        os.seteuid(0)
+        closed.chmod(0o700)
+
+
+def test_a_file_of_a_persons_own_in_the_store_stays_and_is_named_where_it_holds_the_subject(
+    two_bundles: ScoreStore,
+) -> None:
+    kept = Path(two_bundles.uri, "mine.parquet")
+    pq.write_table(pa.table({"patient": ["a"]}), kept)
+    assert two_bundles.forget({"s-nobody"}) == {"rows": 0, "files": 0, "unreadable": 0}
+    pq.write_table(pa.table({"subject_id": ["s-nobody"]}), kept)
+    with pytest.raises(MachineError, match="not of the store's own"):
+        two_bundles.forget({"s-nobody"})
+    assert kept.exists()
 
 
 def test_a_live_file_that_cannot_be_read_is_named_and_nothing_is_called_forgotten(two_bundles: ScoreStore) -> None:

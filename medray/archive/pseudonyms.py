@@ -11,22 +11,26 @@ from pathlib import Path
 import xxhash
 
 from medray.errors import ArchiveError
+from medray.storage import modes
 
 
 def pseudonym_key(path: str | None) -> bytes:
-    """The secret that subjects are hashed with, from `path` (default ~/.medray/pseudonym.key); made once, mode 0600.
+    """The secret that subjects are hashed with, from `path` (default ~/.medray/pseudonym.key); made once, mode 0600,
+    in a folder of mode 0700.
 
     Two archives indexed with one key agree on their subjects; without the key nobody can test a guess.
     """
     key_file = Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
     if not key_file.exists():
-        key_file.parent.mkdir(parents=True, exist_ok=True)
+        modes.make_closed(key_file.parent)
         draft = key_file.with_name(f".{key_file.name}.{os.getpid()}.tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(secrets.token_hex(32) + "\n")
         with suppress(FileExistsError):  # another run made it first: its key holds
             os.link(draft, key_file)
         draft.unlink()
+    if not path:
+        _close(key_file)
     key = key_file.read_bytes().strip()
     if len(key) < 32:
         raise ArchiveError(
@@ -37,6 +41,19 @@ def pseudonym_key(path: str | None) -> bytes:
             do="make one with: openssl rand -hex 32",
         )
     return key
+
+
+def _close(key_file: Path) -> None:
+    """Shut other users out of the key of this user, and of its folder, which earlier versions made as open as the umask. A group
+    that was let in to the key stays."""
+    with suppress(PermissionError):  # of another user: it is theirs to close
+        of_key = key_file.stat().st_mode & 0o777
+        if of_key & 0o007:
+            modes.set_mode(key_file, of_key & 0o770)
+        of_folder = key_file.parent.stat().st_mode & 0o777
+        closed = 0o770 if of_key & 0o070 else 0o700
+        if of_folder & ~closed:
+            modes.set_mode(key_file.parent, of_folder & closed)
 
 
 def pseudonym(subject: str, key: bytes) -> str:

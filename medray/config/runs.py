@@ -53,6 +53,9 @@ class ArchiveRun(BaseModel):
     backup that makes hard links."""
     max_failed: float = Field(default=0.01, ge=0, le=1)
     """Largest fraction of entries that may fail before the exit code is 3."""
+    readers: files.Readers = "owner"
+    """Who may read what the run writes to a disk (work, bundle, store, summaries): its user, or "group": also the group of its
+    folders. It holds for folders that the run makes; what is written to one that is there follows that."""
     engine: EngineSpec = RaySpec()
     """Where the run runs."""
 

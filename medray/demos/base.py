@@ -15,6 +15,7 @@ from medray.engines.spec import RaySpec
 from medray.errors import UserError
 from medray.progress import Progress
 from medray.reports.evaluation import ScoringRun, write_report
+from medray.storage import files, modes
 from medray.verbs.evaluate import evaluate_bundle
 from medray.verbs.index import index
 from medray.verbs.prepare import prepare
@@ -73,10 +74,11 @@ def run(demo: Demo, out: Path, progress: Progress) -> DemoSummary:
     """Run the demo in the folder `out`. Raises UserError where that holds anything but an earlier demo."""
     started = time.monotonic()
     _claim_folder(out)
-    demo.write(out)
-    for name, text in (("train", demo.train), ("score", demo.score), ("to_meds", demo.convert)):
-        if text is not None:
-            (out / f"{name}.toml").write_text(text.format(out=out))
+    with modes.following(out):
+        demo.write(out)
+        for name, text in (("train", demo.train), ("score", demo.score), ("to_meds", demo.convert)):
+            if text is not None:
+                (out / f"{name}.toml").write_text(text.format(out=out))
     train_run, score_run = settings.load(out / "train.toml"), settings.load(out / "score.toml")
     assert isinstance(train_run, settings.TrainRun) and isinstance(score_run, settings.ScoreRun)
     engine = open_engine(RaySpec(workers=2))
@@ -87,7 +89,8 @@ def run(demo: Demo, out: Path, progress: Progress) -> DemoSummary:
         results["train"] = train(train_run, engine, progress)
         results["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
         results["score"] = first = score(score_run, engine, progress)
-        demo.change(out)
+        with modes.following(out):
+            demo.change(out)
         progress.note(f"changed the archive: {demo.changed}")
         results |= _converted(demo, out, "to-meds again", engine, progress)
         results["score again"] = again = score(score_run, engine, progress)
@@ -95,7 +98,7 @@ def run(demo: Demo, out: Path, progress: Progress) -> DemoSummary:
         engine.close()
     report = out / "report.html"
     runs = [_scoring_run("The whole archive", first), _scoring_run(f"After {demo.changed}", again)]
-    report.write_text(write_report(replace(facts, archive=runs)), encoding="utf-8")
+    files.write_bytes(str(report), write_report(replace(facts, archive=runs)).encode())
     steps = [DemoStep(step=name, seconds=each.seconds, outcome=_outcome(each, demo)) for name, each in results.items()]
     return DemoSummary(results, steps, str(report), time.monotonic() - started)
 
@@ -147,5 +150,5 @@ def _claim_folder(out: Path) -> None:
                 "the folder holds something that is not a demo's", where=str(out), do="choose another with --out DIR"
             )
         shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    modes.make_closed(out)
+    modes.opened_new(mark).close()

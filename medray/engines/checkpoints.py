@@ -17,7 +17,7 @@ from medray.errors import MachineError
 from medray.learning import checkpoints
 from medray.learning.checkpoints import broken_note, newest_whole
 from medray.learning.plan import FitPlan
-from medray.storage import files
+from medray.storage import files, modes
 
 LEFT_SECONDS = 86400.0
 """A cache that nobody has decoded into for so long is of a killed training. A living one would decode again."""
@@ -95,7 +95,7 @@ def kept(plan: FitPlan) -> Generator[Kept]:
     uri = files.join(plan.work, plan.name)
     if files.is_local(uri):
         folder = files.local_path(uri)
-        folder.mkdir(parents=True, exist_ok=True)
+        modes.make_below(folder)
         yield Kept(folder, None)
         return
     with tempfile.TemporaryDirectory(prefix="medray-training-") as scratch:
@@ -113,6 +113,7 @@ def replace_newest(checkpoint: Path, save: Callable[[Path], None]) -> None:
             if time.time() - left.stat().st_mtime > LEFT_DRAFT_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder))
+    modes.set_mode(draft, modes.folder_like(folder))  # which is the user's alone else
     outdated = folder / draft.name.replace(DRAFT, OUTDATED)
     try:
         save(draft)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
+from medray.storage.modes import Readers
+
 if TYPE_CHECKING:
     from medray.archive.manifest import Manifest
     from medray.exports.sr_settings import SrSettings
@@ -59,6 +61,8 @@ class ScoredRun:
     settings: SrSettings
     where: str
     """The run file, for messages."""
+    readers: Readers = "owner"
+    """Who may read a new folder of files."""
 
 
 RunExporter = Callable[["ScoreStore", ScoredRun, str], Exported]

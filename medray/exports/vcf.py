@@ -26,7 +26,7 @@ from medray.modalities.genomics.variants.alleles import allele_of
 from medray.modalities.genomics.variants.names import RecordNames
 from medray.scores import ScoreStore
 from medray.scores.readings import OutlineRow
-from medray.storage.files import absolute, new_file
+from medray.storage.files import absolute, file_mode_like, new_file
 
 RECORD_ID = r"^(.*)#[^#]+:[0-9]+:[^#:]+:[^#]+$"
 """Entry ids of variants: the path in the archive, then what the record says."""
@@ -59,7 +59,7 @@ def export_vcf(store: ScoreStore, bundle_id: str, source: str, out: str) -> Expo
         keys = _Keys(bundle_id, outputs, header.text)
         lines = (line for _, line in text.lines(pieces))
         scores = _by_record(store.stream(bundle_id, f"{path}#", _names(source, path)))
-        with _written(out) as write:
+        with _written(out, file_mode_like(store.uri)) as write:
             write(keys.header(header.text, scored["run_ids"]))
             for line in _annotated(lines, scores, keys, counts):
                 write(line)
@@ -111,9 +111,9 @@ def _alike(source: str, known: Collection[str]) -> list[str]:
 
 
 @contextmanager
-def _written(out: str) -> Generator[Callable[[bytes], object], None, None]:
+def _written(out: str, mode: int) -> Generator[Callable[[bytes], object], None, None]:
     """A function that appends bytes to the new file; what was written is removed when the block raises."""
-    with new_file(out) as stream:
+    with new_file(out, mode) as stream:
         if out.endswith(".vcf"):
             yield stream.write
             return

@@ -47,10 +47,10 @@ def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> TrainedMod
 
 
 def save(bundle: TrainedModel, uri: str) -> None:
-    """Write the three files; spec.json last, so that a half-written folder is not a bundle."""
+    """Write the three files; spec.json last, so that a half-written folder is not a bundle. A new folder is its user's alone."""
     import safetensors.numpy
 
-    files.make_folder(uri)
+    files.make_closed_folder(uri, "owner")
     arrays = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
     files.write_bytes(files.join(uri, WEIGHTS), safetensors.numpy.save(arrays, metadata={"bundle_id": bundle.id}))
     files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe).encode())

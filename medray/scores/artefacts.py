@@ -212,9 +212,20 @@ def listed(store: str) -> pa.Table:
 
 
 def of_subjects(store: str, subjects: Collection[str]) -> list[str]:
-    """Paths of these subjects' artefacts, whether a row names them or not; also of files cut short by a kill."""
+    """Paths of these subjects' artefacts, whether a row names them or not; also of files cut short by a kill.
+
+    Raises MachineError where a folder cannot be listed.
+    """
     tags = tuple(subject_tag(subject) for subject in subjects)
-    return [path for path in listed(store).column("path").to_pylist() if _name(path).startswith(tags)]
+    there = listed(store)
+    closed = there.filter(pc.equal(there.column("modified_ns"), 0)).column("path").to_pylist()
+    for path in closed if files.is_local(store) else ():  # a folder that may not be opened, a link that leads nowhere
+        raise MachineError(
+            "not all artefacts of the store could be looked into, so nobody knows whether the subject has any there",
+            where=files.join(store, path),
+            do="let this user read what is there, or move it out of the store, and run this again",
+        )
+    return [path for path in there.column("path").to_pylist() if _name(path).startswith(tags)]
 
 
 def _name(path: str) -> str:

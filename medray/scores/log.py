@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -13,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from medray.errors import Fenced, MachineError, StoreError
+from medray.errors import ArchiveError, Fenced, MachineError, StoreError
 from medray.scores import artefacts, audit
 from medray.scores.file import EPOCH, ScoreFile, added, now
 from medray.scores.scan import ScoreScan
 from medray.scores.table import ADDED, IN_FILE, OF_SUBJECTS, REPLACED, SCORES, UPKEEP, Claim, claim_app
 from medray.storage import delta, files
+from medray.storage.conditional import refuse_unconditional
 from medray.storage.versions import refuse_later
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ class ScoreLog(ScoreScan):
     """The log of a table of scores, opened: who may commit, what is committed, which files are live."""
 
     @classmethod
-    def open(cls, uri: str | PathLike[str], *, create: bool = False) -> Self:
-        """The store at `uri`; with `create`, made there when nothing is.
+    def open(cls, uri: str | PathLike[str], *, create: bool = False, readers: files.Readers = "owner") -> Self:
+        """The store at `uri`; with `create`, made there when nothing is, for `readers` alone where its folder is new.
 
         Raises StoreError when nothing is there, something else is, or its columns are not SCORES.
         """
@@ -79,6 +81,8 @@ class ScoreLog(ScoreScan):
         try:
             if not delta.is_table(uri):
                 _refuse_other(uri, create)
+                files.make_closed_folder(uri, readers)
+                refuse_unconditional(uri)
                 delta.make(uri, SCORES, **_FACTS)
             store = cls(uri, DeltaTable(delta.location(uri)))
         except (DeltaError, OSError) as error:
@@ -192,7 +196,7 @@ class ScoreLog(ScoreScan):
 
     def append(self, claim: Claim, written: Sequence[ScoreFile]) -> None:
         """Add written files to the log in one commit, exactly once. Raises Fenced or MachineError."""
-        self._refuse_absent(written)
+        self.refuse_absent(written)
         facts = {"medray.rows": sum(w["rows"] for w in written), "medray.files": len(written)}
         self.commit(claim, [added(w, claim.bundle_id) for w in written], {"medray.kind": "scores"} | facts)
 
@@ -265,21 +269,20 @@ class ScoreLog(ScoreScan):
                 do="nothing is lost: what this run has committed stays. Run again where the later run was no scoring",
             )
 
-    def _refuse_absent(self, written: Sequence[ScoreFile]) -> None:
-        """A file that the driver cannot see is lost to every reader. Files of scores are checked on local paths, where it
-        costs nothing, and artefacts everywhere: one listing for a shard that has any."""
+    def refuse_absent(self, written: Sequence[ScoreFile]) -> None:
+        """A file that the driver cannot see, or not in its length, is lost to every reader: each is looked at (in a bucket by
+        one HEAD, several at once), and of artefacts one listing for a shard that has any. Raises MachineError."""
         for each in written:
             if "artefacts" in each:
                 artefacts.refuse_absent(self.uri, each["artefacts"])
-        if not files.is_local(self.uri):
-            return
-        for each in written:
-            path = files.local_path(files.join(self.uri, each["path"]))
-            size = path.stat().st_size if path.exists() else None
+        uris = [files.join(self.uri, each["path"]) for each in written]
+        with delta.storing(self.uri):
+            sizes = files.sizes(uris)
+        for each, uri, size in zip(written, uris, sizes, strict=True):
             if size != each["size"]:
                 raise MachineError(
                     "a file of scores that a worker wrote is not there",
-                    where=str(path),
+                    where=uri,
                     found="no file" if size is None else f"{size} bytes",
                     expected=f"{each['size']} bytes",
                     do="put the store on storage that the driver and all workers share",
@@ -310,7 +313,7 @@ class ScoreLog(ScoreScan):
     def checkpoint(self) -> None:
         """Sum the log up in one file: what opening reads then does not grow with the number of commits."""
         self._table.update_incremental()
-        self._table.create_checkpoint()
+        delta.checkpoint(self._table)
         delta.sync_log(self.uri, self.version - 1, self.version)
 
 
@@ -327,6 +330,10 @@ _FACTS: dict[str, object] = {
 }
 
 
+_BIRTH = re.compile(r"_medray/.*|_delta_log/(?!_last_checkpoint|.*\.parquet).*")
+"""What lies in a store while another run makes it, before its first version stands: no reason to refuse the place."""
+
+
 def bundle_of(path: str) -> str:
     """The bundle that a file below the store is of; UPKEEP where it is of none."""
     for above in ("bundle_id=", f"{artefacts.FOLDER}/"):
@@ -341,7 +348,12 @@ def _refuse_other(uri: str, create: bool) -> None:
         raise StoreError(
             "there is no score store here", where=uri, do="check the path; the first `medray score` makes the store"
         )
-    if files.exists(uri) and next(files.list_files(uri), None) is not None:
+    others = False
+    with suppress(
+        FileNotFoundError, ArchiveError
+    ):  # nothing there yet, or no more: what another run asks a bucket with
+        others = any(not _BIRTH.fullmatch(files.relative(file.uri, uri)) for file in files.list_files(uri))
+    if others and not delta.is_table(uri):
         raise StoreError(
             "this place holds something else, so no score store is made here",
             where=uri,

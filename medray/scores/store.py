@@ -14,7 +14,7 @@ from medray.scores.log import ScoreLog
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink
 from medray.scores.table import SCORES, Claim
-from medray.storage import delta, files
+from medray.storage import delta, files, modes
 
 if TYPE_CHECKING:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
@@ -57,7 +57,7 @@ class ScoreStore(Readings, ScoreLog):
         if files.is_local(self.uri):
             folder = files.local_path(self.uri)
             with delta.storing(self.uri):
-                (folder / f"bundle_id={claim.bundle_id}").mkdir(exist_ok=True)
+                modes.make_below(folder / f"bundle_id={claim.bundle_id}")
                 files.sync_folder(folder)
         return ScoreSink(self.uri, claim, self, not_before=self.next_stamp(claim.bundle_id))
 

@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from medray.errors import MachineError
-from medray.scores import artefacts
+from medray.scores import artefacts, audit
 from medray.scores.audit import recorded
 from medray.scores.file import ScoreFile, added, write_file
 from medray.scores.log import Claims, LiveFile, Replaced, ScoreLog, bundle_of
 from medray.scores.table import IN_FILE, UPKEEP, Claim
 from medray.storage import delta, files
+from medray.storage.files import File
 
 if TYPE_CHECKING:
     from deltalake.transaction import RemoveAction
@@ -123,6 +124,8 @@ def _replace(
     """Put one new file in the place of `old`, without the rows of these subjects, in one commit; None: no row is left."""
     bundle_id = old[0].bundle_id
     new = write_file(store.uri, bundle_id, claim, _rows(store.uri, old, without), modified=datetime.now(UTC))
+    if new is not None:
+        store.refuse_absent([new])
     data_change = bool(without)
     made = [] if new is None else [added(new, bundle_id, new_rows=data_change)]
     actions = [*made, *(_removed(each, data_change) for each in old)]
@@ -313,6 +316,11 @@ def _remove_dead(store: ScoreLog, claims: Claims, names: Collection[str]) -> tup
     paths = {file.uri: files.relative(file.uri, store.uri) for file in written}
     dead = [uri for uri, path in paths.items() if path not in live and (path in replaced or claims.void(path))]
     counts = {uri: count for uri in dead if (count := _holds(uri, names)) != 0}
+    for uri in counts:
+        if not _is_own(files.relative(uri, store.uri)):
+            raise _not_looked_into(
+                uri, "a file that is not of the store's own, which holds the subject or cannot be read"
+            )
     with delta.storing(store.uri):
         _remove(counts)
     return len(counts), sum(count is None for count in counts.values())
@@ -334,8 +342,39 @@ def _remove_artefacts(store: ScoreLog, claims: Claims, names: Collection[str]) -
 
 
 def _written(uri: str) -> list[files.File]:
-    """Every file in the folders of scores, whatever its name: of runs at work, ended and killed."""
-    return [file for file in files.list_files(uri) if files.relative(file.uri, uri).startswith("bundle_id=")]
+    """Every file that may hold rows: all in the folders of scores, whatever their names (of runs at work, ended and killed), and
+    Parquet files in any other folder, such as a temporary one. Raises MachineError for a folder that is a link: what lies
+    there is not listed."""
+    linked: list[str] = []
+    listed = [
+        File(*row)
+        for piece in files.list_pieces(uri, linked)
+        for row in zip(*(c.to_pylist() for c in piece.columns), strict=True)
+    ]
+    for folder in linked:
+        raise _not_looked_into(folder, "a link to another folder")
+    own = ("_delta_log/", f"{audit.FOLDER}/", f"{artefacts.FOLDER}/")
+    return [
+        file
+        for file in listed
+        if (name := files.relative(file.uri, uri)).startswith("bundle_id=")
+        or (".parquet" in name.rpartition("/")[2] and not name.startswith(own))
+        or (file.modified_ns == 0 and files.is_local(uri))  # what may not be opened, or leads nowhere
+    ]
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file below a store, by its path there, is medray's or of a writer that was killed: not what a person keeps there."""
+    return name.startswith("bundle_id=") or any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _not_looked_into(place: str, why: str) -> MachineError:
+    return MachineError(
+        "not all of the store could be looked into, so nobody knows whether the subject is in it: nothing is called forgotten",
+        where=place,
+        found=why,
+        do="let this user read what is there, or move it out of the store, and run this again",
+    )
 
 
 def _holds(uri: str, names: Collection[str]) -> int | None:
@@ -347,18 +386,17 @@ def _holds(uri: str, names: Collection[str]) -> int | None:
         with files.open_input(uri) as source:
             parquet = pq.ParquetFile(source)
             if "subject_id" not in parquet.schema_arrow.names:
-                return None
+                return None if "/bundle_id=" in uri else 0
             for batch in parquet.iter_batches(columns=["subject_id"]):
                 rows += pc.sum(pc.is_in(batch.column(0).cast(pa.string()), wanted)).as_py() or 0
-    except FileNotFoundError:  # removed by a vacuum meanwhile
-        return 0
+    except FileNotFoundError:
+        if files.is_local(uri) and files.local_path(uri).is_symlink():
+            raise _not_looked_into(uri, "a link that leads nowhere") from None
+        return 0  # removed by a vacuum meanwhile
     except (pa.ArrowInvalid, OSError) as error:
         if files.is_broken_parquet(error, uri):
             return None
-        raise MachineError(
-            "a file below the store cannot be read, so nobody knows whether the subject is in it",
-            where=uri,
-            found=str(error),
-            do="let this user read the file, and run this again",
+        raise _not_looked_into(
+            uri, error.strerror or str(error) if isinstance(error, OSError) else str(error)
         ) from None
     return rows

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from medray.errors import MachineError
-from medray.storage import files
+from medray.storage import files, modes
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -29,13 +29,21 @@ def is_table(uri: str) -> bool:
     return DeltaTable.is_deltatable(location(uri))
 
 
+def _following(table: DeltaTable) -> AbstractContextManager[None]:
+    """What delta-rs writes in the block is as open as the table's folder."""
+    uri = table.table_uri
+    return modes.following(files.local_path(uri)) if files.is_local(uri) else nullcontext()
+
+
 def make(uri: str, schema: pa.Schema, **facts: Any) -> None:
-    """A new table, unless another process has just made it. Raises DeltaError, OSError."""
+    """A new table, as open as its folder, unless another process has just made it. Raises DeltaError, OSError."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
+    files.make_folder(uri)
     try:
-        DeltaTable.create(location(uri), schema=schema, mode="ignore", **facts)
+        with modes.following(files.local_path(uri)) if files.is_local(uri) else nullcontext():
+            DeltaTable.create(location(uri), schema=schema, mode="ignore", **facts)
     except DeltaError:
         if not is_table(uri):
             raise
@@ -62,17 +70,24 @@ def transact(
     from deltalake import CommitProperties, PostCommitHookProperties
     from deltalake.transaction import Transaction
 
-    table.create_write_transaction(
-        list(actions),
-        mode="append",
-        schema=schema,  # type: ignore[arg-type]  # typed for its own Schema; takes Arrow's
-        partition_by=list(partition_by),
-        commit_properties=CommitProperties(
-            custom_metadata=dict(facts),
-            app_transactions=[Transaction(app, count) for app, count in (counters or {}).items()],
-        ),
-        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=None if clean else False),
-    )
+    with _following(table):
+        table.create_write_transaction(
+            list(actions),
+            mode="append",
+            schema=schema,  # type: ignore[arg-type]  # typed for its own Schema; takes Arrow's
+            partition_by=list(partition_by),
+            commit_properties=CommitProperties(
+                custom_metadata=dict(facts),
+                app_transactions=[Transaction(app, count) for app, count in (counters or {}).items()],
+            ),
+            post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=None if clean else False),
+        )
+
+
+def checkpoint(table: DeltaTable) -> None:
+    """Sum the log of a table up in one file. Raises DeltaError, OSError."""
+    with _following(table):
+        table.create_checkpoint()
 
 
 def dataset(table: DeltaTable, uri: str) -> ds.Dataset:
@@ -94,7 +109,8 @@ def add_columns(table: DeltaTable, columns: Sequence[pa.Field]) -> None:
 
     fields = Schema.from_arrow(pa.schema(columns)).fields
     try:
-        table.alter.add_columns(fields)
+        with _following(table):
+            table.alter.add_columns(fields)
     except DeltaError:
         table.update_incremental()
         if not {each.name for each in columns} <= set(pa.schema(table.schema()).names):

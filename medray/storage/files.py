@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medray.errors import ArchiveAway, ArchiveError, MachineError, SampleError
+from medray.storage import modes
 from medray.storage.archives import archive_files as archive_files
 from medray.storage.archives import archive_pieces as archive_pieces
+from medray.storage.modes import Readers as Readers
 from medray.storage.uris import INSIDE as INSIDE
 from medray.storage.uris import INSIDE_PATTERN as INSIDE_PATTERN
 from medray.storage.uris import PLACES as PLACES
@@ -79,6 +82,31 @@ def exists(uri: str) -> bool:
 
     system, path = file_system(uri)
     return system.get_file_info(path).type != fs.FileType.NotFound
+
+
+def sizes(uris: Sequence[str]) -> list[int | None]:
+    """Bytes of each file, None where it is not there; of remote storage several are asked for at once. Raises OSError."""
+    if len(uris) < 2 or is_local(uris[0]):
+        return [_size(uri) for uri in uris]
+    with ThreadPoolExecutor(min(AT_ONCE, len(uris)), "medray-sizes") as pool:
+        return list(pool.map(_size, uris))
+
+
+AT_ONCE = 16
+"""Requests for facts of remote files that are under way together."""
+
+
+def _size(uri: str) -> int | None:
+    if is_local(uri):
+        try:
+            return os.stat(local_path(uri)).st_size
+        except FileNotFoundError:
+            return None
+    from pyarrow import fs
+
+    system, path = file_system(uri)
+    info = system.get_file_info(path)
+    return info.size if info.type == fs.FileType.File else None
 
 
 def is_away(root: str) -> bool:
@@ -189,8 +217,11 @@ def whole(what: str, where: str, do: str) -> Generator[None]:
         raise MachineError(what, where=where, found=str(error).strip().splitlines()[0][:500], do=do) from error
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced."""
+def write_bytes(uri: str, data: bytes, readers: Readers | None = None) -> None:
+    """Write a whole file: readers see the old content or the new, never a part. Local files are fsynced.
+
+    It is as open as its folder; with `readers`, for these alone: a file in a folder that is not medray's.
+    """
     if not is_local(uri):
         from medray.storage.remote import patiently
 
@@ -203,9 +234,9 @@ def write_bytes(uri: str, data: bytes) -> None:
         patiently(write)  # the whole file once more: the same bytes
         return
     path = local_path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    modes.make_below(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(draft, "wb") as stream:
+    with modes.opened_new(draft, None if readers is None else modes.FOLDER_OF[readers] & 0o660) as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
@@ -214,10 +245,11 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 @contextmanager
-def new_file(uri: str) -> Generator[pa.NativeFile]:
+def new_file(uri: str, mode: int | None = None) -> Generator[pa.NativeFile]:
     """A stream for a file under a name never used before. After the block it is whole, and fsynced where local.
 
-    Nothing may point to the name before that. When the block raises, what was written is removed.
+    Nothing may point to the name before that. When the block raises, what was written is removed. It is as open as its
+    folder, or has this `mode`.
     """
     import pyarrow as pa
 
@@ -233,8 +265,9 @@ def new_file(uri: str) -> Generator[pa.NativeFile]:
         stream.close()
         return
     path = local_path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    modes.make_below(path.parent)
     try:
+        modes.opened_new(path, mode).close()
         with pa.OSFile(str(path), "wb") as stream:
             yield stream
         sync_file(path)
@@ -259,16 +292,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(uri: str) -> None:
+    """A folder as open as the one that it lies in, unless it is there."""
     if is_local(uri):
-        local_path(uri).mkdir(parents=True, exist_ok=True)
+        modes.make_below(local_path(uri))
 
 
-def make_closed_folder(uri: str) -> None:
-    """A folder for what is of patients: where it is new, no other user enters it, and the group as the umask has it."""
-    if is_local(uri):
-        folder = local_path(uri)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o770, exist_ok=True)
+def make_closed_folder(uri: str, readers: Readers | None = None) -> None:
+    """A folder for what is of patients, unless it is there: `readers` alone enter it, with none named those of the folder that
+    it lies in, but never users of no group of it."""
+    if is_local(uri) and readers is not None:
+        modes.make_closed(local_path(uri), readers)
+    elif is_local(uri):
+        modes.make_below(local_path(uri), closed=True)
+
+
+def file_mode_like(uri: str) -> int:
+    """Mode of a file outside of a folder that is as open as what lies in it; of remote storage: its user's alone."""
+    return modes.file_in(local_path(uri)) if is_local(uri) else 0o600
 
 
 def own_folder(parent: Path, name: str) -> Path:

@@ -15,8 +15,9 @@ from medray.storage.compressed import refuse_beyond_measure, unpacking
 GZIP_STREAM, DEFLATE_STREAM = 31, -15
 """`wbits` of zlib for a gzip file (RFC 1952) and a bare deflate stream (RFC 1951)."""
 
-_CHUNK = 32_768
-"""Packed bytes unpacked at once: at most 34 MB come out of them."""
+_CHUNK, _LEAST = 32_768, 1024
+"""Packed bytes unpacked at once: at most 34 MB come out of them, and about _PIECE where what came before shrank as much."""
+_PIECE = 2**20
 _MARKS = 512
 """A mark holds a window of 32 KB and the state of zlib: 20 MB in all."""
 
@@ -42,6 +43,7 @@ class Inflated:
         self._marks = [_Mark(0, start, zlib.decompressobj(wbits))]
         self._spacing = 2**22
         self._lock = threading.Lock()
+        self._step = _LEAST
         self._go_on(self._marks[0])
 
     def _go_on(self, mark: _Mark) -> None:
@@ -76,11 +78,14 @@ class Inflated:
                     return False
                 self._unpacker = zlib.decompressobj(self._wbits)
             chunk = (
-                self._read_at(min(_CHUNK, self._end - self._packed), self._packed) if self._packed < self._end else b""
+                self._read_at(min(self._step, self._end - self._packed), self._packed)
+                if self._packed < self._end
+                else b""
             )
             if not chunk:
                 raise EOFError
             piece = self._unpacker.decompress(chunk)
+            self._step = max(_LEAST, min(_CHUNK, _PIECE * len(chunk) // max(1, len(piece))))
             self._packed += len(chunk) - len(self._unpacker.unused_data)
             self._position += len(piece)
             refuse_beyond_measure(self._position, self._packed - self._start)
@@ -108,12 +113,31 @@ class Inflated:
             self._marks, self._spacing = self._marks[::2], 2 * self._spacing
 
 
-def unpacked(raw: bytes) -> bytes:
-    """The content of a gzip file, of one member or several. Raises SampleError `truncated` or `corrupt`."""
-    stream, pieces, position = Inflated(lambda size, start: raw[start : start + size], 0, len(raw)), list[bytes](), 0
-    while piece := stream.read(2**24, position):
+def unpacked(
+    raw: bytes, start: int = 0, wbits: int = GZIP_STREAM, *, most: Callable[[bytes], int] | None = None
+) -> bytes:
+    """The content of a gzip file, of one member or several, or of the deflate stream (`wbits`) that begins at `start`.
+
+    `most` is asked once, where there are more than BEGINNING bytes, with what there is by then: how many there may be. Raises
+    SampleError `truncated` or `corrupt`, also where there are more.
+    """
+    if start >= len(raw):
+        raise SampleError("empty_file" if not raw else "truncated", "" if not raw else "the compressed data end early")
+    stream = Inflated(lambda size, at: raw[at : at + size], start, len(raw) - start, wbits)
+    pieces: list[bytes] = []
+    position, limit = 0, BEGINNING if most else None
+    while piece := stream.read(BEGINNING, position):
         pieces.append(piece)
         position += len(piece)
-    if not raw:
-        raise SampleError("empty_file")
+        if limit is not None and most is not None and position > limit:
+            if limit == BEGINNING:
+                limit = max(BEGINNING + 1, most(b"".join(pieces)))
+            if position > limit:
+                raise SampleError(
+                    "corrupt", f"unpacks to more than {limit:,} bytes, which is all that its header accounts for"
+                )
     return b"".join(pieces)
+
+
+BEGINNING = 2**20
+"""Bytes that are unpacked at once; the dimensions of an image stand in the first."""

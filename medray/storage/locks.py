@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medray.errors import MachineError
-from medray.storage import files
+from medray.storage import files, modes
 
 BEAT_SECONDS = 60.0
 STALE_SECONDS = 15 * 60.0
@@ -98,9 +98,10 @@ def hold(uri: str, run_id: str) -> Generator[Holder | None]:
 def _take_local(uri: str, mine: Holder) -> Holder | None:
     """A hard link to a finished file is made whole or not at all, on network file systems too."""
     lock = files.local_path(uri)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    modes.make_below(lock.parent)
     draft = lock.with_name(f".{lock.name}.{uuid.uuid4().hex}")
-    draft.write_bytes(_text(mine))
+    with modes.opened_new(draft) as stream:
+        stream.write(_text(mine))
     try:
         while True:
             try:

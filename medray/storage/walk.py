@@ -125,7 +125,11 @@ def _listed_remotely(root: str) -> Iterator[pa.RecordBatch]:
     prefix = root[: len(root) - len(path)] if root.endswith(path) else f"{urlsplit(root).scheme}://"
     top = [info] if info.type == fs.FileType.File else system.get_file_info(fs.FileSelector(path))
     folders = sorted(each.path for each in top if each.type == fs.FileType.Directory)
-    below = (system.get_file_info(fs.FileSelector(folder, recursive=True)) for folder in folders)
+    below = (
+        # a folder that went while the archive was listed: its files have gone
+        system.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True))
+        for folder in folders
+    )
     columns = _Columns()
     for listed in chain([top], below):
         for each in sorted((f for f in listed if f.type == fs.FileType.File), key=lambda f: f.path):

@@ -68,7 +68,7 @@ def _of_run(
         raise UserError("structured reports are of DICOM images", where=source, found=f"a bundle of {min(kinds)}")
     [bundle_id] = _one([name for name in known if name in loaded], known, scores.uri)
     model = loaded[bundle_id]
-    scored = ScoredRun(_manifest(run, model), algorithm(model), run.sr, source)
+    scored = ScoredRun(_manifest(run, model), algorithm(model), run.sr, source, run.readers)
     written = write(scores, scored, out)
     refused, asked = sum(written.get("refused", {}).values()), written["scored"]
     return ExportResult(

@@ -194,6 +194,7 @@ class _IndexRun:
         self.run, self.spec, self.engine, self.progress, self.db = run, spec, engine, progress, db
         self.doubted = {*doubted, *doubts(files.join(run.folder, "manifest"))}
         self.folder = folder = files.join(run.folder, "manifest")
+        files.make_closed_folder(run.folder, run.readers)
         files.make_closed_folder(folder)
         self.key = pseudonym_key(run.pseudonym_key)
         how = hashlib.sha256(spec.model_dump_json().encode() + run.root.encode() + self.key)

@@ -78,7 +78,7 @@ def write_montage(path: str, png: str) -> str:
             refusals.append(f"{kind}: {as_sample_error(error)}")
             continue
         if picture is not None:
-            files.write_bytes(files.absolute(png), picture)
+            files.write_bytes(files.absolute(png), picture, "owner")
             return files.absolute(png)
     raise ArchiveError(
         "there is nothing to make a montage of", where=path, found="; ".join(refusals), expected="images"

@@ -42,7 +42,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
     """
     progress = progress or Silent()
     night = _Night(run, engine, progress)
-    store = ScoreStore.open(run.store_uri, create=True)
+    store = ScoreStore.open(run.store_uri, create=True, readers=run.readers)
     with locks.hold(files.join(run.store_uri, LOCK), night.id) as other:
         if other is not None:
             progress.fact("held", "warning")
@@ -143,6 +143,7 @@ class _Night:
         """Write the summary and the page; the result names them."""
         summary = self._summary()
         uris: dict[str, str] = {}
+        files.make_closed_folder(self.run.summary_uri, self.run.readers)
         for kind, text in (("json", summary.model_dump_json(indent=1) + "\n"), ("html", write_page(summary))):
             uris[kind] = files.join(self.run.summary_uri, f"night-{self.id}.{kind}")
             for uri in (uris[kind], files.join(self.run.summary_uri, f"latest.{kind}")):

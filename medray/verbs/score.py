@@ -162,7 +162,7 @@ def score_manifest(
     Raises StoreError, MachineError; Fenced when a newer run has claimed the store meanwhile.
     """
     started = time.monotonic()
-    store = ScoreStore.open(run.store_uri, create=True)
+    store = ScoreStore.open(run.store_uri, create=True, readers=run.readers)
     other_runs = refuse_ids_of_others(store, run, manifest, bundle.id)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     progress.about(run_id=claim.run_id, bundle_id=bundle.id)

@@ -26,7 +26,7 @@ from medray.modalities.ehr.convert.members import Unit, units
 from medray.modalities.ehr.convert.parsing import UNITS, BucketSink, parse
 from medray.modalities.ehr.convert.versions import VersionSink, newest
 from medray.progress import Progress, Silent
-from medray.storage import files
+from medray.storage import files, modes
 from medray.verbs.results import ToMedsResult
 
 PIECE_BYTES = 2**26
@@ -63,7 +63,9 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
     if earlier is not None and earlier["made_from"] == made_from:
         return ToMedsResult.model_validate(earlier["result"] | {"reused": True, "seconds": time.monotonic() - started})
     drafts = out.with_name(f".{out.name}.draft-{uuid.uuid4().hex}")
-    files.make_closed_folder(str(drafts))
+    modes.make_closed(drafts, run.readers)
+    if out.exists():  # whoever read the dataset that is there reads the new one
+        modes.set_mode(drafts, modes.folder_like(out))
     try:
         result = _convert(run, listed, key, drafts, engine, progress, started)
         _refuse_changed(run, listed, made_from, key)
@@ -76,7 +78,7 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
 
 def _digest(run: ConvertRun, listed: list[files.File], key: bytes) -> str:
     """Digest of everything that decides the dataset: settings, the files as they are, the key; not the engine. Raises OSError."""
-    settings = run.model_dump_json(exclude={"engine", "work", "max_failed"})
+    settings = run.model_dump_json(exclude={"engine", "work", "max_failed", "readers"})
     whole = hashlib.sha256(f"{medray.__version__}\0{settings}\0".encode() + key)
     for file in listed:
         whole.update(repr((*file, _stamp(file.uri))).encode())

@@ -84,6 +84,7 @@ def train(
     meanwhile = None if replace else _existing(run.bundle_uri)  # by a training that ended meanwhile
     if meanwhile is not None and meanwhile.recipe.training.get("plan") != plan.name:
         _replace_or_refuse(run, meanwhile, progress, replace)
+    files.make_closed_folder(run.bundle_uri, run.readers)
     if run.remember_subjects:
         write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
     bundles.save(bundle, run.bundle_uri)
@@ -146,7 +147,7 @@ def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Pr
         bundles.load(uri)
         return
     plan = fit_plan(floor, prepared)
-    files.make_folder(files.join(plan.work, plan.name))
+    files.make_folder(uri)
     progress.fact("floor")
     progress.note("first the logistic floor (floor = false leaves it out)")
     fitted = engine.fit(plan, progress.training)

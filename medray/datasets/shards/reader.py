@@ -16,7 +16,7 @@ from medray.datasets.samples import KEYS
 from medray.datasets.shards.index import Shard, ShardSet
 from medray.datasets.shards.parquet import bitmap, read_samples
 from medray.errors import LabelError
-from medray.storage import files
+from medray.storage import files, modes
 
 BATCH_KEYS = ("entry_id", "sample_id", "subject_id", "target")
 """Key columns that a gathered batch has by default; the payload follows."""
@@ -46,7 +46,7 @@ def _cached(shard: Shard, folder: Path, *, wait: bool) -> pa.RecordBatch | None:
             return _mapped(copy)
         copy.unlink(missing_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(copy.with_suffix(".lock"), "w") as lock:  # the kernel frees it when its holder is killed
+    with modes.opened_new(copy.with_suffix(".lock")) as lock:  # the kernel frees it when its holder is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -8,11 +8,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from medray.errors import MachineError
-from medray.storage import sent
+from medray.storage import files, modes, sent
 
 
 def start(address: str | None = None, **options: Any) -> None:
@@ -25,13 +26,92 @@ def start(address: str | None = None, **options: Any) -> None:
         address = "local"  # without it, Ray joins any cluster that was started on this machine
     if address == "local":
         options["include_dashboard"] = False
+        options.setdefault("_temp_dir", _session_folder())
     if address is not None and address not in ("auto", "local"):
         check_reachable(address)
     try:
-        with _held_stderr(), _at_what_was_sent():
+        with _held_stderr(), _at_what_was_sent(), _closed(address):
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
+
+
+def _session_folder() -> str | None:
+    """Where a Ray of this user keeps its sessions: sockets, logs, what is spilled. Ray opens it, and folders in it, to all users:
+    it lies in a folder that they cannot enter. None, which is Ray's default, where the paths of sockets would become too
+    long."""
+    place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    folder = files.own_folder(place, f"medray-ray-{os.geteuid()}") / "ray"
+    return str(folder) if len(str(folder)) + len(SOCKET) <= SOCKET_PATH else None
+
+
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+SOCKET_PATH = 107
+"""The longest path of a socket on Linux (unix(7), sun_path)."""
+
+
+@contextmanager
+def _closed(address: str | None) -> Generator[None]:
+    """In the block a Ray that is started here (address "local") listens on the loopback alone, and all that its processes write is
+    this user's alone, the token too that Ray leaves in the user's home. docs/cluster.md has what listens where."""
+    if address != "local":
+        with _on_loopback() if address and is_on_loopback_alone(address) else nullcontext():
+            yield
+        return
+    before = os.umask(0o077)  # Ray's processes, and the workers that they start, have it from here, and the environment
+    added = [name for name in SOCKETS_OF_TRAINING if name not in os.environ and sys.platform == "linux"]
+    os.environ.update(dict.fromkeys(added, "lo"))
+    try:
+        _close_token()
+        with _on_loopback():
+            yield
+    finally:
+        for name in added:
+            del os.environ[name]
+        os.umask(before)
+
+
+@contextmanager
+def _on_loopback() -> Generator[None]:
+    """In the block the address of this machine is that of the loopback.
+
+    Ray replaces it by one that others reach, also where it is given, unless it takes itself for a machine that makes no
+    cluster, as on macOS and Windows (ray-project/ray#18730).
+    """
+    from ray._private import ray_constants
+
+    makes_clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = makes_clusters
+
+
+def is_on_loopback_alone(address: str) -> bool:
+    """Whether host:port is a Ray of this machine that a run has started: nothing answers there from outside."""
+    import ray.util
+
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]"):
+        return False
+    try:
+        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+SOCKETS_OF_TRAINING = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""The network interface that training workers exchange gradients over; else one by the host's name."""
+
+
+def _close_token() -> None:
+    """Ray makes the token of its local clusters, by which any code can be run there, as open as the umask."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(FileNotFoundError, PermissionError):
+        if token.stat().st_mode & 0o077:
+            modes.set_mode(token, 0o600)
 
 
 def check_reachable(address: str) -> None:

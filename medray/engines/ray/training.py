@@ -23,7 +23,7 @@ from medray.learning.plan import FitPlan
 from medray.learning.team import Team
 from medray.learning.training import fit
 from medray.progress import Live
-from medray.storage import files
+from medray.storage import files, modes
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -84,6 +84,8 @@ def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cp
 
     with _watched(files.join(folder, LIVE), show), machine_errors():
         trainer.fit()
+    if files.is_local(folder):  # Ray's own processes wrote there, with a umask of their own
+        modes.follow(files.local_path(folder))
     if files.exists(files.join(folder, REFUSED)):
         refusal = files.read_bytes(files.join(folder, REFUSED))
         files.remove_tree(folder)  # Ray would return this run as finished

@@ -27,8 +27,10 @@ from pydicom.tag import Tag
 from medray.archive.entries import PartRef, unchanged
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.decode import content_of, sniff
+from medray.modalities.imaging.formats.dicom.inflated import inflated
 from medray.modalities.imaging.frames_text import chosen_frames
 from medray.storage.files import read_bytes
+from medray.storage.pages import whole
 
 PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "PatientBirthDate", "PatientBirthTime",
@@ -145,7 +147,7 @@ def _headers(parts: Sequence[PartRef]) -> Iterator[tuple[dict[str, bytes], list[
             raise SampleError("unreadable", type(error).__name__) from error
         if sniff(raw) != "dicom":
             raise SampleError("unsupported", "a report is made of DICOM images alone")
-        header = _header(unchanged(raw, part))
+        header = _header(whole(inflated(unchanged(raw, part))))
         lacking = [name for name in (*OWN[:3], "StudyInstanceUID") if not _UID.fullmatch(_text(header, name))]
         if lacking:
             raise SampleError("corrupt", f"no {lacking[0]}")

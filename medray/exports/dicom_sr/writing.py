@@ -33,7 +33,7 @@ def export_dicom_sr(store: ScoreStore, run: ScoredRun, out: str) -> Exported:
     """
     settings, zone = checked(run), _zone(run)
     out = files.absolute(out)
-    files.make_folder(out)
+    files.make_closed_folder(out, run.readers)
     known = {file.uri.rsplit("/", 1)[-1] for file in files.list_files(out)}
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from medray.storage import files
 
@@ -68,6 +70,12 @@ def write_table(table: pa.Table, folder: str) -> str:
     with files.new_file(uri) as stream, pa.ipc.new_stream(stream, table.schema) as writer:
         writer.write_table(table)
     return uri
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """A table as a Parquet file of a dataset, as open as its folder."""
+    with files.new_file(str(path)) as stream:
+        pq.write_table(table, stream)
 
 
 def plan_of(uris: Mapping[int, list[str]], lost: Mapping[int, list[str]] | None = None) -> list[pa.Table]:

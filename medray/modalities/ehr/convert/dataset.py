@@ -14,18 +14,17 @@ from typing import TypedDict, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import medray
 from medray.errors import ArchiveError
 from medray.modalities.ehr.convert.arranging import SUBJECTS, DatasetSink
-from medray.modalities.ehr.convert.buckets import read_all
+from medray.modalities.ehr.convert.buckets import read_all, write_parquet
 from medray.modalities.ehr.convert.events import CODES, DROPS, NOTE, READ
 from medray.modalities.ehr.convert.parsing import BucketSink
 from medray.modalities.ehr.convert.settings import MedsSplit
 from medray.modalities.ehr.convert.splits import split_of
 from medray.modalities.ehr.convert.versions import VersionSink
-from medray.storage import files
+from medray.storage import files, modes
 
 REPORT = "metadata/conversion.json"
 """Beside what MEDS asks for: what the conversion read, dropped and why. Marks the folder as one that this command made."""
@@ -82,17 +81,16 @@ def write_metadata(
 
     for of_split, bucket, uri in written.data:
         target = draft / meds.data_subdirectory / of_split / f"{bucket}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        modes.make_below(target.parent)
         Path(uri).rename(target)
     subjects = read_all(written.subjects, SUBJECTS).sort_by("subject_id")
     codes = _codes(read_all(written.codes, CODES), read_all(read.codes, CODES))
-    (draft / "metadata").mkdir(parents=True, exist_ok=True)
-    pq.write_table(meds.CodeMetadataSchema.align(codes), draft / meds.code_metadata_filepath)
+    write_parquet(meds.CodeMetadataSchema.align(codes), draft / meds.code_metadata_filepath)
     if split is not None:
         of_subject = pa.table(
             {"subject_id": subjects["subject_id"], "split": split_of(subjects["subject_id"].to_numpy(), split)}
         )
-        pq.write_table(meds.SubjectSplitSchema.align(of_subject), draft / meds.subject_splits_filepath)
+        write_parquet(meds.SubjectSplitSchema.align(of_subject), draft / meds.subject_splits_filepath)
     facts = {
         "dataset_name": name,
         "etl_name": "medray",

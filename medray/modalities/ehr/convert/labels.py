@@ -12,9 +12,9 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from medray.errors import LabelError, SampleError
+from medray.modalities.ehr.convert.buckets import write_parquet
 from medray.modalities.ehr.convert.events import Drop, Subjects
 from medray.modalities.ehr.convert.long_csv.head import HEAD, check_names, column_names
 from medray.modalities.ehr.convert.members import TARS, members
@@ -97,8 +97,7 @@ def write_labels(
         }
     )
     target = draft / "labels" / f"{settings.name}.parquet"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(meds.LabelSchema.align(table), target)
+    write_parquet(meds.LabelSchema.align(table), target)
     positive = sum(answer for _, (_, answer) in rows)
     warnings = {"contradictions": dropped["contradicts_another"]} | {
         name: dropped[name] for name in ("after_death", "before_any_event")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import re
+import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +24,35 @@ LONGER = 4
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
+BEHIND = 2**16
+"""Bytes that may stand behind the values of an idx file, where they are zero: padding."""
+
+
 def unzipped(raw: bytes) -> bytes:
-    """A gzip file's content; other bytes as they are. Raises SampleError `truncated` or `corrupt`."""
+    """The content of an idx file in gzip, as far as its header makes it, and BEHIND bytes more; of another file, its bytes.
+    Raises SampleError `truncated` or `corrupt`."""
     if not raw.startswith(GZIP):
         return raw
-    with decoding("gzip"):
-        return gzip.decompress(raw)
+    with decoding("gzip"), gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+        head = stream.read(LONGEST_HEADER)
+        if not is_idx(head):
+            return head
+        need, content = _idx_bytes(head) + BEHIND, [head]
+        while (have := sum(map(len, content))) < need and (piece := stream.read(min(need - have, 2**20))):
+            content.append(piece)
+        if stream.read(1):
+            raise SampleError("corrupt", f"an idx file of more than {need:,} bytes, which is all that its lengths make")
+        return b"".join(content)
+
+
+LONGEST_HEADER = 4 + 4 * 5
+"""Bytes of an idx header of five axes."""
+
+
+def _idx_bytes(head: bytes) -> int:
+    """Bytes of a whole idx file by its header."""
+    values = math.prod(int(n) for n in np.frombuffer(head, ">u4", head[3], 4))
+    return 4 + 4 * head[3] + values * np.dtype(IDX_TYPES[head[2]]).itemsize
 
 
 # --- arrays of images -----------------------------------------------------------------------------------------
@@ -67,9 +93,10 @@ def npz_rows(raw: bytes) -> dict[str, ImageArray]:
             if match is None:
                 continue
             name = match.group(1) or ""
-            images = archive[key]
             labels_key = key.removesuffix("images") + "labels"
-            labels = archive[labels_key] if labels_key in archive.files else None
+            labelled = labels_key in archive.files
+            _refuse_unlike(archive.zip, [key, *([labels_key] if labelled else [])])
+            images, labels = archive[key], archive[labels_key] if labelled else None
             if images.ndim < 3 or images.dtype.kind not in "iufb":
                 raise SampleError("unrecognised_format", f"array {key} of shape {list(images.shape)} holds no images")
             if labels is not None and len(labels) != len(images):
@@ -79,6 +106,27 @@ def npz_rows(raw: bytes) -> dict[str, ImageArray]:
     if not arrays:
         raise SampleError("unrecognised_format", "an .npz without an array named images or {train,val,test}_images")
     return arrays
+
+
+def _refuse_unlike(archive: zipfile.ZipFile, keys: Sequence[str]) -> None:
+    """Raises SampleError for arrays (images, then labels) whose headers make more than the zip says that there is, or whose
+    lengths differ, before memory is taken for them: numpy takes what a header says."""
+    lengths: list[int] = []
+    for key in keys:
+        info = archive.getinfo(f"{key}.npy")
+        with archive.open(info) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+            start = stream.tell()
+        size = start + math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and size > info.file_size:
+            raise SampleError(
+                "truncated", f"array {key} of {list(shape)} makes {size:,} bytes, of which {info.file_size:,} are there"
+            )
+        lengths.append(shape[0] if shape else 0)
+    if len(set(lengths)) > 1:
+        raise SampleError("corrupt", f"{lengths[0]} images, but {lengths[1]} labels")
 
 
 MOST_IDX_HEADER = 4 + 4 * 5

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from medray.errors import SampleError
 from medray.modalities.imaging.formats import arrays, nifti, pictures
 from medray.modalities.imaging.formats.dicom import pixels, series
+from medray.modalities.imaging.formats.dicom.inflated import from_gzip
 from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity
 from medray.modalities.imaging.formats.image import Image
 from medray.storage.compressed import GZIP, unpacked_head
-from medray.storage.inflating import unpacked
 from medray.storage.pages import Content, whole
 
 
@@ -82,7 +82,7 @@ def content_of(raw: bytes) -> bytes:
         return raw
     head = unpacked_head(raw, 512)
     packed = head[128:132] == b"DICM" or (not (nifti.is_nifti(head) or arrays.is_idx(head)) and _bare_dicom(head))
-    return unpacked(raw) if packed else raw
+    return from_gzip(raw) if packed else raw
 
 
 def sniff(raw: Content) -> str:

@@ -24,8 +24,11 @@ ASSOCIATED, UNASSOCIATED = 1, 2
 """ExtraSamples: alpha that is already multiplied into the colours, or is not."""
 SAMPLE_FORMATS = {1: "u", 2: "i", 3: "f"}
 JPEG_IN_TIFF = 7
-TIFF_TAGS = (256, 257, 258, 259, 262, 274, 277, 284, 320, 338, 339)
-"""Width, length, bits, compression, photometric interpretation, orientation, samples, planes, colours, extra, formats."""
+TIFF_TAGS = (256, 257, 258, 259, 262, 274, 277, 284, 320, 322, 323, 338, 339)
+"""Width, length, bits, compression, photometric interpretation, orientation, samples, planes, colours, tile width and length, extra,
+formats."""
+TILE_PIXELS, TILE_TIMES = 2**22, 16
+"""A tile has at most so many pixels, or so many times those of the picture: a decoder takes memory for whole tiles."""
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda values: values,
     2: lambda values: values[:, ::-1],
@@ -146,6 +149,9 @@ def _tiff(raw: bytes) -> Image:
 
     tags = _tiff_tags(raw)
     bits, photometric = set(tags.get(258, (1,))), tags[262][0]
+    tile, pixels = tags.get(322, (0,))[0] * tags.get(323, (0,))[0], tags[256][0] * tags[257][0]
+    if tile > max(TILE_PIXELS, TILE_TIMES * pixels):
+        raise SampleError("corrupt", f"a TIFF of {pixels:,} pixels in tiles of {tile:,}")
     if _for_pillow(tags, bits, photometric):
         return _by_pillow(raw)
     if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or not bits <= {8, 16, 32, 64} or len(bits) != 1:

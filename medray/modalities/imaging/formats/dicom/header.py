@@ -31,7 +31,8 @@ from medray.modalities.imaging.formats.dicom.elements import (
     one_text,
     walk,
 )
-from medray.modalities.imaging.formats.dicom.transfer_syntaxes import DEFLATED, EXPLICIT, IMPLICIT, NATIVE
+from medray.modalities.imaging.formats.dicom.inflated import inflated
+from medray.modalities.imaging.formats.dicom.transfer_syntaxes import EXPLICIT, IMPLICIT, NATIVE
 from medray.modalities.imaging.formats.image import decoding
 from medray.storage.pages import Content, give_back
 
@@ -209,17 +210,12 @@ def _parse_whole(raw: Content) -> tuple[Dataset, int]:
 
 def parse_by_pydicom(raw: Content, also: frozenset[int] = frozenset()) -> tuple[Dataset, Elements, Content]:
     """Parse what `walk` could not read (no preamble, deflated, irregular); also returns the bytes that offsets refer to."""
+    raw = inflated(raw)
     dataset, at = _parse_whole(raw)
     with reading("DICOM header"):
         meta = getattr(dataset, "file_meta", None) or {}
         implicit, little = dataset.original_encoding
         syntax = str(meta.get("TransferSyntaxUID") or (IMPLICIT if implicit else EXPLICIT))
-        if syntax == DEFLATED:  # inflated once, it is a file like any other
-            whole = pydicom.dcmread(io.BytesIO(raw))
-            whole.file_meta.TransferSyntaxUID = UID(EXPLICIT)
-            plain = io.BytesIO()
-            whole.save_as(plain, implicit_vr=False, little_endian=True)
-            return parse_by_pydicom(plain.getvalue(), also)
         if len(dataset) == 0:
             raise SampleError("truncated", f"the file ends after {len(raw)} bytes, before the first data element")
         values: dict[int, bytes] = {}
