@@ -12,7 +12,6 @@ memory above that before the load, in bytes of the stored volume (two of which a
 from __future__ import annotations
 
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,7 @@ print(seconds, (peak - before) * 4096 / (values.size * 2))
 
 def write(folder: Path) -> dict[str, list[str]]:
     import numpy as np
-    from dicom_build import dataset, encoded, enhanced, frame, placed
+    from dicom_build import dataset, encoded, enhanced, frame, mosaic_file, placed
 
     volume = np.random.default_rng(0).integers(0, 2000, (COUNT, SIZE, SIZE)).astype(np.int16)
     files: dict[str, list[str]] = {"classic": [], "enhanced": [str(folder / "enhanced")]}
@@ -64,36 +63,13 @@ def write(folder: Path) -> dict[str, list[str]]:
     frames = [frame((0, 0, 1.0 * k), (1.0, -1024.0)) for k in range(COUNT)]
     Path(files["enhanced"][0]).write_bytes(encoded(enhanced(volume, frames)))
     files["mosaic"] = [str(folder / "mosaic")]
-    Path(files["mosaic"][0]).write_bytes(mosaic(volume, 1))
+    Path(files["mosaic"][0]).write_bytes(mosaic_file(volume))
     files["film"] = [str(folder / f"film{t}") for t in range(COUNT)]
     for t, file in enumerate(files["film"]):
         Path(file).write_bytes(
-            mosaic(np.random.default_rng(t).integers(0, 4096, (TILES, TILE, TILE)).astype("u2"), t + 1)
+            mosaic_file(np.random.default_rng(t).integers(0, 4096, (TILES, TILE, TILE)).astype("u2"), t + 1)
         )
     return files
-
-
-def mosaic(tiles, time: int) -> bytes:
-    """(N, H, W) tiles as one image of Siemens, row by row from the upper left, and what its CSA header says of them."""
-    import numpy as np
-    from dicom_build import MR, dataset, encoded, placed
-
-    count, size = len(tiles), tiles.shape[-1]
-    across = int(np.ceil(np.sqrt(count)))
-    places = np.zeros((across * across, size, size), tiles.dtype)
-    places[:count] = tiles
-    whole = places.reshape(across, across, size, size).swapaxes(1, 2).reshape(across * size, across * size)
-    csa = b"SV10\4\3\2\1" + struct.pack("<II", 1, 77)
-    csa += struct.pack("<64si4siii", b"SliceNormalVector", 3, b"FD\0\0", 4, 6, 77)
-    for text in (b"0.0\0", b"0.0\0", b"1.0\0"):
-        csa += struct.pack("<4i", 4, 4, 77, 4) + text
-    kind = ("ORIGINAL", "PRIMARY", "P", "ND", "MOSAIC")
-    made = dataset(np.ascontiguousarray(whole), sop_class=MR, modality="MR", instance=time, image_type=kind)
-    placed(made, (0, 0, 0), AcquisitionNumber=time, SpacingBetweenSlices=3.0, FrameOfReferenceUID="1.2.3")
-    made.InstanceNumber, made.RescaleSlope, made.RescaleIntercept = time, 2, -4096
-    made.private_block(0x19, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", count)
-    made.private_block(0x29, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa)
-    return encoded(made)
 
 
 def medray_classic(files: list[str], **settings: object):

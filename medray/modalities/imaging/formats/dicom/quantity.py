@@ -53,9 +53,10 @@ def factors(frames: Sequence[Frame], wanted: Quantity, whole: bool) -> list[floa
 def frame_values(
     frame: Frame, pixels: np.ndarray, wanted: Quantity, factor: float, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H, W) stored values of a frame to (values, padding), as `real_world`; float32 where a quantity is asked for.
+    """(H, W) stored values of a frame, or (N, H, W) of its tiles, to (values, padding), as `real_world`; float32 where a
+    quantity is asked for.
 
-    `out`: float32 (H, W) that may be filled and returned: it spares a copy.
+    `out`: float32 of that shape that may be filled and returned: it spares a copy.
     Raises SampleError as `real_world` does, and `no_quantity`.
     """
     if wanted.unit is not None:
