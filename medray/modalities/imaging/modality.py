@@ -156,7 +156,7 @@ class Imaging(Modality):
             selections if some else None,
             channels,
             whole=not some and "#" not in entry.entry_id,
-            wanted=Quantity(self.spec.pet, self.spec.real_world_unit),
+            wanted=Quantity(self.spec.pet, self.spec.real_world_unit, self.spec.dose),
         )
 
     def _even(self, image: Image) -> Image:

@@ -286,7 +286,7 @@ ORDER = (
     "study", "frame-of-reference", "stack", "series", PLACE, SHAPE, IN_PLANE, "acquisition", "echo", "echo-time", "t",
     "t-index", TIME, "trigger", "frame-time", "phase", "delay", "b", "gradient", "inversion", "flip", "type", "type-end",
     "component", "kind", "kvp", "kernel", "contrast", "sequence", "dimensions", "photometric", "corrected", "modality",
-    "sop-class",
+    "sop-class", "dose-type", "dose-units", "summation", "dose",
 )  # fmt: skip
 """Keys, in the order by which volumes are sorted and named: of two volumes the first has the lesser echo, time, b-value."""
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.dose import Doses, gray, is_dose
 from medray.modalities.imaging.formats.dicom.elements import Item, numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, described, items, stated
 from medray.modalities.imaging.formats.dicom.header import Header
@@ -26,6 +27,8 @@ class Quantity:
     """suv_bw: PET in g/ml by body weight; other modalities stay as they are."""
     unit: str | None = None
     """UCUM code: by the map of each frame that has this unit."""
+    dose: Doses = "apart"
+    """Doses of radiotherapy in Gy; apart: they are no images. Other modalities stay as they are."""
 
     def refuse(self, of: str, modality: str | None = None) -> None:
         """Raises SampleError `no_quantity` where values that state no unit are asked for in one; `of`: what they are of.
@@ -59,6 +62,8 @@ def frame_values(
     `out`: float32 of that shape that may be filled and returned: it spares a copy.
     Raises SampleError as `real_world` does, and `no_quantity`.
     """
+    if is_dose(frame.header):
+        return gray(frame.header, pixels, wanted.dose), None
     if wanted.unit is not None:
         padding = padding_of(pixels, frame.header)
         return _mapped(frame, pixels, padding, wanted.unit), padding

@@ -45,7 +45,7 @@ def volume(
     `selections`: of each file the frames (or tiles of a mosaic) that are taken, from 0; None: all.
     Refuses what is not an image, colour, several volumes under one series, and slices on different scales.
     """
-    taken = [each for file in _opened(raws, selections) for each in file.slices]
+    taken = [each for file in _opened(raws, selections, AS_RESCALED) for each in file.slices]
     return [each.frame for each in taken], _stacked(taken, assemble(_pieces(taken)))
 
 
@@ -65,7 +65,7 @@ def read_series(
     that no more is held than the volume and what is still to be read. `whole`: these are all files of the series.
     Raises SampleError.
     """
-    files = _opened(raws, selections)
+    files = _opened(raws, selections, wanted)
     taken = [each for file in files for each in file.slices]
     volumes = assemble(_pieces(taken))
     if not channels or len(volumes) == 1:
@@ -81,12 +81,14 @@ def read_series(
     return _image(values if channels and len(stacks) > 1 else values[0], stacks[0])
 
 
-def _opened(raws: Iterable[Content], selections: Sequence[Sequence[int] | None] | None) -> list[_File]:
+def _opened(
+    raws: Iterable[Content], selections: Sequence[Sequence[int] | None] | None, wanted: Quantity
+) -> list[_File]:
     """The slices that are taken of each file. Raises SampleError."""
     files: list[_File] = []
     for number, raw in enumerate(raws):
         header = parse(raw)
-        refuse_other_objects(header)
+        refuse_other_objects(header, wanted.dose)
         check(header)
         if header.samples != 1 or header.photometric == "PALETTE COLOR":
             raise SampleError("unsupported", "a volume of colour slices")

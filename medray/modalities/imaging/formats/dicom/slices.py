@@ -1,6 +1,6 @@
 """Slices: every (file, frame) of a series with its place, the one reading of frames that volumes are made of.
 
-A classic file is one slice, an enhanced file a slice for each frame, a mosaic a slice for each tile.
+A classic file is one slice, an enhanced file a slice for each frame, a mosaic a slice for each tile, a dose one for each plane.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.dose import dose_positions, is_dose
 from medray.modalities.imaging.formats.dicom.elements import numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
 from medray.modalities.imaging.formats.dicom.header import Header, native_bytes
@@ -59,6 +60,10 @@ def count_slices(header: Header) -> int:
 
 def slices(header: Header) -> list[Slice]:
     """The slices of a file, in its order. Raises SampleError: `bad_geometry` where a place is missing."""
+    if is_dose(header):
+        frame = frames(header)[0]
+        first, values = plane(frame), identity(frame, file_identity(frame))
+        return [Slice(frame, k, first._replace(position=at), values) for k, at in enumerate(dose_positions(header))]
     if header.frames > 1 and not has_groups(header):
         raise SampleError("bad_geometry", f"{header.frames} frames without a position each")
     of_file = frames(header)
@@ -68,8 +73,8 @@ def slices(header: Header) -> list[Slice]:
     frame, layout = of_file[0], mosaic(header)
     positions = tile_positions(header, layout)
     values, shape = identity(frame, whole), (layout.rows, layout.columns)
-    _, *rest = plane(frame, shape)
-    return [Slice(frame, k, Plane(at, *rest), values, layout) for k, at in enumerate(positions)]
+    first = plane(frame, shape)
+    return [Slice(frame, k, first._replace(position=at), values, layout) for k, at in enumerate(positions)]
 
 
 def pixels_of(header: Header, taken: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:

@@ -115,7 +115,6 @@ def _line(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray | 
     if exact:  # copied first: a ufunc that casts goes through small buffers, at half the speed
         values = np.empty(pixels.shape, np.float32) if out is None else out
         np.copyto(values, pixels)
-        slope, intercept = np.float32(slope), np.float32(intercept)
     else:
         values = pixels.astype(np.float64)
     with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`
