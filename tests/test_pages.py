@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,33 @@ def test_pages_that_are_given_back_take_no_memory_and_their_neighbours_stay(tmp_
     give_back(content, 100, pages.LARGE + 100)
     assert content[:100] == b"\1" * 100 and content[pages.LARGE + 100 :].count(b"\1") == pages.LARGE - 100
     assert before - resident(content) >= pages.LARGE - 2 * mmap.PAGESIZE
+
+
+def test_small_files_share_pages_and_have_their_own_content(tmp_path):
+    sizes = (0, 1, 63, 64, 4097, pages.BLOCK - 4097, pages.BLOCK, pages.BLOCK + 1, 5)
+    for size in sizes:
+        (tmp_path / str(size)).write_bytes(bytes(range(251)) * (size // 251) + b"x" * (size % 251))
+    shared = pages.SharedPages()
+    contents = [shared.read(str(tmp_path / str(size))) for size in sizes]
+    for size, content in zip(sizes, contents, strict=True):
+        raw = (tmp_path / str(size)).read_bytes()
+        assert len(content) == size and whole(content) == raw and bytes(memoryview(content)) == raw
+        assert content[:3] == raw[:3] and content[size // 2 :] == raw[size // 2 :] and content[size : size + 9] == b""
+        assert bool(content) == bool(raw)
+    with pytest.raises(FileNotFoundError):
+        shared.read(str(tmp_path / "nothing"))
+    with pytest.raises(OSError, match="regular"):
+        shared.read(str(tmp_path))
+
+
+def test_a_file_that_grows_or_shrinks_while_it_is_read_is_what_was_read(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    known = os.stat(path)
+    for size in (7, 10, 12):  # as it was when its size was asked for
+
+        def earlier(number: int, size: int = size) -> os.stat_result:
+            return os.stat_result([*known[:6], size, *known[7:]])
+
+        monkeypatch.setattr(pages.os, "fstat", earlier)
+        assert whole(pages.SharedPages().read(str(path))) == b"0123456789"

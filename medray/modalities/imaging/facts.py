@@ -11,6 +11,7 @@ from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging import descriptors
 from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.dicom.dose import Doses, is_dose
 from medray.modalities.imaging.formats.dicom.elements import texts
 from medray.modalities.imaging.formats.dicom.frames import (
     Frame,
@@ -80,23 +81,24 @@ BODY_PARTS = {
 # --- of one file ----------------------------------------------------------------------------------------------
 
 
-def of_file(header: Header, ruled: Sequence[str], volumes: bool, framed: bool = False) -> dict[str, Fact]:
+def of_file(
+    header: Header, ruled: Sequence[str], volumes: bool, framed: bool = False, doses: Doses = "apart"
+) -> dict[str, Fact]:
     """Facts of one DICOM file: DICOM_FACTS, the keywords that rules ask for, and descriptors and geometry of an image.
 
-    `volumes`: slices with their places and what tells volumes apart. `framed`: in 2D each frame is an image. A malformed
-    value counts as not stated: reading the image reports it where it matters.
+    `volumes`: slices with their places and what tells volumes apart. `framed`: in 2D each frame is an image. `doses`: what a
+    dose is. A malformed value counts as not stated: reading the image reports it where it matters.
     """
     facts: dict[str, Fact] = {"format": "dicom"}
     for keyword in (*DICOM_FACTS, *asked(tuple(ruled))):
         value = _quiet(header, keyword)
         if value is not None:
             facts[keyword] = value
-    if not kind(header.sop_class):
-        facts |= descriptors.of_header(header, ruled, volumes)
+    if kind(header.sop_class, doses):
+        return facts
+    facts |= descriptors.of_header(header, ruled, volumes)
     try:
-        if kind(header.sop_class):
-            return facts
-        if volumes and (header.frames == 1 or has_groups(header)):
+        if volumes and (header.frames == 1 or has_groups(header) or is_dose(header)):
             return facts | _with_own(header, facts, of_slices(slices(header), "SliceThickness" in facts))
         without_place = is_mosaic(header) or (header.frames > 1 and not (framed or volumes))
         return facts if without_place else facts | _placement(header)

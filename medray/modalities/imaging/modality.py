@@ -32,7 +32,7 @@ from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.compressed import GZIP
 from medray.storage.files import File
-from medray.storage.pages import Content, read_pages, whole
+from medray.storage.pages import Content, SharedPages, read_pages, whole
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +155,7 @@ class Imaging(Modality):
             selections if some else None,
             channels,
             whole=not some and "#" not in entry.entry_id,
-            wanted=Quantity(self.spec.pet, self.spec.real_world_unit),
+            wanted=Quantity(self.spec.pet, self.spec.real_world_unit, self.spec.dose),
         )
 
     def _even(self, image: Image) -> Image:
@@ -279,9 +279,10 @@ def _is_row(entry: Entry) -> bool:
 def _contents(parts: Sequence[PartRef]) -> Iterator[Content]:
     """The content of each file, as it is asked for; of DICOM in pages that are given back as they are read. Raises
     SampleError `changed`."""
+    read = read_pages if len(parts) == 1 else SharedPages().read
     for part in parts:
         with as_indexed(bool(part.digest)):
-            pages = read_pages(part.uri)
+            pages = read(part.uri)
             is_dicom = pages[128:132] == b"DICM" and pages[: len(GZIP)] != GZIP
             pages = unchanged(pages if is_dicom else content_of(whole(pages)), part)
         yield pages

@@ -143,14 +143,14 @@ def _dicom_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     subject = whole.subject or header.get("PatientID")
     instance, series = header.get("SOPInstanceUID") or "", header.get("SeriesInstanceUID") or ""
     framed = not spec.volumetric and spec.frames != "refuse"
-    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.ruled, spec.volumetric, framed))
+    part = replace(whole, subject=subject, facts=facts.of_file(header, spec.ruled, spec.volumetric, framed, spec.dose))
     if spec.choose is not None and spec.choose.of == STUDY and (study := stated(header, STUDY_UID, header)):
         part = replace(part, units={STUDY: str(study)})
     if spec.label_from == "folder":
         label, split = _folders(whole.entry_id)
         part = replace(part, label=label, split=split)
     try:
-        refuse_other_objects(header)
+        refuse_other_objects(header, spec.dose)
     except SampleError as error:  # may lie beside a series, but is never a slice of it
         yield replace(part, reason=error.reason, detail=error.detail)
         return

@@ -129,6 +129,9 @@ class ImagingSpec(Spec):
     real_world_unit: str | None = None
     """Unit (UCUM code, such as mm2/s) of values: by each image's own real world value map to it, instead of its rescale. An
     image without such a map fails (`no_quantity`), as does every format but DICOM."""
+    dose: Literal["apart", "gray", "gray_effective"] = "apart"
+    """In 3D, doses of radiotherapy (RT Dose): apart: no images (`dose`); gray: volumes in Gy, of physical doses; gray_effective:
+    in Gy, of doses corrected for biological effect. A dose of another unit or type fails (`no_quantity`)."""
 
     @field_validator("size")
     @classmethod
@@ -177,8 +180,8 @@ class ImagingSpec(Spec):
             )
         if self.channels not in (1, 3) and self.volumes != "channels":
             raise ValueError(f'channels must be 1 or 3, found {self.channels}: more are those of volumes = "channels"')
-        if len(self.size) == 2 and (self.volumes != "refuse" or self.gaps != "fail"):
-            raise ValueError("volumes and gaps belong to size = [depth, height, width]")
+        if len(self.size) == 2 and (self.volumes != "refuse" or self.gaps != "fail" or self.dose != "apart"):
+            raise ValueError("volumes, gaps and dose belong to size = [depth, height, width]")
         if len(self.size) == 3 and self.frames != "refuse":
             raise ValueError(
                 "frames belongs to size = [height, width]: in 3D frames are slices, and volumes says what is read"
@@ -197,6 +200,10 @@ class ImagingSpec(Spec):
             raise ValueError("grid = 'patient' needs spacing_mm and an orientation, such as RAS")
         if self.pet != "stored" and self.real_world_unit is not None:
             raise ValueError("pet and real_world_unit both say what values are: give one of them")
+        if self.dose != "apart" and self.real_world_unit is not None:
+            raise ValueError("dose and real_world_unit both say what values are: give one of them")
+        if self.dtype == "int16" and (self.pet != "stored" or self.dose != "apart"):
+            raise ValueError("dtype = 'int16' rounds SUV to whole g/ml, and doses to whole Gy: expected 'float32'")
         return self
 
     @property

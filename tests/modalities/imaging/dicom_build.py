@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -131,3 +132,24 @@ def enhanced(
     made.SharedFunctionalGroupsSequence = [common]
     made.PerFrameFunctionalGroupsSequence = list(frames)
     return made
+
+
+def mosaic_file(tiles: np.ndarray, time: int = 1, **elements: object) -> bytes:
+    """(N, H, H) tiles as one file of Siemens: row by row from the upper left, 3 mm apart, and a CSA header that says so; values
+    are 2 · stored - 4096."""
+    count, size = len(tiles), tiles.shape[-1]
+    across = int(np.ceil(np.sqrt(count)))
+    places = np.zeros((across * across, size, size), tiles.dtype)
+    places[:count] = tiles
+    whole = places.reshape(across, across, size, size).swapaxes(1, 2).reshape(across * size, across * size)
+    csa = b"SV10\4\3\2\1" + struct.pack("<II", 1, 77)
+    csa += struct.pack("<64si4siii", b"SliceNormalVector", 3, b"FD\0\0", 4, 6, 77)
+    for text in (b"0.0\0", b"0.0\0", b"1.0\0"):
+        csa += struct.pack("<4i", 4, 4, 77, 4) + text
+    kind = ("ORIGINAL", "PRIMARY", "P", "ND", "MOSAIC")
+    made = dataset(np.ascontiguousarray(whole), sop_class=MR, modality="MR", instance=time, image_type=kind)
+    placed(made, (0, 0, 0), AcquisitionNumber=time, SpacingBetweenSlices=3.0, FrameOfReferenceUID="1.2.3", **elements)
+    made.InstanceNumber, made.RescaleSlope, made.RescaleIntercept = time, 2, -4096
+    made.private_block(0x19, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", count)
+    made.private_block(0x29, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa)
+    return encoded(made)

@@ -74,7 +74,7 @@ def assemble(pieces: Iterable[Piece]) -> list[Volume]:
     given = list(pieces)
     if _plainly_one(given):
         return [Volume(given)]
-    ordered = sorted(given, key=_by_place)  # so that no order of files decides what is alike
+    ordered = _by_place(given)  # so that no order of files decides what is alike
     volumes = [whole for part in _partition(ordered) for whole in _separate(part)]
     if (
         len(volumes) == len(ordered) > NUMBERED
@@ -86,15 +86,21 @@ def assemble(pieces: Iterable[Piece]) -> list[Volume]:
     return sorted(volumes, key=order_of)
 
 
-def _by_place(piece: Piece) -> tuple[object, ...]:
-    plane = piece.plane
-    return (
-        *plane.along.round(6).tolist(),
-        *plane.down.round(6).tolist(),
-        *plane.position.tolist(),
-        piece.part,
-        piece.number,
-    )
+def _by_place(pieces: Sequence[Piece]) -> list[Piece]:
+    """Slices sorted by direction, then position."""
+    distinct = {id(each): each for piece in pieces for each in (piece.plane.along, piece.plane.down)}
+    directions = {number: each.round(6).tolist() for number, each in distinct.items()}
+    keys = [
+        (
+            directions[id(piece.plane.along)],
+            directions[id(piece.plane.down)],
+            piece.plane.position.tolist(),
+            piece.part,
+            piece.number,
+        )
+        for piece in pieces
+    ]
+    return [pieces[k] for k in sorted(range(len(pieces)), key=keys.__getitem__)]
 
 
 def _plainly_one(pieces: Sequence[Piece]) -> bool:
@@ -120,8 +126,10 @@ _TOLD_BY_ORDER = frozenset(each.key for each in TIMES)
 
 def _partition(pieces: Sequence[Piece]) -> list[Volume]:
     groups: dict[tuple[object, ...], list[Piece]] = defaultdict(list)
+    distinct = {id(piece.values): piece.values for piece in pieces}  # slices of a file may share what they state
+    always = {number: tuple(map(values.get, ALWAYS)) for number, values in distinct.items()}
     for piece in pieces:
-        groups[tuple(piece.values.get(key) for key in ALWAYS)].append(piece)
+        groups[always[id(piece.values)]].append(piece)
     return [
         Volume(grid, {**{key: grid[0].values[key] for key in ALWAYS if key in grid[0].values}, **values})
         for group in groups.values()
@@ -131,6 +139,8 @@ def _partition(pieces: Sequence[Piece]) -> list[Volume]:
 
 def _by_grid(pieces: Sequence[Piece]) -> list[tuple[dict[str, Text], list[Piece]]]:
     """Slices of one orientation, shape and pixel spacing each, with what these are."""
+    if one_grid([piece.plane for piece in pieces]):
+        return [(_grid_values(pieces[0].plane), list(pieces))]
     grids: list[tuple[Plane, list[Piece]]] = []
     for piece in pieces:
         for plane, members in grids:
@@ -276,7 +286,7 @@ ORDER = (
     "study", "frame-of-reference", "stack", "series", PLACE, SHAPE, IN_PLANE, "acquisition", "echo", "echo-time", "t",
     "t-index", TIME, "trigger", "frame-time", "phase", "delay", "b", "gradient", "inversion", "flip", "type", "type-end",
     "component", "kind", "kvp", "kernel", "contrast", "sequence", "dimensions", "photometric", "corrected", "modality",
-    "sop-class",
+    "sop-class", "dose-type", "dose-units", "summation", "dose",
 )  # fmt: skip
 """Keys, in the order by which volumes are sorted and named: of two volumes the first has the lesser echo, time, b-value."""
 

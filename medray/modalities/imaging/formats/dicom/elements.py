@@ -114,6 +114,12 @@ MORE = [
     "SUVType",
     "RadiopharmaceuticalInformationSequence",
     "RealWorldValueMappingSequence",
+    "FrameIncrementPointer",
+    "DoseUnits",
+    "DoseType",
+    "DoseSummationType",
+    "DoseGridScaling",
+    "GridFrameOffsetVector",
 ]
 """Keywords of elements that are read by their VR (`frames.stated`): they tell volumes apart, are facts of an entry, or say what
 values measure."""

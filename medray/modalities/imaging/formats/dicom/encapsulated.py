@@ -91,7 +91,7 @@ def _offsets(header: Header, at: int, length: int) -> list[int]:
     extended = header.get("ExtendedOffsetTable")
     if isinstance(extended, bytes) and extended:
         return np.frombuffer(extended, "<u8", len(extended) // 8).tolist()
-    return np.frombuffer(header.raw, "<u4", length // 4, at).tolist()
+    return np.frombuffer(memoryview(header.raw), "<u4", length // 4, at).tolist()
 
 
 # --- frames to cells ------------------------------------------------------------------------------------------

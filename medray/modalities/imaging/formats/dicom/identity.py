@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 import xxhash
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.dose import is_dose
 from medray.modalities.imaging.formats.dicom.elements import Stated, Value, numbers, one_number, texts
 from medray.modalities.imaging.formats.dicom.frames import (
     Frame,
@@ -219,6 +220,11 @@ def _time(*keywords: str) -> Callable[[Frame], Text | None]:
     return of
 
 
+def _dose_grid(header: Header) -> Value:
+    """Which object a plane is of: a grid of planes is one dose, and another grid at its place another one."""
+    return header.get("SOPInstanceUID") if is_dose(header) and header.frames > 1 else None
+
+
 COMMON_SPACE = (
     _stated("study", "StudyInstanceUID", hide=True),
     _stated("frame-of-reference", "FrameOfReferenceUID", hide=True),
@@ -245,6 +251,10 @@ UNIFORM = (
     _plain("stack", "StackID", "FrameContentSequence"),
     _file("photometric", "PhotometricInterpretation", lambda header: header.photometric),
     _plain("corrected", "CorrectedImage"),
+    _stated("dose-type", "DoseType"),
+    _stated("dose-units", "DoseUnits"),
+    _stated("summation", "DoseSummationType"),
+    _file("dose", "the dose that they are of", lambda header: _dose_grid(header), hide=True),
 )
 """Attributes with one value in all slices of a volume."""
 

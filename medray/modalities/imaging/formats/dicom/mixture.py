@@ -26,12 +26,17 @@ SCALED_BY_SLICE = frozenset(("PT", "NM", "MR"))
 
 def differing(slices: Sequence[Values], attributes: Iterable[Attribute]) -> list[str]:
     """Names of the attributes that have more than one value, in order."""
+    slices = [*{id(values): values for values in slices}.values()]
+    if len(slices) == 1:
+        return []
     return names_of(each.key for each in attributes if len({values.get(each.key) for values in slices}) > 1)
 
 
 def interleaved(slices: Sequence[Values], attributes: Iterable[Attribute]) -> list[str]:
     """Keys of the attributes that return to an earlier value along `slices`, which are in spatial order."""
     keys: list[str] = []
+    if len({id(values) for values in slices}) == 1:
+        return keys
     for each in attributes:
         values = [values[each.key] for values in slices if each.key in values]
         if sum(1 for _ in groupby(values)) > len(set(values)):
@@ -92,6 +97,8 @@ def rescale(frame: Frame) -> Rescale:
 
 def refuse_rescales(frames: Sequence[Frame]) -> None:
     """Raises SampleError `bad_rescale` where slices of one volume would be on different scales."""
+    if all(frame is frames[0] for frame in frames):  # tiles of a mosaic
+        return
     rescales = [rescale(frame) for frame in frames]
     without = sum(not each.stated for each in rescales)
     values = {each.effective for each in rescales}

@@ -7,6 +7,7 @@ does not state is not guessed: such a mosaic is refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from medray.modalities.imaging.formats.dicom.elements import numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Group, private, stated
 from medray.modalities.imaging.formats.dicom.header import IMPLICIT, Header
 from medray.modalities.imaging.formats.dicom.objects import csa_texts, tiles_stated
+
+RUN_PIXELS = 2**18
+"""Pixels that are brought to real values at once: what a processor's cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,27 @@ class Mosaic:
         down, right = divmod(number, self.across)
         top, left = down * self.rows, right * self.columns
         return pixels[top : top + self.rows, left : left + self.columns]
+
+    def unfolded(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, H, W) all tiles of the image, a copy."""
+        places = pixels.reshape(self.across, self.rows, self.across, self.columns).swapaxes(1, 2)
+        return places.reshape(-1, self.rows, self.columns)[: self.count]
+
+    def tiles(self, pixels: np.ndarray, first: int, count: int) -> np.ndarray:
+        """(N, H, W) tiles of one row of tiles, from number `first` on, of the image, a view."""
+        down, right = divmod(first, self.across)
+        top, left = down * self.rows, right * self.columns
+        row = pixels[top : top + self.rows, left : left + count * self.columns]
+        return row.reshape(self.rows, count, self.columns).swapaxes(0, 1)
+
+    def runs(self, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(index of its first, count) of each run of tiles that follow each other in one row of tiles, of up to RUN_PIXELS."""
+        first, longest = 0, max(1, RUN_PIXELS // (self.rows * self.columns))
+        for index in range(1, len(numbers) + 1):
+            follows = index < len(numbers) and numbers[index] == numbers[index - 1] + 1
+            if not follows or numbers[index] % self.across == 0 or index - first == longest:
+                yield first, index - first
+                first = index
 
 
 def mosaic(header: Header) -> Mosaic:

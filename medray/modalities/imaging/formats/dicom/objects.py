@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.dose import RT_DOSE, Doses
 from medray.modalities.imaging.formats.dicom.elements import PRIVATE, texts
 from medray.modalities.imaging.formats.dicom.frames import frame_types, has_groups, private
 from medray.modalities.imaging.formats.dicom.header import Header, uid_name
@@ -38,7 +39,7 @@ KINDS = {
     _STORAGE + "66.5": "segmentation",
     _STORAGE + "66.7": "segmentation",  # label maps
     _STORAGE + "66.8": "segmentation",  # height maps
-    _STORAGE + "481.2": "dose",
+    RT_DOSE: "dose",
     _STORAGE + "78.6": "report",  # spectacle prescription
     _STORAGE + "79.1": "report",  # macular grid
     _STORAGE + "104.1": "report",  # encapsulated PDF
@@ -50,21 +51,23 @@ FAMILIES = {_STORAGE + "88.": "report", _STORAGE + "11.": "presentation_state"}
 """The same for whole branches: structured reports, presentation states."""
 
 
-def kind(sop_class: str) -> str:
-    """The reason code of a SOP class that is not an image; empty for an image, and where no class is stated."""
-    if not sop_class or sop_class in IMAGES:
+def kind(sop_class: str, doses: Doses = "apart") -> str:
+    """The reason code of a SOP class that is not an image; empty for an image, and where no class is stated. `doses`: whether
+    the run reads doses as volumes."""
+    if not sop_class or sop_class in IMAGES or (sop_class == RT_DOSE and doses != "apart"):
         return ""
     family = next((reason for branch, reason in FAMILIES.items() if sop_class.startswith(branch)), "not_an_image")
     return KINDS.get(sop_class, family)
 
 
-def refuse_other_objects(header: Header) -> None:
-    """Raises SampleError for an object that is not an image by its SOP class, with a reason of errors.NOT_ELIGIBLE.
+def refuse_other_objects(header: Header, doses: Doses = "apart") -> None:
+    """Raises SampleError for an object that is not an image by its SOP class, with a reason of errors.NOT_ELIGIBLE; a dose is
+    none unless `doses` are asked for.
 
     Pixels do not make it one: segmentations and doses have some. A class that PS3.4 B.5 does not list (a private one)
     is not an image either, since the meaning of its pixels is not known; without pixels it is `no_pixels`.
     """
-    reason = kind(header.sop_class)
+    reason = kind(header.sop_class, doses)
     if not reason:
         return
     name = uid_name(header.sop_class)

@@ -90,16 +90,16 @@ def _native(header: Header) -> np.ndarray:
     size = native_bytes(header)
     order = "<" if header.little else ">"
     if header.float_type:
-        values = np.frombuffer(header.raw, order + header.float_type, count, header.start).reshape(shape)
+        values = np.frombuffer(memoryview(header.raw), order + header.float_type, count, header.start).reshape(shape)
         return values if header.little else values.astype(header.float_type)
     if bits == 1:
-        packed = np.frombuffer(header.raw, np.uint8, size, header.start)
+        packed = np.frombuffer(memoryview(header.raw), np.uint8, size, header.start)
         return np.unpackbits(packed, count=count, bitorder="little").reshape(shape)
     if bits == 8 and not header.little and header.words:  # bytes of 8-bit pixels travel in swapped pairs, PS3.5 A.3
-        pairs = np.frombuffer(header.raw, np.uint16, (size + 1) // 2, header.start)
+        pairs = np.frombuffer(memoryview(header.raw), np.uint16, (size + 1) // 2, header.start)
         flat = pairs.byteswap().view(np.uint8)[:size]
     else:
-        flat = np.frombuffer(header.raw, f"{order}u{bits // 8}", size // (bits // 8), header.start)
+        flat = np.frombuffer(memoryview(header.raw), f"{order}u{bits // 8}", size // (bits // 8), header.start)
         flat = flat if flat.dtype.isnative else flat.astype(flat.dtype.newbyteorder("="))
     if header.samples == 1:
         return flat.reshape(shape)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.dose import Doses, gray, is_dose
 from medray.modalities.imaging.formats.dicom.elements import Item, numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, described, items, stated
 from medray.modalities.imaging.formats.dicom.header import Header
@@ -26,6 +27,8 @@ class Quantity:
     """suv_bw: PET in g/ml by body weight; other modalities stay as they are."""
     unit: str | None = None
     """UCUM code: by the map of each frame that has this unit."""
+    dose: Doses = "apart"
+    """Doses of radiotherapy in Gy; apart: they are no images. Other modalities stay as they are."""
 
     def refuse(self, of: str, modality: str | None = None) -> None:
         """Raises SampleError `no_quantity` where values that state no unit are asked for in one; `of`: what they are of.
@@ -53,11 +56,14 @@ def factors(frames: Sequence[Frame], wanted: Quantity, whole: bool) -> list[floa
 def frame_values(
     frame: Frame, pixels: np.ndarray, wanted: Quantity, factor: float, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H, W) stored values of a frame to (values, padding), as `real_world`; float32 where a quantity is asked for.
+    """(H, W) stored values of a frame, or (N, H, W) of its tiles, to (values, padding), as `real_world`; float32 where a
+    quantity is asked for.
 
-    `out`: float32 (H, W) that may be filled and returned: it spares a copy.
+    `out`: float32 of that shape that may be filled and returned: it spares a copy.
     Raises SampleError as `real_world` does, and `no_quantity`.
     """
+    if is_dose(frame.header):
+        return gray(frame.header, pixels, wanted.dose), None
     if wanted.unit is not None:
         padding = padding_of(pixels, frame.header)
         return _mapped(frame, pixels, padding, wanted.unit), padding

@@ -45,7 +45,7 @@ def volume(
     `selections`: of each file the frames (or tiles of a mosaic) that are taken, from 0; None: all.
     Refuses what is not an image, colour, several volumes under one series, and slices on different scales.
     """
-    taken = [each for file in _opened(raws, selections) for each in file.slices]
+    taken = [each for file in _opened(raws, selections, AS_RESCALED) for each in file.slices]
     return [each.frame for each in taken], _stacked(taken, assemble(_pieces(taken)))
 
 
@@ -65,7 +65,7 @@ def read_series(
     that no more is held than the volume and what is still to be read. `whole`: these are all files of the series.
     Raises SampleError.
     """
-    files = _opened(raws, selections)
+    files = _opened(raws, selections, wanted)
     taken = [each for file in files for each in file.slices]
     volumes = assemble(_pieces(taken))
     if not channels or len(volumes) == 1:
@@ -73,21 +73,22 @@ def read_series(
     else:
         stacks, members = _channels(taken, volumes, wanted)
     scales = factors([each.frame for each in taken], wanted, whole)
-    targets: dict[int, tuple[int, int]] = {}
+    targets = np.empty((len(taken), 2), int)
     for channel, (one, indices) in enumerate(zip(stacks, members, strict=True)):
-        for depth, k in enumerate(one.order):
-            targets[indices[int(k)]] = (channel, depth)
+        targets[np.array(indices)[one.order]] = [(channel, depth) for depth in range(len(one.order))]
     del taken, volumes
     values = _filled(files, targets, (len(stacks), len(stacks[0].order)), wanted, scales)
     return _image(values if channels and len(stacks) > 1 else values[0], stacks[0])
 
 
-def _opened(raws: Iterable[Content], selections: Sequence[Sequence[int] | None] | None) -> list[_File]:
+def _opened(
+    raws: Iterable[Content], selections: Sequence[Sequence[int] | None] | None, wanted: Quantity
+) -> list[_File]:
     """The slices that are taken of each file. Raises SampleError."""
     files: list[_File] = []
     for number, raw in enumerate(raws):
         header = parse(raw)
-        refuse_other_objects(header)
+        refuse_other_objects(header, wanted.dose)
         check(header)
         if header.samples != 1 or header.photometric == "PALETTE COLOR":
             raise SampleError("unsupported", "a volume of colour slices")
@@ -157,13 +158,13 @@ def _channels(
 
 def _filled(
     files: list[_File],
-    targets: dict[int, tuple[int, int]],
+    targets: np.ndarray,
     shape: tuple[int, int],
     wanted: Quantity,
     scales: Sequence[float],
 ) -> np.ndarray:
-    """(C, D, H, W) values; padding is the least real value of its volume. `scales`: of each slice, see `quantity.factors`.
-    Empties `files` as it goes.
+    """(C, D, H, W) values; padding is the least real value of its volume. `targets`: (N, 2) channel and depth of each slice;
+    `scales`: of each slice, see `quantity.factors`. Empties `files` as it goes.
     """
     values: np.ndarray | None = None
     covered: dict[tuple[int, int], np.ndarray] = {}  # where padding is, eight pixels in a byte
@@ -171,22 +172,36 @@ def _filled(
     while files:
         file = files.pop()  # the last that was read: its memory lies on top of the heap, which gives it back
         at -= len(file.slices)
-        for number, pixels in enumerate(pixels_of(file.header, file.slices), at):
-            frame, target = file.slices[number - at].frame, targets[number]
-            out = None if values is None or values.dtype != np.float32 else values[target]
+        for first, pixels in pixels_of(file.header, file.slices):
+            frame, number, places = file.slices[first].frame, at + first, targets[at + first : at + first + len(pixels)]
+            out = None if values is None or values.dtype != np.float32 else _room(values, places)
             real, outside = frame_values(frame, pixels, wanted, scales[number], out)
             if values is None:
-                values = np.empty((*shape, *pixels.shape), real.dtype)
+                values = np.empty((*shape, *pixels.shape[1:]), real.dtype)
             if np.result_type(values, real) != values.dtype:
                 values = values.astype(np.result_type(values, real))
             if real is not out:
-                values[target] = real
+                values[places[:, 0], places[:, 1]] = real
             if outside is not None:
-                covered[target] = np.packbits(outside)
+                for (channel, depth), bits in zip(places.tolist(), outside, strict=True):
+                    if bits.any():
+                        covered[channel, depth] = np.packbits(bits)
     assert values is not None  # every file has a slice
-    for channel in {target[0] for target in covered}:
+    for channel in {channel for channel, _ in covered}:
         _cover(values[channel], {depth: packed for (own, depth), packed in covered.items() if own == channel})
     return values
+
+
+def _room(values: np.ndarray, places: np.ndarray) -> np.ndarray | None:
+    """(N, H, W) view of `values` at these places, channel and depth of each; None where they do not follow each other."""
+    channel, first = places[0].tolist()
+    if len(places) == 1:
+        return values[channel, first : first + 1]
+    step = int(places[1, 1]) - first
+    if abs(step) != 1 or (places[:, 0] != channel).any() or (np.diff(places[:, 1]) != step).any():
+        return None
+    stop = first + step * len(places)
+    return values[channel, first : stop if stop >= 0 else None : step]
 
 
 def _cover(values: np.ndarray, packed: dict[int, np.ndarray]) -> None:

@@ -1,27 +1,28 @@
 """Slices: every (file, frame) of a series with its place, the one reading of frames that volumes are made of.
 
-A classic file is one slice, an enhanced file a slice for each frame, a mosaic a slice for each tile.
+A classic file is one slice, an enhanced file a slice for each frame, a mosaic a slice for each tile, a dose one for each plane.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.dose import dose_positions, is_dose
 from medray.modalities.imaging.formats.dicom.elements import numbers, one_number
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames, has_groups
-from medray.modalities.imaging.formats.dicom.header import Header
+from medray.modalities.imaging.formats.dicom.header import Header, native_bytes
 from medray.modalities.imaging.formats.dicom.identity import Values, file_identity, identity
-from medray.modalities.imaging.formats.dicom.mosaic import Mosaic, mosaic, tile_positions
+from medray.modalities.imaging.formats.dicom.mosaic import RUN_PIXELS, Mosaic, mosaic, tile_positions
 from medray.modalities.imaging.formats.dicom.objects import is_mosaic
 from medray.modalities.imaging.formats.dicom.pixels import plane_spacing, stored_frames
 
 
-@dataclass(frozen=True, slots=True)
-class Plane:
+class Plane(NamedTuple):
     """The place of one slice in the patient (LPS, mm)."""
 
     position: np.ndarray
@@ -39,8 +40,7 @@ class Plane:
     """SpacingBetweenSlices, mm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """One frame of a file, or one tile of a mosaic."""
 
     frame: Frame
@@ -60,6 +60,10 @@ def count_slices(header: Header) -> int:
 
 def slices(header: Header) -> list[Slice]:
     """The slices of a file, in its order. Raises SampleError: `bad_geometry` where a place is missing."""
+    if is_dose(header):
+        frame = frames(header)[0]
+        first, values = plane(frame), identity(frame, file_identity(frame))
+        return [Slice(frame, k, first._replace(position=at), values) for k, at in enumerate(dose_positions(header))]
     if header.frames > 1 and not has_groups(header):
         raise SampleError("bad_geometry", f"{header.frames} frames without a position each")
     of_file = frames(header)
@@ -70,16 +74,32 @@ def slices(header: Header) -> list[Slice]:
     positions = tile_positions(header, layout)
     values, shape = identity(frame, whole), (layout.rows, layout.columns)
     first = plane(frame, shape)
-    return [Slice(frame, k, replace(first, position=at), values, layout) for k, at in enumerate(positions)]
+    return [Slice(frame, k, first._replace(position=at), values, layout) for k, at in enumerate(positions)]
 
 
-def pixels_of(header: Header, taken: Sequence[Slice]) -> Iterator[np.ndarray]:
-    """Stored values (H, W[, 3]) of these slices of a file, in that order; no other frame is decoded. Raises SampleError."""
+def pixels_of(header: Header, taken: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
+    """Stored values of these slices of a file, in that order, in runs of slices of one frame: (index of its first slice,
+    (N, H, W)). No other frame is decoded. Raises SampleError.
+
+    A run is valid until the next one is asked for: then the memory of the file behind it may be given back.
+    """
+    numbers = [each.number for each in taken]
     layout = taken[0].layout
-    if layout is not None:
-        whole = next(stored_frames(header, [0]))
-        return (layout.tile(whole, each.number) for each in taken)
-    return stored_frames(header, [each.number for each in taken])
+    if layout is None:
+        yield from ((index, pixels[None]) for index, pixels in enumerate(stored_frames(header, numbers)))
+        return
+    whole = next(stored_frames(header, [0]))
+    if whole.size <= RUN_PIXELS:
+        yield 0, layout.unfolded(whole)[numbers]
+        return
+    ascending = not header.encapsulated and all(number < following for number, following in pairwise(numbers))
+    row_bytes = native_bytes(header) // header.rows
+    for first, count in layout.runs(numbers):
+        tiles = layout.tiles(whole, numbers[first], count)
+        yield first, tiles
+        if ascending:
+            below = (numbers[first] + count) // layout.across * layout.rows  # a row of tiles may hold another run
+            header.give_back(header.start + below * row_bytes)
 
 
 def plane(frame: Frame, shape: tuple[int, int] | None = None) -> Plane:

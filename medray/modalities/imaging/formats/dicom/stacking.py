@@ -114,6 +114,9 @@ def one_grid(slices: Sequence[Plane]) -> bool:
 
 def _grid_differences(slices: Sequence[Plane]) -> list[str]:
     """Differences of slices from the first one: shape, orientation, pixel spacing."""
+    slices = _different(slices)
+    if len(slices) == 1:
+        return []
     shapes = {plane.shape for plane in slices}
     differences = [f"of {len(shapes)} different shapes"] if len(shapes) > 1 else []
     directions = np.array([(plane.along, plane.down) for plane in slices])
@@ -123,6 +126,12 @@ def _grid_differences(slices: Sequence[Plane]) -> list[str]:
     if (np.abs(spacings - spacings[0]) > SAME_SPACING * spacings[0]).any():
         differences.append("with different pixel spacing")
     return differences
+
+
+def _different(slices: Sequence[Plane]) -> Sequence[Plane]:
+    """One slice for each grid, in their order: tiles of a mosaic share theirs."""
+    grids = {(id(plane.along), id(plane.down), plane.spacing, plane.shape): plane for plane in reversed(slices)}
+    return [*reversed(grids.values())]
 
 
 def _limits(gaps: np.ndarray, ordered: Sequence[Plane]) -> np.ndarray:
