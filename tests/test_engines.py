@@ -144,6 +144,32 @@ def test_workers_that_are_no_range_are_refused(ray_session, workers, what):
     assert caught.value.where == "[engine] workers" and "at least, at most" in caught.value.expected
 
 
+LITTLE_WORK = """
+import signal, sys
+from test_engines import Collect, Double, plan
+from medray.engines.opening import open_engine
+from medray.engines.spec import RaySpec
+from medray.flows.flow import Flow, Stage
+engine, sink = open_engine(RaySpec(workers=2)), Collect()
+for shards in ([], plan()):
+    engine.run(Flow("test", shards, (Stage(Double, 4),), sink, lambda n, _: None, small=True))
+assert sorted(value for each in sink.found for value in each["values"]) == list(range(0, 40, 2))
+assert "ray" not in sys.modules, "imported for little work"
+signal.signal(signal.SIGTERM, handler := lambda *_: None)
+assert engine.workers == 2 and sys.modules["ray"].is_initialized()
+assert signal.getsignal(signal.SIGTERM) is handler
+engine.close()
+assert not sys.modules["ray"].is_initialized()
+"""
+
+
+def test_little_work_neither_imports_nor_starts_ray():
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_WORK], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_local_engine_needs_no_ray():
     code = "import sys; from medray.engines.opening import *; open_engine(LocalSpec()); sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -269,7 +269,7 @@ class _IndexRun:
         stage = stages.scan(self.spec, self.run.root, self.key)
         for listed in _rounds(self.listing.scan(FILES, where=fresh)):
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
-            plan = shards(listed, workers=self.engine.readers)
+            plan = shards(listed, workers=1 if small else self.engine.readers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
                 flow = Flow("index", plan, (stage,), sink, self.progress.advance, small=small, failable=True)
                 self.engine.run(flow)

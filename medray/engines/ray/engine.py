@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -30,27 +33,64 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 
+class Placed(NamedTuple):
+    """What a cluster has room for."""
+
+    workers: int
+    cpus: float
+    """Each."""
+    gpus: float
+    """Each."""
+    split: Split | None
+    readers: int
+
+
 class RayEngine:
+    """A running cluster is joined at once. A Ray of its own, which takes seconds, is started by the first work that is not small:
+    many a night has none."""
+
     def __init__(self, spec: RaySpec, run: str = "") -> None:
+        self.spec, self.meter, self.memory = spec, Meter(run), spec.memory_per_worker
+        self.started = False
+        if spec.workers != "auto":
+            _range(spec.workers)
+        if spec.address not in (None, "local") or "RAY_ADDRESS" in os.environ or _is_running():
+            _ = self._placed
+
+    @cached_property
+    def _placed(self) -> Placed:
         import ray
 
-        self.spec, self.meter = spec, Meter(run)
-        self.started = not ray.is_initialized()
-        if self.started:
-            start(spec.address)
+        if not _is_running():
+            start(self.spec.address)
+            self.started = True
         resources = ray.cluster_resources()
-        self.workers, self.cpus, self.gpus = self._placement(resources)
-        check_fraction(self.workers, self.gpus, resources.get("GPU", 0.0))
-        self.split = split_workers(
-            spec,
-            resources.get("CPU", 0.0),
-            _object_store(),
-            workers=self.workers,
-            each_cpu=self.cpus,
-            each_gpu=self.gpus,
+        workers, cpus, gpus = self._placement(resources)
+        check_fraction(workers, gpus, resources.get("GPU", 0.0))
+        split = split_workers(
+            self.spec, resources.get("CPU", 0.0), _object_store(), workers=workers, each_cpu=cpus, each_gpu=gpus
         )
-        self.readers = self.split.decoders if self.split and self.gpus else self.workers
-        self.memory = spec.memory_per_worker
+        return Placed(workers, cpus, gpus, split, split.decoders if split and gpus else workers)
+
+    @property
+    def workers(self) -> int:
+        return self._placed.workers
+
+    @property
+    def readers(self) -> int:
+        return self._placed.readers
+
+    @property
+    def cpus(self) -> float:
+        return self._placed.cpus
+
+    @property
+    def gpus(self) -> float:
+        return self._placed.gpus
+
+    @property
+    def split(self) -> Split | None:
+        return self._placed.split
 
     def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
         """(workers, CPUs each, GPUs each). Raises UserError where the cluster cannot hold them: Ray would hang."""
@@ -86,7 +126,8 @@ class RayEngine:
         if not flow.plan or flow.over:
             return
         if flow.small:  # starting actors costs seconds
-            collect(flow, self.meter.in_order(flow, careful(flow, threads=1, memory=self.memory)))
+            receipts = careful(flow, threads=1, memory=self.memory)
+            collect(flow, self.meter.in_order(flow, receipts) if _is_running() else receipts)
             return
         collect(flow, self._receipts(flow))
 
@@ -165,10 +206,16 @@ class RayEngine:
         return fit_on_cluster(plan, shown, self.spec, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
 
     def close(self) -> None:
-        import ray
-
         if self.started:
+            import ray
+
             ray.shutdown()
+
+
+def _is_running() -> bool:
+    """Whether this process is connected to a Ray; one that has not imported it is not."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def _range(workers: int | tuple[int, int]) -> tuple[int, int]:
