@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from medray.engines.base import Fitted, Show
 from medray.engines.memory import give_back
-from medray.engines.ray.careful import careful
+from medray.engines.ray.careful import careful, side_by_side
 from medray.engines.ray.connection import machine_errors, start
 from medray.engines.ray.deadline import Reply, until_stopped
 from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, Message, ScoreWorker, parcel
 from medray.engines.ray.placement import Split, check_fraction, cut, opened_bytes, split_workers
-from medray.engines.ray.prometheus import Meter
+from medray.engines.ray.prometheus import FlowMeter, Meter
 from medray.engines.ray.training import fit_on_cluster
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, UserError, from_json
@@ -52,9 +52,11 @@ class RayEngine:
     def __init__(self, spec: RaySpec, run: str = "") -> None:
         self.spec, self.meter, self.memory = spec, Meter(run), spec.memory_per_worker
         self.started = False
+        self.alone = spec.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not _is_running()
+        """Whether Ray is, or will be, this machine alone, started by this engine."""
         if spec.workers != "auto":
             _range(spec.workers)
-        if spec.address not in (None, "local") or "RAY_ADDRESS" in os.environ or _is_running():
+        if not self.alone:
             _ = self._placed
 
     @cached_property
@@ -78,6 +80,9 @@ class RayEngine:
 
     @property
     def readers(self) -> int:
+        if self.alone and "_placed" not in vars(self):  # what Ray will count, without starting it
+            most = None if self.spec.workers == "auto" else _range(self.spec.workers)[1]
+            return min(filter(None, (most, len(os.sched_getaffinity(0)))))
         return self._placed.readers
 
     @property
@@ -129,7 +134,17 @@ class RayEngine:
             receipts = careful(flow, threads=1, memory=self.memory)
             collect(flow, self.meter.in_order(flow, receipts) if _is_running() else receipts)
             return
+        if flow.sooner and self.alone:
+            meter = self.meter.begin(flow) if _is_running() else None
+            collect(flow, self._told(flow, side_by_side(flow, children=self.readers, memory=self.memory), meter))
+            return
         collect(flow, self._receipts(flow))
+
+    def _told(self, flow: Flow, numbered: Iterator[tuple[int, Receipt]], meter: FlowMeter | None) -> Iterator[Receipt]:
+        for number, receipt in numbered:
+            if meter is not None:
+                meter(flow.plan[number], receipt)
+            yield receipt
 
     def _receipts(self, flow: Flow) -> Iterator[Receipt | None]:
         """Receipts of every shard, as they come. Shards that a worker died of, or was lost with, are done again, with care."""
