@@ -1,7 +1,10 @@
 """The Ray engine's own rules: what fits on a cluster, clusters by address, errors from workers, small work."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -142,6 +145,77 @@ def test_workers_that_are_no_range_are_refused(ray_session, workers, what):
     with pytest.raises(UserError, match=what) as caught:
         RayEngine(RaySpec(workers=workers))
     assert caught.value.where == "[engine] workers" and "at least, at most" in caught.value.expected
+
+
+LITTLE_WORK = """
+import signal, sys
+from test_engines import Collect, Double, plan
+from medray.engines.opening import open_engine
+from medray.engines.spec import RaySpec
+from medray.flows.flow import Flow, Stage
+engine, sink = open_engine(RaySpec(workers=2)), Collect()
+for shards in ([], plan()):
+    engine.run(Flow("test", shards, (Stage(Double, 4),), sink, lambda n, _: None, small=True))
+assert sorted(value for each in sink.found for value in each["values"]) == list(range(0, 40, 2))
+assert "ray" not in sys.modules, "imported for little work"
+signal.signal(signal.SIGTERM, handler := lambda *_: None)
+assert engine.workers == 2 and sys.modules["ray"].is_initialized()
+assert signal.getsignal(signal.SIGTERM) is handler
+engine.close()
+assert not sys.modules["ray"].is_initialized()
+"""
+
+
+def test_little_work_neither_imports_nor_starts_ray():
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_WORK], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Slow:
+    def __call__(self, batch):
+        time.sleep(0.05)
+        return batch
+
+
+class DieAtSeven:
+    """A decoder that ends its process."""
+
+    def __call__(self, batch):
+        if 7 in batch.column("value").to_pylist():
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return batch
+
+
+def side(stage, shards=6, **options):
+    from medray.engines.ray.careful import side_by_side
+
+    flow = Flow("test", plan(shards), (Stage(stage, 5),), Collect(), lambda n, _: None, **options)
+    return side_by_side(flow, children=2, memory=None)
+
+
+def test_children_side_by_side_do_every_shard_once_and_tell_which():
+    receipts = list(side(Double))
+    assert {number: receipt.payload["values"] for number, receipt in receipts} == {
+        number: [2 * value for value in range(5 * number, 5 * number + 5)] for number in range(6)
+    }
+    assert len(receipts) == 6 and len({receipt.payload["pid"] for _, receipt in receipts}) == 2
+
+
+def test_what_a_shard_refuses_ends_the_work_of_all_children():
+    with pytest.raises(ArchiveError, match="nothing here"):
+        list(side(Refuse))
+
+
+def test_a_shard_that_ends_each_child_is_a_fault_of_the_machine():
+    with pytest.raises(MachineError, match="ends its process each time"):
+        list(side(DieAtSeven, shards=2))
+
+
+def test_after_the_deadline_children_begin_nothing():
+    assert list(side(Slow, until=time.time() - 1)) == []
+    assert 0 < len(list(side(Slow, shards=60, until=time.time() + 2.5))) <= 60
 
 
 def test_the_local_engine_needs_no_ray():

@@ -97,6 +97,9 @@ class Flow:
     progress: Advance = lambda done, failed: None
     small: bool = False
     """Too little work to be worth starting workers: an engine may do it in the driver, with the same result."""
+    sooner: bool = False
+    """Its stages import little and read from one machine's storage: of an engine whose workers take seconds to start, processes
+    of the driver's machine may do it, when the engine has no other machine."""
     commit_seconds: float | None = None
     """Commit what has come in at least this often; None: once, at the end."""
     commit_receipts: int | None = None

@@ -173,9 +173,9 @@ def _decoded(
     files.remove_tree(folder)  # of a killed attempt
     modality = open_modality(spec)
     rows = rows_per_shard(modality)
-    plan = shards(by_place(used), workers=engine.readers, rows_per_shard=rows)
-    sink = ShardSink(folder, sample_schema(modality.payload), planned=len(used))
     small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
+    plan = shards(by_place(used), workers=1 if small else engine.readers, rows_per_shard=rows)
+    sink = ShardSink(folder, sample_schema(modality.payload), planned=len(used))
     progress.begin("prepare", len(used))
     read = stages.read(spec, min(rows, stages.batch_rows(modality)))
     engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small, failable=True))

@@ -346,9 +346,11 @@ class _IndexRun:
         stage = stages.scan(self.spec, self.run.root, self.key)
         for listed in _rounds(self.listing.scan(stages.FILES.names, where=fresh)):
             small = len(listed) <= SMALL_FILES and pc.sum(listed.column("size")).as_py() <= SMALL_BYTES
-            plan = shards(listed, workers=self.engine.readers)
+            plan = shards(listed, workers=1 if small else self.engine.readers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
-                flow = Flow("index", plan, (stage,), sink, self.progress.advance, small=small, failable=True)
+                flow = Flow(
+                    "index", plan, (stage,), sink, self.progress.advance, small=small, sooner=True, failable=True
+                )
                 self.engine.run(flow)
                 for batch in sink.batches():
                     writer.write(batch)

@@ -160,12 +160,13 @@ def _usable(manifest: pa.Table) -> pa.Array | pa.ChunkedArray:
 
 def _decode(run: TrainRun, used: pa.Table, modality: Modality, folder: str, engine: Engine, progress: Progress) -> None:
     rows = rows_per_shard(modality)
+    small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
+    workers = 1 if small else engine.readers
     plan = []
     for name in SPLITS:
         of_split = by_place(used.filter(pc.equal(used.column("split"), name)))
-        plan += shards(of_split, workers=engine.readers, rows_per_shard=rows)
+        plan += shards(of_split, workers=workers, rows_per_shard=rows)
     sink = ShardSink(folder, sample_schema(modality.payload), modality.summarise, planned=len(used))
-    small = pc.sum(used.column("bytes")).as_py() <= SMALL_BYTES
     progress.begin("prepare", len(used))
     read = stages.read(run.modality, min(rows, stages.batch_rows(modality)))
     engine.run(Flow("prepare", plan, (read,), sink, progress.advance, small=small, failable=True))

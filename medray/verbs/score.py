@@ -177,7 +177,7 @@ def score_manifest(
         for chosen in rounds(manifest, pending, run.order, run.limit) if wanted else ():
             if until is not None and time.time() >= until:
                 break
-            flow = _flow(run, bundle, spec, chosen, sink, engine.workers, progress, until)
+            flow = _flow(run, bundle, spec, chosen, sink, engine, progress, until)
             sink.known_unread += pc.sum(pc.is_in(chosen.column("reason"), pa.array(sorted(AWAY)))).as_py() or 0
             chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
             try:
@@ -303,12 +303,14 @@ def _flow(
     spec: ModalitySpec,
     chosen: pa.Table,
     sink: Sink,
-    workers: int,
+    engine: Engine,
     progress: Progress,
     until: float | None,
 ) -> Flow:
     rows = stages.batch_rows(open_modality(spec)) if run.batch_size == "auto" else run.batch_size
     most = _entries_per_shard(chosen)
+    small = len(chosen) <= SMALL_ENTRIES
+    workers = 1 if small else engine.workers
     plan = shards(chosen, workers=workers, rows_per_shard=most, edges=file_edges(chosen))
     return Flow(
         "score",
@@ -321,7 +323,7 @@ def _flow(
         ),
         sink,
         progress.advance,
-        small=len(chosen) <= SMALL_ENTRIES,
+        small=small,
         commit_seconds=run.commit_seconds,
         commit_receipts=run.commit_files,
         until=until,

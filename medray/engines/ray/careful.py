@@ -7,9 +7,11 @@ becomes a failed row, `worker_died`; the rest of its shard is worked on as any o
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -202,3 +204,49 @@ def careful(flow: Flow, *, threads: int, memory: int | None) -> Iterator[Receipt
             yield work(shard)
     finally:
         work.close()
+
+
+def side_by_side(flow: Flow, *, children: int, memory: int | None) -> Iterator[tuple[int, Receipt]]:
+    """(number, receipt) of the plan's shards as they come, worked on in so many child processes, until the deadline.
+
+    Raises what a shard raised, when the shards at hand are done.
+    """
+    answers: queue.SimpleQueue[tuple[int, Receipt] | BaseException | None] = queue.SimpleQueue()
+    shards, stopped = queue.SimpleQueue[tuple[int, pa.Table]](), threading.Event()
+    for numbered in enumerate(flow.plan):
+        shards.put(numbered)
+
+    def work_off() -> None:
+        work = Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, memory=memory)
+        try:
+            while not stopped.is_set() and not flow.over:
+                number, shard = shards.get_nowait()
+                answers.put((number, work(shard)))
+        except queue.Empty:
+            pass
+        except BaseException as error:  # raised in the driver's thread
+            answers.put(error)
+        finally:
+            work.close()
+            answers.put(None)
+
+    threads = [threading.Thread(target=work_off, daemon=True) for _ in range(min(children, len(flow.plan)))]
+    for thread in threads:
+        thread.start()
+    ended, fault = 0, None
+    try:
+        while ended < len(threads):
+            answer = answers.get()
+            if answer is None:
+                ended += 1
+            elif isinstance(answer, BaseException):
+                fault = fault or answer
+                stopped.set()
+            else:
+                yield answer
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+    if fault is not None:
+        raise fault

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Generator
 from contextlib import chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -30,7 +32,7 @@ def start(address: str | None = None, **options: Any) -> None:
     if address is not None and address not in ("auto", "local"):
         check_reachable(address)
     try:
-        with _held_stderr(), _at_what_was_sent(), _closed(address):
+        with _held_stderr(), _at_what_was_sent(), _closed(address), _own_handlers():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
@@ -131,6 +133,18 @@ def _no_cluster(address: str | None, reason: str) -> MachineError:
         expected="host:port of a running head, or auto",
         do="check it with `ray status --address …`, or leave the key out to use this machine",
     )
+
+
+@contextmanager
+def _own_handlers() -> Generator[None]:
+    """Ray puts a handler of its own for SIGTERM in a driver: put back what was there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager

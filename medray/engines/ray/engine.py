@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pyarrow as pa
 
 from medray.engines.base import Fitted, Show
 from medray.engines.memory import give_back
-from medray.engines.ray.careful import careful
+from medray.engines.ray.careful import careful, side_by_side
 from medray.engines.ray.connection import machine_errors, start
 from medray.engines.ray.deadline import Reply, until_stopped
 from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, Message, ScoreWorker, parcel
 from medray.engines.ray.placement import Split, check_fraction, cut, opened_bytes, split_workers
-from medray.engines.ray.prometheus import Meter
+from medray.engines.ray.prometheus import FlowMeter, Meter
 from medray.engines.ray.training import fit_on_cluster
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, UserError, from_json
@@ -30,27 +33,69 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 
+class Placed(NamedTuple):
+    """What a cluster has room for."""
+
+    workers: int
+    cpus: float
+    """Each."""
+    gpus: float
+    """Each."""
+    split: Split | None
+    readers: int
+
+
 class RayEngine:
+    """A running cluster is joined at once. A Ray of its own, which takes seconds, is started by the first work that is not small:
+    many a night has none."""
+
     def __init__(self, spec: RaySpec, run: str = "") -> None:
+        self.spec, self.meter, self.memory = spec, Meter(run), spec.memory_per_worker
+        self.started = False
+        self.alone = spec.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not _is_running()
+        """Whether Ray is, or will be, this machine alone, started by this engine."""
+        if spec.workers != "auto":
+            _range(spec.workers)
+        if not self.alone:
+            _ = self._placed
+
+    @cached_property
+    def _placed(self) -> Placed:
         import ray
 
-        self.spec, self.meter = spec, Meter(run)
-        self.started = not ray.is_initialized()
-        if self.started:
-            start(spec.address)
+        if not _is_running():
+            start(self.spec.address)
+            self.started = True
         resources = ray.cluster_resources()
-        self.workers, self.cpus, self.gpus = self._placement(resources)
-        check_fraction(self.workers, self.gpus, resources.get("GPU", 0.0))
-        self.split = split_workers(
-            spec,
-            resources.get("CPU", 0.0),
-            _object_store(),
-            workers=self.workers,
-            each_cpu=self.cpus,
-            each_gpu=self.gpus,
+        workers, cpus, gpus = self._placement(resources)
+        check_fraction(workers, gpus, resources.get("GPU", 0.0))
+        split = split_workers(
+            self.spec, resources.get("CPU", 0.0), _object_store(), workers=workers, each_cpu=cpus, each_gpu=gpus
         )
-        self.readers = self.split.decoders if self.split and self.gpus else self.workers
-        self.memory = spec.memory_per_worker
+        return Placed(workers, cpus, gpus, split, split.decoders if split and gpus else workers)
+
+    @property
+    def workers(self) -> int:
+        return self._placed.workers
+
+    @property
+    def readers(self) -> int:
+        if self.alone and "_placed" not in vars(self):  # what Ray will count, without starting it
+            most = None if self.spec.workers == "auto" else _range(self.spec.workers)[1]
+            return min(filter(None, (most, len(os.sched_getaffinity(0)))))
+        return self._placed.readers
+
+    @property
+    def cpus(self) -> float:
+        return self._placed.cpus
+
+    @property
+    def gpus(self) -> float:
+        return self._placed.gpus
+
+    @property
+    def split(self) -> Split | None:
+        return self._placed.split
 
     def _placement(self, resources: Mapping[str, float]) -> tuple[int, float, float]:
         """(workers, CPUs each, GPUs each). Raises UserError where the cluster cannot hold them: Ray would hang."""
@@ -86,9 +131,20 @@ class RayEngine:
         if not flow.plan or flow.over:
             return
         if flow.small:  # starting actors costs seconds
-            collect(flow, self.meter.in_order(flow, careful(flow, threads=1, memory=self.memory)))
+            receipts = careful(flow, threads=1, memory=self.memory)
+            collect(flow, self.meter.in_order(flow, receipts) if _is_running() else receipts)
+            return
+        if flow.sooner and self.alone:
+            meter = self.meter.begin(flow) if _is_running() else None
+            collect(flow, self._told(flow, side_by_side(flow, children=self.readers, memory=self.memory), meter))
             return
         collect(flow, self._receipts(flow))
+
+    def _told(self, flow: Flow, numbered: Iterator[tuple[int, Receipt]], meter: FlowMeter | None) -> Iterator[Receipt]:
+        for number, receipt in numbered:
+            if meter is not None:
+                meter(flow.plan[number], receipt)
+            yield receipt
 
     def _receipts(self, flow: Flow) -> Iterator[Receipt | None]:
         """Receipts of every shard, as they come. Shards that a worker died of, or was lost with, are done again, with care."""
@@ -165,10 +221,16 @@ class RayEngine:
         return fit_on_cluster(plan, shown, self.spec, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
 
     def close(self) -> None:
-        import ray
-
         if self.started:
+            import ray
+
             ray.shutdown()
+
+
+def _is_running() -> bool:
+    """Whether this process is connected to a Ray; one that has not imported it is not."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def _range(workers: int | tuple[int, int]) -> tuple[int, int]:
