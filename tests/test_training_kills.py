@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from processes import descendants
 from s3_server import BUCKET, s3_server
 
 from medray.engines import checkpoints as places
@@ -334,27 +335,6 @@ def test_a_training_killed_at_random_steps_and_file_operations_gives_the_same_we
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
 
 
-def descendants(ancestor: int, title: bytes) -> list[int]:
-    """Process ids below `ancestor` whose command line begins so: others on this machine are let alone."""
-    parents: dict[int, int] = {}
-    titled: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if (entry / "cmdline").read_bytes().startswith(title):
-                    titled.append(int(entry.name))
-            except (OSError, IndexError):
-                continue  # it has just ended
-
-    def below(pid: int) -> bool:
-        while pid in parents and pid != ancestor:
-            pid = parents[pid]
-        return pid == ancestor
-
-    return [pid for pid in titled if below(pid)]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_training_on_ray_whose_workers_and_drivers_are_killed_20_times_gives_the_same_weights(archive, tmp_path):
@@ -378,7 +358,7 @@ def test_a_training_on_ray_whose_workers_and_drivers_are_killed_20_times_gives_t
         while first.poll() is None and kills < 20:
             live = next(iter(tmp_path.glob("work/training/toy-*/live.json")), None)
             now = live.read_bytes() if live is not None else b""
-            workers = descendants(first.pid, b"ray::RayTrainWorker") or descendants(first.pid, b"ray::_RayTrainWorker")
+            workers = descendants(first.pid, b"ray::RayTrainWorker")
             if now == seen or not workers:
                 time.sleep(0.2)
                 continue
