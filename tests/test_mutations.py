@@ -190,6 +190,20 @@ def test_a_gene_that_ends_beyond_all_bases_is_inspected_at_once(tmp_path: Path, 
     assert inspect(str(path)).tables["CDS"][0]["reason"] == "corrupt"
 
 
+@pytest.mark.parametrize("seed", ["long csv zip", "fhir zip", "pictures zip"])
+def test_a_zip_whose_directory_is_empty_or_of_a_later_format_is_no_silent_gap(tmp_path: Path, seed: str):
+    def emptied(raw: bytes) -> bytes:
+        at = raw.rindex(b"PK\x05\x06")
+        return raw[: at + 8] + bytes(8) + raw[at + 16 :]  # no entries, and a directory of no bytes
+
+    def later(raw: bytes) -> bytes:
+        at = raw.index(b"PK\x01\x02")
+        return raw[: at + 6] + b"\xa7" + raw[at + 7 :]  # version needed to extract: 16.7
+
+    assert "corrupt" in outcome(tmp_path, seed, emptied)
+    assert "corrupt" in outcome(tmp_path, seed, later)
+
+
 # --- the proof ------------------------------------------------------------------------------------------------
 
 

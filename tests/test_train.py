@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from processes import descendants
 
 from medray.engines import checkpoints as places
 from medray.engines.local import LocalEngine
@@ -229,25 +230,9 @@ class KillAWorker:
             os.kill(self.killed, signal.SIGKILL)
 
 
-def training_workers() -> list[int]:
-    """Process ids of Ray Train's workers, as Ray itself lists them."""
-    from ray.util.state import list_actors
-
-    return [a.pid for a in list_actors(filters=[("state", "=", "ALIVE")]) if "RayTrainWorker" in a.class_name]
-
-
 def worker_processes() -> list[int]:
-    """Process ids whose title Ray set to its training worker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue  # it has just ended
-            if title.startswith(b"ray::") and b"RayTrainWorker" in title:
-                found.append(int(entry.name))
-    return found
+    """Process ids of the training workers of this process's own Ray."""
+    return descendants(os.getpid(), b"ray::RayTrainWorker")
 
 
 def test_training_survives_a_killed_worker(archive, tmp_path, ray_session):
@@ -293,7 +278,7 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(archive, tmp_path):
     deadline = time.monotonic() + 120
     kept: list[Path] = []
     while not kept and time.monotonic() < deadline and first.poll() is None:
-        kept = [p for p in tmp_path.glob("work/training/*/checkpoint_*/state.json") if p.stat().st_size]
+        kept = list(tmp_path.glob("work/training/*/checkpoint/state.json"))
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()

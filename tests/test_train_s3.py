@@ -58,7 +58,6 @@ def test_the_two_newest_copies_are_kept_and_one_that_was_cut_off_is_not_whole(tm
     Copies(str(tmp_path / "bucket")).fetch(fetched)
     there = {str(path.relative_to(fetched)): path.read_bytes() for path in fetched.rglob("*.*")}
     assert there == {
-        "checkpoint/last.safetensors": b"\3",
-        "checkpoint-before/last.safetensors": b"\2",
-        "checkpoint-before/state.json": b"2",
+        "checkpoint/last.safetensors": b"\2",
+        "checkpoint/state.json": b"2",
     }

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -56,6 +56,8 @@ class Kept:
     def start(self) -> tuple[Path | None, str]:
         """(the newest that is whole, or None; what to say where others are not). Changes nothing. Raises MachineError."""
         start, self._broken = newest_whole(self._candidates())
+        if self._copies is not None:
+            self._copies.give_up(folder.name for folder in self._broken)
         drafts = [folder for folder in self._broken if folder.name.startswith(DRAFT)]
         return start, broken_note((folder for folder in self._broken if folder not in drafts), start)
 
@@ -151,36 +153,51 @@ def before(checkpoint: Path) -> Path:
 class Copies:
     """The two newest checkpoints of a training as folders of numbers below a URI, where nothing can be renamed.
 
-    The state of a checkpoint holds the digests of its files and is copied last, so one whose copy was cut off is not whole.
+    The state of a checkpoint holds the digests of its files and is copied last, so one whose copy was cut off has none.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._numbers = sorted({number for file in self._files() if (number := self._number(file)) is not None})
+        names = [match for file in self._files() if (match := re.fullmatch(r"checkpoint-(\d+)/([^/]+)", file))]
+        self._numbers = sorted({int(match[1]) for match in names if match[2] == checkpoints.STATE})
+        """Those that were copied to their end."""
+        self._parts = {int(match[1]) for match in names} - {*self._numbers}
+        """Those that were not, or are broken."""
+        self._fetched: dict[str, int] = {}
 
     def fetch(self, folder: Path) -> None:
         """Bring the newest as `checkpoint`, and the one before it, into a local folder."""
         newest = folder / "checkpoint"
         for number, target in zip(reversed(self._numbers), (newest, before(newest)), strict=False):
             target.mkdir()
+            self._fetched[target.name] = number
             for file in self._files():
-                if self._number(file) == number:
-                    (target / file.rpartition("/")[2]).write_bytes(files.read_bytes(file))
+                if file.startswith(f"{self._name(number)}/"):
+                    (target / file.rpartition("/")[2]).write_bytes(files.read_bytes(files.join(self.uri, file)))
+
+    def give_up(self, fetched: Iterable[str]) -> None:
+        """Keep these, by the names of the folders that they were fetched into, no longer than until the next is there."""
+        broken = {self._fetched[name] for name in fetched if name in self._fetched}
+        self._numbers = [number for number in self._numbers if number not in broken]
+        self._parts |= broken
 
     def put(self, checkpoint: Path) -> None:
         """Copy a checkpoint, and remove all but the two newest."""
-        number = 1 + max(self._numbers, default=0)
+        number = 1 + max([*self._numbers, *self._parts], default=0)
+        self._parts.add(number)
         names = sorted((path.name for path in checkpoint.iterdir()), key=checkpoints.STATE.__eq__)
         for name in names:
-            files.write_bytes(files.join(self.uri, f"checkpoint-{number:06}", name), (checkpoint / name).read_bytes())
-        *old, last = self._numbers or [number]
-        for each in old:
-            files.remove_tree(files.join(self.uri, f"checkpoint-{each:06}"))
-        self._numbers = sorted({last, number})
+            files.write_bytes(files.join(self.uri, self._name(number), name), (checkpoint / name).read_bytes())
+        kept = {*self._numbers[-1:], number}
+        for each in ({*self._numbers} | self._parts) - kept:
+            files.remove_tree(files.join(self.uri, self._name(each)))
+        self._numbers, self._parts = sorted(kept), set[int]()
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"checkpoint-{number:06}"
 
     def _files(self) -> list[str]:
-        return [file.uri for file in files.list_files(self.uri)] if files.exists(self.uri) else []
-
-    def _number(self, file: str) -> int | None:
-        match = re.fullmatch(r"checkpoint-(\d+)/[^/]+", files.relative(file, self.uri))
-        return int(match[1]) if match else None
+        """Paths below the URI."""
+        there = files.list_files(self.uri) if files.exists(self.uri) else ()
+        return [files.relative(file.uri, self.uri) for file in there]

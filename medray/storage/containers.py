@@ -221,6 +221,8 @@ def _of_zip(content: Content) -> Directory:
         stream = cast(BinaryIO, Stream(content, largest=LARGEST_DIRECTORY))
         with unpacking("the zip"), zipfile.ZipFile(stream) as found:
             listed = found.infolist()
+            if lacks_directory(found, content.length):
+                return Directory(problem=NO_DIRECTORY)
     except (ValueError, NotImplementedError, struct.error):
         return Directory(problem=("corrupt", "no whole zip file"))
     except SampleError as error:
@@ -240,6 +242,15 @@ def _of_zip(content: Content) -> Directory:
             info.header_offset, size, info.compress_size, info.compress_type != zipfile.ZIP_STORED, info.CRC, problem
         )
     return Directory(members)
+
+
+NO_DIRECTORY = ("corrupt", "a zip of which the directory says that nothing is in it")
+
+
+def lacks_directory(archive: zipfile.ZipFile, length: int) -> bool:
+    """Whether a zip of so many bytes names no member, though there is more of it than the record at its end (APPNOTE
+    4.3.16), which is 22 bytes and a comment."""
+    return not archive.infolist() and length > 22 + len(archive.comment)
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:

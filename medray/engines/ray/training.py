@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medray.engines.base import Fitted, Show
-from medray.engines.checkpoints import cache_folder, kept
+from medray.engines.checkpoints import Kept, cache_folder, kept
 from medray.engines.memory import keep_freed_memory
 from medray.engines.ray.connection import machine_errors
 from medray.engines.ray.placement import check_whole
@@ -80,7 +80,8 @@ def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cp
         ),
     )
     folder = files.join(plan.work, plan.name)
-    files.remove_file(files.join(folder, SNAPSHOT))
+    for left in (SNAPSHOT, REFUSED):
+        files.remove_file(files.join(folder, left))
 
     with _watched(files.join(folder, LIVE), show), machine_errors():
         trainer.fit()
@@ -88,7 +89,7 @@ def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cp
         modes.follow(files.local_path(folder))
     if files.exists(files.join(folder, REFUSED)):
         refusal = files.read_bytes(files.join(folder, REFUSED))
-        files.remove_tree(folder)  # Ray would return this run as finished
+        files.remove_file(files.join(folder, REFUSED))
         raise _refusal(refusal)
     with kept(plan) as saved:
         return saved.fitted(_workers(files.join(folder, LIVE)) or workers)
@@ -136,7 +137,7 @@ def _train_worker(config: dict[str, FitPlan]) -> None:
     device = str(ray.train.torch.get_device())
     try:
         with kept(plan) as saved:
-            start, note = saved.start()
+            start, note = _start_of_all(saved, files.join(plan.work, plan.name))
             fit(plan, start=start, report=report, device=device, cache=cache, note=note)
     except MedrayError as error:
         # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
@@ -145,6 +146,27 @@ def _train_worker(config: dict[str, FitPlan]) -> None:
     finally:
         if context.get_local_rank() == 0:
             shutil.rmtree(cache, ignore_errors=True)
+
+
+def _start_of_all(saved: Kept, where: str) -> tuple[Path | None, str]:
+    """`Kept.start`, which all workers have to find alike. Raises MachineError on every worker."""
+    start, note, problem = None, "", None
+    try:
+        start, note = saved.start()
+    except MedrayError as error:
+        problem = error
+    everyone = Team.current().gathered((start and start.name, problem))
+    for _, met in everyone:
+        if met is not None:
+            raise met
+    if len({name for name, _ in everyone}) > 1:
+        raise MachineError(
+            "the workers see different checkpoints",
+            where=where,
+            found=", ".join(sorted({name or "none" for name, _ in everyone})),
+            do="put `work` on storage that all machines share",
+        )
+    return start, note
 
 
 def _refusal(content: bytes) -> MedrayError:

@@ -166,9 +166,9 @@ def _digests_or_problems(
     """As `_digests`, and of each entry of which a row group cannot be read why; its digest is b""."""
     try:
         return *_digests(archive, meds, subject_runs, subjects, times), {}
-    except SampleError:
-        problems = _problems(meds, subject_runs, subjects)
-        if not problems:  # not of one row group
+    except SampleError as error:
+        problems = _problems(meds, subject_runs, subjects) if error.reason == "corrupt" else {}
+        if not problems:  # of all of the file
             raise
     sound = np.setdiff1d(np.arange(len(subjects)), list(problems))
     prints = np.full(len(subjects), b"", object)

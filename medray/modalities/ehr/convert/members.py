@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -92,7 +93,7 @@ def members(uri: str) -> Iterator[Member]:
             listed = containers.directory(uri)
             yield from _listed(listed, lambda path: containers.open_member(uri, path))
         elif name.endswith(".zip"):
-            with _zip(_buffered(raw)) as archive:
+            with _zip(_buffered(raw), raw.size()) as archive:
                 infos = (info for info in archive.infolist() if not info.filename.endswith("/"))
                 for number, info in enumerate(infos):
                     yield Member(number, info.filename, lambda info=info: _of_zip(archive, info))
@@ -134,11 +135,14 @@ def _forward(uri: str, raw: pa.NativeFile) -> Iterator[Member]:
         yield from _listed(listed, lambda path: containers.open_unpacked(listed, path, read_at))
 
 
-def _zip(stream: BinaryIO) -> zipfile.ZipFile:
+def _zip(stream: BinaryIO, length: int) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(stream)
-    except pa.ArrowInvalid:  # shorter than a zip's last record: a seek before the start
+        archive = zipfile.ZipFile(stream)
+    except (pa.ArrowInvalid, ValueError, NotImplementedError, struct.error):  # such as a seek before the start
         raise SampleError("corrupt", "no whole zip file") from None
+    if containers.lacks_directory(archive, length):
+        raise SampleError(*containers.NO_DIRECTORY)
+    return archive
 
 
 def _of_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
