@@ -68,7 +68,7 @@ class ScoreTally:
     def commit(self, receipts: Sequence[Receipt]) -> None:
         """Raises ArchiveAway where entries could not be read because all of the archive has gone: their failures are not
         kept, so that they are pending."""
-        unread = [receipt for receipt in receipts if PASSING & receipt.reasons.keys()]
+        unread = [receipt for receipt in receipts if AWAY & receipt.reasons.keys()]
         if unread and files.is_away(self.root):
             self._commit([receipt for receipt in receipts if receipt not in unread])
             raise ArchiveAway(
