@@ -22,7 +22,7 @@ from own_network import own_network
 
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
-from medray.errors import ArchiveError
+from medray.errors import ArchiveAway, ArchiveError
 from medray.learning import bundles
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.storage import dicomweb, files, http, remote
@@ -227,11 +227,11 @@ def test_a_server_that_does_not_answer_is_away_and_nothing_vanishes(tmp_path, se
         before = entries(index(run, LocalEngine()))
         assert set(before) == images(8, 9) and not files.is_away(run.root)
         monkeypatch.setenv(http.PASSWORD, "wrong")
-        with pytest.raises(ArchiveError, match="does not give its list") as refused:
+        with pytest.raises(ArchiveAway, match="does not give its list") as refused:
             index(run, LocalEngine())
         assert "401" in refused.value.found and "wrong" not in str(refused.value)
         monkeypatch.setenv(http.PASSWORD, server.password)
-    with pytest.raises(ArchiveError, match="does not give its list"):
+    with pytest.raises(ArchiveAway, match="does not give its list"):
         index(run, LocalEngine())
     assert files.is_away(run.root)
     manifest = Manifest.open(files.join(run.folder, "manifest"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,10 +138,12 @@ def test_a_folder_that_cannot_be_listed_is_one_failure_and_the_rest_is_listed(
     archive: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ):
     failing(monkeypatch, number, archive / "b")
-    unlisted: list[str] = []
+    unlisted: list[files.Unlisted] = []
     pieces = list(files.list_pieces(str(archive), unlisted=unlisted))
     listed = [files.relative(uri, str(archive)) for piece in pieces for uri in piece.column("uri").to_pylist()]
-    assert listed == ["a.png", "z.png", "a/x/deep.dcm", "b"] and unlisted == [str(archive / "b")]
+    assert listed == ["a.png", "z.png", "a/x/deep.dcm", "b"] and unlisted == [
+        (str(archive / "b"), number != errno.EACCES)
+    ]
 
 
 def test_a_mount_that_goes_while_it_is_listed_is_one_failure_not_one_for_each_of_its_folders(
@@ -158,11 +161,39 @@ def test_a_mount_that_goes_while_it_is_listed_is_one_failure_not_one_for_each_of
         return real(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    unlisted: list[str] = []
+    unlisted: list[files.Unlisted] = []
     pieces = list(files.list_pieces(str(tmp_path), unlisted=unlisted))
     listed = [files.relative(uri, str(tmp_path)) for piece in pieces for uri in piece.column("uri").to_pylist()]
     assert listed == ["local/1.png", "mount/0.png", "mount"]
-    assert sorted(unlisted) == [str(mount / name) for name in ("p", "q", "r")]
+    assert sorted(unlisted) == [(str(mount / name), True) for name in ("p", "q", "r")]
+
+
+def test_one_file_that_storage_knows_nothing_of_is_one_failure(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    class Broken:
+        """An entry of a folder on a bad sector."""
+
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.entry, self.path, self.name = entry, entry.path, entry.name
+
+        def __getattr__(self, name: str):
+            return getattr(self.entry, name)
+
+        def stat(self) -> os.stat_result:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
+
+    real = os.scandir
+
+    @contextmanager
+    def scandir(folder: str):
+        with real(folder) as listing:
+            yield (Broken(each) if each.name == "a.png" else each for each in listing)
+
+    before = list(files.list_files(str(archive)))
+    monkeypatch.setattr(os, "scandir", scandir)
+    unlisted: list[files.Unlisted] = []
+    listed = list(files.list_files(str(archive), unlisted))
+    assert listed == [files.File(each.uri, 0, 0) if each.uri.endswith("/a.png") else each for each in before]
+    assert not unlisted
 
 
 def test_an_archive_whose_storage_fails_is_away(archive: Path, monkeypatch: pytest.MonkeyPatch):

@@ -253,6 +253,7 @@ def test_a_folder_that_cannot_be_listed_for_a_night_takes_no_slices_away(tmp_pat
     rows = entries(during)
     assert rows.pop("1")["reason"] == "unreadable"
     assert rows == before and (during.failed, during.vanished) == (1, 0)
+    assert during.exit_code(1.0) == (0 if number == errno.EACCES else 1)
     again = indexed(tmp_path, modality=modality)
     assert (entries(again), again.failed) == (before, 0)
 

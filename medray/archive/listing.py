@@ -14,7 +14,7 @@ from medray.storage import files
 from medray.storage.archives import listed
 from medray.storage.queries import query
 from medray.storage.row_files import AT, RowFiles, new_rows
-from medray.storage.walk import COLUMNS
+from medray.storage.walk import COLUMNS, Unlisted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -50,7 +50,7 @@ def list_archive(
     root: str,
     lists: list[files.File],
     linked: list[str],
-    unlisted: list[str],
+    unlisted: list[Unlisted],
     old: RowFiles,
     run: Watched,
 ) -> Listed:

@@ -26,7 +26,7 @@ from medray.storage.uris import (
     places,
     top_folder,
 )
-from medray.storage.walk import COLUMNS, File, list_pieces
+from medray.storage.walk import COLUMNS, File, Unlisted, list_pieces
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ def listed(
     linked: list[str] | None = None,
     earlier: Earlier | None = None,
     full_check_days: float = 30.0,
-    unlisted: list[str] | None = None,
+    unlisted: list[Unlisted] | None = None,
 ) -> Iterator[tuple[pa.RecordBatch, bool]]:
     """(files, whether they may be of other content although size and time are as they were) of an archive, in pieces.
 
@@ -92,7 +92,7 @@ def _of_place(
     linked: list[str] | None,
     earlier: Earlier | None,
     full_check_days: float,
-    unlisted: list[str] | None,
+    unlisted: list[Unlisted] | None,
 ) -> Iterator[tuple[pa.RecordBatch, bool]]:
     if is_dicomweb(root):
         from medray.storage import server_listing
@@ -100,13 +100,13 @@ def _of_place(
         yield from server_listing.listed(root, earlier, full_check_days)
         return
     stamps: dict[str, _Times] = {}
-    away: list[str] = []
+    away: list[Unlisted] = []
     for piece in _at_top(root, linked, away):
         stamps |= _containers(piece)
         yield piece, False
     if unlisted is not None:
         unlisted += away
-    for piece in _below([f"{folder}/" for folder in away], earlier) if away and earlier else ():
+    for piece in _below([f"{each.folder}/" for each in away], earlier) if away and earlier else ():
         yield piece, False
     if not stamps:
         return
@@ -133,7 +133,7 @@ def _below(starts: list[str], earlier: Earlier) -> Iterator[pa.RecordBatch]:
             yield batch.filter(mask).select(list(COLUMNS))
 
 
-def _at_top(root: str, linked: list[str] | None, unlisted: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def _at_top(root: str, linked: list[str] | None, unlisted: list[Unlisted] | None = None) -> Iterator[pa.RecordBatch]:
     """The files that `root` names, without members of containers that are files."""
     if is_media_directory(root):
         from medray.storage.media import named_files

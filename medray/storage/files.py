@@ -41,6 +41,7 @@ from medray.storage.uris import relative as relative
 from medray.storage.uris import top_folder as top_folder
 from medray.storage.walk import File as File
 from medray.storage.walk import FileStamp as FileStamp
+from medray.storage.walk import Unlisted as Unlisted
 from medray.storage.walk import list_files as list_files
 from medray.storage.walk import list_pieces as list_pieces
 from medray.storage.walk import stamp as stamp
@@ -152,6 +153,13 @@ def stamp_of(uri: str) -> FileStamp | None:
     OSError."""
     holder = file_holding(uri)
     return stamp(os.stat(local_path(holder))) if is_local(holder) else None
+
+
+def stamp_if_there(uri: str) -> FileStamp | None:
+    """`stamp_of`, and None of what is not there or cannot be looked at: reading says so."""
+    with suppress(OSError):
+        return stamp_of(uri)
+    return None
 
 
 def read_bytes(uri: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medray.errors import ArchiveError
 from medray.storage.uris import INSIDE, join, top_folder
+from medray.storage.walk import COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,19 +26,19 @@ def named_files(uri: str, content: bytes, medium: Iterable[pa.RecordBatch]) -> p
     import pyarrow as pa
 
     top = top_folder(uri)
-    there: dict[str, tuple[str, int, int]] = {}
+    there: dict[str, tuple[str, int, int, int | None]] = {}
     for piece in medium:
-        for row in zip(*(piece.column(name).to_pylist() for name in ("uri", "size", "modified_ns")), strict=True):
+        columns = [piece.column(name).to_pylist() for name in COLUMNS if name in piece.schema.names]
+        columns += [[None] * len(piece)] * (len(COLUMNS) - len(columns))  # members have no change time
+        for row in zip(*columns, strict=True):
             there[_plain(row[0][len(top) :].removeprefix(INSIDE).lstrip("/"))] = row
     rows = {
-        path: there.get(_plain(path)) or (join(top, path), 0, 0)
+        path: there.get(_plain(path)) or (join(top, path), 0, 0, None)
         for path in dict.fromkeys("/".join(names) for names in _file_ids(uri, content))
     }
-    columns = list(zip(*dict.fromkeys(rows.values()), strict=True)) or [(), (), ()]
-    kinds = (pa.string(), pa.int64(), pa.int64())
-    return pa.record_batch(
-        [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], ["uri", "size", "modified_ns"]
-    )
+    columns = list(zip(*dict.fromkeys(rows.values()), strict=True)) or [()] * len(COLUMNS)
+    kinds = (pa.string(), pa.int64(), pa.int64(), pa.int64())
+    return pa.record_batch([pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], list(COLUMNS))
 
 
 def _plain(path: str) -> str:

@@ -45,18 +45,26 @@ class FileStamp(NamedTuple):
     inode: int
 
 
+class Unlisted(NamedTuple):
+    """A folder of which nobody knows what it holds now."""
+
+    folder: str
+    away: bool
+    """Its storage fails; else it may not be opened."""
+
+
 def stamp(facts: os.stat_result) -> FileStamp:
     return FileStamp(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
 
-def list_files(root: str, unlisted: list[str] | None = None) -> Iterator[File]:
+def list_files(root: str, unlisted: list[Unlisted] | None = None) -> Iterator[File]:
     """The files of `list_pieces`, one by one."""
     for piece in list_pieces(root, unlisted=unlisted):
         yield from map(File, *(piece.column(name).to_pylist() for name in File._fields))
 
 
 def list_pieces(
-    root: str, linked: list[str] | None = None, unlisted: list[str] | None = None
+    root: str, linked: list[str] | None = None, unlisted: list[Unlisted] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Every regular file below `root` (or `root` itself) as batches of COLUMNS: uri (string), the others int64.
 
@@ -147,7 +155,7 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EN
 AWAY = "see whether the storage is there; the next run goes on"
 
 
-def _local_pieces(root: str, linked: list[str] | None, unlisted: list[str] | None) -> Iterator[pa.RecordBatch]:
+def _local_pieces(root: str, linked: list[str] | None, unlisted: list[Unlisted] | None) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     top = str(local_path(root))
@@ -182,10 +190,11 @@ def _local_pieces(root: str, linked: list[str] | None, unlisted: list[str] | Non
             if place == top:
                 raise ArchiveAway("the archive cannot be listed", where=folder, found=found, do=AWAY) from None
             columns.add(place, 0, 0)
-            away = [folder, *(each for each in folders if each.startswith(f"{place}/"))]
-            folders = [each for each in folders if not each.startswith(f"{place}/")]
             if unlisted is not None:
-                unlisted += away
+                is_away = error.errno not in _REFUSED
+                below_place = (each for each in folders if each.startswith(f"{place}/"))
+                unlisted += [Unlisted(each, is_away) for each in (folder, *below_place)]
+            folders = [each for each in folders if not each.startswith(f"{place}/")]
             continue
         if large:
             yield from pa.Table.from_batches([*large, columns.take()]).sort_by("uri").to_batches(PIECE_FILES)
@@ -202,14 +211,19 @@ def _highest_away(folder: str, top: str) -> str:
     place = folder
     while place != top:
         above = os.path.dirname(place)
-        try:
-            with os.scandir(above) as listing:
-                next(listing, None)
-        except OSError:
-            place = above
-        else:
+        if _can_be_listed(above):
             return place
+        place = above
     return top
+
+
+def _can_be_listed(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as listing:
+            next(listing, None)
+    except OSError:
+        return False
+    return True
 
 
 def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], linked: list[str] | None) -> None:
@@ -229,6 +243,6 @@ def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], 
         except FileNotFoundError:
             continue
         except OSError as error:
-            if error.errno not in _REFUSED:
+            if error.errno not in _REFUSED and not _can_be_listed(os.path.dirname(child.path)):
                 raise
-            columns.add(child.path, 0, 0)
+            columns.add(child.path, 0, 0)  # that one alone

@@ -47,7 +47,7 @@ from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.storage.queries import database, execute
 from medray.storage.row_files import RowFiles, new_rows
-from medray.storage.walk import AWAY
+from medray.storage.walk import AWAY, Unlisted
 from medray.verbs import stages
 from medray.verbs.results import IndexResult
 
@@ -131,6 +131,7 @@ def index_archive(
         files=index_run.listing.places,
         scanned=int(index_run.opened.sum()),
         linked=index_run.linked,
+        folders_away=index_run.folders_away,
         new=kinds.get("new", 0),
         changed=kinds.get("changed", 0),
         vanished=kinds.get("vanished", 0),
@@ -222,7 +223,7 @@ class _IndexRun:
             for uri in self.modality.lists(place)
             for file in files.archive_files(uri)
         ]
-        linked, unlisted = list[str](), list[str]()
+        linked, unlisted = list[str](), list[Unlisted]()
         try:
             self.listed = list_archive(
                 folder, run.root, list(dict.fromkeys(lists)), linked, unlisted, self.old_listing, run
@@ -233,10 +234,11 @@ class _IndexRun:
             raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None  # it was there
         self.listing = self.listed.listing
         self.linked = len(linked)
+        self.folders_away = sum(each.away for each in unlisted)
         if unlisted:
-            progress.fact("unlisted_folders", "warning", count=len(unlisted))
+            progress.fact("unlisted_folders", "warning", count=len(unlisted), away=self.folders_away)
             progress.note(
-                f"{len(unlisted):,} folders cannot be listed, such as {unlisted[0]}: what lay there at the last index is "
+                f"{len(unlisted):,} folders cannot be listed, such as {unlisted[0].folder}: what lay there at the last index is "
                 "taken to lie there still"
             )
         if linked:
@@ -449,7 +451,7 @@ def _companions(modality: Modality, root: str) -> bytes:
     """Name, size, times and inode of what decides how the archive's files are taken, beside the files themselves."""
     return repr(
         [
-            (file, files.stamp_of(file.uri))
+            (file, files.stamp_if_there(file.uri))
             for place in files.places(root)
             for uri in modality.companions(place)
             for file in files.archive_files(uri)

@@ -104,6 +104,7 @@ class _Night:
         manifest, indexed = self._index(scoring, spec)
         facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished", "linked")}
         result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
+        result = result.model_copy(update={"folders_away": indexed.folders_away})
         counts = result.model_dump(exclude={"entries", "store", "flagged", "outside"})
         facts |= {"flagged": indexed.flagged, "outside": indexed.outside}
         facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}

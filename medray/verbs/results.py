@@ -28,6 +28,8 @@ class IndexResult(Result):
     """Files that were opened; the others have not changed since the last index."""
     linked: int = 0
     """Symbolic links to folders, which are not followed."""
+    folders_away: int = 0
+    """Folders whose storage fails: what lay there at the last index is taken to lie there still, and the exit code is 1."""
     new: int
     """Entries that the last index of this work folder did not know."""
     changed: int
@@ -49,6 +51,10 @@ class IndexResult(Result):
     manifest: str
     """Folder of the change table of entries."""
     seconds: float
+
+    def exit_code(self, max_failed: float) -> int:
+        """1 where storage of a part of the archive was away, else as for any result."""
+        return 1 if self.folders_away else super().exit_code(max_failed)
 
 
 class PrepareResult(Result):
@@ -137,6 +143,8 @@ class ScoreResult(Result):
     """Entries that the model is not asked about: by a rule, or because nothing is there to score. No failure."""
     left: int
     """Pending entries that the next run takes up."""
+    folders_away: int = 0
+    """As in the result of an index; the exit code is 1."""
     storage_away: int = 0
     """Entries that failed because the storage of all of the run, or of a part of the archive, was away: the exit code is 1."""
     retired: int = 0
@@ -170,7 +178,7 @@ class ScoreResult(Result):
     def exit_code(self, max_failed: float) -> int:
         """3 where more than `max_failed` of the entries that were taken on, or of their samples, failed; those that are
         not eligible count on neither side. 1 where the archive went, or a part of it is away."""
-        if self.stopped == "archive" or self.storage_away:
+        if self.stopped == "archive" or self.storage_away or self.folders_away:
             return 1
         asked = self.samples - self.not_eligible_samples
         many = self.failed > max_failed * (self.scored + self.failed) or self.failed_samples > max_failed * asked

@@ -68,7 +68,7 @@ class ScoreTally:
     def commit(self, receipts: Sequence[Receipt]) -> None:
         """Raises ArchiveAway where entries could not be read because all of the archive has gone: their failures are not
         kept, so that they are pending."""
-        unread = [receipt for receipt in receipts if PASSING & receipt.reasons.keys()]
+        unread = [receipt for receipt in receipts if AWAY & receipt.reasons.keys()]
         if unread and files.is_away(self.root):
             self._commit([receipt for receipt in receipts if receipt not in unread])
             raise ArchiveAway(
@@ -127,8 +127,8 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     manifest, indexed = index_archive(run, spec, engine, progress, doubted_entries(run.store_uri))
     result = score_manifest(run, bundle, spec, manifest, engine, progress, until=until)
     seconds = {"index": indexed.seconds, **result.stages}
-    eligibility = {"flagged": indexed.flagged, "outside": indexed.outside}
-    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds, **eligibility})
+    of_index = {name: getattr(indexed, name) for name in ("flagged", "outside", "folders_away")}
+    return result.model_copy(update={"seconds": time.monotonic() - started, "stages": seconds, **of_index})
 
 
 def doubted_entries(store_uri: str) -> list[str]:

@@ -47,7 +47,7 @@ def to_meds(run: ConvertRun, engine: Engine, progress: Progress | None = None) -
     if not files.is_local(run.out_uri):
         raise UserError("the dataset is written to a local or mounted folder", where="out", found=run.out)
     key, out = pseudonym_key(run.pseudonym_key), files.local_path(run.out_uri)
-    unlisted: list[str] = []
+    unlisted: list[files.Unlisted] = []
     listed = list(files.list_files(run.root, unlisted))
     if unlisted:
         raise MachineError(
@@ -81,16 +81,8 @@ def _digest(run: ConvertRun, listed: list[files.File], key: bytes) -> str:
     settings = run.model_dump_json(exclude={"engine", "work", "max_failed", "readers"})
     whole = hashlib.sha256(f"{medray.__version__}\0{settings}\0".encode() + key)
     for file in listed:
-        whole.update(repr((*file, _stamp(file.uri))).encode())
+        whole.update(repr((*file, files.stamp_if_there(file.uri))).encode())
     return whole.hexdigest()[:32]
-
-
-def _stamp(uri: str) -> files.FileStamp | None:
-    """None of what is not there, too: reading says so."""
-    try:
-        return files.stamp_of(uri)
-    except OSError:
-        return None
 
 
 def _refuse_unread(run: ConvertRun, read: BucketSink) -> None:

@@ -31,7 +31,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from medray.config.runs import ScoreRun
-    from medray.modalities.registry import open_modality
 
 BEGUN = time.time()
 
@@ -146,6 +145,7 @@ def save_bundle(uri: Path, **recipe: Any) -> None:
     from medray.learning import bundles
     from medray.learning.objectives import BinaryObjective
     from medray.learning.recipe import Recipe, versions
+    from medray.modalities.registry import open_modality
 
     torch.manual_seed(0)
     network = recipe["model"].build(open_modality(recipe["modality"]).inputs(), 1)

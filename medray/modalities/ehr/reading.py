@@ -44,8 +44,8 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     """One row per entry: `entry` (int32), `sample_id` "0", `reason`, `detail`, and PAYLOAD, null where it failed."""
     failures: dict[int, tuple[str, str | None]] = {}
     part, rows = _rows(archive, entries, failures)
-    part_entry = entries.places()[0]
-    entry = part_entry[part]
+    part_entry, known = entries.digests()
+    entry = part if len(part_entry) == len(entries) else part_entry[part]
     torn = (entry[1:] == entry[:-1]) & (rows.subject[1:] != rows.subject[:-1])
     for i in np.unique(entry[1:][torn]).tolist():
         failures[i] = ("changed", "its rows now belong to more than one subject")
@@ -55,7 +55,7 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     else:
         prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
     events = usable(entry, rows, prediction, spec.window_us, archive.codes)
-    for i in _changed(archive, entries, part, rows, prediction, events):
+    for i in _changed(archive, part_entry, known, part, rows, events):
         failures.setdefault(i, ("changed", "its events differ from when it was indexed"))
     timed = np.bincount(events.entry[events.time != STATIC], minlength=len(entries))
     for i in np.flatnonzero(prediction == NEVER).tolist():
@@ -121,14 +121,20 @@ def _rows(
 
 
 def _changed(
-    archive: MedsArchive, entries: Entries, part: np.ndarray, rows: Rows, prediction: np.ndarray, events: Usable
+    archive: MedsArchive,
+    part_entry: np.ndarray,
+    known: list[bytes | None],
+    part: np.ndarray,
+    rows: Rows,
+    events: Usable,
 ) -> list[int]:
-    """Entries of which a part differs from when it was indexed, by its digest; `part` (N,): whose row it is, ascending."""
-    part_entry, known = entries.digests()
-    read = np.unique(part)
-    if len(part_entry) == len(entries):  # a part each, as MEDS asks for: what was made of the entry is of the part
+    """Entries of which a part differs from when it was indexed; `part_entry` (P,): the entry of each part, `known`: its
+    digest, `part` (N,): whose row each of `rows` is, ascending."""
+    read = np.flatnonzero(np.bincount(part, minlength=len(part_entry)))
+    prediction = events.prediction
+    if len(part_entry) == len(prediction):  # a part each, as MEDS asks for: what was made of the entry is of the part
         prints = part_digests(archive, part, rows, prediction, events)
-        return [i for i in read.tolist() if known[i] not in (None, prints[i])]
+        return [i for i in read.tolist() if known[i] != prints[i] and known[i] is not None]
     number, rule, times = np.searchsorted(read, part), archive.spec.task.rule, prediction[part_entry[read]]
     if rule is not None:  # the scan went by the rows of the part alone
         times = rule_times(rule, number, rows, len(read), archive.codes)

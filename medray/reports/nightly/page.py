@@ -107,6 +107,8 @@ def _alerts(bundle: BundleNight, most: float) -> list[str]:
             f"{who}: storage was away: {bundle.storage_away:,} entries could not be read, and are pending. See whether all of "
             "the archive is mounted."
         )
+    if bundle.folders_away:
+        alerts.append(f"{who}: storage is away: {bundle.folders_away:,} folders of the archive could not be listed.")
     if bundle.linked:
         alerts.append(f"{who}: {bundle.linked:,} links to folders are not followed: what they lead to is not scored.")
     if bundle.left:

@@ -44,6 +44,8 @@ class BundleNight(BaseModel):
     not_eligible: int = 0
     """The model is not asked about them: by a rule, or because nothing is there to score."""
     left: int = 0
+    folders_away: int = 0
+    """Folders whose storage fails: what lay there at the last index is taken to lie there still; the exit code is 1."""
     storage_away: int = 0
     """Failed entries whose storage was away; the exit code is then 1."""
     retired: int = 0

@@ -109,19 +109,17 @@ def digests(events: Usable, codes: CodeTable) -> list[bytes]:
     """xxh3_128 of what each entry may see, with its prediction time and birth; independent of where the events lie."""
     packed = np.empty(len(events.entry), EVENT)
     packed["code"], packed["time"], packed["value"] = codes.hashes[events.code], events.time, events.value
-    content = memoryview(packed.tobytes())
+    content = packed.tobytes()
     entries = len(events.prediction)
     ends = np.searchsorted(events.entry, np.arange(entries + 1)) * EVENT.itemsize
     heads = np.stack([events.prediction, events.birth], axis=1).astype("<i8").tobytes()
     dead = ((events.death <= events.prediction) & (events.prediction != NEVER)).tolist()
-    prints: list[bytes] = []
-    for i, (start, stop) in enumerate(pairwise(ends.tolist())):
-        whole = xxhash.xxh3_128(heads[16 * i : 16 * i + 16])
-        if dead[i]:  # a death that is recorded later changes the entry
-            whole.update(b"dead")
-        whole.update(content[start:stop])
-        prints.append(whole.digest())
-    return prints
+    marks = [b"dead" if is_dead else b"" for is_dead in dead]  # a death that is recorded later changes the entry
+    heads_of = (heads[at : at + 16] for at in range(0, len(heads), 16))
+    return [
+        xxhash.xxh3_128_digest(head + mark + content[start:stop])  # one call is a third of a hasher's time
+        for head, mark, (start, stop) in zip(heads_of, marks, pairwise(ends.tolist()), strict=True)
+    ]
 
 
 def _numbers(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
