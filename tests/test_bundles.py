@@ -16,6 +16,7 @@ from medray.learning.bundles import CARD, SEEN, SPEC, WEIGHTS, load, make_bundle
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.objectives import BinaryObjective, RegressionObjective
 from medray.learning.predictor import Predictor, build_network
+from medray.modalities.ehr.spec import Code, EhrSpec, TaskSpec
 
 
 def samples(count: int) -> pa.RecordBatch:
@@ -140,17 +141,16 @@ def leaves(value, path=()):
         yield path
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"objective": BinaryObjective(positive="lower", calibration="validation", calibrator=((1.25, -0.5),))},
-    ],
-)
+CALIBRATED = BinaryObjective(positive="lower", calibration="validation", calibrator=((1.25, -0.5),))
+WORDS = (Code(code="LAB//1", mean=0.5, std=2.0), Code(code="LAB//2", quantiles=(1.0, 2.0)))
+RECORDS = EhrSpec(window="48h", task=TaskSpec(labels="labels.parquet"), vocabulary=WORDS, static=WORDS[:1])
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": CALIBRATED}, {"modality": RECORDS}])
 def test_each_value_within_the_recipe_is_missed_when_it_is_changed_on_disk(tmp_path, changes):
     """Fitted statistics, vocabularies, thresholds, calibrators: whatever stands at a leaf of spec.json."""
     folder = tmp_path / "bundle"
-    save(toy.bundle(**changes), str(folder))
+    save(make_bundle(toy.recipe(**changes), {"weight": np.zeros(2, np.float32)}), str(folder))
     whole = json.loads((folder / SPEC).read_text())
     paths = [path for path in leaves(whole) if path != ("id",)]
     assert len(paths) > 40
