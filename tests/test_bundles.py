@@ -12,10 +12,11 @@ import toy
 
 from medray.datasets.samples import tensor_column
 from medray.errors import BundleError
-from medray.learning.bundles import CARD, SPEC, WEIGHTS, load, make_bundle, save
+from medray.learning.bundles import CARD, SEEN, SPEC, WEIGHTS, load, make_bundle, save
 from medray.learning.models.cnn import CnnSpec
-from medray.learning.objectives import RegressionObjective
+from medray.learning.objectives import BinaryObjective, RegressionObjective
 from medray.learning.predictor import Predictor, build_network
+from medray.modalities.ehr.spec import Code, EhrSpec, TaskSpec
 
 
 def samples(count: int) -> pa.RecordBatch:
@@ -106,6 +107,104 @@ def test_an_altered_recipe_is_noticed(saved):
     edit_spec(saved, thresholds=[0.25])
     with pytest.raises(BundleError, match="altered after it was made"):
         load(str(saved))
+
+
+OTHER = {
+    "format": 2, "name": "other", "modality": {}, "model": {}, "objective": {}, "classes": ["lower", "upper"],
+    "thresholds": [0.5], "outputs": ["upper"], "data": {"manifest_digest": "f" * 16}, "training": {"epochs": 99},
+    "metrics": {"auroc": 0.99}, "versions": {"medray": "9"}, "created": "2030-01-01T00:00:00+00:00", "id": "0" * 16,
+}  # fmt: skip
+
+
+def test_each_field_of_the_recipe_is_missed_when_it_is_changed_on_disk(saved):
+    fields = set(json.loads((saved / SPEC).read_text()))
+    assert fields == OTHER.keys()  # a new field has to be looked at here
+    whole = (saved / SPEC).read_bytes()
+    for name, value in OTHER.items():
+        before = json.loads(whole)[name]
+        edit_spec(saved, **{name: {**before, **value} if isinstance(value, dict) and value else value})
+        with pytest.raises(BundleError):
+            load(str(saved))
+        (saved / SPEC).write_bytes(whole)
+    assert load(str(saved)).id == toy.bundle().id
+
+
+def leaves(value, path=()):
+    """Path of each number, text and truth value below `value`."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from leaves(each, (*path, name))
+    elif isinstance(value, list):
+        for place, each in enumerate(value):
+            yield from leaves(each, (*path, place))
+    else:
+        yield path
+
+
+CALIBRATED = BinaryObjective(positive="lower", calibration="validation", calibrator=((1.25, -0.5),))
+WORDS = (Code(code="LAB//1", mean=0.5, std=2.0), Code(code="LAB//2", quantiles=(1.0, 2.0)))
+RECORDS = EhrSpec(window="48h", task=TaskSpec(labels="labels.parquet"), vocabulary=WORDS, static=WORDS[:1])
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": CALIBRATED}, {"modality": RECORDS}])
+def test_each_value_within_the_recipe_is_missed_when_it_is_changed_on_disk(tmp_path, changes):
+    """Fitted statistics, vocabularies, thresholds, calibrators: whatever stands at a leaf of spec.json."""
+    folder = tmp_path / "bundle"
+    save(make_bundle(toy.recipe(**changes), {"weight": np.zeros(2, np.float32)}), str(folder))
+    whole = json.loads((folder / SPEC).read_text())
+    paths = [path for path in leaves(whole) if path != ("id",)]
+    assert len(paths) > 40
+    for path in paths:
+        spec = json.loads(json.dumps(whole))
+        *above, last = path
+        place = spec
+        for name in above:
+            place = place[name]
+        value = place[last]
+        place[last] = (
+            not value if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else f"{value}x"
+        )
+        (folder / SPEC).write_text(json.dumps(spec))
+        with pytest.raises(BundleError):
+            load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda content: content[:-8], lambda content: content[:-3], lambda content: b"", lambda content: content[::-1]],
+)
+def test_subjects_that_a_bundle_has_seen_are_missed_when_some_are_gone(tmp_path, spoil):
+    folder = tmp_path / "bundle"
+    seen = np.array([7, *range(100, 120)], "<u8").tobytes()
+    save(toy.bundle(), str(folder), seen)
+    assert load(str(folder)).id == toy.bundle().id
+    (folder / SEEN).write_bytes(spoil(seen))
+    with pytest.raises(BundleError, match="altered after it was made") as refused:
+        load(str(folder))
+    assert SEEN in refused.value.where
+    (folder / SEEN).unlink()  # whoever hands a bundle on may take it away
+    assert load(str(folder)).id == toy.bundle().id
+
+
+def test_a_model_card_is_for_people_who_may_add_to_it(saved):
+    (saved / CARD).write_text((saved / CARD).read_text() + "\nValidated at the second site.\n")
+    assert load(str(saved)).id == toy.bundle().id
+
+
+def test_a_bundle_that_takes_the_place_of_another_does_not_keep_whom_that_has_seen(tmp_path):
+    save(toy.bundle(), str(tmp_path), np.array([7, 8], "<u8").tobytes())
+    save(toy.bundle(thresholds=(0.5,)), str(tmp_path))
+    assert not (tmp_path / SEEN).exists()
+
+
+def test_a_bundle_of_an_earlier_version_has_no_digest_of_the_rest_and_is_read(saved):
+    import safetensors.numpy
+
+    bundle = toy.bundle()
+    weights = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
+    (saved / WEIGHTS).write_bytes(safetensors.numpy.save(weights, metadata={"bundle_id": bundle.id}))
+    edit_spec(saved, name="renamed")
+    assert load(str(saved)).id == bundle.id
 
 
 def test_weights_that_were_cut_off_are_refused(saved):

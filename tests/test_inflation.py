@@ -264,3 +264,18 @@ def test_content_by_position_is_the_same_whatever_the_steps(monkeypatch: pytest.
     assert unpacked(raw) == content
     monkeypatch.setattr(inflating, "_CHUNK", 2048)
     assert unpacked(raw) == content
+
+
+def test_a_line_of_ndjson_that_never_ends_takes_no_memory_and_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medray.modalities.ehr.convert.fhir import json
+    from medray.modalities.ehr.convert.members import plain
+
+    monkeypatch.setattr(json, "LONGEST_LINE", 2**20)
+    packed = gzip.compress(b'{"a": 1}\n{"b": "' + b"x" * MORE + b'"}\n{"c": 1}\n')
+    lines: list[bytes] = []
+
+    def work() -> None:
+        lines.extend(line[:20] for line in json.lines(plain(io.BytesIO(packed)), 0, None))  # type: ignore[arg-type]
+
+    assert peak(work) < ROOM
+    assert lines == [b'{"a": 1}\n', b'{"b": "xxxxxxxxxxxxx', b'{"c": 1}\n']

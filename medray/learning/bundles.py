@@ -2,11 +2,13 @@
 
 No pickle anywhere: a folder that holds a file which would unpickle is refused. The id is a digest of everything
 that decides a score (modality with its fitted statistics, model, objective, classes, thresholds, weights), so two
-bundles with one id give the same scores, and a changed byte is noticed.
+bundles with one id give the same scores. What the rest of spec.json says, and whom the bundle has seen, has digests of
+its own in the metadata of the weights: a changed byte is noticed there, too. The model card is for people, who may add to it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from medray.plugins.installed import PlugInFault
 from medray.storage import files
 from medray.storage.versions import READ_BY, refuse_later
 
-WEIGHTS, SPEC, CARD = "weights.safetensors", "spec.json", "README.md"
+WEIGHTS, SPEC, CARD, SEEN = "weights.safetensors", "spec.json", "README.md", "subjects.u64"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
 
 
@@ -46,15 +48,31 @@ def make_bundle(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> TrainedMod
     return TrainedModel(recipe.model_copy(update={"id": bundle_id(recipe.decides_scores(), weights)}), weights)
 
 
-def save(bundle: TrainedModel, uri: str) -> None:
-    """Write the three files; spec.json last, so that a half-written folder is not a bundle. A new folder is its user's alone."""
+def save(bundle: TrainedModel, uri: str, seen: bytes | None = None) -> None:
+    """Write the files; spec.json last, so that a half-written folder is not a bundle. A new folder is its user's alone.
+
+    `seen`: the content of subjects.u64 (`verbs/overlap.py`), whom the bundle was trained and validated on.
+    """
     import safetensors.numpy
 
     files.make_closed_folder(uri, "owner")
     arrays = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
-    files.write_bytes(files.join(uri, WEIGHTS), safetensors.numpy.save(arrays, metadata={"bundle_id": bundle.id}))
+    spec = bundle.recipe.model_dump_json(indent=2) + "\n"
+    metadata = {"bundle_id": bundle.id, "about": _about(json.loads(spec))}
+    if seen is not None:
+        metadata["subjects"] = hashlib.sha256(seen).hexdigest()
+        files.write_bytes(files.join(uri, SEEN), seen)
+    else:
+        files.remove_file(files.join(uri, SEEN))  # of a bundle that was here before
+    files.write_bytes(files.join(uri, WEIGHTS), safetensors.numpy.save(arrays, metadata=metadata))
     files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe).encode())
-    files.write_bytes(files.join(uri, SPEC), (bundle.recipe.model_dump_json(indent=2) + "\n").encode())
+    files.write_bytes(files.join(uri, SPEC), spec.encode())
+
+
+def _about(spec: Mapping[str, Any]) -> str:
+    """Digest of all that a recipe says, also of what decides no score: names, data, training, metrics, versions, plug-ins."""
+    about = {name: value for name, value in spec.items() if name != "id"}
+    return hashlib.sha256(json.dumps(about, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def trusting(bundle: TrainedModel, trusted: Collection[str]) -> TrainedModel:
@@ -105,7 +123,39 @@ def load(uri: str) -> TrainedModel:
             expected=f"the id in {SPEC}, {recipe.id}",
             do="copy the bundle again from where it was trained",
         )
+    _refuse_altered(uri, raw, _metadata(packed))
     return TrainedModel(recipe, weights)
+
+
+def _refuse_altered(uri: str, raw: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Raises BundleError where what decides no score is not what was written. Bundles of earlier versions have no digest of it."""
+    for name, digest in (("bundle_id", str(raw.get("id"))), ("about", _about(raw))):
+        if metadata.get(name, digest) != digest:
+            raise _altered(files.join(uri, SPEC), digest, metadata[name])
+    if "subjects" in metadata:
+        try:
+            content = files.read_bytes(files.join(uri, SEEN))
+        except FileNotFoundError:  # taken away before it was handed on: then nobody can tell whom it has seen
+            return
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != metadata["subjects"]:
+            raise _altered(files.join(uri, SEEN), digest, metadata["subjects"])
+
+
+def _altered(where: str, digest: str, expected: str) -> BundleError:
+    return BundleError(
+        "the bundle was altered after it was made",
+        where=where,
+        found=f"content with digest {digest}",
+        expected=f"the one that {WEIGHTS} names, {expected}",
+        do="copy the bundle again from where it was trained",
+    )
+
+
+def _metadata(packed: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file (its header: 8 bytes of length, then JSON)."""
+    header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
+    return header.get("__metadata__") or {}
 
 
 def _recipe(text: bytes, uri: str) -> tuple[dict[str, Any], Recipe]:

@@ -24,7 +24,7 @@ _PERMISSIONS, _FILE, _SPECIAL = 0o775, 0o664, 0o7000
 _NO_MODES = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """A file system without modes of its own (SMB, FUSE): its mount says who may read."""
 
-_umask = threading.Lock()
+_umask = threading.RLock()
 
 
 def folder_like(folder: Path) -> int:

@@ -14,33 +14,44 @@ import pyarrow.compute as pc
 
 from medray.archive.pseudonyms import own_subject, pseudonym
 from medray.datasets.shards import ShardSet, read_samples
+from medray.errors import BundleError
+from medray.learning.bundles import SEEN
 from medray.storage import files
 
-SEEN = "subjects.u64"
 _SPLITS = ("train", "validation")
 _KEY_CHECK = "medray: which key"
 
 
-def write_seen(uri: str, folder: str, key: bytes) -> None:
-    """The subjects of the train and validation shards in `folder`, to the bundle at `uri`."""
+def seen_by(folder: str, key: bytes) -> bytes:
+    """The content of subjects.u64: subjects of the train and validation shards in `folder`."""
     subjects: set[str] = set()
     for split in _SPLITS:
         for shard in ShardSet.open(folder).split(split):
             subjects.update(_known(pa.Table.from_batches([read_samples(shard.uri, ["subject_id", "entry_id"])])))
     numbers = [_number(pseudonym(_KEY_CHECK, key)), *sorted(map(_number, subjects))]
-    files.write_bytes(files.join(uri, SEEN), np.array(numbers, "<u8").tobytes())
+    return np.array(numbers, "<u8").tobytes()
 
 
 def seen(uri: str, rows: pa.Table, key: bytes) -> np.ndarray | None:
     """(N,) bool: rows of entries (subject_id, entry_id) whose subject the bundle at `uri` was trained or validated on.
 
-    None: not known, because the bundle is from before this was kept, or its subjects were hashed under another key.
+    None: not known, because the bundle is from before this was kept, or its subjects were hashed under another key. Raises
+    BundleError for a file that is cut short or spoilt: without some of its subjects, an evaluation would flatter the model.
     """
+    where = files.join(uri, SEEN)
     try:
-        hashes = np.frombuffer(files.read_bytes(files.join(uri, SEEN)), "<u8")
+        content = files.read_bytes(where)
     except FileNotFoundError:
         return None
-    if not len(hashes) or hashes[0] != _number(pseudonym(_KEY_CHECK, key)):
+    hashes = np.frombuffer(content[: len(content) // 8 * 8], "<u8")
+    if len(content) % 8 or not len(hashes) or (hashes[2:] <= hashes[1:-1]).any():
+        raise BundleError(
+            "the file that says whom the bundle has seen is spoilt",
+            where=where,
+            found=f"{len(content)} bytes, which are no numbers in ascending order",
+            do="copy the bundle again from where it was trained, or remove the file: then nobody knows",
+        )
+    if hashes[0] != _number(pseudonym(_KEY_CHECK, key)):
         return None
     words = rows.column("subject_id").combine_chunks().dictionary_encode()
     known = _known(rows)

@@ -27,7 +27,7 @@ from medray.modalities.registry import open_modality
 from medray.plugins.brought import brought
 from medray.progress import EpochRow, Progress, Silent
 from medray.storage import files
-from medray.verbs.overlap import SEEN, write_seen
+from medray.verbs.overlap import seen_by
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult, class_counts
 
@@ -71,8 +71,11 @@ def train(
     if run.floor and run.model.kind != FLOOR.kind:
         _train_floor(run, prepared, engine, progress)
     if finished is not None:
-        if run.remember_subjects and not files.exists(files.join(run.bundle_uri, SEEN)):  # from before it was kept
-            write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
+        if run.remember_subjects and not files.exists(
+            files.join(run.bundle_uri, bundles.SEEN)
+        ):  # from before it was kept
+            seen = seen_by(prepared.folder, pseudonym_key(run.pseudonym_key))
+            files.write_bytes(files.join(run.bundle_uri, bundles.SEEN), seen)
         progress.fact("reused")
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
@@ -85,9 +88,8 @@ def train(
     if meanwhile is not None and meanwhile.recipe.training.get("plan") != plan.name:
         _replace_or_refuse(run, meanwhile, progress, replace)
     files.make_closed_folder(run.bundle_uri, run.readers)
-    if run.remember_subjects:
-        write_seen(run.bundle_uri, prepared.folder, pseudonym_key(run.pseudonym_key))
-    bundles.save(bundle, run.bundle_uri)
+    seen = seen_by(prepared.folder, pseudonym_key(run.pseudonym_key)) if run.remember_subjects else None
+    bundles.save(bundle, run.bundle_uri, seen)
     _write_history(fitted.state["history"], fitted.state["best_epoch"], run.objective, folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
 

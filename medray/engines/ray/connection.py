@@ -92,13 +92,15 @@ def _on_loopback() -> Generator[None]:
 
 def is_on_loopback_alone(address: str) -> bool:
     """Whether host:port is a Ray of this machine that a run has started: nothing answers there from outside."""
-    import ray.util
+    from ray._private.services import (
+        node_ip_address_from_perspective,  # pyright: ignore[reportAttributeAccessIssue]  # compiled, without types
+    )
 
     host, _, port = address.rpartition(":")
     if host not in ("127.0.0.1", "localhost", "[::1]"):
         return False
     try:
-        socket.create_connection((ray.util.get_node_ip_address(), int(port)), timeout=2).close()
+        socket.create_connection((node_ip_address_from_perspective(), int(port)), timeout=2).close()
     except (OSError, ValueError):
         return True
     return False

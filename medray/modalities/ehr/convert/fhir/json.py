@@ -70,18 +70,28 @@ def documents(content: bytes) -> tuple[list[JsonValue], int]:
     return values, len(texts) - len(values)
 
 
+LONGEST_LINE, PIECE = 2**28, 2**20
+"""Bytes of the longest line that is read, and of the pieces in which the rest of a longer one is passed over."""
+
+
 def lines(stream: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
-    """Lines whose first byte lies in [start, end) of the file; a compressed file is read as one range."""
+    """Lines whose first byte lies in [start, end) of the file; a compressed file is read as one range. Of a line of more than
+    LONGEST_LINE bytes the rest is passed over: what is left of it is no JSON."""
     offset = start
     if start:
         _go_to(stream, start - 1)
         offset += len(stream.readline()) - 1  # the rest of the line before
     while end is None or offset < end:
-        line = stream.readline()
+        line = stream.readline(LONGEST_LINE)
         if not line:
             return
         yield without_mark(line)  # of the first, and of those where files with a mark were put together
         offset += len(line)
+        unread = len(line) == LONGEST_LINE and not line.endswith(b"\n")
+        while unread:
+            rest = stream.readline(PIECE)
+            offset += len(rest)
+            unread = bool(rest) and not rest.endswith(b"\n")
 
 
 def _go_to(stream: BinaryIO, offset: int) -> None:
