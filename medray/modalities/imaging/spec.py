@@ -123,9 +123,10 @@ class ImagingSpec(Spec):
     grid: Literal["volume", "patient"] = "volume"
     """Where spacing_mm puts the new voxels: along the volume's own axes, or exactly along the patient's, so that an oblique
     volume is turned upright; the latter needs an orientation."""
-    pet: Literal["stored", "suv_bw"] = "stored"
-    """suv_bw: DICOM images of PET as standardized uptake values by body weight, in g/ml; one whose header does not allow it
-    fails (`no_quantity`). Other modalities stay as they are; formats that state none, such as NIfTI, fail."""
+    pet: Literal["stored", "suv_bw", "suv_lbm_james", "suv_lbm_janma"] = "stored"
+    """DICOM images of PET as standardized uptake values in g/ml: suv_bw by body weight, suv_lbm_james and suv_lbm_janma by lean body
+    mass of James (128 for men) and of Janmahasatian; one whose header does not allow it fails (`no_quantity`). Other
+    modalities stay as they are; formats that state none, such as NIfTI, fail."""
     real_world_unit: str | None = None
     """Unit (UCUM code, such as mm2/s) of values: by each image's own real world value map to it, instead of its rescale. An
     image without such a map fails (`no_quantity`), as does every format but DICOM."""

@@ -20,7 +20,7 @@ from medray.modalities.imaging.formats.dicom.identity import BLOCKWISE, UNIFORM
 from medray.modalities.imaging.formats.dicom.mixture import differing, refuse_mixture, refuse_places, refuse_rescales
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
 from medray.modalities.imaging.formats.dicom.pixel_description import check
-from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values
+from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values, map_unit
 from medray.modalities.imaging.formats.dicom.slices import Slice, pixels_of, slices
 from medray.modalities.imaging.formats.dicom.stacking import REGULAR_MM, TILT_DEGREES, Stack, stack
 from medray.modalities.imaging.formats.image import Image
@@ -120,7 +120,7 @@ def _stacked(taken: Sequence[Slice], volumes: Sequence[Volume], wanted: Quantity
         raise SampleError(error.reason, error.detail + _advice(volumes)) from None
     if len(volumes) > 1:
         raise SampleError("bad_geometry", f"{len(taken)} slices of several volumes{_advice(volumes)}")
-    if wanted.unit is None:  # else the rescale does not count
+    if map_unit(taken[0].frame, wanted) is None:  # else the rescale does not count
         refuse_rescales([each.frame for each in taken])
     return stacked
 
