@@ -118,6 +118,7 @@ _REASONS: dict[str, str] = {
     "unsupported": "a legal file that this version of medray does not read",
     "no_pixels": "a DICOM object without an image, such as a report or a presentation state",
     "bad_geometry": "slices that do not form one volume",
+    "duplicate_slices": "every slice of a series is there twice or more, with equal pixels under other instance UIDs: it was sent again",
     "bad_rescale": "slices of one volume that are on different scales: one lost its rescale, or two are of two units",
     "no_quantity": "values that cannot be brought to the quantity or unit that the run asks for: a field is absent or contradicts another",
     "bad_shape": "an image of another number of dimensions or channels than the run asks for",

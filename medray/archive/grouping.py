@@ -15,6 +15,7 @@ import xxhash
 from medray.archive.eligibility import Fact, Refused
 from medray.archive.entries import MANIFEST, PART, digest, facts_text
 from medray.archive.pseudonyms import own_subject
+from medray.errors import NOT_ELIGIBLE
 from medray.storage.arrow import one_chunk
 
 Describe = Callable[[Sequence[Mapping[str, Fact]]], Mapping[str, Fact]]
@@ -61,7 +62,7 @@ def group_parts(
 
     `assemble` may make several entries of the parts of one id (the volumes of a series), of parts that are whole and agree.
     `describe` brings the facts of an entry's parts together; None: those of its first part are its own. What `judge`
-    refuses gets the reason `not_eligible`, and another fingerprint than when it is eligible: when a rule or a header
+    refuses gets the reason `not_eligible` (also where `assemble` would have it fail), and another fingerprint than when it is eligible: when a rule or a header
     changes, exactly the entries of which that changes the verdict are pending. What `assemble` gives a reason gets another
     fingerprint, too, for that may hang on a rule or on other parts of its group. Facts named in `free_text` are judged, and
     left out of the manifest where they are text.
@@ -125,7 +126,8 @@ def group_parts(
             of_parts = [json.loads(text) for text in stated[start:stop] if text is not None]
             facts[i] = facts_text(describe(of_parts)) if of_parts else None
     for i, text in enumerate(facts if judge is not None or free_text else ()):
-        if reasons[i] is None and judge is not None and (why := judge(text)) is not None:
+        open_ = reasons[i] is None or (ids[i] in set_apart and reasons[i] not in NOT_ELIGIBLE)
+        if open_ and judge is not None and (why := judge(text)) is not None:
             reasons[i], details[i] = "not_eligible", why.detail
             prints[i] = digest(prints[i] + b"not_eligible")
         facts[i] = _without_text(text, free_text)

@@ -11,6 +11,7 @@ from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging import descriptors
 from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.dicom.concatenation import piece_of
 from medray.modalities.imaging.formats.dicom.dose import Doses, is_dose
 from medray.modalities.imaging.formats.dicom.elements import texts
 from medray.modalities.imaging.formats.dicom.frames import (
@@ -31,6 +32,7 @@ from medray.modalities.imaging.formats.dicom.stacking import Stack, stack
 from medray.modalities.imaging.frames_text import frames_of
 from medray.modalities.imaging.slice_facts import (
     BLOCKS,
+    CONCATENATION,
     DIRECTIONS,
     FRAMES,
     GRID,
@@ -99,7 +101,9 @@ def of_file(
     facts |= descriptors.of_header(header, ruled, volumes)
     try:
         if volumes and (header.frames == 1 or has_groups(header) or is_dose(header)):
-            return facts | _with_own(header, facts, of_slices(slices(header), "SliceThickness" in facts))
+            piece = piece_of(header)
+            part_of: dict[str, Fact] = {} if piece is None else {CONCATENATION: list[Fact](piece)}
+            return facts | part_of | _with_own(header, facts, of_slices(slices(header), "SliceThickness" in facts))
         without_place = is_mosaic(header) or (header.frames > 1 and not (framed or volumes))
         return facts if without_place else facts | _placement(header)
     except SampleError:

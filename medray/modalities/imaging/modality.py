@@ -55,6 +55,7 @@ class Imaging(Modality):
         self._spec = spec
         self._arrays = arrays.ArrayCache()
         self._films = Films()
+        self._read_before = ""
         self._on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -144,7 +145,15 @@ class Imaging(Modality):
         number = film_volume(part.locator)
         if number is not None:
             return self._films.read(part, number, self._chosen(entry))
-        return self._even(decode(_contents(entry.parts), self.spec.volumetric, self._chosen(entry)))
+        chosen = self._chosen(entry)
+        if len(entry.parts) == 1 and chosen.selections is not None and part.uri == self._read_before:
+            # the second entry of one file: it is held, whole, for those that follow
+            contents: Iterator[Content] = iter([self._films.content(part, content_of)])
+        else:
+            self._films.let_go()
+            contents = _contents(entry.parts)
+        self._read_before = part.uri
+        return self._even(decode(contents, self.spec.volumetric, chosen))
 
     def _chosen(self, entry: Entry) -> Chosen:
         """Which frames of its files an entry takes, and as what."""

@@ -29,7 +29,9 @@ OWN = "own"
 GRID = ("rows", "columns", "spacing_mm")
 KNOWN = {"modality": "Modality", "photometric": "PhotometricInterpretation", "sop-class": "SOPClassUID"}
 """What a volume has one value of and every file states as a fact anyway."""
-INNER = frozenset((POSITIONS, LINE, DIRECTIONS, BETWEEN, VOLUME, BLOCKS))
+CONCATENATION = "concatenation"
+"""Of a file that is a part of a larger object: `concatenation.Piece`."""
+INNER = frozenset((CONCATENATION, POSITIONS, LINE, DIRECTIONS, BETWEEN, VOLUME, BLOCKS))
 """Facts that are of parts alone."""
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from medray.archive.eligibility import Fact, base_name
 from medray.archive.grouping import Assembled, Member
+from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.assembly import (
     IN_PLANE,
     PLACE,
@@ -18,10 +19,13 @@ from medray.modalities.imaging.formats.dicom.assembly import (
     assemble,
     telling,
 )
+from medray.modalities.imaging.formats.dicom.concatenation import Piece as Concatenated
+from medray.modalities.imaging.formats.dicom.concatenation import refuse_incomplete
 from medray.modalities.imaging.formats.dicom.identity import CODE, Text, digest
 from medray.modalities.imaging.formats.dicom.objects import CAPTURES
+from medray.modalities.imaging.formats.dicom.one_volume import one_volume
 from medray.modalities.imaging.frames_text import SELECTION, frames_text
-from medray.modalities.imaging.slice_facts import VOLUME, has_places, pieces_of, selected
+from medray.modalities.imaging.slice_facts import CONCATENATION, VOLUME, has_places, pieces_of, selected
 from medray.modalities.imaging.spec import ImagingSpec
 
 LOCALIZER, CAPTURE = "localizer", "secondary_capture"
@@ -75,18 +79,37 @@ def _asks_for_localizers(spec: ImagingSpec) -> bool:
 
 def _volumes(spec: ImagingSpec, parts: Sequence[Mapping[str, Fact]], numbers: Sequence[int]) -> list[Assembled] | None:
     """The entries of the parts that may be slices; None: one, of all of them whole."""
-    if spec.volumes in ("refuse", "channels") or not numbers:
+    if not numbers:
+        return None
+    concatenations = [Concatenated(*cast("Any", f)) for n in numbers if (f := parts[n].get(CONCATENATION)) is not None]
+    try:
+        refuse_incomplete(concatenations)
+    except SampleError as error:
+        return [_refused(numbers, error)]
+    if spec.volumes == "channels":
         return None
     if not all(has_places(parts[number]) and VOLUME in parts[number] for number in numbers):
         return None  # reading says what is missing
     pieces = [piece for number in numbers for piece in pieces_of(number, parts[number])]
     volumes = assemble(pieces)
+    if spec.volumes == "refuse":
+        try:
+            one_volume([piece.plane for piece in pieces], [piece.values for piece in pieces], volumes)
+        except SampleError as error:
+            if len(volumes) > 1:  # anything else, reading says
+                return [_refused(numbers, error)]
+        return None
     if len(volumes) == 1:
         return None
     counts = Counter(piece.part for piece in pieces)
     if spec.volumes == "first":
         return [_entry("", volumes[0], parts, counts, named=True)]
     return [_entry(key, volume, parts, counts) for key, volume in zip(keys_of(volumes), volumes, strict=True)]
+
+
+def _refused(numbers: Sequence[int], error: SampleError) -> Assembled:
+    """One entry of all parts, which fails."""
+    return Assembled("", tuple(Member(number) for number in numbers), error.reason, error.detail)
 
 
 def _entry(

@@ -115,10 +115,10 @@ def _plainly_one(pieces: Sequence[Piece]) -> bool:
 
 
 def _telling(values: Values) -> dict[str, Text]:
-    return {key: value for key, value in values.items() if key not in _TOLD_BY_ORDER}
+    return {key: value for key, value in values.items() if key not in TOLD_BY_ORDER}
 
 
-_TOLD_BY_ORDER = frozenset(each.key for each in TIMES)
+TOLD_BY_ORDER = frozenset(each.key for each in TIMES)
 
 
 # --- 1: what a volume has one value of ------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def _repeat(pieces: Sequence[Piece]) -> bool:
     return bool((np.diff(np.sort(_depths(pieces))) < SAME_POSITION_MM).any())
 
 
-def _places(pieces: Sequence[Piece]) -> list[int]:
+def places_of(pieces: Sequence[Piece]) -> list[int]:
     """The number of the place of each slice along the normal: within SAME_POSITION_MM of the next it is one."""
     depths = _depths(pieces)
     order = np.argsort(depths, kind="stable")
@@ -187,7 +187,7 @@ def _separate(volume: Volume) -> list[Volume]:
     """The volumes of slices that agree in all that always tells volumes apart."""
     if not _repeat(volume.pieces):
         return _untangled(volume)
-    groups = _resolved(volume.pieces, _places(volume.pieces), REPEATING)
+    groups = _resolved(volume.pieces, places_of(volume.pieces), REPEATING)
     if groups is None:
         return [volume]
     return [each for values, pieces in groups for each in _untangled(Volume(pieces, {**volume.values, **values}))]

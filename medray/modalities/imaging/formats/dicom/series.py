@@ -7,26 +7,34 @@ apart) is for `volumes` to say: a series of several is refused, or its volumes b
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 
 from medray.errors import SampleError
-from medray.modalities.imaging.formats.dicom.assembly import Piece, Volume, assemble, difference
+from medray.modalities.imaging.formats.dicom.assembly import (
+    TOLD_BY_ORDER,
+    Piece,
+    Volume,
+    assemble,
+    difference,
+    places_of,
+)
+from medray.modalities.imaging.formats.dicom.concatenation import piece_of, refuse_incomplete
 from medray.modalities.imaging.formats.dicom.frames import Frame
 from medray.modalities.imaging.formats.dicom.header import Header, parse
-from medray.modalities.imaging.formats.dicom.identity import BLOCKWISE, UNIFORM
-from medray.modalities.imaging.formats.dicom.mixture import differing, refuse_mixture, refuse_places, refuse_rescales
+from medray.modalities.imaging.formats.dicom.mixture import refuse_rescales, rescale
 from medray.modalities.imaging.formats.dicom.objects import refuse_other_objects
+from medray.modalities.imaging.formats.dicom.one_volume import one_volume
 from medray.modalities.imaging.formats.dicom.pixel_description import check
 from medray.modalities.imaging.formats.dicom.quantity import AS_RESCALED, Quantity, factors, frame_values, map_unit
 from medray.modalities.imaging.formats.dicom.slices import Slice, pixels_of, slices
-from medray.modalities.imaging.formats.dicom.stacking import REGULAR_MM, TILT_DEGREES, Stack, stack
+from medray.modalities.imaging.formats.dicom.stacking import REGULAR_MM, TILT_DEGREES, Stack
 from medray.modalities.imaging.formats.image import Image
 from medray.storage.pages import Content
-
-SEVERAL = 'set volumes = "each", "first" or "channels" to take them'
 
 
 @dataclass
@@ -66,10 +74,17 @@ def read_series(
     Raises SampleError.
     """
     files = _opened(raws, selections, wanted)
+    if whole:
+        refuse_incomplete(piece for piece in (piece_of(file.header) for file in files) if piece is not None)
     taken = [each for file in files for each in file.slices]
     volumes = assemble(_pieces(taken))
     if not channels or len(volumes) == 1:
-        stacks, members = [_stacked(taken, volumes, wanted)], [list(range(len(taken)))]
+        try:
+            stacks, members = [_stacked(taken, volumes, wanted)], [list(range(len(taken)))]
+        except SampleError as error:
+            if error.reason == "unsupported":
+                _refuse_copies(files)
+            raise
     else:
         stacks, members = _channels(taken, volumes, wanted)
     scales = factors([each.frame for each in taken], wanted, whole)
@@ -106,29 +121,43 @@ def _pieces(taken: Sequence[Slice]) -> list[Piece]:
 
 def _stacked(taken: Sequence[Slice], volumes: Sequence[Volume], wanted: Quantity = AS_RESCALED) -> Stack:
     """All these slices as one volume. Raises SampleError where they are several: whatever it was that told them apart."""
-    values = [each.values for each in taken]
-    try:
-        refuse_places(values)
-        try:
-            stacked = stack([each.plane for each in taken])
-        except SampleError as error:
-            names = differing(values, (*UNIFORM, *BLOCKWISE)) if error.reason == "unsupported" else []
-            hint = f" (they differ in {', '.join(names)})" if names else ""
-            raise SampleError(error.reason, error.detail + hint) from None
-        refuse_mixture(values, stacked.order)
-    except SampleError as error:
-        raise SampleError(error.reason, error.detail + _advice(volumes)) from None
-    if len(volumes) > 1:
-        raise SampleError("bad_geometry", f"{len(taken)} slices of several volumes{_advice(volumes)}")
+    stacked = one_volume([each.plane for each in taken], [each.values for each in taken], volumes)
     if map_unit(taken[0].frame, wanted) is None:  # else the rescale does not count
         refuse_rescales([each.frame for each in taken])
     return stacked
 
 
-def _advice(volumes: Sequence[Volume]) -> str:
-    if len(volumes) < 2:
-        return ""
-    return f"; {len(volumes)} volumes by {difference(volumes)}: {SEVERAL}"
+def _refuse_copies(files: Sequence[_File]) -> None:
+    """Raises SampleError `duplicate_slices` where every slice that lies at the place of another is an exact copy of it: equal
+    pixels, directions, rescale, and all that tells volumes apart but times and numbers of instances.
+
+    Equal values under new instance UIDs are a series that was sent again. It is refused, and not taken once: facts of the
+    entry are of all its slices, and which of the two copies an archive keeps is not for a reader to say.
+    """
+    taken = [each for file in files for each in file.slices]
+    copies: dict[int, set[object]] = defaultdict(set)
+    places = iter(places_of(_pieces(taken)))
+    for file in files:
+        for first, pixels in pixels_of(file.header, file.slices):
+            for each, one in zip(file.slices[first : first + len(pixels)], pixels, strict=True):
+                copies[next(places)].add(_content(each, one))
+    if len(copies) < len(taken) and all(len(each) == 1 for each in copies.values()):
+        raise SampleError(
+            "duplicate_slices",
+            f"{len(taken)} slices at {len(copies)} positions, those at one position with equal pixels: sent again under new UIDs",
+        )
+
+
+def _content(of: Slice, pixels: np.ndarray) -> object:
+    plane, own = of.plane, {key: value for key, value in of.values.items() if key not in TOLD_BY_ORDER}
+    return (
+        xxhash.xxh3_128_digest(np.ascontiguousarray(pixels).data),
+        pixels.dtype.str,
+        plane.shape,
+        tuple(np.round([*plane.along, *plane.down, *plane.spacing], 6)),
+        tuple(sorted((key, str(value)) for key, value in own.items())),
+        rescale(of.frame),
+    )
 
 
 def _channels(

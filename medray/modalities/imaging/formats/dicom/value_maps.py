@@ -61,13 +61,10 @@ def maps_of(frame: Frame) -> list[Item]:
 def unit_of(item: Item, header: Header) -> str | None:
     """The UCUM code of a map's unit; None where it states none."""
     codes = item.get(described("MeasurementUnitsCodeSequence")[0])
-    for keyword in (
-        ("CodeValue", "LongCodeValue") if isinstance(codes, list) and codes else ()
-    ):  # of more than 16 characters
-        value = stated(codes[0], keyword, header)
-        if isinstance(value, str):
-            return value
-    return None
+    if not isinstance(codes, list) or not codes:
+        return None
+    short, long = (stated(codes[0], keyword, header) for keyword in ("CodeValue", "LongCodeValue"))
+    return next((value for value in (short, long) if isinstance(value, str)), None)  # long: of more than 16 characters
 
 
 def _range(item: Item, header: Header) -> tuple[float, float]:
