@@ -1,0 +1,191 @@
+"""While runs score, are killed and begin again, the archive changes under them: no score stands by another content."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from changing_archive import Changer, Contents, Plain
+from deltalake import DeltaTable
+from recipes import READERS, current_rows
+from storm import Reader, Storm
+
+from medray.learning import bundles
+from medray.scores import ScoreStore
+
+COLUMNS = ["entry_id", "sample_id", "output", "fingerprint", "value", "status", "reason", "scored_at"]
+NEAR = 1e-6
+"""Float32 logits of a batch may differ in their last bit from those of one image."""
+
+
+class WatchingReader(Reader):
+    """Holds every row that there is against what its entry has ever held."""
+
+    def __init__(self, store: str, changer: Changer, pause: float) -> None:
+        super().__init__(store, pause)
+        self.changer = changer
+        self.wrong: dict[str, None] = {}
+        """Rows whose score is not of their fingerprint's content, by what they say."""
+
+    def poll(self) -> None:
+        with suppress(FileNotFoundError):  # a vacuum between opening and reading: a reader opens again
+            table = DeltaTable(self.store).to_pyarrow_table(columns=COLUMNS)
+            rows = table.to_pylist()
+            self.wrong |= {repr(row): None for row in rows if not self.is_of_its_content(row)}
+            self.faults["not its own value"] = len(self.wrong)
+            attempts = len(table.group_by(["entry_id", "sample_id", "output", "scored_at"]).aggregate([]))
+            self.faults["duplicates"] += len(rows) - attempts
+            self.faults["lost"] += max(0, self.seen - len(rows))
+            self.seen, self.polls = len(rows), self.polls + 1
+
+    def is_of_its_content(self, row: dict[str, Any]) -> bool:
+        """The score is what its fingerprint's content gives; without one there is no value."""
+        if row["status"] != "scored":
+            return row["value"] is None and row["status"] in ("failed", "retired")
+        right = self.changer.known.get((row["entry_id"], row["fingerprint"]))
+        return right is not None and abs(row["value"] - right) < NEAR
+
+
+class ChangingStorm(Storm):
+    """Goes on until the changes are done, `kills` have been made, and a run begun after that leaves nothing pending."""
+
+    most_quiet_runs = 8
+
+    def __init__(self, folder: Path, changer: Changer, kills: int, run: Any, **settings: Any) -> None:
+        super().__init__(folder, run, **settings)
+        self.changer, self.wanted_kills = changer, kills
+        self.results: list[dict[str, Any]] = []
+        self.quiet_starts: set[int] = set()
+
+    def start(self) -> Any:
+        driver = super().start()
+        if not self.changer.is_alive() and sum(self.kills.values()) >= self.wanted_kills:
+            self.quiet_starts.add(self.starts)
+        return driver
+
+    def tend(self) -> bool:
+        self.result, self.exits[0] = None, self.exits[0]
+        ended = super().tend()
+        if self.result is not None:
+            self.results.append(self.result)
+        if ended and self.starts in self.quiet_starts and self.result is not None and self.result["pending"] == 0:
+            return True
+        assert len(self.quiet_starts) <= self.most_quiet_runs, "runs over an archive at rest come to no end"
+        return False
+
+
+def storm_over(
+    tmp_path: Path, engine: dict[str, Any], *, seed: int, changes: int, files: int, pause: float, kills: int,
+    kill_pause: float, weights: dict[str, float], seconds: float, shard: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs the storm, checks what is left, and gives its figures."""
+    bundle = toy.bundle()
+    bundles.save(bundle, str(tmp_path / "bundle"))
+    changer = Changer(
+        tmp_path / "archive", Contents(Plain(bundle)), seed=seed, changes=changes, pause=pause, files=files
+    )
+    run = toy.score_run(tmp_path, engine=engine, commit_seconds=0.3, batch_size=5)
+    storm = ChangingStorm(tmp_path, changer, kills, run, seconds=seconds, shard=shard, seed=seed)
+    reader = WatchingReader(storm.store, changer, pause=0.1)
+    killers = {"driver": storm.kill_driver, "actor": storm.kill_actor, "upkeep": storm.kill_upkeep}
+    reader.start()
+    changer.start()
+    try:
+        storm.rage({name: killers[name] for name in weights}, list(weights.values()), kill_pause, kills)
+    finally:
+        storm.kill_driver()
+        reader.stop()
+    changer.finish()
+    reader.poll()
+    figures = {
+        "changes": dict(changer.done), "kills": dict(storm.kills), "exits": dict(storm.exits), "starts": storm.starts,
+        "polls": reader.polls, "rows": reader.seen, "faults": {k: n for k, n in reader.faults.items() if n},
+        "runs": len(storm.results), "entries": len(changer.expected()),
+    }  # fmt: skip
+    print(json.dumps(figures))
+    assert not figures["faults"], "\n".join(reader.wrong)
+    assert sum(changer.done.values()) == changes and sum(storm.kills.values()) >= kills
+    for result in storm.results:
+        assert result["pending"] == sum(result[name] for name in ("scored", "failed", "not_eligible", "left")), result
+    check_logs(tmp_path, storm)
+    check_current(ScoreStore.open(storm.store), changer)
+    return figures
+
+
+def check_logs(folder: Path, storm: Storm) -> None:
+    """Every driver that ended by itself did so with a result or an error of medray's own."""
+    assert storm.exits.keys() <= {0, 1, 2}, storm.exits
+    for log in folder.glob("driver-*.log"):
+        assert "Traceback" not in (text := log.read_text()), text[-3000:]
+
+
+def check_current(store: ScoreStore, changer: Changer) -> None:
+    """The current rows, by every recipe, are what a recomputation from the files that lie there now gives."""
+    rows = sorted(map(_plain, store.current().to_pylist()), key=repr)
+    for reader in READERS:
+        assert sorted(map(_plain, current_rows(reader, store.uri)), key=repr) == rows, reader
+    by_entry: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_entry.setdefault(row["entry_id"], []).append(row)
+    wrong: dict[str, Any] = {}
+    for entry_id, right in changer.expected().items():
+        found = by_entry.pop(entry_id, [])
+        fits = len(found) == 1 and right.fingerprint in (None, found[0]["fingerprint"])
+        if right.score is None:
+            fits = fits and (found[0]["status"], found[0]["value"]) == ("failed", None)
+        else:
+            fits = fits and found[0]["status"] == "scored" and abs(found[0]["value"] - right.score) < NEAR
+        if not fits:
+            wrong[entry_id] = (right, found)
+    whole = changer.whole_files()
+    stale = {id_ for id_ in by_entry if id_.partition("#")[0] in whole} | (by_entry.keys() & changer.held_no_more())
+    assert not wrong and not stale, json.dumps([{k: repr(v) for k, v in wrong.items()}, sorted(stale)], indent=1)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """What is compared, with None for what a reader calls NaN."""
+    names = ("entry_id", "output", "fingerprint", "value", "status", "reason")
+    return {name: None if row[name] != row[name] else row[name] for name in names}
+
+
+LOCAL = {"kind": "local"}
+
+
+def test_a_changing_archive_under_killed_drivers_ends_as_it_lies_there(tmp_path: Path) -> None:
+    storm_over(
+        tmp_path, LOCAL, seed=11, changes=120, files=27, pause=0.05, kills=2, kill_pause=1.5, weights={"driver": 1},
+        seconds=0.2, shard=8,
+    )  # fmt: skip
+
+
+def test_a_changing_archive_under_killed_actors_ends_as_it_lies_there(tmp_path: Path, ray_session: None) -> None:
+    import ray
+
+    engine = {"kind": "ray", "address": ray.get_runtime_context().gcs_address, "workers": 2}
+    storm_over(
+        tmp_path, engine, seed=12, changes=120, files=27, pause=0.05, kills=3, kill_pause=1.5,
+        weights={"actor": 2, "driver": 1}, seconds=0.4, shard=8,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+@pytest.mark.parametrize("kind", ["local", "ray"])
+def test_a_long_storm_over_a_changing_archive(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    """At least 60 kills, of drivers, actors and upkeep, and 2,000 changes."""
+    engine, weights = LOCAL, {"driver": 4.0, "upkeep": 1.0}
+    if kind == "ray":
+        import ray
+
+        request.getfixturevalue("ray_session")
+        engine = {"kind": "ray", "address": ray.get_runtime_context().gcs_address, "workers": 2}
+        weights = {"driver": 2.0, "actor": 4.0, "upkeep": 1.0}
+    figures = storm_over(
+        tmp_path, engine, seed=13, changes=2_000, files=63, pause=0.15, kills=70, kill_pause=5.0, weights=weights,
+        seconds=0.4, shard=8,
+    )  # fmt: skip
+    assert sum(figures["kills"].values()) - figures["kills"].get("upkeep", 0) >= 50
