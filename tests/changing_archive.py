@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import imagecodecs
 import nibabel
@@ -38,6 +38,7 @@ from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 Fingerprint = bytes
 Score = float | None
 """None: the entry fails."""
+Modality = Literal["US", "CT", "MR"]
 
 
 class Expected(NamedTuple):
@@ -46,6 +47,10 @@ class Expected(NamedTuple):
     fingerprint: Fingerprint | None
     """xxh3_128 of its content; None: it fails before there is a content to digest."""
     score: Score
+    reason: str | None = None
+    """Of one that fails, where it is known."""
+    modality: str | None = None
+    """As the header says; None: it does not."""
 
 
 class Content(NamedTuple):
@@ -55,7 +60,7 @@ class Content(NamedTuple):
     entries: Mapping[str, Expected]
     """By id; of an id that is the file's path, what stands behind the path."""
     number: int | None = None
-    """Which image it is; None of several, and of what is broken."""
+    """Which image it is, of an array the first; None of a zip, and of what is broken."""
 
     @property
     def whole(self) -> bool:
@@ -102,7 +107,7 @@ def pixels(number: int) -> np.ndarray:
 
 
 @cache
-def dicom_bytes(name: str, number: int, syntax: str = "") -> bytes:
+def dicom_bytes(name: str, number: int, syntax: str = "", modality: Modality = "US") -> bytes:
     """The image `number` under the SOPInstanceUID of `name`; `syntax`: how it is compressed, without loss."""
     plain = write_dicom(
         pixels(number),
@@ -110,6 +115,7 @@ def dicom_bytes(name: str, number: int, syntax: str = "") -> bytes:
         study_uid=uid("changing", name, "study"),
         series_uid=uid("changing", name, "series"),
         instance_uid=uid("changing", name),
+        modality=modality,
     )
     if not syntax:
         return plain
@@ -163,16 +169,17 @@ class Contents:
     def score(self, number: int) -> float:
         return self.plain(pixels(number))
 
-    def of(self, kind: str, name: str, number: int, count: int = 3) -> Content:
-        """A whole file of one of KINDS. `name`: whose SOPInstanceUID an image of DICOM has; `count`: of images in a file
-        of several, `number` and those after it."""
+    def of(self, kind: str, name: str, number: int, count: int = 3, modality: Modality = "US") -> Content:
+        """A whole file of one of KINDS. `name` and `modality`: whose SOPInstanceUID an image of DICOM has, and what it says
+        that it is; `count`: of images in a file of several, `number` and those after it."""
         if kind.endswith("dcm"):
-            data = dicom_bytes(name, number, kind.removesuffix("dcm").removesuffix("."))
-            return Content(data, {uid("changing", name): Expected(digest(data), self.score(number))}, number)
+            data = dicom_bytes(name, number, kind.removesuffix("dcm").removesuffix("."), modality)
+            right = Expected(digest(data), self.score(number), modality=modality)
+            return Content(data, {uid("changing", name): right}, number)
         if kind == "npz":
             return self._npz(range(number, number + count))
         if kind == "zip":
-            return self._zip(name, number, count)
+            return self._zip(name, number, count, modality)
         raw = png_bytes(number) if kind == "png" else nifti_bytes(number)
         data = gzip.compress(raw, mtime=number) if kind == "nii.gz" else raw
         return Content(data, {"": Expected(digest(data), self.score(number))}, number)
@@ -182,12 +189,12 @@ class Contents:
             f"#test/{row}": Expected(digest(pixels(number).tobytes() + bytes([number % 2])), self.score(number))
             for row, number in enumerate(numbers)
         }
-        return Content(npz_bytes(numbers), rows)
+        return Content(npz_bytes(numbers), rows, numbers[0])
 
-    def _zip(self, name: str, number: int, count: int) -> Content:
+    def _zip(self, name: str, number: int, count: int, modality: Modality) -> Content:
         """A picture, an image of DICOM, and an .npz, the picture only where `count` is odd."""
         kinds = ["dcm", "npz", *(["png"] if count % 2 else [])]
-        members = {f"m/{kind}.{kind}": self.of(kind, f"{name} in zip", number, count) for kind in kinds}
+        members = {f"m/{kind}.{kind}": self.of(kind, f"{name} in zip", number, count, modality) for kind in kinds}
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
             for path, content in members.items():
@@ -207,16 +214,21 @@ class Contents:
 def cut(kind: str, content: Content) -> Content:
     """The file without its last bytes, which are of pixels, or of the directory of a container."""
     data = content.data[: len(content.data) - 64]
-    return Content(data, {"": Expected(None if kind == "zip" else digest(data), None)})
+    return _broken(kind, data, "corrupt" if kind == "npz" else "truncated")
 
 
 def emptied(kind: str) -> Content:
-    return Content(b"", {"": Expected(None if kind == "zip" else digest(b""), None)})
+    return _broken(kind, b"", "empty_file")
 
 
 def garbage(kind: str, number: int) -> Content:
     data = b"\x01\xff\x02\x00" + random.Random(number).randbytes(300)
-    return Content(data, {"": Expected(None if kind == "zip" else digest(data), None)})
+    return _broken(kind, data, "corrupt" if kind == "zip" else "unrecognised_format")
+
+
+def _broken(kind: str, data: bytes, reason: str) -> Content:
+    """One failed entry, under the path of the file. A zip that cannot be opened has no content to digest."""
+    return Content(data, {"": Expected(None if kind == "zip" else digest(data), None, reason)})
 
 
 # --- who changes it ---------------------------------------------------------------------------------------------
