@@ -51,6 +51,8 @@ class Expected(NamedTuple):
     """Of one that fails, where it is known."""
     modality: str | None = None
     """As the header says; None: it does not."""
+    member: str = ""
+    """Which member of a zip holds it, with / before."""
 
 
 class Content(NamedTuple):
@@ -69,6 +71,10 @@ class Content(NamedTuple):
     def at(self, path: str) -> dict[str, Expected]:
         """The entries by their ids, of a file at this path below the archive."""
         return {each if each.startswith("2.25.") else path + each: right for each, right in self.entries.items()}
+
+    def read_whole(self, path: str) -> set[str]:
+        """This file and its members, where they can be read to their end."""
+        return {path, *(path + right.member for right in self.entries.values())} if self.whole else set()
 
 
 def digest(data: bytes) -> Fingerprint:
@@ -151,7 +157,7 @@ def nifti_bytes(number: int) -> bytes:
 
 def npz_bytes(numbers: Sequence[int]) -> bytes:
     stream = io.BytesIO()
-    labels = np.array(numbers, np.uint8)[:, None] % 2
+    labels = np.array([[number % 2] for number in numbers], np.uint8)
     np.savez(stream, test_images=np.stack([pixels(number) for number in numbers]), test_labels=labels)
     return stream.getvalue()
 
@@ -199,7 +205,11 @@ class Contents:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
             for path, content in members.items():
                 packed.writestr(zipfile.ZipInfo(path), content.data)
-        entries = {id_: right for path, content in members.items() for id_, right in content.at(f"/{path}").items()}
+        entries = {
+            id_: right._replace(member=f"/{path}")
+            for path, content in members.items()
+            for id_, right in content.at(f"/{path}").items()
+        }
         return Content(stream.getvalue(), entries)
 
     def half_overwritten(self, name: str, before: int, after: int) -> Content:
@@ -292,24 +302,18 @@ class Changer(threading.Thread):
         """What is right for the archive as it is now."""
         return {id_: right for path, (_, _, content) in self.now.items() for id_, right in content.at(path).items()}
 
-    def whole_files(self) -> set[str]:
-        """Paths of the files that can be read to their end."""
-        return {path for path, (_, _, content) in self.now.items() if content.whole}
+    def read_whole(self) -> set[str]:
+        """Paths of the files, and members of files, that can be read to their end."""
+        return {each for path, (_, _, content) in self.now.items() for each in content.read_whole(path)}
 
     def held_no_more(self) -> set[str]:
         """Entries that nothing holds, whose files, wherever they have lain, are there and whole: no row of them stands."""
-        present = self.expected()
-        whole = self.whole_files()
-        lost = {
-            id_: paths
-            for id_, paths in self.paths_of.items()
-            if id_ not in present and not any(".zip" in path for path in paths)
-        }  # a member that its zip no longer has is a file that is gone
-        return {id_ for id_, paths in lost.items() if paths <= whole}
+        whole, present = self.read_whole(), self.expected()
+        return {id_ for id_, paths in self.paths_of.items() if id_ not in present and paths <= whole}
 
     def _note(self, path: str, content: Content) -> None:
         for id_, right in content.at(path).items():
-            self.paths_of[id_].add(path)
+            self.paths_of[id_].add(path + right.member)
             if right.score is not None and right.fingerprint is not None:
                 self.known[id_, right.fingerprint] = right.score
 

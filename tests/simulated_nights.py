@@ -49,7 +49,6 @@ class Seen(NamedTuple):
     status: str
     """What comes of it: scored, failed, not_eligible."""
     reason: str | None
-    path: str
     modified_ns: int
 
 
@@ -99,8 +98,8 @@ class Ledger:
                     fingerprint = digest(fingerprint + b"not_eligible")  # type: ignore[operator]
                 if fingerprint is None:  # without a content to digest: a file that is another is another content
                     fingerprint = digest(f"{len(file.content.data)}:{file.modified_ns}".encode())
-                now[id_] = Seen(right, fingerprint, status, reason, path, file.modified_ns)
-                self.last_path[how][id_] = path
+                now[id_] = Seen(right, fingerprint, status, reason, file.modified_ns)
+                self.last_path[how][id_] = path + right.member
         self.indexed[how] = now
         return {
             "entries": len(now),
@@ -128,13 +127,12 @@ class Ledger:
 
     def retire(self, bundle: str, how: How, files: Mapping[str, Lying]) -> list[str]:
         """Entries with current rows that the archive has not, although the file where they lay is there and whole."""
+        whole = {each for path, file in files.items() for each in file.content.read_whole(path)}
         retired: list[str] = []
         for id_, rows in self.rows[bundle].items():
             if id_ in self.indexed[how] or not rows or rows[-1].status == "retired":
                 continue
-            path = self.last_path[how].get(id_)
-            inside_zip = path is not None and path.endswith(".zip") and id_ != path
-            if path is not None and not inside_zip and path in files and files[path].content.whole:
+            if self.last_path[how].get(id_) in whole:
                 rows.append(Row(None, "retired"))
                 retired.append(id_)
         return retired

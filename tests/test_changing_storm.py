@@ -141,7 +141,7 @@ def check_current(store: ScoreStore, changer: Changer) -> None:
             fits = fits and found[0]["status"] == "scored" and abs(found[0]["value"] - right.score) < NEAR
         if not fits:
             wrong[entry_id] = (right, found)
-    whole = changer.whole_files()
+    whole = changer.read_whole()
     stale = {id_ for id_ in by_entry if id_.partition("#")[0] in whole} | (by_entry.keys() & changer.held_no_more())
     assert not wrong and not stale, json.dumps([{k: repr(v) for k, v in wrong.items()}, sorted(stale)], indent=1)
 

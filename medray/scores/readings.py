@@ -107,8 +107,9 @@ class Readings(ScoreScan):
         done, reason = "done", ds.field("reason")
         passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
         if retry_failed or self._any(passing, bundle_id):
-            codes = None if retry_failed is True else pa.array(sorted(retry_failed or ()), pa.string())
-            columns["asked"] = reason.is_valid() if codes is None else reason.isin(codes)
+            failed = ds.field("status") == "failed"
+            codes = pa.array(() if retry_failed is True else sorted(retry_failed or ()), pa.string())
+            columns["asked"] = failed if retry_failed is True else reason.isin(codes)
             columns["passing"] = passing
             columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
             most = 2**31 if attempts is None else attempts
