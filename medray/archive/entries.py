@@ -20,7 +20,7 @@ import xxhash
 
 from medray.archive.eligibility import Fact
 from medray.archive.pseudonyms import own_subject, pseudonym
-from medray.errors import SampleError
+from medray.errors import PASSING, SampleError
 from medray.storage.arrow import one_chunk
 from medray.storage.files import File, read_bytes, write_bytes
 from medray.storage.pages import Content
@@ -77,6 +77,14 @@ def unchanged(content: ContentOf, part: PartRef) -> ContentOf:
     if part.digest and digest(content) != part.digest:
         raise SampleError("changed", "the file has been replaced since it was indexed")
     return content
+
+
+def since_indexed(error: SampleError) -> SampleError:
+    """Why bytes of a part cannot be read now that the index did read: they are of other content. So it is `changed`, which
+    the next run tries again, and no verdict on the content that was indexed; a reason that may pass stays as it is."""
+    if error.reason in PASSING:
+        return error
+    return SampleError("changed", f"the file could be read when it was indexed; now: {error.reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 STATE, FORMAT = "state.json", 1
+DOUBTED = "doubted.json"
+"""Files in whose place a reader met other content than the index had: the next index opens them, whatever size and time say."""
 
 UNREAD = (
     "bad_columns", "corrupt", "empty_file", "format_mismatch", "missing_file", "not_text", "truncated", "unreadable",
@@ -207,6 +209,14 @@ class Manifest:
             broken.update(bad.column("uri").to_pylist())
         return listed - broken
 
+    def doubt(self, ids: Sequence[str]) -> None:
+        """The next index is to open the files of these entries: other content was read than is known of them."""
+        wanted, uris = pa.array(ids, pa.string()), set(doubted(self.uri))
+        for batch in self.stream(["entry_id", "parts"]) if len(wanted) else ():
+            parts = batch.filter(pc.is_in(batch.column("entry_id"), wanted)).column("parts")
+            uris.update(parts.flatten().field("uri").to_pylist())
+        files.write_bytes(files.join(self.uri, DOUBTED), json.dumps(sorted(uris)).encode())
+
     def take(self, numbers: np.ndarray) -> pa.Table:
         """The entries with these numbers, (N,) int64 in any order: MANIFEST, ordered by entry id."""
         where = np.zeros(self._rows.places, bool)
@@ -276,6 +286,15 @@ def read_state(folder: str) -> IndexState | None:
     return state if state.format == FORMAT and all(is_whole(folder, file) for file in row_files) else None
 
 
+def doubted(folder: str) -> list[str]:
+    """The files that `Manifest.doubt` has named since the last index."""
+    try:
+        uris = json.loads(files.read_bytes(files.join(folder, DOUBTED)))
+    except (FileNotFoundError, ValueError):
+        return []
+    return cast("list[str]", uris)
+
+
 def write_state(folder: str, state: IndexState, before: IndexState | None) -> None:
     """Put the state in force, in one step. Then files that nothing has named for a day are removed."""
     now = datetime.now(UTC)
@@ -285,6 +304,7 @@ def write_state(folder: str, state: IndexState, before: IndexState | None) -> No
     retired = {name: since for name, since in retired.items() if name not in expired}
     state = state.model_copy(update={"retired": retired})
     files.write_bytes(files.join(folder, STATE), (state.model_dump_json(indent=1) + "\n").encode())
+    files.remove_file(files.join(folder, DOUBTED))  # they were opened for this state
     before_now = (now - KEPT).timestamp() * 1e9
     for file in files.list_files(folder):
         name = file.uri.rsplit("/", 1)[-1]

@@ -21,6 +21,7 @@ from medray.archive.manifest import (
     Manifest,
     changes_of,
     counted,
+    doubted,
     listing_of,
     parts_of,
     read_state,
@@ -248,7 +249,7 @@ class _IndexRun:
         unread = [pa.array([], pa.string())]
         for batch in self.old_parts.scan(["uri", "reason"], valid="reason"):
             unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(NOT_KEPT))))
-        fresh |= named(self.listing, pa.concat_arrays(unread))
+        fresh |= named(self.listing, pa.concat_arrays([*unread, pa.array(doubted(self.folder), pa.string())]))
         if fresh.any() or vanished.any():  # the data of what a list names may have come or gone
             fresh[self.listed.first_list :] = True
             fresh |= self._beside(fresh, vanished)

@@ -10,6 +10,7 @@ from typing import TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, placed, rounds
@@ -159,6 +160,8 @@ def score_manifest(
             finally:
                 sink.slowest = _keyed(sink.slowest, chosen)
             del flow  # before the next round is read
+        if sink.by_reason["changed"]:
+            manifest.doubt(_changed_entries(store, claim))
     _tell_passing(sink.by_reason, progress)
     now = time.monotonic()
     return ScoreResult(
@@ -190,6 +193,15 @@ def score_manifest(
         slowest=cast("list[dict[str, int | float | str]]", sink.slowest),
         store=run.store_uri,
     )
+
+
+def _changed_entries(store: ScoreStore, claim: Claim) -> list[str]:
+    """Ids of the entries in whose place this run met other content than the index had."""
+    where = (ds.field("run_id") == claim.run_id) & (ds.field("reason") == "changed")
+    rows = store.query(
+        "select distinct entry_id from scores", {"entry_id": ds.field("entry_id")}, claim.bundle_id, where=where
+    )
+    return rows.column("entry_id").to_pylist()
 
 
 def retire(store: ScoreStore, claim: Claim, spec: ModalitySpec, manifest: Manifest, progress: Progress) -> int:

@@ -20,6 +20,7 @@ from medray.modalities.ehr.encoding.events import FEATURES, events, facts
 from medray.modalities.ehr.encoding.summary import summary, width
 from medray.modalities.ehr.meds import task
 from medray.modalities.ehr.meds.archive import MedsArchive
+from medray.modalities.ehr.scan import NOWHERE
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.inputs import Input, Inputs
 from medray.storage.files import File
@@ -63,6 +64,10 @@ class Ehr(Modality):
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample each, `sample_id` "0": see `reading.py`."""
         return reading.read(self._archive, Entries.of(entries))
+
+    def verifies(self, entry: Entry) -> bool:
+        """Events of a subject in one file are compared with their digest; of one in several, each file's alone has one."""
+        return len(entry.parts) == 1 and entry.parts[0].locator != NOWHERE
 
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
         """A table of MEDS events and prediction times: see `in_memory.py`."""

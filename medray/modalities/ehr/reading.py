@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pyarrow as pa
 
-from medray.archive.entries import Entries
+from medray.archive.entries import Entries, since_indexed
 from medray.errors import SampleError
 from medray.modalities.ehr import selection
 from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.meds.codes import code_hash
 from medray.modalities.ehr.meds.file import STATIC, Rows
 from medray.modalities.ehr.meds.task import text_times
-from medray.modalities.ehr.meds.usable import NEVER, Usable, rule_times, usable
-from medray.modalities.ehr.scan import ranges_of
+from medray.modalities.ehr.meds.usable import NEVER, Usable, digests, rule_times, usable
+from medray.modalities.ehr.scan import ranges_of, whole_digests
 from medray.modalities.ehr.spec import AGE
 
 AGE_HASH = np.uint64(code_hash(AGE))
@@ -53,6 +53,8 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     else:
         prediction = rule_times(rule, entry, rows, len(entries), archive.codes)
     events = usable(entry, rows, prediction, spec.window_us, archive.codes)
+    for i in _of_other_content(archive, entries, entry, rows, events):
+        failures.setdefault(i, ("changed", "its events differ from when they were indexed"))
     timed = np.bincount(events.entry[events.time != STATIC], minlength=len(entries))
     for i in np.flatnonzero(prediction == NEVER).tolist():
         failures.setdefault(i, ("no_prediction_time", None))
@@ -79,6 +81,21 @@ def read(archive: MedsArchive, entries: Entries) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns | _payload(events, good, most, archive))
 
 
+def _of_other_content(
+    archive: MedsArchive, entries: Entries, entry: np.ndarray, rows: Rows, events: Usable
+) -> list[int]:
+    """Entries whose events are not those that were indexed, of those with one part, whose fingerprint is its digest; not
+    those without rows."""
+    parts = np.bincount(entries.places()[0], minlength=len(entries))
+    parts[np.bincount(entry, minlength=len(entries)) == 0] = 0
+    indexed = entries.rows.column("fingerprint").to_pylist()
+    now = digests(events, archive.codes)
+    unknown = np.flatnonzero(events.prediction == NEVER)
+    for i, whole in zip(unknown.tolist(), whole_digests(entry, rows, unknown), strict=True):
+        now[i] = whole
+    return [i for i in np.flatnonzero(parts == 1).tolist() if now[i] != indexed[i]]
+
+
 def _rows(
     archive: MedsArchive, entries: Entries, failures: dict[int, tuple[str, str | None]]
 ) -> tuple[np.ndarray, Rows]:
@@ -95,7 +112,7 @@ def _rows(
         try:
             parts.append((np.repeat(numbers, (stop - start)[rows]), archive.open(uri).rows(start[rows], stop[rows])))
         except SampleError as error:
-            failures.update(dict.fromkeys(numbers.tolist(), (error.reason, error.detail)))
+            failures.update(dict.fromkeys(numbers.tolist(), (since_indexed(error).reason, error.detail)))
         except FileNotFoundError as error:
             failures.update(dict.fromkeys(numbers.tolist(), ("missing_file", error.strerror)))
         except OSError as error:

@@ -170,12 +170,12 @@ def _digests(
     times = rule_times(rule, entry, rows, len(subjects), archive.codes)
     prints = digests(usable(entry, rows, times, spec.window_us, archive.codes), archive.codes)
     unknown = np.flatnonzero(times == NEVER)  # another file may hold what the rule counts from: all events matter
-    for i, whole in zip(unknown.tolist(), _whole(entry, rows, unknown), strict=True):
+    for i, whole in zip(unknown.tolist(), whole_digests(entry, rows, unknown), strict=True):
         prints[i] = whole
     return prints, [str(rule)] * len(subjects)
 
 
-def _whole(entry: np.ndarray, rows: Rows, wanted: np.ndarray) -> Iterator[bytes]:
+def whole_digests(entry: np.ndarray, rows: Rows, wanted: np.ndarray) -> Iterator[bytes]:
     """Digest of all rows of each wanted entry, as they are in the file."""
     for i in wanted.tolist():
         mine = slice(*np.searchsorted(entry, [i, i + 1]))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from medray.archive.entries import Entry, Part, digest
+from medray.archive.entries import Entry, Part, digest, since_indexed
 from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.genomics.codes import PAD, N, SoftMask, to_codes
@@ -75,7 +75,10 @@ class Sequences(Source):
     def _codes(self, entry: Entry) -> np.ndarray:
         """(≤ L,) uint8: codes of the middle of the entry's bases. Raises SampleError and OSError."""
         part = entry.parts[0]
-        text = self._text(part.uri, part.locator)
+        try:
+            text = self._text(part.uri, part.locator)
+        except SampleError as error:
+            raise since_indexed(error) from None
         codes = to_codes(LINE_NUMBERS.sub(b"", text) if self._genbank else text, self._soft_mask)
         if digest(codes) != entry.fingerprint:
             raise SampleError("changed", "its bases differ from when it was indexed")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.archive.eligibility import Fact
-from medray.archive.entries import Entry, Part, PartRef, unchanged
+from medray.archive.entries import Entry, Part, PartRef, since_indexed, unchanged
 from medray.archive.grouping import Assembled
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
@@ -126,8 +126,8 @@ class Imaging(Modality):
         return WrittenInputs({"ignore": ()}, number)
 
     def verifies(self, entry: Entry) -> bool:
-        """Whole files are compared with their digests; of a row of an array, the digest covers its label, too."""
-        return not _is_row(entry)
+        """Whole files, and images of arrays with their labels, are compared with their digests."""
+        return True
 
     def image(self, entry: Entry) -> Image:
         """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
@@ -136,16 +136,25 @@ class Imaging(Modality):
     def _decode(self, entry: Entry) -> Image:
         part = entry.parts[0]
         if _is_row(entry):
-            name, _, row = part.locator.rpartition("/")
-            rows = self._arrays.rows(part.uri)
-            if name not in rows:
-                raise SampleError("missing_file", f"the archive has no array {name}_images any more")
-            self._chosen(entry).wanted.refuse("an array, which states no unit")
-            return arrays.read_row(rows[name], int(row), self.spec.volumetric)
+            return self._row_image(part, self._chosen(entry).wanted)
         number = film_volume(part.locator)
         if number is not None:
             return self._films.read(part, number, self._chosen(entry))
         return self._even(decode(_contents(entry.parts), self.spec.volumetric, self._chosen(entry)))
+
+    def _row_image(self, part: PartRef, wanted: Quantity) -> Image:
+        """An image of an array. Its digest covers pixels and label."""
+        name, _, row = part.locator.rpartition("/")
+        try:
+            rows = self._arrays.rows(part.uri)
+        except SampleError as error:
+            raise since_indexed(error) from None
+        if name not in rows:
+            raise SampleError("missing_file", f"the archive has no array {name}_images any more")
+        wanted.refuse("an array, which states no unit")
+        image = arrays.read_row(rows[name], int(row), self.spec.volumetric)
+        unchanged(rows[name].content(int(row)), part)
+        return image
 
     def _chosen(self, entry: Entry) -> Chosen:
         """Which frames of its files an entry takes, and as what."""
@@ -281,6 +290,10 @@ def _contents(parts: Sequence[PartRef]) -> Iterator[Content]:
     """The content of each file, as it is asked for; of DICOM in pages that are given back as they are read. Raises
     SampleError `changed`."""
     for part in parts:
-        pages = read_pages(part.uri)
-        is_dicom = pages[128:132] == b"DICM" and pages[: len(GZIP)] != GZIP
-        yield unchanged(pages if is_dicom else content_of(whole(pages)), part)
+        try:
+            pages = read_pages(part.uri)
+            is_dicom = pages[128:132] == b"DICM" and pages[: len(GZIP)] != GZIP
+            content = pages if is_dicom else content_of(whole(pages))
+        except SampleError as error:
+            raise since_indexed(error) from None
+        yield unchanged(content, part)

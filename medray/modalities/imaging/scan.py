@@ -217,12 +217,7 @@ def _idx_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
         if images.ndim == 1 and partner and exists(partner):
             return
         raise SampleError("unrecognised_format", f"an idx array of {images.ndim} axes without its images file")
-    labels_uri = arrays.idx_labels_uri(whole.uri)
-    labels = arrays.idx_array(read_bytes(labels_uri)) if labels_uri and exists(labels_uri) else None
-    if labels is not None and len(labels) != len(images):
-        raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
-    labels = None if labels is None else labels.reshape(len(images), -1)
-    yield from _row_parts(spec, whole, arrays.ImageArray(images, labels, arrays.idx_split(whole.uri)), "")
+    yield from _row_parts(spec, whole, arrays.idx_rows(raw, whole.uri), "")
 
 
 def _row_parts(spec: ImagingSpec, whole: Part, rows: arrays.ImageArray, prefix: str) -> Iterator[Part]:

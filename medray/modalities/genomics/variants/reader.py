@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from medray.archive.entries import Entries, Entry, Part, digest
+from medray.archive.entries import Entries, Entry, Part, digest, since_indexed
 from medray.datasets.samples import tensor_column, tensor_field
 from medray.errors import SampleError
 from medray.modalities.base import Exact
@@ -144,7 +144,7 @@ class Variants(Source):
                 rows.append(vcf.columns(self._text(uri, start, end)))
                 owners.append(i)
             except SampleError as error:
-                failures[i] = error.reason, error.detail
+                failures[i] = since_indexed(error).reason, error.detail
             except FileNotFoundError:
                 failures[i] = "missing_file", "the file is no longer there"
             except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.storage.compressed import GZIP
-from medray.storage.files import read_bytes, size_and_time
+from medray.storage.files import exists, read_bytes, size_and_time
 
 LONGER = 4
 """How many times longer than an axis of channels both other axes must be."""
@@ -106,6 +106,16 @@ def is_idx(head: bytes) -> bool:
     return bool((lengths > 0).all()) and float(np.prod(lengths.astype(float))) < 2**40
 
 
+def idx_rows(raw: bytes, uri: str) -> ImageArray:
+    """The images of an idx file at `uri`, with the labels beside it, where there are any. Raises SampleError, OSError."""
+    images, labels_uri = idx_array(raw), idx_labels_uri(uri)
+    labels = idx_array(read_bytes(labels_uri)) if labels_uri and exists(labels_uri) else None
+    if labels is not None and len(labels) != len(images):
+        raise SampleError("corrupt", f"{len(images)} images, but {len(labels)} labels")
+    labels = None if labels is None else labels.reshape(len(images), -1)
+    return ImageArray(images, labels, idx_split(uri))
+
+
 def idx_labels_uri(uri: str) -> str | None:
     """The labels file of an idx images file by MNIST's naming; None where the name does not tell."""
     folder, _, name = uri.rpartition("/")
@@ -146,13 +156,13 @@ class ArrayCache:
         self._cached: OrderedDict[tuple[str, int, int], dict[str, ImageArray]] = OrderedDict()
 
     def rows(self, uri: str) -> dict[str, ImageArray]:
-        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file (without labels). Raises SampleError."""
+        """{name: ImageArray} of an .npz, or {"": ImageArray} of an idx images file. Raises SampleError."""
         key = (uri, *size_and_time(uri))
         if key in self._cached:
             self._cached.move_to_end(key)
             return self._cached[key]
         raw = read_bytes(uri)
-        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": ImageArray(idx_array(raw), None, None)}
+        arrays = npz_rows(raw) if raw[:2] == b"PK" else {"": idx_rows(raw, uri)}
         self._cached[key] = arrays
         while len(self._cached) > self._files:
             self._cached.popitem(last=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from medray.archive.entries import PartRef, unchanged
+from medray.archive.entries import PartRef, since_indexed, unchanged
+from medray.errors import SampleError
 from medray.modalities.imaging.formats.decode import Chosen, decode
 from medray.modalities.imaging.formats.image import Image
 from medray.modalities.imaging.formats.nifti import whole_content
@@ -31,6 +32,10 @@ class Films:
         """A volume, from 0. The file is compared with its digest each time that it is read. Raises SampleError."""
         if not part.digest or self._held != (part.uri, part.digest):
             self._held, self._content = None, b""  # let go before the next one is read
-            self._content = whole_content(unchanged(read_bytes(part.uri), part))
+            try:
+                packed = read_bytes(part.uri)
+            except SampleError as error:
+                raise since_indexed(error) from None
+            self._content = whole_content(unchanged(packed, part))
             self._held = (part.uri, part.digest)
         return decode([self._content], True, chosen._replace(selections=[[number]]))
