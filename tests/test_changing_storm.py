@@ -55,17 +55,26 @@ class ChangingStorm(Storm):
 
     most_quiet_runs = 8
 
-    def __init__(self, folder: Path, changer: Changer, kills: int, run: Any, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, changer: Changer, reader: WatchingReader, kills: int, run: Any, **settings: Any
+    ) -> None:
         super().__init__(folder, run, **settings)
-        self.changer, self.wanted_kills = changer, kills
+        self.changer, self.reader, self.wanted_kills = changer, reader, kills
+        self.rows_before: int | None = None
+        """Rows at the start of a driver that is left alone until it has committed some; None: it may be killed before."""
         self.results: list[dict[str, Any]] = []
         self.quiet_starts: set[int] = set()
 
     def start(self) -> Any:
         driver = super().start()
+        self.rows_before = self.reader.seen if self.random.random() < 0.6 else None
         if not self.changer.is_alive() and sum(self.kills.values()) >= self.wanted_kills:
             self.quiet_starts.add(self.starts)
         return driver
+
+    def kill_driver(self) -> bool:
+        waits = self.rows_before is not None and self.reader.seen <= self.rows_before
+        return not waits and super().kill_driver()
 
     def tend(self) -> bool:
         self.result, self.exits[0] = None, self.exits[0]
@@ -89,15 +98,15 @@ def storm_over(
         tmp_path / "archive", Contents(Plain(bundle)), seed=seed, changes=changes, pause=pause, files=files
     )
     run = toy.score_run(tmp_path, engine=engine, commit_seconds=0.3, batch_size=5)
-    storm = ChangingStorm(tmp_path, changer, kills, run, seconds=seconds, shard=shard, seed=seed)
-    reader = WatchingReader(storm.store, changer, pause=0.1)
+    reader = WatchingReader(str(tmp_path / "scores"), changer, pause=0.1)
+    storm = ChangingStorm(tmp_path, changer, reader, kills, run, seconds=seconds, shard=shard, seed=seed)
     killers = {"driver": storm.kill_driver, "actor": storm.kill_actor, "upkeep": storm.kill_upkeep}
     reader.start()
     changer.start()
     try:
         storm.rage({name: killers[name] for name in weights}, list(weights.values()), kill_pause, kills)
     finally:
-        storm.kill_driver()
+        Storm.kill_driver(storm)
         reader.stop()
     changer.finish()
     reader.poll()

@@ -25,6 +25,7 @@ from medray.learning import bundles
 from medray.scores import ScoreStore, artefacts, upkeep
 from medray.scores.table import OF_ARTEFACT
 
+
 def write_archive(folder: Path, entries: int, files: int) -> None:
     """`entries` noisy images of 16 x 16 in `files` .npz files, and the toy bundle."""
     noise = np.random.default_rng(0)

@@ -19,9 +19,6 @@ from medray.scores.table import ADDED, RETIRED, SCORES, entry_keys
 from medray.storage import delta
 from medray.storage.queries import database, query
 
-PASSING_ATTEMPTS = 10
-"""An entry that could not be read is tried so often: nights of an archive that comes and goes, and an end."""
-
 
 class PendingOptions(TypedDict, total=False):
     """See Readings.pending."""
@@ -78,8 +75,8 @@ class Readings(ScoreScan):
         A failed entry counts as done: the same content fails again. With `retry_failed` it is pending again when its
         latest attempt failed, for any reason or for one of those given (keys of errors.REASONS), and it has been
         tried less than `attempts` times. One that failed for a reason that may pass (errors.PASSING: the storage was
-        away) is pending again in any case, until it has been tried PASSING_ATTEMPTS times. Reads the key columns of this bundle's files as a stream, and spills to disk
-        beyond `memory`.
+        away) is pending again in any case: nothing but reading it tells whether the storage is back. Reads the key columns
+        of this bundle's files as a stream, and spills to disk beyond `memory`.
         """
         if len(manifest) == 0:
             return manifest.table() if isinstance(manifest, Manifest) else manifest
@@ -116,8 +113,7 @@ class Readings(ScoreScan):
             done = f"""(select key_hi, key_lo from done group by all
                         having not (coalesce(max("at") filter (asked) = max("at"), false)
                                         and count(distinct "at") < {most:d}
-                                    or coalesce(max("at") filter (passing) = max("at"), false)
-                                        and count(distinct "at") < {PASSING_ATTEMPTS:d}))"""
+                                    or coalesce(max("at") filter (passing) = max("at"), false)))"""
         rows = self._query(
             f"select row from wanted anti join {done} using (key_hi, key_lo)",
             memory,

@@ -293,7 +293,9 @@ def test_a_file_that_changed_or_went_since_the_index_fails_its_entries_and_no_ot
     found = entries_of(FIRST_DAY, tmp_path)
     write_events(tmp_path / "data" / "0.parquet", PATIENT[:3])
     (tmp_path / "data" / "1.parquet").unlink()
-    write_events(tmp_path / "data" / "2.parquet", [(n, at(1), "HR", 1.0) for n in (9, 10, 11, 11, 12)] + [(12, at(2), "HR", 1.0)])
+    write_events(
+        tmp_path / "data" / "2.parquet", [(n, at(1), "HR", 1.0) for n in (9, 10, 11, 11, 12)] + [(12, at(2), "HR", 1.0)]
+    )
     found = sorted(found, key=lambda entry: (entry.parts[0].uri, entry.parts[0].locator))
     reasons = open_modality(FIRST_DAY).read(found).column("reason").to_pylist()
     assert reasons == ["changed", "missing_file", "changed", "changed", None]
