@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import imagecodecs
 import nibabel
@@ -128,15 +128,20 @@ def dicom_bytes(name: str, number: int, syntax: str = "", modality: Modality = "
     dataset = pydicom.dcmread(io.BytesIO(plain))
     cells = np.ascontiguousarray(pixels(number))
     if syntax == "rle":
-        facts = {"rows": toy.SIZE, "columns": toy.SIZE, "samples_per_pixel": 1, "bits_allocated": 8, "bits_stored": 8}
-        facts |= {"pixel_representation": 0, "photometric_interpretation": "MONOCHROME2", "number_of_frames": 1}
+        facts: dict[str, Any] = {"rows": toy.SIZE, "columns": toy.SIZE, "samples_per_pixel": 1, "bits_allocated": 8}
+        facts |= {
+            "bits_stored": 8,
+            "pixel_representation": 0,
+            "photometric_interpretation": "MONOCHROME2",
+            "number_of_frames": 1,
+        }
         frame = RLELosslessEncoder.encode(cells, encoding_plugin="pydicom", **facts)
     elif syntax == "jpegls":
         frame = imagecodecs.jpegls_encode(cells, level=0)
     else:
         frame = imagecodecs.jpeg2k_encode(cells, level=0, codecformat="J2K", reversible=True)
     dataset.file_meta.TransferSyntaxUID = {"rle": RLELossless, "jpegls": JPEGLSLossless}.get(syntax, JPEG2000Lossless)
-    dataset.PixelData = encapsulate([frame])
+    dataset.PixelData = encapsulate([bytes(frame)])
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
     stream = io.BytesIO()
@@ -428,7 +433,7 @@ class Changer(threading.Thread):
         path = self._any()
         if path is None:
             return None
-        kind, name, content = self.now[path]
+        kind, name, _ = self.now[path]
         whole = self.contents.of(kind, name, next(self.numbers))
         self._put(path, cut(kind, whole))
         return "truncated"

@@ -122,7 +122,7 @@ class Ledger:
         if not rows or rows[-1].fingerprint != seen.fingerprint:
             return True
         attempts = [row for row in rows if row.fingerprint == seen.fingerprint]
-        again = rows[-1].status == "failed" and (night.retry == "all" or rows[-1].reason in night.retry)
+        again = rows[-1].status == "failed" and (night.retry == "all" or str(rows[-1].reason) in night.retry)
         return again and len(attempts) < night.attempts
 
     def retire(self, bundle: str, how: How, files: Mapping[str, Lying]) -> list[str]:
@@ -292,9 +292,10 @@ class Archive:
     def repair(self) -> bool:
         """A damaged file is what it was before."""
         path = self._some(lambda file: not file.content.whole)
-        earlier = self.earlier[path] if path is not None else []
-        whole = [each for each in earlier if each[2].whole and self._is_free(path, each[2])]
-        if path is not None and whole:
+        if path is None:
+            return False
+        whole = [each for each in self.earlier[path] if each[2].whole and self._is_free(path, each[2])]
+        if whole:
             self._put(path, *whole[-1])
         return bool(whole)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,15 @@ from changing_archive import Changer, Contents, Plain
 from deltalake import DeltaTable
 from recipes import READERS, current_rows
 from storm import Reader, Storm
+from storm_driver import Slow
 
+from medray.archive.manifest import Manifest
+from medray.engines.local import LocalEngine
+from medray.errors import PASSING, ArchiveError, Fenced
 from medray.learning import bundles
 from medray.scores import ScoreStore
+from medray.verbs import score as verb
+from medray.verbs import stages
 
 COLUMNS = ["entry_id", "sample_id", "output", "fingerprint", "value", "status", "reason", "scored_at"]
 NEAR = 1e-6
@@ -51,7 +60,7 @@ class WatchingReader(Reader):
 
 
 class ChangingStorm(Storm):
-    """Goes on until the changes are done, `kills` have been made, and a run begun after that leaves nothing pending."""
+    """Goes on until the changes are done, `kills` have been made, and a run begun after that has read all it took on."""
 
     most_quiet_runs = 8
 
@@ -81,10 +90,14 @@ class ChangingStorm(Storm):
         ended = super().tend()
         if self.result is not None:
             self.results.append(self.result)
-        if ended and self.starts in self.quiet_starts and self.result is not None and self.result["pending"] == 0:
+        if ended and self.starts in self.quiet_starts and self.result is not None and _has_read_all(self.result):
             return True
         assert len(self.quiet_starts) <= self.most_quiet_runs, "runs over an archive at rest come to no end"
         return False
+
+
+def _has_read_all(result: dict[str, Any]) -> bool:
+    return result["left"] == 0 and not result["by_reason"].keys() & PASSING
 
 
 def storm_over(
@@ -108,21 +121,32 @@ def storm_over(
     finally:
         Storm.kill_driver(storm)
         reader.stop()
+    figures = {"kills": dict(storm.kills), "exits": dict(storm.exits), "starts": storm.starts}
+    figures |= check(storm.store, tmp_path / "work-score", bundle.id, changer, reader, storm.results)
+    print(json.dumps(figures))
+    assert sum(storm.kills.values()) >= kills
+    check_logs(tmp_path, storm)
+    return figures
+
+
+def check(
+    uri: str, work: Path, bundle_id: str, changer: Changer, reader: WatchingReader, results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """After a storm: what the reader saw, what the runs said, and what stands in the table."""
     changer.finish()
     reader.poll()
-    figures = {
-        "changes": dict(changer.done), "kills": dict(storm.kills), "exits": dict(storm.exits), "starts": storm.starts,
-        "polls": reader.polls, "rows": reader.seen, "faults": {k: n for k, n in reader.faults.items() if n},
-        "runs": len(storm.results), "entries": len(changer.expected()),
-    }  # fmt: skip
-    print(json.dumps(figures))
-    assert not figures["faults"], "\n".join(reader.wrong)
-    assert sum(changer.done.values()) == changes and sum(storm.kills.values()) >= kills
-    for result in storm.results:
+    assert not any(reader.faults.values()), (reader.faults, "\n".join(reader.wrong))
+    assert sum(changer.done.values()) == changer.changes
+    for result in results:
         assert result["pending"] == sum(result[name] for name in ("scored", "failed", "not_eligible", "left")), result
-    check_logs(tmp_path, storm)
-    check_current(ScoreStore.open(storm.store), changer)
-    return figures
+    store = ScoreStore.open(uri)
+    assert len(store.pending_rows(Manifest.open(work / "manifest"), bundle_id)) == 0
+    check_current(store, changer)
+    facts = {"polls": reader.polls, "rows": reader.seen, "runs": len(results), "entries": len(changer.expected())}
+    return facts | {
+        "changes": dict(changer.done),
+        "reasons": sum((Counter(r["by_reason"]) for r in results), Counter()),
+    }
 
 
 def check_logs(folder: Path, storm: Storm) -> None:
@@ -164,11 +188,41 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 LOCAL = {"kind": "local"}
 
 
-def test_a_changing_archive_under_killed_drivers_ends_as_it_lies_there(tmp_path: Path) -> None:
-    storm_over(
-        tmp_path, LOCAL, seed=11, changes=120, files=27, pause=0.05, kills=2, kill_pause=1.5, weights={"driver": 1},
-        seconds=0.2, shard=8,
-    )  # fmt: skip
+def test_an_archive_that_changes_under_runs_ends_as_it_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs in this process, one after the other, and another driver that overtakes one of them and is killed."""
+    bundle = toy.bundle()
+    bundles.save(bundle, str(tmp_path / "bundle"))
+    changer = Changer(tmp_path / "archive", Contents(Plain(bundle)), seed=11, changes=150, pause=0.03, files=27)
+    run = toy.score_run(tmp_path, commit_seconds=0.05, batch_size=5)
+    reader = WatchingReader(run.store_uri, changer, pause=0.1)
+    storm = ChangingStorm(tmp_path, changer, reader, 1, run, seconds=0.2, shard=8, seed=11)
+    make_stage = stages.score
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        stage = make_stage(*arguments, **options)
+        return stage._replace(make=partial(Slow, stage.make, str(tmp_path), 0.02))
+
+    monkeypatch.setattr(stages, "score", slow)
+    monkeypatch.setattr(verb, "ENTRIES_PER_SHARD", 8)
+    monkeypatch.setattr(verb, "MANY_ENTRIES", 8)
+    results: list[dict[str, Any]] = []
+    reader.start()
+    changer.start()
+    storm.driver = storm.start()
+    while True:
+        at_rest = not changer.is_alive()
+        if at_rest:
+            Storm.kill_driver(storm)
+        try:
+            results.append(verb.score(run, LocalEngine()).model_dump())
+        except (ArchiveError, Fenced):  # not mounted; overtaken
+            continue
+        if at_rest and _has_read_all(results[-1]):
+            break
+    reader.stop()
+    print(check(run.store_uri, tmp_path / "work-score", bundle.id, changer, reader, results))
 
 
 def test_a_changing_archive_under_killed_actors_ends_as_it_lies_there(tmp_path: Path, ray_session: None) -> None:
@@ -176,7 +230,7 @@ def test_a_changing_archive_under_killed_actors_ends_as_it_lies_there(tmp_path: 
 
     engine = {"kind": "ray", "address": ray.get_runtime_context().gcs_address, "workers": 2}
     storm_over(
-        tmp_path, engine, seed=12, changes=120, files=27, pause=0.05, kills=3, kill_pause=1.5,
+        tmp_path, engine, seed=12, changes=100, files=27, pause=0.03, kills=2, kill_pause=0.8,
         weights={"actor": 2, "driver": 1}, seconds=0.4, shard=8,
     )  # fmt: skip
 
