@@ -172,7 +172,9 @@ KINDS = ("dcm", "rle.dcm", "jpegls.dcm", "j2k.dcm", "png", "nii", "nii.gz", "npz
 
 
 class Contents:
-    """Makes contents; scores by `plain`."""
+    """Makes contents of images; scores by `plain`."""
+
+    kinds: tuple[str, ...] = KINDS
 
     def __init__(self, plain: Callable[[np.ndarray], float]) -> None:
         self.plain = plain
@@ -217,6 +219,26 @@ class Contents:
         }
         return Content(stream.getvalue(), entries)
 
+    def cut(self, kind: str, content: Content) -> Content:
+        """The file without its last bytes, which are of pixels, or of the directory of a container."""
+        data = content.data[: len(content.data) - 64]
+        return self._broken(kind, data, "corrupt" if kind == "npz" else "truncated")
+
+    def emptied(self, kind: str) -> Content:
+        return self._broken(kind, b"", "empty_file")
+
+    def garbage(self, kind: str, number: int) -> Content:
+        data = b"\x01\xff\x02\x00" + random.Random(number).randbytes(300)
+        return self._broken(kind, data, "corrupt" if kind == "zip" else "unrecognised_format")
+
+    def half(self, kind: str, content: Content) -> Content:
+        """The first half of a file; of what can be scored in it nothing is told."""
+        return Content(content.data[: len(content.data) // 2], {})
+
+    def _broken(self, kind: str, data: bytes, reason: str) -> Content:
+        """One failed entry, under the path of the file. A zip that cannot be opened has no content to digest."""
+        return Content(data, {"": Expected(None if kind == "zip" else digest(data), None, reason)})
+
     def half_overwritten(self, name: str, before: int, after: int) -> Content:
         """An uncompressed DICOM file into whose place another is being written, the upper half of the image done."""
         old, new = dicom_bytes(name, before), dicom_bytes(name, after)
@@ -226,31 +248,64 @@ class Contents:
         return Content(data, {uid("changing", name): Expected(digest(data), self.plain(mixed))})
 
 
-def cut(kind: str, content: Content) -> Content:
-    """The file without its last bytes, which are of pixels, or of the directory of a container."""
-    data = content.data[: len(content.data) - 64]
-    return _broken(kind, data, "corrupt" if kind == "npz" else "truncated")
+class Letters(Contents):
+    """Files of sequences of LENGTH letters or fewer, which are scored by one-hot letters and a mask."""
 
+    kinds = ("fa", "fa.gz", "csv")
+    LENGTH = 24
 
-def emptied(kind: str) -> Content:
-    return _broken(kind, b"", "empty_file")
+    def __init__(self, bundle: TrainedModel) -> None:
+        from medray.learning.predictor import build_network
 
+        self.network = build_network(bundle.recipe, bundle.weights)
 
-def garbage(kind: str, number: int) -> Content:
-    data = b"\x01\xff\x02\x00" + random.Random(number).randbytes(300)
-    return _broken(kind, data, "corrupt" if kind == "zip" else "unrecognised_format")
+    def of(self, kind: str, name: str, number: int, count: int = 3, modality: Modality = "US") -> Content:
+        """`count` records of letters drawn by `number`; the names are the same in every file."""
+        draw = random.Random(number)
+        records = [(f"r{row}", "".join(draw.choices("ACGT", k=self.LENGTH))) for row in range(count)]
+        if kind == "csv":
+            return self._read(kind, "id,sequence\n" + "".join(f"{name},{text}\n" for name, text in records))
+        return self._read(kind, "".join(f">{name}\n{text}\n" for name, text in records))
 
+    def _read(self, kind: str, text: str) -> Content:
+        if kind == "csv":
+            rows = [line.partition(",") for line in text.splitlines()[1:]]
+        else:
+            rows = [record.partition("\n") for record in text.split(">")[1:]]
+        records = {name: letters.strip() for name, _, letters in rows if letters.strip()}
+        entries = {
+            f"#{name}": Expected(digest(bytes(map("ACGT".index, letters))), self._score(letters))
+            for name, letters in records.items()
+        }
+        return Content(gzip.compress(text.encode(), mtime=0) if kind == "fa.gz" else text.encode(), entries)
 
-def _broken(kind: str, data: bytes, reason: str) -> Content:
-    """One failed entry, under the path of the file. A zip that cannot be opened has no content to digest."""
-    return Content(data, {"": Expected(None if kind == "zip" else digest(data), None, reason)})
+    def _score(self, letters: str) -> float:
+        import torch
+
+        sequence = np.zeros((1, self.LENGTH, 4), np.float32)
+        sequence[0, np.arange(len(letters)), [*map("ACGT".index, letters)]] = 1
+        mask = np.arange(self.LENGTH)[None] < len(letters)
+        with torch.inference_mode():
+            logits = self.network(sequence=torch.from_numpy(sequence), mask=torch.from_numpy(mask))
+            return float(torch.sigmoid(logits)[0, 0])
+
+    def cut(self, kind: str, content: Content) -> Content:
+        """Without its last letters: another sequence, for the formats do not say where one ends."""
+        return self.emptied(kind) if kind == "fa.gz" else self._read(kind, content.data[:-10].decode())
+
+    def half(self, kind: str, content: Content) -> Content:
+        half = content.data[: len(content.data) // 2]
+        return Content(half, {}) if kind == "fa.gz" else self._read(kind, half.decode())
+
+    def _broken(self, kind: str, data: bytes, reason: str) -> Content:
+        return Content(data, {"": Expected(None, None, reason)})
 
 
 # --- who changes it ---------------------------------------------------------------------------------------------
 
 
 class Changer(threading.Thread):
-    """Changes files below `root`, `changes` times in all, one after the other, at random from a seed.
+    """Changes files below `root`, one after the other, at random from a seed: `changes` times, and on until `enough`.
 
     `known` has the score of every content that an entry has ever had, by (entry id, fingerprint): it is there before the
     content is.
@@ -262,6 +317,7 @@ class Changer(threading.Thread):
         super().__init__(daemon=True)
         self.root, self.contents, self.changes, self.pause = root, contents, changes, pause
         self.random, self.outages = random.Random(seed), outages
+        self.enough: Callable[[], bool] = lambda: True
         self.numbers, self.names = itertools.count(1), itertools.count(1)
         self.now: dict[str, tuple[str, str, Content]] = {}
         """Path to (kind, name, what lies there)."""
@@ -273,11 +329,11 @@ class Changer(threading.Thread):
         self.fault: BaseException | None = None
         root.mkdir(parents=True)
         for number in range(files):
-            self._add(KINDS[number % len(KINDS)])
+            self._add(contents.kinds[number % len(contents.kinds)])
 
     def run(self) -> None:
         try:
-            while sum(self.done.values()) < self.changes:
+            while sum(self.done.values()) < self.changes or not self.enough():
                 self.change()
                 time.sleep(self.pause * self.random.uniform(0.2, 1.8))
         except BaseException as error:  # raised where the thread is waited for
@@ -352,7 +408,7 @@ class Changer(threading.Thread):
     # ways of changing; each gives its name, or None where nothing could be done
 
     def _add(self, kind: str | None = None) -> str:
-        kind = kind or self.random.choice(KINDS)
+        kind = kind or self.random.choice(self.contents.kinds)
         name = f"{next(self.names):04}"
         path = f"{self.random.randrange(3)}/{name}.{kind}"
         (self.root / path).parent.mkdir(exist_ok=True)
@@ -400,11 +456,13 @@ class Changer(threading.Thread):
         content = self._fresh(path)
         kind, name, before = self.now[path]
         self.earlier[path].append(before)
-        self._note(path, content)
+        half = self.contents.half(kind, content)
+        for each in (half, content):
+            self._note(path, each)
         with open(self.root / path, "wb", buffering=0) as stream:
-            stream.write(content.data[: len(content.data) // 2])
+            stream.write(half.data)
             time.sleep(self.random.uniform(0.0, 4 * self.pause))
-            stream.write(content.data[len(content.data) // 2 :])
+            stream.write(content.data[len(half.data) :])
         self.now[path] = (kind, name, content)
         return "half-written, then whole"
 
@@ -435,21 +493,21 @@ class Changer(threading.Thread):
             return None
         kind, name, _ = self.now[path]
         whole = self.contents.of(kind, name, next(self.numbers))
-        self._put(path, cut(kind, whole))
+        self._put(path, self.contents.cut(kind, whole))
         return "truncated"
 
     def _empty(self) -> str | None:
         path = self._any()
         if path is None:
             return None
-        self._put(path, emptied(self.now[path][0]))
+        self._put(path, self.contents.emptied(self.now[path][0]))
         return "emptied"
 
     def _garbage(self) -> str | None:
         path = self._any()
         if path is None:
             return None
-        self._put(path, garbage(self.now[path][0], next(self.numbers)))
+        self._put(path, self.contents.garbage(self.now[path][0], next(self.numbers)))
         return "spoilt"
 
     def _touch(self) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from changing_archive import KINDS, Content, Contents, Expected, Modality, cut, digest, emptied, garbage
+from changing_archive import KINDS, Content, Contents, Expected, Modality, digest
 
 Rule = frozenset[str]
 """Modalities that [modality.select] lets pass; what states none passes."""
@@ -285,7 +285,12 @@ class Archive:
         path = self._some()
         if path is not None:
             kind, name, *_ = self.files[path]
-            broken = [cut(kind, self._whole(kind, name)), emptied(kind), garbage(kind, next(self.numbers))]
+            make = self.contents
+            broken = [
+                make.cut(kind, self._whole(kind, name)),
+                make.emptied(kind),
+                make.garbage(kind, next(self.numbers)),
+            ]
             self._put(path, kind, name, self.random.choice(broken))
         return path is not None
 
