@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from changing_archive import KINDS, Content, Contents, Expected, Modality, digest
 
+FOLDERS = ("0", "1", "2", "3")
 Rule = frozenset[str]
 """Modalities that [modality.select] lets pass; what states none passes."""
 How = tuple[Rule, ...]
@@ -63,8 +64,8 @@ class Night:
     deadline: str | None = None
     retry: tuple[str, ...] | str = ()
     attempts: int = 3
-    away: str | None = None
-    """A folder of the archive that is not mounted; "": all of it."""
+    away: tuple[str, ...] = ()
+    """Folders of the archive that are not mounted; FOLDERS: nothing of it is there."""
     notes: Counter[str] = field(default_factory=Counter[str])
     """What was changed before it."""
 
@@ -173,10 +174,8 @@ class Archive:
             done[way.__name__] += way()
         return done
 
-    def present(self, away: str | None) -> dict[str, Lying]:
-        if away is None:
-            return dict(self.files)
-        return {path: file for path, file in self.files.items() if not path.startswith(away)}
+    def present(self, away: Collection[str]) -> dict[str, Lying]:
+        return {path: file for path, file in self.files.items() if path.partition("/")[0] not in away}
 
     def _put(self, path: str, kind: str, name: str, content: Content) -> None:
         if path in self.files:
@@ -206,7 +205,7 @@ class Archive:
         return not any(content.at(path).keys() & entries.keys() for entries in others)
 
     def _place(self, kind: str) -> str:
-        return f"{self.random.randrange(4)}/{next(self.names):04}.{kind}"
+        return f"{self.random.choice(FOLDERS)}/{next(self.names):04}.{kind}"
 
     def add(self, kind: str | None = None) -> bool:
         kind = kind or self.random.choice(KINDS)
@@ -328,5 +327,7 @@ def plan(number: int, chance: random.Random, bundles: Collection[str], wide: Rul
             night.retry = chance.choice(["all", ("truncated",), ("empty_file", "corrupt")])
             night.attempts = chance.randint(2, 3)
         case 3:
-            night.away = chance.choice(["0/", "1/", "2/", ""])
+            night.away = chance.choice([FOLDERS[:2], FOLDERS[2:], FOLDERS[1:2], FOLDERS])
+        case 4:
+            night.deadline = "2s"
     return night

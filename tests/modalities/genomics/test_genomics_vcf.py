@@ -298,7 +298,7 @@ def test_a_file_gone_or_shortened_after_the_index_is_a_failed_row(tmp_path: Path
     found = entries(parts(opened(reference, 20), str(path)))
     path.write_bytes(content[: len(content) // 2])
     read = opened(reference, 20).read(found)
-    assert set(read.column("reason").to_pylist()) == {None, "truncated"}
+    assert set(read.column("reason").to_pylist()) == {None, "changed"}
     assert read.column("entry").to_pylist() == list(range(300))
     path.unlink()
     gone = opened(reference, 20).read(found)
