@@ -217,6 +217,25 @@ def test_a_zip_whose_sizes_lie_is_corrupt(tmp_path):
     assert reason_of(f"{path}!/a") == "corrupt"
 
 
+def test_a_zip_cut_behind_a_zip_that_is_a_member_does_not_pass_for_that_member(tmp_path):
+    """Python's zipfile takes the last directory that it finds: here that of the member, which is whole."""
+    within = packed(tmp_path / "within.zip", {"a.png": b"picture"}, zipfile.ZIP_STORED).read_bytes()
+    whole = packed(tmp_path / "whole.zip", {"0.txt": b"0", "b.zip": within}, zipfile.ZIP_STORED).read_bytes()
+    end_of_member = whole.index(within) + len(within)
+    with zipfile.ZipFile(io.BytesIO(whole[:end_of_member])) as found:
+        assert found.read("a.png") == b"picture"
+    for end in (end_of_member, end_of_member + 20):
+        (tmp_path / "cut.zip").write_bytes(whole[:end])
+        directory = containers.directory(str(tmp_path / "cut.zip"))
+        assert (directory.members, directory.problem and directory.problem[0]) == ({}, "truncated")
+
+
+def test_a_zip_behind_a_program_that_unpacks_it_is_read(tmp_path):
+    path = packed(tmp_path / "x.zip", {"a": b"abc"})
+    path.write_bytes(b"MZ a program" + path.read_bytes())
+    assert files.read_bytes(f"{path}!/a") == b"abc"
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.8])
 def test_what_breaks_off_is_said_and_never_read_as_whole(tmp_path, name, kept):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 import shlex
@@ -34,6 +33,7 @@ from pages import (
     where,
 )
 from pydantic import BaseModel, TypeAdapter
+from recipes import READERS, current_rows
 
 from medray.cli.app import app
 from medray.config import runs
@@ -374,33 +374,14 @@ ROWS = [
 CURRENT = [("changed", 0.75, "scored"), ("failed", None, "failed"), ("kept", 0.25, "scored")]
 
 
-def value_of_last_line(text: str) -> Any:
-    """Run a block, and give what its last expression is."""
-    *body, last = ast.parse(text).body
-    assert isinstance(last, ast.Expr)
-    names: dict[str, Any] = {}
-    exec(compile(ast.Module(body, []), "block", "exec"), names)
-    return eval(compile(ast.Expression(last.value), "block", "eval"), names)
-
-
-@pytest.mark.parametrize("reader", ["polars", "DuckDB", "pandas", "PyArrow"])
-def test_a_recipe_for_the_current_scores_gives_them(
-    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("reader", READERS)
+def test_a_recipe_for_the_current_scores_gives_them(reader: str, tmp_path: Path) -> None:
     columns = zip(*ROWS, strict=True)
     table = pa.table(dict(zip(("entry_id", "output", "value", "status", "scored_at"), columns, strict=True)))
     nights = pa.array([datetime(2026, 3, n, tzinfo=UTC) for n in table["scored_at"].to_pylist()])
     table = table.set_column(4, "scored_at", nights).append_column("bundle_id", pa.array(["b"] * len(table)))
-    write_deltalake(str(tmp_path / "scores" / "ultrasound"), table)
-    monkeypatch.chdir(tmp_path)
-    (block,) = [each for each in blocks(PROJECT / "docs" / "score-table.md", "python") if f"# {reader}\n" in each.text]
-    found = value_of_last_line(block.text)
-    rows = {
-        "polars": lambda: found.to_arrow(),
-        "DuckDB": lambda: found.to_arrow_table(),
-        "pandas": lambda: pa.Table.from_pandas(found, preserve_index=False),
-        "PyArrow": lambda: found,
-    }[reader]().to_pylist()
+    write_deltalake(str(tmp_path / "scores"), table)
+    rows = current_rows(reader, str(tmp_path / "scores"))
     assert sorted((row["entry_id"], row["value"], row["status"]) for row in rows) == CURRENT
 
 

@@ -301,6 +301,12 @@ def test_a_failed_entry_is_done_unless_a_retry_of_its_reason_is_asked_for(store:
         store.pending(archive, "b1", retry_failed={"lost_in_space"})
 
 
+def test_an_entry_that_is_not_eligible_has_not_failed_and_is_not_tried_again(store: ScoreStore) -> None:
+    archive = manifest({"cut": 1, "other": 1})
+    score(store, "b1", rows({"cut": 1}, reason="truncated"), rows({"other": 1}, reason="not_eligible"))
+    assert ids(store.pending(archive, "b1", retry_failed=True)) == ["cut"]
+
+
 @pytest.mark.parametrize("reason", sorted(PASSING))
 def test_an_entry_whose_storage_was_away_is_tried_three_times_a_night_and_every_night(
     store: ScoreStore, reason: str

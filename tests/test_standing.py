@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import toy
 from deltalake import DeltaTable
+from packed import packed
+from PIL import Image
 from store_rows import Receipt, content, manifest, rows, score
 
 from medray.archive.manifest import Manifest
@@ -171,6 +174,17 @@ def test_images_that_an_array_no_longer_has_are_retired_and_of_a_file_that_is_go
     assert len(names(tmp_path, trained)) == 18
     fourth = night(trained, tmp_path)
     assert (fourth.pending, fourth.retired) == (0, 0)
+
+
+def test_a_zip_that_is_whole_again_is_no_failed_entry_any_more(trained: Path, tmp_path: Path):
+    image = io.BytesIO()
+    Image.fromarray(toy.pixels(1, 1)).save(image, "png")
+    content = packed(tmp_path / "archive/a.zip", {"1.png": image.getvalue()}).read_bytes()
+    (tmp_path / "archive/a.zip").write_bytes(content[: len(content) // 2])
+    assert night(trained, tmp_path).failed == 1 and names(tmp_path, trained) == {"a.zip"}
+    (tmp_path / "archive/a.zip").write_bytes(content)
+    second = night(trained, tmp_path)
+    assert (second.scored, second.retired) == (1, 1) and names(tmp_path, trained) == {"a.zip/1.png"}
 
 
 def test_a_manifest_remembers_where_vanished_entries_lay(trained: Path, tmp_path: Path):

@@ -198,8 +198,11 @@ class Manifest:
         return last_uris
 
     def _read_whole(self, uris: Iterable[str]) -> set[str]:
-        """Those of these files that gave parts at the last index, and were read to their end."""
+        """Those of these files that the last index read to their end: they gave parts, or are a zip or tar, whose members do."""
         wanted, listed, broken = pa.array(sorted(uris), pa.string()), set[str](), set[str]()
+        containers = pa.array([uri for uri in wanted.to_pylist() if files.is_container(uri)], pa.string())
+        for batch in listing_of(self.uri, self.state).scan(["uri"]) if len(containers) else ():
+            listed.update(batch.column("uri").filter(pc.is_in(batch.column("uri"), containers)).to_pylist())
         for batch in parts_of(self.uri, self.state).scan(["uri", "reason"]) if len(wanted) else ():
             rows = batch.filter(pc.is_in(batch.column("uri"), wanted))
             listed.update(rows.column("uri").unique().to_pylist())

@@ -114,8 +114,8 @@ class Readings(ScoreScan):
         also: tuple[str, ...] = ()
         passing = reason.isin(pa.array(sorted(PASSING), pa.string()))
         if retry_failed or self._any(passing, bundle_id):
-            codes = None if retry_failed is True else pa.array(sorted(retry_failed or ()), pa.string())
-            columns["asked"] = reason.is_valid() if codes is None else reason.isin(codes)
+            codes = pa.array(() if retry_failed is True else sorted(retry_failed or ()), pa.string())
+            columns["asked"] = ds.field("status") == "failed" if retry_failed is True else reason.isin(codes)
             columns["passing"] = passing
             columns["at"] = ds.field("scored_at").cast(pa.int64())  # one for all rows of an attempt
             most = 2**31 if attempts is None else attempts

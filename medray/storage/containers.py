@@ -40,6 +40,9 @@ _ENDLESS = 2**62
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Header of a zip's member: signature, lengths of the name and of what follows it (APPNOTE 4.3.7)."""
 
+_END = struct.Struct("<4s12xIH")
+"""End of the directory of a zip: signature, where the directory begins, length of the comment (APPNOTE 4.3.16)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -220,7 +223,7 @@ def _of_zip(content: Content) -> Directory:
     try:
         stream = cast(BinaryIO, Stream(content, largest=LARGEST_DIRECTORY))
         with unpacking("the zip"), zipfile.ZipFile(stream) as found:
-            listed = found.infolist()
+            listed, start = found.infolist(), found.start_dir
             if lacks_directory(found, content.length):
                 return Directory(problem=NO_DIRECTORY)
     except (ValueError, NotImplementedError, struct.error):
@@ -229,6 +232,8 @@ def _of_zip(content: Content) -> Directory:
         return Directory(problem=(error.reason, error.detail))
     if len(listed) > MOST_MEMBERS:
         return Directory(problem=_TOO_MANY)
+    if _is_of_a_member(content, start):
+        return Directory(problem=("truncated", "the zip ends before its directory"))
     members: dict[str, Member] = {}
     for info in listed:
         if info.filename.endswith("/"):  # `is_dir` fails for a name of no characters
@@ -251,6 +256,19 @@ def lacks_directory(archive: zipfile.ZipFile, length: int) -> bool:
     """Whether a zip of so many bytes names no member, though there is more of it than the record at its end (APPNOTE
     4.3.16), which is 22 bytes and a comment."""
     return not archive.infolist() and length > 22 + len(archive.comment)
+
+
+def _is_of_a_member(content: Content, start: int) -> bool:
+    """Whether the directory at `start` is of a zip that is a member: it lies behind where it says, and what it does not
+    count, at the front, is a member of the zip that was cut off (APPNOTE 4.3.7, 4.3.16). Python looks for the last
+    directory that there is."""
+    length = min(content.length, _END.size + 2**16)
+    tail = content.read_at(length, content.length - length)
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + _END.size:
+        return False
+    stated = _END.unpack_from(tail, end)[1]
+    return stated < min(start, 2**32 - 1) and content.read_at(4, 0) == b"PK\x03\x04"
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
