@@ -314,7 +314,11 @@ def _remove_dead(store: ScoreLog, claims: Claims, names: Collection[str]) -> tup
     written = _written(store.uri)
     live, replaced = {each.path for each in store.live_files()}, store.removed_files()
     paths = {file.uri: files.relative(file.uri, store.uri) for file in written}
-    dead = [uri for uri, path in paths.items() if path not in live and (path in replaced or claims.void(path))]
+    dead = [
+        uri
+        for uri, path in paths.items()
+        if path not in live and (path in replaced or not path.startswith("bundle_id=") or claims.void(path))
+    ]
     counts = {uri: count for uri in dead if (count := _holds(uri, names)) != 0}
     for uri in counts:
         if not _is_own(files.relative(uri, store.uri)):
@@ -349,7 +353,7 @@ def _written(uri: str) -> list[files.File]:
     listed = [
         File(*row)
         for piece in files.list_pieces(uri, linked)
-        for row in zip(*(c.to_pylist() for c in piece.columns), strict=True)
+        for row in zip(*(piece.column(name).to_pylist() for name in File._fields), strict=True)
     ]
     for folder in linked:
         raise _not_looked_into(folder, "a link to another folder")
