@@ -332,6 +332,8 @@ class Log:
 class Table:
     """What medray takes of a deltalake.DeltaTable: one version, as one process has read it."""
 
+    table_uri = STORE
+
     def __init__(self, log: Log) -> None:
         self.log, self.read = log, log.newest
 
