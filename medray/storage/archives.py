@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from medray.errors import ArchiveAway, ArchiveError, ArchiveGone, SampleError
 from medray.storage.uris import (
     CONTAINERS,
@@ -126,7 +124,7 @@ def _below(starts: list[str], earlier: Earlier) -> Iterator[pa.RecordBatch]:
     import pyarrow.compute as pc
 
     for batch in earlier():
-        mask = pa.array(np.zeros(len(batch), bool))
+        mask = pa.repeat(False, len(batch))
         for start in starts:
             mask = pc.or_(mask, pc.starts_with(batch.column("uri"), start))
         if pc.any(mask).as_py():

@@ -230,7 +230,7 @@ class _IndexRun:
             )
         except ArchiveGone as error:
             if before is None:
-                raise
+                raise ArchiveError(**error.facts()) from None
             raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None  # it was there
         self.listing = self.listed.listing
         self.linked = len(linked)
