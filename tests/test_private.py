@@ -217,3 +217,19 @@ def test_folders_on_a_file_system_without_modes_are_made_all_the_same(tmp_path, 
     files.make_closed_folder(str(tmp_path / "a" / "b"), "owner")
     files.write_bytes(str(tmp_path / "a" / "b" / "c"), b"c")
     assert (tmp_path / "a" / "b" / "c").read_bytes() == b"c"
+
+
+def test_blocks_that_overlap_are_closed_to_whom_one_of_them_is_and_leave_the_umask_as_it_was(tmp_path):
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    modes.make_closed(shared, "group")
+    modes.make_closed(own)
+    with umask(0o022):
+        first, second = modes.following(shared), modes.following(own)
+        first.__enter__()
+        (shared / "a").touch()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        (own / "b").touch()
+        second.__exit__(None, None, None)
+        assert os.umask(0o022) == 0o022
+    assert (permissions(shared / "a"), permissions(own / "b")) == (0o640, 0o600)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -348,15 +347,23 @@ def _refuse_other(uri: str, create: bool) -> None:
         raise StoreError(
             "there is no score store here", where=uri, do="check the path; the first `medray score` makes the store"
         )
-    others = False
-    with suppress(
-        FileNotFoundError, ArchiveError
-    ):  # nothing there yet, or no more: what another run asks a bucket with
-        others = any(not _BIRTH.fullmatch(files.relative(file.uri, uri)) for file in files.list_files(uri))
-    if others and not delta.is_table(uri):
+    if _holds_other(uri) and not delta.is_table(uri):
         raise StoreError(
             "this place holds something else, so no score store is made here",
             where=uri,
             expected="an empty or a new folder",
             do="give another folder for the store",
         )
+
+
+def _holds_other(uri: str) -> bool:
+    """Whether anything lies at `uri` but what another run leaves there while it makes a store. Raises ArchiveError for a folder that
+    cannot be listed."""
+    try:
+        return any(not _BIRTH.fullmatch(files.relative(file.uri, uri)) for file in files.list_files(uri))
+    except FileNotFoundError:  # a bucket's folder goes with its last file: with what another run asks the storage
+        return False
+    except ArchiveError:
+        if files.is_local(uri) and files.exists(uri):
+            raise
+        return False  # nothing there yet

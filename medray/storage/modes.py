@@ -8,6 +8,8 @@ another way, stays as it is, and so does what its readers can read.
 from __future__ import annotations
 
 import errno
+import functools
+import operator
 import os
 import threading
 from collections.abc import Generator
@@ -23,8 +25,6 @@ _PERMISSIONS, _FILE, _SPECIAL = 0o775, 0o664, 0o7000
 """Others never write."""
 _NO_MODES = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """A file system without modes of its own (SMB, FUSE): its mount says who may read."""
-
-_umask = threading.RLock()
 
 
 def folder_like(folder: Path) -> int:
@@ -99,15 +99,36 @@ def opened_new(path: Path, mode: int | None = None) -> IO[bytes]:
 
 @contextmanager
 def following(folder: Path) -> Generator[None]:
-    """What other libraries make in the block is as open as `folder`, whatever the umask. It is of the whole process: one
-    such block at a time, and short."""
+    """What other libraries make in the block is as open as `folder`, whatever the umask. That is of the whole process: where blocks
+    of several threads overlap, what all of them leave open is open."""
     mask = 0o777 & ~folder_like(folder)
-    with _umask:
-        before = os.umask(mask)
-        try:
-            yield
-        finally:
-            os.umask(before)
+    _masks.enter(mask)
+    try:
+        yield
+    finally:
+        _masks.leave(mask)
+
+
+class _Masks:
+    """The umask of this process while blocks of `following` are open."""
+
+    def __init__(self) -> None:
+        self._lock, self._open, self._outside = threading.Lock(), list[int](), 0
+
+    def enter(self, mask: int) -> None:
+        with self._lock:
+            before = os.umask(functools.reduce(operator.or_, self._open, mask))
+            if not self._open:
+                self._outside = before
+            self._open.append(mask)
+
+    def leave(self, mask: int) -> None:
+        with self._lock:
+            self._open.remove(mask)
+            os.umask(functools.reduce(operator.or_, self._open) if self._open else self._outside)
+
+
+_masks = _Masks()
 
 
 def follow(folder: Path) -> None:
