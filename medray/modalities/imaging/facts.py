@@ -11,6 +11,7 @@ from medray.archive.eligibility import Fact
 from medray.errors import SampleError
 from medray.modalities.imaging import descriptors
 from medray.modalities.imaging.formats import nifti
+from medray.modalities.imaging.formats.dicom.assembly import assemble
 from medray.modalities.imaging.formats.dicom.concatenation import piece_of
 from medray.modalities.imaging.formats.dicom.dose import Doses, is_dose
 from medray.modalities.imaging.formats.dicom.elements import texts
@@ -40,6 +41,7 @@ from medray.modalities.imaging.slice_facts import (
     OWN,
     has_places,
     of_slices,
+    pieces_of,
     planes_of,
 )
 
@@ -103,11 +105,16 @@ def of_file(
         if volumes and (header.frames == 1 or has_groups(header) or is_dose(header)):
             piece = piece_of(header)
             part_of: dict[str, Fact] = {} if piece is None else {CONCATENATION: list[Fact](piece)}
-            return facts | part_of | _with_own(header, facts, of_slices(slices(header), "SliceThickness" in facts))
+            return facts | part_of | _with_own(header, facts, of_slices(slices(header), _one_thickness(facts)))
         without_place = is_mosaic(header) or (header.frames > 1 and not (framed or volumes))
         return facts if without_place else facts | _placement(header)
     except SampleError:
         return facts
+
+
+def _one_thickness(facts: Mapping[str, Fact]) -> bool:
+    """Whether the file states one slice thickness, and not that of each frame."""
+    return isinstance(facts.get("SliceThickness"), (int, float))
 
 
 def of_frames(chosen: Sequence[Frame], facts: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -219,7 +226,8 @@ def _placement(header: Header) -> dict[str, Fact]:
 
 
 def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
-    """Facts of a NIfTI file from its header: its grid, how far its slices are sheared, and its intent where it states one."""
+    """Facts of a NIfTI file from its header: its grid, the plane of its slices and how far they are sheared, and its intent where it
+    states one."""
     facts: dict[str, Fact] = {"format": "nifti"}
     try:
         grid = nifti.grid(raw)
@@ -237,14 +245,17 @@ def of_nifti(raw: bytes, volumes: bool) -> dict[str, Fact]:
         shift = 0.0 if starts is None or len(starts) < 2 else float(np.linalg.norm(starts[1, 1:]))
         facts |= {"slices": shape[0], "tilt_degrees": round(float(np.degrees(np.arctan2(shift, spacing[0]))), 2)}
         facts["affine_ras"] = _affine(grid.affine_ras)
+        along, down = (grid.stored_ras[:3, axis] * (-1, -1, 1) for axis in (0, 1))  # RAS to LPS
+        facts |= descriptors.of_directions([[*along / np.linalg.norm(along), *down / np.linalg.norm(down)]])
     return facts
 
 
 # --- of an entry ----------------------------------------------------------------------------------------------
 
 
-def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fact]:
-    """Facts of an entry from those of its parts: one value where they agree, a sorted list where they differ."""
+def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool, channels: bool = False) -> dict[str, Fact]:
+    """Facts of an entry from those of its parts: one value where they agree, a sorted list where they differ. `channels`: several
+    volumes on one grid are an entry, whose geometry is that of each."""
     names = dict.fromkeys(name for part in parts for name in part)
     inner = {*INNER, *(GRID if volumes else ())}
     facts = {name: together([part[name] for part in parts if name in part]) for name in names if name not in inner}
@@ -257,10 +268,12 @@ def of_entry(parts: Sequence[Mapping[str, Fact]], volumes: bool) -> dict[str, Fa
         return dict(first)
     if not volumes:
         return facts | _extent(first)
-    if not all(map(has_places, parts)) or any(BLOCKS in part for part in parts):
+    if not all(map(has_places, parts)):
         return facts
     try:
-        return facts | _geometry(parts)
+        if channels:
+            return facts | _geometry_of_channels(parts)
+        return facts if any(BLOCKS in part for part in parts) else facts | _geometry(parts)
     except SampleError:  # not a single volume: reading it reports why
         return facts
 
@@ -310,6 +323,16 @@ def _extent(facts: Mapping[str, Fact]) -> dict[str, Fact]:
 def _geometry(parts: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
     planes = [each for part in parts for each in planes_of(part)]
     return geometry(stack(planes), planes[0].shape)
+
+
+def _geometry_of_channels(parts: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
+    """What the geometries of all volumes agree in; nothing where they do not lie on one grid. Raises SampleError."""
+    volumes = assemble(piece for number, part in enumerate(parts) for piece in pieces_of(number, part))
+    facts_of_volumes = [
+        geometry(stack([piece.plane for piece in each.pieces]), each.pieces[0].plane.shape) for each in volumes
+    ]
+    same_grid = all(each == facts_of_volumes[0] for each in facts_of_volumes)
+    return facts_of_volumes[0] if same_grid else {}
 
 
 def geometry(volume: Stack, shape: tuple[int, int]) -> dict[str, Fact]:

@@ -89,7 +89,7 @@ class Imaging(Modality):
         """Facts of an image, or of the slices of a series with their geometry: see `facts.py`."""
         from medray.modalities.imaging.facts import of_entry
 
-        return of_entry(parts, self.spec.volumetric)
+        return of_entry(parts, self.spec.volumetric, self.spec.volumes == "channels")
 
     def assemble(self, parts: Sequence[Mapping[str, Fact]]) -> Sequence[Assembled] | None:
         """The volumes of a series: see `volumes.py`."""

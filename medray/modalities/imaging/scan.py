@@ -102,7 +102,7 @@ def _nifti_parts(spec: ImagingSpec, whole: Part, raw: bytes) -> Iterator[Part]:
     try:
         points = nifti.count_volumes(raw)
     except SampleError as error:
-        if error.reason in NOT_ELIGIBLE:
+        if error.reason in NOT_ELIGIBLE or error.reason == "truncated":
             raise
         points = 1
     if points == 1 or spec.volumes in ("refuse", "channels"):

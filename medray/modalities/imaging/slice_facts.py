@@ -29,9 +29,11 @@ OWN = "own"
 GRID = ("rows", "columns", "spacing_mm")
 KNOWN = {"modality": "Modality", "photometric": "PhotometricInterpretation", "sop-class": "SOPClassUID"}
 """What a volume has one value of and every file states as a fact anyway."""
+THICKNESSES = "thicknesses_mm"
+"""SliceThickness of each slice of a file in which it is not the same for all; 0: not stated."""
 CONCATENATION = "concatenation"
 """Of a file that is a part of a larger object: `concatenation.Piece`."""
-INNER = frozenset((CONCATENATION, POSITIONS, LINE, DIRECTIONS, BETWEEN, VOLUME, BLOCKS))
+INNER = frozenset((CONCATENATION, THICKNESSES, POSITIONS, LINE, DIRECTIONS, BETWEEN, VOLUME, BLOCKS))
 """Facts that are of parts alone."""
 
 
@@ -73,7 +75,7 @@ def _block(volume: Volume, thickness_known: bool) -> dict[str, Fact]:
     pieces = sorted(volume.pieces, key=lambda piece: piece.number)
     facts = placed(pieces)
     thickness = pieces[0].plane.thickness
-    if thickness and not thickness_known:
+    if thickness and not thickness_known and THICKNESSES not in facts:
         facts["SliceThickness"] = round(thickness, 6)
     common = {
         key: value
@@ -95,6 +97,9 @@ def placed(pieces: Sequence[Piece]) -> dict[str, Fact]:
         "spacing_mm": [round(each, 6) for each in first.spacing],
         DIRECTIONS: [round(float(number), 9) for number in (*first.along, *first.down)],
     }
+    thicknesses = [round(piece.plane.thickness or 0.0, 6) for piece in pieces]
+    if len(set(thicknesses)) > 1:
+        facts[THICKNESSES] = [*thicknesses]
     if first.between:
         facts[BETWEEN] = round(first.between, 6)
     return facts | positions(np.array([piece.plane.position for piece in pieces]))
@@ -142,12 +147,15 @@ def selected(facts: Mapping[str, Fact], pieces: Sequence[Piece]) -> dict[str, Fa
     types = [str(values[key]) for key in ends if key in values]
     if BLOCKS in facts and types and "\\" in types[0]:
         own["ImageType"] = cast("list[Any]", "\\".join(types).split("\\"))
+    places = placed(pieces)
     thickness = pieces[0].plane.thickness
-    if thickness:
+    if THICKNESSES in places:
+        own["SliceThickness"] = sorted({round(piece.plane.thickness or 0.0, 6) for piece in pieces})
+    elif thickness:
         own["SliceThickness"] = round(thickness, 6)
     return {
         **own,
-        **placed(pieces),
+        **places,
         VOLUME: cast("Any", {key: value for key, value in values.items() if key not in KNOWN}),
     }
 
@@ -178,13 +186,14 @@ def planes_of(part: Mapping[str, Fact]) -> Iterator[Plane]:
         starts = first + np.arange(count)[:, None] * step
     else:
         starts = np.reshape(_numbers(part, POSITIONS), (-1, 3))
-    for start in starts:
+    each_thickness = _numbers(part, THICKNESSES) if THICKNESSES in part else [None] * len(starts)
+    for start, own_thickness in zip(starts, each_thickness, strict=True):
         yield make_plane(
             start,
             _numbers(part, DIRECTIONS),
             (high, wide),
             (_whole(part, "rows"), _whole(part, "columns")),
-            thickness=thickness if isinstance(thickness, (int, float)) else None,
+            thickness=own_thickness or (thickness if isinstance(thickness, (int, float)) else None),
             between=between if isinstance(between, (int, float)) else None,
         )
 

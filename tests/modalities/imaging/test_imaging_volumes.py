@@ -180,7 +180,7 @@ def test_repetitions_are_told_apart_by_a_time_with_an_interval_for_each(tmp_path
 
 
 def test_what_nothing_tells_apart_stays_together_and_is_refused(tmp_path):
-    (entry,) = entries(tmp_path, volume("a", 0) + volume("b", 0)).values()
+    (entry,) = entries(tmp_path, volume("a", 0) + volume("b", 5)).values()
     assert entry.entry_id == SERIES
     assert refusal(entry, EACH).reason == "unsupported" and "6 slices at 3 positions" in refusal(entry, EACH).detail
 

@@ -43,6 +43,8 @@ class Grid(NamedTuple):
     """Volumes, one after the other."""
     intent: int
     """What the file says its numbers are: 0 nothing, 2 to 24 a statistic (nifti1.h)."""
+    stored_ras: np.ndarray
+    """(4, 4) the file's own index (i, j, k), not turned, to RAS mm: k goes from slice to slice as converters write them."""
 
 
 def is_nifti(head: bytes) -> bool:
@@ -97,10 +99,10 @@ def grid(raw: bytes) -> Grid:
     """What `read_nifti` will give, by the header of a file alone: its first bytes, plain or zipped. Raises SampleError."""
     file = described(unpacked(raw, LONGEST_HEADER))
     affine, _ = stored_affine(file.header)
-    affine, lengths = _turned_affine(affine, file.shape)
-    spacing, starts = spacing_of(affine, lengths[2])
+    turned, lengths = _turned_affine(affine, file.shape)
+    spacing, starts = spacing_of(turned, lengths[2])
     intent = int(file.header["intent_code"])
-    return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, affine, file.points, intent)
+    return Grid((lengths[2], lengths[1], lengths[0]), spacing, starts, turned, file.points, intent, affine)
 
 
 def count_volumes(raw: bytes) -> int:
