@@ -34,7 +34,7 @@ Code = Annotated[tuple[str, str, str], AfterValidator(_checked)]
 """A coded concept: code value, coding scheme designator, code meaning (PS3.3, 8.8): ["50960005", "SCT", "Hemorrhage"]."""
 
 CERTAINTY: Code = ("111012", "DCM", "Certainty of Finding")
-"""In percent wherever the templates of PS3.16 have it (TID 4003 and others)."""
+"""PS3.16: NUM in percent, 0 to 100, of every finding of a computer (TID 4006 row 6, TID 4104 row 12, TID 4127 row 8)."""
 PERCENT: Code = ("%", "UCUM", "Percent")
 NO_UNITS = "1"
 """UCUM's code of a pure number."""
