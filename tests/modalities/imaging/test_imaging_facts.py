@@ -185,6 +185,7 @@ def test_the_grid_of_a_nifti_file_is_a_fact_and_that_of_its_reading(tmp_path):
     assert found["b.nii.gz"] == {
         "format": "nifti", "slices": 5, "rows": 4, "columns": 3, "spacing_mm": [4.0, 3.0, 2.0],
         "extent_mm": [20.0, 12.0, 6.0], "tilt_degrees": 0.0,
+        "orientation": "axial", "obliquity_degrees": 0.0,
         "affine_ras": [-2, 0, 0, 4, 0, -3, 0, 9, 0, 0, 4, 0, 0, 0, 0, 1],  # of the axes to the left, the back and the head
     }  # fmt: skip
     for entry, facts in found.items():
