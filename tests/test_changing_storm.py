@@ -89,6 +89,10 @@ class ChangingStorm(Storm):
         waits = self.rows_before is not None and self.reader.seen <= self.rows_before
         return not waits and super().kill_driver()
 
+    def kill_upkeep(self) -> bool:
+        """At most one kill in five: it can be killed at any time, where others have to be at work."""
+        return self.kills["upkeep"] < self.wanted_kills // 5 and super().kill_upkeep()
+
     def tend(self) -> bool:
         self.result, self.exits[0] = None, self.exits[0]
         ended = super().tend()
