@@ -31,6 +31,7 @@ class Slow:
 
 
 def score(run_file: str, pids: str, seconds: str, entries: str, masks: str = "") -> int:
+    import storm_driver  # not __main__: processes that an actor starts find its classes by this name
     from masks import masked
 
     from medray.config import runs
@@ -44,7 +45,7 @@ def score(run_file: str, pids: str, seconds: str, entries: str, masks: str = "")
     def slow(*arguments: Any, **options: Any) -> stages.Stage:
         stage = make_stage(*arguments, **options)
         stage = masked(stage) if masks else stage
-        return stage._replace(make=partial(Slow, stage.make, pids, float(seconds) / int(entries)))
+        return stage._replace(make=partial(storm_driver.Slow, stage.make, pids, float(seconds) / int(entries)))
 
     stages.score = slow
     verb.ENTRIES_PER_SHARD = verb.MANY_ENTRIES = int(entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from storm import Reader, Storm
 from storm_driver import Slow
 
 from medray.archive.manifest import Manifest
-from medray.engines.local import LocalEngine
+from medray.engines.opening import open_engine
 from medray.errors import PASSING, ArchiveError, Fenced
 from medray.learning import bundles
 from medray.learning.bundles import TrainedModel
@@ -87,6 +88,10 @@ class ChangingStorm(Storm):
     def kill_driver(self) -> bool:
         waits = self.rows_before is not None and self.reader.seen <= self.rows_before
         return not waits and super().kill_driver()
+
+    def kill_upkeep(self) -> bool:
+        """At most one kill in five: it can be killed at any time, where others have to be at work."""
+        return self.kills["upkeep"] < self.wanted_kills // 5 and super().kill_upkeep()
 
     def tend(self) -> bool:
         self.result, self.exits[0] = None, self.exits[0]
@@ -189,9 +194,6 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return {name: None if row[name] != row[name] else row[name] for name in names}
 
 
-LOCAL = {"kind": "local"}
-
-
 def of_images() -> tuple[TrainedModel, Contents]:
     bundle = toy.bundle()
     return bundle, Contents(Plain(bundle))
@@ -204,22 +206,43 @@ def of_sequences() -> tuple[TrainedModel, Contents]:
     return bundle, Letters(bundle)
 
 
-@pytest.mark.parametrize("made", [of_images, of_sequences])
+class Killer(threading.Thread):
+    """Kills a worker as soon as there is one, and another, while runs are at work."""
+
+    def __init__(self, storm: Storm, kills: int) -> None:
+        super().__init__(daemon=True)
+        self.storm, self.kills, self.done, self.ended = storm, kills, 0, threading.Event()
+
+    def run(self) -> None:
+        while self.done < self.kills and not self.ended.wait(0.3):
+            self.done += self.storm.kill_actor()
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "changes"), [(of_images, "local", 100), (of_sequences, "local", 80), (of_images, "ray", 60)]
+)
 def test_an_archive_that_changes_under_runs_ends_as_it_lies_there(
-    made: Callable[[], tuple[TrainedModel, Contents]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[], tuple[TrainedModel, Contents]],
+    kind: str,
+    changes: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Runs in this process, one after the other, and another driver that overtakes one of them and is killed."""
+    """Runs driven by this process, one after the other. Over images another driver overtakes one of them, and is killed; on
+    Ray workers are killed."""
     bundle, contents = made()
     bundles.save(bundle, str(tmp_path / "bundle"))
-    changer = Changer(tmp_path / "archive", contents, seed=11, changes=120, pause=0.03, files=27)
-    run = toy.score_run(tmp_path, commit_seconds=0.05, batch_size=5)
+    changer = Changer(tmp_path / "archive", contents, seed=11, changes=changes, pause=0.03, files=27)
+    run = toy.score_run(tmp_path, engine=_engine(kind, request), commit_seconds=0.05, batch_size=5)
     reader = WatchingReader(run.store_uri, changer, pause=0.1)
     storm = ChangingStorm(tmp_path, changer, reader, 1, run, seconds=0.2, shard=8, seed=11)
+    killer = Killer(storm, kills=2)
     make_stage = stages.score
 
     def slow(*arguments: Any, **options: Any) -> Any:
         stage = make_stage(*arguments, **options)
-        return stage._replace(make=partial(Slow, stage.make, str(tmp_path), 0.02))
+        return stage._replace(make=partial(Slow, stage.make, str(tmp_path / "pids"), 0.02))
 
     monkeypatch.setattr(stages, "score", slow)
     monkeypatch.setattr(verb, "ENTRIES_PER_SHARD", 8)
@@ -227,29 +250,32 @@ def test_an_archive_that_changes_under_runs_ends_as_it_lies_there(
     results: list[dict[str, Any]] = []
     reader.start()
     changer.start()
-    storm.driver = storm.start()
+    if kind == "ray":
+        killer.start()
+    elif made is of_images:
+        storm.driver = storm.start()
     while True:
-        at_rest = not changer.is_alive()
+        at_rest = not changer.is_alive() and not killer.is_alive()
         if at_rest:
             Storm.kill_driver(storm)
         try:
-            results.append(verb.score(run, LocalEngine()).model_dump())
+            results.append(verb.score(run, open_engine(run.engine)).model_dump())
         except (ArchiveError, Fenced):  # not mounted; overtaken
             continue
         if at_rest and _has_read_all(results[-1]):
             break
     reader.stop()
+    assert killer.done == (2 if kind == "ray" else 0)
     print(check(run.store_uri, tmp_path / "work-score", bundle.id, changer, reader, results))
 
 
-def test_a_changing_archive_under_killed_actors_ends_as_it_lies_there(tmp_path: Path, ray_session: None) -> None:
+def _engine(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    if kind == "local":
+        return {"kind": "local"}
     import ray
 
-    engine = {"kind": "ray", "address": ray.get_runtime_context().gcs_address, "workers": 2}
-    storm_over(
-        tmp_path, engine, seed=12, changes=100, files=27, pause=0.03, kills=2, kill_pause=0.8,
-        weights={"actor": 2, "driver": 1}, seconds=0.4, shard=8,
-    )  # fmt: skip
+    request.getfixturevalue("ray_session")
+    return {"kind": "ray", "address": ray.get_runtime_context().gcs_address, "workers": 2}
 
 
 @pytest.mark.slow
@@ -257,13 +283,8 @@ def test_a_changing_archive_under_killed_actors_ends_as_it_lies_there(tmp_path: 
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_a_long_storm_over_a_changing_archive(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     """At least 60 kills, of drivers, actors and upkeep, and 2,000 changes."""
-    engine, weights = LOCAL, {"driver": 4.0, "upkeep": 1.0}
-    if kind == "ray":
-        import ray
-
-        request.getfixturevalue("ray_session")
-        engine = {"kind": "ray", "address": ray.get_runtime_context().gcs_address, "workers": 2}
-        weights = {"driver": 2.0, "actor": 4.0, "upkeep": 1.0}
+    weights = {"driver": 2.0, "actor": 4.0, "upkeep": 1.0} if kind == "ray" else {"driver": 4.0, "upkeep": 1.0}
+    engine = _engine(kind, request)
     figures = storm_over(
         tmp_path, engine, seed=13, changes=2_000, files=63, pause=0.2, kills=66, kill_pause=3.0, weights=weights,
         seconds=0.4, shard=8,
