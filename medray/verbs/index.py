@@ -222,9 +222,9 @@ class _IndexRun:
                 folder, run.root, list(dict.fromkeys(lists)), linked, unlisted, self.old_listing, run
             )
         except ArchiveGone as error:
-            if before is None:
+            if not self._was_there:
                 raise ArchiveError(**error.facts()) from None
-            raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None  # it was there
+            raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None
         self.listing = self.listed.listing
         self.linked = len(linked)
         self.folders_away = sum(each.away for each in unlisted)
@@ -246,7 +246,7 @@ class _IndexRun:
         """(state, how many entries are new, changed, updated, vanished)"""
         if self.listing.places == 0:
             self._forget_listing()
-            if self.before is not None:
+            if self._was_there:
                 raise ArchiveAway("the archive holds no files any more", where=self.run.root, do=AWAY)
             raise ArchiveError(
                 "the archive holds no files", where=self.run.root, do="check the `archive` key of the run file"
@@ -262,6 +262,11 @@ class _IndexRun:
         if self.before is not None and not self.opened.any() and not vanished.any():
             return self._unchanged(self.before), {}
         return self._regroup(vanished)
+
+    @property
+    def _was_there(self) -> bool:
+        """The last index found this archive; that of another run file may have stood in the work folder."""
+        return self.before is not None and self.before.root == self.run.root
 
     def _unchanged(self, before: IndexState) -> IndexState:
         """The state before, with the new listing where only that says when files were changed."""
