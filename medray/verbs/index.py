@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -32,8 +31,7 @@ from medray.archive.manifest import doubted as doubts
 from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import EvaluateRun, ScoreRun, TrainRun
 from medray.engines.base import Engine
-from medray.errors import NOT_ELIGIBLE, PASSING, ArchiveAway, ArchiveError, ArchiveGone, MachineError, UserError
-from medray.faults import is_fault
+from medray.errors import NOT_ELIGIBLE, ArchiveAway, ArchiveError, ArchiveGone, MachineError, UserError
 from medray.flows.driver import shards
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
@@ -50,6 +48,7 @@ from medray.storage.row_files import RowFiles, new_rows
 from medray.storage.walk import AWAY, Unlisted
 from medray.verbs import stages
 from medray.verbs.results import IndexResult
+from medray.verbs.unsettled import faults_of, refuse_away, tell_faults, unread, unsettled
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -59,11 +58,6 @@ SMALL_FILES, SMALL_BYTES = 2000, 2**28
 
 ROUND_FILES = 1_000_000
 """Planned at once: their names are in memory."""
-
-YOUNG_NS = 60 * 10**9
-"""A file that was written to so shortly before it was indexed may have been half written."""
-AWAY_FILES = 100
-"""Where so many files were opened, and storage gave none of them, it is away."""
 
 
 def index(
@@ -229,9 +223,9 @@ class _IndexRun:
                 folder, run.root, list(dict.fromkeys(lists)), linked, unlisted, self.old_listing, run
             )
         except ArchiveGone as error:
-            if before is None:
+            if not self._was_there:
                 raise ArchiveError(**error.facts()) from None
-            raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None  # it was there
+            raise ArchiveAway(**{**error.facts(), "do": AWAY}) from None
         self.listing = self.listed.listing
         self.linked = len(linked)
         self.folders_away = sum(each.away for each in unlisted)
@@ -253,7 +247,7 @@ class _IndexRun:
         """(state, how many entries are new, changed, updated, vanished)"""
         if self.listing.places == 0:
             self._forget_listing()
-            if self.before is not None:
+            if self._was_there:
                 raise ArchiveAway("the archive holds no files any more", where=self.run.root, do=AWAY)
             raise ArchiveError(
                 "the archive holds no files", where=self.run.root, do="check the `archive` key of the run file"
@@ -261,10 +255,19 @@ class _IndexRun:
         self.opened, vanished = self._todo()
         if self.opened.any():
             self._scan(self.opened)
-            self._refuse_away()
+            try:
+                refuse_away(self.run.root, int(self.opened.sum()), self.new_parts)
+            except ArchiveAway:
+                self._forget_listing()
+                raise
         if self.before is not None and not self.opened.any() and not vanished.any():
             return self._unchanged(self.before), {}
         return self._regroup(vanished)
+
+    @property
+    def _was_there(self) -> bool:
+        """The last index found this archive; that of another run file may have stood in the work folder."""
+        return self.before is not None and self.before.root == self.run.root
 
     def _unchanged(self, before: IndexState) -> IndexState:
         """The state before, with the new listing where only that says when files were changed."""
@@ -276,26 +279,6 @@ class _IndexRun:
         state = before.model_copy(update={"listing": self.listing.files})
         write_state(self.folder, state, before)
         return state
-
-    def _refuse_away(self) -> None:
-        """Raises ArchiveAway where storage gave none of many files: the state before stays in force."""
-        opened = int(self.opened.sum())
-        unread = len(self._unread()) if opened >= AWAY_FILES else 0
-        if unread == opened and opened:
-            self._forget_listing()
-            raise ArchiveAway(
-                "the archive is listed, and its storage gives no file of it",
-                where=self.run.root,
-                found=f"{opened:,} files that cannot be read",
-                do=AWAY,
-            )
-
-    def _unread(self) -> pa.Array:
-        """URIs of the files that storage did not give to this index."""
-        unread = [pa.array([], pa.string())]
-        for batch in self.new_parts.scan(["uri", "reason"], valid="reason"):
-            unread.append(batch.column("uri").filter(pc.is_in(batch.column("reason"), pa.array(sorted(PASSING)))))
-        return pc.unique(pa.concat_arrays(unread))
 
     def _forget_listing(self) -> None:
         for name in self.listing.names:
@@ -310,28 +293,12 @@ class _IndexRun:
         for start, end in self.listed.suspect:
             fresh[start:end] = True
         fresh |= named(self.listing, self.listed.looked_into)  # earlier versions took them for files
-        fresh |= named(self.listing, self._unsettled())
+        entries = changes_of(self.folder, self.before)
+        fresh |= named(self.listing, unsettled(self.before, self.old_parts, entries, self.doubted))
         if fresh.any() or vanished.any():  # the data of what a list names may have come or gone
             fresh[self.listed.first_list :] = True
             fresh |= self._beside(fresh, vanished)
         return fresh, vanished
-
-    def _unsettled(self) -> pa.Array:
-        """URIs of files of the last index of which it does not hold for good what they were found to be: storage did not
-        give them, they failed and may have been half written, or entries of theirs are doubted."""
-        uris = [pa.array([], pa.string())]
-        seen_ns = 0 if self.before is None else int(self.before.seen_at.timestamp() * 1e9)
-        for batch in self.old_parts.scan(["uri", "modified_ns", "reason"], valid="reason"):
-            reason = batch.column("reason")
-            passing, eligible = (pc.is_in(reason, pa.array(sorted(each))) for each in (PASSING, NOT_ELIGIBLE))
-            young = pc.greater(batch.column("modified_ns"), seen_ns - YOUNG_NS)
-            uris.append(batch.column("uri").filter(pc.or_(passing, pc.and_not(young, eligible))))
-        doubted = pa.array(sorted(self.doubted), pa.string())
-        entries = changes_of(self.folder, self.before)
-        for batch in entries.scan(["entry_id", "parts"]) if len(doubted) else ():
-            rows = batch.filter(pc.is_in(batch.column("entry_id"), doubted))
-            uris.append(rows.column("parts").flatten().field("uri"))
-        return pc.unique(pa.concat_arrays(uris))
 
     def _beside(self, fresh: np.ndarray, vanished: np.ndarray) -> np.ndarray:
         """(files,) bool: those whose parts hang on a file that came, went or changed."""
@@ -357,7 +324,7 @@ class _IndexRun:
                 for batch in sink.batches():
                     writer.write(batch)
             self.new_parts = self.new_parts.added(writer.file)
-        _tell_faults(self.new_parts, self.progress)
+        tell_faults(faults_of(self.new_parts), self.progress)
         if _companions(self.modality, self.run.root) != self.companions:
             self._forget_listing()
             raise MachineError(
@@ -371,7 +338,7 @@ class _IndexRun:
             streams = {
                 "opened": self.listing.scan(["uri"], where=self.opened),
                 "gone": self.old_listing.scan(["uri"], where=vanished),
-                "unread": pa.table({"uri": self._unread()}),
+                "unread": pa.table({"uri": unread(self.new_parts)}),
             }
             # what a file held of which storage gave nothing now is not known to have changed
             sql = """create table unread_uris as select uri from unread;
@@ -428,23 +395,6 @@ def _rounds(listed: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.Table.from_batches(waiting).cast(stages.FILES)
-
-
-def _tell_faults(parts: RowFiles, progress: Progress) -> None:
-    details = Counter[str]()
-    for batch in parts.scan(["reason", "detail"], valid="reason"):
-        details.update(filter(is_fault, batch.column("detail").to_pylist()))
-    tell_faults(details, progress)
-
-
-def tell_faults(details: Mapping[str, int], progress: Progress) -> None:
-    """Tell of each kind of fault (`faults.as_sample_error`) once: what it was, where in the code, and how often."""
-    for detail, count in details.items():
-        kind, _, place = detail.partition(" at ")
-        progress.fact("fault", "warning", error=kind, at=place, count=count)
-        progress.note(
-            f"{count:,} failed as nobody had foreseen, {detail}: please report it to the maintainers of medray"
-        )
 
 
 def _companions(modality: Modality, root: str) -> bytes:

@@ -35,8 +35,9 @@ from medray.plugins.brought import brought
 from medray.progress import Progress, Silent
 from medray.storage import files
 from medray.verbs import stages
-from medray.verbs.index import index_archive, mixture_words, tell_faults
+from medray.verbs.index import index_archive, mixture_words
 from medray.verbs.results import PrepareResult
+from medray.verbs.unsettled import tell_faults
 
 SHARD_BYTES = 64 * 2**20
 SMALL_BYTES = 2**22

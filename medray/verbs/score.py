@@ -29,8 +29,9 @@ from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import RunOutcome, recorded
 from medray.storage import files
 from medray.verbs import stages
-from medray.verbs.index import index_archive, tell_faults
+from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
+from medray.verbs.unsettled import tell_faults
 
 ENTRIES_PER_SHARD, MANY_ENTRIES, SHARD_BYTES = 256, 8192, 2**25
 SMALL_ENTRIES = 32
