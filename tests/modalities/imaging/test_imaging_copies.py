@@ -7,12 +7,15 @@ import pytest
 from dicom_build import dataset, encoded, enhanced, frame, placed
 from pydicom.uid import UID
 
-from medray.archive.entries import Entries
+from medray.archive.entries import Entries, parts_table
+from medray.archive.grouping import group_parts
 from medray.errors import SampleError
+from medray.modalities.base import assembler, describer
 from medray.modalities.imaging.formats.decode import decode
 from medray.modalities.imaging.formats.dicom.writer import uid
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
+from medray.storage.files import list_files
 
 VALUES = np.random.default_rng(0).integers(0, 2000, (4, 4, 6)).astype(np.int16)
 
@@ -146,3 +149,24 @@ def test_volumes_of_one_file_read_it_once_or_twice_and_never_for_each(tmp_path, 
     (tmp_path / "film").write_bytes(b"another")
     with pytest.raises(SampleError, match="changed"):
         Imaging(modality.spec).image(entries[0])
+
+
+def test_a_series_that_the_index_would_have_fail_is_not_eligible_where_a_rule_leaves_it_out(tmp_path):
+    parts = []
+    modality = Imaging(ImagingSpec(size=(4, 4, 6)))
+    for number, raw in enumerate(series("a") + series("b", lambda made, k: setattr(made, "EchoNumbers", 2))):
+        (tmp_path / str(number)).write_bytes(raw)
+    for file in list_files(str(tmp_path)):
+        parts += modality.scan(file, str(tmp_path))
+
+    class Why:
+        detail = "a rule"
+
+    def reason(judge) -> str:
+        table = group_parts(
+            parts_table(parts, b"k" * 32), describer(modality), assemble=assembler(modality), judge=judge
+        )
+        return table.column("reason")[0].as_py()
+
+    assert reason(lambda facts: None) == "unsupported"
+    assert reason(lambda facts: Why()) == "not_eligible"
