@@ -377,7 +377,10 @@ def test_a_training_on_ray_whose_workers_and_drivers_are_killed_20_times_gives_t
             if kills % 4 == 0:
                 drivers += 1
                 os.killpg(first.pid, signal.SIGKILL)
-                first.communicate()
+                first.wait()
+                for stream in (first.stdout, first.stderr):
+                    assert stream is not None
+                    stream.close()
                 newest = next(iter(tmp_path.glob("work/training/toy-*/checkpoint")), None)
                 if newest is not None and kills % 8 == 0:  # and the newest checkpoint is spoilt
                     path = newest / draw.choice(FILES)
