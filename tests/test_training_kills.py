@@ -243,41 +243,62 @@ def test_a_full_disk_is_a_sentence_and_what_was_kept_stays(small_disk):
 
 # --- whole trainings --------------------------------------------------------------------------------------------
 
-DRIVER = """
-import os, signal, sys
+LOCAL = """
+import json, os, signal, sys, traceback
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import toy
+from medray.engines.local import LocalEngine
+from medray.learning.training import Trainer
+from medray.verbs.train import train
+
+count, step = 0, Trainer._step
+
+def training(kind, at):
+    def one_more():
+        global count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(self, *args):
+        one_more()
+        return step(self, *args)
+
+    def watch(event, args):
+        if event in ("open", "os.rename", "os.mkdir", "shutil.rmtree", "os.remove", "os.rmdir"):
+            if "/training/" in str(args[0]):
+                one_more()
+
+    if kind == "step":
+        Trainer._step = counted
+    if kind == "file":
+        sys.addaudithook(watch)
+    run = toy.train_run(Path({archive!r}), bundle={bundle!r}, work={work!r}, training={training!r})
+    Path({bundle!r} + ".json").write_text(train(run, LocalEngine()).model_dump_json())
+
+for kind, at in json.loads(sys.argv[1]):
+    process = os.fork()  # what is imported is imported once
+    if process == 0:
+        try:
+            training(kind, at)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(kind, at, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+ON_RAY = """
+import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import toy
 from medray.engines.opening import open_engine
-from medray.engines.spec import LocalSpec, RaySpec
-from medray.learning.training import Trainer
+from medray.engines.spec import RaySpec
 from medray.verbs.train import train
-
-kind, at = sys.argv[1], int(sys.argv[2])
-count = 0
-
-def one_more():
-    global count
-    count += 1
-    if count == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def watch(event, args):
-    if event in ("open", "os.rename", "os.mkdir", "shutil.rmtree", "os.remove", "os.rmdir") and "/training/" in str(args[0]):
-        one_more()
-
-step = Trainer._step
-
-def counted(self, *args):
-    one_more()
-    return step(self, *args)
-
-if kind == "step":
-    Trainer._step = counted
-if kind == "file":
-    sys.addaudithook(watch)
 run = toy.train_run(Path({archive!r}), bundle={bundle!r}, work={work!r}, training={training!r})
-engine = open_engine(RaySpec(workers=2, max_failures=40) if {ray} else LocalSpec())
+engine = open_engine(RaySpec(workers=2, max_failures=40))
 result = train(run, engine)
 print(result.model_dump_json())
 engine.close()
@@ -291,31 +312,14 @@ def archive(tmp_path_factory) -> Path:
     return folder
 
 
-def driver(archive: Path, folder: Path, training: dict[str, object], *, ray: bool) -> str:
-    return DRIVER.format(
+def driver(code: str, archive: Path, folder: Path, training: dict[str, object]) -> str:
+    return code.format(
         tests=str(Path(__file__).parent),
         archive=str(archive),
         bundle=str(folder / "bundle"),
         work=str(folder / "work"),
         training=training,
-        ray=ray,
     )
-
-
-def killed_until_done(code: str, draw: random.Random, kills: int) -> tuple[list[tuple[str, int]], dict]:
-    """(the kills that came about, result of the run that was let to its end)."""
-    came: list[tuple[str, int]] = []
-    while len(came) < kills:
-        kind = draw.choice(["step", "file"])
-        at = draw.randrange(1, 40 if kind == "step" else 120)
-        done = subprocess.run([sys.executable, "-c", code, kind, str(at)], capture_output=True, text=True)
-        if done.returncode != -signal.SIGKILL:
-            assert done.returncode == 0, done.stderr[-2000:]
-            return came, json.loads(done.stdout.strip().splitlines()[-1])
-        came.append((kind, at))
-    done = subprocess.run([sys.executable, "-c", code, "none", "0"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return came, json.loads(done.stdout.strip().splitlines()[-1])
 
 
 @pytest.mark.parametrize(("kills", "epochs"), [(2, 2), pytest.param(20, 30, marks=pytest.mark.slow)])
@@ -328,8 +332,14 @@ def test_a_training_killed_at_random_steps_and_file_operations_gives_the_same_we
         toy.train_run(archive, bundle=str(tmp_path / "whole"), work=str(tmp_path / "whole-work"), training=training),
         LocalEngine(),
     )
-    came, result = killed_until_done(driver(archive, tmp_path, training, ray=False), random.Random(20261130), kills)
-    assert len(came) == kills and {kind for kind, _ in came} == {"step", "file"}
+    draw = random.Random(20261130)
+    attempts = [(kind, draw.randrange(1, 40 if kind == "step" else 120)) for kind in ("step", "file") * (kills // 2)]
+    code = driver(LOCAL, archive, tmp_path, training)
+    words = [sys.executable, "-c", code, json.dumps([*attempts, ("none", 0)])]
+    done = subprocess.run(words, capture_output=True, text=True)
+    ends = [int(line.split()[2]) for line in done.stdout.splitlines()]
+    assert ends == [-signal.SIGKILL] * kills + [0], done.stdout + done.stderr[-2000:]
+    result = json.loads((tmp_path / "bundle.json").read_text())
     assert result["bundle_id"] == whole.bundle_id
     expected, weights = bundles.load(whole.bundle).weights, bundles.load(result["bundle"]).weights
     assert all(np.array_equal(weights[name], expected[name]) for name in expected)
@@ -340,14 +350,14 @@ def test_a_training_killed_at_random_steps_and_file_operations_gives_the_same_we
 def test_a_training_on_ray_whose_workers_and_drivers_are_killed_20_times_gives_the_same_weights(archive, tmp_path):
     """Every fourth kill is of the driver with all of its Ray; the others are of one of two workers, at random moments."""
     training: dict[str, object] = {"epochs": 60, "batch_size": 2, "checkpoint_minutes": 1e-9}
-    code = driver(archive, tmp_path, training, ray=True)
+    code = driver(ON_RAY, archive, tmp_path, training)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     draw, kills, drivers = random.Random(20261130), 0, 0
     spoilt = 0
     done: tuple[int, str, str] | None = None
     while done is None:
         first = subprocess.Popen(
-            [sys.executable, "-c", code, "none", "0"],
+            [sys.executable, "-c", code],
             env=environment,
             start_new_session=True,
             stdout=subprocess.PIPE,
@@ -368,6 +378,9 @@ def test_a_training_on_ray_whose_workers_and_drivers_are_killed_20_times_gives_t
                 drivers += 1
                 os.killpg(first.pid, signal.SIGKILL)
                 first.wait()
+                for stream in (first.stdout, first.stderr):
+                    assert stream is not None
+                    stream.close()
                 newest = next(iter(tmp_path.glob("work/training/toy-*/checkpoint")), None)
                 if newest is not None and kills % 8 == 0:  # and the newest checkpoint is spoilt
                     path = newest / draw.choice(FILES)
