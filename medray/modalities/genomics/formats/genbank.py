@@ -256,7 +256,7 @@ def translate(feature: SeqFeature, sequence: Seq | MutableSeq) -> str:
         raise SampleError("corrupt", "the location of the CDS cannot be read")
     if any(part.ref for part in feature.location.parts):
         raise SampleError("unsupported", "a part of the CDS lies in another record")
-    spans = [(int(part.start), int(part.end)) for part in feature.location.parts]
+    spans = [(int(part.start), int(part.end)) for part in feature.location.parts]  # pyright: ignore[reportArgumentType]  # positions are integers
     # Biopython cuts it off at the end; going over its positions would take for ever where it ends at 10^13
     if sum(end - start for start, end in spans) <= 0 or any(start < 0 or end > len(sequence) for start, end in spans):
         raise SampleError("corrupt", "the CDS reaches beyond the bases of its record")

@@ -180,8 +180,8 @@ def _run_lengths(header: Header, frame: bytes) -> Cells:
     target = values.view(np.uint8).reshape(header.samples, size, width)
     for number, (start, end) in enumerate(pairwise(bounds)):
         with reading(uid_name(header.syntax)):
-            room = np.empty(size + 2, np.uint8)  # a run of two bytes may stand for 128
-            plane = np.asarray(imagecodecs.packbits_decode(frame[start:end], out=memoryview(room)))
+            room = bytearray(size + 2)  # a run of two bytes may stand for 128
+            plane = np.frombuffer(imagecodecs.packbits_decode(frame[start:end], out=room), np.uint8)
         if len(plane) < size:
             raise SampleError("truncated", f"a run-length segment of {len(plane)} bytes; expected {size}")
         if len(plane) > size + 1:  # a byte more: the segment's own padding to an even length
