@@ -236,11 +236,9 @@ def score_manifest(
 def refuse_ids_of_others(store: ScoreStore, run: StoreRun, manifest: Manifest, bundle_id: str) -> list[str]:
     """Runs of the bundle over other archives that share the store. Raises StoreError where one of them has scored other content
     under an id of this archive: each would overwrite what the other has."""
-    others = {
-        row["run_id"]: row["archive"]
-        for row in store.runs()
-        if row["bundle_id"] == bundle_id and row["archive"] and not _same_archive(row["archive"], run)
-    }
+    scored = {row["run_id"]: row["archive"] for row in store.runs() if row["bundle_id"] == bundle_id and row["archive"]}
+    strange = {root for root in set(scored.values()) if not _same_archive(root, run)}
+    others = {run_id: root for run_id, root in scored.items() if root in strange}
     if others and (entries := standing.of_runs(store, manifest, bundle_id, others)):
         raise StoreError(
             "another archive has been scored into this store under the same ids",
