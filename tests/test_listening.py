@@ -24,6 +24,8 @@ from medray.learning import bundles
 from medray.verbs.score import score
 from medray.verbs.train import train
 
+DRIVER = Path("/proc/self/cmdline").read_text().replace("\0", " ").strip()
+"""As `listeners` has the command of this process."""
 DOCS = Path(__file__).parents[1] / "docs" / "cluster.md"
 
 
@@ -64,7 +66,7 @@ def undocumented(seen: set[Listener]) -> list[tuple[str, str, int]]:
     def known(each: Listener) -> set[str]:
         # a worker that trains is called by the method that it is in
         command = each.command.replace("ray::execute.", "ray::RayTrainWorker.")
-        words = {"driver"} if "pytest" in command else {word for word in table if word in command}
+        words = {"driver"} if each.command == DRIVER else {word for word in table if word in command}
         return {table[word] for word in words}
 
     return [(each.command[:80], where(each), each.port) for each in seen if where(each) not in known(each)]

@@ -112,7 +112,7 @@ def test_what_processes_of_ray_write_is_read_by_the_group_that_a_run_names(ray_s
 
 READ = """
 import os, sys
-import pyarrow.dataset
+import deltalake.fs, pyarrow.dataset  # an environment may be closed to others
 from deltalake import DeltaTable
 os.setgroups([])
 os.setgid(int(sys.argv[2])); os.setuid(65534)

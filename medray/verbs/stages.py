@@ -220,7 +220,7 @@ def touched(entries: Entries) -> np.ndarray:
             of_file.indices.to_numpy()
         ]
         then = np.where(local, then[known], then[known] // 10**9 * 10**9)
-        mask[owner[known][(now != then) & (now != _GONE)]] = True
+        mask[owner[known][now != then]] = True
     return mask
 
 
@@ -230,7 +230,7 @@ _GONE = -1
 def _modified(uri: str) -> int:
     try:
         modified = modified_ns(uri)
-    except OSError:  # the reader has met it, too, or read before it
+    except OSError:  # where the reader read before that, nobody can tell any more what it read
         return _GONE
     return _GONE if modified is None else modified
 

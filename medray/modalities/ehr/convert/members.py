@@ -60,6 +60,11 @@ class Member:
         with broken_files():
             return _plain(self._open)
 
+    @property
+    def stream(self) -> BinaryIO:
+        """`open`, by the name that it has in plug-ins of earlier versions; each time from the start."""
+        return self.open()
+
     def head(self, size: int) -> bytes:
         """The first bytes of the content, not compared with a checksum; fewer where it is broken. Raises SampleError."""
         with broken_files():
