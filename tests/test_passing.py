@@ -23,7 +23,6 @@ from medray.learning import bundles
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
-from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import ModalitySpec
 from medray.progress import Silent
