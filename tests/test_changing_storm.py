@@ -21,7 +21,7 @@ from storm_driver import Slow
 
 from medray.archive.manifest import Manifest
 from medray.engines.opening import open_engine
-from medray.errors import PASSING, ArchiveError, Fenced
+from medray.errors import PASSING, ArchiveAway, ArchiveError, Fenced
 from medray.learning import bundles
 from medray.learning.bundles import TrainedModel
 from medray.learning.models.cnn1d import Cnn1dSpec
@@ -260,7 +260,7 @@ def test_an_archive_that_changes_under_runs_ends_as_it_lies_there(
             Storm.kill_driver(storm)
         try:
             results.append(verb.score(run, open_engine(run.engine)).model_dump())
-        except (ArchiveError, Fenced):  # not mounted; overtaken
+        except (ArchiveError, ArchiveAway, Fenced):  # not mounted; overtaken
             continue
         if at_rest and _has_read_all(results[-1]):
             break

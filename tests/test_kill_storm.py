@@ -60,6 +60,8 @@ def check_masks(store: ScoreStore, entries: int, monkeypatch: pytest.MonkeyPatch
     assert len(rows) == entries
 
 
+@pytest.mark.slow  # test_changing_storm.py has a small storm on Ray
+@pytest.mark.timeout(600)
 def test_kills_of_workers_and_drivers_lose_nothing_and_double_nothing(
     tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
