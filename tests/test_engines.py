@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -211,6 +212,20 @@ def test_what_a_shard_refuses_ends_the_work_of_all_children():
 def test_a_shard_that_ends_each_child_is_a_fault_of_the_machine():
     with pytest.raises(MachineError, match="ends its process each time"):
         list(side(DieAtSeven, shards=2))
+
+
+class Hang:
+    def __call__(self, batch):
+        time.sleep(600)  # longer than a test may take
+        return batch
+
+
+def test_children_that_are_left_before_their_end_are_ended():
+    """As Ctrl-C does while a decoder hangs."""
+    receipts = side(Hang)
+    threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(receipts)
 
 
 def test_after_the_deadline_children_begin_nothing():

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import toy
+from changing_files import one_slice
 from packed import packed
 
 from medray.archive.entries import Entries
@@ -22,14 +23,13 @@ from medray.errors import MachineError
 from medray.learning import bundles
 from medray.modalities.ehr.spec import EhrSpec
 from medray.modalities.genomics.spec import GenomicsSpec
-from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.registry import ModalitySpec
 from medray.progress import Silent
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.storage.arrow import joined
-from medray.storage.files import archive_files, list_files
+from medray.storage.files import File, archive_files, list_files
 from medray.verbs import prepare, score, stages
 from medray.verbs.score import score as score_verb
 
@@ -73,26 +73,12 @@ def _idx(folder: Path, turn: int) -> None:
 
 
 def _dicom(folder: Path, turn: int) -> None:
-    (folder / "a.dcm").write_bytes(_slice(turn, 0))
+    (folder / "a.dcm").write_bytes(one_slice(turn))
 
 
 def _series(folder: Path, turn: int) -> None:
     for place in range(3):
-        (folder / f"{place}.dcm").write_bytes(_slice(turn if place == 2 else 0, place))
-
-
-def _slice(value: int, place: int) -> bytes:
-    return write_dicom(
-        np.full((8, 8), value, np.uint8),
-        patient_id="P1",
-        study_uid=uid("s"),
-        series_uid=uid("r"),
-        instance_uid=uid("i", place),
-        instance_number=place + 1,
-        modality="CT",
-        spacing_mm=(1.0, 1.0),
-        position_mm=(0.0, 0.0, float(place)),
-    )
+        (folder / f"{place}.dcm").write_bytes(one_slice(turn if place == 2 else 0, place))
 
 
 def _fasta(folder: Path, turn: int) -> None:
@@ -175,19 +161,24 @@ def test_content_replaced_after_the_index_fails_as_changed(tmp_path, name):
     assert set(reasons(spec, manifest)) == {"changed"}
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_content_is_compared_and_may_keep_its_time_or_be_touched(tmp_path, name):
+def indexed(folder: Path, name: str) -> tuple[Path, ModalitySpec, list[File], pa.Table]:
+    """(archive, how it is read, its files, manifest) of a format in content 0."""
     write, spec_at = FORMATS[name]
-    root = tmp_path / "archive"
+    root = folder / "archive"
     root.mkdir()
     write(root, 0)
-    spec, before = spec_at(tmp_path), list(list_files(str(root)))
-    manifest = manifest_of(spec, root)
+    spec = spec_at(folder)
+    return root, spec, list(list_files(str(root))), manifest_of(spec, root)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_content_is_compared_and_may_keep_its_time_or_be_touched(tmp_path, name):
+    root, spec, before, manifest = indexed(tmp_path, name)
     if name != "vcf":  # its reader looks at the reference, too, and leaves the file's time to whoever asks
         for file in before:
             os.utime(file.uri, ns=(0, 10**9))
         assert set(reasons(spec, manifest)) == {None}  # touched
-    write(root, 1)
+    FORMATS[name][0](root, 1)
     for file in before:
         os.utime(file.uri, ns=(file.modified_ns, file.modified_ns))
     assert set(reasons(spec, manifest)) == {"changed"}  # as a copy does that keeps times
@@ -195,12 +186,7 @@ def test_content_is_compared_and_may_keep_its_time_or_be_touched(tmp_path, name)
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_breaks_off_after_the_index_is_changed_and_no_verdict_on_what_was_indexed(tmp_path, name):
-    write, spec_at = FORMATS[name]
-    root = tmp_path / "archive"
-    root.mkdir()
-    write(root, 0)
-    spec, before = spec_at(tmp_path), list(list_files(str(root)))
-    manifest = manifest_of(spec, root)
+    _, spec, before, manifest = indexed(tmp_path, name)
     for file in before:
         if "labels" not in file.uri:
             content = Path(file.uri).read_bytes()

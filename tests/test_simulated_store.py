@@ -17,7 +17,8 @@ import simulated_store
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
-from simulated_store import Log, Violation, World, simulated
+from simulated_storage import Log, Violation
+from simulated_store import World, simulated
 
 from medray.scores import ScoreStore, upkeep
 from medray.scores.file import EPOCH

@@ -21,10 +21,10 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from medray.errors import SampleError
+from medray.storage import remote
 from medray.storage.compressed import refuse_beyond_measure, unpacking
 from medray.storage.content import Content, Stream, as_file
 from medray.storage.inflating import DEFLATE_STREAM, Inflated
-from medray.storage.remote import file_system
 from medray.storage.uris import container_of, is_container, is_local, local_path
 from medray.storage.walk import FileStamp, stamp
 
@@ -77,11 +77,11 @@ class Directory:
 
 
 def size_and_time(uri: str) -> tuple[int, int]:
-    """(bytes, ns since the epoch) of a container. Raises OSError."""
+    """(bytes, ns since the epoch) of a file that storage has. Raises OSError."""
     if is_local(uri):
         facts = os.stat(local_path(uri))
         return facts.st_size, facts.st_mtime_ns
-    system, path = file_system(uri)
+    system, path = remote.file_system(uri)
     info = system.get_file_info(path)
     if not info.is_file:
         raise FileNotFoundError(path)
@@ -183,7 +183,7 @@ def _whole(packed: bytes, found: Member) -> bytes:
 def _open(uri: str) -> pa.NativeFile:
     if is_local(uri):
         return pa.OSFile(str(local_path(uri)), "rb")
-    system, path = file_system(uri)
+    system, path = remote.file_system(uri)
     return system.open_input_file(path)
 
 

@@ -98,16 +98,11 @@ AT_ONCE = 16
 
 
 def _size(uri: str) -> int | None:
-    if is_local(uri):
-        try:
-            return os.stat(local_path(uri)).st_size
-        except FileNotFoundError:
-            return None
-    from pyarrow import fs
+    from medray.storage.containers import size_and_time
 
-    system, path = file_system(uri)
-    info = system.get_file_info(path)
-    return info.size if info.type == fs.FileType.File else None
+    with suppress(FileNotFoundError):
+        return size_and_time(uri)[0]
+    return None
 
 
 def is_away(root: str) -> bool:

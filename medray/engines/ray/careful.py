@@ -122,6 +122,12 @@ class Careful:
             self.child = None
         return answer
 
+    def give_up(self) -> None:
+        """End the work at hand, from another thread: what it had begun is left."""
+        self.until = 0.0
+        if (child := self.child) is not None:
+            child.process.kill()
+
     def close(self) -> None:
         if self.child is not None:
             self.child.close()
@@ -194,30 +200,18 @@ def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
     return shard
 
 
-def careful(flow: Flow, *, threads: int, memory: int | None) -> Iterator[Receipt]:
-    """Receipts of the plan's shards, one after the other in one child process, until the deadline."""
-    work = Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, threads=threads, memory=memory)
-    try:
-        for shard in flow.plan:
-            if flow.over:
-                return
-            yield work(shard)
-    finally:
-        work.close()
-
-
 def side_by_side(flow: Flow, *, children: int, memory: int | None) -> Iterator[tuple[int, Receipt]]:
     """(number, receipt) of the plan's shards as they come, worked on in so many child processes, until the deadline.
 
-    Raises what a shard raised, when the shards at hand are done.
+    Raises what a shard raised, when the shards at hand are done. Where it is left before its end, as by Ctrl-C, the children are
+    ended.
     """
     answers: queue.SimpleQueue[tuple[int, Receipt] | BaseException | None] = queue.SimpleQueue()
     shards, stopped = queue.SimpleQueue[tuple[int, pa.Table]](), threading.Event()
     for numbered in enumerate(flow.plan):
         shards.put(numbered)
 
-    def work_off() -> None:
-        work = Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, memory=memory)
+    def work_off(work: Careful) -> None:
         try:
             while not stopped.is_set() and not flow.over:
                 number, shard = shards.get_nowait()
@@ -230,7 +224,11 @@ def side_by_side(flow: Flow, *, children: int, memory: int | None) -> Iterator[t
             work.close()
             answers.put(None)
 
-    threads = [threading.Thread(target=work_off, daemon=True) for _ in range(min(children, len(flow.plan)))]
+    works = [
+        Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, memory=memory)
+        for _ in range(min(children, len(flow.plan)))
+    ]
+    threads = [threading.Thread(target=work_off, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
     ended, fault = 0, None
@@ -246,6 +244,8 @@ def side_by_side(flow: Flow, *, children: int, memory: int | None) -> Iterator[t
                 yield answer
     finally:
         stopped.set()
+        for work in works if ended < len(threads) else ():
+            work.give_up()
         for thread in threads:
             thread.join()
     if fault is not None:

@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from medray.engines.base import Fitted, Show
 from medray.engines.memory import give_back
-from medray.engines.ray.careful import careful, side_by_side
+from medray.engines.ray.careful import side_by_side
 from medray.engines.ray.connection import machine_errors, start
 from medray.engines.ray.deadline import Reply, until_stopped
 from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, Message, ScoreWorker, parcel
 from medray.engines.ray.placement import Split, check_fraction, cut, opened_bytes, split_workers
-from medray.engines.ray.prometheus import FlowMeter, Meter
+from medray.engines.ray.prometheus import Meter
 from medray.engines.ray.training import fit_on_cluster
 from medray.engines.spec import RaySpec
 from medray.errors import MachineError, UserError, from_json
@@ -130,18 +130,15 @@ class RayEngine:
     def run(self, flow: Flow) -> None:
         if not flow.plan or flow.over:
             return
-        if flow.small:  # starting actors costs seconds
-            receipts = careful(flow, threads=1, memory=self.memory)
-            collect(flow, self.meter.in_order(flow, receipts) if _is_running() else receipts)
-            return
-        if flow.sooner and self.alone:
-            meter = self.meter.begin(flow) if _is_running() else None
-            collect(flow, self._told(flow, side_by_side(flow, children=self.readers, memory=self.memory), meter))
+        if flow.small or (flow.sooner and self.alone):  # starting actors costs seconds
+            collect(flow, self._of_children(flow, 1 if flow.small else self.readers))
             return
         collect(flow, self._receipts(flow))
 
-    def _told(self, flow: Flow, numbered: Iterator[tuple[int, Receipt]], meter: FlowMeter | None) -> Iterator[Receipt]:
-        for number, receipt in numbered:
+    def _of_children(self, flow: Flow, children: int) -> Iterator[Receipt]:
+        """Receipts of shards as child processes of the driver finish them; counted where a Ray is there to count."""
+        meter = self.meter.begin(flow) if _is_running() else None
+        for number, receipt in side_by_side(flow, children=children, memory=self.memory):
             if meter is not None:
                 meter(flow.plan[number], receipt)
             yield receipt

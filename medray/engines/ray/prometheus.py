@@ -6,7 +6,6 @@ reason codes: no id of a run (there is a new one every night), nothing of an ent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -55,13 +54,6 @@ class Meter:
 
     def begin(self, flow: Flow) -> FlowMeter:
         return FlowMeter(self, flow)
-
-    def in_order(self, flow: Flow, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
-        """The receipts, which are of the plan's shards one after the other, each told."""
-        count = self.begin(flow)
-        for shard, receipt in zip(flow.plan, receipts, strict=False):
-            count(shard, receipt)
-            yield receipt
 
     def training(self, live: Live) -> None:
         self.gauges["medray_training_epoch"].set(live["epoch"], {"run": self.run})
