@@ -1,19 +1,20 @@
 """What a simulated score store stands on: processes that a scheduler lets run, a storage in memory, and a log that decides as
 delta-rs does.
 
-`Storage` is a file system of pyarrow's, whose files are Arrow IPC instead of Parquet. An actor runs in a thread of its own, one
-at a time, and hands over at calls to log or storage. There it may be killed, stopped for hours, or be answered wrongly.
+`Storage` is a file system of pyarrow's, whose files are Arrow IPC instead of Parquet. An actor runs in a greenlet of its own,
+which hands over to the scheduler at calls to log or storage: a switch takes a microsecond, one between threads fifty. There it
+may be killed, stopped for hours, or be answered wrongly.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import greenlet
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
     from simulated_store import World
 
 STORE = "sim://store"
-
-
-CHANGES = ("write", "remove", "commit", "committed")
-"""Points at which something is changed, or has just been."""
 
 
 class Killed(BaseException):
@@ -53,18 +50,15 @@ class Actor:
         self.killed = self.ended = False
         self.stopped_until = 0
         self.fault: BaseException | None = None
-        self._mine, self._theirs = threading.Lock(), threading.Lock()
-        self._mine.acquire()
-        self._theirs.acquire()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._scheduler = greenlet.getcurrent()
+        self._process = greenlet.greenlet(self._run)
 
     @property
-    def is_this_thread(self) -> bool:
-        return threading.current_thread() is self._thread
+    def is_running_here(self) -> bool:
+        """Not where one of its threads asks."""
+        return greenlet.getcurrent() is self._process
 
     def _run(self) -> None:
-        self._mine.acquire()
         try:
             if not self.killed:
                 self.work()
@@ -75,19 +69,13 @@ class Actor:
         except BaseException as error:  # the scheduler raises it
             self.fault = error
         self.ended = True
-        self._theirs.release()
 
     def resume(self) -> None:
-        self._mine.release()
-        self._theirs.acquire()
-        if self.ended:
-            self._thread.join()
+        self._process.switch()
 
     def hand_over(self) -> None:
-        if self.killed:
-            raise Killed
-        self._theirs.release()
-        self._mine.acquire()
+        if not self.killed:
+            self._scheduler.switch()
         if self.killed:
             raise Killed
 
@@ -138,8 +126,8 @@ class Storage(fs.FileSystemHandler):
         self.files: dict[str, tuple[bytes, datetime]] = {}
 
     def put(self, path: str, data: bytes) -> None:
-        actor = self.world.at("write")
-        if actor is not None and self.world.random.random() < self.world.fault_rate:
+        self.world.hand_over()
+        if self.world.random.random() < self.world.fault_rate:
             raise OSError("the storage is busy")
         self.files[path] = data, self.world.time
 
@@ -159,11 +147,11 @@ class Storage(fs.FileSystemHandler):
         return FileInfo(path, FileType.Directory if below else FileType.NotFound)
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        self.world.at("look")
+        self.world.hand_over()
         return [self._info(path) for path in paths]
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        self.world.at("list")
+        self.world.hand_over()
         prefix = f"{selector.base_dir.rstrip('/')}/"
         below = [path for path in self.files if path.startswith(prefix)]
         if selector.recursive:
@@ -172,7 +160,7 @@ class Storage(fs.FileSystemHandler):
         return [self._info(path) for path in sorted(names)]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        self.world.at("read")
+        self.world.hand_over()
         if path not in self.files:
             raise FileNotFoundError(path)
         return pa.BufferReader(self.files[path][0])
@@ -187,7 +175,7 @@ class Storage(fs.FileSystemHandler):
         raise NotImplementedError
 
     def delete_file(self, path: str) -> None:
-        self.world.at("remove")
+        self.world.hand_over()
         if path not in self.files:
             raise FileNotFoundError(path)
         if path.removeprefix("store/") in self.world.log.newest.live:
@@ -329,7 +317,7 @@ class Table:
         return self.read.number
 
     def update_incremental(self) -> None:
-        self.log.world.at("read the log")
+        self.log.world.hand_over()
         self.read = self.log.newest
 
     def transaction_version(self, app: str) -> int | None:
@@ -372,14 +360,14 @@ def transact(table: Table, actions: Any, schema: Any, *, facts: Any, counters: A
     """`delta.transact` over the simulated log. Its answer may get lost, before or after the commit has landed. The table stays
     as it was read."""
     world = table.log.world
-    world.at("commit")
+    world.hand_over()
     lost = world.random.random() if world.faulty else 1.0
     if lost < world.fault_rate / 2:
         raise OSError("the request was lost")
     table.log.commit(table.read, actions, counters or {}, facts["medray.kind"])
     if lost < world.fault_rate:
         raise OSError("the answer was lost")
-    world.at("committed")
+    world.hand_over()
 
 
 def dataset(table: Table, uri: str) -> ds.Dataset:

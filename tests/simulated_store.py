@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.fs as fs
 import pyarrow.parquet as pq
 from simulated_storage import (
-    CHANGES,
     CUT,
     STORE,
     Actor,
@@ -66,7 +65,6 @@ class World:
     running: Actor | None = None
     faulty: bool = True
     counts: Counter[str] = field(default_factory=Counter)
-    trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -77,15 +75,11 @@ class World:
         self.expected: Counter[Row] = Counter()
         self.forgotten_before: dict[str, int] = {}
 
-    def at(self, point: str) -> Actor | None:
-        """Called where log and storage are asked: the running actor hands over, and may not live on. Every other time where
-        nothing is changed: a hand-over takes longer than what lies between two of them."""
+    def hand_over(self) -> None:
+        """Called where log and storage are asked: the running actor lets others run, and may not live on."""
         actor = self.running
-        if actor is not None and not actor.is_this_thread:  # several files are looked at side by side
-            return actor
-        if actor is not None and (point in CHANGES or actor.killed or self.random.random() < 0.5):
+        if actor is not None and actor.is_running_here:  # not one of the threads in which it looks at several files
             actor.hand_over()
-        return actor
 
     # -- what is promised, at every commit
 

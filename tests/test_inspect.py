@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import toy
 
+from medray.cli.console import readable
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError
 from medray.verbs.inspect import inspect
@@ -90,3 +91,11 @@ def test_what_nobody_knows_is_refused_with_what_medray_reads(tmp_path):
     with pytest.raises(ArchiveError) as refused:
         inspect(str(tmp_path))
     assert "ehr to-meds" in refused.value.expected and refused.value.do
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234567, "1,234,567"), (1234567.8, "1,234,568"), (0.123456, "0.1235"), (10**399, "1" + 133 * ",000")],
+)
+def test_numbers_of_any_size_are_shown(value, text):
+    assert readable(value) == text

@@ -206,7 +206,9 @@ def readable(value: object) -> str:
         return ("; " if nested else ", ").join(readable(each) for each in items)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, int) or abs(value) >= 1000:
+    if isinstance(value, int):
+        return f"{value:,d}"
+    if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}"
 

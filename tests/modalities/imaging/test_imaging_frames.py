@@ -130,6 +130,23 @@ def test_a_damaged_sequence_is_corrupt_and_nothing_worse():
             assert error.reason in ("corrupt", "truncated", "unsupported", "bad_rescale", "not_an_image")
 
 
+@pytest.mark.parametrize(("levels", "read"), [(3, True), (20, False)])
+def test_sequences_of_a_file_that_pydicom_parses_are_read_to_a_depth(levels, read):
+    innermost = item(FrameAcquisitionNumber=7)
+    for _ in range(levels):
+        innermost = item(FrameContentSequence=[innermost])
+    made = one()
+    made.PerFrameFunctionalGroupsSequence[0].FrameContentSequence = [innermost]
+    header = parse(encoded(made, "bare"))
+    assert not header.walked
+    if read:
+        assert frames(header)[0].own
+    else:
+        with pytest.raises(SampleError, match="nested more than 16 deep") as raised:
+            frames(header)
+        assert raised.value.reason == "corrupt"
+
+
 def test_every_frame_says_what_pydicom_says_of_it(shared_data):
     """Real enhanced files of Philips and Siemens against pydicom's own view of shared and per-frame groups."""
     checked = 0

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -121,8 +122,19 @@ def _parsed_items(header: Header, keyword: str) -> list[Item]:
         raise SampleError("corrupt", f"{keyword} is not made of items") from None
 
 
+DEEPEST = 16
+"""Sequences within each other that are read: functional groups nest three or four."""
+
+
 def _written(dataset: Dataset, tag: int, little: bool) -> bytes:
-    """The bytes of a sequence's items, written with implicit VR."""
+    """The bytes of a sequence's items, written with implicit VR. Raises SampleError `corrupt` where sequences lie within each
+    other as in no real file: each level doubles the text of an error that pydicom raises at the innermost one.
+    """
+    level = [dataset[tag]]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for item in outer.value for inner in _sequences(item)]
+    if level:
+        raise SampleError("corrupt", f"sequences are nested more than {DEEPEST} deep")
     alone = Dataset()
     alone[tag] = dataset[tag]
     stream = DicomBytesIO()
@@ -131,6 +143,16 @@ def _written(dataset: Dataset, tag: int, little: bool) -> bytes:
     raw = stream.getvalue()
     start, length = 8, int.from_bytes(raw[4:8], "little" if little else "big")
     return raw[start:] if length == UNDEFINED else raw[start : start + length]
+
+
+def _sequences(item: Dataset) -> list[DataElement]:
+    """The sequences of an item; no other element is read, so that each is written as it stands in the file."""
+    found: list[DataElement] = []
+    for tag in list(item.keys()):
+        vr = item.get_item(tag).VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
+        if vr == "SQ":
+            found.append(item[tag])
+    return found
 
 
 def private(header: Header, name: str, creator: str) -> bytes | None:
