@@ -208,12 +208,6 @@ class IpcWriter:
         self._writer = pa.ipc.new_stream(stream, schema)
         self._open = True
 
-    def __enter__(self) -> IpcWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def write_batch(self, batch: pa.RecordBatch) -> None:
         self._writer.write_batch(batch)
 

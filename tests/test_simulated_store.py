@@ -6,22 +6,25 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import simulated_store
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
-from simulated_storage import Log, Violation
+from simulated_storage import Log, Violation, table_of
 from simulated_store import World, simulated
+from store_rows import rows
 
+from medray.errors import MachineError
 from medray.scores import ScoreStore, upkeep
-from medray.scores.file import EPOCH
+from medray.scores.file import EPOCH, write_file
 from medray.scores.log import Claims, ScoreLog
 from medray.scores.table import SCORES
 from medray.storage import delta
@@ -132,6 +135,24 @@ def test_a_planted_fault_is_found(plant: Callable[[pytest.MonkeyPatch], None]) -
         plant(patch)
         with pytest.raises(Violation):
             schedules(FAULTS[plant], FAULTS[plant] + 3_000)
+
+
+def test_what_went_wrong_first_is_raised_where_the_storage_fails_at_closing_too() -> None:
+    world = World(0, fault_rate=0.0)
+
+    def batches(written: pa.Table) -> Iterator[pa.RecordBatch]:
+        yield from written.to_batches()
+        raise MachineError("a file that is read for it is gone")
+
+    with pytest.MonkeyPatch.context() as patch, simulated(world, patch.setattr):
+        store = world.store()
+        claim = store.claim("b1")
+        store.sink(claim).write([rows({"a": 1})])
+        ((path, (written, _)),) = world.storage.files.items()
+        world.fault_rate = 1.0
+        with pytest.raises(MachineError, match="is gone"):
+            write_file(simulated_store.STORE, "b1", claim, batches(table_of(written)), modified=simulated_store.BEGAN)
+        assert [*world.storage.files] == [path]
 
 
 # --- the simulated log ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -19,6 +19,7 @@ from medray.storage import files
 from medray.storage.delta import storing
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
     from deltalake.transaction import AddAction
 
 _BOUNDED = ("key_hi", "key_lo", "output", "value", "run_id", "scored_at", "status", "reason")
@@ -75,7 +76,8 @@ def write_file(
         with storing(file_uri):
             stream = opened.enter_context(files.new_file(file_uri))
             options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
-            writer = opened.enter_context(pq.ParquetWriter(stream, IN_FILE, **options))
+            writer = pq.ParquetWriter(stream, IN_FILE, **options)
+            opened.callback(_end, writer)
         for rows in chain([first], batches_with_rows):
             statistics.add(rows)
             with storing(file_uri):
@@ -99,6 +101,12 @@ def added(written: ScoreFile, bundle_id: str, *, new_rows: bool = True) -> AddAc
 
     partition = {"bundle_id": bundle_id}
     return AddAction(written["path"], written["size"], partition, written["modified_ms"], new_rows, written["stats"])
+
+
+def _end(writer: pq.ParquetWriter) -> None:
+    """After a fault, which is raised then; no fault of the storage at its end takes its place."""
+    with suppress(OSError):
+        writer.close()
 
 
 class _Statistics:

@@ -262,8 +262,10 @@ def new_file(uri: str, mode: int | None = None) -> Generator[pa.NativeFile]:
         try:
             yield stream
         except BaseException:  # Ctrl-C, too: half a file does not stay; it is raised again
-            stream.close()
-            system.delete_file(path)
+            with suppress(OSError):  # what went wrong first is raised, and nothing points to what is left of the file
+                stream.close()
+            with suppress(OSError):
+                system.delete_file(path)
             raise
         stream.close()
         return
