@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -154,7 +155,7 @@ from test_engines import Collect, Double, plan
 from medray.engines.opening import open_engine
 from medray.engines.spec import RaySpec
 from medray.flows.flow import Flow, Stage
-engine, sink = open_engine(RaySpec(workers=2)), Collect()
+engine, sink = open_engine(RaySpec(address="local", workers=2)), Collect()
 for shards in ([], plan()):
     engine.run(Flow("test", shards, (Stage(Double, 4),), sink, lambda n, _: None, small=True))
 assert sorted(value for each in sink.found for value in each["values"]) == list(range(0, 40, 2))
@@ -165,6 +166,76 @@ assert signal.getsignal(signal.SIGTERM) is handler
 engine.close()
 assert not sys.modules["ray"].is_initialized()
 """
+
+
+WITHOUT_RAY = """
+import os, sys, time
+from test_engines import Collect, Double, Endless, plan
+from medray.engines.opening import open_engine
+from medray.engines.spec import RaySpec
+from medray.flows.flow import Flow, Stage
+engine, sink = open_engine(RaySpec(workers=2)), Collect()
+assert (engine.workers, engine.readers, engine.gpus, engine.split) == (2, 2, 0.0, None)
+for small in (True, False, False):
+    engine.run(Flow("test", plan(12), (Stage(Double, 4),), sink, lambda n, _: None, small=small))
+assert {each["parent"] for each in sink.found} == {os.getpid()}
+assert len(sink.found) == 36 and len({each["pid"] for each in sink.found}) == 2, "processes are kept"
+until = time.time() + 0.5
+engine.run(Flow("test", plan(3), (Stage(Endless, 4),), sink, lambda n, _: None, until=until))
+assert len(sink.found) == 36 and until < time.time() < until + 60
+assert "ray" not in sys.modules
+engine.close()
+"""
+
+
+class Endless:
+    """A decoder that hangs."""
+
+    def __call__(self, batch):
+        time.sleep(3600)
+
+
+def test_a_machine_by_itself_works_without_ray_in_as_many_processes_and_leaves_what_hangs_at_the_deadline():
+    done = subprocess.run(
+        [sys.executable, "-c", "import medray.engines.ray.children as c\nc.GRACE_SECONDS = 0.5" + WITHOUT_RAY],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "without"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"address": "local"}, False, False),
+        ({"stages": "split"}, False, False),
+        ({"gpus_per_worker": 0.5}, False, False),
+        ({"gpus_per_worker": 0}, False, True),
+        ({"cpus_per_worker": 0.5, "memory_per_worker": "1GB"}, False, True),
+    ],
+)
+def test_ray_is_for_clusters_gpus_and_what_it_places(monkeypatch, settings, gpus, without):
+    from medray.engines.ray import engine as engines
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "_is_running", lambda: False)
+    monkeypatch.setattr(engines.machine, "may_have_gpus", lambda: gpus)
+    engine = engines.RayEngine(RaySpec.model_validate({"workers": 1, **settings}))
+    assert engine.without_ray is without and not engine.started
+
+
+def test_what_a_machine_by_itself_lacks_is_refused_in_the_same_words(monkeypatch):
+    from medray.engines.ray import engine as engines
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "_is_running", lambda: False)
+    with pytest.raises(UserError, match="too few CPUs") as caught:
+        engines.RayEngine(RaySpec(workers=5000, cpus_per_worker=1))
+    assert "lower [engine]" in caught.value.do
 
 
 def test_little_work_neither_imports_nor_starts_ray():
@@ -190,10 +261,12 @@ class DieAtSeven:
 
 
 def side(stage, shards=6, **options):
-    from medray.engines.ray.careful import side_by_side
+    from medray.engines.ray.careful import Children
+    from medray.engines.ray.children import side_by_side
 
     flow = Flow("test", plan(shards), (Stage(stage, 5),), Collect(), lambda n, _: None, **options)
-    return side_by_side(flow, children=2, memory=None)
+    with closing(Children()) as kept, closing(side_by_side(flow, kept, children=2, memory=None)) as done:
+        yield from (each for each in done if each is not None)
 
 
 def test_children_side_by_side_do_every_shard_once_and_tell_which():

@@ -22,7 +22,8 @@ class RaySpec(BaseModel):
     kind: Literal["ray"] = "ray"
     """The engine: Ray, on this machine or on a cluster."""
     address: str | None = None
-    """`auto` or host:port of a running cluster; none: start Ray on this machine (or use RAY_ADDRESS)."""
+    """`auto` or host:port of a running cluster; local: a Ray of its own on this machine; none: RAY_ADDRESS, and without it this
+    machine, where Ray is started for GPUs and training, and all other work is done in processes of the command."""
     workers: int | Literal["auto"] | tuple[int, int] = Field(default="auto")
     """Data-parallel training workers, and scoring actors; auto: one per GPU, or one per CPU where there is none.
     [2, 8]: at least, at most. Training then goes on with fewer when a node is lost, and with more when one comes;

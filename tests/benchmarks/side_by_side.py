@@ -125,19 +125,17 @@ def score_with_medray(
     archive: Path, bundle: str, out: Path, processes: int, clock: Clock, each: int = 1, **settings: Any
 ) -> ScoreRun:
     """The score flow on a Ray of this machine; an entry is `each` units."""
-    import ray
-
     from medray.config.runs import ScoreRun
-    from medray.engines.ray import engine as engine_module
+    from medray.engines.opening import open_engine
     from medray.engines.spec import RaySpec
     from medray.verbs.score import score
 
-    engine_module.start(num_cpus=processes)
     places = {"archive": str(archive), "bundle": bundle, "store": str(out / "store"), "work": str(out / "work")}
     run = ScoreRun(name="benchmark", **places, **settings, engine=RaySpec(workers=processes))
-    result = score(run, engine_module.RayEngine(run.engine), _Watch(clock, each))
+    engine = open_engine(run.engine, run.name)
+    result = score(run, engine, _Watch(clock, each))
     assert result.failed == 0 and result.scored == result.entries, result
-    ray.shutdown()
+    engine.close()
     return run
 
 

@@ -93,11 +93,9 @@ def bare(path: Path, epochs: int, *, is_fair: bool) -> None:
 
 def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
     from medray.config.runs import TrainRun
-    from medray.engines.ray import engine as engine_module
-    from medray.engines.spec import RaySpec
+    from medray.engines.opening import open_engine
     from medray.verbs.train import train
 
-    engine_module.start(num_cpus=processes)
     run = TrainRun.model_validate(
         {
             "name": "benchmark",
@@ -112,7 +110,9 @@ def ours(path: Path, epochs: int, processes: int, work: Path) -> None:
             "training": {"epochs": epochs + 1, "batch_size": BATCH, "schedule": "constant"},
         }
     )
-    result = train(run, engine_module.RayEngine(RaySpec(workers=processes)))
+    engine = open_engine(run.engine, run.name)
+    result = train(run, engine)
+    engine.close()
     import pyarrow.csv
 
     rows = pyarrow.csv.read_csv(result.history).to_pylist()[1:]

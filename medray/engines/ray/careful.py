@@ -7,13 +7,10 @@ becomes a failed row, `worker_died`; the rest of its shard is worked on as any o
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -22,7 +19,7 @@ import pyarrow as pa
 
 from medray.engines.ray.child import OUT_OF_MEMORY
 from medray.errors import MachineError, from_json
-from medray.flows.flow import Flow, Receipt, Sink, Stage
+from medray.flows.flow import Receipt, Sink, Stage
 
 ATTEMPTS, IF_KILLED = 2, 3
 """An entry that has ended so many processes in which it was alone is at fault; more where something killed them: the
@@ -53,10 +50,12 @@ class Careful:
         failable: bool,
         threads: int = 1,
         memory: int | None = None,
+        kept: Children | None = None,
     ) -> None:
         self.work = ("work", stages, sink, until, memory)
-        self.until, self.failable, self.threads = until, failable, threads
-        self.child: _Child | None = None
+        self.until, self.failable = until, failable
+        self.kept, self.own = kept or Children(threads), kept is None
+        self.child: Child | None = None
 
     def __call__(self, shard: pa.Table) -> Receipt:
         """The shard's receipt. Rows that end every process they are alone in are failed rows of it.
@@ -112,7 +111,7 @@ class Careful:
 
     def _ask(self, what: str, shard: pa.Table) -> Died | Receipt | None:
         if self.child is None:
-            self.child = _Child(self.threads)
+            self.child = self.kept.take()
             ready = self.child.ask(*self.work)
             if isinstance(ready, Died):
                 self.child = None
@@ -130,11 +129,13 @@ class Careful:
 
     def close(self) -> None:
         if self.child is not None:
-            self.child.close()
+            self.kept.give(self.child)
             self.child = None
+        if self.own:
+            self.kept.close()
 
 
-class _Child:
+class Child:
     """A process of `engines/ray/child.py`, with this process's module path."""
 
     def __init__(self, threads: int) -> None:
@@ -177,6 +178,25 @@ class _Child:
         self.process.wait()
 
 
+class Children:
+    """Processes that are kept from one flow to the next, with what they have imported."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        """Of PyTorch, in each."""
+        self.idle: list[Child] = []
+
+    def take(self) -> Child:
+        return self.idle.pop() if self.idle else Child(self.threads)
+
+    def give(self, child: Child) -> None:
+        self.idle.append(child)
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
+
+
 def _how(code: int) -> str:
     if code == OUT_OF_MEMORY:
         return "needed more memory than a worker may take"
@@ -198,55 +218,3 @@ def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
         else:
             shard = shard.append_column(name, column)
     return shard
-
-
-def side_by_side(flow: Flow, *, children: int, memory: int | None) -> Iterator[tuple[int, Receipt]]:
-    """(number, receipt) of the plan's shards as they come, worked on in so many child processes, until the deadline.
-
-    Raises what a shard raised, when the shards at hand are done. Where it is left before its end, as by Ctrl-C, the children are
-    ended.
-    """
-    answers: queue.SimpleQueue[tuple[int, Receipt] | BaseException | None] = queue.SimpleQueue()
-    shards, stopped = queue.SimpleQueue[tuple[int, pa.Table]](), threading.Event()
-    for numbered in enumerate(flow.plan):
-        shards.put(numbered)
-
-    def work_off(work: Careful) -> None:
-        try:
-            while not stopped.is_set() and not flow.over:
-                number, shard = shards.get_nowait()
-                answers.put((number, work(shard)))
-        except queue.Empty:
-            pass
-        except BaseException as error:  # raised in the driver's thread
-            answers.put(error)
-        finally:
-            work.close()
-            answers.put(None)
-
-    works = [
-        Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, memory=memory)
-        for _ in range(min(children, len(flow.plan)))
-    ]
-    threads = [threading.Thread(target=work_off, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    ended, fault = 0, None
-    try:
-        while ended < len(threads):
-            answer = answers.get()
-            if answer is None:
-                ended += 1
-            elif isinstance(answer, BaseException):
-                fault = fault or answer
-                stopped.set()
-            else:
-                yield answer
-    finally:
-        stopped.set()
-        for work in works if ended < len(threads) else ():
-            work.give_up()
-        for thread in threads:
-            thread.join()
-    if fault is not None:
-        raise fault

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 import pyarrow as pa
 
-from medray.engines.memory import keep_freed_memory, limit_memory
+from medray.engines.memory import Trim, keep_freed_memory, limit_memory
 from medray.errors import MedrayError
 from medray.faults import is_out_of_memory
 from medray.flows.flow import Receipt
@@ -44,6 +44,7 @@ def serve(connection: Connection) -> None:
         connection.send(("begun", rows))
 
     run = probe = None
+    trim = Trim()
     while True:
         try:
             what, *given = connection.recv()
@@ -58,6 +59,7 @@ def serve(connection: Connection) -> None:
                 run, probe = lane(stages, sink, until, begin), lane(stages, Nothing())
                 answer: tuple[str, object] = ("ready", None)
             elif what == "run" and run is not None:
+                trim()
                 answer = ("receipt", run(given[0]))
             elif what == "try" and probe is not None:
                 probe(given[0])

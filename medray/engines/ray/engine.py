@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import pyarrow as pa
 
 from medray.engines.base import Fitted, Show
-from medray.engines.memory import give_back
-from medray.engines.ray.careful import side_by_side
+from medray.engines.memory import give_back, share_of_memory
+from medray.engines.ray import machine
+from medray.engines.ray.careful import Children
+from medray.engines.ray.children import side_by_side
 from medray.engines.ray.connection import machine_errors, start
 from medray.engines.ray.deadline import Reply, until_stopped
 from medray.engines.ray.lanes import CarefulLane, DecodeWorker, Lane, Message, ScoreWorker, parcel
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Placed(NamedTuple):
-    """What a cluster has room for."""
+    """What there is room for."""
 
     workers: int
     cpus: float
@@ -46,21 +49,33 @@ class Placed(NamedTuple):
 
 
 class RayEngine:
-    """A running cluster is joined at once. A Ray of its own, which takes seconds, is started by the first work that is not small:
-    many a night has none."""
+    """A running cluster is joined at once. Without one, a machine without a GPU works in processes of the driver: they begin in a
+    second, and each has what an actor of a Ray on this machine would have. That Ray, which takes ten, is started by training, for
+    GPUs, or where the settings name `local`."""
 
     def __init__(self, spec: RaySpec, run: str = "") -> None:
         self.spec, self.meter, self.memory = spec, Meter(run), spec.memory_per_worker
         self.started = False
         self.alone = spec.address in (None, "local") and "RAY_ADDRESS" not in os.environ and not _is_running()
         """Whether Ray is, or will be, this machine alone, started by this engine."""
+        self.without_ray = self.alone and spec.address is None and not _needs_actors(spec)
+        """Whether flows are done by processes of the driver."""
         if spec.workers != "auto":
             _range(spec.workers)
-        if not self.alone:
+        if self.without_ray or not self.alone:
             _ = self._placed
+        self.kept = Children(max(1, int(self.cpus)) if self.without_ray else 1)
+        weakref.finalize(self, self.kept.close)
 
     @cached_property
     def _placed(self) -> Placed:
+        if not self.without_ray:
+            return self._on_ray
+        workers, cpus, gpus = self._placement({"CPU": machine.cpus()})
+        return Placed(workers, cpus, gpus, None, workers)
+
+    @cached_property
+    def _on_ray(self) -> Placed:
         import ray
 
         if not _is_running():
@@ -82,7 +97,7 @@ class RayEngine:
     def readers(self) -> int:
         if self.alone and "_placed" not in vars(self):  # what Ray will count, without starting it
             most = None if self.spec.workers == "auto" else _range(self.spec.workers)[1]
-            return min(filter(None, (most, len(os.sched_getaffinity(0)))))
+            return min(filter(None, (most, machine.cpus())))
         return self._placed.readers
 
     @property
@@ -130,15 +145,23 @@ class RayEngine:
     def run(self, flow: Flow) -> None:
         if not flow.plan or flow.over:
             return
-        if flow.small or (flow.sooner and self.alone):  # starting actors costs seconds
+        if flow.small or self.without_ray or (flow.sooner and self.alone):  # starting actors costs seconds
             collect(flow, self._of_children(flow, 1 if flow.small else self.readers))
             return
         collect(flow, self._receipts(flow))
 
-    def _of_children(self, flow: Flow, children: int) -> Iterator[Receipt]:
+    def _of_children(self, flow: Flow, children: int) -> Iterator[Receipt | None]:
         """Receipts of shards as child processes of the driver finish them; counted where a Ray is there to count."""
         meter = self.meter.begin(flow) if _is_running() else None
-        for number, receipt in side_by_side(flow, children=children, memory=self.memory):
+        memory = self.memory
+        if self.without_ray:
+            give_back()
+            memory = memory or share_of_memory(self.kept.threads)
+        for done in side_by_side(flow, self.kept, children=children, memory=memory):
+            if done is None:
+                yield None
+                continue
+            number, receipt = done
             if meter is not None:
                 meter(flow.plan[number], receipt)
             yield receipt
@@ -215,9 +238,12 @@ class RayEngine:
             self.meter.training(live)
             show(live)
 
-        return fit_on_cluster(plan, shown, self.spec, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
+        self.kept.close()
+        on_ray = self._on_ray
+        return fit_on_cluster(plan, shown, self.spec, workers=on_ray.workers, cpus=on_ray.cpus, gpus=on_ray.gpus)
 
     def close(self) -> None:
+        self.kept.close()
         if self.started:
             import ray
 
@@ -228,6 +254,12 @@ def _is_running() -> bool:
     """Whether this process is connected to a Ray; one that has not imported it is not."""
     ray = sys.modules.get("ray")
     return ray is not None and ray.is_initialized()
+
+
+def _needs_actors(spec: RaySpec) -> bool:
+    """Whether what is asked for, or may be there, is Ray's to place: GPUs, and two kinds of workers."""
+    apart = spec.stages == "split" or spec.decode_workers != "auto"
+    return apart or bool(spec.gpus_per_worker != "auto" and spec.gpus_per_worker) or machine.may_have_gpus()
 
 
 def _range(workers: int | tuple[int, int]) -> tuple[int, int]:
