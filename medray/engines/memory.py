@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -102,10 +101,3 @@ def free_memory() -> int | None:
     with suppress(OSError, ValueError):  # no control group here, or one without a limit ("max")
         limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return min(limits, default=None)
-
-
-def share_of_memory(threads: int) -> int | None:
-    """Bytes that one of several workers on this machine may take: of what is free, the part of its CPUs, less a tenth. None where
-    nobody tells what is free."""
-    free = free_memory()
-    return None if free is None else int(0.9 * free * min(1.0, threads / (os.cpu_count() or 1)))

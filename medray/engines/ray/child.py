@@ -12,7 +12,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -81,9 +83,16 @@ def _end_with(life: int) -> None:
     os._exit(1)
 
 
+def _offer_to_the_kernel() -> None:
+    """Where the machine has no memory left, this process is ended before the one that started it."""
+    with suppress(OSError):  # another system than Linux
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches every process of a terminal: the parent decides
         signal.signal(number, signal.SIG_IGN)
+    _offer_to_the_kernel()
     connection, life = Connection(int(sys.argv[1])), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
     serve(connection)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import pyarrow as pa
 
 from medray.engines.base import Fitted, Show
-from medray.engines.memory import give_back, share_of_memory
+from medray.engines.memory import give_back
 from medray.engines.ray import machine
 from medray.engines.ray.careful import Children
 from medray.engines.ray.children import side_by_side
@@ -153,11 +153,9 @@ class RayEngine:
     def _of_children(self, flow: Flow, children: int) -> Iterator[Receipt | None]:
         """Receipts of shards as child processes of the driver finish them; counted where a Ray is there to count."""
         meter = self.meter.begin(flow) if _is_running() else None
-        memory = self.memory
-        if self.without_ray:
+        if not flow.small:
             give_back()
-            memory = memory or share_of_memory(self.kept.threads)
-        for done in side_by_side(flow, self.kept, children=children, memory=memory):
+        for done in side_by_side(flow, self.kept, children=children, memory=self.memory):
             if done is None:
                 yield None
                 continue

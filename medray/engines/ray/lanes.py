@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import traceback
 import uuid
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 
-from medray.engines.memory import Trim, keep_freed_memory, limit_memory, share_of_memory
+from medray.engines.memory import Trim, free_memory, keep_freed_memory, limit_memory
 from medray.engines.ray.careful import Careful
 from medray.errors import MachineError, MedrayError
 from medray.faults import is_out_of_memory
@@ -104,7 +105,7 @@ class CarefulLane(Lane):
             self.until,
             failable=self.failable,
             threads=self.threads,
-            memory=self.memory or share_of_memory(self.threads),
+            memory=self.memory or _share(free_memory(), self.threads),
         )
 
 
@@ -187,6 +188,11 @@ def _threads() -> int:
     import ray
 
     return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+
+
+def _share(free: int | None, threads: int) -> int | None:
+    """Part of the free memory that a worker may take: that of its CPUs, less a tenth."""
+    return None if free is None else int(0.9 * free * min(1.0, threads / (os.cpu_count() or 1)))
 
 
 def parcel(number: int, shard: pa.Table) -> pa.Table:
