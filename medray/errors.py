@@ -163,6 +163,9 @@ _REASONS: dict[str, str] = {
     "reference_block": "a gVCF block: as the reference, so nothing is there to score",
 }
 
+OUTSIDE = "outside"
+"""The fact that tells of a sample which of its numbers lie outside of what the model was trained on: {name: distance}."""
+
 _NOT_ELIGIBLE = frozenset(
     {
         "not_eligible", "not_an_image", "no_pixels", "segmentation", "dose", "report", "presentation_state",

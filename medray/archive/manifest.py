@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medray.archive.eligibility import INDEXED
 from medray.archive.entries import MANIFEST, PARTS
-from medray.archive.ranges import OUTSIDE
-from medray.errors import NOT_ELIGIBLE, ArchiveError
+from medray.errors import NOT_ELIGIBLE, OUTSIDE, ArchiveError
 from medray.storage import files
 from medray.storage.queries import MEMORY, database, query
 from medray.storage.row_files import AT, RowFile, RowFiles, is_whole

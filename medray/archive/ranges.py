@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict
 
 from medray.archive.eligibility import Fact, Refused, number, shown_value, value_of
 
-OUTSIDE = "outside"
-"""The fact that tells of an entry how far which of its numbers lie outside: {name: distance}."""
 ROBUST = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution (Rousseeuw and Croux 1993)."""
 LEAST_SCALE = 0.05

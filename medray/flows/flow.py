@@ -65,6 +65,8 @@ class Receipt:
     """How many samples are not eligible, and by which reason."""
     faults: dict[str, int] = field(default_factory=dict[str, int])
     """How many samples failed as nobody had foreseen, by kind and place in the code (`faults.as_sample_error`)."""
+    outside: dict[str, int] = field(default_factory=dict[str, int])
+    """How many good samples lie outside of what was trained on, by the number that does (`archive.ranges`)."""
     seconds: dict[str, float] = field(default_factory=dict[str, float], compare=False)
     """Seconds of this worker, by stage and for "write"."""
     slowest: list[SlowBatch] = field(default_factory=list[SlowBatch], compare=False)

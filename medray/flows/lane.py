@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.errors import NOT_ELIGIBLE
+from medray.errors import NOT_ELIGIBLE, OUTSIDE
 from medray.faults import is_fault
 from medray.flows.flow import Apply, Receipt, Sink, SlowBatch, Stage
 from medray.storage.arrow import among, rebatch
@@ -241,6 +242,7 @@ class _EntryCounter:
     def __init__(self) -> None:
         self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
         self.faults: Counter[str] = Counter()
+        self.outside: Counter[str] = Counter()
         self.faulty: set[str] = set()
         """The lost ones that have a failed row."""
         self.last: tuple[str, str] | None = None
@@ -274,6 +276,8 @@ class _EntryCounter:
             failed = bad & ~among(reason, NOT_ELIGIBLE).to_numpy(zero_copy_only=False)
             self.faulty |= set(entry.filter(pa.array(failed)).unique().to_pylist()) & self.lost
         if not bad.all():
+            if "facts" in batch.schema.names:
+                self.outside.update(_numbers_outside(batch.column("facts").filter(pa.array(~bad & new))))
             if self.lost:
                 self.lost -= set(entry.filter(pa.array(~bad)).unique().to_pylist())
             self.good = entry[int(np.flatnonzero(~bad)[-1])].as_py()
@@ -297,6 +301,13 @@ class _EntryCounter:
             not_eligible=len(self.lost) - failed,
             passed_over={reason: count for reason, count in self.reasons.items() if reason in NOT_ELIGIBLE},
             faults=dict(self.faults),
+            outside=dict(self.outside),
             seconds=seconds,
             slowest=slowest,
         )
+
+
+def _numbers_outside(facts: pa.Array) -> Iterator[str]:
+    """Names of the numbers of samples that lie outside of what was trained on, as their facts (JSON) tell."""
+    for text in facts.filter(pc.match_substring(facts, f'"{OUTSIDE}"').fill_null(False)).to_pylist():
+        yield from json.loads(text).get(OUTSIDE, ())

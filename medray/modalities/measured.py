@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from medray.archive.eligibility import Refused
 from medray.archive.entries import facts_text
-from medray.archive.ranges import OUTSIDE, outside, refused_outside
+from medray.archive.ranges import outside, refused_outside
+from medray.errors import OUTSIDE
 from medray.modalities.base import Modality, read_rows
 from medray.storage.arrow import joined
 

@@ -14,6 +14,7 @@ from medray.archive.choice import PREFERENCE, SUBJECT, Choose
 from medray.archive.eligibility import Alternatives, Fact, Refused, Select, Trained
 from medray.archive.grouping import Judge
 from medray.archive.ranges import Ranges
+from medray.errors import OUTSIDE
 from medray.plugins.brought import Numbers
 
 
@@ -138,7 +139,7 @@ class Spec(BaseModel, Numbers):
         """What rules make of an entry's facts: how far outside of learnt ranges it lies, and how it stands in a choice."""
         added: dict[str, Fact] = {}
         if self.trained_ranges and (distances := ranges.outside(facts, self.trained_ranges)):
-            added[ranges.OUTSIDE] = distances
+            added[OUTSIDE] = distances
         if self.choose is not None:
             added[PREFERENCE] = self.choose.standing(facts)
         return added

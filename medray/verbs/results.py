@@ -163,6 +163,8 @@ class ScoreResult(Result):
     """Eligible entries of the archive, scored in this run or before, with a number outside of what was trained on."""
     outside: dict[str, int] = {}
     """How many of them by that number."""
+    outside_read: dict[str, int] = {}
+    """Scored samples of this run by a number outside of what was trained on that only reading tells (grey values)."""
     seconds: float
     entries_per_second: float
     """Entries scored, failed and not eligible, over the time from the first to the last commit."""

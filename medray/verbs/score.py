@@ -11,6 +11,7 @@ from typing import TypedDict, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medray.archive.eligibility import base_name
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, placed, rounds
 from medray.config.runs import ScoreRun, StoreRun
@@ -65,6 +66,7 @@ class ScoreTally:
         self.known_unread = 0
         """Entries that the index could not read either: a link that leads nowhere says nothing of the storage."""
         self.faults: Counter[str] = Counter()
+        self.outside: Counter[str] = Counter()
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         """Raises ArchiveAway where entries could not be read because all of the archive has gone: their failures are not
@@ -90,6 +92,7 @@ class ScoreTally:
             self.samples += receipt.samples
             self.by_reason.update(receipt.reasons)
             self.faults.update(receipt.faults)
+            self.outside.update(receipt.outside)
             self._count_unread(receipt)
             self.seconds.update(receipt.seconds)
             self.slowest = sorted([*self.slowest, *receipt.slowest], key=lambda row: -row["seconds"])[:SLOWEST]
@@ -200,6 +203,11 @@ def score_manifest(
             f"storage is away: {sink.storage_away:,} entries could not be read, and nothing else was wrong with them. "
             "See whether all of the archive is mounted and may be read"
         )
+    outside_read = _known_by_reading(sink.outside, spec)
+    if outside_read:
+        numbers = ", ".join(f"{name} {count:,}" for name, count in outside_read.items())
+        progress.fact("outside_read", "warning", samples=outside_read)
+        progress.note(f"samples of this run lie outside of what the training archive held, by {numbers}")
     now = time.monotonic()
     return ScoreResult(
         run_id=claim.run_id,
@@ -224,6 +232,7 @@ def score_manifest(
         by_reason=dict(sink.by_reason.most_common()),
         not_eligible_samples=sink.passed_over.total(),
         not_eligible_by_reason=dict(sink.passed_over.most_common()),
+        outside_read=outside_read,
         seconds=now - started,
         entries_per_second=sink.entries / max(now - scoring, 1e-9),
         stages={"pending": scoring - started, "scoring": now - scoring},
@@ -231,6 +240,11 @@ def score_manifest(
         slowest=cast("list[dict[str, int | float | str]]", sink.slowest),
         store=run.store_uri,
     )
+
+
+def _known_by_reading(outside: Counter[str], spec: ModalitySpec) -> dict[str, int]:
+    """Those of these counts that the index, which tells of `spec.ranged`, does not know."""
+    return {name: count for name, count in outside.most_common() if base_name(name) not in spec.ranged}
 
 
 def refuse_ids_of_others(store: ScoreStore, run: StoreRun, manifest: Manifest, bundle_id: str) -> list[str]:

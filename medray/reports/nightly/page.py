@@ -218,7 +218,7 @@ def _level(output: OutputDrift) -> str:
 
 def _failures(bundle: BundleNight, title: str) -> Section | None:
     before = sorted(_failed_before(bundle))
-    if bundle.failed_fraction is None and not bundle.not_eligible and not bundle.flagged:
+    if bundle.failed_fraction is None and not (bundle.not_eligible or bundle.flagged or bundle.outside_read):
         return None
     lines = [f"{share(bundle.failed_fraction or 0.0)} of the entries failed tonight."]
     if bundle.not_eligible:
@@ -228,6 +228,11 @@ def _failures(bundle: BundleNight, title: str) -> Section | None:
         lines.append(
             f"{bundle.flagged:,} entries of the archive lie outside of what the model was trained on, by {numbers}: they are "
             "scored, and the facts of their rows say how far outside."
+        )
+    if bundle.outside_read:
+        numbers = ", ".join(f"{name} ({count:,})" for name, count in bundle.outside_read.items())
+        lines.append(
+            f"Samples scored tonight that lie outside of what the model was trained on when they are read: {numbers}."
         )
     if len(before) == 1:
         lines[0] += f" In the night before: {share(before[0])}."

@@ -65,6 +65,8 @@ class BundleNight(BaseModel):
     """Eligible entries of the archive with a number outside of what the bundle was trained on."""
     outside: dict[str, int] = {}
     """How many of them by that number."""
+    outside_read: dict[str, int] = {}
+    """Samples scored tonight by a number outside of it that only reading tells (grey values)."""
     seconds: float = 0.0
     entries_per_second: float = 0.0
     stages: dict[str, float] = {}

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import toy
 from PIL import Image
 
 from medray.archive.entries import parts_table
 from medray.archive.grouping import group_parts
+from medray.config.runs import NightlyRun
 from medray.datasets.samples import tensor_column
+from medray.engines.local import LocalEngine
+from medray.learning import bundles
+from medray.learning.models.logistic import LogisticSpec
+from medray.learning.objectives import MulticlassObjective
 from medray.modalities.base import describer
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.spec import judge
+from medray.progress import Silent
 from medray.storage.files import list_files
+from medray.verbs.nightly import nightly
+from medray.verbs.score import score
 from medray.verbs.stages import Read
 
 
@@ -45,6 +55,16 @@ def pictures(tmp_path: Path) -> Path:
         Image.fromarray(plain(grey)[0, 0]).save(tmp_path / f"{grey}.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return tmp_path
+
+
+class Told(Silent):
+    """Keeps what a person is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 TRAINED = plain(90, 100, 110, 120, 130)
@@ -84,6 +104,25 @@ def test_it_is_refused_where_the_run_file_gives_a_limit_and_the_others_stay_in_t
     assert refused_row["pixels"] is None and refused_row["detail"].startswith(
         "grey_mean: 200.0; the training archive held"
     )
+
+
+def test_a_run_and_a_night_count_what_only_reading_tells(pictures: Path):
+    """Once for each sample, not for each of its outputs; what was scored before is not counted again."""
+    folder = pictures.with_name("site")
+    shutil.copytree(pictures, folder / "archive")
+    spec = fitted(TRAINED, dtype="uint8", scale="none", mean=[110.0], std=[10.0])
+    classes = {"objective": MulticlassObjective(), "classes": ("a", "b", "c"), "thresholds": ()}
+    bundles.save(toy.bundle(modality=spec, model=LogisticSpec(), **classes), str(folder / "bundle"))
+    told = Told()
+    result = score(toy.score_run(folder), LocalEngine(), told)
+    assert (result.scored, result.failed, result.outside_read, result.outside) == (3, 1, {"grey_mean": 1}, {})
+    assert "outside of what the training archive held, by grey_mean 1" in told.notes[-1]
+    Image.fromarray(plain(240)[0, 0]).save(folder / "archive" / "240.png")
+    settings = toy.score_run(folder).model_dump(exclude={"bundle"}, exclude_unset=True) | {"max_failed": 1.0}
+    night = nightly(NightlyRun.model_validate(settings | {"bundles": [str(folder / "bundle")]}), LocalEngine())
+    summary = json.loads(Path(night.summary).read_text())["bundles"][0]
+    assert (summary["scored"], summary["outside_read"]) == (1, {"grey_mean": 1})
+    assert "when they are read: grey_mean (1)" in Path(night.page).read_text()
 
 
 def test_without_ranges_nothing_is_measured(pictures: Path):
