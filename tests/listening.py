@@ -47,6 +47,8 @@ def listeners(pid: int) -> list[Listener]:
     for each in descendants(pid):
         with suppress(OSError):
             command = Path(f"/proc/{each}/cmdline").read_text().replace("\0", " ").strip()
+            if not command:  # it has just ended, or is about to bear another title: the next look tells
+                continue
             for handle in os.listdir(f"/proc/{each}/fd"):
                 with suppress(OSError):
                     target = os.readlink(f"/proc/{each}/fd/{handle}")
