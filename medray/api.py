@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medray.archive.eligibility import Fact
     from medray.engines.base import Engine
     from medray.learning.bundles import TrainedModel
+    from medray.learning.graphs import Graph
     from medray.learning.recipe import Recipe
     from medray.modalities.base import Inspection
     from medray.progress import Progress
@@ -165,7 +166,7 @@ def inspect(path: str | PathLike[str]) -> Inspection:
 class Bundle:
     """A trained model that predicts; `Bundle.load` is the way in."""
 
-    def __init__(self, trained: TrainedModel, uri: str, graph: bytes | None = None) -> None:
+    def __init__(self, trained: TrainedModel, uri: str, graph: Graph | None = None) -> None:
         self._trained, self.uri, self._graph = trained, uri, graph
         self._scores: dict[str, Score] = {}
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from medray.errors import BundleError, UserError
 from medray.learning import graphs
 from medray.learning.bundles import TrainedModel
-from medray.learning.graphs import NoGraph, OnnxNetwork
+from medray.learning.graphs import Graph, NoGraph, OnnxNetwork
 from medray.learning.predictor import Predictor, TorchNetwork, build_network
 from medray.modalities.registry import open_modality
 
@@ -24,7 +24,7 @@ _SEEDED_LENGTHS = (12, 32)
 class Backend:
     """What scores."""
 
-    graph: bytes | None
+    graph: Graph | None
     """What onnxruntime computes; None: torch scores."""
     title: str
     """ "onnxruntime 1.32.0", as the audit table has it; with why torch scores where onnxruntime would have been taken."""
@@ -82,13 +82,13 @@ def with_graph(bundle: TrainedModel, samples: pa.RecordBatch) -> tuple[TrainedMo
     return replace(bundle, graph=graph), ""
 
 
-def make_graph(bundle: TrainedModel) -> bytes:
+def make_graph(bundle: TrainedModel) -> Graph:
     """The graph of the bundle's network. Raises NoGraph, and BundleError where the weights do not fit."""
     inputs = open_modality(bundle.recipe.modality).inputs()
     return graphs.make(build_network(bundle.recipe, bundle.weights), inputs, bundle.weights)
 
 
-def require_agreement(bundle: TrainedModel, graph: bytes) -> None:
+def require_agreement(bundle: TrainedModel, graph: Graph) -> None:
     """Raises NoGraph unless the graph gives scores as torch does, of seeded inputs, and gives a row the same bits wherever it
     stands in a batch."""
     import torch

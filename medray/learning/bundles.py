@@ -1,5 +1,5 @@
 """Bundle: a trained model with its whole recipe: weights.safetensors + spec.json + README.md (the model card), and
-network.onnx where the network has an ONNX graph.
+network.onnx (and network-whole.onnx) where the network has an ONNX graph.
 
 No pickle anywhere: a folder that holds a file which would unpickle is refused. The id is a digest of everything
 that decides a score (modality with its fitted statistics, model, objective, classes, thresholds, weights), so two
@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from medray.errors import BundleError
+from medray.learning.graphs import Graph
 from medray.learning.model_card import model_card
 from medray.learning.models.own import OwnCode, PythonModel, own_code
 from medray.learning.recipe import DECIDES, FORMAT, Recipe, bundle_id
@@ -30,7 +31,7 @@ from medray.storage import files
 from medray.storage.versions import READ_BY, refuse_later
 
 WEIGHTS, SPEC, CARD, SEEN = "weights.safetensors", "spec.json", "README.md", "subjects.u64"
-GRAPH = "network.onnx"
+GRAPH, WHOLE = "network.onnx", "network-whole.onnx"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
 
 
@@ -40,8 +41,8 @@ class TrainedModel:
 
     recipe: Recipe
     weights: Mapping[str, np.ndarray]
-    graph: bytes | None = None
-    """The network as an ONNX graph without numbers (`learning/graphs.py`). Not of the id: it has to say the same as torch."""
+    graph: Graph | None = None
+    """The network as ONNX without numbers. Not of the id: it has to say the same as torch."""
 
     @property
     def id(self) -> str:
@@ -64,14 +65,20 @@ def save(bundle: TrainedModel, uri: str, seen: bytes | None = None) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
     spec = bundle.recipe.model_dump_json(indent=2) + "\n"
     metadata = {"bundle_id": bundle.id, "about": _about(json.loads(spec))}
-    for name, file, content in (("subjects", SEEN, seen), ("graph", GRAPH, bundle.graph)):
+    graph = bundle.graph
+    beside = (
+        ("subjects", SEEN, seen),
+        ("graph", GRAPH, graph and graph.nodes),
+        ("whole_graph", WHOLE, graph and graph.whole),
+    )
+    for name, file, content in beside:
         if content is not None:
             metadata[name] = hashlib.sha256(content).hexdigest()
             files.write_bytes(files.join(uri, file), content)
         else:
             files.remove_file(files.join(uri, file))  # of a bundle that was here before
     files.write_bytes(files.join(uri, WEIGHTS), safetensors.numpy.save(arrays, metadata=metadata))
-    files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe, graph=bundle.graph is not None).encode())
+    files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe, graph=graph is not None).encode())
     files.write_bytes(files.join(uri, SPEC), spec.encode())
 
 
@@ -132,7 +139,8 @@ def load(uri: str) -> TrainedModel:
     metadata = _metadata(packed)
     _refuse_altered(uri, raw, metadata)
     _beside(uri, SEEN, metadata.get("subjects"))
-    return TrainedModel(recipe, weights, _beside(uri, GRAPH, metadata.get("graph")))
+    nodes, whole = _beside(uri, GRAPH, metadata.get("graph")), _beside(uri, WHOLE, metadata.get("whole_graph"))
+    return TrainedModel(recipe, weights, None if nodes is None else Graph(nodes, whole))
 
 
 def _refuse_altered(uri: str, raw: Mapping[str, Any], metadata: Mapping[str, str]) -> None:

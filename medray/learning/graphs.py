@@ -14,6 +14,7 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,21 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 """How far scores of a graph may be from torch's; of a score beyond 1, so large a part of it."""
-MOST_ROWS, MOST_BYTES = 8, 2**20
+MOST_ROWS, MOST_BYTES = 16, 2**20
 """Of a batch: onnxruntime gains little from more rows (measured on one core)."""
 OPSET = 17
 NUMBERS = "weights"
 """What the graph calls the file of the network's numbers, which is given from memory."""
 _PREFIX, _ALIGNED = "network.", 64
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as ONNX, without its numbers."""
+
+    nodes: bytes
+    whole: bytes | None = None
+    """The same without masks, for samples of one length that are valid throughout: half as fast again where masks are read."""
 
 
 class NoGraph(Exception):
@@ -50,19 +60,34 @@ def runtime() -> str:
     return f"onnxruntime {importlib.metadata.version('onnxruntime')}"
 
 
-def make(network: nn.Module, inputs: Inputs, weights: Mapping[str, np.ndarray]) -> bytes:
+def make(network: nn.Module, inputs: Inputs, weights: Mapping[str, np.ndarray]) -> Graph:
     """The graph of a network in evaluation mode, for batches of `fixed_rows`. Raises NoGraph."""
-    import torch
-
-    from medray.learning.fixed_batches import fixed_rows, varying_axes
+    from medray.learning.fixed_batches import varying_axes
 
     if (absent := lacking("onnx")) is not None:
         raise NoGraph(absent)
     axes = varying_axes(inputs)
     if axes and "mask" not in inputs:
         raise NoGraph("its inputs vary in length and have no mask that tells how long each is")
+    contents = [_exported(network, inputs, axes, whole=whole) for whole in (False, True)[: 1 + _apart(inputs)]]
+    return Graph(*(_without_numbers(content, weights) for content in contents))
+
+
+def _apart(inputs: Inputs) -> bool:
+    """Whether rows that are valid throughout have a graph of their own. Not where lengths vary: few fill their class."""
+    from medray.learning.fixed_batches import varying_axes
+
+    return "mask" in inputs and not varying_axes(inputs)
+
+
+def _exported(network: nn.Module, inputs: Inputs, axes: Mapping[str, int], *, whole: bool) -> bytes:
+    """The ONNX model, with its numbers, as it computes rows with padding, or `whole` ones. Raises NoGraph."""
+    import torch
+
+    from medray.learning.fixed_batches import fixed_rows
+
     names = list(inputs)
-    given = seeded(inputs, fixed_rows(inputs, MOST_ROWS, MOST_BYTES), seed=0)
+    given = seeded(inputs, fixed_rows(inputs, MOST_ROWS, MOST_BYTES), seed=0, whole=whole)
 
     class ByPosition(torch.nn.Module):
         def __init__(self) -> None:
@@ -93,7 +118,7 @@ def make(network: nn.Module, inputs: Inputs, weights: Mapping[str, np.ndarray]) 
         raise
     except Exception as error:  # of any network, also of a plug-in's, whatever the exporter meets in it
         raise NoGraph(f"it cannot be exported: {first_line(error)}") from error
-    return _without_numbers(content.getvalue(), weights)
+    return content.getvalue()
 
 
 def _without_numbers(content: bytes, weights: Mapping[str, np.ndarray]) -> bytes:
@@ -141,13 +166,31 @@ class OnnxNetwork:
     """A graph with its numbers, on one thread: inputs by name (B, …) to logits (B, K), in batches of one shape."""
 
     def __init__(
-        self, graph: bytes, weights: Mapping[str, np.ndarray], inputs: Inputs, *, on_gpu: bool = False
+        self, graph: Graph, weights: Mapping[str, np.ndarray], inputs: Inputs, *, on_gpu: bool = False
     ) -> None:
         """`on_gpu`: where this onnxruntime can, on a GPU. Raises MachineError where onnxruntime is not installed."""
         from medray.learning.fixed_batches import FixedBatches, varying_axes
 
         if (absent := lacking("onnxruntime")) is not None:
             raise MachineError("onnxruntime is not here", where='[engine] backend = "onnx"', found=absent)
+        packed = _packed(weights)
+        self.masked = _Session(graph.nodes, packed, on_gpu=on_gpu)
+        self.whole = None if graph.whole is None else _Session(graph.whole, packed, on_gpu=on_gpu)
+        self.batches = FixedBatches(self.masked.rows, varying_axes(inputs), apart=self.whole is not None)
+
+    def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B, K) float32 on the CPU."""
+        return self.batches({name: value.cpu() for name, value in inputs.items()}, self._computed)
+
+    def _computed(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        whole = self.whole is not None and bool(batch["mask"].all())
+        return (self.whole if self.whole is not None and whole else self.masked)(batch)
+
+
+class _Session:
+    """One ONNX model in onnxruntime."""
+
+    def __init__(self, nodes: bytes, packed: np.ndarray, *, on_gpu: bool) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -155,22 +198,18 @@ class OnnxNetwork:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         options.log_severity_level = 3
-        packed = _packed(weights)
         options.add_external_initializers_from_files_in_memory([NUMBERS], [packed], [packed.nbytes])
         providers = ["CUDAExecutionProvider"] if on_gpu and runs_on_gpu() else []
-        self.session: Any = onnxruntime.InferenceSession(graph, options, providers=[*providers, "CPUExecutionProvider"])
-        self.reads = [(each.name, each.shape) for each in self.session.get_inputs()]
-        self.batches = FixedBatches(int(self.reads[0][1][0]), varying_axes(inputs))
+        self.session: Any = onnxruntime.InferenceSession(nodes, options, providers=[*providers, "CPUExecutionProvider"])
+        self.reads = [each.name for each in self.session.get_inputs()]
+        self.rows = int(self.session.get_inputs()[0].shape[0])
 
-    def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(B, K) float32 on the CPU."""
-        return self.batches({name: value.cpu() for name, value in inputs.items()}, self._computed)
-
-    def _computed(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
-        given = {name: batch[name].contiguous().numpy() for name, _ in self.reads}
-        return torch.from_numpy(self.session.run(None, given)[0])
+        return torch.from_numpy(
+            self.session.run(None, {name: batch[name].contiguous().numpy() for name in self.reads})[0]
+        )
 
 
 def runs_on_gpu() -> bool:

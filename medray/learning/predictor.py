@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from medray.errors import BundleError
 from medray.learning.bundles import TrainedModel
-from medray.learning.graphs import OnnxNetwork
+from medray.learning.graphs import Graph, OnnxNetwork
 from medray.learning.recipe import Recipe
 from medray.modalities.base import Exact
 from medray.modalities.inputs import Inputs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Scores = Callable[["torch.Tensor"], "torch.Tensor | None"]
 LIKE_LENGTHS = 64
 """Samples of varying length that are padded to one length together."""
-MOST_ROWS, MOST_PICTURES, MOST_BYTES = 64, 16, 2**21
+MOST_ROWS, MOST_PICTURES, MOST_BYTES = 64, 16, 2**22
 """Of a batch of one shape that torch computes (`fixed_batches.py`): more were slower, or hardly faster, on one core."""
 
 
@@ -85,7 +85,7 @@ class Predictor:
         bundle: TrainedModel,
         device: str | None = None,
         spec: ModalitySpec | None = None,
-        graph: bytes | None = None,
+        graph: Graph | None = None,
     ) -> None:
         import torch
 

@@ -22,6 +22,7 @@ from medray.errors import PASSING, BundleError
 from medray.faults import as_sample_error
 from medray.flows.flow import Stage
 from medray.learning import bundles
+from medray.learning.graphs import Graph
 from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_each, read_rows
@@ -285,7 +286,7 @@ class Score:
         *,
         artefacts: bool = False,
         bundle: bundles.TrainedModel | None = None,
-        graph: bytes | None = None,
+        graph: Graph | None = None,
     ) -> None:
         bundle = bundle or bundles.with_code(bundles.load(uri), code)
         if bundle.id != bundle_id:
@@ -388,7 +389,7 @@ def score(
     code: OwnCode | None = None,
     *,
     artefacts: bool = False,
-    graph: bytes | None = None,
+    graph: Graph | None = None,
 ) -> Stage:
     """The one stage for a GPU. `spec`: the bundle's modality as it is at this site; none: as it was trained. `code`: the
     source of its model, where that is from a folder (`learning.models.own`). `artefacts`: with the files that belong to the
