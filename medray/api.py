@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medray.archive.eligibility import Fact
     from medray.engines.base import Engine
     from medray.learning.bundles import TrainedModel
+    from medray.learning.graphs import Graph
     from medray.learning.recipe import Recipe
     from medray.modalities.base import Inspection
     from medray.progress import Progress
@@ -165,22 +166,34 @@ def inspect(path: str | PathLike[str]) -> Inspection:
 class Bundle:
     """A trained model that predicts; `Bundle.load` is the way in."""
 
-    def __init__(self, trained: TrainedModel, uri: str) -> None:
-        self._trained, self.uri = trained, uri
+    def __init__(self, trained: TrainedModel, uri: str, graph: Graph | None = None) -> None:
+        self._trained, self.uri, self._graph = trained, uri, graph
         self._scores: dict[str, Score] = {}
 
     @classmethod
-    def load(cls, path: str | PathLike[str], *, trust: Collection[str] = ()) -> Bundle:
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        trust: Collection[str] = (),
+        backend: Literal["torch", "onnx", "auto"] = "torch",
+    ) -> Bundle:
         """The bundle in a folder. `trust`: models from folders that may be imported, python:package.module:function.
+        `backend`: what computes scores, as `[engine] backend`.
 
-        Raises BundleError when it is missing, altered, holds a pickle, is of another format, or its model is code that is
-        not trusted or a plug-in that is not here.
+        Raises BundleError when it is missing, altered, holds a pickle, is of another format, its model is code that is
+        not trusted or a plug-in that is not here, or onnx is asked for and it has no graph that agrees with torch; UserError
+        where onnxruntime is not installed.
         """
+        import torch
+
         from medray.learning import bundles
+        from medray.learning.backend import choose
         from medray.storage import files
 
         uri = files.absolute(path)
-        return cls(bundles.trusting(bundles.load(uri), trust), uri)
+        trained = bundles.trusting(bundles.load(uri), trust)
+        return cls(trained, uri, choose(trained, backend, on_gpu=torch.cuda.is_available()).graph)
 
     @property
     def id(self) -> str:
@@ -246,7 +259,7 @@ class Bundle:
         spec = at_site(self.recipe.modality, modality or {})
         name = spec.model_dump_json()
         if name not in self._scores:
-            self._scores[name] = Score(self.uri, self.id, spec, bundle=self._trained)
+            self._scores[name] = Score(self.uri, self.id, spec, bundle=self._trained, graph=self._graph)
         return predict(
             self._scores[name],
             spec,

@@ -56,6 +56,11 @@ class Engine(Protocol):
         """How many of them where the work needs no GPU."""
         ...
 
+    @property
+    def scores_on_gpu(self) -> bool:
+        """Whether workers that score have a GPU."""
+        ...
+
     def run(self, flow: Flow) -> None:
         """Run every shard of the plan through stages and sink; commit; raise what a stage raised."""
         ...

@@ -19,6 +19,12 @@ from medray.progress import Live
 class LocalEngine:
     workers = readers = 1
 
+    @property
+    def scores_on_gpu(self) -> bool:
+        import torch
+
+        return torch.cuda.is_available()
+
     def run(self, flow: Flow) -> None:
         collect(flow, in_turn(flow))
 

@@ -7,18 +7,26 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 
 
-class LocalSpec(BaseModel):
-    """This process: for tests, notebooks and the debugger."""
+class Scoring(BaseModel):
+    """What scores, on every engine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    backend: Literal["torch", "onnx", "auto"] = "torch"
+    """What computes scores. onnx: onnxruntime (pip install 'medray[onnx]'), on one thread per worker, to the same bits for any
+    batch size, workers, order and engine; refused where the network has no graph whose scores are within 1e-5 of torch's.
+    auto: onnx where it can, else torch. The bundle and its id are the same: switching scores nothing again."""
+
+
+class LocalSpec(Scoring):
+    """This process: for tests, notebooks and the debugger."""
+
     kind: Literal["local"] = "local"
     """The engine: this process alone."""
 
 
-class RaySpec(BaseModel):
+class RaySpec(Scoring):
     """A local Ray of this machine by default, a running cluster by address."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["ray"] = "ray"
     """The engine: Ray, on this machine or on a cluster."""
     address: str | None = None

@@ -1,9 +1,11 @@
-"""Bundle: a trained model with its whole recipe: weights.safetensors + spec.json + README.md (the model card).
+"""Bundle: a trained model with its whole recipe: weights.safetensors + spec.json + README.md (the model card), and
+network.onnx (and network-whole.onnx) where the network has an ONNX graph.
 
 No pickle anywhere: a folder that holds a file which would unpickle is refused. The id is a digest of everything
 that decides a score (modality with its fitted statistics, model, objective, classes, thresholds, weights), so two
 bundles with one id give the same scores. What the rest of spec.json says, and whom the bundle has seen, has digests of
-its own in the metadata of the weights: a changed byte is noticed there, too. The model card is for people, who may add to it.
+its own in the metadata of the weights, and so has the graph: a changed byte is noticed there, too. The model card is for people,
+who may add to it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from medray.errors import BundleError
+from medray.learning.graphs import Graph
 from medray.learning.model_card import model_card
 from medray.learning.models.own import OwnCode, PythonModel, own_code
 from medray.learning.recipe import DECIDES, FORMAT, Recipe, bundle_id
@@ -28,6 +31,7 @@ from medray.storage import files
 from medray.storage.versions import READ_BY, refuse_later
 
 WEIGHTS, SPEC, CARD, SEEN = "weights.safetensors", "spec.json", "README.md", "subjects.u64"
+GRAPH, WHOLE = "network.onnx", "network-whole.onnx"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy")
 
 
@@ -37,6 +41,8 @@ class TrainedModel:
 
     recipe: Recipe
     weights: Mapping[str, np.ndarray]
+    graph: Graph | None = None
+    """The network as ONNX without numbers. Not of the id: it has to say the same as torch."""
 
     @property
     def id(self) -> str:
@@ -59,13 +65,20 @@ def save(bundle: TrainedModel, uri: str, seen: bytes | None = None) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
     spec = bundle.recipe.model_dump_json(indent=2) + "\n"
     metadata = {"bundle_id": bundle.id, "about": _about(json.loads(spec))}
-    if seen is not None:
-        metadata["subjects"] = hashlib.sha256(seen).hexdigest()
-        files.write_bytes(files.join(uri, SEEN), seen)
-    else:
-        files.remove_file(files.join(uri, SEEN))  # of a bundle that was here before
+    graph = bundle.graph
+    beside = (
+        ("subjects", SEEN, seen),
+        ("graph", GRAPH, graph and graph.nodes),
+        ("whole_graph", WHOLE, graph and graph.whole),
+    )
+    for name, file, content in beside:
+        if content is not None:
+            metadata[name] = hashlib.sha256(content).hexdigest()
+            files.write_bytes(files.join(uri, file), content)
+        else:
+            files.remove_file(files.join(uri, file))  # of a bundle that was here before
     files.write_bytes(files.join(uri, WEIGHTS), safetensors.numpy.save(arrays, metadata=metadata))
-    files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe).encode())
+    files.write_bytes(files.join(uri, CARD), model_card(bundle.recipe, graph=graph is not None).encode())
     files.write_bytes(files.join(uri, SPEC), spec.encode())
 
 
@@ -88,7 +101,7 @@ def with_code(bundle: TrainedModel, code: OwnCode | None) -> TrainedModel:
     if code is None or not isinstance(bundle.recipe.model, PythonModel):
         return bundle
     recipe = bundle.recipe.model_copy(update={"model": bundle.recipe.model.with_code(code)})
-    return TrainedModel(recipe, bundle.weights)
+    return replace(bundle, recipe=recipe)
 
 
 def load(uri: str) -> TrainedModel:
@@ -123,8 +136,11 @@ def load(uri: str) -> TrainedModel:
             expected=f"the id in {SPEC}, {recipe.id}",
             do="copy the bundle again from where it was trained",
         )
-    _refuse_altered(uri, raw, _metadata(packed))
-    return TrainedModel(recipe, weights)
+    metadata = _metadata(packed)
+    _refuse_altered(uri, raw, metadata)
+    _beside(uri, SEEN, metadata.get("subjects"))
+    nodes, whole = _beside(uri, GRAPH, metadata.get("graph")), _beside(uri, WHOLE, metadata.get("whole_graph"))
+    return TrainedModel(recipe, weights, None if nodes is None else Graph(nodes, whole))
 
 
 def _refuse_altered(uri: str, raw: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -132,14 +148,21 @@ def _refuse_altered(uri: str, raw: Mapping[str, Any], metadata: Mapping[str, str
     for name, digest in (("bundle_id", str(raw.get("id"))), ("about", _about(raw))):
         if metadata.get(name, digest) != digest:
             raise _altered(files.join(uri, SPEC), digest, metadata[name])
-    if "subjects" in metadata:
-        try:
-            content = files.read_bytes(files.join(uri, SEEN))
-        except FileNotFoundError:  # taken away before it was handed on: then nobody can tell whom it has seen
-            return
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != metadata["subjects"]:
-            raise _altered(files.join(uri, SEEN), digest, metadata["subjects"])
+
+
+def _beside(uri: str, name: str, expected: str | None) -> bytes | None:
+    """What a file of the bundle holds; None where the weights name none, or it was taken away before the bundle was handed on:
+    then nobody can tell whom it has seen, and torch scores. Raises BundleError where it is not what was written."""
+    if expected is None:
+        return None
+    try:
+        content = files.read_bytes(files.join(uri, name))
+    except FileNotFoundError:
+        return None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        raise _altered(files.join(uri, name), digest, expected)
+    return content
 
 
 def _altered(where: str, digest: str, expected: str) -> BundleError:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from medray.learning.recipe import Recipe
 
 
-def model_card(recipe: Recipe) -> str:
-    """The bundle's README.md: what it is, what it was made from, how well it did on validation, limits."""
+def model_card(recipe: Recipe, *, graph: bool = False) -> str:
+    """The bundle's README.md: what it is, what it was made from, how well it did on validation, limits. `graph`: it has one
+    that onnxruntime can compute."""
     metrics = [f"| {name} | {value:.4g} |" for name, value in recipe.metrics.items() if isinstance(value, (int, float))]
     splits = [
         f"| {name} | {facts.get('entries')} | {facts.get('subjects')} | {_counts(facts.get('classes', {}))} |"
@@ -29,6 +30,7 @@ def model_card(recipe: Recipe) -> str:
             *_began_as(recipe),
             f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
             *_made_for(recipe),
+            *_repeats(recipe, graph),
             "",
             "| split | entries | subjects | classes |",
             "|---|---|---|---|",
@@ -65,6 +67,15 @@ def _made_for(recipe: Recipe) -> list[str]:
         )
         lines.append(f"- Entries with numbers outside, by robust standard deviations, {outside}")
     return lines
+
+
+def _repeats(recipe: Recipe, graph: bool) -> list[str]:
+    """Lines on what scores it, and how well scores repeat."""
+    always = "for any batch size, number of workers, order and engine"
+    to_the_bit = "the same bits on one type of CPU and one version of"
+    by_torch = f"{to_the_bit} torch, with one thread per worker" if recipe.same_bits else "equal to 1e-5"
+    by_graph = f"{to_the_bit} onnxruntime, by `network.onnx`" if graph else "not possible by a graph of this bundle"
+    return [f"- Scores by torch, {always}: {by_torch}", f"- Scores by onnxruntime, {always}: {by_graph}"]
 
 
 def _began_as(recipe: Recipe) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +10,21 @@ import pyarrow as pa
 
 from medray.errors import BundleError
 from medray.learning.bundles import TrainedModel
+from medray.learning.graphs import Graph, OnnxNetwork
 from medray.learning.recipe import Recipe
 from medray.modalities.base import Exact
+from medray.modalities.inputs import Inputs
 from medray.modalities.registry import ModalitySpec, open_modality
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-
+Scores = Callable[["torch.Tensor"], "torch.Tensor | None"]
 LIKE_LENGTHS = 64
 """Samples of varying length that are padded to one length together."""
+MOST_ROWS, MOST_PICTURES, MOST_BYTES = 64, 16, 2**22
+"""Of a batch of one shape that torch computes (`fixed_batches.py`): more were slower, or hardly faster, on one core."""
 
 
 def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Module:
@@ -50,19 +54,50 @@ def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[st
     return moved
 
 
+class TorchNetwork:
+    """The network of a bundle on a device: inputs by name (B, …) to logits (B, K)."""
+
+    def __init__(self, recipe: Recipe, weights: Mapping[str, np.ndarray], inputs: Inputs, device: torch.device) -> None:
+        from medray.learning.fixed_batches import FixedBatches, fixed_rows
+
+        self.network = channels_last(build_network(recipe, weights).to(device))
+        pictures = any(len(each.shape) > 2 for each in inputs.values())
+        rows = fixed_rows(inputs, MOST_PICTURES if pictures else MOST_ROWS, MOST_BYTES)
+        self.batches = FixedBatches(rows, {}, apart=True) if device.type == "cpu" and recipe.same_bits else None
+        """None: every batch as it comes, for networks that it makes no difference to, and on a GPU."""
+
+    def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._computed(inputs) if self.batches is None else self.batches(inputs, self._computed)
+
+    def _computed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.network(**layout(inputs))
+
+
 class Predictor:
     """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring.
 
-    `spec` is the bundle's modality as it is at this site (`modalities.site.at_site`); none: as it was trained.
+    `spec` is the bundle's modality as it is at this site (`modalities.site.at_site`); none: as it was trained. `graph`: an
+    ONNX graph that computes the logits in the place of torch; all else is the same.
     """
 
-    def __init__(self, bundle: TrainedModel, device: str | None = None, spec: ModalitySpec | None = None) -> None:
+    def __init__(
+        self,
+        bundle: TrainedModel,
+        device: str | None = None,
+        spec: ModalitySpec | None = None,
+        graph: Graph | None = None,
+    ) -> None:
         import torch
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.recipe = bundle.recipe
         self.modality = open_modality(spec or bundle.recipe.modality)
-        self.network = channels_last(build_network(bundle.recipe, bundle.weights).to(self.device))
+        inputs = self.modality.inputs()
+        self.network = (
+            TorchNetwork(bundle.recipe, bundle.weights, inputs, self.device)
+            if graph is None
+            else OnnxNetwork(graph, bundle.weights, inputs, on_gpu=self.device.type == "cuda")
+        )
         self.score_names = self.modality.score_names(bundle.recipe.outputs, bundle.recipe.objective.probabilities)
 
     def __call__(self, samples: pa.RecordBatch) -> np.ndarray:
@@ -84,16 +119,33 @@ class Predictor:
 
         with torch.inference_mode():
             batch = to_device(self.modality.collate(samples), self.device)
-            inputs = layout(self.modality.encode(batch))
-            logits = self.network(**inputs)  # float32: scores must not depend on the batch they were in
-            scores = self.recipe.objective.activate(self.modality.fold(logits.float()))
-            return self.modality.derive(scores.cpu().numpy(), self._exact(logits))
+            logits = self.network(self.modality.encode(batch))
+            scores = self._activated(logits.float(), len(samples))  # float32: no score hangs on the batch it was in
+            return self.modality.derive(scores.cpu().numpy(), self._exact(logits, len(samples)))
 
-    def _exact(self, logits: torch.Tensor) -> Exact:
+    def _exact(self, logits: torch.Tensor, samples: int) -> Exact:
         """The scores of logits (B x views, K) once more, in float64."""
-        folded = self.modality.fold(logits.cpu().double())  # not on the device: not every kind of device has float64
-        odds = self.recipe.objective.log_odds(folded)
-        return Exact(self.recipe.objective.activate(folded).numpy(), None if odds is None else odds.numpy())
+        exact = logits.cpu().double()  # not on the device: not every kind of device has float64
+        odds = self._of(exact, samples, self.recipe.objective.log_odds)
+        scores = self._activated(exact, samples)
+        return Exact(scores.numpy(), None if odds is None else odds.numpy())
+
+    def _activated(self, logits: torch.Tensor, samples: int) -> torch.Tensor:
+        activated = self._of(logits, samples, self.recipe.objective.activate)
+        assert activated is not None
+        return activated
+
+    def _of(self, logits: torch.Tensor, samples: int, scores: Scores) -> torch.Tensor | None:
+        """What the objective makes of logits (B x views, K), brought together by the modality."""
+
+        from medray.learning.fixed_batches import in_blocks
+
+        def folded(piece: torch.Tensor) -> torch.Tensor | None:
+            return scores(self.modality.fold(piece))
+
+        if self.network.batches is None or logits.device.type != "cpu":
+            return folded(logits)
+        return in_blocks(logits, samples, folded)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 import medray
 from medray.learning.models import ModelSpec
 from medray.learning.objectives import ObjectiveSpec
-from medray.modalities.registry import ModalitySpec
+from medray.modalities.registry import ModalitySpec, open_modality
 from medray.plugins.brought import Brought, libraries
 
 FORMAT = 1
@@ -60,6 +60,12 @@ class Recipe(BaseModel):
         if not whole.get("plugins", True):
             del whole["plugins"]
         return whole
+
+    @property
+    def same_bits(self) -> bool:
+        """Whether torch gives a sample the same bits in every batch of one shape, on one thread."""
+        inputs = open_modality(self.modality).inputs()
+        return self.model.same_bits and not any(None in each.shape for each in inputs.values())
 
     def decides_scores(self) -> dict[str, Any]:
         """The part that the id is a digest of, beside the weights."""

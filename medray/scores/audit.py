@@ -53,11 +53,15 @@ RUNS = pa.schema(
         pa.field("error", pa.string(), True, {"comment": "type of the error that ended it"}),
         pa.field("not_eligible", pa.int64(), True, {"comment": "entries that the model was not asked about"}),
         pa.field("archive", pa.string(), True, {"comment": "URI of the archive that was scored; several: a line each"}),
+        pa.field(
+            "backend", pa.string(), True, {"comment": "what computed the scores, and why where another was asked for"}
+        ),
     ]
 )
 
 AUDIT = (
     "state", "who", "seconds", "version", "code", "entries", "pending", "scored", "failed", "not_eligible", "reasons", "error",
+    "backend",
 )  # fmt: skip
 """What the audit table adds to the history that the log of scores has."""
 
@@ -74,6 +78,7 @@ class BegunRun:
     version: str
     code: str | None
     archive: str | None = None
+    backend: str | None = None
 
 
 class RunCounts(TypedDict, total=False):
@@ -120,11 +125,20 @@ class RunRow(TypedDict):
     error: str | None
     not_eligible: int | None
     archive: str | None
+    backend: str | None
+    """What computed the scores: "onnxruntime 1.32.0"; null of runs before this was kept."""
 
 
-def begin(store: str, what: str, run_id: str, bundle_id: str | None, archive: str | None = None) -> BegunRun:
+def begin(
+    store: str,
+    what: str,
+    run_id: str,
+    bundle_id: str | None,
+    archive: str | None = None,
+    backend: str | None = None,
+) -> BegunRun:
     """Note that a run begins. Raises MachineError where the storage cannot be written."""
-    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive)
+    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive, backend)
     _write(store, vars(run) | {"state": "running"})
     return run
 
@@ -141,10 +155,15 @@ def end(store: str, run: BegunRun, state: str, counts: RunCounts) -> None:
 
 @contextmanager
 def recorded(
-    store: str, what: str, run_id: str, bundle_id: str | None = None, archive: str | None = None
+    store: str,
+    what: str,
+    run_id: str,
+    bundle_id: str | None = None,
+    archive: str | None = None,
+    backend: str | None = None,
 ) -> Generator[RunOutcome]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    run, outcome = begin(store, what, run_id, bundle_id, archive), RunOutcome()
+    run, outcome = begin(store, what, run_id, bundle_id, archive, backend), RunOutcome()
     try:
         yield outcome
     except BaseException as error:
@@ -183,7 +202,7 @@ def read(store: str) -> list[RunRow]:
             latest[row["run_id"]] = row
     for row in latest.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
-        for name in ("not_eligible", "archive"):
+        for name in ("not_eligible", "archive", "backend"):
             row.setdefault(name, None)  # a table of an earlier version has no such column yet
         for name in ("began", "ended"):
             row[name] = row[name] and row[name].isoformat(timespec="milliseconds")

@@ -36,6 +36,7 @@ class HistoryRow(TypedDict):
     not_eligible: int | None
     reasons: dict[str, int] | None
     error: str | None
+    backend: str | None
 
 
 Commit = Mapping[str, Any]

@@ -20,6 +20,7 @@ from medray.errors import ArchiveError, BundleError, LabelError, RunFileError
 from medray.flows.flow import Flow
 from medray.flows.table_sink import TableSink
 from medray.learning import bundles
+from medray.learning.backend import Backend
 from medray.learning.metrics import Metrics
 from medray.learning.models.own import own_code
 from medray.learning.recipe import Recipe
@@ -29,6 +30,7 @@ from medray.progress import Progress, Silent
 from medray.reports.evaluation import ReportFacts, write_report
 from medray.storage import files
 from medray.verbs import overlap, stages
+from medray.verbs.backend import chosen_backend
 from medray.verbs.external import External, labelled_entries
 from medray.verbs.measuring import Archive, measured
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
@@ -101,7 +103,8 @@ def _own_split(
             expected=", ".join(recipe.classes),
             do="train again, or correct [labels] and [objective] of the run file",
         )
-    predictions = predict_split(run, bundle, run.bundle_uri, prepared.folder, engine, progress, split)
+    backend = chosen_backend(run, bundle, engine, progress)
+    predictions = predict_split(run, bundle, run.bundle_uri, prepared.folder, engine, progress, split, backend)
     if split == "test" and prepared.digest != recipe.data.get("manifest_digest"):
         predictions = _without_seen(predictions, run, progress)
     metrics, intervals = measured(recipe, predictions, run.evaluation)
@@ -170,6 +173,7 @@ def _elsewhere(
 ) -> tuple[EvaluateResult, ReportFacts]:
     recipe = bundle.recipe
     evaluated: list[tuple[str, External, pa.Table]] = []
+    backend = chosen_backend(run, bundle, engine, progress)
     for each in run.archives():
         progress.fact("archive", name=each.name)
         external = labelled_entries(each, bundle, engine, progress, split)
@@ -180,7 +184,7 @@ def _elsewhere(
                 found=f"{external.failed} failed, {sum(external.not_eligible.values())} not eligible",
                 do="look at the reasons with medray index, or at [modality] of the run file",
             )
-        predictions = predict_split(each, bundle, run.bundle_uri, external.folder, engine, progress, split)
+        predictions = predict_split(each, bundle, run.bundle_uri, external.folder, engine, progress, split, backend)
         evaluated.append((each.name, external, predictions))
     together = evaluated[0][2] if len(evaluated) == 1 else _together({name: table for name, _, table in evaluated})
     metrics, intervals = measured(recipe, together, run.evaluation)
@@ -319,8 +323,10 @@ def predict_split(
     engine: Engine,
     progress: Progress,
     split: str,
+    backend: Backend | None = None,
 ) -> pa.Table:
-    """One row per sample of the split of the shards in `folder`, ordered by entry: keys, `target`, a column per output."""
+    """One row per sample of the split of the shards in `folder`, ordered by entry: keys, `target`, a column per output.
+    `backend`: what scores; None: torch."""
     shards = ShardSet.open(folder).split(split)
     plan = [pa.table({"shard": [shard.uri]}) for shard in shards]
     progress.begin("evaluate", len(plan))
@@ -331,6 +337,7 @@ def predict_split(
             bundle.id,
             stages.batch_rows(open_modality(bundle.recipe.modality)),
             code=own_code(bundle.recipe.model, run.trust),
+            graph=backend and backend.graph,
         ),
     )
     small = sum(shard.rows for shard in shards) <= SMALL_SAMPLES

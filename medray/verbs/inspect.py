@@ -128,6 +128,7 @@ def inspect_history(uri: str) -> Inspection:
             "began (UTC)": _minute(row["began"]),
             "seconds": row["seconds"],
             "code": " ".join(part[:12] for part in (row["version"], row["code"]) if part) or None,
+            "backend": row["backend"] and row["backend"].partition(":")[0],
             **{key: row[key] for key in ("scored", "failed", "not_eligible", "commits", "files", "rows")},
         }
         for row in history
@@ -141,7 +142,8 @@ def _minute(moment: str) -> str:
 
 
 def _bundle(uri: str) -> Inspection:
-    recipe = bundles.load(uri).recipe
+    bundle = bundles.load(uri)
+    recipe = bundle.recipe
     facts = {
         "bundle_id": recipe.id,
         "name": recipe.name,
@@ -152,6 +154,7 @@ def _bundle(uri: str) -> Inspection:
         "outputs": list(recipe.outputs),
         "thresholds": list(recipe.thresholds),
         "manifest_digest": recipe.data.get("manifest_digest"),
+        "graph": bundle.graph is not None,
         **({"pretrained": began} if (began := recipe.training.get("pretrained")) else {}),
         "command": f'medray score RUN.toml, with bundle = "{uri}"',
     }

@@ -22,6 +22,7 @@ from medray.flows.driver import shards
 from medray.flows.flow import Flow, Receipt, Sink, SlowBatch
 from medray.flows.lane import SLOWEST
 from medray.learning import bundles
+from medray.learning.backend import Backend
 from medray.learning.models.own import own_code
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.modalities.site import at_site
@@ -30,6 +31,7 @@ from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import RunOutcome, recorded
 from medray.storage import files
 from medray.verbs import stages
+from medray.verbs.backend import chosen_backend
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
 from medray.verbs.unsettled import tell_faults
@@ -163,14 +165,16 @@ def score_manifest(
 ) -> ScoreResult:
     """Score what of the manifest is pending for the bundle. `until`: the deadline, seconds since the epoch.
 
-    Raises StoreError, MachineError; Fenced when a newer run has claimed the store meanwhile.
+    Raises StoreError, MachineError, UserError for a back end that is not here; Fenced when a newer run has claimed the store
+    meanwhile.
     """
     started = time.monotonic()
+    backend = chosen_backend(run, bundle, engine, progress)
     store = ScoreStore.open(run.store_uri, create=True, readers=run.readers)
     other_runs = refuse_ids_of_others(store, run, manifest, bundle.id)
     claim = store.claim(bundle.id)  # before pending: what an overtaken run has committed by now is seen
     progress.about(run_id=claim.run_id, bundle_id=bundle.id)
-    with recorded(store.uri, "score", claim.run_id, bundle.id, run.root) as counts:
+    with recorded(store.uri, "score", claim.run_id, bundle.id, run.root, backend.title) as counts:
         pending = store.pending_rows(manifest, bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts)
         wanted = len(pending) if run.limit is None else min(run.limit, len(pending))
         counts |= {"entries": len(manifest), "pending": len(pending), "scored": 0, "failed": 0, "not_eligible": 0}
@@ -181,7 +185,7 @@ def score_manifest(
         for chosen in rounds(manifest, pending, run.order, run.limit) if wanted else ():
             if until is not None and time.time() >= until:
                 break
-            flow = _flow(run, bundle, spec, chosen, sink, engine, progress, until)
+            flow = _flow(run, bundle, backend, spec, chosen, sink, engine, progress, until)
             sink.known_unread += pc.sum(pc.is_in(chosen.column("reason"), pa.array(sorted(AWAY)))).as_py() or 0
             chosen = chosen.select(["entry_id", "fingerprint"])  # the plan has the rest
             try:
@@ -313,6 +317,7 @@ def _tell_passing(by_reason: Counter[str], progress: Progress) -> None:
 def _flow(
     run: ScoreRun,
     bundle: bundles.TrainedModel,
+    backend: Backend,
     spec: ModalitySpec,
     chosen: pa.Table,
     sink: Sink,
@@ -331,7 +336,13 @@ def _flow(
         (
             stages.read(spec, rows),
             stages.score(
-                run.bundle_uri, bundle.id, rows, spec, own_code(bundle.recipe.model, run.trust), artefacts=True
+                run.bundle_uri,
+                bundle.id,
+                rows,
+                spec,
+                own_code(bundle.recipe.model, run.trust),
+                artefacts=True,
+                graph=backend.graph,
             ),
         ),
         sink,

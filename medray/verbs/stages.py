@@ -22,6 +22,7 @@ from medray.errors import PASSING, BundleError
 from medray.faults import as_sample_error
 from medray.flows.flow import Stage
 from medray.learning import bundles
+from medray.learning.graphs import Graph
 from medray.learning.models.own import OwnCode
 from medray.learning.predictor import Predictor
 from medray.modalities.base import Modality, read_each, read_rows
@@ -272,7 +273,8 @@ class Score:
     """Samples to score rows (SCORE_ROWS): one row per sample and output, one row per failed entry.
 
     With `artefacts`, those that the modality gives of a batch are a column more, `artefact` (scores.table.ARTEFACT_CONTENT).
-    `bundle`: the one at `uri`, where it has been read already.
+    `bundle`: the one at `uri`, where it has been read already. `graph`: computed by onnxruntime in the place of torch
+    (`learning.backend`).
     """
 
     def __init__(
@@ -284,6 +286,7 @@ class Score:
         *,
         artefacts: bool = False,
         bundle: bundles.TrainedModel | None = None,
+        graph: Graph | None = None,
     ) -> None:
         bundle = bundle or bundles.with_code(bundles.load(uri), code)
         if bundle.id != bundle_id:
@@ -294,7 +297,7 @@ class Score:
                 expected=bundle_id,
                 do="put the bundle on storage that all workers share",
             )
-        self.predict = Predictor(bundle, spec=spec)
+        self.predict = Predictor(bundle, spec=spec, graph=graph)
         self.outputs, self.artefacts = self.predict.score_names, artefacts
 
     def __call__(self, samples: pa.RecordBatch) -> pa.RecordBatch:
@@ -358,8 +361,9 @@ def sample_bytes(modality: Modality) -> int:
 
 
 def batch_rows(modality: Modality) -> int:
-    """As many samples as make about 4 MB, between 1 and 512: enough to keep a worker busy, little memory."""
-    return max(1, min(512, BATCH_BYTES // max(1, sample_bytes(modality))))
+    """As many samples as make about 4 MB, a power of two up to 512: enough to keep a worker busy, little memory, and whole
+    batches of one shape (`learning/fixed_batches.py`)."""
+    return 1 << (max(1, min(512, BATCH_BYTES // max(1, sample_bytes(modality)))).bit_length() - 1)
 
 
 def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
@@ -385,8 +389,10 @@ def score(
     code: OwnCode | None = None,
     *,
     artefacts: bool = False,
+    graph: Graph | None = None,
 ) -> Stage:
     """The one stage for a GPU. `spec`: the bundle's modality as it is at this site; none: as it was trained. `code`: the
     source of its model, where that is from a folder (`learning.models.own`). `artefacts`: with the files that belong to the
-    scores."""
-    return Stage(partial(Score, uri, bundle_id, spec, code, artefacts=artefacts), batch_size, gpus=1.0, name="score")
+    scores. `graph`: what onnxruntime computes in the place of torch."""
+    make = partial(Score, uri, bundle_id, spec, code, artefacts=artefacts, graph=graph)
+    return Stage(make, batch_size, gpus=1.0, name="score")

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from medray.archive.pseudonyms import pseudonym_key
 from medray.config.runs import TrainRun
-from medray.datasets.samples import stacked
+from medray.datasets.samples import good, stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError
-from medray.learning import bundles, pretrained
+from medray.learning import bundles, graphs, pretrained
+from medray.learning.backend import with_graph
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.objectives.base import Objective
 from medray.learning.plan import FitPlan
@@ -27,11 +28,15 @@ from medray.modalities.registry import open_modality
 from medray.plugins.brought import brought
 from medray.progress import EpochRow, Progress, Silent
 from medray.storage import files
+from medray.storage.arrow import joined
 from medray.verbs.overlap import seen_by
 from medray.verbs.prepare import Prepared, prepare_shards, require_split
 from medray.verbs.results import TrainResult, class_counts
+from medray.verbs.stages import sample_bytes
 
 FLOOR = LogisticSpec()
+MOST_CHECKED, FEW_CHECKED, CHECKED_BYTES = 64, 4, 2**26
+"""Validation samples that a graph's scores are compared on: so many, or of large samples so many bytes."""
 
 
 def train(
@@ -83,7 +88,7 @@ def train(
     if weights is not None and published is not None:
         plan = _start_from(plan, weights, published, folder, progress)
     fitted = engine.fit(plan, progress.training)
-    bundle = bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights)
+    bundle = _with_graph(bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights), prepared, progress)
     meanwhile = None if replace else _existing(run.bundle_uri)  # by a training that ended meanwhile
     if meanwhile is not None and meanwhile.recipe.training.get("plan") != plan.name:
         _replace_or_refuse(run, meanwhile, progress, replace)
@@ -92,6 +97,27 @@ def train(
     bundles.save(bundle, run.bundle_uri, seen)
     _write_history(fitted.state["history"], fitted.state["best_epoch"], run.objective, folder)
     return _result(run, bundle, prepared, folder, time.monotonic() - started, reused=False)
+
+
+def _with_graph(bundle: bundles.TrainedModel, prepared: Prepared, progress: Progress) -> bundles.TrainedModel:
+    """The bundle with an ONNX graph whose scores of validation samples are torch's; as it is where it has none, which is
+    said, or where the extra `onnx` is not installed."""
+    if graphs.lacking("onnx", "onnxruntime") is not None:
+        return bundle
+    shards = ShardSet.open(prepared.folder)
+    modality = open_modality(bundle.recipe.modality)
+    most = max(FEW_CHECKED, min(MOST_CHECKED, CHECKED_BYTES // max(1, sample_bytes(modality))))
+    taken: list[pa.RecordBatch] = []
+    for shard in shards.split("validation"):
+        samples = good(read_samples(shard.uri))
+        taken.append(samples.slice(0, most - sum(map(len, taken))))
+        if sum(map(len, taken)) >= most:
+            break
+    made, reason = with_graph(bundle, joined(taken))
+    progress.fact("graph", made=made.graph is not None)
+    if made.graph is None:
+        progress.note(f"the bundle has no ONNX graph, so that torch alone scores it: {reason}")
+    return made
 
 
 def _replace_or_refuse(run: TrainRun, existing: bundles.TrainedModel, progress: Progress, replace: bool) -> None:

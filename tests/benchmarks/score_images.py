@@ -1,4 +1,4 @@
-"""Batch scoring of DICOM files: medray on Ray beside three peers, in one run, on the same files and weights.
+"""Batch scoring of DICOM files: medray on Ray beside three peers, by torch and by onnxruntime, in one run, on the same files and weights.
 
     python tests/benchmarks/score_images.py [--files 4000] [--quick] [--processes 2] [--only NAME …] [--memory]
 
@@ -9,6 +9,7 @@ monai        MONAI Dataset + PyTorch DataLoader(workers), forward in the main pr
 monai_cores  one process per core, each MONAI Dataset + ThreadDataLoader, memory kept
 raydoc       the pipeline of Ray's documentation: read_binary_files, map(decode), map_batches(actor), write_parquet
 medray       the score flow: path shards, one fused actor per core
+onnx         the same, scored by onnxruntime
 
 Files are 512 x 512, 16 bits. How it is measured: side_by_side.py.
 """
@@ -244,11 +245,16 @@ def medray(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> 
     side_by_side.score_with_medray(data / "archive", bundle, out, processes, clock, batch_size=BATCH)
 
 
+def onnx(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
+    archive = data / "archive"
+    side_by_side.score_with_medray(archive, bundle, out, processes, clock, backend="onnx", batch_size=BATCH)
+
+
 def scores(system: str, out: Path, data: Path) -> np.ndarray:
     """Scores in the order of the file names."""
     import pyarrow.parquet as pq
 
-    if system == "medray":
+    if system in ("medray", "onnx"):
         from deltalake import DeltaTable
 
         table = DeltaTable(str(out / "store")).to_pyarrow_table().sort_by("entry_id")
@@ -265,6 +271,7 @@ SYSTEMS = {
     "monai_cores": monai_cores,
     "raydoc": raydoc,
     "medray": medray,
+    "onnx": onnx,
 }
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ fair     hand-written: one process per core with the reference in memory, its pa
 naive    the same, memory as it comes
 medray   the score flow on engine ray: index, REF check, normalisation, a record an entry, one fused actor per core,
          scores committed to the store
+onnx     the same, scored by onnxruntime
 
 Variants lie ten bases apart on average: 500,000 of them over 5 Mb. How it is measured: side_by_side.py.
 """
@@ -123,6 +124,12 @@ def medray(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> 
     side_by_side.score_with_medray(data / "archive", bundle, out, processes, clock, modality=modality)
 
 
+def onnx(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
+    modality = {"entries": "variants", "reference": str(data / "reference.fa")}
+    archive = data / "archive"
+    side_by_side.score_with_medray(archive, bundle, out, processes, clock, backend="onnx", modality=modality)
+
+
 def scores(system: str, out: Path, data: Path) -> np.ndarray:
     """(N, 4) float32 ref, alt, delta, log-odds in the order of the file."""
     import pyarrow.parquet as pq
@@ -150,5 +157,10 @@ def scores(system: str, out: Path, data: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    systems = {"fair": partial(_loop, is_fair=True), "naive": partial(_loop, is_fair=False), "medray": medray}
+    systems = {
+        "fair": partial(_loop, is_fair=True),
+        "naive": partial(_loop, is_fair=False),
+        "medray": medray,
+        "onnx": onnx,
+    }
     side_by_side.main(Benchmark("variants", 500_000, 40_000, make, systems, scores), __file__, __doc__ or "")

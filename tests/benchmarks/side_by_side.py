@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -122,7 +122,14 @@ class _Watch:
 
 
 def score_with_medray(
-    archive: Path, bundle: str, out: Path, processes: int, clock: Clock, each: int = 1, **settings: Any
+    archive: Path,
+    bundle: str,
+    out: Path,
+    processes: int,
+    clock: Clock,
+    each: int = 1,
+    backend: Literal["torch", "onnx"] = "torch",
+    **settings: Any,
 ) -> ScoreRun:
     """The score flow on a Ray of this machine; an entry is `each` units."""
     from medray.config.runs import ScoreRun
@@ -131,7 +138,7 @@ def score_with_medray(
     from medray.verbs.score import score
 
     places = {"archive": str(archive), "bundle": bundle, "store": str(out / "store"), "work": str(out / "work")}
-    run = ScoreRun(name="benchmark", **places, **settings, engine=RaySpec(workers=processes))
+    run = ScoreRun(name="benchmark", **places, **settings, engine=RaySpec(workers=processes, backend=backend))
     engine = open_engine(run.engine, run.name)
     result = score(run, engine, _Watch(clock, each))
     assert result.failed == 0 and result.scored == result.entries, result

@@ -140,6 +140,14 @@ class RayEngine:
                 room = min(room, int(available / each + 1e-6))
         return room, each_cpu, each_gpu
 
+    @property
+    def scores_on_gpu(self) -> bool:
+        if self.alone and "_placed" not in vars(self):
+            import torch
+
+            return torch.cuda.is_available()
+        return self.gpus > 0
+
     # -- flows
 
     def run(self, flow: Flow) -> None:

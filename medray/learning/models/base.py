@@ -30,6 +30,9 @@ class ModelBase(BaseModel, Numbers):
     """A file of weights to start from, by its name alone or as a table; none: random ones. A bundle has none: it holds
     trained weights, and says in `training` what they began as."""
 
+    same_bits: ClassVar[bool] = False
+    """In evaluation a row's logits hang on the shape of its batch and on whether all rows are valid throughout, and on nothing
+    else of the other rows. Said of models for which tests show it: torch then computes batches of one shape."""
     head_names: ClassVar[tuple[str, ...]] = ()
     """What the names of its last layer's tensors begin with: no file gives these. (): the model has no such layer."""
     other_heads: ClassVar[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ conv32 - pool - conv64 - pool - conv64 - dense64 - outputs; 3-wide kernels, no p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ LARGEST_FLAT = 8192
 
 
 class CnnSpec(ModelBase):
+    same_bits: ClassVar[bool] = True
+
     kind: Literal["cnn"] = "cnn"
     """The model: a small convolutional network for images and volumes."""
     channels: tuple[int, ...] = (32, 64, 64)

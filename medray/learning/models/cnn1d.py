@@ -23,6 +23,7 @@ LARGEST_FLAT = 16_384
 
 
 class Cnn1dSpec(ModelBase):
+    same_bits: ClassVar[bool] = True
     head_names: ClassVar[tuple[str, ...]] = ("head.",)
 
     kind: Literal["cnn1d"] = "cnn1d"

@@ -10,7 +10,7 @@ often each code occurs; static facts; the summary. Nothing is learned but one we
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ SIDE = {2: 32, 3: 16}
 
 
 class LogisticSpec(ModelBase):
+    same_bits: ClassVar[bool] = True
+
     kind: Literal["logistic"] = "logistic"
     """The model: logistic or linear regression on the inputs, for any modality."""
     codes: Literal["log", "count", "presence"] = "log"

@@ -39,6 +39,7 @@ STAGES: tuple[tuple[int, int, int], ...] = ((64, 1, 1), (128, 2, 1), (256, 1, 2)
 
 
 class MedicalNetSpec(ModelBase):
+    same_bits: ClassVar[bool] = True
     head_names: ClassVar[tuple[str, ...]] = ("fc.",)
     other_heads: ClassVar[tuple[str, ...]] = ("conv_seg.",)
 

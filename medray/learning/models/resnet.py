@@ -29,6 +29,7 @@ STEMS: dict[str, tuple[int, int, bool]] = {  # kernel width, stride, max-pooling
 
 
 class ResNetSpec(ModelBase):
+    same_bits: ClassVar[bool] = True
     head_names: ClassVar[tuple[str, ...]] = ("resnet.fc.",)
 
     kind: Literal["resnet"] = "resnet"

@@ -287,7 +287,8 @@ class Recurrent(nn.Module):
             return hidden_BTH, _joined(ends, 1)
 
     def _run(self, layer: nn.Module, events_BTE: Tensor, mask_BT: Tensor | None) -> Tensor:
-        if mask_BT is None or self.training:
+        # traced: graphs of ONNX know no packing
+        if mask_BT is None or self.training or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return masked(layer(events_BTE)[0], mask_BT)
         steps = lengths(mask_BT).clamp(min=1).cpu()  # a row without events runs one step on zeros, masked after
         packed = pack_padded_sequence(events_BTE, steps, batch_first=True, enforce_sorted=False)
