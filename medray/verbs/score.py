@@ -315,7 +315,7 @@ def _flow(
         "score",
         placed(plan),
         (
-            stages.read(spec, rows),
+            stages.read(spec, rows, narrow=True),
             stages.score(
                 run.bundle_uri, bundle.id, rows, spec, own_code(bundle.recipe.model, run.trust), artefacts=True
             ),
