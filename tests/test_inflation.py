@@ -23,6 +23,7 @@ from medray.modalities.imaging.formats.arrays import idx_array, npz_rows
 from medray.modalities.imaging.formats.decode import content_of, decode
 from medray.modalities.imaging.formats.dicom.writer import uid, write_dicom
 from medray.storage import files, inflating
+from medray.storage.compressed import one_member
 from medray.storage.inflating import unpacked
 
 MORE = 48 * 2**20
@@ -280,3 +281,49 @@ def test_a_line_of_ndjson_that_never_ends_takes_no_memory_and_the_next_is_read(m
 
     assert peak(work) < ROOM
     assert lines == [b'{"a": 1}\n', b'{"b": "xxxxxxxxxxxxx', b'{"c": 1}\n']
+
+
+# --- a gzip file at once ------------------------------------------------------------------------------------------
+
+CONTENT = np.random.default_rng(0).integers(0, 50, 5000, dtype=np.uint8).tobytes()
+ONE = gzip.compress(CONTENT)
+
+
+def test_a_gzip_file_of_one_member_is_unpacked_at_once():
+    assert one_member(ONE, len(CONTENT)) == CONTENT
+    assert one_member(ONE, len(CONTENT) - 1) is None
+    named = io.BytesIO()
+    with gzip.GzipFile("name of a file", "wb", fileobj=named) as stream:
+        stream.write(CONTENT)
+    assert one_member(named.getvalue(), 10**6) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ONE + ONE,
+        gzip.compress(CONTENT[::-1]) + ONE,
+        ONE + gzip.compress(b""),
+        ONE + b"\0",
+        ONE + b"behind",
+        ONE + ONE[-8:],
+        ONE[:-1],
+        ONE[:-8] + bytes(4) + ONE[-4:],
+        ONE[:-4] + struct.pack("<I", len(CONTENT) + 1),
+        ONE[:-4] + struct.pack("<I", len(CONTENT) - 1),
+        ONE[:-4] + b"\xff\xff\xff\x3f",
+        ONE[: len(ONE) // 2] + ONE[-8:],
+        ONE[:2],
+        b"",
+    ],
+    ids=lambda raw: f"{len(raw)} bytes",
+)
+def test_any_other_is_left_to_whoever_unpacks_it_piece_by_piece(raw):
+    assert one_member(raw, 10**6) is None
+
+
+def test_no_change_of_a_byte_gives_other_content():
+    for at in range(len(ONE)):
+        changed = bytearray(ONE)
+        changed[at] ^= 0x40
+        assert one_member(bytes(changed), 10**6) in (None, CONTENT)

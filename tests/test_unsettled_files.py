@@ -413,12 +413,12 @@ def test_an_entry_that_a_reader_cannot_bear_is_a_row_and_the_others_of_its_batch
 
 
 def test_a_reader_that_fails_for_a_whole_batch_is_asked_entry_by_entry(archive: Path, monkeypatch) -> None:
-    read = image_reader.Imaging.read
+    read = image_reader.Imaging.read_narrow
 
     def together(self: Any, batch: Any):
         return read(self, batch) if len(batch) == 1 and "5.dcm" not in batch[0].parts[0].uri else fails()
 
-    monkeypatch.setattr(image_reader.Imaging, "read", together)
+    monkeypatch.setattr(image_reader.Imaging, "read_narrow", together)
     notes = Notes()
     result = night(archive, notes)
     assert (result.scored, result.by_reason) == (7, {"corrupt": 1})
@@ -429,7 +429,7 @@ def test_memory_that_is_refused_and_wrong_settings_are_no_matter_of_an_entry(arc
     def no_memory(self: Any, batch: Any):
         raise MemoryError
 
-    monkeypatch.setattr(image_reader.Imaging, "read", no_memory)
+    monkeypatch.setattr(image_reader.Imaging, "read_narrow", no_memory)
     with pytest.raises(MemoryError):
         night(archive)
 

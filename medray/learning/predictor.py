@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,21 @@ def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Modul
     return network.eval()
 
 
-def to_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
-    """Collated arrays as tensors on the device; read-only Arrow memory is copied, never written to."""
+def to_device(
+    arrays: Mapping[str, np.ndarray], device: torch.device, *, writes: bool = True
+) -> dict[str, torch.Tensor]:
+    """Collated arrays as tensors on the device. Read-only Arrow memory is never written to: it is copied, unless what follows
+    `writes` to no tensor that it is given (`Modality.writes_to_batch`)."""
     import torch
 
     moved = {}
     for name, array in arrays.items():
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-        moved[name] = tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        on_host = device.type != "cuda"
+        copied = writes and on_host and not array.flags.writeable
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            tensor = torch.from_numpy(array.copy() if copied else array)
+        moved[name] = tensor if on_host else tensor.pin_memory().to(device, non_blocking=True)
     return moved
 
 
@@ -118,7 +126,7 @@ class Predictor:
         import torch
 
         with torch.inference_mode():
-            batch = to_device(self.modality.collate(samples), self.device)
+            batch = to_device(self.modality.collate(samples), self.device, writes=self.modality.writes_to_batch)
             logits = self.network(self.modality.encode(batch))
             scores = self._activated(logits.float(), len(samples))  # float32: no score hangs on the batch it was in
             return self.modality.derive(scores.cpu().numpy(), self._exact(logits, len(samples)))

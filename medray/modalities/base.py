@@ -19,14 +19,14 @@ from pydantic import BaseModel
 from medray.archive.eligibility import Fact
 from medray.archive.entries import Entry, Part
 from medray.archive.grouping import Assemble, Assembled, Describe
-from medray.datasets.samples import KEYS
+from medray.datasets.samples import KEYS, tensor_column
 from medray.errors import UserError
 from medray.faults import as_sample_error
 from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs
 from medray.modalities.spec import Spec
 from medray.scores.artefacts import Artefact
-from medray.storage.arrow import joined, null_column
+from medray.storage.arrow import joined, null_column, of_columns
 from medray.storage.files import File
 
 if TYPE_CHECKING:
@@ -139,6 +139,11 @@ class Modality(Protocol):
         """
         ...
 
+    def read_narrow(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """Samples as `read` gives them, which `collate` takes on the spot: tensors may be of a narrower dtype than the payload
+        says, the same one for the batch, that holds the same numbers. What is kept in shards is read by `read`."""
+        return self.read(entries)
+
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
         """Write data in memory (arrays, texts, a table of events) below `folder` as files that `scan` takes, for
         `Bundle.predict`: they are then read as all data are, and the folder is removed when they are scored.
@@ -206,6 +211,12 @@ class Modality(Protocol):
     def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
         """Good samples to compact arrays, batch axis first: small dtypes, what travels to the device."""
         ...
+
+    @property
+    def writes_to_batch(self) -> bool:
+        """Whether `encode` may write to the tensors that it is given, or give them on as its own. Where it does neither they need
+        no memory of their own: a batch is not copied before it is encoded."""
+        return True
 
     def encode(
         self, batch: Mapping[str, torch.Tensor], augmentation: torch.Generator | None = None
@@ -280,23 +291,87 @@ def read_each(
     `read_one` gives `sample_id` and the payload (and target, reason, detail) of at least one sample, or raises
     SampleError, OSError or what else decoders and parsers may raise (`faults.as_sample_error`): one failed row.
     """
+    schema = read_schema(payload)
     pieces: list[pa.RecordBatch] = []
     for number, entry in enumerate(entries):
         try:
             samples = read_one(entry)
-        except FileNotFoundError as error:
-            reason, detail = "missing_file", error.strerror
-        except OSError as error:
-            reason, detail = "unreadable", error.strerror or type(error).__name__
         except Exception as error:
-            problem = as_sample_error(error)
-            reason, detail = problem.reason, problem.detail
-        else:
-            pieces.append(read_rows(np.full(len(samples), number), samples, payload))
+            reason, detail = reason_of(error)
+            lost = {
+                "sample_id": pa.array([""]),
+                "reason": pa.array([reason]),
+                "detail": pa.array([detail], pa.string()),
+            }
+            samples = pa.RecordBatch.from_pydict(lost)
+        pieces.append(_rows(np.full(len(samples), number), samples, schema))
+    return joined(pieces) if pieces else pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def read_arrays(
+    entries: Sequence[Entry],
+    read_one: Callable[[Entry], np.ndarray],
+    payload: pa.Schema,
+    narrow: np.dtype | None = None,
+) -> pa.RecordBatch:
+    """What `Modality.read` returns where each entry is one sample, "0", of one tensor: the arrays that `read_one` gives, of
+    the payload's shape, are written into one batch, which is made once and not copied again.
+
+    Their numbers are those of the payload's dtype, in any that it holds exactly. With `narrow`, a dtype, the batch is of
+    that where all its arrays are. `read_one` raises as that of `read_each` does.
+    """
+    kind: pa.FixedShapeTensorType = payload.field(0).type
+    shape, wide = tuple(kind.shape), np.dtype(kind.value_type.to_pandas_dtype())
+    batch: np.ndarray | None = None
+    lost: dict[int, tuple[str, str | None]] = {}
+    for number, entry in enumerate(entries):
+        try:
+            array = read_one(entry)
+        except Exception as error:
+            lost[number] = reason_of(error)
             continue
-        lost = {"sample_id": pa.array([""]), "reason": pa.array([reason]), "detail": pa.array([detail], pa.string())}
-        pieces.append(read_rows(np.array([number]), pa.RecordBatch.from_pydict(lost), payload))
-    return joined(pieces) if pieces else pa.RecordBatch.from_pylist([], schema=read_schema(payload))
+        dtype = wide if narrow is None or array.dtype != narrow else narrow
+        if batch is None and len(entries) == 1 and array.dtype == dtype and array.flags.carray:
+            batch = array.reshape(1, *shape)  # nobody else's: a volume is not copied
+            break
+        if batch is None:
+            batch = np.empty((len(entries), *shape), dtype)
+        elif batch.dtype != dtype == wide:
+            batch = batch.astype(wide)
+        np.copyto(batch[number], array, casting="safe")
+        del array  # before the next one is made
+    return _of_arrays(len(entries), batch, lost, payload)
+
+
+def _of_arrays(
+    count: int, batch: np.ndarray | None, lost: Mapping[int, tuple[str, str | None]], payload: pa.Schema
+) -> pa.RecordBatch:
+    """(N, *shape) arrays as rows of `read_schema`; those that are `lost`, with their reason and detail, are null."""
+    columns: dict[str, pa.Array] = {"sample_id": pa.repeat("0", count)}
+    if lost:
+        good = np.ones(count, bool)
+        good[list(lost)] = False
+        reasons = [lost.get(number, (None, None)) for number in range(count)]
+        columns["sample_id"] = pa.array(["0" if each else "" for each in good.tolist()], pa.string())
+        columns["reason"] = pa.array([reason for reason, _ in reasons], pa.string())
+        columns["detail"] = pa.array([detail for _, detail in reasons], pa.string())
+        if batch is not None:
+            batch[~good] = 0  # what memory held before goes nowhere
+            columns[payload.field(0).name] = tensor_column(batch, good)
+    elif batch is not None:
+        columns[payload.field(0).name] = tensor_column(batch)
+    return read_rows(np.arange(count), pa.RecordBatch.from_pydict(columns), payload)
+
+
+def reason_of(error: Exception) -> tuple[str, str | None]:
+    """Reason and detail of the failed row of an entry whose reading raised this. Raises it again where it is no matter of one
+    entry."""
+    if isinstance(error, FileNotFoundError):
+        return "missing_file", error.strerror
+    if isinstance(error, OSError):
+        return "unreadable", error.strerror or type(error).__name__
+    problem = as_sample_error(error)
+    return problem.reason, problem.detail
 
 
 def read_schema(payload: pa.Schema) -> pa.Schema:
@@ -307,9 +382,13 @@ def read_schema(payload: pa.Schema) -> pa.Schema:
 
 def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) -> pa.RecordBatch:
     """`samples` with the columns of `read_schema`; those it does not have are null. `entry` (N,) is which entry."""
-    schema = read_schema(payload)
+    return _rows(entry, samples, read_schema(payload))
+
+
+def _rows(entry: np.ndarray, samples: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    names = set(samples.schema.names)
     columns: list[pa.Array] = [pa.array(entry, pa.int32())]
     for column in list(schema)[1:]:
-        given = column.name in samples.schema.names
+        given = column.name in names
         columns.append(samples.column(column.name) if given else null_column(column.type, len(samples)))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return of_columns(columns, schema)

@@ -1,9 +1,11 @@
-"""Arrow helpers: batches of a given size, joined tables, columns of nulls, which strings are among others, tables of others' libraries."""
+"""Arrow helpers: batches of a given size, joined tables, columns of nulls, which strings are among others,
+tables of others' libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,8 +40,49 @@ def rebatch(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordB
 
 
 def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch of all rows; the same object when there is only one."""
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+    """One batch of all rows; the same object when there is only one. Tensors of one shape and several dtypes become of one that
+    holds the numbers of all."""
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0].schema
+    return pa.concat_batches(
+        batches if all(batch.schema.equals(first) for batch in batches) else _of_one_dtype(batches)
+    )
+
+
+def _of_one_dtype(batches: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """The batches, whose tensor columns of one name have one dtype: the one that holds the numbers of all that have any."""
+    wider: dict[str, pa.DataType] = {}
+    for name in batches[0].schema.names:
+        columns = [batch.column(name) for batch in batches]
+        kinds = {column.type for column in columns}
+        if len(kinds) > 1 and all(isinstance(kind, pa.FixedShapeTensorType) for kind in kinds):
+            held = {column.type for column in columns if column.null_count < len(column)} or kinds
+            dtype = np.result_type(*(kind.value_type.to_pandas_dtype() for kind in held))
+            wider[name] = pa.fixed_shape_tensor(pa.from_numpy_dtype(dtype), columns[0].type.shape)
+    return [
+        of_columns([_as_tensor(batch.column(name), wider.get(name)) for name in batch.schema.names], batch.schema)
+        for batch in batches
+    ]
+
+
+def _as_tensor(column: pa.Array, kind: pa.DataType | None) -> pa.Array:
+    if kind is None or column.type == kind:
+        return column
+    if column.null_count == len(column):
+        return null_column(kind, len(column))
+    return pa.ExtensionArray.from_storage(kind, column.storage.cast(kind.storage_type))
+
+
+def of_columns(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of these columns by a schema, in which a tensor column is of the dtype that it has."""
+    fields = [
+        field.with_type(column.type)
+        if column.type != field.type and isinstance(column.type, pa.FixedShapeTensorType)
+        else field
+        for field, column in zip(schema, columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, schema.metadata))
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medray.errors import SampleError
-from medray.storage.compressed import refuse_beyond_measure, unpacking
+from medray.storage.compressed import LARGE, one_member, refuse_beyond_measure, unpacking
 
 GZIP_STREAM, DEFLATE_STREAM = 31, -15
 """`wbits` of zlib for a gzip file (RFC 1952) and a bare deflate stream (RFC 1951)."""
@@ -123,6 +123,8 @@ def unpacked(
     """
     if start >= len(raw):
         raise SampleError("empty_file" if not raw else "truncated", "" if not raw else "the compressed data end early")
+    if start == 0 and wbits == GZIP_STREAM and (whole := one_member(raw, BEGINNING if most else LARGE)) is not None:
+        return whole
     stream = Inflated(lambda size, at: raw[at : at + size], start, len(raw) - start, wbits)
     pieces: list[bytes] = []
     position, limit = 0, BEGINNING if most else None
@@ -132,6 +134,8 @@ def unpacked(
         if limit is not None and most is not None and position > limit:
             if limit == BEGINNING:
                 limit = max(BEGINNING + 1, most(b"".join(pieces)))
+                if start == 0 and wbits == GZIP_STREAM and (whole := one_member(raw, limit)) is not None:
+                    return whole
             if position > limit:
                 raise SampleError(
                     "corrupt", f"unpacks to more than {limit:,} bytes, which is all that its header accounts for"

@@ -45,15 +45,26 @@ def read_pages(uri: str) -> Content:
     """
     if not is_local(uri):
         return read_bytes(uri)
-    with open(local_path(uri), "rb", buffering=0, opener=open_regular) as stream:
-        size = os.fstat(stream.fileno()).st_size
+    handle = open_regular(_path(uri), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(handle).st_size
         if size < LARGE:
-            return stream.read()
+            return _small(handle, size)
         pages = _pages(size)
-        with memoryview(pages) as view:
+        with memoryview(pages) as view, open(handle, "rb", buffering=0, closefd=False) as stream:
             at = _read_into(view, stream)
-        more = stream.read()  # of a file that grows while it is read
+            more = stream.read()  # of a file that grows while it is read
+    finally:
+        os.close(handle)
     return pages if at == size and not more else pages[:at] + more
+
+
+def _small(handle: int, size: int) -> bytes:
+    """All of a file of about this size."""
+    content = os.read(handle, size + 1)
+    while more := os.read(handle, max(1, size - len(content))):  # it grows, or comes in pieces
+        content += more
+    return content
 
 
 class SharedPages:
@@ -68,7 +79,7 @@ class SharedPages:
         """The whole file, as `read_pages` gives it."""
         if not is_local(uri):
             return read_bytes(uri)
-        with open(local_path(uri), "rb", buffering=0, opener=open_regular) as stream:
+        with open(_path(uri), "rb", buffering=0, opener=open_regular) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size == 0 or size > BLOCK:
                 return read_pages(uri)
@@ -85,6 +96,11 @@ class SharedPages:
         room = cast("Shared", (ctypes.c_char * size).from_buffer(self._block, self._used))
         self._used += -(-size // LINE) * LINE
         return room
+
+
+def _path(uri: str) -> str:
+    """The path of a local URI."""
+    return uri if uri.startswith("/") else str(local_path(uri))
 
 
 def _pages(size: int) -> mmap.mmap:

@@ -28,6 +28,8 @@ _INSIDE = re.compile(INSIDE_PATTERN + "(?P<path>.+)$", re.DOTALL)
 def is_local(uri: str) -> bool:
     """Whether it is a file or folder of this machine by itself. False where a scheme and :// stand first (a colon alone is
     part of a file's name: "CT:1/slice.dcm"), and inside a container."""
+    if "://" not in uri:
+        return container_of(uri) is None
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     return (scheme is None or scheme[1] == "file") and container_of(uri) is None
 

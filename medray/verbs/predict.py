@@ -188,7 +188,7 @@ def _table(
 
 def _score_rows(score: stages.Score, spec: ModalitySpec, manifest: pa.Table) -> Iterator[pa.RecordBatch]:
     modality = open_modality(spec)
-    read = stages.Read(spec)
+    read = stages.Read(spec, narrow=True)
     rows = max(1, stages.batch_rows(modality) // modality.samples_per_entry)
     for batch in manifest.combine_chunks().to_batches(max_chunksize=rows):
         yield score(read(batch))

@@ -334,7 +334,7 @@ def _flow(
         "score",
         placed(plan),
         (
-            stages.read(spec, rows),
+            stages.read(spec, rows, narrow=True),
             stages.score(
                 run.bundle_uri,
                 bundle.id,

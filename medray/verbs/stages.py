@@ -30,7 +30,7 @@ from medray.modalities.measured import measured, refuse_measured, with_outside
 from medray.modalities.registry import ModalitySpec, open_modality
 from medray.scores.artefacts import beside
 from medray.scores.table import ARTEFACT_CONTENT
-from medray.storage.arrow import joined, null_column
+from medray.storage.arrow import joined, null_column, of_columns
 from medray.storage.files import (
     File,
     file_holding,
@@ -116,9 +116,11 @@ class Read:
     """Manifest rows to samples (KEYS + payload). An entry that cannot be read, or that the index found not eligible, is one
     row with its reason."""
 
-    def __init__(self, spec: ModalitySpec) -> None:
+    def __init__(self, spec: ModalitySpec, *, narrow: bool = False) -> None:
+        """`narrow`: the samples go to a network, and need not be of the payload's dtype (`Modality.read_narrow`)."""
         self.modality = open_modality(spec)
         self.schema = sample_schema(self.modality.payload)
+        self.reader = self.modality.read_narrow if narrow else self.modality.read
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         lost = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
@@ -164,7 +166,7 @@ class Read:
     def _guarded(self, entries: Entries) -> pa.RecordBatch:
         """What the modality reads. Where it raises instead, entries are read one by one, and the one that it is of fails."""
         try:
-            return self.modality.read(entries)
+            return self.reader(entries)
         except Exception as error:
             if len(entries) == 1:
                 return read_each(entries, partial(_raise, error), self.modality.payload)
@@ -201,7 +203,7 @@ class Read:
                 nothing = pa.scalar(None, field.type)
                 column = pc.if_else(columns["reason"].is_valid(), nothing, column.cast(field.type))
             arrays.append(column)
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return of_columns(arrays, self.schema)
 
 
 def _raise(error: Exception, entry: Entry) -> pa.RecordBatch:
@@ -370,11 +372,12 @@ def scan(spec: ModalitySpec, root: str, key: bytes) -> Stage:
     return Stage(partial(Scan, spec, root, key), batch_size=256, name="scan")
 
 
-def read(spec: ModalitySpec, batch_size: int = 32) -> Stage:
-    """About `batch_size` samples are held in memory at once."""
+def read(spec: ModalitySpec, batch_size: int = 32, *, narrow: bool = False) -> Stage:
+    """About `batch_size` samples are held in memory at once. `narrow`: see `Read`."""
     modality = open_modality(spec)
     many = modality.samples_per_entry
-    return Stage(partial(Read, spec), max(1, batch_size // many), name="read", row_bytes=many * sample_bytes(modality))
+    make = partial(Read, spec, narrow=narrow)
+    return Stage(make, max(1, batch_size // many), name="read", row_bytes=many * sample_bytes(modality))
 
 
 def load_shard() -> Stage:

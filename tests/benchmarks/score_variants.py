@@ -135,7 +135,7 @@ def scores(system: str, out: Path, data: Path) -> np.ndarray:
     import pyarrow.parquet as pq
 
     names = ("ref", "alt", "delta", "log_odds")
-    if system != "medray":
+    if system not in ("medray", "onnx"):
         table = pq.read_table(sorted(out.glob("*.parquet")))
         return np.stack([table[name].to_numpy() for name in names], 1)
     from deltalake import DeltaTable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +17,16 @@ from medray.archive.entries import Entry, Part, PartRef, as_indexed, unchanged
 from medray.archive.grouping import Assembled
 from medray.datasets.samples import tensor_column, tensor_field, tensor_view
 from medray.errors import SampleError, UserError
-from medray.modalities.base import Modality, WrittenInputs, read_each, refuse_times
-from medray.modalities.imaging.encoding.conform import conform, divisor, ranged, store
+from medray.modalities.base import Modality, WrittenInputs, read_arrays, refuse_times
+from medray.modalities.imaging.encoding.conform import divisor, ranged
 from medray.modalities.imaging.encoding.gaps import even
 from medray.modalities.imaging.encoding.grey import COLUMN, by_name, grey_ranges, is_learnt, moments
-from medray.modalities.imaging.encoding.normalise import by_itself
+from medray.modalities.imaging.encoding.stored import NARROW, stored_pixels
 from medray.modalities.imaging.formats import arrays
 from medray.modalities.imaging.formats.decode import Chosen, content_of, decode
-from medray.modalities.imaging.formats.dicom.quantity import Quantity
+from medray.modalities.imaging.formats.dicom.quantity import Kept, Quantity
 from medray.modalities.imaging.formats.films import Films, film_volume
-from medray.modalities.imaging.formats.image import Image
+from medray.modalities.imaging.formats.image import Image, narrowed
 from medray.modalities.imaging.frames_text import chosen_frames
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.modalities.inputs import Input, Inputs
@@ -105,18 +105,32 @@ class Imaging(Modality):
 
     def read(self, entries: Sequence[Entry]) -> pa.RecordBatch:
         """One sample per entry, `sample_id` "0"."""
-        return read_each(entries, self.read_one, self.payload)
+        return read_arrays(entries, self._pixels, self.payload)
+
+    def read_narrow(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """As `read`; `pixels` are int16 where that holds the numbers of all of them, and float32 would."""
+        if type(self) is not Imaging:  # it may compute with them, and does not expect numbers that wrap around
+            return self.read(entries)
+        return read_arrays(entries, partial(self._pixels, narrow=True), self.payload, NARROW)
 
     def read_one(self, entry: Entry) -> pa.RecordBatch:
         """The one sample of an entry: `sample_id` and `pixels`. Raises SampleError."""
+        pixels = self._pixels(entry).astype(self.spec.dtype, copy=False)
+        return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
+
+    def _pixels(self, entry: Entry, *, narrow: bool = False) -> np.ndarray:
+        """(C, *size) of an entry as `stored_pixels` gives it: memory of its own, or such as only may be read. `narrow`: int16
+        instead of float32 where it holds the same. Raises SampleError."""
+        spec = self.spec
+        whole = narrow or spec.dtype == "int16" or (spec.dtype == "uint8" and spec.window is None)
         try:
-            image = self._decode(entry)
+            image = self._decode(entry, Kept("int16" if whole else "float32", spec.size))
         except FileNotFoundError:
             raise SampleError("missing_file", f"{len(entry.parts)} files expected") from None
         except OSError as error:
             raise SampleError("unreadable", type(error).__name__) from error
-        pixels = store(by_itself(conform(image, self.spec), image, self.spec), self.spec)
-        return pa.record_batch([pa.array(["0"]), tensor_column(pixels[None])], schema=self._row)
+        pixels = stored_pixels(image, spec)
+        return narrowed(pixels) if narrow and spec.dtype == "float32" else pixels
 
     def write_inputs(self, data: object, folder: Path, prediction_times: object = None) -> WrittenInputs:
         """Images or volumes as arrays: see `in_memory.py`."""
@@ -135,17 +149,17 @@ class Imaging(Modality):
         """The entry as it is decoded, before it is brought to shape. Raises SampleError, OSError."""
         return self._decode(entry)
 
-    def _decode(self, entry: Entry) -> Image:
+    def _decode(self, entry: Entry, kept: Kept | None = None) -> Image:
         part = entry.parts[0]
         if _is_row(entry):
             with as_indexed(bool(part.digest)):
                 rows, number = self._arrays.row(part)
-            self._chosen(entry).wanted.refuse("an array, which states no unit")
+            self._chosen(entry, kept).wanted.refuse("an array, which states no unit")
             return arrays.read_row(rows, number, self.spec.volumetric)
         number = film_volume(part.locator)
         if number is not None:
-            return self._films.read(part, number, self._chosen(entry))
-        chosen = self._chosen(entry)
+            return self._films.read(part, number, self._chosen(entry, kept))
+        chosen = self._chosen(entry, kept)
         if len(entry.parts) == 1 and chosen.selections is not None and part.uri == self._read_before:
             # the second entry of one file: it is held, whole, for those that follow
             contents: Iterator[Content] = iter([self._films.content(part, content_of)])
@@ -155,7 +169,7 @@ class Imaging(Modality):
         self._read_before = part.uri
         return self._even(decode(contents, self.spec.volumetric, chosen))
 
-    def _chosen(self, entry: Entry) -> Chosen:
+    def _chosen(self, entry: Entry, kept: Kept | None) -> Chosen:
         """Which frames of its files an entry takes, and as what."""
         selections = [chosen_frames(each.locator) for each in entry.parts]
         channels = self.spec.volumes == "channels"
@@ -164,7 +178,7 @@ class Imaging(Modality):
             selections if some else None,
             channels,
             whole=not some and "#" not in entry.entry_id,
-            wanted=Quantity(self.spec.pet, self.spec.real_world_unit, self.spec.dose),
+            wanted=Quantity(self.spec.pet, self.spec.real_world_unit, self.spec.dose, kept),
         )
 
     def _even(self, image: Image) -> Image:
@@ -218,8 +232,12 @@ class Imaging(Modality):
     # --- samples to model inputs ----------------------------------------------------------------------------
 
     def collate(self, samples: pa.RecordBatch) -> dict[str, np.ndarray]:
-        """pixels (B, C, [D,] H, W) in the storage dtype, read-only, without a copy."""
+        """pixels (B, C, [D,] H, W) in the dtype of the samples, read-only, without a copy."""
         return {"pixels": tensor_view(samples.column("pixels"))}
+
+    @property
+    def writes_to_batch(self) -> bool:
+        return False
 
     def encode(
         self, batch: Mapping[str, torch.Tensor], augmentation: torch.Generator | None = None
@@ -231,15 +249,18 @@ class Imaging(Modality):
         import torch
 
         spec, scale = self.spec, divisor(self.spec)
-        pixels = batch["pixels"].to(torch.float32)
+        given = batch["pixels"]
+        pixels = given.to(torch.float32)
         if spec.window is not None and not spec.stored_window:
             centre, width = spec.window
             pixels = ((pixels - centre) / width + 0.5).clamp_(0, 1)
         if spec.normalise == "zscore":
             mean, std = self._statistics(pixels.device)  # times the divisor: one pass over the pixels less
-            pixels = (pixels - mean).div_(std)
+            pixels = (pixels - mean if pixels is given else pixels.sub_(mean)).div_(std)
         elif scale != 1:
             pixels = pixels / scale
+        if pixels is given:
+            pixels = pixels.clone()  # a network may write to its input
         if augmentation is not None:
             from medray.modalities.imaging.encoding.augment import augment
 

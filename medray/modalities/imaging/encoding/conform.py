@@ -8,7 +8,7 @@ from medray.errors import SampleError
 from medray.modalities.imaging.encoding import resample
 from medray.modalities.imaging.encoding.orientation import affine, directions, turn
 from medray.modalities.imaging.encoding.patient_grid import placement, to_patient_grid
-from medray.modalities.imaging.formats.image import Image
+from medray.modalities.imaging.formats.image import Image, without_depth
 from medray.modalities.imaging.spec import ImagingSpec
 
 EXACT = 1 << 24
@@ -19,7 +19,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 def conform(image: Image, spec: ImagingSpec) -> np.ndarray:
     """An image to (C, *size) float32: channels, then geometry. Raises SampleError."""
-    image = _without_depth(image, spec)
+    image = without_depth(image, len(spec.size))
     if len(image.shape) != len(spec.size):
         raise SampleError(
             "bad_shape", f"{len(image.shape)}D of shape {list(image.shape)}; the run asks for {len(spec.size)}D"
@@ -45,7 +45,7 @@ def conform_labels(labels: Image, spec: ImagingSpec) -> np.ndarray:
     Each voxel takes the label of the nearest one, so that no label comes about between two others; outside of the mask
     it is 0. Raises SampleError as `conform` does, and `bad_values` for labels that are no whole numbers.
     """
-    labels = _without_depth(labels, spec)
+    labels = without_depth(labels, len(spec.size))
     if labels.color or len(labels.shape) != len(spec.size) or 0 in labels.shape:
         raise SampleError(
             "bad_shape", f"a mask of shape {list(labels.values.shape)}; the run asks for {len(spec.size)}D"
@@ -54,13 +54,6 @@ def conform_labels(labels: Image, spec: ImagingSpec) -> np.ndarray:
     if (values != np.rint(values)).any():
         raise SampleError("bad_values", "labels that are no whole numbers")
     return _to_size(values[None], labels, spec, labels=True)[0].astype(labels.values.dtype)
-
-
-def _without_depth(image: Image, spec: ImagingSpec) -> Image:
-    """A NIfTI file of one slice is an image, where the run asks for images."""
-    if image.spacing_mm and len(image.shape) == 3 and len(spec.size) == 2 and image.shape[0] == 1:
-        return Image(image.values[0], image.color, image.spacing_mm[1:])
-    return image
 
 
 def _as_channels(values: np.ndarray, image: Image, channels: int) -> np.ndarray:

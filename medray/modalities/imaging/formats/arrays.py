@@ -16,7 +16,7 @@ import numpy as np
 from medray.archive.entries import PartRef, digest
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
-from medray.storage.compressed import GZIP
+from medray.storage.compressed import GZIP, one_member
 from medray.storage.files import FileStamp, exists, is_local, read_bytes, stamp_of
 
 LONGER = 4
@@ -38,6 +38,8 @@ def unzipped(raw: bytes) -> bytes:
         if not is_idx(head):
             return head
         need, content = _idx_bytes(head) + BEHIND, [head]
+        if (whole := one_member(raw, need)) is not None:
+            return whole
         while (have := sum(map(len, content))) < need and (piece := stream.read(min(need - have, 2**20))):
             content.append(piece)
         if stream.read(1):

@@ -46,6 +46,22 @@ class Image:
         return self.values.shape[:-1] if self.color else self.values.shape
 
 
+def without_depth(image: Image, axes: int) -> Image:
+    """A NIfTI file of one slice is an image, where the run asks for images: of two axes."""
+    if image.spacing_mm and len(image.shape) == 3 and axes == 2 and image.shape[0] == 1:
+        return Image(image.values[0], image.color, image.spacing_mm[1:])
+    return image
+
+
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """Whole numbers of up to 16 bits as int16 where that holds all of them; any other values as they are."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2 or values.dtype == np.int16:
+        return values
+    if values.dtype.itemsize == 1:
+        return values.astype(np.int16)
+    return values.view(np.int16) if int(values.max()) < 1 << 15 else values
+
+
 MALFORMED = (
     ValueError,
     LookupError,

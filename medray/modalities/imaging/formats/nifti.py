@@ -16,13 +16,11 @@ from medray.errors import SampleError
 from medray.modalities.imaging.formats.image import Image, decoding
 from medray.modalities.imaging.formats.nifti_header import Described, described, reading, spacing_of, stored_affine
 from medray.modalities.imaging.formats.pictures import over_black
-from medray.storage.compressed import GZIP
+from medray.storage.compressed import DEFLATED, GZIP, one_member
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-DEFLATED = 1032
-"""The most that deflate shrinks by (zlib's technical notes)."""
 BEHIND = 1 << 20
 """Bytes behind the voxels that are looked at: padding is zeros."""
 LONGEST_HEADER = 1024
@@ -91,7 +89,7 @@ def read_channels(raw: bytes) -> Image:
         raise SampleError("bad_shape", f"{file.points} volumes of colours, which are not channels each")
     values, affine, unsure = _read(raw, file, 0, file.points)
     first = _image(values[..., 0], affine, unsure, file)
-    scaled = _scaled(np.ascontiguousarray(values.transpose(3, 2, 1, 0)), file.header)
+    scaled = _scaled(values.transpose(3, 2, 1, 0), file.header)
     return replace(first, values=scaled, channels=True)
 
 
@@ -133,6 +131,9 @@ def unpacked(raw: bytes, length: int) -> bytes:
     """
     if not raw.startswith(GZIP):
         return raw
+    whole = one_member(raw, length)
+    if whole is not None:
+        return whole
     with decoding("gzip"):
         return gzip.GzipFile(fileobj=io.BytesIO(raw)).read(length)
 
@@ -148,7 +149,7 @@ def _read(raw: bytes, file: Described, first: int, last: int) -> tuple[np.ndarra
     if len(content) < need:
         have = max(0, len(content) - file.start)
         raise SampleError("truncated", f"{have} of {file.points * size} bytes of voxels")
-    if whole and any(content[need:]):
+    if whole and content.count(0, need) < len(content) - need:
         raise SampleError(
             "corrupt", f"{len(content) - file.start} bytes of voxels; the dimensions make {file.points * size}"
         )
@@ -192,7 +193,7 @@ def _image(values: np.ndarray, affine: np.ndarray, unsure: str, file: Described)
         values = np.ascontiguousarray(values.transpose(2, 1, 0, 3))
         values = over_black(values[..., :3], values[..., 3:]) if file.colors == 4 else values
     else:
-        values = _scaled(np.ascontiguousarray(values.transpose(2, 1, 0)), file.header)
+        values = _scaled(values.transpose(2, 1, 0), file.header)
     spacing, slices_mm = spacing_of(affine, len(values))
     return Image(
         values,
@@ -208,10 +209,13 @@ def _scaled(values: np.ndarray, header: Nifti1Header) -> np.ndarray:
     """Voxels by scl_slope and scl_inter, rounded once to float32; a slope of 0 or NaN means none (nifti1.h)."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isnan(slope) or slope == 0:
-        return values
+        return np.ascontiguousarray(values)
     if not np.isfinite([slope, intercept]).all():
         raise SampleError("corrupt", "scl_slope or scl_inter is not finite")
     if (slope, intercept) == (1.0, 0.0):
-        return values
+        return np.ascontiguousarray(values)
+    scaled = np.empty(values.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite values are refused later, by `conform`
-        return (values.astype(np.float64) * slope + intercept).astype(np.float32)
+        for place in np.ndindex(values.shape[:-2]):  # float64 of a plane, not of a volume
+            scaled[place] = values[place].astype(np.float64) * slope + intercept
+    return scaled

@@ -234,22 +234,22 @@ def _walk(
     """Elements from `at` up to tag `last`; returns where the next one starts."""
     end = len(raw)
     order = "<" if little else ">"
-    tag_of, long_of, short_of = struct.Struct(order + "HH"), struct.Struct(order + "I"), struct.Struct(order + "H")
-    while at < end:
-        group, element = tag_of.unpack_from(raw, at)
+    # group, element, then VR and a short length; a long length stands where those are, or behind them
+    head_of, long_of = struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from
+    while at + 8 <= end:
+        group, element, vr, length = head_of(raw, at)
         tag = group << 16 | element
         if tag > last:
             return at
-        vr = b"" if implicit or group == 0xFFFE else raw[at + 4 : at + 6]
-        if vr in _SHORT:
-            length = short_of.unpack_from(raw, at + 6)[0]
+        if implicit or group == 0xFFFE:
+            vr = b""
+            length = long_of(raw, at + 4)[0]
+            start = at + 8
+        elif vr in _SHORT:
             start = at + 8
         elif vr in _LONG:
-            length = long_of.unpack_from(raw, at + 8)[0]
+            length = long_of(raw, at + 8)[0]
             start = at + 12
-        elif implicit or group == 0xFFFE:
-            length = long_of.unpack_from(raw, at + 4)[0]
-            start = at + 8
         else:
             raise _Odd
         if length == UNDEFINED:
@@ -264,6 +264,10 @@ def _walk(
             raise _Odd
         if tag in wanted:
             into[tag] = raw[start:at]
+    if at < end:  # no more than a tag
+        group, element = struct.unpack_from(order + "HH", raw, at)
+        if group << 16 | element <= last:
+            raise _Odd
     return at
 
 

@@ -177,16 +177,19 @@ def _run_lengths(header: Header, frame: bytes) -> Cells:
         raise SampleError("corrupt", f"{int(heads[0])} run-length segments; the header makes {planes}")
     bounds = [*(int(offset) for offset in heads[1 : 1 + planes]), len(frame)]
     values = np.empty((header.samples, size), f"u{width}")
-    target = values.view(np.uint8).reshape(header.samples, size, width)
+    room = np.empty(size + 2, np.uint8)  # a run of two bytes may stand for 128
     for number, (start, end) in enumerate(pairwise(bounds)):
         with reading(uid_name(header.syntax)):
-            room = bytearray(size + 2)  # a run of two bytes may stand for 128
             plane = np.frombuffer(imagecodecs.packbits_decode(frame[start:end], out=room), np.uint8)
         if len(plane) < size:
             raise SampleError("truncated", f"a run-length segment of {len(plane)} bytes; expected {size}")
         if len(plane) > size + 1:  # a byte more: the segment's own padding to an even length
             raise SampleError("corrupt", f"a run-length segment of {len(plane)} bytes; expected {size}")
         sample, byte = divmod(number, width)
-        target[sample, :, width - 1 - byte] = plane[:size]
+        if byte == 0:
+            np.copyto(values[sample], plane[:size])
+        else:  # two passes over whole values take half the time of writing every other byte
+            values[sample] <<= 8
+            values[sample] |= plane[:size]
     pixels = np.moveaxis(values.reshape(header.samples, header.rows, header.columns), 0, -1)
     return Cells(pixels if header.samples == 3 else pixels[..., 0], 8 * width, "rle")

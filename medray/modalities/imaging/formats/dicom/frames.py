@@ -24,6 +24,8 @@ from medray.modalities.imaging.formats.dicom.elements import PRIVATE, UNDEFINED,
 from medray.modalities.imaging.formats.dicom.header import IMPLICIT, Header, reading
 
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
+GROUPS = {_SHARED, _PER_FRAME}
+"""Sequences of functional groups."""
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _NUMBERS = frozenset(("DS", "IS"))
 _FRAME_TYPES = (

@@ -91,9 +91,11 @@ class Header:
         """A value of elements.TAGS: int, float, str, bytes or a list of them; None where absent or empty; True for a
         sequence. Raises SampleError `corrupt`.
         """
-        if keyword not in self.decoded:
-            self.decoded[keyword] = self._value(keyword)
-        return self.decoded[keyword]
+        try:
+            return self.decoded[keyword]
+        except KeyError:
+            value = self.decoded[keyword] = self._value(keyword)
+            return value
 
     def _value(self, keyword: str) -> Value:
         tag, form = TAGS[keyword]
@@ -129,7 +131,10 @@ class Header:
 
     def number(self, keyword: str, default: int) -> int:
         """A whole number, `default` where it is not stated. Raises SampleError `corrupt` for a fraction."""
-        value = one_number(self.get(keyword))
+        stated = self.get(keyword)
+        if type(stated) is int:
+            return stated
+        value = one_number(stated)
         if value is not None and value != int(value):
             raise SampleError("corrupt", f"{keyword} is not a whole number")
         return default if value is None else int(value)

@@ -7,7 +7,7 @@ import struct
 from medray.errors import SampleError
 from medray.modalities.imaging.formats.dicom.dose import RT_DOSE, Doses
 from medray.modalities.imaging.formats.dicom.elements import PRIVATE, texts
-from medray.modalities.imaging.formats.dicom.frames import frame_types, has_groups, private
+from medray.modalities.imaging.formats.dicom.frames import GROUPS, frame_types, has_groups, private
 from medray.modalities.imaging.formats.dicom.header import Header, uid_name
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -99,6 +99,9 @@ def tiles_stated(header: Header) -> int:
 
 
 _MOSAIC_TAGS = {PRIVATE[name][1] for name in ("NumberOfImagesInMosaic", "UIHImagesInGrid", "CSAImageHeader")}
+
+DESCRIBED_ELSEWHERE = _MOSAIC_TAGS | GROUPS
+"""Elements of files whose frames are described by more than the file's top level."""
 
 
 def _whole(value: bytes, little: bool) -> int:

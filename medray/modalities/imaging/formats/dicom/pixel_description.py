@@ -37,7 +37,7 @@ def check(header: Header) -> None:
         if not header.sop_class:
             raise SampleError("corrupt", "a DICOM file that states no SOP class and has no pixels")
         raise SampleError("no_pixels", f"SOP class {uid_name(header.sop_class)}")
-    _refuse_contradictions(header)
+    refuse_contradictions(header)
     if header.encapsulated:
         fragments(header)
         return
@@ -48,7 +48,7 @@ def check(header: Header) -> None:
         raise SampleError("corrupt", f"{have} bytes of pixels; rows, columns, frames and bits make {need}")
 
 
-def _refuse_contradictions(header: Header) -> None:
+def refuse_contradictions(header: Header) -> None:
     """Raises SampleError `corrupt` for a contradiction, `unsupported` for what is legal but not read here."""
     if header.float_type:
         _require(header, ("Rows", "Columns"))

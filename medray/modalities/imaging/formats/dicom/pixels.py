@@ -5,6 +5,7 @@ parse(raw) → Header ── stored(header) → (F, H, W[, 3]) stored values ─
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ import numpy as np
 from pydicom.pixels.processing import convert_color_space
 
 from medray.errors import SampleError
+from medray.modalities.imaging.formats.dicom.classic import cells, described
 from medray.modalities.imaging.formats.dicom.elements import numbers
 from medray.modalities.imaging.formats.dicom.encapsulated import Cells, decoded_frames
 from medray.modalities.imaging.formats.dicom.frames import Frame, Group, frames
@@ -86,7 +88,7 @@ def _native(header: Header) -> np.ndarray:
         raise AssertionError("pixels whose memory has been given back are asked for again")
     bits = header.number("BitsAllocated", 8)
     shape = (header.frames, header.rows, header.columns)
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     size = native_bytes(header)
     order = "<" if header.little else ">"
     if header.float_type:
@@ -181,6 +183,24 @@ def read_image(raw: Content, number: int | None = None, wanted: Quantity = AS_RE
     Rescale and spacing of an enhanced file are read from its functional groups (PS3.3 C.7.6.16).
     """
     header = parse(raw)
+    frame, pixels = (_classic(header) if number is None else None) or _one(header, number)
+    if pixels.ndim == 3:
+        wanted.refuse("colours", str(header.get("Modality") or ""))
+        return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
+    factor = factors([frame], wanted, whole=False)[0]
+    values, padding = frame_values(frame, pixels, wanted.of_shape(pixels.shape), factor)
+    return Image(cover(values, padding), spacing_mm=frame_spacing(frame))
+
+
+def _classic(header: Header) -> tuple[Frame, np.ndarray] | None:
+    """The frame of a classic uncompressed grey file and its stored values; None for any other, and where something is wrong."""
+    of = described(header)
+    held = None if of is None else cells(header, of)
+    return None if held is None else (Frame(header, {}, {}), stored_bits(held, header))
+
+
+def _one(header: Header, number: int | None) -> tuple[Frame, np.ndarray]:
+    """The only frame or tile of a file, or the one of this number, and its stored values. Raises SampleError."""
     refuse_other_objects(header)
     check(header)
     tiled = is_mosaic(header)
@@ -194,11 +214,7 @@ def read_image(raw: Content, number: int | None = None, wanted: Quantity = AS_RE
     pixels = next(stored_frames(header, [0 if tiled else number or 0]))
     if layout is not None:
         pixels = layout.tile(pixels, number or 0)
-    if pixels.ndim == 3:
-        wanted.refuse("colours", str(header.get("Modality") or ""))
-        return Image(pixels, color=True, spacing_mm=frame_spacing(frame))
-    values, padding = frame_values(frame, pixels, wanted, factors([frame], wanted, whole=False)[0])
-    return Image(cover(values, padding), spacing_mm=frame_spacing(frame))
+    return frame, pixels
 
 
 def frame_spacing(frame: Frame) -> tuple[float, float] | None:

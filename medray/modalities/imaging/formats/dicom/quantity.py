@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,16 @@ from medray.modalities.imaging.formats.dicom.suv_body import Suv
 from medray.modalities.imaging.formats.dicom.suv_enhanced import pet_unit
 from medray.modalities.imaging.formats.dicom.transform import padding_of, real_world
 from medray.modalities.imaging.formats.dicom.value_maps import mapped
+from medray.modalities.imaging.formats.image import narrowed
+
+
+class Kept(NamedTuple):
+    """Of which dtype values may be from the start, since those of a sample are: no number is another one for that."""
+
+    dtype: Literal["int16", "float32"]
+    """int16: whole numbers of 16 bits are given in it where it holds them. float32: a volume is made of it."""
+    size: tuple[int, ...]
+    """Of images of this shape, in whatever order of axes: others are resized in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,12 @@ class Quantity:
     """UCUM code: by the map of each frame that has this unit."""
     dose: Doses = "apart"
     """Doses of radiotherapy in Gy; apart: they are no images. Other modalities stay as they are."""
+    kept: Kept | None = None
+    """None: float32 where a rescale is given, else as stored."""
+
+    def of_shape(self, shape: tuple[int, ...]) -> Quantity:
+        """The same for an image of this shape."""
+        return self if self.kept is None or sorted(self.kept.size) == sorted(shape) else replace(self, kept=None)
 
     def refuse(self, of: str, modality: str | None = None) -> None:
         """Raises SampleError `no_quantity` where values that state no unit are asked for in one; `of`: what they are of.
@@ -71,9 +87,9 @@ def frame_values(
     frame: Frame, pixels: np.ndarray, wanted: Quantity, factor: float, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W) stored values of a frame, or (N, H, W) of its tiles, to (values, padding), as `real_world`; float32 where a
-    quantity is asked for.
+    quantity is asked for, int16 where that is to be kept (`Kept`) and holds them.
 
-    `out`: float32 of that shape that may be filled and returned: it spares a copy.
+    `out`: of that shape and dtype, which may be filled and returned: it spares a copy.
     Raises SampleError as `real_world` does, and `no_quantity`.
     """
     if is_dose(frame.header):
@@ -83,7 +99,9 @@ def frame_values(
         padding = padding_of(pixels, frame.header)
         values = mapped(frame, pixels, padding, unit)
     else:
-        values, padding = real_world(pixels, frame.header, frame.scaling, out)
+        whole = wanted.kept is not None and wanted.kept.dtype == "int16" and factor == 1
+        values, padding = real_world(pixels, frame.header, frame.scaling, out, whole=whole)
+        values = narrowed(values) if whole else values
     if factor == 1:
         return values, padding
     with np.errstate(over="ignore"):  # infinite values are refused later, by `conform`

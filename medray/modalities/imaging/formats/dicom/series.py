@@ -91,6 +91,7 @@ def read_series(
     targets = np.empty((len(taken), 2), int)
     for channel, (one, indices) in enumerate(zip(stacks, members, strict=True)):
         targets[np.array(indices)[one.order]] = [(channel, depth) for depth in range(len(one.order))]
+    wanted = wanted.of_shape((len(stacks[0].order), *taken[0].plane.shape))
     del taken, volumes
     values = _filled(files, targets, (len(stacks), len(stacks[0].order)), wanted, scales)
     return _image(values if channels and len(stacks) > 1 else values[0], stacks[0])
@@ -203,12 +204,12 @@ def _filled(
         at -= len(file.slices)
         for first, pixels in pixels_of(file.header, file.slices):
             frame, number, places = file.slices[first].frame, at + first, targets[at + first : at + first + len(pixels)]
-            out = None if values is None or values.dtype != np.float32 else _room(values, places)
+            out = None if values is None else _room(values, places)
             real, outside = frame_values(frame, pixels, wanted, scales[number], out)
             if values is None:
-                values = np.empty((*shape, *pixels.shape[1:]), real.dtype)
-            if np.result_type(values, real) != values.dtype:
-                values = values.astype(np.result_type(values, real))
+                values = np.empty((*shape, *pixels.shape[1:]), _dtype(real.dtype, real.dtype, wanted))
+            if (dtype := _dtype(values.dtype, real.dtype, wanted)) != values.dtype:
+                values = values.astype(dtype)
             if real is not out:
                 values[places[:, 0], places[:, 1]] = real
             if outside is not None:
@@ -219,6 +220,16 @@ def _filled(
     for channel in {channel for channel, _ in covered}:
         _cover(values[channel], {depth: packed for (own, depth), packed in covered.items() if own == channel})
     return values
+
+
+def _dtype(one: np.dtype, other: np.dtype, wanted: Quantity) -> np.dtype:
+    """What holds the values of slices of both dtypes: float32 instead of integers of several dtypes where it holds them, too,
+    and where a sample is made of it."""
+    dtype = np.result_type(one, other)
+    if wanted.kept is None or (wanted.kept.dtype == "int16" and one == other):
+        return dtype
+    exact = all(np.can_cast(each, np.float32, "safe") for each in (one, other))
+    return np.dtype(np.float32) if exact else dtype
 
 
 def _room(values: np.ndarray, places: np.ndarray) -> np.ndarray | None:

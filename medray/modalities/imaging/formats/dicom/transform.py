@@ -8,6 +8,7 @@ the modality transform: dense tissue is bright in every radiograph, whichever wa
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -26,13 +27,18 @@ UNSPECIFIED = "US"
 
 
 def real_world(
-    pixels: np.ndarray, header: Header, scaling: Group | None = None, out: np.ndarray | None = None
+    pixels: np.ndarray,
+    header: Header,
+    scaling: Group | None = None,
+    out: np.ndarray | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """One frame (H, W) of stored values, or several (N, H, W) that share its header, to (values, padding). `out`: float32 of
-    that shape that may be filled and returned.
+    """One frame (H, W) of stored values, or several (N, H, W) that share its header, to (values, padding). `out`: of that
+    shape, and float32 (or int16), which may be filled and returned.
 
     Values: the modality transform (PS3.3 C.11.1) of `scaling` (default: the file itself), then mirrored where
-    `mirrored` says so: float32, or integers where there is no rescale.
+    `mirrored` says so: float32, or integers where there is no rescale. `whole`: int16 where the rescale gives nothing else.
     Padding: (H, W) bool of pixels that are outside the image (PS3.3 C.7.5.1.1.2), or None.
     Raises SampleError: `corrupt` for a rescale that is incomplete or contradictory, `bad_values` for a slope of nearly 0.
     """
@@ -52,7 +58,8 @@ def real_world(
         return (_mirror(pixels, low, high) if mirror else pixels), padding
     if mirror:
         pixels = _mirror(pixels, low, high)  # for a line the same as mirroring its result
-    return _line(pixels, a, b, out), padding
+    line = _whole_line(pixels, a, b, out) if whole else None
+    return (_line(pixels, a, b, out) if line is None else line), padding
 
 
 def quantity(header: Header, unit: str | None, transformed: bool) -> bool:
@@ -65,7 +72,7 @@ def quantity(header: Header, unit: str | None, transformed: bool) -> bool:
 
 def _rescale(source: Header | Group) -> tuple[float | None, float | None, str | None]:
     """(slope, intercept, type), all None where there is no rescale. Raises SampleError."""
-    with reading("rescale"):
+    with nullcontext() if isinstance(source, Header) else reading("rescale"):  # a header's own are numbers or refused
         slope, intercept = (
             None if value is None else float(value)
             for value in (one_number(source.get("RescaleSlope")), one_number(source.get("RescaleIntercept")))
@@ -105,13 +112,8 @@ def _mirror(values: np.ndarray, low: int, high: int) -> np.ndarray:
 
 def _line(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray | None = None) -> np.ndarray:
     """pixels · slope + intercept, float32, rounded once: in float64 unless every step is exact in float32."""
-    exact = (
-        pixels.dtype.kind in "iu"
-        and pixels.dtype.itemsize <= 2
-        and slope == int(slope)
-        and intercept == int(intercept)
-        and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
-    )
+    out = None if out is None or out.dtype != np.float32 else out
+    exact = _exact(pixels, slope, intercept)
     if exact:  # copied first: a ufunc that casts goes through small buffers, at half the speed
         values = np.empty(pixels.shape, np.float32) if out is None else out
         np.copyto(values, pixels)
@@ -126,6 +128,37 @@ def _line(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray | 
             return values.astype(np.float32, copy=False)
         np.copyto(out, values, casting="same_kind")
         return out
+
+
+def _exact(pixels: np.ndarray, slope: float, intercept: float) -> bool:
+    """Whether every step of the line is exact in float32, and gives whole numbers."""
+    return (
+        pixels.dtype.kind in "iu"
+        and pixels.dtype.itemsize <= 2
+        and slope == int(slope)
+        and intercept == int(intercept)
+        and abs(slope) * (1 << 16) + abs(intercept) < 1 << 24
+    )
+
+
+def _whole_line(pixels: np.ndarray, slope: float, intercept: float, out: np.ndarray | None) -> np.ndarray | None:
+    """pixels · slope + intercept as int16; None where it does not hold all of them, or where float32 has a zero with a sign."""
+    if not _exact(pixels, slope, intercept) or slope < 1:
+        return None
+    low, high = (int(edge) * int(slope) + int(intercept) for edge in (pixels.min(), pixels.max()))
+    if low < -(1 << 15) or high >= 1 << 15:
+        return None
+    cells = pixels.view(np.int16) if pixels.dtype.itemsize == 2 else pixels.astype(np.int16)
+    values = np.empty(pixels.shape, np.int16) if out is None or out.dtype != np.int16 else out
+    # modulo 2^16, of which the result is the only number that int16 holds
+    if slope != 1:
+        cells = np.multiply(cells, _modulo(int(slope)), out=values)
+    return np.add(cells, _modulo(int(intercept)), out=values)
+
+
+def _modulo(number: int) -> np.int16:
+    """What int16 holds of a number, modulo 2^16."""
+    return np.int16((number + (1 << 15)) % (1 << 16) - (1 << 15))
 
 
 def padding_of(pixels: np.ndarray, header: Header) -> np.ndarray | None:
