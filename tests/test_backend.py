@@ -256,6 +256,23 @@ def test_a_graph_that_disagrees_with_torch_scores_nothing(carrying):
     assert stays.graph is None and stays.title.startswith("torch ") and "differ from torch's" in stays.title
 
 
+def test_a_graph_of_another_network_scores_nothing(carrying):
+    for name in ("cnn1d", "resnet 50", "medicalnet"):
+        with pytest.raises(BundleError, match="no ONNX graph that may score"):
+            choose(replace(carrying, graph=make_graph(kinds.bundle(name))), "onnx")
+    more = make_graph(toy.bundle(objective=MulticlassObjective(), classes=("a", "b", "c"), thresholds=()))
+    with pytest.raises(BundleError, match="no ONNX graph that may score"):
+        choose(replace(carrying, graph=more), "onnx")
+
+
+def test_inputs_that_a_graph_does_not_take_are_refused_in_words(carrying):
+    import torch
+
+    network = graphs.OnnxNetwork(carrying.graph, carrying.weights, {"pixels": Input((1, 16, 16))})
+    with pytest.raises(BundleError, match="cannot compute what the modality gives it"):
+        network({"pixels": torch.zeros(4, 1, 16, 16, dtype=torch.float64)})
+
+
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x08"])
 def test_what_is_no_graph_is_refused_in_words(carrying, content):
     with pytest.raises(BundleError, match="has no ONNX graph that may score"):

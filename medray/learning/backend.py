@@ -74,12 +74,22 @@ def with_graph(bundle: TrainedModel, samples: pa.RecordBatch) -> tuple[TrainedMo
     try:
         graph = make_graph(bundle)
         require_agreement(bundle, graph)
-        by_torch, by_graph = Predictor(bundle, "cpu"), Predictor(bundle, "cpu", graph=graph)
-        if len(samples) and not graphs.close(by_graph(samples), by_torch(samples)):
-            raise NoGraph(f"its scores of validation samples differ from torch's by more than {graphs.TOLERANCE:g}")
+        if len(samples):
+            _require_same_scores(bundle, graph, samples)
     except NoGraph as error:
         return bundle, str(error)
     return replace(bundle, graph=graph), ""
+
+
+def _require_same_scores(bundle: TrainedModel, graph: Graph, samples: pa.RecordBatch) -> None:
+    """Raises NoGraph where scores of these samples are not torch's."""
+    expected = Predictor(bundle, "cpu")(samples)
+    try:
+        found = Predictor(bundle, "cpu", graph=graph)(samples)
+    except BundleError as error:
+        raise NoGraph(f"{graphs.runtime()} cannot compute validation samples: {error.found}") from None
+    if not graphs.close(found, expected):
+        raise NoGraph(f"its scores of validation samples differ from torch's by more than {graphs.TOLERANCE:g}")
 
 
 def make_graph(bundle: TrainedModel) -> Graph:
@@ -105,10 +115,12 @@ def require_agreement(bundle: TrainedModel, graph: Graph) -> None:
         given = graphs.seeded(inputs, rows, seed=seed, steps=_SEEDED_LENGTHS[seed], whole=whole)
         try:
             logits = network(given)
-        except Exception as error:
-            raise NoGraph(f"{graphs.runtime()} cannot compute it: {graphs.first_line(error)}") from None
+        except BundleError as error:
+            raise NoGraph(f"{graphs.runtime()} cannot compute it: {error.found}") from None
         with torch.inference_mode():
             expected = reference(given)
+            if logits.shape != expected.shape:
+                raise NoGraph(f"it gives {tuple(logits.shape)} numbers, and torch {tuple(expected.shape)}")
             found, wanted = (recipe.objective.activate(each.float()).numpy() for each in (logits, expected))
         largest = max(1.0, float(expected.abs().max()))
         # of logits, too: scores of seeded inputs may all be 0 or 1

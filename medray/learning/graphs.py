@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medray.errors import MachineError
+from medray.errors import BundleError, MachineError
 from medray.modalities.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 """How far scores of a graph may be from torch's; of a score beyond 1, so large a part of it."""
-MOST_ROWS, MOST_BYTES = 16, 2**20
-"""Of a batch: onnxruntime gains little from more rows (measured on one core)."""
+MOST_ROWS, MOST_VARYING, MOST_BYTES = 16, 8, 2**20
+"""Of a batch: onnxruntime gains little from more rows (measured on one core); where lengths vary, few share a class."""
 OPSET = 17
 NUMBERS = "weights"
 """What the graph calls the file of the network's numbers, which is given from memory."""
@@ -87,7 +87,8 @@ def _exported(network: nn.Module, inputs: Inputs, axes: Mapping[str, int], *, wh
     from medray.learning.fixed_batches import fixed_rows
 
     names = list(inputs)
-    given = seeded(inputs, fixed_rows(inputs, MOST_ROWS, MOST_BYTES), seed=0, whole=whole)
+    most = MOST_VARYING if axes else MOST_ROWS
+    given = seeded(inputs, fixed_rows(inputs, most, MOST_BYTES), seed=0, whole=whole)
 
     class ByPosition(torch.nn.Module):
         def __init__(self) -> None:
@@ -188,7 +189,7 @@ class OnnxNetwork:
 
 
 class _Session:
-    """One ONNX model in onnxruntime."""
+    """One ONNX model in onnxruntime. A call raises BundleError where the inputs do not fit, MemoryError."""
 
     def __init__(self, nodes: bytes, packed: np.ndarray, *, on_gpu: bool) -> None:
         import onnxruntime
@@ -207,9 +208,18 @@ class _Session:
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(
-            self.session.run(None, {name: batch[name].contiguous().numpy() for name in self.reads})[0]
-        )
+        try:
+            given = {name: batch[name].contiguous().numpy() for name in self.reads}
+            return torch.from_numpy(self.session.run(None, given)[0])
+        except Exception as error:  # of onnxruntime, which has no base class for what it raises
+            if "alloc" in str(error).lower():
+                raise MemoryError(f"onnxruntime: {first_line(error)}") from None
+            raise BundleError(
+                "the network's ONNX graph cannot compute what the modality gives it",
+                where='[engine] backend = "onnx"',
+                found=first_line(error),
+                do='score with backend = "torch"',
+            ) from None
 
 
 def runs_on_gpu() -> bool:
