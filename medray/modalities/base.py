@@ -331,8 +331,9 @@ def read_arrays(
             lost[number] = reason_of(error)
             continue
         dtype = wide if narrow is None or array.dtype != narrow else narrow
-        if batch is None and len(entries) == 1 and array.dtype == dtype and array.flags.carray:
-            batch = array.reshape(1, *shape)  # nobody else's: a volume is not copied
+        alone = batch is None and len(entries) == 1 and array.dtype == dtype
+        if alone and array.flags.c_contiguous and array.flags.aligned:
+            batch = array.reshape(1, *shape)  # a volume is not copied
             break
         if batch is None:
             batch = np.empty((len(entries), *shape), dtype)
