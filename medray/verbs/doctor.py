@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from medray.errors import MachineError
-from medray.modalities.imaging.decoders import Timed, measured
+from medray.modalities.imaging.decoders import MEDRAY, Timed, measured
 
 
 class Health(BaseModel):
@@ -24,7 +24,7 @@ def doctor(rounds: int = 7) -> Health:
     from importlib.metadata import version
 
     found = measured(rounds)
-    wrong = [each for each in found if each.used and not each.right]
+    wrong = [each for each in found if (each.used or each.decoder == MEDRAY) and not each.right]
     if wrong:
         raise MachineError(
             "a decoder gives other pixels than were written",
