@@ -14,7 +14,8 @@ import torch
 from dicom_build import CT, DX, dataset, encoded, placed
 from nibabel.nifti1 import Nifti1Image
 
-from medray.archive.entries import Entries, Entry, PartRef
+from medray.archive.entries import Entries, Entry, PartRef, digest
+from medray.archive.ranges import range_of
 from medray.datasets.samples import good, tensor_column, tensor_view
 from medray.errors import SampleError
 from medray.learning.predictor import to_device
@@ -157,6 +158,20 @@ def test_rows_that_failed_before_leave_the_others_narrow(tmp_path, index):
     assert np.array_equal(tensor_view(good(narrow)["pixels"]), tensor_view(good(wide)["pixels"]))
     names = [name for name in wide.schema.names if name != "pixels"]
     assert narrow.select(names) == wide.select(names)
+
+
+def test_how_bright_an_image_is_and_whether_it_was_replaced_is_told_of_narrow_samples_too(tmp_path):
+    spec = ImagingSpec(size=SIZE, mean=(3.0,), std=(7.0,), trained_ranges={"grey_mean": range_of(np.arange(9.0))})
+    modality = Imaging(spec)
+    entry = one_file(tmp_path, "a", LINES["HU"][0], **LINES["HU"][1])
+    wide, narrow = (modality.measures(each([entry])) for each in (modality.read, modality.read_narrow))
+    assert narrow.keys() == wide.keys() and all(np.array_equal(narrow[name], wide[name]) for name in wide)
+    raw = (tmp_path / "a").read_bytes()
+    known = Entry("a", "s", bytes(16), (PartRef(str(tmp_path / "a"), "", digest(raw)),))
+    assert modality.read_narrow([known])["reason"].to_pylist() == [None]
+    for other in (raw[:-1] + b"\7", raw[:-2], b"", raw[:200]):
+        (tmp_path / "a").write_bytes(other)
+        assert modality.read_narrow([known])["reason"].to_pylist() == ["changed"]
 
 
 def test_samples_of_a_modality_made_of_this_one_stay_as_wide_as_it_expects_them(tmp_path):
