@@ -165,11 +165,24 @@ class Twins(Modality):
         return pa.RecordBatch.from_pydict(columns)
 
 
+class Wrong(Twins):
+    """One whose tensors are of another dtype than it says."""
+
+    payload = pa.schema([tensor_field("number", (1,), np.float32, dims="N")])
+
+
 def twins(*ids: str) -> pa.RecordBatch:
     rows = [{"entry_id": i, "subject_id": f"s{i}", "fingerprint": bytes(16), "parts": [], "bytes": 1} for i in ids]
     batch = pa.RecordBatch.from_pylist([row | {"target": [5.0]} for row in rows], pa.schema([*MANIFEST, TARGET]))
     spec: Any = SimpleNamespace(open=Twins)
     return Read(spec)(batch)
+
+
+def test_samples_of_another_dtype_than_the_payload_are_no_samples():
+    rows = [{"entry_id": "1", "subject_id": "s", "fingerprint": bytes(16), "parts": [], "bytes": 1}]
+    spec: Any = SimpleNamespace(open=Wrong)
+    samples = Read(spec)(pa.RecordBatch.from_pylist(rows, MANIFEST))
+    assert samples.column("reason").to_pylist() == ["corrupt"] and samples.column("number").null_count == 1
 
 
 def test_an_entry_of_many_samples_is_as_many_rows():

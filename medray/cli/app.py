@@ -219,6 +219,26 @@ def plugins(json_: Json = False) -> None:
 
 
 @app.command()
+def doctor(
+    rounds: Annotated[int, typer.Option(min=1, help="Each decoder is measured so many times.")] = 7,
+    json_: Json = False,
+) -> None:
+    """Whether decoders of images give the right pixels on this machine, and how long each takes beside medray's reading."""
+    with errors():
+        from medray.verbs.doctor import doctor as verb
+
+        health = verb(rounds).model_dump(mode="json")
+        if json_:
+            typer.echo(json.dumps(health))
+            return
+        from medray.cli.console import Paper
+
+        paper = Paper()
+        paper.table(health["decoders"])
+        paper.line(", ".join(f"{name} {version}" for name, version in health["versions"].items()))
+
+
+@app.command()
 def status(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
     json_: Json = False,

@@ -304,7 +304,9 @@ def read_each(
                 "detail": pa.array([detail], pa.string()),
             }
             samples = pa.RecordBatch.from_pydict(lost)
-        pieces.append(_rows(np.full(len(samples), number), samples, schema))
+        pieces.append(
+            pa.RecordBatch.from_arrays(_columns(np.full(len(samples), number), samples, schema), schema=schema)
+        )
     return joined(pieces) if pieces else pa.RecordBatch.from_pylist([], schema=schema)
 
 
@@ -331,8 +333,9 @@ def read_arrays(
             lost[number] = reason_of(error)
             continue
         dtype = wide if narrow is None or array.dtype != narrow else narrow
-        if batch is None and len(entries) == 1 and array.dtype == dtype and array.flags.carray:
-            batch = array.reshape(1, *shape)  # nobody else's: a volume is not copied
+        alone = batch is None and len(entries) == 1 and array.dtype == dtype
+        if alone and array.flags.c_contiguous and array.flags.aligned:
+            batch = array.reshape(1, *shape)  # a volume is not copied
             break
         if batch is None:
             batch = np.empty((len(entries), *shape), dtype)
@@ -381,14 +384,16 @@ def read_schema(payload: pa.Schema) -> pa.Schema:
 
 
 def read_rows(entry: np.ndarray, samples: pa.RecordBatch, payload: pa.Schema) -> pa.RecordBatch:
-    """`samples` with the columns of `read_schema`; those it does not have are null. `entry` (N,) is which entry."""
-    return _rows(entry, samples, read_schema(payload))
+    """`samples` with the columns of `read_schema`; those it does not have are null, and a tensor keeps its dtype. `entry` (N,)
+    is which entry."""
+    schema = read_schema(payload)
+    return of_columns(_columns(entry, samples, schema), schema)
 
 
-def _rows(entry: np.ndarray, samples: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def _columns(entry: np.ndarray, samples: pa.RecordBatch, schema: pa.Schema) -> list[pa.Array]:
     names = set(samples.schema.names)
     columns: list[pa.Array] = [pa.array(entry, pa.int32())]
     for column in list(schema)[1:]:
         given = column.name in names
         columns.append(samples.column(column.name) if given else null_column(column.type, len(samples)))
-    return of_columns(columns, schema)
+    return columns

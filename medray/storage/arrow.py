@@ -75,14 +75,18 @@ def _as_tensor(column: pa.Array, kind: pa.DataType | None) -> pa.Array:
 
 
 def of_columns(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of these columns by a schema, in which a tensor column is of the dtype that it has."""
+    """A batch of these columns by a schema, in which a tensor column of the right shape keeps the dtype that it has."""
     fields = [
-        field.with_type(column.type)
-        if column.type != field.type and isinstance(column.type, pa.FixedShapeTensorType)
-        else field
+        field.with_type(column.type) if _is_like(column.type, field.type) else field
         for field, column in zip(schema, columns, strict=True)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, schema.metadata))
+
+
+def _is_like(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Whether both are tensors of one shape."""
+    tensors = isinstance(kind, pa.FixedShapeTensorType) and isinstance(other, pa.FixedShapeTensorType)
+    return tensors and kind.shape == other.shape
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

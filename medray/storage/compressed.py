@@ -53,7 +53,7 @@ def one_member(raw: bytes, most: int) -> bytes | None:
     if not raw.startswith(GZIP) or not 0 < size <= min(most, DEFLATED * len(raw), LARGE):
         return None
     try:
-        content: bytes = imagecodecs.gzip_decode(raw, out=size)
+        content = bytes(imagecodecs.gzip_decode(raw, out=size))  # they are bytes already
     except (RuntimeError, MemoryError):  # of a size that is no size, too
         return None
     end = raw[-8:]

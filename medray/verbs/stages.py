@@ -120,6 +120,7 @@ class Read:
         """`narrow`: the samples go to a network, and need not be of the payload's dtype (`Modality.read_narrow`)."""
         self.modality = open_modality(spec)
         self.schema = sample_schema(self.modality.payload)
+        self.narrow = narrow
         self.reader = self.modality.read_narrow if narrow else self.modality.read
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -203,7 +204,9 @@ class Read:
                 nothing = pa.scalar(None, field.type)
                 column = pc.if_else(columns["reason"].is_valid(), nothing, column.cast(field.type))
             arrays.append(column)
-        return of_columns(arrays, self.schema)
+        return (
+            of_columns(arrays, self.schema) if self.narrow else pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        )
 
 
 def _raise(error: Exception, entry: Entry) -> pa.RecordBatch:

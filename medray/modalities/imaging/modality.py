@@ -122,7 +122,7 @@ class Imaging(Modality):
         """(C, *size) of an entry as `stored_pixels` gives it: memory of its own, or such as only may be read. `narrow`: int16
         instead of float32 where it holds the same. Raises SampleError."""
         spec = self.spec
-        whole = narrow or spec.dtype == "int16" or (spec.dtype == "uint8" and spec.window is None)
+        whole = narrow or spec.dtype != "float32"
         try:
             image = self._decode(entry, Kept("int16" if whole else "float32", spec.size))
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +11,21 @@ import pyarrow as pa
 import pydicom
 import pytest
 import torch
-from dicom_build import CT, DX, dataset, encoded
+from dicom_build import CT, DX, dataset, encoded, placed
+from nibabel.nifti1 import Nifti1Image
 
-from medray.archive.entries import Entries, Entry, PartRef
+from medray.archive.entries import Entries, Entry, PartRef, digest
+from medray.archive.ranges import range_of
 from medray.datasets.samples import good, tensor_column, tensor_view
 from medray.errors import SampleError
 from medray.learning.predictor import to_device
 from medray.modalities.base import read_arrays
-from medray.modalities.imaging.encoding.conform import conform, store
+from medray.modalities.imaging.encoding.conform import as_float32, conform, store
 from medray.modalities.imaging.encoding.normalise import by_itself
 from medray.modalities.imaging.formats.dicom import classic
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom.header import parse
+from medray.modalities.imaging.formats.nifti import read_nifti
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
 from medray.storage.arrow import joined
@@ -156,6 +160,20 @@ def test_rows_that_failed_before_leave_the_others_narrow(tmp_path, index):
     assert narrow.select(names) == wide.select(names)
 
 
+def test_how_bright_an_image_is_and_whether_it_was_replaced_is_told_of_narrow_samples_too(tmp_path):
+    spec = ImagingSpec(size=SIZE, mean=(3.0,), std=(7.0,), trained_ranges={"grey_mean": range_of(np.arange(9.0))})
+    modality = Imaging(spec)
+    entry = one_file(tmp_path, "a", LINES["HU"][0], **LINES["HU"][1])
+    wide, narrow = (modality.measures(each([entry])) for each in (modality.read, modality.read_narrow))
+    assert narrow.keys() == wide.keys() and all(np.array_equal(narrow[name], wide[name]) for name in wide)
+    raw = (tmp_path / "a").read_bytes()
+    known = Entry("a", "s", bytes(16), (PartRef(str(tmp_path / "a"), "", digest(raw)),))
+    assert modality.read_narrow([known])["reason"].to_pylist() == [None]
+    for other in (raw[:-1] + b"\7", raw[:-2], b"", raw[:200]):
+        (tmp_path / "a").write_bytes(other)
+        assert modality.read_narrow([known])["reason"].to_pylist() == ["changed"]
+
+
 def test_samples_of_a_modality_made_of_this_one_stay_as_wide_as_it_expects_them(tmp_path):
     class Own(Imaging):
         pass
@@ -254,6 +272,96 @@ def test_more_descriptions_than_are_remembered_change_nothing(monkeypatch):
         for columns, raw in enumerate(files, start=1):
             values = dicom.read_image(raw).values
             assert values.shape == (2, columns) and (values == columns).all()
+
+
+# --- volumes ------------------------------------------------------------------------------------------------------
+
+
+def slices(folder: Path, pixels: Sequence[np.ndarray], *rescales: tuple[float, float] | None) -> Entry:
+    """A CT of these slices, each with its own rescale."""
+    parts: list[PartRef] = []
+    for k, (each, rescale) in enumerate(zip(pixels, rescales or [None] * len(pixels), strict=True)):
+        made = placed(dataset(each, instance=k, SeriesNumber=1, FrameOfReferenceUID="1.2.3"), (0, 0, 1.0 * k))
+        if rescale is not None:
+            made.RescaleSlope, made.RescaleIntercept, made.RescaleType = *rescale, "HU"
+        (folder / f"{k}").write_bytes(encoded(made))
+        parts.append(PartRef(str(folder / f"{k}"), ""))
+    return Entry("e", "s", bytes(16), tuple(parts))
+
+
+LARGE = RAMP + 65535 - 47
+VOLUMES = {
+    "small numbers": ([RAMP.astype("u2")] * 3, ()),
+    "the middle one beyond int16": ([RAMP.astype("u2"), LARGE.astype("u2"), RAMP.astype("u2")], ()),
+    "the first beyond int16": ([LARGE.astype("u2"), RAMP.astype("u2"), RAMP.astype("u2")], ()),
+    "HU": ([RAMP.astype("u2")] * 3, ((1, -1024),) * 3),
+    "HU, one beyond int16": ([RAMP.astype("u2"), LARGE.astype("u2"), RAMP.astype("u2")], ((1, -1024),) * 3),
+    "halves": ([RAMP.astype("u2")] * 3, ((0.5, -1),) * 3),
+    "signed": ([(RAMP - 99).astype("i2")] * 3, ()),
+    "of 8 bits": ([RAMP.astype("u1")] * 3, ()),
+}
+
+
+def plain_store(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
+    """`store` of a whole array at once."""
+    if spec.stored_window and spec.window is not None:
+        values = np.clip((values - spec.window[0]) / spec.window[1] + 0.5, 0, 1) * 255
+    limits = np.iinfo(spec.dtype)
+    return np.rint(values).clip(limits.min, limits.max).astype(spec.dtype)
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dtype": "int16"},
+        {"dtype": "uint8"},
+        {"dtype": "uint8", "window": (20.0, 70.0)},
+        {"dtype": "int16", "channels": 3},
+        {"dtype": "int16", "orientation": "RAS"},
+        {"dtype": "float32", "orientation": "RAS", "resize": "pad"},
+        {"dtype": "uint8", "window": (20.0, 70.0), "orientation": "LPS", "channels": 3},
+    ],
+)
+def test_a_volume_has_the_bits_of_the_long_way_or_fails_as_it_does(tmp_path, name, settings):
+    entry = slices(tmp_path, VOLUMES[name][0], *VOLUMES[name][1])
+    modality = Imaging(ImagingSpec(size=(3, *SIZE), normalise="none", **settings))
+    assert compared(modality, [entry]) == (0 if modality.read([entry])["reason"][0].as_py() else 1)
+    assert compared(modality, [entry, entry]) in (0, 2)
+
+
+@pytest.mark.parametrize("dtype, window", [("uint8", (20.0, 70.0)), ("uint8", (0.1, 0.3)), ("int16", None)])
+def test_stored_plane_by_plane_is_stored_at_once(dtype, window):
+    values = np.random.default_rng(0).normal(20, 60, (2, 3, 5, 7)).astype(np.float32)
+    values[0, 0] = np.arange(35).reshape(5, 7) + 0.5  # ties
+    spec = ImagingSpec(size=(3, 5, 7), dtype=dtype, window=window)
+    assert store(values, spec).tobytes() == plain_store(values, spec).tobytes()
+    whole = np.arange(-105, 105, dtype=np.int16).reshape(2, 3, 5, 7)
+    assert store(whole, spec).tobytes() == plain_store(whole.astype(np.float32), spec).tobytes()
+
+
+def test_values_beyond_the_range_are_told_from_large_ones():
+    large = np.full((4, 4), 3e38)
+    signs = np.array([1, -1, 1, -1], np.float32)
+    for each in (large, large.astype(np.float32) * signs):
+        assert np.array_equal(as_float32(each), each.astype(np.float32))
+    for bad, count in (([np.nan], 1), ([np.inf, -np.inf], 2), ([1e39, 3e38], 1), ([3e38, np.nan], 1)):
+        with pytest.raises(SampleError, match=f"{count} values are NaN"):
+            as_float32(np.array([*bad, 1.0]))
+
+
+@pytest.mark.parametrize("slope, intercept", [(0.1, -7.3), (-1.0, 0.0), (2.0, 5.0), (1e-3, 1e6)])
+def test_the_line_of_a_nifti_file_is_rounded_once(slope, intercept):
+    voxels = np.random.default_rng(0).integers(-3000, 3000, (5, 6, 7)).astype(np.int16)
+    made = Nifti1Image(voxels, np.diag([1.5, -1.0, 2.0, 1.0]))
+    made.header.set_slope_inter(slope, intercept)
+    stored = voxels[::-1].transpose(2, 1, 0)  # towards left, back and head
+    told = [float(np.float32(number)) for number in (slope, intercept)]
+    wanted = (stored.astype(np.float64) * told[0] + told[1]).astype(np.float32)
+    for raw in (made.to_bytes(), gzip.compress(made.to_bytes())):
+        found = read_nifti(raw).values
+        assert found.flags.c_contiguous and found.tobytes() == np.ascontiguousarray(wanted).tobytes()
 
 
 # --- real files ----------------------------------------------------------------------------------------------------

@@ -71,10 +71,11 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         converted = values.astype(np.float32, copy=False)
-        total = converted.sum(dtype=np.float64)
+        # one pass: a sum that is finite is of finite numbers; one that is not may be of large ones
+        finite = values.dtype.kind != "f" or bool(np.isfinite(converted.sum()))
     if values.dtype.kind == "f":
-        if not np.isfinite(total):
-            bad = int((~np.isfinite(converted)).sum())
+        bad = 0 if finite else int((~np.isfinite(converted)).sum())
+        if bad:
             raise SampleError("bad_values", f"{bad} values are NaN, infinite or beyond the range of float32")
     elif values.dtype.kind in "iu" and values.dtype.itemsize > 2:
         low, high = int(values.min()), int(values.max())
@@ -172,20 +173,32 @@ def ranged(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
 
 
 def store(values: np.ndarray, spec: ImagingSpec) -> np.ndarray:
-    """float32 values in the storage dtype: rounded to whole numbers for integers, windowed first where 8 bits are
-    asked for with a window. Raises SampleError `bad_values` outside the dtype's range: nothing wraps around.
+    """(…, H, W) float32 values, or whole numbers of 16 bits at the most, in the storage dtype: rounded to whole numbers for
+    integers, windowed first where 8 bits are asked for with a window. Raises SampleError `bad_values` outside the dtype's
+    range: nothing wraps around.
     """
     if spec.dtype == "float32":
-        return np.ascontiguousarray(values)
-    if spec.stored_window and spec.window is not None:
-        centre, width = spec.window
-        values = np.clip((values - centre) / width + 0.5, 0, 1) * 255
-    low, high = float(values.min()), float(values.max())
+        return np.ascontiguousarray(values, np.float32)
+    stored = np.empty(values.shape, spec.dtype)
     limits = np.iinfo(spec.dtype)
+    low, high = np.inf, -np.inf
+    for place in np.ndindex(values.shape[:-2]):  # what is computed on the way is of a plane, not of a volume
+        plane = values[place].astype(np.float32)
+        if spec.stored_window and spec.window is not None:
+            centre, width = spec.window
+            plane -= centre
+            plane /= width
+            plane += 0.5
+            np.clip(plane, 0, 1, out=plane)
+            plane *= 255
+        else:
+            low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+            np.clip(plane, limits.min, limits.max, out=plane)
+        stored[place] = np.rint(plane, out=plane)
     if low < limits.min - 0.5 or high > limits.max + 0.5:
         raise SampleError(
             "bad_values",
             f"values from {low:g} to {high:g} do not fit dtype {spec.dtype}: "
             "set dtype = 'int16' or 'float32', or a window",
         )
-    return np.rint(values).clip(limits.min, limits.max).astype(spec.dtype)
+    return stored

@@ -30,7 +30,7 @@ def _whole(image: Image, spec: ImagingSpec) -> np.ndarray | None:
     image = without_depth(image, len(spec.size))
     values = image.values
     moves = spec.spacing_mm is not None or spec.max_gap_mm is not None or image.irregular
-    changes = image.color or spec.normalise == "medicalnet" or (spec.stored_window and spec.dtype == "uint8")
+    changes = image.color or spec.normalise == "medicalnet"
     if values.dtype.kind not in "iu" or values.dtype.itemsize > 2 or moves or changes:
         return None
     if sorted(image.shape) != sorted(spec.size) or (image.channels and spec.volumes != "channels"):
@@ -49,6 +49,8 @@ def _in_range(values: np.ndarray, spec: ImagingSpec) -> np.ndarray | None:
     """Whole numbers in the storage dtype; as they are where that is float32, and None where it cannot hold them."""
     if spec.dtype == "float32":
         return values
+    if spec.stored_window:
+        return store(values, spec)
     limits = np.iinfo(spec.dtype)
     if not np.can_cast(values.dtype, spec.dtype) and (values.min() < limits.min or values.max() > limits.max):
         return None

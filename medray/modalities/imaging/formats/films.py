@@ -17,6 +17,8 @@ VOLUME = "#volume="
 
 def film_volume(locator: str) -> int | None:
     """Which volume, from 0, a part is of its film; None for a whole file."""
+    if not locator.startswith(VOLUME):
+        return None
     match = re.fullmatch(rf"{VOLUME}(\d+)", locator)
     return None if match is None else int(match[1]) - 1
 

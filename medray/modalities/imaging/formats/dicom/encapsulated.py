@@ -180,7 +180,7 @@ def _run_lengths(header: Header, frame: bytes) -> Cells:
     room = np.empty(size + 2, np.uint8)  # a run of two bytes may stand for 128
     for number, (start, end) in enumerate(pairwise(bounds)):
         with reading(uid_name(header.syntax)):
-            plane = np.frombuffer(imagecodecs.packbits_decode(frame[start:end], out=room), np.uint8)
+            plane = np.frombuffer(imagecodecs.packbits_decode(frame[start:end], out=room.data), np.uint8)
         if len(plane) < size:
             raise SampleError("truncated", f"a run-length segment of {len(plane)} bytes; expected {size}")
         if len(plane) > size + 1:  # a byte more: the segment's own padding to an even length
