@@ -50,8 +50,8 @@ class Scan(stages.Scan):
         return super()._scan(reason, detail, **facts)
 
 
-def reading(spec: Any, batch_size: int = 32) -> Stage:
-    return Stage(partial(Read, spec), batch_size, name="read")
+def reading(spec: Any, batch_size: int = 32, **how: Any) -> Stage:
+    return Stage(partial(Read, spec, **how), batch_size, name="read")
 
 
 def scanning(spec: Any, root: str, key: bytes) -> Stage:
