@@ -2,6 +2,8 @@
 
 import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import toy
@@ -137,3 +139,17 @@ def test_an_archive_that_is_not_there_says_so(trained, tmp_path):
 def test_a_bundle_that_is_not_there_says_so(tmp_path):
     with pytest.raises(BundleError, match="not a bundle"):
         score(toy.score_run(tmp_path), LocalEngine())
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_run_with_nothing_new_imports_neither_torch_nor_ray(tmp_path, engine):
+    toy.write_archive(tmp_path, 12)
+    bundles.save(toy.bundle(), str(tmp_path / "bundle"))
+    run = toy.score_run(tmp_path, engine={"kind": engine})
+    assert score(run, LocalEngine()).scored == 12
+    words = ["score", str(toy.write_run_file(tmp_path / "score.toml", run))]
+    command = [sys.executable, "-X", "importtime", "-m", "medray.cli", *words]
+    told = subprocess.run(command, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert told.returncode == 0 and "medray.verbs.stages" in imported, told.stdout
+    assert not imported & {"torch", "ray", "onnxruntime"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,9 +41,7 @@ def choose(bundle: TrainedModel, asked: BackendName, *, on_gpu: bool = False) ->
 
     Raises UserError where onnx is asked for and not installed, BundleError where the network has no graph that agrees.
     """
-    import torch
-
-    plain = f"torch {torch.__version__}"
+    plain = f"torch {importlib.metadata.version('torch')}"  # without importing it: a quiet night needs none
     if asked == "torch":
         return Backend(None, plain)
     if (absent := graphs.lacking("onnxruntime")) is not None:
