@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import toy
 
 from medray.cli.console import readable
 from medray.engines.local import LocalEngine
 from medray.errors import ArchiveError
+from medray.verbs import recognise
 from medray.verbs.inspect import inspect
 from medray.verbs.score import score
 from medray.verbs.train import train
@@ -99,3 +102,13 @@ def test_what_nobody_knows_is_refused_with_what_medray_reads(tmp_path):
 )
 def test_numbers_of_any_size_are_shown(value, text):
     assert readable(value) == text
+
+
+def test_a_parquet_whose_footer_cannot_be_read_has_no_columns(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(64) + b"PAR1")
+
+    def unknown(*_):
+        raise pa.ArrowNotImplementedError("integers of more than 64 bits")
+
+    monkeypatch.setattr(pq, "read_schema", unknown)
+    assert recognise._columns(str(tmp_path / "a.parquet"), b"PAR1") == []

@@ -184,3 +184,11 @@ def test_pysam_reads_the_same_bases(tmp_path: Path):
                 assert read(reference, "c1", start, start + 41)[: 1502 - start] == peer.fetch("c1", start, start + 41)
             with_index = ReferenceGenome.open(uri, "channel")
             assert with_index.contigs == reference.contigs
+
+
+def test_an_index_that_states_a_line_of_terabytes_is_not_read_by(tmp_path: Path):
+    """It decided how much was read at once."""
+    fasta = tmp_path / "r.fa"
+    fasta.write_bytes(b">a\n" + b"ACGTACGT\n" * 4)
+    (tmp_path / "r.fa.fai").write_text(f"a\t32\t3\t8\t{10**13}\n")
+    assert read(ReferenceGenome.open(str(fasta)), "a", 6, 12) == "GTACGT"

@@ -251,6 +251,10 @@ def _read_fai(uri: str, source: RandomAccess) -> dict[str, Contig] | None:
     )
 
 
+LONGEST_LINE_END = 2**16
+"""Blanks and all: an index that states more is of another file, and is not to decide how much is read."""
+
+
 def _fits(source: RandomAccess, contig: Contig) -> bool:
     """Whether the file has the contig's header before its first base, nothing but a line end after its first line (in a line
     with blanks, samtools counts the letters and then reads others), and another header or nothing after its last base.
@@ -259,8 +263,10 @@ def _fits(source: RandomAccess, contig: Contig) -> bool:
     header = before[before.rfind(b"\n>") + 1 :] if b"\n>" in before else before
     named = header[1:].split(None, 1)[:1] == [contig.name.encode()] and header[:1] == b">"
     named = named and header.find(b"\n") == len(header) - 1
-    after_line = source.read(contig.offset + contig.bases, contig.offset + contig.width)
-    whole_lines = contig.length <= contig.bases or not after_line.strip(BLANKS)
+    whole_lines = contig.length <= contig.bases
+    if not whole_lines and 0 <= contig.width - contig.bases <= LONGEST_LINE_END:
+        after_line = source.read(contig.offset + contig.bases, contig.offset + contig.width)
+        whole_lines = not after_line.strip(BLANKS)
     end = contig.byte(contig.length - 1) + 1 if contig.length else contig.offset
     return named and whole_lines and source.read(end, end + 64).lstrip(BLANKS)[:1] in (b"", b">")
 
