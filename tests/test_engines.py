@@ -293,6 +293,21 @@ class Hang:
         return batch
 
 
+def test_a_child_that_was_ended_while_it_had_nothing_to_do_is_not_given_work():
+    from medray.engines.ray.careful import Children
+
+    with closing(Children()) as kept:
+        first = kept.take()
+        kept.give(first)
+        assert kept.take() is first
+        first.process.kill()
+        first.process.wait()
+        kept.give(first)
+        second = kept.take()
+        kept.give(second)
+        assert second is not first and second.process.poll() is None
+
+
 def test_children_that_are_left_before_their_end_are_ended():
     """As Ctrl-C does while a decoder hangs."""
     receipts = side(Hang)

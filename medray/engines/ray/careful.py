@@ -187,7 +187,13 @@ class Children:
         self.idle: list[Child] = []
 
     def take(self) -> Child:
-        return self.idle.pop() if self.idle else Child(self.threads)
+        """One that lives: the kernel may have ended an idle one for its memory."""
+        while self.idle:
+            child = self.idle.pop()
+            if child.process.poll() is None:
+                return child
+            child.close()
+        return Child(self.threads)
 
     def give(self, child: Child) -> None:
         self.idle.append(child)

@@ -22,9 +22,11 @@ from medray.learning.predictor import to_device
 from medray.modalities.base import read_arrays
 from medray.modalities.imaging.encoding.conform import as_float32, conform, store
 from medray.modalities.imaging.encoding.normalise import by_itself
+from medray.modalities.imaging.encoding.stored import stored_pixels
 from medray.modalities.imaging.formats.dicom import classic
 from medray.modalities.imaging.formats.dicom import pixels as dicom
 from medray.modalities.imaging.formats.dicom.header import parse
+from medray.modalities.imaging.formats.image import Image, narrowed
 from medray.modalities.imaging.formats.nifti import read_nifti
 from medray.modalities.imaging.modality import Imaging
 from medray.modalities.imaging.spec import ImagingSpec
@@ -407,3 +409,12 @@ def test_series_of_the_shared_data(shared_data, index, dtype):
         for orientation in ("stored", "RAS"):
             settings = {"volumes": "each", "gaps": "keep", "normalise": "none", "orientation": orientation}
             assert compared(Imaging(ImagingSpec(size=shape, dtype=dtype, **settings)), entries[:2])
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">u2", "<i2", "<u2"])
+def test_numbers_of_either_order_of_bytes_are_the_same(dtype):
+    values = np.arange(250, 262).astype(dtype).reshape(3, 4)
+    assert narrowed(values).dtype == np.int16 and narrowed(values).tolist() == values.tolist()
+    for stored in ("int16", "float32"):
+        pixels = stored_pixels(Image(values), ImagingSpec(size=(3, 4), dtype=stored))
+        assert pixels.tolist() == [values.tolist()]

@@ -54,6 +54,5 @@ def _in_range(values: np.ndarray, spec: ImagingSpec) -> np.ndarray | None:
     limits = np.iinfo(spec.dtype)
     if not np.can_cast(values.dtype, spec.dtype) and (values.min() < limits.min or values.max() > limits.max):
         return None
-    return (
-        values.astype(spec.dtype, copy=False) if values.itemsize != limits.dtype.itemsize else values.view(spec.dtype)
-    )
+    same_bytes = values.dtype.isnative and values.itemsize == limits.dtype.itemsize
+    return values.view(spec.dtype) if same_bytes else values.astype(spec.dtype)

@@ -57,6 +57,8 @@ def narrowed(values: np.ndarray) -> np.ndarray:
     """Whole numbers of up to 16 bits as int16 where that holds all of them; any other values as they are."""
     if values.dtype.kind not in "iu" or values.dtype.itemsize > 2 or values.dtype == np.int16:
         return values
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype.itemsize == 1:
         return values.astype(np.int16)
     return values.view(np.int16) if int(values.max()) < 1 << 15 else values
