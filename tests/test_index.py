@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import toy
 
+from medray.archive import listing
 from medray.archive.manifest import Manifest
 from medray.engines.local import LocalEngine
 from medray.engines.spec import RaySpec
@@ -195,3 +196,18 @@ def test_a_score_run_reads_as_its_bundle_does(archive):
     bundles.save(toy.bundle(), str(archive / "bundle"))
     result = index(toy.score_run(archive), LocalEngine())
     assert (result.entries, result.failed) == (6, 0)
+
+
+def test_what_writing_a_listing_raises_ends_the_index_and_leaves_no_half_file(archive, monkeypatch):
+    """It is written in a thread of its own."""
+    run, folder = toy.train_run(archive), archive / "work" / "manifest"
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(listing, "_keyed", full)
+        with pytest.raises(OSError, match="No space left"):
+            index(run, LocalEngine())
+    assert not list(folder.glob("files-*"))
+    assert index(run, LocalEngine()).scanned == 6

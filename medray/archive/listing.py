@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -13,13 +15,15 @@ from medray.archive.manifest import LISTING
 from medray.storage import files
 from medray.storage.archives import listed
 from medray.storage.queries import query
-from medray.storage.row_files import AT, RowFiles, new_rows
+from medray.storage.row_files import AT, RowFiles, RowWriter, new_rows
 from medray.storage.walk import COLUMNS, Unlisted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 FILES = list(COLUMNS)
+PIECES_WAITING = 2
+"""Pieces of a listing that wait to be written, at most."""
 
 
 class Listed(NamedTuple):
@@ -59,21 +63,48 @@ def list_archive(
     apart = pa.array([file.uri for file in lists], pa.string())
     suspect: list[tuple[int, int]] = []
     looked_into: dict[str, None] = {}
-    with new_rows(folder, "files", LISTING) as writer:
+    with new_rows(folder, "files", LISTING) as writer, _Written(writer) as written:
         earlier = (lambda: old.scan(FILES)) if old.places else None
         for piece, doubtful in listed(root, linked, earlier, run.full_check_days, unlisted):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
             if doubtful and len(piece):
                 looked_into[files.file_holding(piece.column("uri")[0].as_py())] = None
-                suspect.append((writer.rows, writer.rows + len(piece)))
-            writer.write(_keyed(piece if run.watch_changes else piece.select(FILES[:3])))
-        before = writer.rows
+                suspect.append((written.rows, written.rows + len(piece)))
+            written.add(piece if run.watch_changes else piece.select(FILES[:3]))
+        before = written.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
-        writer.write(_keyed(pa.record_batch(columns, FILES[:3])))
+        written.add(pa.record_batch(columns, FILES[:3]))
     return Listed(
         RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect), pa.array(looked_into, pa.string())
     )
+
+
+class _Written:
+    """Writes pieces of a listing, keyed, in a thread of its own while the next is listed: at most two wait. What writing
+    raises is raised by the next `add`, or at the end of the block."""
+
+    def __init__(self, writer: RowWriter) -> None:
+        self._writer, self.rows = writer, 0
+        self._thread = ThreadPoolExecutor(1, "medray-listing")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=kind is not None)
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
+
+    def add(self, piece: pa.RecordBatch) -> None:
+        self.rows += len(piece)
+        self._waiting.append(self._thread.submit(self._write, piece))
+        while len(self._waiting) > PIECES_WAITING:
+            self._waiting.popleft().result()
+
+    def _write(self, piece: pa.RecordBatch) -> None:
+        self._writer.write(_keyed(piece))
 
 
 def _keyed(piece: pa.RecordBatch) -> pa.RecordBatch:

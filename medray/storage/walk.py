@@ -94,6 +94,13 @@ class _Columns:
         self.times.append(modified_ns)
         self.changes.append(changed_ns)
 
+    def add_all(self, found: list[tuple[str, os.stat_result]]) -> None:
+        """Files with their facts: as `add`, for many at once."""
+        self.paths += [path for path, _ in found]
+        self.sizes += [facts.st_size for _, facts in found]
+        self.times += [facts.st_mtime_ns for _, facts in found]
+        self.changes += [facts.st_ctime_ns for _, facts in found]
+
     def take(self) -> pa.RecordBatch:
         """All of them; none are left."""
         import pyarrow as pa
@@ -227,22 +234,35 @@ def _can_be_listed(folder: str) -> bool:
 
 
 def _add(children: list[os.DirEntry[str]], columns: _Columns, below: list[str], linked: list[str] | None) -> None:
-    """Files, and what is no file and no folder, to `found`, folders to `below`, links to folders to `linked`."""
+    """Files, and what is no file and no folder, to `columns`, folders to `below`, links to folders to `linked`."""
+    try:
+        found = [(child.path, child.stat()) for child in children if child.is_file()]
+        folders = [] if len(found) == len(children) else [c.path for c in children if c.is_dir(follow_symlinks=False)]
+    except OSError:  # one of them went, or cannot be looked at
+        found, folders = [], []
+    if len(found) + len(folders) == len(children):
+        columns.add_all(found)
+        below += folders
+        return
     for child in children:
-        try:
-            if child.is_file():
-                facts = child.stat()
-                columns.add(child.path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-            elif child.is_dir(follow_symlinks=False):
-                below.append(child.path)
-            elif child.is_dir():
-                if linked is not None:
-                    linked.append(child.path)
-            elif child.is_symlink() or os.path.lexists(child.path):  # not what went while the archive was listed
-                columns.add(child.path, 0, 0)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            if error.errno not in _REFUSED and not _can_be_listed(os.path.dirname(child.path)):
-                raise
-            columns.add(child.path, 0, 0)  # that one alone
+        _add_one(child, columns, below, linked)
+
+
+def _add_one(child: os.DirEntry[str], columns: _Columns, below: list[str], linked: list[str] | None) -> None:
+    try:
+        if child.is_file():
+            facts = child.stat()
+            columns.add(child.path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        elif child.is_dir(follow_symlinks=False):
+            below.append(child.path)
+        elif child.is_dir():
+            if linked is not None:
+                linked.append(child.path)
+        elif child.is_symlink() or os.path.lexists(child.path):  # not what went while the archive was listed
+            columns.add(child.path, 0, 0)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in _REFUSED and not _can_be_listed(os.path.dirname(child.path)):
+            raise
+        columns.add(child.path, 0, 0)  # that one alone

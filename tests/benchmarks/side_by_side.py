@@ -8,7 +8,7 @@ writes who measures. It keeps freed memory as medray does and reads no more than
 documentation shows it. Workers of Ray run at nice 15 by default, beside loops at 0: here all are at 0.
 `steady` counts from when every process has finished a first piece of work until the last; `whole` includes start-up
 and, for medray, the index; `beyond` is what a whole run takes longer than its units at the steady rate. `--memory` runs medray alone on a tenth of the archive and on all of it: private memory
-(resident less shared) of the driver and of every actor, added up ten times a second.
+(resident less shared) of the driver and of every worker, added up ten times a second.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def main(benchmark: Benchmark, script: str, doc: str) -> None:
             return [*words, system, str(data), str(out)], out, data
 
         if arguments.memory:
-            _show_memory({n: _peak(command("medray", n)[0]) for n in (count // 10, count)}, benchmark.unit)
+            _show_memory({n: peak_memory(command("medray", n)[0])[0] for n in (count // 10, count)}, benchmark.unit)
             return
         found: dict[str, list[dict[str, float]]] = {system: [] for system in arguments.only}
         scores = {}
@@ -254,22 +254,25 @@ def _show(found: dict[str, list[dict[str, float]]], scores: dict[str, np.ndarray
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
-def _peak(words: list[str]) -> dict[str, int]:
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    most = {"driver": 0, "actors": 0, "all": 0}
-    while child.poll() is None:
-        now = _private_bytes(child.pid)
-        now["all"] = now["driver"] + now["actors"]
-        most = {name: max(most[name], now[name]) for name in most}
-        time.sleep(0.1)
-    if child.returncode:
-        raise SystemExit(f"the scoring run ended with code {child.returncode}")
-    return most
+def peak_memory(words: list[str]) -> tuple[dict[str, int], str]:
+    """({driver, workers, all: most private bytes}, standard output) of a command. Raises SystemExit where it fails."""
+    with tempfile.TemporaryFile("w+") as told:
+        child = subprocess.Popen(words, stdout=told, stderr=subprocess.DEVNULL, start_new_session=True)
+        most = {"driver": 0, "workers": 0, "all": 0}
+        while child.poll() is None:
+            now = _private_bytes(child.pid)
+            now["all"] = now["driver"] + now["workers"]
+            most = {name: max(most[name], now[name]) for name in most}
+            time.sleep(0.1)
+        if child.returncode:
+            raise SystemExit(f"{words} ended with code {child.returncode}")
+        told.seek(0)
+        return most, told.read()
 
 
 def _private_bytes(session: int) -> dict[str, int]:
-    """{driver or actor: bytes} of the processes of a session; Ray's own daemons are left out."""
-    found = {"driver": 0, "actors": 0}
+    """{driver or workers: bytes} of the processes of a session; Ray's own daemons are left out."""
+    found = {"driver": 0, "workers": 0}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -280,7 +283,8 @@ def _private_bytes(session: int) -> dict[str, int]:
             status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
         except (OSError, ProcessLookupError):
             continue  # it has just ended
-        kind = "actors" if title.startswith(b"ray::MapWorker") else "driver" if int(entry.name) == session else None
+        works = title.startswith(b"ray::MapWorker") or b"medray.engines.ray.child" in title
+        kind = "workers" if works else "driver" if int(entry.name) == session else None
         if kind and "VmRSS" in status:
             found[kind] += 1024 * (int(status["VmRSS"].split()[0]) - int(status["RssShmem"].split()[0]))
     return found
@@ -288,7 +292,7 @@ def _private_bytes(session: int) -> dict[str, int]:
 
 def _show_memory(found: dict[int, dict[str, int]], unit: str) -> None:
     few, many = found.values()
-    print(f"{unit:>9} {'driver MB':>10} {'actors MB':>10} {'all MB':>8}")
+    print(f"{unit:>9} {'driver MB':>10} {'workers MB':>10} {'all MB':>8}")
     for count, most in found.items():
-        print(f"{count:>9} {most['driver'] / 1e6:>10.0f} {most['actors'] / 1e6:>10.0f} {most['all'] / 1e6:>8.0f}")
+        print(f"{count:>9} {most['driver'] / 1e6:>10.0f} {most['workers'] / 1e6:>10.0f} {most['all'] / 1e6:>8.0f}")
     print(f"ten times the {unit}: {many['all'] / few['all']:.2f} times the memory")
