@@ -340,7 +340,7 @@ def _replies(dataset: Dataset) -> Iterator[Reply]:
             if "refused" in message:
                 raise from_json(message["refused"])
             if "receipt" in message:
-                receipt = Receipt(**message["receipt"])
+                receipt = Receipt.of_json(message["receipt"])
                 yield Reply(receipt, message["worker"], message["turn"], message["number"])
 
 
