@@ -91,7 +91,9 @@ class Outcome:
         total: dict[str, Any] = asdict(Outcome(0, 0))
         for each in outcomes:
             for name, count in asdict(each).items():
-                total[name] = dict(Counter(total[name]) + Counter(count)) if isinstance(count, dict) else total[name] + count
+                total[name] = (
+                    dict(Counter(total[name]) + Counter(count)) if isinstance(count, dict) else total[name] + count
+                )
         return Outcome(**total)
 
 
@@ -111,16 +113,29 @@ class Receipt(Outcome):
     slowest: list[SlowBatch] = field(default_factory=list[SlowBatch], compare=False)
     """The slowest batches of the first stage, slowest first."""
 
+    @classmethod
+    def of_counts(
+        cls,
+        outcome: Outcome,
+        payload: Mapping[str, object],
+        seconds: dict[str, float],
+        slowest: list[SlowBatch],
+        takers: tuple[Outcome, ...] = (),
+    ) -> Self:
+        """The receipt with the counts of an outcome."""
+        counts: dict[str, Any] = {each.name: getattr(outcome, each.name) for each in fields(Outcome)}
+        return cls(**counts, payload=dict(payload), takers=takers, seconds=seconds, slowest=slowest)
+
     def of(self, taker: int, payload: dict[str, object]) -> Receipt:
         """The receipt of what one taker wants; its seconds, and the slowest batches, are those of all."""
         outcome = self.takers[taker] if taker < len(self.takers) else Outcome(0, 0)
-        counts = {each.name: getattr(outcome, each.name) for each in fields(Outcome)}
-        return Receipt(**counts, payload=payload, seconds=self.seconds, slowest=self.slowest)
+        return Receipt.of_counts(outcome, payload, self.seconds, self.slowest)
 
     @classmethod
     def of_json(cls, facts: dict[str, Any]) -> Self:
         """The receipt that `dataclasses.asdict` made these of, on their way through JSON."""
-        return cls(**{**facts, "takers": tuple(Outcome(**each) for each in facts["takers"])})
+        whole: dict[str, Any] = {**facts, "takers": tuple(Outcome(**each) for each in facts["takers"])}
+        return cls(**whole)
 
 
 class Sink(Protocol):

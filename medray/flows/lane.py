@@ -40,7 +40,9 @@ def lane(
 
     def run(shard: pa.Table) -> Receipt:
         watch = _Watch()
-        return _written(head.pieces(shard, watch), sink, watch, planned=_counts(shard), takers=TAKERS in shard.column_names)
+        return _written(
+            head.pieces(shard, watch), sink, watch, planned=_counts(shard), takers=TAKERS in shard.column_names
+        )
 
     return run
 
@@ -146,8 +148,8 @@ def _written(pieces: Iterable[Piece], sink: Sink, watch: _Watch, *, planned: lis
     payload = dict(sink.write(work()))
     seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
     outcomes = tuple(counter.outcome(entries) for counter, entries in zip(counters, planned, strict=True))
-    total = vars(Outcome.together(outcomes))
-    return Receipt(**total, payload=payload, takers=outcomes if takers else (), seconds=seconds, slowest=watch.slowest)
+    total = Outcome.together(outcomes)
+    return Receipt.of_counts(total, payload, seconds, watch.slowest, outcomes if takers else ())
 
 
 class _Step(NamedTuple):

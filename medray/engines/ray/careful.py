@@ -104,7 +104,9 @@ class Careful:
         """The shard with a reason in these rows. One that several takers want, and that ends no process when it is worked on for
         none, has no reason yet: it is a row for each of them, which will tell whose work it is that does."""
         of_some = [
-            row for row in guilty if wanted(shard.slice(row, 1)).sum() > 1 and self._kills(_for(shard.slice(row, 1), 0)) is None
+            row
+            for row in guilty
+            if wanted(shard.slice(row, 1)).sum() > 1 and self._kills(_for(shard.slice(row, 1), 0)) is None
         ]
         marked = _marked(shard, {row: how for row, how in guilty.items() if row not in of_some})
         return _apart(marked, of_some)
@@ -234,7 +236,9 @@ def _apart(shard: pa.Table, rows: list[int]) -> pa.Table:
     start = 0
     for row in sorted(rows):
         pieces.append(shard.slice(start, row - start))
-        pieces += [_for(shard.slice(row, 1), 1 << taker) for taker in np.flatnonzero(wanted(shard.slice(row, 1))).tolist()]
+        pieces += [
+            _for(shard.slice(row, 1), 1 << taker) for taker in np.flatnonzero(wanted(shard.slice(row, 1))).tolist()
+        ]
         start = row + 1
     return pa.concat_tables([*pieces, shard.slice(start)])
 
