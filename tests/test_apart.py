@@ -158,8 +158,8 @@ def test_what_was_opened_is_finished_for_a_while_after_the_deadline():
         return opening((Stage(lambda: lambda batch: batch, 8),), until, 10**6)(shards(1, 30)[0])
 
     later = time.time() + 60
-    assert [entries for entries, _ in opened(later).pieces] == [1, 2, 4, 8, 8, 7]
-    assert (opened(time.time() - 1).pieces, opened(time.time() - 1).left) == ([], 30)
+    assert [entries for entries, _ in opened(later).pieces] == [[1], [2], [4], [8], [8], [7]]
+    assert (opened(time.time() - 1).pieces, opened(time.time() - 1).planned) == ([], [30])
     last = (Stage(lambda: lambda batch: batch, 50),)
     receipt = closing(last, Names(), time.time() - 1)(opened(later))
     assert (receipt.entries, receipt.left) == (30, 0)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from medray.archive import order as schedule
 from medray.archive.manifest import Manifest
-from medray.archive.order import file_edges, in_order, newest_part, rounds
+from medray.archive.order import file_edges, first, in_order, newest_part, rounds
 from medray.durations import deadline_at
 from medray.engines.local import LocalEngine
 from medray.engines.spec import RaySpec
@@ -152,9 +152,10 @@ def test_an_archive_that_is_taken_in_rounds_is_taken_in_the_same_order(archive, 
     score(toy.score_run(archive, limit=1), LocalEngine())  # the index, and one that is not pending
     manifest = Manifest.open(str(archive / "work-score" / "manifest"))
     pending = ScoreStore.open(str(archive / "scores")).pending_rows(manifest, toy.bundle().id)
-    [whole] = rounds(manifest, pending, order, limit)
+    [(whole, takers)] = rounds(manifest, [first(manifest, pending, order, limit)], order)
+    assert takers.tolist() == [1] * (11 if limit is None else 7)
     monkeypatch.setattr(schedule, "ROUND_ENTRIES", 4)
-    some = list(rounds(manifest, pending, order, limit))
+    some = [entries for entries, _ in rounds(manifest, [first(manifest, pending, order, limit)], order)]
     assert [len(each) for each in some] == ([4, 4, 3] if limit is None else [4, 3])
     assert pa.concat_tables(some).equals(whole)
 

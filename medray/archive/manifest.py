@@ -211,9 +211,16 @@ class Manifest:
 
     def take(self, numbers: np.ndarray) -> pa.Table:
         """The entries with these numbers, (N,) int64 in any order: MANIFEST, ordered by entry id."""
+        return self.take_numbered(numbers)[0]
+
+    def take_numbered(
+        self, numbers: np.ndarray, columns: Sequence[str] = MANIFEST.names
+    ) -> tuple[pa.Table, np.ndarray]:
+        """The same, or these columns of CHANGES alone, and the number of each of its rows, (N,) int64."""
         where = np.zeros(self._rows.places, bool)
         where[numbers] = True
-        return self._in_order(MANIFEST.names, where)
+        entries = self._in_order([*columns, AT], where)
+        return entries.select(list(columns)), entries.column(AT).to_numpy()
 
     def batches(self, numbers: np.ndarray, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """(numbers, these columns) of the entries with these numbers, as a stream, in the order of the numbers."""
@@ -235,8 +242,8 @@ class Manifest:
         return pa.RecordBatchReader.from_batches(schema, current())
 
     def _in_order(self, columns: Sequence[str], where: np.ndarray | None) -> pa.Table:
-        names = [*columns, *({"entry_id"} - set(columns))]
-        entries = self._current(names, at=False, where=where).read_all()
+        names = [*(name for name in columns if name != AT), *({"entry_id"} - set(columns))]
+        entries = self._current(names, at=AT in columns, where=where).read_all()
         ids = entries.column("entry_id")
         if len(entries) > 1 and not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():  # as after the first index
             entries = entries.take(pc.sort_indices(ids))

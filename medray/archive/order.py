@@ -42,6 +42,11 @@ def in_order(pending: pa.Table, order: str) -> pa.Table:
 
     So the windows of one sequence and the images of one array, which came together, are still read front to back.
     """
+    return pending.take(_places(pending, order))
+
+
+def _places(pending: pa.Table, order: str) -> pa.Array:
+    """Where the entries stand that a run takes first, second …; (N,) uint64."""
     name, descending = _order(order)
     by, file_order = newest_part(pending) if name == NEWEST else pending.column(name), place_order(pending)
     if file_order is not None:
@@ -49,17 +54,40 @@ def in_order(pending: pa.Table, order: str) -> pa.Table:
     order_of_rows = pc.sort_indices(
         pa.table({"by": by}), [("by", "descending" if descending else "ascending")]
     )  # stable
-    return pending.take(order_of_rows if file_order is None else file_order.take(order_of_rows))
+    return order_of_rows if file_order is None else file_order.take(order_of_rows)
 
 
-def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | None) -> Iterator[pa.Table]:
-    """The entries with these numbers in the order that a run takes them, at most `limit`, ROUND_ENTRIES at once.
+def first(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | None) -> np.ndarray:
+    """Of the entries with these numbers those that a run takes, (N,) int64: the first `limit` of them, or all."""
+    if limit is None or limit >= len(numbers):
+        return numbers
+    if len(numbers) > ROUND_ENTRIES:
+        return _ranked(manifest, numbers, order)[:limit]
+    name, _ = _order(order)
+    columns = dict.fromkeys(["entry_id", "parts", "entry_id" if name == NEWEST else name])
+    entries, numbers = manifest.take_numbered(numbers, list(columns))
+    return numbers[_places(entries, order).to_numpy()[:limit]]
 
-    Beyond one round 24 bytes an entry are held in memory, and where a run is ordered by a column of texts, these.
+
+def rounds(manifest: Manifest, wanted: Sequence[np.ndarray], order: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Entries that several takers want, in the order that a run takes them, each once, ROUND_ENTRIES at once: MANIFEST, and
+    (N,) uint64 for whom they are, bit t of each for taker t. `wanted`: of each taker, the numbers of its entries.
+
+    Beyond one round 32 bytes an entry are held in memory, and where a run is ordered by a column of texts, these.
     """
-    if len(numbers) <= ROUND_ENTRIES:
-        yield in_order(manifest.take(numbers), order).slice(0, limit)
-        return
+    takers = np.zeros(max((int(numbers.max()) + 1 for numbers in wanted if len(numbers)), default=0), np.uint64)
+    for taker, numbers in enumerate(wanted):
+        takers[numbers] |= np.uint64(1 << taker)
+    numbers = np.flatnonzero(takers)
+    ranked = numbers if len(numbers) <= ROUND_ENTRIES else _ranked(manifest, numbers, order)
+    for start in range(0, len(ranked), ROUND_ENTRIES):
+        entries, of_entries = manifest.take_numbered(ranked[start : start + ROUND_ENTRIES])
+        places = _places(entries, order)
+        yield entries.take(places), takers[of_entries][places.to_numpy()]
+
+
+def _ranked(manifest: Manifest, numbers: np.ndarray, order: str) -> np.ndarray:
+    """These numbers in the order that a run takes their entries, without holding the entries."""
     name, descending = _order(order)
     rows: list[np.ndarray] = []
     keys: list[pa.Array] = []
@@ -68,10 +96,7 @@ def rounds(manifest: Manifest, numbers: np.ndarray, order: str, limit: int | Non
         keys.append(newest_part(pa.Table.from_batches([batch])) if name == NEWEST else batch.column(0))
     by = pa.table({"by": pa.chunked_array(keys)})
     ranks = pc.sort_indices(by, [("by", "descending" if descending else "ascending")]).to_numpy()
-    chosen = np.concatenate(rows)[ranks][:limit]
-    del by, keys, rows, ranks
-    for start in range(0, len(chosen), ROUND_ENTRIES):
-        yield in_order(manifest.take(chosen[start : start + ROUND_ENTRIES]), order)
+    return np.concatenate(rows)[ranks]
 
 
 def newest_part(manifest: pa.Table) -> pa.Array:

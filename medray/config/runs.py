@@ -227,6 +227,9 @@ class StoreRun(ArchiveRun):
     """What is different at this site from where the bundle was trained: its spec's `site` fields, nothing else."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Samples decoded and scored at once by one worker; does not change a score. auto: about 4 MB of them."""
+    bundles_at_once: int = Field(default=16, ge=1, le=64)
+    """Of several bundles that read alike, at most so many are scored in one pass, by which each entry is read once: so many networks
+    are in the memory of each worker. 1: one bundle after the other."""
     commit_seconds: float = Field(default=30.0, gt=0)
     """Readers see new scores at least this often; a killed run loses at most so much."""
     commit_files: int = Field(default=1000, ge=1)
@@ -308,7 +311,8 @@ class NightlyRun(StoreRun):
     """A run file for nightly."""
 
     bundles: tuple[str, ...] = Field(min_length=1)
-    """Folders of trained models: one, or several that are scored one after the other, the most important first."""
+    """Folders of trained models: one, or several. Those that read alike are scored together, and groups of such one after the
+    other, in the order of their first bundles: the most important first."""
     summary: str | None = None
     """Folder of the summaries (JSON and HTML, one of each for every night, and latest.*); default <work>/nights."""
     housekeeping: Housekeeping = Housekeeping()

@@ -18,9 +18,9 @@ DEMOS = ("imaging", "genomics", "ehr")
 def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]:
     """Summaries by name, after running one demo, or "all" in a folder each. Raises UserError for an unknown name."""
     if name not in (*DEMOS, "all") and (brought := _brought(name)) is not None:
-        from medray.demos.base import run
+        from medray.demos.base import run_all
 
-        return {name: run(brought, out, progress)}
+        return run_all({name: (brought, out)}, progress)
     if name not in (*DEMOS, "all"):
         raise UserError(
             "there is no such demo",
@@ -28,15 +28,15 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]
             found=name,
             expected=", ".join((*DEMOS, *_kinds_with_demos(), "all")),
         )
-    from medray.demos.base import run
+    from medray.demos.base import run_all
     from medray.demos.genomics import GENOMICS
     from medray.demos.health_records import HEALTH_RECORDS
     from medray.demos.imaging import IMAGING
 
     demos = {"imaging": IMAGING, "genomics": GENOMICS, "ehr": HEALTH_RECORDS}
     if name != "all":
-        return {name: run(demos[name], out, progress)}
-    return {each: run(demo, out / each, progress) for each, demo in demos.items()}
+        return run_all({name: (demos[name], out)}, progress)
+    return run_all({each: (demo, out / each) for each, demo in demos.items()}, progress)
 
 
 def _kinds_with_demos() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -70,8 +70,17 @@ class DemoSummary:
         return results | {"steps": self.steps, "report": self.report, "seconds": self.seconds}
 
 
-def run(demo: Demo, out: Path, progress: Progress) -> DemoSummary:
-    """Run the demo in the folder `out`. Raises UserError where that holds anything but an earlier demo."""
+def run_all(demos: Mapping[str, tuple[Demo, Path]], progress: Progress) -> dict[str, DemoSummary]:
+    """Summaries by name, after running each demo in its folder, all on one engine. Raises UserError where a folder holds anything
+    but an earlier demo."""
+    engine = open_engine(RaySpec(workers=2))
+    try:
+        return {name: _run(demo, out, engine, progress) for name, (demo, out) in demos.items()}
+    finally:
+        engine.close()
+
+
+def _run(demo: Demo, out: Path, engine: Engine, progress: Progress) -> DemoSummary:
     started = time.monotonic()
     _claim_folder(out)
     with modes.following(out):
@@ -81,21 +90,17 @@ def run(demo: Demo, out: Path, progress: Progress) -> DemoSummary:
                 (out / f"{name}.toml").write_text(text.format(out=out))
     train_run, score_run = settings.load(out / "train.toml"), settings.load(out / "score.toml")
     assert isinstance(train_run, settings.TrainRun) and isinstance(score_run, settings.ScoreRun)
-    engine = open_engine(RaySpec(workers=2))
-    try:
-        results: dict[str, StepResult] = _converted(demo, out, "to-meds", engine, progress)
-        results["index"] = index(train_run, engine, progress)
-        results["prepare"] = prepare(train_run, engine, progress)
-        results["train"] = train(train_run, engine, progress)
-        results["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
-        results["score"] = first = score(score_run, engine, progress)
-        with modes.following(out):
-            demo.change(out)
-        progress.note(f"changed the archive: {demo.changed}")
-        results |= _converted(demo, out, "to-meds again", engine, progress)
-        results["score again"] = again = score(score_run, engine, progress)
-    finally:
-        engine.close()
+    results: dict[str, StepResult] = _converted(demo, out, "to-meds", engine, progress)
+    results["index"] = index(train_run, engine, progress)
+    results["prepare"] = prepare(train_run, engine, progress)
+    results["train"] = train(train_run, engine, progress)
+    results["evaluate"], facts = evaluate_bundle(train_run, engine, progress, "test")
+    results["score"] = first = score(score_run, engine, progress)
+    with modes.following(out):
+        demo.change(out)
+    progress.note(f"changed the archive: {demo.changed}")
+    results |= _converted(demo, out, "to-meds again", engine, progress)
+    results["score again"] = again = score(score_run, engine, progress)
     report = out / "report.html"
     runs = [_scoring_run("The whole archive", first), _scoring_run(f"After {demo.changed}", again)]
     files.write_bytes(str(report), write_report(replace(facts, archive=runs)).encode())

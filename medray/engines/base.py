@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, Protocol, TypedDict
 
@@ -65,8 +65,10 @@ class Engine(Protocol):
         """Run every shard of the plan through stages and sink; commit; raise what a stage raised."""
         ...
 
-    def fit(self, plan: FitPlan, show: Show) -> Fitted:
-        """Train, or go on from the last checkpoint of a plan with this name; `show` is told how far it is."""
+    def fit(self, plans: Sequence[FitPlan], show: Show) -> list[Fitted]:
+        """Train one plan after the other, each from the start or on from the last checkpoint of a plan with its name; `show` is
+        told how far the one at hand is. All have one `work`. What one refuses ends those after it, too; those before it have
+        finished, and are not trained again."""
         ...
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medray.engines.base import Fitted, Show
@@ -28,10 +28,13 @@ class LocalEngine:
     def run(self, flow: Flow) -> None:
         collect(flow, in_turn(flow))
 
-    def fit(self, plan: FitPlan, show: Show) -> Fitted:
+    def fit(self, plans: Sequence[FitPlan], show: Show) -> list[Fitted]:
+        keep_freed_memory()
+        return [self._fit(plan, show) for plan in plans]
+
+    def _fit(self, plan: FitPlan, show: Show) -> Fitted:
         import torch
 
-        keep_freed_memory()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with kept(plan) as saved:
             start, note = saved.start()

@@ -10,14 +10,33 @@ nothing else.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypedDict
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple, Protocol, Self, TypedDict
 
+import numpy as np
 import pyarrow as pa
 
 Apply = Callable[[pa.RecordBatch], pa.RecordBatch | Iterable[pa.RecordBatch]]
 """Batch to batch, or to several where the result may be much larger (the parts of one file)."""
+
+
+TAKERS = "takers"
+"""Column (uint64) of a plan whose rows are for several takers, such as bundles that read alike: bit t of a row says that
+taker t wants it. A first stage hands it on with what it makes of the row."""
+TAKER = "taker"
+"""Column (int8) of what a sink gets of such a plan: whom a batch is for, all of it for one."""
+MOST_TAKERS = 64
+
+
+def wanted(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """(T, N) bool: which taker wants which of these rows of a plan, up to the last that wants any; without TAKERS one wants all."""
+    if TAKERS not in rows.schema.names:
+        return np.ones((1, len(rows)), bool)
+    bits = rows.column(TAKERS).to_numpy()
+    count = int(np.bitwise_or.reduce(bits, initial=0)).bit_length()
+    return (bits[None] >> np.arange(count, dtype=np.uint64)[:, None] & np.uint64(1)).astype(bool)
 
 
 class Stage(NamedTuple):
@@ -45,8 +64,8 @@ class SlowBatch(TypedDict):
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What a worker says about one shard: how much it did and what it wrote. Small; the data stays in files."""
+class Outcome:
+    """What became of the entries of one shard: of all of them, or of those that one taker wants."""
 
     entries: int
     failed: int
@@ -55,8 +74,6 @@ class Receipt:
     """How many samples failed for which reason; an entry that cannot be read is one."""
     samples: int = 0
     """Rows of work inside the entries: samples, or failed rows."""
-    payload: dict[str, object] = field(default_factory=dict[str, object])
-    """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
     left: int = 0
     """Entries of the shard that were not begun because the flow's deadline came."""
     not_eligible: int = 0
@@ -67,10 +84,58 @@ class Receipt:
     """How many samples failed as nobody had foreseen, by kind and place in the code (`faults.as_sample_error`)."""
     outside: dict[str, int] = field(default_factory=dict[str, int])
     """How many good samples lie outside of what was trained on, by the number that does (`archive.ranges`)."""
+
+    @staticmethod
+    def together(outcomes: Iterable[Outcome]) -> Outcome:
+        """Their sums."""
+        total: dict[str, Any] = asdict(Outcome(0, 0))
+        for each in outcomes:
+            for name, count in asdict(each).items():
+                total[name] = (
+                    dict(Counter(total[name]) + Counter(count)) if isinstance(count, dict) else total[name] + count
+                )
+        return Outcome(**total)
+
+
+@dataclass(frozen=True)
+class Receipt(Outcome):
+    """What a worker says about one shard: how much it did and what it wrote. Small; the data stays in files.
+
+    Of a plan for several takers the counts are sums over them.
+    """
+
+    payload: dict[str, object] = field(default_factory=dict[str, object])
+    """JSON-ready facts that the sink needs for its commit (path, size, statistics …)."""
+    takers: tuple[Outcome, ...] = ()
+    """What became of the entries that each taker wants; none where the plan names no takers."""
     seconds: dict[str, float] = field(default_factory=dict[str, float], compare=False)
     """Seconds of this worker, by stage and for "write"."""
     slowest: list[SlowBatch] = field(default_factory=list[SlowBatch], compare=False)
     """The slowest batches of the first stage, slowest first."""
+
+    @classmethod
+    def of_counts(
+        cls,
+        outcome: Outcome,
+        payload: Mapping[str, object],
+        seconds: dict[str, float],
+        slowest: list[SlowBatch],
+        takers: tuple[Outcome, ...] = (),
+    ) -> Self:
+        """The receipt with the counts of an outcome."""
+        counts: dict[str, Any] = {each.name: getattr(outcome, each.name) for each in fields(Outcome)}
+        return cls(**counts, payload=dict(payload), takers=takers, seconds=seconds, slowest=slowest)
+
+    def of(self, taker: int, payload: dict[str, object]) -> Receipt:
+        """The receipt of what one taker wants; its seconds, and the slowest batches, are those of all."""
+        outcome = self.takers[taker] if taker < len(self.takers) else Outcome(0, 0)
+        return Receipt.of_counts(outcome, payload, self.seconds, self.slowest)
+
+    @classmethod
+    def of_json(cls, facts: dict[str, Any]) -> Self:
+        """The receipt that `dataclasses.asdict` made these of, on their way through JSON."""
+        whole: dict[str, Any] = {**facts, "takers": tuple(Outcome(**each) for each in facts["takers"])}
+        return cls(**whole)
 
 
 class Sink(Protocol):

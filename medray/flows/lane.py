@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from medray.errors import NOT_ELIGIBLE, OUTSIDE
 from medray.faults import is_fault
-from medray.flows.flow import Apply, Receipt, Sink, SlowBatch, Stage
+from medray.flows.flow import TAKER, TAKERS, Apply, Outcome, Receipt, Sink, SlowBatch, Stage, wanted
 from medray.storage.arrow import among, rebatch
 
 PIECE_SECONDS = 2.0
@@ -40,7 +40,9 @@ def lane(
 
     def run(shard: pa.Table) -> Receipt:
         watch = _Watch()
-        return _written(head.pieces(shard, watch), len(shard), sink, watch)
+        return _written(
+            head.pieces(shard, watch), sink, watch, planned=_counts(shard), takers=TAKERS in shard.column_names
+        )
 
     return run
 
@@ -49,9 +51,12 @@ def lane(
 class Opened:
     """What the first stages of a flow made of one shard, for the worker that has the rest."""
 
-    pieces: list[tuple[int, list[pa.RecordBatch]]]
-    """(entries, what became of them), as they were begun."""
-    left: int
+    pieces: list[tuple[list[int], list[pa.RecordBatch]]]
+    """(entries by taker, what became of them), as they were begun."""
+    planned: list[int]
+    """Entries of the shard, by taker."""
+    takers: bool
+    """Whether the plan names any."""
     seconds: dict[str, float]
     slowest: list[SlowBatch]
 
@@ -63,7 +68,7 @@ def opening(stages: Sequence[Stage], until: float | None, most: int) -> Callable
 
     def run(shard: pa.Table) -> Opened | None:
         watch, size = _Watch(), 0
-        pieces: list[tuple[int, list[pa.RecordBatch]]] = []
+        pieces: list[tuple[list[int], list[pa.RecordBatch]]] = []
         for entries, batches in head.pieces(shard, watch):
             pieces.append((entries, []))
             for batch in batches:
@@ -71,8 +76,7 @@ def opening(stages: Sequence[Stage], until: float | None, most: int) -> Callable
                 if size > most:
                     return None
                 pieces[-1][1].append(batch)
-        left = len(shard) - sum(entries for entries, _ in pieces)
-        return Opened(pieces, left, watch.seconds, watch.slowest)
+        return Opened(pieces, _counts(shard), TAKERS in shard.column_names, watch.seconds, watch.slowest)
 
     return run
 
@@ -94,8 +98,7 @@ def closing(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> 
                     return
                 yield entries, _through(steps, batches, watch)
 
-        entries = opened.left + sum(entries for entries, _ in opened.pieces)
-        receipt = _written(pieces(), entries, sink, watch)
+        receipt = _written(pieces(), sink, watch, planned=opened.planned, takers=opened.takers)
         seconds = dict(receipt.seconds)
         for name, spent in opened.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + spent
@@ -104,8 +107,13 @@ def closing(stages: Sequence[Stage], sink: Sink, until: float | None = None) -> 
     return run
 
 
-Piece = tuple[int, Iterable[pa.RecordBatch]]
-"""(entries, what becomes of them): they are worked on as the batches are asked for."""
+Piece = tuple[list[int], Iterable[pa.RecordBatch]]
+"""(entries by taker, what becomes of them): they are worked on as the batches are asked for."""
+
+
+def _counts(rows: pa.Table) -> list[int]:
+    """How many of these rows of a plan each taker wants."""
+    return wanted(rows).sum(axis=1).tolist()
 
 
 class _Head:
@@ -120,23 +128,28 @@ class _Head:
         """One piece where there is no deadline. A piece is begun when the one before it is used up."""
         until, most = self.until, self.steps[0].batch_size
         for piece in (shard,) if until is None else self.pace.pieces(shard, most, until):
-            yield len(piece), _through(self.steps, piece.to_batches(), watch, self.begin)
+            yield _counts(piece), _through(self.steps, piece.to_batches(), watch, self.begin)
 
 
-def _written(pieces: Iterable[Piece], entries: int, sink: Sink, watch: _Watch) -> Receipt:
-    """The receipt of a shard of so many entries, once its pieces are in the sink."""
+def _written(pieces: Iterable[Piece], sink: Sink, watch: _Watch, *, planned: list[int], takers: bool) -> Receipt:
+    """The receipt of a shard of so many entries for each taker, once its pieces are in the sink."""
     began = time.monotonic()
-    tally, begun = _EntryCounter(), 0
+    counters = [_EntryCounter() for _ in planned]
 
     def work() -> Iterator[pa.RecordBatch]:
-        nonlocal begun
-        for count, batches in pieces:
-            begun += count
-            yield from batches
+        for counts, batches in pieces:
+            for counter, count in zip(counters, counts, strict=False):
+                counter.begun += count
+            for batch in batches:
+                if len(batch):
+                    counters[batch.column(TAKER)[0].as_py() if takers else 0].count(batch)
+                yield batch
 
-    payload = sink.write(tally.counted(work()))
+    payload = dict(sink.write(work()))
     seconds = watch.seconds | {"write": time.monotonic() - began - sum(watch.seconds.values())}
-    return tally.receipt(begun, entries - begun, payload, seconds, watch.slowest)
+    outcomes = tuple(counter.outcome(entries) for counter, entries in zip(counters, planned, strict=True))
+    total = Outcome.together(outcomes)
+    return Receipt.of_counts(total, payload, seconds, watch.slowest, outcomes if takers else ())
 
 
 class _Step(NamedTuple):
@@ -240,6 +253,8 @@ class _EntryCounter:
     """
 
     def __init__(self) -> None:
+        self.begun = 0
+        """Entries."""
         self.samples, self.reasons, self.lost = 0, Counter[str](), set[str]()
         self.faults: Counter[str] = Counter()
         self.outside: Counter[str] = Counter()
@@ -249,13 +264,10 @@ class _EntryCounter:
         self.good = ""
         """The last entry that has a good row."""
 
-    def counted(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            if len(batch) and "reason" in batch.schema.names:
-                self._count(batch)
-            yield batch
-
-    def _count(self, batch: pa.RecordBatch) -> None:
+    def count(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of a batch, which has some."""
+        if "reason" not in batch.schema.names:
+            return
         entry = batch.column("entry_id")
         sample = batch.column("sample_id").fill_null("") if "sample_id" in batch.schema.names else entry
         new = np.ones(len(batch), bool)
@@ -282,28 +294,19 @@ class _EntryCounter:
                 self.lost -= set(entry.filter(pa.array(~bad)).unique().to_pylist())
             self.good = entry[int(np.flatnonzero(~bad)[-1])].as_py()
 
-    def receipt(
-        self,
-        entries: int,
-        left: int,
-        payload: Mapping[str, object],
-        seconds: dict[str, float],
-        slowest: list[SlowBatch],
-    ) -> Receipt:
+    def outcome(self, entries: int) -> Outcome:
+        """Of a shard of so many entries."""
         failed = len(self.lost & self.faulty)
-        return Receipt(
-            entries,
+        return Outcome(
+            self.begun,
             failed,
             {reason: count for reason, count in self.reasons.items() if reason not in NOT_ELIGIBLE},
             self.samples,
-            dict(payload),
-            left=left,
+            left=entries - self.begun,
             not_eligible=len(self.lost) - failed,
             passed_over={reason: count for reason, count in self.reasons.items() if reason in NOT_ELIGIBLE},
             faults=dict(self.faults),
             outside=dict(self.outside),
-            seconds=seconds,
-            slowest=slowest,
         )
 
 

@@ -45,16 +45,16 @@ def build_network(recipe: Recipe, weights: Mapping[str, np.ndarray]) -> nn.Modul
 
 
 def to_device(
-    arrays: Mapping[str, np.ndarray], device: torch.device, *, writes: bool = True
+    arrays: Mapping[str, np.ndarray], device: torch.device, *, writes: bool = True, shared: bool = False
 ) -> dict[str, torch.Tensor]:
     """Collated arrays as tensors on the device. Read-only Arrow memory is never written to: it is copied, unless what follows
-    `writes` to no tensor that it is given (`Modality.writes_to_batch`)."""
+    `writes` to no tensor that it is given (`Modality.writes_to_batch`). `shared`: nor is memory that may be the samples'."""
     import torch
 
     moved = {}
     for name, array in arrays.items():
         on_host = device.type != "cuda"
-        copied = writes and on_host and not array.flags.writeable
+        copied = writes and on_host and (shared or not array.flags.writeable)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             tensor = torch.from_numpy(array.copy() if copied else array)
@@ -85,7 +85,8 @@ class Predictor:
     """Good samples to scores, with the bundle's own preprocessing: the one path of evaluation and scoring.
 
     `spec` is the bundle's modality as it is at this site (`modalities.site.at_site`); none: as it was trained. `graph`: an
-    ONNX graph that computes the logits in the place of torch; all else is the same.
+    ONNX graph that computes the logits in the place of torch; all else is the same. `alone`: nobody looks at the samples after
+    it, so that what `encode` writes to need not be a copy of them.
     """
 
     def __init__(
@@ -94,9 +95,12 @@ class Predictor:
         device: str | None = None,
         spec: ModalitySpec | None = None,
         graph: Graph | None = None,
+        *,
+        alone: bool = True,
     ) -> None:
         import torch
 
+        self.alone = alone
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.recipe = bundle.recipe
         self.modality = open_modality(spec or bundle.recipe.modality)
@@ -126,7 +130,8 @@ class Predictor:
         import torch
 
         with torch.inference_mode():
-            batch = to_device(self.modality.collate(samples), self.device, writes=self.modality.writes_to_batch)
+            arrays, writes = self.modality.collate(samples), self.modality.writes_to_batch
+            batch = to_device(arrays, self.device, writes=writes, shared=not self.alone)
             logits = self.network(self.modality.encode(batch))
             scores = self._activated(logits.float(), len(samples))  # float32: no score hangs on the batch it was in
             return self.modality.derive(scores.cpu().numpy(), self._exact(logits, len(samples)))

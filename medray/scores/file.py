@@ -7,8 +7,7 @@ import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,44 +54,68 @@ class ScoreFile(TypedDict):
     """Files that its rows name."""
 
 
+class FileWriter:
+    """Writes rows of IN_FILE to one new Parquet file of a bundle, which no log names yet. Its name tells the claim by which it may
+    be committed. No rows, no file; and none is left where its block raises. Methods raise MachineError where the storage cannot be
+    written."""
+
+    def __init__(self, uri: str, bundle_id: str, claim: Claim) -> None:
+        self.path = f"bundle_id={bundle_id}/part-{claim.tag}-{uuid.uuid4()}.parquet"
+        self.uri = files.join(uri, self.path)
+        self._opened, self._statistics = ExitStack(), _Statistics()
+        self._stream: pa.NativeFile | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Write these rows, if there are any."""
+        if len(rows) == 0:
+            return
+        writer = self._writer or self._begun()
+        self._statistics.add(rows)
+        with storing(self.uri):
+            writer.write_batch(rows)
+
+    def _begun(self) -> pq.ParquetWriter:
+        import pyarrow.parquet as pq
+
+        with storing(self.uri):
+            self._stream = self._opened.enter_context(files.new_file(self.uri))
+            options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
+            self._writer = pq.ParquetWriter(self._stream, IN_FILE, **options)
+            self._opened.callback(_end, self._writer)
+        return self._writer
+
+    def finish(self, modified: datetime) -> ScoreFile | None:
+        """The file's facts, as `commit` needs them; None where there is none."""
+        if self._writer is None or self._stream is None:
+            return None
+        with storing(self.uri):
+            self._writer.close()
+            size = self._stream.tell()
+            self._opened.close()
+        return {
+            "path": self.path,
+            "size": size,
+            "rows": self._statistics.rows,
+            "modified_ms": int(modified.timestamp() * 1000),
+            "stats": self._statistics.to_json(),
+        }
+
+
 def write_file(
     uri: str, bundle_id: str, claim: Claim, batches: Iterable[pa.RecordBatch], *, modified: datetime
 ) -> ScoreFile | None:
-    """Rows of IN_FILE to one new Parquet file of a bundle, which no log names yet: its facts, as `commit` needs them. Its name
-    tells the claim by which it may be committed.
-
-    No rows, no file: None. Raises MachineError where the storage cannot be written.
-    """
-    import pyarrow.parquet as pq
-
-    batches_with_rows = (batch for batch in batches if len(batch))
-    first = next(batches_with_rows, None)
-    if first is None:
-        return None
-    path = f"bundle_id={bundle_id}/part-{claim.tag}-{uuid.uuid4()}.parquet"
-    file_uri = files.join(uri, path)
-    statistics = _Statistics()
-    with ExitStack() as opened:
-        with storing(file_uri):
-            stream = opened.enter_context(files.new_file(file_uri))
-            options = {"compression": "zstd", "use_dictionary": _REPETITIVE, "store_schema": False}
-            writer = pq.ParquetWriter(stream, IN_FILE, **options)
-            opened.callback(_end, writer)
-        for rows in chain([first], batches_with_rows):
-            statistics.add(rows)
-            with storing(file_uri):
-                writer.write_batch(rows)
-        with storing(file_uri):
-            writer.close()
-            size = stream.tell()
-            opened.close()
-    return {
-        "path": path,
-        "size": size,
-        "rows": statistics.rows,
-        "modified_ms": int(modified.timestamp() * 1000),
-        "stats": statistics.to_json(),
-    }
+    """All of these rows by a `FileWriter`. None where there are none."""
+    with FileWriter(uri, bundle_id, claim) as file:
+        for rows in batches:
+            file.add(rows)
+        return file.finish(modified)
 
 
 def added(written: ScoreFile, bundle_id: str, *, new_rows: bool = True) -> AddAction:

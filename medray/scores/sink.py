@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
-from typing import Protocol, cast
+from types import TracebackType
+from typing import Protocol, Self, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from medray.errors import NOT_ELIGIBLE
 from medray.scores import upkeep
 from medray.scores.artefacts import ArtefactWriter
-from medray.scores.file import EPOCH, ScoreFile, now, write_file
+from medray.scores.file import EPOCH, FileWriter, ScoreFile, now
 from medray.scores.log import ScoreLog
 from medray.scores.table import ADDED, GIVEN, IN_FILE, OF_ARTEFACT, Claim, entry_keys
 from medray.storage.arrow import among, rebatch
@@ -54,31 +54,14 @@ class ScoreSink:
 
         Returns a ScoreFile; {"rows": 0} of no rows.
         """
-        with ArtefactWriter(self.uri, self.claim) as artefacts:
-            pieces = rebatch((_given(batch, artefacts) for batch in batches), _FILE_ROWS)
-            first = next(pieces, None)
-            if first is None:
-                return {"rows": 0}
-            scored_at = max(self.clock(), self.not_before)
-            rows = (self._complete(piece, scored_at) for piece in chain([first], pieces))
-            written = write_file(self.uri, self.claim.bundle_id, self.claim, rows, modified=scored_at)
-            if written is None:
-                return {"rows": 0}
-            named = artefacts.written()
-            return dict(written) | ({} if named is None else {"artefacts": named})
+        with self.writer() as writer:
+            for batch in batches:
+                writer.add(batch)
+            return writer.finish()
 
-    def _complete(self, given: pa.RecordBatch, scored_at: datetime) -> pa.RecordBatch:
-        """Rows as `_given` makes them to the columns of a file."""
-        keys = entry_keys(given)
-        rows = len(given)
-        columns = {name: given.column(name) for name in given.schema.names} | {
-            "key_hi": pa.array(keys[:, 0]),
-            "key_lo": pa.array(keys[:, 1]),
-            "run_id": pa.repeat(self.claim.run_id, rows),
-            "scored_at": pa.repeat(pa.scalar(scored_at, IN_FILE.field("scored_at").type), rows),
-            "status": _status(given.column("reason")),
-        }
-        return pa.RecordBatch.from_arrays([columns[f.name] for f in IN_FILE], schema=IN_FILE)
+    def writer(self) -> ShardWriter:
+        """`write` step by step, for who has rows of several sinks."""
+        return ShardWriter(self)
 
     def commit(self, receipts: Sequence[ScoredShard]) -> None:
         """Make the files of these receipts visible, all or none. A receipt that was committed before is passed over.
@@ -97,6 +80,63 @@ class ScoreSink:
             if self._unmerged >= MERGE_AFTER:
                 upkeep.merge(self.store, self.claim)
                 self._unmerged = 0
+
+
+class ShardWriter:
+    """Writes the rows of one shard for a sink. When its block raises, nothing of them is left."""
+
+    def __init__(self, sink: ScoreSink) -> None:
+        self.sink = sink
+        self._file = FileWriter(sink.uri, sink.claim.bundle_id, sink.claim)
+        self._artefacts = ArtefactWriter(sink.uri, sink.claim)
+        self._waiting: list[pa.RecordBatch] = []
+        self._scored_at: datetime | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.__exit__(kind, error, trace)
+        finally:
+            self._artefacts.__exit__(kind, error, trace)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Rows of GIVEN: they are held until they are _FILE_ROWS, their artefacts are written at once."""
+        self._waiting.append(_given(batch, self._artefacts))
+        if sum(map(len, self._waiting)) >= _FILE_ROWS:
+            *pieces, rest = rebatch(self._waiting, _FILE_ROWS)
+            self._waiting = [rest]
+            self._write(pieces)
+
+    def finish(self) -> dict[str, object]:
+        """As `ScoreSink.write` returns it."""
+        self._write(rebatch(self._waiting, _FILE_ROWS))
+        written = None if self._scored_at is None else self._file.finish(self._scored_at)
+        if written is None:
+            return {"rows": 0}
+        named = self._artefacts.written()
+        return dict(written) | ({} if named is None else {"artefacts": named})
+
+    def _write(self, pieces: Iterable[pa.RecordBatch]) -> None:
+        for piece in pieces:
+            self._scored_at = self._scored_at or max(self.sink.clock(), self.sink.not_before)
+            self._file.add(self._complete(piece, self._scored_at))
+
+    def _complete(self, given: pa.RecordBatch, scored_at: datetime) -> pa.RecordBatch:
+        """Rows as `_given` makes them to the columns of a file."""
+        keys = entry_keys(given)
+        rows = len(given)
+        columns = {name: given.column(name) for name in given.schema.names} | {
+            "key_hi": pa.array(keys[:, 0]),
+            "key_lo": pa.array(keys[:, 1]),
+            "run_id": pa.repeat(self.sink.claim.run_id, rows),
+            "scored_at": pa.repeat(pa.scalar(scored_at, IN_FILE.field("scored_at").type), rows),
+            "status": _status(given.column("reason")),
+        }
+        return pa.RecordBatch.from_arrays([columns[f.name] for f in IN_FILE], schema=IN_FILE)
 
 
 def _status(reasons: pa.Array) -> pa.Array:

@@ -89,6 +89,15 @@ def of_runs(store: ScoreScan, manifest: Manifest, bundle_id: str, run_ids: Colle
     return listed.column("n")[0].as_py()
 
 
+def of_run(store: ScoreScan, manifest: Manifest, claim: Claim, memory: str = "2GB") -> np.ndarray:
+    """(N,) int64: numbers of the entries of the manifest, at its content, of which the claim's run has committed rows."""
+    columns = {name: ds.field(name) for name in ("key_hi", "key_lo")}
+    sql = "select distinct key_hi, key_lo from scores"
+    done = store.query(sql, columns, claim.bundle_id, where=ds.field("run_id") == claim.run_id, memory=memory)
+    sql = "select row from wanted semi join done using (key_hi, key_lo)"
+    return store.ask(sql, memory=memory, done=done, wanted=_keys(manifest)).column("row").to_numpy()
+
+
 def retire(store: ScoreLog, claim: Claim, entries: pa.Table) -> None:
     """One row `retired` for each of these entries (OTHER), in one commit. Raises Fenced or MachineError."""
     if len(entries) == 0:

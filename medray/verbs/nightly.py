@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +28,17 @@ from medray.scores import ScoreStore
 from medray.scores.drift import compared
 from medray.scores.nights import NIGHTS, recent_runs, values
 from medray.storage import files, locks
+from medray.verbs.earlier_runs import doubted_entries
 from medray.verbs.index import index_archive
-from medray.verbs.results import IndexResult, NightlyResult
-from medray.verbs.score import doubted_entries, note_unlearnt, score_manifest
+from medray.verbs.results import IndexResult, NightlyResult, ScoreResult
+from medray.verbs.score import Asked, note_unlearnt, score_manifest
 
 LOCK = "_medray/nightly.json"
 """Below the store; readers and vacuum of Delta pass over names with an underscore in front."""
 
 
 def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -> NightlyResult:
-    """Every bundle of the run over the archive, one after the other; then housekeeping and the summary.
+    """Every bundle of the run over the archive, those that read alike together; then housekeeping and the summary.
 
     A bundle that meets a fault leaves it in the summary and in the exit code, and the others go on. Where another
     nightly run works on the store, the result says who, and nothing is done. Raises StoreError, MachineError.
@@ -50,8 +53,7 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
             return NightlyResult(
                 entries=0, failed=0, night=night.id, held_by=str(other), seconds=time.monotonic() - night.started
             )
-        for bundle in run.bundles:
-            night.work_on(bundle)
+        night.work()
         night.read_scores(store)
         night.tidy(store)
         return night.finish()
@@ -59,6 +61,38 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
 
 COUNTED = ("pending", "scored", "failed", "not_eligible", "left")
 """Counts of a bundle's entries that a night adds up; the first is the sum of the others."""
+
+
+class _Loaded(NamedTuple):
+    """A bundle of the night."""
+
+    uri: str
+    """As the run file has it."""
+    bundle: bundles.TrainedModel
+    spec: ModalitySpec
+    """Its modality at this site."""
+    facts: dict[str, object]
+
+
+def grouped(loaded: Sequence[_Loaded], at_once: int) -> list[list[_Loaded]]:
+    """Bundles that are scored in one pass, in the order of the first of each group: their specs are equal in every setting and
+    every fitted number, so all see the same entries, verdicts and samples. At most `at_once`; a bundle that comes twice is in
+    two groups."""
+    groups: list[list[_Loaded]] = []
+    for each in loaded:
+        for group in groups:
+            alike = group[0].spec == each.spec and reads_as(group[0].spec) == reads_as(each.spec)
+            if alike and len(group) < at_once and all(each.bundle.id != other.bundle.id for other in group):
+                group.append(each)
+                break
+        else:
+            groups.append([each])
+    return groups
+
+
+def reads_as(spec: ModalitySpec) -> str:
+    """All that decides how an archive is indexed and read: equal texts, equal manifests and samples."""
+    return spec.model_dump_json()
 
 
 @dataclass
@@ -72,6 +106,8 @@ class _Night:
     until: float | None = None
     indexed: dict[str, tuple[Manifest, IndexResult]] = field(default_factory=dict[str, tuple[Manifest, IndexResult]])
     """Indexes by the modality's settings: bundles that read alike share one."""
+    facts: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    """What is known of each bundle, in the order of the run file."""
     bundles: list[BundleNight] = field(default_factory=list[BundleNight])
     codes: list[int] = field(default_factory=list[int])
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("index", "pending", "scoring"), 0.0))
@@ -81,41 +117,67 @@ class _Night:
         if self.run.deadline is not None:
             self.until = deadline_at(self.run.deadline, time.time())
 
-    def work_on(self, uri: str) -> None:
-        """Index and score with one bundle; a fault of it is kept."""
-        facts: dict[str, object] = {"bundle": uri}
-        try:
-            self._score(uri, facts)
-        except MedrayError as error:
-            self.progress.note(str(error))
-            self.progress.fact("bundle_failed", "error", error=type(error).__name__, message=error.what)
-            self.codes.append(error.exit_code)
-            facts["error"] = str(error)
-        self.bundles.append(BundleNight.model_validate(facts))
+    def work(self) -> None:
+        """Index and score with every bundle; a fault of one is kept."""
+        self.facts = [{"bundle": uri} for uri in self.run.bundles]
+        loaded = [self._loaded(uri, facts) for uri, facts in zip(self.run.bundles, self.facts, strict=True)]
+        for group in grouped([each for each in loaded if each is not None], self.run.bundles_at_once):
+            try:
+                self._score(group)
+            except MedrayError as error:
+                for each in group:
+                    self._failed(each.facts, error)
+        self.bundles = [BundleNight.model_validate(facts) for facts in self.facts]
 
-    def _score(self, uri: str, facts: dict[str, object]) -> None:
-        """Into `facts` as they become known."""
-        bundle = bundles.trusting(bundles.load(files.absolute(uri)), self.run.trust)
-        facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
-        spec = at_site(bundle.recipe.modality, self.run.modality)
+    def _failed(self, facts: dict[str, object], error: MedrayError) -> None:
+        self.progress.note(str(error))
+        self.progress.fact("bundle_failed", "error", error=type(error).__name__, message=error.what)
+        self.codes.append(error.exit_code)
+        facts["error"] = str(error)
+
+    def _loaded(self, uri: str, facts: dict[str, object]) -> _Loaded | None:
+        """The bundle, and how it reads here; None where that is a fault, which is kept."""
+        try:
+            bundle = bundles.trusting(bundles.load(files.absolute(uri)), self.run.trust)
+            facts |= {"name": bundle.recipe.name, "bundle_id": bundle.id, "made_with": bundle.recipe.versions}
+            spec = at_site(bundle.recipe.modality, self.run.modality)
+        except MedrayError as error:
+            self._failed(facts, error)
+            return None
         note_unlearnt(bundle, self.progress)
-        work = index_folder(self.run, spec)
-        scoring = self.run.of_bundle(uri, work)
+        return _Loaded(uri, bundle, spec, facts)
+
+    def _score(self, group: Sequence[_Loaded]) -> None:
+        """With bundles that read alike, into their facts as they become known."""
+        spec = group[0].spec
+        scoring = self.run.of_bundle(group[0].uri, index_folder(self.run, spec))
         manifest, indexed = self._index(scoring, spec)
-        facts |= {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished", "linked")}
-        result = score_manifest(scoring, bundle, spec, manifest, self.engine, self.progress, until=self.until)
+        for each in group:
+            each.facts.update(
+                {name: getattr(indexed, name) for name in ("entries", "new", "changed", "vanished", "linked")}
+            )
+        asked = [Asked(files.absolute(each.uri), each.bundle) for each in group]
+        results = score_manifest(self.run, asked, spec, manifest, self.engine, self.progress, until=self.until)
+        for each, result in zip(group, results, strict=True):
+            if isinstance(result, MedrayError):
+                self._failed(each.facts, result)
+            else:
+                self._scored(each.facts, result, indexed)
+        of_pass = next((result.stages for result in results if isinstance(result, ScoreResult)), dict[str, float]())
+        for name, seconds in of_pass.items():
+            self.stages[name] += seconds
+
+    def _scored(self, facts: dict[str, object], result: ScoreResult, indexed: IndexResult) -> None:
         result = result.model_copy(update={"folders_away": indexed.folders_away})
         counts = result.model_dump(exclude={"entries", "store", "flagged", "outside"})
         facts |= {"flagged": indexed.flagged, "outside": indexed.outside}
         facts |= counts | {"stages": {"index": indexed.seconds, **result.stages}}
-        for name, seconds in result.stages.items():
-            self.stages[name] += seconds
         code = result.exit_code(self.run.max_failed)
         facts["too_many"] = code == 3
         self.codes.append(code)
 
     def _index(self, run: ScoreRun, spec: ModalitySpec) -> tuple[Manifest, IndexResult]:
-        key = spec.model_dump_json()
+        key = reads_as(spec)
         if key not in self.indexed:
             doubted = doubted_entries(run.store_uri)
             self.indexed[key] = index_archive(run, spec, self.engine, self.progress, doubted)
@@ -216,7 +278,7 @@ def index_folder(run: NightlyRun, spec: ModalitySpec) -> str:
 def _digest(spec: ModalitySpec) -> str:
     import hashlib
 
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    return hashlib.sha256(reads_as(spec).encode()).hexdigest()[:8]
 
 
 def _with_scores(store: ScoreStore, night: BundleNight) -> BundleNight:

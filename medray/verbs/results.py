@@ -165,6 +165,9 @@ class ScoreResult(Result):
     """How many of them by that number."""
     outside_read: dict[str, int] = {}
     """Scored samples of this run by a number outside of what was trained on that only reading tells (grey values)."""
+    together: int = 1
+    """Bundles that were scored in one pass over the archive, this one included: seconds, stages, worker_seconds and slowest are of
+    the pass."""
     seconds: float
     entries_per_second: float
     """Entries scored, failed and not eligible, over the time from the first to the last commit."""

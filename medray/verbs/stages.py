@@ -5,11 +5,11 @@ Each is made once per worker from small picklable settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from medray.datasets.samples import good, sample_schema
 from medray.datasets.shards import read_samples
 from medray.errors import PASSING, BundleError
 from medray.faults import as_sample_error
-from medray.flows.flow import Stage
+from medray.flows.flow import TAKER, TAKERS, Apply, Stage, wanted
 from medray.learning import bundles
 from medray.learning.graphs import Graph
 from medray.learning.models.own import OwnCode
@@ -113,7 +113,7 @@ class Scan:
 
 
 class Read:
-    """Manifest rows to samples (KEYS + payload). An entry that cannot be read, or that the index found not eligible, is one
+    """Manifest rows to samples (KEYS + payload; TAKERS, where the rows have it). An entry that cannot be read, or that the index found not eligible, is one
     row with its reason."""
 
     def __init__(self, spec: ModalitySpec, *, narrow: bool = False) -> None:
@@ -149,7 +149,7 @@ class Read:
         keys = rows.select(
             [
                 name
-                for name in ("entry_id", "subject_id", "fingerprint", "split", "facts", "target")
+                for name in ("entry_id", "subject_id", "fingerprint", "split", "facts", "target", TAKERS)
                 if name in rows.schema.names
             ]
         )
@@ -189,14 +189,16 @@ class Read:
             for name, text in changed:
                 column = pc.if_else(pa.array(late), text, rows.column(name))
                 rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), column)
-        names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail", "facts")
+        names = ("entry_id", "subject_id", "fingerprint", "split", "reason", "detail", "facts", TAKERS)
         columns = {name: rows.column(name) for name in names if name in rows.schema.names}
         return self._sample_rows(columns | {"sample_id": pa.repeat("", len(rows))}, len(rows))
 
     def _sample_rows(self, columns: dict[str, pa.Array], rows: int) -> pa.RecordBatch:
-        """The columns as a batch of samples; those that are not there are null, and so is a failed row's target."""
+        """The columns as a batch of samples; those that are not there are null, and so is a failed row's target. Of a plan for
+        several takers it says for whom they are."""
+        schema = self.schema.append(pa.field(TAKERS, pa.uint64())) if TAKERS in columns else self.schema
         arrays = []
-        for field in self.schema:
+        for field in schema:
             column = columns.get(field.name)
             if column is None:
                 column = null_column(field.type, rows)
@@ -204,9 +206,7 @@ class Read:
                 nothing = pa.scalar(None, field.type)
                 column = pc.if_else(columns["reason"].is_valid(), nothing, column.cast(field.type))
             arrays.append(column)
-        return (
-            of_columns(arrays, self.schema) if self.narrow else pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-        )
+        return of_columns(arrays, schema) if self.narrow else pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _raise(error: Exception, entry: Entry) -> pa.RecordBatch:
@@ -279,7 +279,7 @@ class Score:
 
     With `artefacts`, those that the modality gives of a batch are a column more, `artefact` (scores.table.ARTEFACT_CONTENT).
     `bundle`: the one at `uri`, where it has been read already. `graph`: computed by onnxruntime in the place of torch
-    (`learning.backend`).
+    (`learning.backend`). `alone`: nobody else looks at the samples.
     """
 
     def __init__(
@@ -292,6 +292,7 @@ class Score:
         artefacts: bool = False,
         bundle: bundles.TrainedModel | None = None,
         graph: Graph | None = None,
+        alone: bool = True,
     ) -> None:
         bundle = bundle or bundles.with_code(bundles.load(uri), code)
         if bundle.id != bundle_id:
@@ -302,7 +303,7 @@ class Score:
                 expected=bundle_id,
                 do="put the bundle on storage that all workers share",
             )
-        self.predict = Predictor(bundle, spec=spec, graph=graph)
+        self.predict = Predictor(bundle, spec=spec, graph=graph, alone=alone)
         self.outputs, self.artefacts = self.predict.score_names, artefacts
 
     def __call__(self, samples: pa.RecordBatch) -> pa.RecordBatch:
@@ -325,6 +326,24 @@ class Score:
                 rows = [batch.append_column("artefact", pa.nulls(len(batch), ARTEFACT_CONTENT)) for batch in rows]
             rows.append(scored)
         return joined([batch for batch in rows if len(batch)] or [_no_scores()])
+
+
+class Each:
+    """What each of several stages makes of the rows that are for it (flow.TAKERS), as batches with the column TAKER, one taker's
+    after the other's. A stage is made when there is a row for it."""
+
+    def __init__(self, makes: Sequence[Callable[[], Apply]]) -> None:
+        self.makes, self.made = tuple(makes), dict[int, Apply]()
+
+    def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        for taker, wants in enumerate(wanted(batch)):
+            if not wants.any():
+                continue
+            if taker not in self.made:
+                self.made[taker] = self.makes[taker]()
+            made = self.made[taker](batch if wants.all() else batch.filter(pa.array(wants)))
+            for each in (made,) if isinstance(made, pa.RecordBatch) else cast("Iterable[pa.RecordBatch]", made):
+                yield each.append_column(TAKER, pa.repeat(pa.scalar(taker, pa.int8()), len(each)))
 
 
 def score_rows(samples: pa.RecordBatch, scores: np.ndarray, outputs: tuple[str, ...]) -> pa.RecordBatch:
@@ -396,9 +415,15 @@ def score(
     *,
     artefacts: bool = False,
     graph: Graph | None = None,
+    alone: bool = True,
 ) -> Stage:
     """The one stage for a GPU. `spec`: the bundle's modality as it is at this site; none: as it was trained. `code`: the
     source of its model, where that is from a folder (`learning.models.own`). `artefacts`: with the files that belong to the
-    scores. `graph`: what onnxruntime computes in the place of torch."""
-    make = partial(Score, uri, bundle_id, spec, code, artefacts=artefacts, graph=graph)
+    scores. `graph`: what onnxruntime computes in the place of torch. `alone`: see `Score`."""
+    make = partial(Score, uri, bundle_id, spec, code, artefacts=artefacts, graph=graph, alone=alone)
     return Stage(make, batch_size, gpus=1.0, name="score")
+
+
+def for_each(stages: Sequence[Stage]) -> Stage:
+    """These stages, which are alike, each on the rows of a batch that are for it (flow.TAKERS): one reading for all."""
+    return stages[0]._replace(make=partial(Each, [stage.make for stage in stages]))

@@ -73,9 +73,10 @@ def train(
     if fresh:
         finished = None
         files.remove_tree(folder)
-    if run.floor and run.model.kind != FLOOR.kind:
-        _train_floor(run, prepared, engine, progress)
+    floor = _floor_plan(run, prepared, progress)
     if finished is not None:
+        if floor is not None:
+            _save_floor(run, floor, prepared, *engine.fit([floor], progress.training))
         if run.remember_subjects and not files.exists(
             files.join(run.bundle_uri, bundles.SEEN)
         ):  # from before it was kept
@@ -87,7 +88,9 @@ def train(
     files.make_folder(folder)
     if weights is not None and published is not None:
         plan = _start_from(plan, weights, published, folder, progress)
-    fitted = engine.fit(plan, progress.training)
+    *floors, fitted = engine.fit([plan] if floor is None else [floor, plan], progress.training)
+    if floor is not None:
+        _save_floor(run, floor, prepared, *floors)
     bundle = _with_graph(bundles.make_bundle(_recipe(run, plan, prepared, fitted), fitted.weights), prepared, progress)
     meanwhile = None if replace else _existing(run.bundle_uri)  # by a training that ended meanwhile
     if meanwhile is not None and meanwhile.recipe.training.get("plan") != plan.name:
@@ -168,18 +171,24 @@ def as_floor(run: TrainRun) -> TrainRun:
     return run.model_copy(update={"model": FLOOR})
 
 
-def _train_floor(run: TrainRun, prepared: Prepared, engine: Engine, progress: Progress) -> None:
-    """Before the network, so that a killed run finds what is still to do; once for the same data and settings."""
-    uri, floor = floor_uri(run, prepared), as_floor(run)
+def _floor_plan(run: TrainRun, prepared: Prepared, progress: Progress) -> FitPlan | None:
+    """The plan of the logistic floor, which is trained before the network; None where there is none to train, or where one was
+    trained on the same data by the same settings."""
+    if not run.floor or run.model.kind == FLOOR.kind:
+        return None
+    uri = floor_uri(run, prepared)
     with suppress(BundleError):  # none, or not a whole one
         bundles.load(uri)
-        return
-    plan = fit_plan(floor, prepared)
+        return None
     files.make_folder(uri)
     progress.fact("floor")
     progress.note("first the logistic floor (floor = false leaves it out)")
-    fitted = engine.fit(plan, progress.training)
-    bundles.save(bundles.make_bundle(_recipe(floor, plan, prepared, fitted), fitted.weights), uri)
+    return fit_plan(as_floor(run), prepared)
+
+
+def _save_floor(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted) -> None:
+    bundle = bundles.make_bundle(_recipe(as_floor(run), plan, prepared, fitted), fitted.weights)
+    bundles.save(bundle, floor_uri(run, prepared))
 
 
 def _start_from(

@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 
+import numpy as np
 import pyarrow as pa
 
 from medray.engines.ray.child import OUT_OF_MEMORY
 from medray.errors import MachineError, from_json
-from medray.flows.flow import Receipt, Sink, Stage
+from medray.flows.flow import TAKERS, Receipt, Sink, Stage, wanted
 
 ATTEMPTS, IF_KILLED = 2, 3
 """An entry that has ended so many processes in which it was alone is at fault; more where something killed them: the
@@ -73,7 +74,7 @@ class Careful:
                 raise RuntimeError("the child answers without a receipt")
             guilty = self._guilty(shard, answer)
             if guilty and self.failable:
-                shard = _marked(shard, guilty)
+                shard = self._blamed(shard, guilty)
                 continue
             unexplained += 1
             if guilty or unexplained == UNEXPLAINED:
@@ -98,6 +99,17 @@ class Careful:
             if guilty:
                 return guilty
         return {}
+
+    def _blamed(self, shard: pa.Table, guilty: dict[int, str]) -> pa.Table:
+        """The shard with a reason in these rows. One that several takers want, and that ends no process when it is worked on for
+        none, has no reason yet: it is a row for each of them, which will tell whose work it is that does."""
+        of_some = [
+            row
+            for row in guilty
+            if wanted(shard.slice(row, 1)).sum() > 1 and self._kills(_for(shard.slice(row, 1), 0)) is None
+        ]
+        marked = _marked(shard, {row: how for row, how in guilty.items() if row not in of_some})
+        return _apart(marked, of_some)
 
     def _kills(self, row: pa.Table) -> str | None:
         times = 0
@@ -210,6 +222,25 @@ def _how(code: int) -> str:
         name = signal.Signals(-code).name
         return f"ended by {name}{', out of memory most often' if name == KILLED else ''}"
     return f"ended with code {code}"
+
+
+def _for(rows: pa.Table, takers: int) -> pa.Table:
+    """The rows for these takers (bits) alone."""
+    place = rows.schema.get_field_index(TAKERS)
+    return rows.set_column(place, rows.schema.field(place), pa.array(np.full(len(rows), takers, np.uint64)))
+
+
+def _apart(shard: pa.Table, rows: list[int]) -> pa.Table:
+    """The shard with a row for each taker in the place of each of these rows."""
+    pieces: list[pa.Table] = []
+    start = 0
+    for row in sorted(rows):
+        pieces.append(shard.slice(start, row - start))
+        pieces += [
+            _for(shard.slice(row, 1), 1 << taker) for taker in np.flatnonzero(wanted(shard.slice(row, 1))).tolist()
+        ]
+        start = row + 1
+    return pa.concat_tables([*pieces, shard.slice(start)])
 
 
 def _marked(shard: pa.Table, guilty: dict[int, str]) -> pa.Table:

@@ -61,8 +61,9 @@ def _closed(address: str | None) -> Generator[None]:
             yield
         return
     before = os.umask(0o077)  # Ray's processes, and the workers that they start, have it from here, and the environment
-    added = [name for name in SOCKETS_OF_TRAINING if name not in os.environ and sys.platform == "linux"]
-    os.environ.update(dict.fromkeys(added, "lo"))
+    settings = {**OF_TRAINING, **(dict.fromkeys(SOCKETS_OF_TRAINING, "lo") if sys.platform == "linux" else {})}
+    added = settings.keys() - os.environ.keys()
+    os.environ.update((name, settings[name]) for name in added)
     try:
         _close_token()
         with _on_loopback():
@@ -108,6 +109,13 @@ def is_on_loopback_alone(address: str) -> bool:
 
 SOCKETS_OF_TRAINING = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """The network interface that training workers exchange gradients over; else one by the host's name."""
+
+OF_TRAINING = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # also how late the end of a training is noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether this machine is about to be taken away
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train has it
+}
+"""What Ray Train's processes on this machine find in their environment."""
 
 
 def _close_token() -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -239,14 +239,22 @@ class RayEngine:
 
     # -- training
 
-    def fit(self, plan: FitPlan, show: Show) -> Fitted:
+    def fit(self, plans: Sequence[FitPlan], show: Show) -> list[Fitted]:
         def shown(live: Live) -> None:
             self.meter.training(live)
             show(live)
 
         self.kept.close()
         on_ray = self._on_ray
-        return fit_on_cluster(plan, shown, self.spec, workers=on_ray.workers, cpus=on_ray.cpus, gpus=on_ray.gpus)
+        return fit_on_cluster(
+            plans,
+            shown,
+            self.spec,
+            workers=on_ray.workers,
+            cpus=on_ray.cpus,
+            gpus=on_ray.gpus,
+            alone=self.alone and self.started,
+        )
 
     def close(self) -> None:
         self.kept.close()
@@ -340,7 +348,7 @@ def _replies(dataset: Dataset) -> Iterator[Reply]:
             if "refused" in message:
                 raise from_json(message["refused"])
             if "receipt" in message:
-                receipt = Receipt(**message["receipt"])
+                receipt = Receipt.of_json(message["receipt"])
                 yield Reply(receipt, message["worker"], message["turn"], message["number"])
 
 

@@ -26,9 +26,10 @@ Made = TypeVar("Made")
 class Handed(TypedDict):
     """What a DecodeWorker says of the samples that it hands over: `Opened`, without them."""
 
-    pieces: list[tuple[int, int]]
-    """(entries, batches that they became)"""
-    left: int
+    pieces: list[tuple[list[int], int]]
+    """(entries by taker, batches that they became)"""
+    planned: list[int]
+    takers: bool
     seconds: dict[str, float]
     slowest: list[SlowBatch]
 
@@ -128,7 +129,8 @@ class DecodeWorker(Worker):
         batches = [batch for _, made in opened.pieces for batch in made]
         reply["opened"] = {
             "pieces": [(entries, len(made)) for entries, made in opened.pieces],
-            "left": opened.left,
+            "planned": opened.planned,
+            "takers": opened.takers,
             "seconds": opened.seconds,
             "slowest": opened.slowest,
         }
@@ -217,7 +219,7 @@ def _taken(facts: Handed, handed: pa.Table) -> Opened:
     batches = list(pa.ipc.open_stream(stream)) if stream.size else []
     rest = iter(batches)
     pieces = [(entries, [next(rest) for _ in range(made)]) for entries, made in facts["pieces"]]
-    return Opened(pieces, facts["left"], facts["seconds"], facts["slowest"])
+    return Opened(pieces, facts["planned"], facts["takers"], facts["seconds"], facts["slowest"])
 
 
 def _stream(schema: pa.Schema, batches: list[pa.RecordBatch], *, packed: bool = False) -> pa.Array:

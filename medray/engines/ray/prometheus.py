@@ -9,10 +9,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medray.flows.flow import Flow, Receipt
+from medray.flows.flow import Flow, Receipt, wanted
 from medray.progress import Live
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class FlowMeter:
 
     def __init__(self, meter: Meter, flow: Flow) -> None:
         self.meter, self.labels = meter, {"run": meter.run, "flow": flow.name}
-        self.left = sum(map(len, flow.plan))
+        self.left = sum(int(wanted(shard).sum()) for shard in flow.plan)
         self._show_left()
 
     def __call__(self, shard: pa.Table, receipt: Receipt) -> None:
@@ -76,8 +77,9 @@ class FlowMeter:
         self._count("samples", receipt.samples)
         for reason, samples in receipt.reasons.items():
             self._count("samples_failed", samples, reason=reason)
-        if "bytes" in shard.column_names:  # those of a shard are begun in order
-            self._count("bytes", pc.sum(shard.column("bytes").slice(0, receipt.entries)).as_py() or 0)
+        if "bytes" in shard.column_names:  # those of a shard are begun in order, and read once for all takers
+            begun = int(np.searchsorted(wanted(shard).sum(axis=0).cumsum(), receipt.entries, side="right"))
+            self._count("bytes", pc.sum(shard.column("bytes").slice(0, begun)).as_py() or 0)
         for stage, seconds in receipt.seconds.items():
             self._count("stage_seconds", seconds, stage=stage)
         self.left -= receipt.entries

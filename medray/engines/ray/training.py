@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,27 +44,30 @@ def _storage(uri: str) -> tuple[str, FileSystem | None]:
     return path, system
 
 
-def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cpus: float, gpus: float) -> Fitted:
-    """Train with Ray Train on so many workers, with so many CPUs and GPUs each; `show` is told how far it is.
+def fit_on_cluster(
+    plans: Sequence[FitPlan], show: Show, spec: RaySpec, *, workers: int, cpus: float, gpus: float, alone: bool
+) -> list[Fitted]:
+    """Train with Ray Train on so many workers, with so many CPUs and GPUs each: one start for all plans. `show` is told how far
+    the one at hand is. `alone`: on a Ray of this machine that the command has started.
 
     Raises UserError, MachineError, and what a worker refused.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: object) -> None:
-            """Ray's would end a training that Ctrl-C has stopped with code 0 or 1; medray's stays in force."""
+    from medray.engines.ray.trainer import Trainer
 
     check_whole(workers, gpus)
-    path, system = _storage(plan.work)
+    path, system = _storage(plans[-1].work)
     elastic = None if isinstance(spec.workers, int | str) else spec.workers
     if elastic is not None:
         # Ray may take a lost node for a living one, for 20 seconds, and then waits a minute for its workers
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+    folders = [_folder(plan) for plan in plans]
     trainer = Trainer(
         _train_worker,
-        train_loop_config={"plan": plan},
+        alone=alone,
+        progress_files=[files.join(folder, LIVE) for folder in folders],
+        train_loop_config={"plans": plans},
         scaling_config=ScalingConfig(
             # a range is Ray's own elastic training: what the cluster has room for at each start, and it looks again
             # for more every minute
@@ -73,18 +76,28 @@ def fit_on_cluster(plan: FitPlan, show: Show, spec: RaySpec, *, workers: int, cp
             resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(
-            name=plan.name,
+            name=plans[-1].name,
             storage_path=path,
             storage_filesystem=system,
             failure_config=FailureConfig(max_failures=spec.max_failures),
         ),
     )
-    folder = files.join(plan.work, plan.name)
-    for left in (SNAPSHOT, REFUSED):
-        files.remove_file(files.join(folder, left))
+    for folder in folders:
+        for left in (SNAPSHOT, REFUSED):
+            files.remove_file(files.join(folder, left))
 
-    with _watched(files.join(folder, LIVE), show), machine_errors():
+    with _watched([files.join(folder, LIVE) for folder in folders], show), machine_errors():
         trainer.fit()
+    return [_outcome(plan, workers) for plan in plans]
+
+
+def _folder(plan: FitPlan) -> str:
+    return files.join(plan.work, plan.name)
+
+
+def _outcome(plan: FitPlan, workers: int) -> Fitted:
+    """What the workers left of a plan; raises what they refused it with."""
+    folder = _folder(plan)
     if files.is_local(folder):  # Ray's own processes wrote there, with a umask of their own
         modes.follow(files.local_path(folder))
     if files.exists(files.join(folder, REFUSED)):
@@ -103,18 +116,36 @@ def _workers(progress_file: str) -> int | None:
         return None
 
 
-def _train_worker(config: dict[str, FitPlan]) -> None:
-    """What each Ray Train worker runs."""
+def _train_worker(config: dict[str, Sequence[FitPlan]]) -> None:
+    """What each Ray Train worker runs. A plan that has finished, before a worker was lost, ends at once."""
     import ray.train
     import ray.train.torch
+    import torch
 
     keep_freed_memory(heaps=True)
-    plan = config["plan"]
+    first, device = ray.train.get_context().get_world_rank() == 0, ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    for plan in config["plans"]:
+        try:
+            _fit_in_step(plan, str(device))
+        except MedrayError as error:
+            # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
+            if first:
+                files.write_bytes(files.join(_folder(plan), REFUSED), json.dumps(error.to_json()).encode())
+            return
+
+
+def _fit_in_step(plan: FitPlan, device: str) -> None:
+    """One worker's share of a plan. Raises MedrayError, on every worker alike."""
+    import ray.train
+
     context = ray.train.get_context()
     first, shown = context.get_world_rank() == 0, -LIVE_SECONDS
-    progress_file = files.join(plan.work, plan.name, LIVE)
+    progress_file = files.join(_folder(plan), LIVE)
 
     def report(live: Live, save: Callable[[Path], None] | None) -> None:
+        # Ray Train is told nothing: it takes one report of a worker at each look at it, and makes the next one wait
         nonlocal shown
         if first and (save is not None or time.monotonic() - shown > LIVE_SECONDS):
             with suppress(OSError):  # only shown; a checkpoint that cannot be written is refused below
@@ -131,18 +162,12 @@ def _train_worker(config: dict[str, FitPlan]) -> None:
         problem = Team.current().from_first(problem)  # all workers meet it alike
         if problem is not None:
             raise problem
-        ray.train.report({"epoch": live["epoch"], "step": live["step"], "workers": context.get_world_size()})
 
     cache = cache_folder(plan.name)
-    device = str(ray.train.torch.get_device())
     try:
         with kept(plan) as saved:
-            start, note = _start_of_all(saved, files.join(plan.work, plan.name))
+            start, note = _start_of_all(saved, _folder(plan))
             fit(plan, start=start, report=report, device=device, cache=cache, note=note)
-    except MedrayError as error:
-        # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
-        if first:
-            files.write_bytes(files.join(plan.work, plan.name, REFUSED), json.dumps(error.to_json()).encode())
     finally:
         if context.get_local_rank() == 0:
             shutil.rmtree(cache, ignore_errors=True)
@@ -178,15 +203,20 @@ def _refusal(content: bytes) -> MedrayError:
 
 
 @contextmanager
-def _watched(uri: str, show: Show) -> Generator[None]:
-    """Read the progress file of worker 0 every half second while training runs."""
+def _watched(uris: Sequence[str], show: Show) -> Generator[None]:
+    """Read the progress files of worker 0, one a plan, every half second while training runs."""
     done = threading.Event()
 
     def watch() -> None:
-        last = b""
+        last = dict.fromkeys(uris, b"")
+
+        def look() -> None:
+            for uri in uris:
+                last[uri] = _shown(uri, last[uri], show)
+
         while not done.wait(0.5):
-            last = _shown(uri, last, show)
-        _shown(uri, last, show)
+            look()
+        look()
 
     thread = threading.Thread(target=watch, name="medray-progress", daemon=True)
     thread.start()

@@ -276,8 +276,8 @@ def _times(summary: Summary) -> Section:
     tables = [_timed("Stage", "Seconds", summary.stages)]
     inside: dict[str, float] = {}
     for bundle in summary.bundles:
-        for name, seconds in bundle.worker_seconds.items():
-            inside[name] = inside.get(name, 0.0) + seconds
+        for name, seconds in bundle.worker_seconds.items():  # of all bundles of its pass
+            inside[name] = inside.get(name, 0.0) + seconds / bundle.together
     if inside:
         tables.append(_timed("Inside workers", "Seconds, all workers", inside))
     done = {name: value for name, value in summary.housekeeping.items() if value is not None}
@@ -286,7 +286,10 @@ def _times(summary: Summary) -> Section:
     for bundle in summary.bundles:
         if bundle.bundle_id:
             made = ", ".join(f"{name} {version}" for name, version in bundle.made_with.items())
-            lines.append(f"{bundle.name}: bundle {bundle.bundle_id}, run {bundle.run_id or NONE}; made with {made}.")
+            passed = f"; scored in one pass with {bundle.together - 1} more" if bundle.together > 1 else ""
+            lines.append(
+                f"{bundle.name}: bundle {bundle.bundle_id}, run {bundle.run_id or NONE}{passed}; made with {made}."
+            )
     return Section("Time and versions", lines, tables)
 
 

@@ -67,6 +67,9 @@ class BundleNight(BaseModel):
     """How many of them by that number."""
     outside_read: dict[str, int] = {}
     """Samples scored tonight by a number outside of it that only reading tells (grey values)."""
+    together: int = 1
+    """Bundles that were scored in one pass over the archive, this one included: seconds, stages, worker_seconds and slowest are of
+    the pass."""
     seconds: float = 0.0
     entries_per_second: float = 0.0
     stages: dict[str, float] = {}
