@@ -308,6 +308,33 @@ def test_a_child_that_was_ended_while_it_had_nothing_to_do_is_not_given_work():
         assert second is not first and second.process.poll() is None
 
 
+class Imported:
+    """Whether the process had a module before this stage was asked for anything."""
+
+    def __call__(self, batch):
+        there = "mailbox" in sys.modules
+        return pa.record_batch({"value": pa.array([there] * len(batch))})
+
+
+def test_what_the_next_flow_needs_is_imported_by_children_that_are_done_or_have_no_work():
+    from medray.engines.ray.careful import Children
+    from medray.engines.ray.children import side_by_side
+
+    def run(kept, shards, then):
+        flow = Flow("test", plan(shards), (Stage(Imported, 5),), Collect())
+        done = list(side_by_side(flow, kept, children=2, memory=2**30, then=then))
+        return [receipt.payload for _, receipt in filter(None, done)]
+
+    with closing(Children()) as kept:
+        (first,) = run(kept, 1, ("mailbox", "no_such_module"))
+        assert not any(first["values"])
+        pids = {child.process.pid for child in kept.idle}
+        assert len(pids) == 2 and first["pid"] in pids, "one has worked, one was started for what comes"
+        second = run(kept, 6, ())
+        assert all(all(each["values"]) for each in second)
+        assert {each["pid"] for each in second} <= pids
+
+
 def test_children_that_are_left_before_their_end_are_ended():
     """As Ctrl-C does while a decoder hangs."""
     receipts = side(Hang)

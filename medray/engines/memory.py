@@ -90,6 +90,16 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
+def lift_memory_limit() -> None:
+    """Undo `limit_memory`, as far as the system's own limit lets it."""
+    if not Path("/proc/self/status").exists():
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
 def free_memory() -> int | None:
     """Bytes that this process's control group or the machine can still give; None where neither tells."""
     limits: list[int] = []

@@ -167,6 +167,9 @@ class Flow:
     sooner: bool = False
     """Its stages import little and read from one machine's storage: of an engine whose workers take seconds to start, processes
     of the driver's machine may do it, when the engine has no other machine."""
+    next_imports: tuple[str, ...] = ()
+    """Modules that the flow after this one is likely to need: an engine whose workers stay may let them import these when they
+    have nothing else to do."""
     commit_seconds: float | None = None
     """Commit what has come in at least this often; None: once, at the end."""
     commit_receipts: int | None = None

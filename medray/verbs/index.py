@@ -97,8 +97,9 @@ def index_archive(
     engine: Engine,
     progress: Progress,
     doubted: Collection[str] = (),
+    then: tuple[str, ...] = (),
 ) -> tuple[Manifest, IndexResult]:
-    """(manifest, result). The files of `doubted` entries are opened whatever their size and time say: when they were read,
+    """(manifest, result). `then`: modules that what comes after will need (`Flow.next_imports`). The files of `doubted` entries are opened whatever their size and time say: when they were read,
     they were not as they had been indexed."""
     started = time.monotonic()
     _refuse_own_places(run)
@@ -114,7 +115,7 @@ def index_archive(
         database() as db,
         files.whole("a file of the index is spoilt", folder, "remove the folder: the next index reads every file anew"),
     ):
-        index_run = _IndexRun(run, spec, engine, progress, db, doubted)
+        index_run = _IndexRun(run, spec, engine, progress, db, doubted, then)
         state, kinds = index_run.index()
         files.remove_file(files.join(folder, DOUBTED))
     result = IndexResult(
@@ -184,8 +185,10 @@ class _IndexRun:
         engine: Engine,
         progress: Progress,
         db: DuckDBPyConnection,
-        doubted: Collection[str] = (),
+        doubted: Collection[str],
+        then: tuple[str, ...],
     ) -> None:
+        self.then = then
         self.run, self.spec, self.engine, self.progress, self.db = run, spec, engine, progress, db
         self.doubted = {*doubted, *doubts(files.join(run.folder, "manifest"))}
         self.folder = folder = files.join(run.folder, "manifest")
@@ -318,7 +321,15 @@ class _IndexRun:
             plan = shards(listed, workers=1 if small else self.engine.readers)
             with TableSink(self.run.folder, PARTS) as sink, new_rows(self.folder, "parts", PARTS) as writer:
                 flow = Flow(
-                    "index", plan, (stage,), sink, self.progress.advance, small=small, sooner=True, failable=True
+                    "index",
+                    plan,
+                    (stage,),
+                    sink,
+                    self.progress.advance,
+                    small=small,
+                    sooner=True,
+                    failable=True,
+                    next_imports=self.then,
                 )
                 self.engine.run(flow)
                 for batch in sink.batches():

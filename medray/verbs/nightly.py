@@ -32,6 +32,7 @@ from medray.verbs.earlier_runs import doubted_entries
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult, ScoreResult
 from medray.verbs.score import Asked, note_unlearnt, score_manifest
+from medray.verbs.stages import SCORE_IMPORTS
 
 LOCK = "_medray/nightly.json"
 """Below the store; readers and vacuum of Delta pass over names with an underscore in front."""
@@ -180,7 +181,7 @@ class _Night:
         key = reads_as(spec)
         if key not in self.indexed:
             doubted = doubted_entries(run.store_uri)
-            self.indexed[key] = index_archive(run, spec, self.engine, self.progress, doubted)
+            self.indexed[key] = index_archive(run, spec, self.engine, self.progress, doubted, SCORE_IMPORTS)
             self.stages["index"] += self.indexed[key][1].seconds
         return self.indexed[key]
 

@@ -60,7 +60,7 @@ def score(run: ScoreRun, engine: Engine, progress: Progress | None = None) -> Sc
     bundle = bundles.trusting(bundles.load(run.bundle_uri), run.trust)
     spec = at_site(bundle.recipe.modality, run.modality)
     note_unlearnt(bundle, progress)
-    manifest, indexed = index_archive(run, spec, engine, progress, doubted_entries(run.store_uri))
+    manifest, indexed = index_archive(run, spec, engine, progress, doubted_entries(run.store_uri), stages.SCORE_IMPORTS)
     [result] = score_manifest(run, [Asked(run.bundle_uri, bundle)], spec, manifest, engine, progress, until=until)
     if isinstance(result, MedrayError):
         raise result

@@ -48,6 +48,9 @@ PARTS_AT_ONCE = 4096
 
 BATCH_BYTES = 2**22
 
+SCORE_IMPORTS = ("torch",)
+"""What workers that score import for seconds, whatever computes the scores."""
+
 FILES = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("modified_ns", pa.int64())])
 
 SCORE_ROWS = pa.schema(

@@ -86,7 +86,7 @@ def lean(raw: bytes) -> np.ndarray:
     at, rows, columns = 132, 0, 0
     while True:
         tag = raw[at : at + 4]
-        long = raw[at + 4 : at + 6] in _LONG
+        long = raw[at + 4 : at + 6] in LONG
         length = int.from_bytes(raw[at + 8 : at + 12] if long else raw[at + 6 : at + 8], "little")
         at += 12 if long else 8
         if tag == b"\xe0\x7f\x10\x00":
@@ -98,7 +98,7 @@ def lean(raw: bytes) -> np.ndarray:
         at += length
 
 
-_LONG = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OD", b"OF", b"OL", b"OV"))
+LONG = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OD", b"OF", b"OL", b"OV"))
 
 
 def _read_lean(files: list[str]) -> np.ndarray:
@@ -122,33 +122,33 @@ def _worker(files: list[str], bundle: str, out: str, batch: int, is_fair: bool, 
     for start in range(0, len(files), PIECE):
         piece = files[start : start + PIECE]
         found = [forward(network, read(piece[i : i + batch])) for i in range(0, len(piece), batch)]
-        _write(f"{out}/{os.getpid()}-{start}.parquet", piece, found)
+        write(f"{out}/{os.getpid()}-{start}.parquet", piece, found)
         queue.put((time.time(), len(piece)))
 
 
-def _write(path: str, files: list[str], found: list[np.ndarray]) -> None:
+def write(path: str, files: list[str], found: list[np.ndarray]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"file": [Path(file).name for file in files], "score": np.concatenate(found)}), path)
 
 
-def _in_processes(worker: Any, data: Path, processes: int, clock: Clock, *arguments: Any) -> None:
+def in_processes(worker: Any, data: Path, processes: int, clock: Clock, *arguments: Any) -> None:
     files = sorted(map(str, (data / "archive").iterdir()))
     parts = [(files[i::processes], *arguments) for i in range(processes)]
     side_by_side.in_processes(worker, parts, len(files), clock)
 
 
 def fair(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    _in_processes(_worker, data, processes, clock, bundle, str(out), BATCH, True)
+    in_processes(_worker, data, processes, clock, bundle, str(out), BATCH, True)
 
 
 def fair_small(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    _in_processes(_worker, data, processes, clock, bundle, str(out), SMALL_BATCH, True)
+    in_processes(_worker, data, processes, clock, bundle, str(out), SMALL_BATCH, True)
 
 
 def naive(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    _in_processes(_worker, data, processes, clock, bundle, str(out), BATCH, False)
+    in_processes(_worker, data, processes, clock, bundle, str(out), BATCH, False)
 
 
 def _monai_dataset(files: list[str]) -> Any:
@@ -183,7 +183,7 @@ def monai(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> N
     for batch in DataLoader(_monai_dataset(files), batch_size=BATCH, num_workers=processes):
         found.append(_monai_forward(network, batch))
         clock.done(len(found[-1]))
-    _write(str(out / "scores.parquet"), files, found)
+    write(str(out / "scores.parquet"), files, found)
 
 
 def _monai_worker(files: list[str], bundle: str, out: str, queue: Queue) -> None:
@@ -199,12 +199,12 @@ def _monai_worker(files: list[str], bundle: str, out: str, queue: Queue) -> None
         if done >= PIECE:
             queue.put((time.time(), done))
             done = 0
-    _write(f"{out}/{os.getpid()}.parquet", files, found)
+    write(f"{out}/{os.getpid()}.parquet", files, found)
     queue.put((time.time(), done))
 
 
 def monai_cores(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    _in_processes(_monai_worker, data, processes, clock, bundle, str(out))
+    in_processes(_monai_worker, data, processes, clock, bundle, str(out))
 
 
 class _DocActor:

@@ -52,11 +52,14 @@ class Careful:
         threads: int = 1,
         memory: int | None = None,
         kept: Children | None = None,
+        then: tuple[str, ...] = (),
     ) -> None:
+        """`then`: modules that a process that is kept imports when it is done (`Flow.next_imports`)."""
         self.work = ("work", stages, sink, until, memory)
         self.until, self.failable = until, failable
         self.kept, self.own = kept or Children(threads), kept is None
         self.child: Child | None = None
+        self.then = then
 
     def __call__(self, shard: pa.Table) -> Receipt:
         """The shard's receipt. Rows that end every process they are alone in are failed rows of it.
@@ -141,7 +144,7 @@ class Careful:
 
     def close(self) -> None:
         if self.child is not None:
-            self.kept.give(self.child)
+            self.kept.give(self.child, self.then)
             self.child = None
         if self.own:
             self.kept.close()
@@ -183,6 +186,11 @@ class Child:
             self.close()
             return Died(_how(self.process.returncode), since, until)
 
+    def import_ahead(self, names: tuple[str, ...]) -> None:
+        """Have it import modules; nobody waits. What it is asked next, it does after that."""
+        with suppress(ConnectionError):  # it has died: whoever takes it will see
+            self.connection.send(("import", names))
+
     def close(self) -> None:
         self.connection.close()
         with suppress(OSError):
@@ -207,8 +215,15 @@ class Children:
             child.close()
         return Child(self.threads)
 
-    def give(self, child: Child) -> None:
+    def give(self, child: Child, then: tuple[str, ...] = ()) -> None:
+        """Keep it; it imports the modules `then` meanwhile."""
+        if then:
+            child.import_ahead(then)
         self.idle.append(child)
+
+    def more(self, count: int) -> list[Child]:
+        """New ones; nobody takes them until they are given."""
+        return [Child(self.threads) for _ in range(count)]
 
     def close(self) -> None:
         while self.idle:

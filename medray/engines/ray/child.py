@@ -6,6 +6,7 @@ was at hand when the process died. When the parent is gone, so is the child.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from medray.engines.memory import Trim, keep_freed_memory, limit_memory
+from medray.engines.memory import Trim, keep_freed_memory, lift_memory_limit, limit_memory
 from medray.errors import MedrayError
 from medray.faults import is_out_of_memory
 from medray.flows.flow import Receipt
@@ -40,7 +41,8 @@ class Nothing:
 
 
 def serve(connection: Connection) -> None:
-    """Answer requests until the other side hangs up: ("work", …) sets the work, ("run" | "try", shard) does it."""
+    """Answer requests until the other side hangs up: ("work", …) sets the work, ("run" | "try", shard) does it. ("import", names)
+    has no answer."""
 
     def begin(rows: int) -> None:
         connection.send(("begun", rows))
@@ -52,6 +54,9 @@ def serve(connection: Connection) -> None:
             what, *given = connection.recv()
         except EOFError:
             return
+        if what == "import":
+            _import_ahead(given[0])
+            continue
         try:
             if what == "work":
                 stages, sink, until, memory = given
@@ -75,6 +80,14 @@ def serve(connection: Connection) -> None:
                 os._exit(OUT_OF_MEMORY)
             answer = ("fault", traceback.format_exc()[-3000:])
         connection.send(answer)
+
+
+def _import_ahead(names: Sequence[str]) -> None:
+    """Import what will be needed; the last work's limit of memory does not count here, and the next one sets its own."""
+    lift_memory_limit()
+    for name in names:
+        with suppress(ImportError):  # the work that needs it will say so
+            importlib.import_module(name)
 
 
 def _end_with(life: int) -> None:

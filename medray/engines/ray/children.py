@@ -15,10 +15,11 @@ from medray.flows.flow import Flow, Receipt
 
 
 def side_by_side(
-    flow: Flow, kept: Children, *, children: int, memory: int | None
+    flow: Flow, kept: Children, *, children: int, memory: int | None, then: tuple[str, ...] = ()
 ) -> Iterator[tuple[int, Receipt] | None]:
     """(number, receipt) of the plan's shards as they come, worked on in so many child processes, until the deadline; None where
-    nothing has come for half a second. `memory`: bytes that each may take beside what it needs to stand.
+    nothing has come for half a second. `memory`: bytes that each may take beside what it needs to stand. `then`: modules that
+    children without work import, those that this flow has no shard for at once.
 
     Raises what a shard raised, when the shards at hand are done. Where it is left before its end, as by Ctrl-C, or where a shard
     is not done GRACE_SECONDS after the deadline, the children are ended.
@@ -42,9 +43,12 @@ def side_by_side(
             answers.put(None)
 
     works = [
-        Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, memory=memory, kept=kept)
+        Careful(flow.stages, flow.sink, flow.until, failable=flow.failable, memory=memory, kept=kept, then=then)
         for _ in range(min(children, len(flow.plan)))
     ]
+    spare = kept.more(children - max(len(works), len(kept.idle))) if then else []
+    for child in spare:
+        child.import_ahead(then)
     threads = [threading.Thread(target=work_off, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
@@ -71,5 +75,7 @@ def side_by_side(
             work.give_up()
         for thread in threads:
             thread.join()
+        for child in spare:
+            kept.give(child)
     if fault is not None:
         raise fault

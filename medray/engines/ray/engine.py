@@ -163,7 +163,8 @@ class RayEngine:
         meter = self.meter.begin(flow) if _is_running() else None
         if not flow.small:
             give_back()
-        for done in side_by_side(flow, self.kept, children=children, memory=self.memory):
+        then = flow.next_imports if self.without_ray else ()  # else the next flow's workers are Ray's
+        for done in side_by_side(flow, self.kept, children=children, memory=self.memory, then=then):
             if done is None:
                 yield None
                 continue
