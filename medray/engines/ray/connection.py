@@ -111,7 +111,7 @@ SOCKETS_OF_TRAINING = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """The network interface that training workers exchange gradients over; else one by the host's name."""
 
 OF_TRAINING = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # also how late the end of a training is noticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how late the end of a training is noticed; each look takes workers some ms
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether this machine is about to be taken away
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train has it
 }
