@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# --- workers --------------------------------------------------------------------------------------------------
+Pieces: TypeAlias = "list[tuple[dict[str, np.ndarray], np.ndarray]]"
+"""Collated samples and their targets."""
 
 
 # --- the loop -------------------------------------------------------------------------------------------------
@@ -144,8 +145,11 @@ class Trainer:
             started = time.monotonic() - self.state.seconds
             order = epoch_order(self.train_rows, self.settings.seed, self.state.epoch)
             batches = cut_batches(order, self.steps, self.lengths, self.settings.seed, self.state.epoch)
-            for batch, ready in self._ahead(batches):
-                self.state.loss_sum += self._step(batch, ready)
+            self.parallel.train()
+            for module in self.frozen:
+                module.eval()
+            for batch, pieces in self._read(batches):
+                self.state.loss_sum += self._step(batch, pieces)
                 self.state.step += 1
                 self.state.seconds = time.monotonic() - started
                 if self.state.step % 20 == 0 and self.state.step < self.steps:
@@ -160,10 +164,14 @@ class Trainer:
             last_save = time.monotonic()
             report(self.live(), self.save)
 
-    def _ahead(self, batches: list[np.ndarray]) -> Iterator[tuple[int, Any]]:
-        """(global batch size, this worker's collated pieces) of each remaining step, read one step ahead."""
+    def _read(self, batches: list[np.ndarray]) -> Iterator[tuple[int, Pieces]]:
+        """(global batch size, this worker's collated pieces) of each remaining step; beside a GPU at work one step ahead. A CPU
+        that computes has no time left for a second thread, which then costs 3 % of a small network's step."""
+        todo = batches[self.state.step :]
+        if self.device.type == "cpu":
+            yield from ((len(batch), self._pieces(batch)) for batch in todo)
+            return
         with ThreadPoolExecutor(1) as pool:
-            todo = batches[self.state.step :]
             ready = pool.submit(self._pieces, todo[0]) if todo else None
             for i, batch in enumerate(todo):
                 assert ready is not None
@@ -171,7 +179,7 @@ class Trainer:
                 ready = pool.submit(self._pieces, todo[i + 1]) if i + 1 < len(todo) else None
                 yield len(batch), pieces
 
-    def _pieces(self, batch: np.ndarray) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    def _pieces(self, batch: np.ndarray) -> Pieces:
         """Collated parts of this worker's part of the batch; none where the batch has fewer rows than workers."""
         mine = part(batch, self.team.rank, self.team.size)
         pieces = np.array_split(mine, self.settings.accumulate)
@@ -181,7 +189,7 @@ class Trainer:
         samples = self.reader.gather(split, rows)
         return self.modality.collate(samples), stacked(samples.column("target"))
 
-    def _step(self, batch_rows: int, pieces: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> float:
+    def _step(self, batch_rows: int, pieces: Pieces) -> float:
         """One optimiser step on a global batch of `batch_rows`; returns this worker's sum of losses."""
         import torch
 
@@ -195,9 +203,6 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         augmentation = torch.Generator(self.device).manual_seed(seed)
-        self.parallel.train()
-        for module in self.frozen:
-            module.eval()
         total = torch.zeros((), device=self.device)
         mine = 1.0 if pieces else 0.0
         if not pieces:  # the others wait for this worker's gradients: those of a row, counted as nothing
@@ -210,7 +215,9 @@ class Trainer:
                     logits = self.parallel(**inputs)
                 target = torch.from_numpy(targets).to(self.device, non_blocking=True)
                 answers = len(logits) // len(target)  # of a network whose parts each answer in training
-                loss = self.objective.loss(logits.float(), target.repeat(answers, 1), self.weights).sum() / answers
+                if answers > 1:
+                    target = target.repeat(answers, 1)
+                loss = self.objective.loss(logits.float(), target, self.weights).sum() / answers
                 # DDP averages over workers; parts differ by a row, so each is weighted by what it holds
                 (loss * (mine * self.team.size / batch_rows)).backward()
                 total += mine * loss.detach()

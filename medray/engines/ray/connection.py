@@ -18,8 +18,9 @@ from medray.errors import MachineError
 from medray.storage import files, modes, sent
 
 
-def start(address: str | None = None, **options: Any) -> None:
-    """Connect to a cluster, or start Ray on this machine, without its noise on the terminal."""
+def start(address: str | None = None, *, trains_only: bool = False, **options: Any) -> None:
+    """Connect to a cluster, or start Ray on this machine, without its noise on the terminal. `trains_only`: one that is started
+    has neither dashboard nor autoscaler, and nothing that hands on its logs."""
     import ray
 
     # the core worker prints a warning at every start of a restartable actor (ray-project/ray#53727)
@@ -32,7 +33,8 @@ def start(address: str | None = None, **options: Any) -> None:
     if address is not None and address not in ("auto", "local"):
         check_reachable(address)
     try:
-        with _held_stderr(), _at_what_was_sent(), _closed(address), _own_handlers():
+        few = _without_onlookers() if trains_only and address == "local" else nullcontext()
+        with _held_stderr(), _at_what_was_sent(), _closed(address), _own_handlers(), few:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from None
@@ -91,6 +93,26 @@ def _on_loopback() -> Generator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = makes_clusters
 
 
+@contextmanager
+def _without_onlookers() -> Generator[None]:
+    """In the block a Ray that is started has none of the processes that look on: each takes a second of a processor to start,
+    and Ray waits for the dashboard's even where it is to serve nothing (include_dashboard=False)."""
+    from ray._private.node import Node
+
+    kept = {name: vars(Node)[name] for name in ONLOOKERS}
+    for name in kept:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
+
+
+ONLOOKERS = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start its dashboard, its autoscaler and what hands on its logs."""
+
+
 def is_on_loopback_alone(address: str) -> bool:
     """Whether host:port is a Ray of this machine that a run has started: nothing answers there from outside."""
     from ray._private.services import (
@@ -111,7 +133,7 @@ SOCKETS_OF_TRAINING = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """The network interface that training workers exchange gradients over; else one by the host's name."""
 
 OF_TRAINING = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # also how late the end of a training is noticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how late the end of a training is noticed; each look takes workers some ms
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether this machine is about to be taken away
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train has it
 }

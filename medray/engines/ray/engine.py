@@ -79,7 +79,7 @@ class RayEngine:
         import ray
 
         if not _is_running():
-            start(self.spec.address)
+            start(self.spec.address, trains_only=self.without_ray)
             self.started = True
         resources = ray.cluster_resources()
         workers, cpus, gpus = self._placement(resources)
