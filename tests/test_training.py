@@ -1,9 +1,13 @@
 """The order of training and its arithmetic: pure functions, no Ray."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from medray.errors import MachineError
 from medray.learning.batches import cut_batches, epoch_order, mixed_seed, part, steps_per_epoch
 from medray.learning.optimizers import (
     TrainingSettings,
@@ -157,3 +161,33 @@ def test_a_channels_last_optimiser_state_is_taken_up_in_its_own_layout():
     step(other, taken_up)
     for name, value in network.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+# --- on Ray ---------------------------------------------------------------------------------------------------
+
+
+def test_lost_workers_are_counted_anew_for_each_plan(tmp_path):
+    """With max_failures = 1 each of two plans may lose its workers once; the same plan may not twice."""
+    from ray.train import FailureConfig, WorkerGroupError
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+
+    from medray.engines.ray.trainer import EachPlan
+
+    progress = [str(tmp_path / name) for name in ("floor.json", "network.json")]
+    lost = WorkerGroupError("lost", {0: RuntimeError("lost")})
+    policy = EachPlan(FailureConfig(max_failures=1), progress)
+    assert policy.make_decision(lost) == FailureDecision.RETRY
+    Path(progress[0]).write_text('{"stopped": "epochs"}')
+    assert policy.make_decision(lost) == FailureDecision.RETRY, "the first has finished: the second one's first"
+    assert policy.make_decision(lost) == FailureDecision.RAISE
+
+
+def test_a_version_of_ray_whose_inner_parts_have_moved_says_which_one_trains(monkeypatch):
+    from medray.engines.ray.training import TRAINS_WITH, fit_on_cluster
+    from medray.engines.spec import RaySpec
+
+    constraints = Path(__file__).parents[1] / "constraints.txt"
+    assert f"ray=={TRAINS_WITH}" in constraints.read_text().splitlines()
+    monkeypatch.setitem(sys.modules, "medray.engines.ray.trainer", None)
+    with pytest.raises(MachineError, match=f"pip install .*=={TRAINS_WITH}"):
+        fit_on_cluster([], print, RaySpec(), workers=2, cpus=1, gpus=0, alone=True)

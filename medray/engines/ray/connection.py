@@ -99,7 +99,7 @@ def _without_onlookers() -> Generator[None]:
     and Ray waits for the dashboard's even where it is to serve nothing (include_dashboard=False)."""
     from ray._private.node import Node
 
-    kept = {name: vars(Node)[name] for name in ONLOOKERS}
+    kept = {name: vars(Node)[name] for name in ONLOOKERS if name in vars(Node)}
     for name in kept:
         setattr(Node, name, lambda *_, **__: None)
     try:

@@ -28,6 +28,8 @@ from medray.storage import files, modes
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+TRAINS_WITH = "2.60.0"
+"""The version of Ray that training was last tried with."""
 LIVE, REFUSED = "live.json", "refused.json"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Where Ray Train notes its own checkpoints, of which there are none: those of medray 0.1, or half a file after a kill."""
@@ -54,7 +56,17 @@ def fit_on_cluster(
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from medray.engines.ray.trainer import Trainer
+    try:
+        from medray.engines.ray.trainer import Trainer
+    except ImportError as error:  # of Ray Train's inner parts, which it may move from one version to the next
+        import ray
+
+        raise MachineError(
+            "medray does not know how this version of Ray trains",
+            found=f"ray {ray.__version__}: {error}",
+            expected=f"ray {TRAINS_WITH}",
+            do=f"pip install 'ray[data,default,train]=={TRAINS_WITH}' on every node, or a newer medray",
+        ) from None
 
     check_whole(workers, gpus)
     path, system = _storage(plans[-1].work)
