@@ -212,6 +212,7 @@ def main() -> None:
             words = [sys.executable, __file__, *given, "--child", system, str(data), str(out)]
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
             seconds[system].append(json.loads(done.stdout.strip().splitlines()[-1]))
+            print(f"{system}: {seconds[system][-1]:.2f} s", file=sys.stderr, flush=True)
             found[system] = scores(system, out, uris(data, options.network, options.bundles))
     show(seconds, found, options.files)
 
