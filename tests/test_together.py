@@ -108,6 +108,11 @@ def audit_of(store: str, run_id: str) -> dict[str, Any]:
     return {name: row[name] for name in names}
 
 
+def scoring_runs(store: str) -> list[Any]:
+    """The audit table, without upkeep."""
+    return [row for row in ScoreStore.open(store).runs() if row["what"] == "score"]
+
+
 class Both:
     """Nights of one archive: with the bundles together, and beside it with each alone, into a store of its own."""
 
@@ -288,7 +293,7 @@ def test_a_bundle_that_another_run_claims_is_fenced_and_the_others_are_scored(ar
     told = night(run, At(lambda: ScoreStore.open(run.store_uri).claim(ids["b"])))
     assert told["b"].error is not None and "a later run has claimed" in told["b"].error
     assert [(told[name].error, told[name].scored, told[name].failed) for name in ("a", "c")] == [(None, 12, 1)] * 2
-    noted = {row["bundle_id"]: row["state"] for row in ScoreStore.open(run.store_uri).runs()}
+    noted = {row["bundle_id"]: row["state"] for row in scoring_runs(run.store_uri)}
     assert noted == {ids["a"]: "done", ids["b"]: "fenced", ids["c"]: "done"}
     assert {row["bundle_id"] for row in DeltaTable(run.store_uri).to_pyarrow_table().to_pylist()} == {
         ids["a"],
@@ -326,7 +331,7 @@ def test_a_bundle_that_workers_see_otherwise_fails_and_the_others_are_scored(arc
         told = night(run)
     assert "this worker sees another bundle than the driver" in (told["b"].error or "")
     assert [(told[name].error, told[name].scored, told[name].failed) for name in ("a", "c")] == [(None, 12, 1)] * 2
-    states = sorted((row["state"], row["error"]) for row in ScoreStore.open(run.store_uri).runs())
+    states = sorted((row["state"], row["error"]) for row in scoring_runs(run.store_uri))
     assert states == [("done", None), ("done", None), ("failed", "BundleError")]
 
 
@@ -374,7 +379,7 @@ def test_an_archive_that_goes_stops_all_runs_and_the_next_night_scores_it(archiv
     run = run_of(archive, commit_files=1, commit_seconds=3600.0)
     told = night(run, At(lambda: (archive / "archive").rename(archive / "away")))
     assert [(each.stopped, each.failed, each.error) for each in told.values()] == [("archive", 0, None)] * 3
-    states = {(row["state"], row["error"]) for row in ScoreStore.open(run.store_uri).runs()}
+    states = {(row["state"], row["error"]) for row in scoring_runs(run.store_uri)}
     assert states == {("failed", "ArchiveAway")}
     (archive / "away").rename(archive / "archive")
     again = night(run)
