@@ -11,7 +11,8 @@ bare      hand-written: a file is read and decoded once (OpenJPEG), and normalis
 Files are DICOM, 512 x 512, 12 bits. The networks are small CNNs: `light` ones get images that are resized to 128 x 128, so that decoding
 takes most of the time (without `bare`); `wide` ones get all pixels, so that they do. Everything in one process on one core, by torch with one thread; each round of each system is a
 process of its own, after a pass over a few files, so that nothing that is imported or made once counts. Processor time of the
-process, from the plan to the last commit; the systems in turn, as often as --rounds says: medians, with the least and the most.
+process, from the plan to the last commit, `whole`; and less that of another pass over the few files, `steady`: without claims,
+queries and the making of networks, which cost the same whatever the number of files; the systems in turn, as often as --rounds says: medians, with the least and the most.
 Scores of `together` and `apart` are compared, to the bit, and with those of `bare`.
 """
 
@@ -36,6 +37,7 @@ import side_by_side
 
 SIZE, BATCH, PIECE, WARM = 512, 4, 256, 8
 J2K = "1.2.840.10008.1.2.4.90"
+PASSES = ("warm", "warm", "archive")
 SYSTEMS = ("one", "together", "apart", "bare")
 
 
@@ -81,8 +83,8 @@ def uris(data: Path, network: str, count: int) -> list[str]:
 # --- the systems ----------------------------------------------------------------------------------------------
 
 
-def by_medray(data: Path, out: Path, bundle_uris: Sequence[str], at_once: int) -> float:
-    """Processor seconds."""
+def by_medray(data: Path, out: Path, bundle_uris: Sequence[str], at_once: int) -> list[float]:
+    """Processor seconds of a pass over the few files, and over all others."""
     from medray.config.runs import ScoreRun
     from medray.engines.local import LocalEngine
     from medray.engines.memory import keep_freed_memory
@@ -94,21 +96,21 @@ def by_medray(data: Path, out: Path, bundle_uris: Sequence[str], at_once: int) -
 
     keep_freed_memory()
     asked = [Asked(uri, bundles.load(uri)) for uri in bundle_uris]
-    spec, seconds = asked[0].bundle.recipe.modality, 0.0
-    for name in ("warm", "archive"):
-        places = {key: str(out / f"{key}-{name}") for key in ("store", "work")}
+    spec, seconds = asked[0].bundle.recipe.modality, list[float]()
+    for turn, name in enumerate(PASSES):
+        places = {key: str(out / f"{key}-{turn}") for key in ("store", "work")}
         run = ScoreRun(name="benchmark", archive=str(data / name), bundle=bundle_uris[0], batch_size=16, **places)
         manifest, _ = index_archive(run, spec, LocalEngine(), Silent())
         began = time.process_time()
         for start in range(0, len(asked), at_once):
             for result in score_manifest(run, asked[start : start + at_once], spec, manifest, LocalEngine(), Silent()):
                 assert not isinstance(result, MedrayError) and result.scored == result.entries, result
-        seconds = time.process_time() - began
-    return seconds
+        seconds.append(time.process_time() - began)
+    return seconds[1:]
 
 
-def bare(data: Path, out: Path, bundle_uris: Sequence[str]) -> float:
-    """Processor seconds."""
+def bare(data: Path, out: Path, bundle_uris: Sequence[str]) -> list[float]:
+    """Processor seconds of a pass over the few files, and over all others."""
     import torch
 
     from medray.learning import bundles
@@ -118,8 +120,8 @@ def bare(data: Path, out: Path, bundle_uris: Sequence[str]) -> float:
     side_by_side.keep_memory()
     loaded = [bundles.load(uri) for uri in bundle_uris]
     networks = [build_network(each.recipe, each.weights).to(memory_format=torch.channels_last) for each in loaded]
-    seconds = 0.0
-    for name in ("warm", "archive"):
+    seconds: list[float] = []
+    for name in PASSES:
         files = sorted((data / name).iterdir())
         began = time.process_time()
         for start in range(0, len(files), PIECE):
@@ -128,8 +130,8 @@ def bare(data: Path, out: Path, bundle_uris: Sequence[str]) -> float:
             found = [_forward(networks, pixels) for pixels in batches]
             for number, scores in enumerate(zip(*found, strict=True)):
                 _write(out / f"{name}-{start}-{number}.parquet", piece, np.concatenate(scores))
-        seconds = time.process_time() - began
-    return seconds
+        seconds.append(time.process_time() - began)
+    return seconds[1:]
 
 
 def _pixels(files: Sequence[Path]) -> np.ndarray:
@@ -160,7 +162,7 @@ def _write(path: Path, files: Sequence[Path], scores: np.ndarray) -> None:
 # --- runs -----------------------------------------------------------------------------------------------------
 
 
-def work(system: str, data: Path, out: Path, bundle_uris: Sequence[str]) -> float:
+def work(system: str, data: Path, out: Path, bundle_uris: Sequence[str]) -> list[float]:
     if system == "bare":
         return bare(data, out, bundle_uris)
     some = bundle_uris[:1] if system == "one" else bundle_uris
@@ -178,7 +180,7 @@ def scores(system: str, out: Path, bundle_uris: Sequence[str]) -> np.ndarray:
         numbers = range(len(bundle_uris))
         tables = [pq.read_table([str(p) for p in out.glob(f"archive-*-{n}.parquet")]).sort_by("file") for n in numbers]
         return np.array([table["score"].to_numpy() for table in tables])
-    table = DeltaTable(str(out / "store-archive")).to_pyarrow_table().to_pylist()
+    table = DeltaTable(str(out / "store-2")).to_pyarrow_table().to_pylist()
     rows = sorted(table, key=lambda row: int(row["entry_id"].split(".")[-2]))
     ids = [bundles.load(uri).id for uri in bundle_uris[: 1 if system == "one" else None]]
     return np.array([[row["value"] for row in rows if row["bundle_id"] == each] for each in ids])
@@ -200,7 +202,8 @@ def main() -> None:
         system, data, out = options.child
         print(json.dumps(work(system, Path(data), Path(out), uris(Path(data), options.network, options.bundles))))
         return
-    seconds: dict[str, list[float]] = {system: [] for system in options.only}
+    whole: dict[str, list[float]] = {system: [] for system in options.only}
+    steady: dict[str, list[float]] = {system: [] for system in options.only}
     found: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory(prefix="medray-benchmark-") as scratch:
         data = (options.folder or Path(scratch)) / f"j2k-{options.files}-{options.bundles}"
@@ -211,22 +214,25 @@ def main() -> None:
             given = ["--network", options.network, "--bundles", str(options.bundles)]
             words = [sys.executable, __file__, *given, "--child", system, str(data), str(out)]
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            seconds[system].append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print(f"{system}: {seconds[system][-1]:.2f} s", file=sys.stderr, flush=True)
+            few, every = json.loads(done.stdout.strip().splitlines()[-1])
+            whole[system].append(1000 * every / options.files)
+            steady[system].append(1000 * (every - few) / (options.files - WARM))
+            print(f"{system}: {every:.2f} s, {few:.2f} s of {WARM} files", file=sys.stderr, flush=True)
             found[system] = scores(system, out, uris(data, options.network, options.bundles))
-    show(seconds, found, options.files)
+    show(whole, steady, found)
 
 
-def show(seconds: dict[str, list[float]], found: dict[str, np.ndarray], files: int) -> None:
-    def spread(values: Sequence[float], digits: int = 2) -> str:
+def show(whole: dict[str, list[float]], steady: dict[str, list[float]], found: dict[str, np.ndarray]) -> None:
+    def spread(values: Sequence[float], digits: int) -> str:
         return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
-    for system, times in seconds.items():
-        print(f"{system:<10} ms of a file: {spread([1000 * each / files for each in times])}")
-    for above, below in (("together", "one"), ("apart", "together"), ("together", "bare")):
-        if {above, below} <= seconds.keys():
-            ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
-            print(f"{above} to {below}, of a round: {spread(ratios, 3)}")
+    for title, times in (("whole", whole), ("steady", steady)):
+        for system, of_file in times.items():
+            print(f"{title:<7} {system:<9} ms of a file: {spread(of_file, 1)}")
+        for above, below in (("together", "one"), ("apart", "together"), ("together", "bare")):
+            if {above, below} <= times.keys():
+                ratios = [a / b for a, b in zip(times[above], times[below], strict=True)]
+                print(f"{title:<7} {above} to {below}, of a round: {spread(ratios, 3)}")
     if {"together", "apart"} <= found.keys():
         print("together and apart to the bit:", np.array_equal(found["together"], found["apart"]))
     if {"together", "bare"} <= found.keys():
