@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -39,9 +40,11 @@ from simulated_storage import (
 from store_rows import Receipt, content, rows
 from store_rows import manifest as manifest_of
 
+from medray.flows import flow
 from medray.scores import ScoreStore, audit, log, readings, scan, sink, standing, upkeep
 from medray.scores.table import RETIRED
 from medray.storage import delta, remote
+from medray.verbs.tally import ScoreTally, SharedSink
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 BUNDLES = ("b1", "b2")
@@ -58,6 +61,8 @@ class World:
     queries: bool = True
     """Whether medray's own queries are asked, and compared with `Plain`; else `Plain` answers, in a fiftieth of the time."""
     fault_rate: float = 0.04
+    together: bool = False
+    """Whether each driver scores with all bundles in one pass."""
     random: random.Random = field(init=False)
     time: datetime = BEGAN
     """True time; the clock of the storage."""
@@ -169,6 +174,48 @@ class World:
                 if doubled:
                     scored_by.commit(receipts)
                 receipts = []
+
+    def drive_together(self, _: str) -> None:
+        """`drive` for all bundles, whose entries are read once; a claim that is overtaken ends its bundle alone."""
+        indexed = dict(self.archive)
+        wanted = manifest_of(indexed)
+        store = self.store()
+        claims = [store.claim(bundle) for bundle in BUNDLES]
+        pending = [self._pending(store, wanted, indexed, bundle) for bundle in BUNDLES]
+        for claim in claims:
+            self._retire(store, claim, wanted, indexed)
+        scored_by = SharedSink([ScoreTally(store.sink(claim), {}) for claim in claims], "")
+        receipts: list[flow.Receipt] = []
+        names = [name for name in indexed if any(name in each for each in pending)]
+        while names:
+            shard, names = names[:2], names[2:]
+            asked = [{name: indexed[name] for name in shard if name in each} for each in pending]
+            for _ in range(1 + (self.faulty and self.random.random() < 0.15)):
+                receipt = self._work_together(scored_by, asked)
+            receipts.append(receipt)
+            if self.random.random() < 0.6 or not names:
+                scored_by.commit(receipts)
+                if self.faulty and self.random.random() < 0.1:
+                    scored_by.commit(receipts)
+                receipts = []
+        if scored_by.ended:
+            self.counts["ended alone"] += 1
+
+    def _work_together(self, scored_by: SharedSink, asked: list[dict[str, int]]) -> flow.Receipt:
+        skew = timedelta(seconds=self.random.choice((0, 0, -40_000, 7_000)))
+        sinks = [replace(each, store=None, clock=lambda: self.now() + skew) for each in scored_by.sinks]
+        at_worker = SharedSink([ScoreTally(each, {}) for each in sinks], "")
+        same = {name for of in asked for name, version in of.items() if self.archive.get(name) == version}
+        batches = [
+            each.append_column(flow.TAKER, pa.repeat(pa.scalar(taker, pa.int8()), len(each)))
+            for taker, of in enumerate(asked)
+            for each in (
+                rows({name: version for name, version in of.items() if name in same}),
+                rows({name: version for name, version in of.items() if name not in same}, reason="changed"),
+            )
+        ]
+        takers = tuple(flow.Outcome(len(of), 0) for of in asked)
+        return flow.Receipt(0, 0, payload=dict(at_worker.write(iter(batches))), takers=takers)
 
     def _work(self, scored_by: sink.ScoreSink, shard: dict[str, int]) -> Receipt:
         """What a worker does: read the entries of a shard as they are now, score, write."""
@@ -297,7 +344,7 @@ class World:
 
     def _run(self) -> None:
         coming = [
-            ("driver", self.random.choice(BUNDLES[: 1 + (self.seed % 4 == 0)]))
+            ("together", "") if self.together else ("driver", self.random.choice(self.bundles))
             for _ in range(self.random.randint(2, 3))
         ]
         coming += [("tidy", "")] * self.random.randint(0, 2) + [("forget", "")] * (self.random.random() < 0.4)
@@ -305,14 +352,19 @@ class World:
         while coming or not all(actor.ended for actor in self.actors):
             if coming and (self.random.random() < 0.08 or all(actor.ended for actor in self.actors)):
                 kind, bundle = coming.pop()
-                work = {"driver": lambda b=bundle: self.drive(b), "tidy": self.tidy, "forget": self.forget}[kind]
+                drive = self.drive_together if self.together else self.drive
+                work = {"tidy": self.tidy, "forget": self.forget}.get(kind, partial(drive, bundle))
                 self.begin(f"{kind} {bundle}", work)
             self.happen()
             if self.steps > 5_000:
                 raise Violation("a schedule without end")
         self.faulty, self.fault_rate = False, 0.0
-        for bundle in BUNDLES[: 1 + (self.seed % 4 == 0)]:
+        for bundle in self.bundles:
             self._check_end(bundle)
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        return BUNDLES if self.together else BUNDLES[: 1 + (self.seed % 4 == 0)]
 
     def _check_end(self, bundle: str) -> None:
         """After an undisturbed run the current rows are what a dict says, by medray's query and by the documented recipe."""

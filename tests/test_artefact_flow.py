@@ -158,7 +158,7 @@ def transacted(log, claim, actions, *given):
     killed()
 
 if point == "artefacts":
-    sink.write_file = lambda uri, bundle, claim, rows, **options: (list(rows), killed())
+    sink.FileWriter.add = killed
 else:
     ScoreLog._transact = transacted
 score.score(runs.load(sys.argv[2]), LocalEngine())

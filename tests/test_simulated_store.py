@@ -32,12 +32,12 @@ from medray.storage import delta
 ALL, PROCESSES = 100_000, 2
 
 
-def schedules(first: int, stop: int) -> Counter[str]:
+def schedules(first: int, stop: int, *, together: bool = False) -> Counter[str]:
     """Run the schedules of these seeds; in every 25th medray's queries are asked. Raises Violation."""
     counts = Counter[str]()
     with pytest.MonkeyPatch.context() as patch:
         for seed in range(first, stop):
-            with simulated(World(seed, queries=seed % 25 == 0), patch.setattr) as world:
+            with simulated(World(seed, queries=seed % 25 == 0, together=together), patch.setattr) as world:
                 counts += world.run()
     return counts
 
@@ -45,6 +45,12 @@ def schedules(first: int, stop: int) -> Counter[str]:
 def test_schedules_break_no_promise() -> None:
     counts = schedules(0, 200)
     rare = {"scores", "claim", "fence", "upkeep", "merge", "compact", "forget", "killed", "stopped"}
+    assert all(counts[kind] > 5 for kind in rare), counts
+
+
+def test_schedules_of_drivers_that_score_with_two_bundles_in_one_pass_break_no_promise() -> None:
+    counts = schedules(0, 80, together=True)
+    rare = {"scores", "claim", "fence", "merge", "killed", "stopped", "ended alone"}
     assert all(counts[kind] > 5 for kind in rare), counts
 
 

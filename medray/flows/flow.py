@@ -86,14 +86,12 @@ class Outcome:
     """How many good samples lie outside of what was trained on, by the number that does (`archive.ranges`)."""
 
     @staticmethod
-    def together(outcomes: Iterable[Outcome]) -> Outcome:
+    def together(outcomes: Sequence[Outcome]) -> Outcome:
         """Their sums."""
-        total: dict[str, Any] = asdict(Outcome(0, 0))
-        for each in outcomes:
-            for name, count in asdict(each).items():
-                total[name] = (
-                    dict(Counter(total[name]) + Counter(count)) if isinstance(count, dict) else total[name] + count
-                )
+        total: dict[str, Any] = {}
+        for name, nothing in asdict(Outcome(0, 0)).items():
+            counts = [getattr(each, name) for each in outcomes]
+            total[name] = sum(counts) if nothing == 0 else dict(sum(map(Counter[str], counts), Counter[str]()))
         return Outcome(**total)
 
 

@@ -126,7 +126,6 @@ class _Scoring:
     begun: float = 0.0
     """When its first flow began."""
     ended: float = 0.0
-    archive_away: bool = False
 
     def score(self, scored: Sequence[_BundleRun]) -> None:
         """All that is pending. A MedrayError that is one bundle's is kept there."""
@@ -163,14 +162,15 @@ class _Scoring:
         try:
             self._pass(scored)
         except ArchiveAway as error:
-            self.archive_away = True
             for each in _live(scored):
+                each.archive_away = True
                 each.counts |= {"state": "failed", "error": type(error).__name__}
             self.progress.fact("archive_away", "error", message=error.what)
             self.progress.note(str(error))
         except MedrayError as error:
             if len(scored) == 1:
                 scored[0].end(error)
+            if not _live(scored):
                 return
             self.progress.fact("scored_apart", "warning", error=type(error).__name__, message=error.what)
             self.progress.note(f"{error}\nThe bundles are scored one by one instead, to see whose fault this is")
@@ -178,9 +178,7 @@ class _Scoring:
                 self._work_on([each])
 
     def _pass(self, scored: Sequence[_BundleRun]) -> None:
-        """Raises what a flow raises; ArchiveAway."""
-        if self.archive_away:
-            return
+        """Raises what a flow raises."""
         for entries, takers in rounds(self.manifest, [each.rest() for each in scored], self.run.order):
             if self.until is not None and time.time() >= self.until:
                 return
@@ -241,6 +239,7 @@ class _BundleRun:
         self.error: MedrayError | None = None
         """What ended it."""
         self.pending, self.retired = 0, 0
+        self.archive_away = False
         self._recording: AbstractContextManager[RunOutcome] | None = None
 
     @property
@@ -312,7 +311,7 @@ class _BundleRun:
         tally, progress = self.tally, self.scoring.progress
         _tell_passing(tally.by_reason, progress)
         tell_faults(tally.faults, progress)
-        if tally.storage_away and not self.scoring.archive_away:
+        if tally.storage_away and not self.archive_away:
             progress.fact("storage_away", "error", entries=tally.storage_away)
             progress.note(
                 f"storage is away: {tally.storage_away:,} entries could not be read, and nothing else was wrong with them. "
@@ -338,7 +337,7 @@ class _BundleRun:
             storage_away=tally.storage_away,
             retired=self.retired,
             stopped="archive"
-            if scoring.archive_away
+            if self.archive_away
             else "deadline"
             if tally.entries < len(self.chosen)
             else "limit"

@@ -345,7 +345,8 @@ class Each:
             if taker not in self.made:
                 self.made[taker] = self.makes[taker]()
             made = self.made[taker](batch if wants.all() else batch.filter(pa.array(wants)))
-            for each in (made,) if isinstance(made, pa.RecordBatch) else cast("Iterable[pa.RecordBatch]", made):
+            batches = (made,) if isinstance(made, pa.RecordBatch) else made
+            for each in cast("Iterable[pa.RecordBatch]", batches):
                 yield each.append_column(TAKER, pa.repeat(pa.scalar(taker, pa.int8()), len(each)))
 
 

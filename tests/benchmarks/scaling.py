@@ -119,14 +119,16 @@ def run(folder: Path, engine: Any, sleep: float) -> tuple[Any, Clock]:
 
     bundle = toy.bundle()
     bundles.save(bundle, str(folder / "bundle"))
-    stages.read = lambda spec, rows: stages.Stage(partial(Sleep, sleep), 32, name="read")  # type: ignore[assignment]
+    stages.read = lambda *given, **options: stages.Stage(partial(Sleep, sleep), 32, name="read")  # type: ignore[assignment]
     stages.score = lambda *given, **options: stages.Stage(Constant, 4096, name="score")  # type: ignore[assignment]
     if sleep:
         verb.ENTRIES_PER_SHARD = verb.MANY_ENTRIES = 16
     clock = Clock()
     manifest = Manifest.open(str(folder / "manifest"))
     settings = toy.score_run(folder, commit_seconds=5.0)
-    return verb.score_manifest(settings, bundle, bundle.recipe.modality, manifest, engine, clock), clock
+    asked = [verb.Asked(str(folder / "bundle"), bundle)]
+    [result] = verb.score_manifest(settings, asked, bundle.recipe.modality, manifest, engine, clock)
+    return result, clock
 
 
 def scaling(options: argparse.Namespace, nodes: int) -> dict[str, float]:

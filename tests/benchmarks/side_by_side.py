@@ -153,7 +153,7 @@ def keep_memory() -> None:
     keep_freed_memory()
 
 
-def save_bundle(uri: Path, **recipe: Any) -> None:
+def save_bundle(uri: Path, seed: int = 0, **recipe: Any) -> None:
     """A network with seeded weights: no training is needed to measure scoring."""
     import torch
 
@@ -162,7 +162,7 @@ def save_bundle(uri: Path, **recipe: Any) -> None:
     from medray.learning.recipe import Recipe, versions
     from medray.modalities.registry import open_modality
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = recipe["model"].build(open_modality(recipe["modality"]).inputs(), 1)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     whole = Recipe(

@@ -90,10 +90,16 @@ class Careful:
                 )
 
     def _guilty(self, shard: pa.Table, died: Died) -> dict[int, str]:
-        """Rows that end a process alone, and how: those of the batch at hand, else any that was begun."""
+        """Rows that end a process alone, and how: those of the batch at hand, else any that was begun. None of those that have a
+        reason: nothing of them is worked on."""
+        reasons = (
+            shard.column("reason").is_valid().to_pylist() if "reason" in shard.column_names else [False] * len(shard)
+        )
         for rows in (range(died.since, died.until), range(died.since)):
             guilty: dict[int, str] = {}
             for row in rows:
+                if reasons[row]:
+                    continue
                 if self.until is not None and time.time() >= self.until:
                     return guilty
                 how = self._kills(shard.slice(row, 1))
