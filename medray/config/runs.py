@@ -228,8 +228,8 @@ class StoreRun(ArchiveRun):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Samples decoded and scored at once by one worker; does not change a score. auto: about 4 MB of them."""
     bundles_at_once: int = Field(default=16, ge=1, le=64)
-    """Of several bundles that read alike, at most so many are scored in one pass, by which each entry is read once: so many networks
-    are in the memory of each worker. 1: one bundle after the other."""
+    """Bundles that read alike are scored in one pass, by which each entry is read once: at most so many, whose networks are all in
+    the memory of each worker. 1: one bundle after the other."""
     commit_seconds: float = Field(default=30.0, gt=0)
     """Readers see new scores at least this often; a killed run loses at most so much."""
     commit_files: int = Field(default=1000, ge=1)

@@ -33,7 +33,7 @@ from medray.learning.optimizers import (
     set_learning_rate,
 )
 from medray.learning.plan import FitPlan, Report, State
-from medray.learning.predictor import channels_last, layout, to_device
+from medray.learning.predictor import channels_last, has_narrow_convolution, layout, to_device
 from medray.learning.team import Team
 from medray.learning.thresholds import ThresholdChoice
 from medray.modalities.registry import open_modality
@@ -95,7 +95,8 @@ class Trainer:
         network = plan.model.build(self.modality.inputs(), self.objective.width(plan.classes))
         initial = plan.initial
         loaded = frozenset() if initial is None else pretrained.put_into(network, initial)
-        self.network = channels_last(network.to(self.device))
+        self.narrow = self.device.type == "cpu" and has_narrow_convolution(network)
+        self.network = network.to(self.device) if self.narrow else channels_last(network.to(self.device))
         self.frozen = pretrained.frozen_modules(self.network, loaded) if initial is not None and initial.frozen else []
         factor = 1.0 if initial is None else initial.learning_rate_factor
         self.optimizer = make_optimizer(self.network, self.settings, loaded, factor)
@@ -189,6 +190,9 @@ class Trainer:
         samples = self.reader.gather(split, rows)
         return self.modality.collate(samples), stacked(samples.column("target"))
 
+    def _laid_out(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return inputs if self.narrow else layout(inputs)
+
     def _step(self, batch_rows: int, pieces: Pieces) -> float:
         """One optimiser step on a global batch of `batch_rows`; returns this worker's sum of losses."""
         import torch
@@ -210,7 +214,7 @@ class Trainer:
         for i, (arrays, targets) in enumerate(pieces):
             quiet = self.team.size > 1 and i + 1 < len(pieces)
             with self.parallel.no_sync() if quiet else nullcontext():  # type: ignore[operator]  # DDP has it
-                inputs = layout(self.modality.encode(to_device(arrays, self.device), augmentation))
+                inputs = self._laid_out(self.modality.encode(to_device(arrays, self.device), augmentation))
                 with self.autocast:
                     logits = self.parallel(**inputs)
                 target = torch.from_numpy(targets).to(self.device, non_blocking=True)
@@ -336,7 +340,7 @@ class Trainer:
         with torch.inference_mode():
             for i in range(0, len(mine), width):
                 arrays, targets = self._collated("validation", mine[i : i + width])
-                inputs = layout(self.modality.encode(to_device(arrays, self.device)))
+                inputs = self._laid_out(self.modality.encode(to_device(arrays, self.device)))
                 logits = self.modality.fold(network(**inputs).float())  # float32, as the bundle will score
                 losses = self.objective.loss(logits, torch.from_numpy(targets).to(self.device), self.weights)
                 pieces.append((self.objective.activate(logits).cpu().numpy(), targets, float(losses.sum())))
