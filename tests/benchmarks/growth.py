@@ -175,7 +175,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         for axis in (time_axis, memory_axis):
             axis.grid(which="major", color="#dddddd", linewidth=0.6)
             if column == 0:
-                axis.legend(fontsize=6.5, frameon=False, loc="upper left")
+                axis.legend(fontsize=6.5, frameon=False, loc="upper left", handlelength=4)
     FigureCanvasAgg(figure).print_png(file)
 
 
