@@ -63,25 +63,25 @@ def list_archive(
     apart = pa.array([file.uri for file in lists], pa.string())
     suspect: list[tuple[int, int]] = []
     looked_into: dict[str, None] = {}
-    with new_rows(folder, "files", LISTING) as writer, _Written(writer) as written:
+    with new_rows(folder, "files", LISTING) as writer, _ListingWriter(writer) as writing:
         earlier = (lambda: old.scan(FILES)) if old.places else None
         for piece, doubtful in listed(root, linked, earlier, run.full_check_days, unlisted):
             if lists:
                 piece = piece.filter(pc.invert(pc.is_in(piece.column("uri"), apart)))
             if doubtful and len(piece):
                 looked_into[files.file_holding(piece.column("uri")[0].as_py())] = None
-                suspect.append((written.rows, written.rows + len(piece)))
-            written.add(piece if run.watch_changes else piece.select(FILES[:3]))
-        before = written.rows
+                suspect.append((writing.rows, writing.rows + len(piece)))
+            writing.add(piece if run.watch_changes else piece.select(FILES[:3]))
+        before = writing.rows
         columns = [apart, *(pa.array([file[i] for file in lists], pa.int64()) for i in (1, 2))]
-        written.add(pa.record_batch(columns, FILES[:3]))
+        writing.add(pa.record_batch(columns, FILES[:3]))
     return Listed(
         RowFiles(folder, (), LISTING).added(writer.file), before, tuple(suspect), pa.array(looked_into, pa.string())
     )
 
 
-class _Written:
-    """Writes pieces of a listing, keyed, in a thread of its own while the next is listed: at most two wait. What writing
+class _ListingWriter:
+    """Writes pieces of a listing, keyed, in a thread of its own while the next is listed: at most PIECES_WAITING wait. What it
     raises is raised by the next `add`, or at the end of the block."""
 
     def __init__(self, writer: RowWriter) -> None:
@@ -89,7 +89,7 @@ class _Written:
         self._thread = ThreadPoolExecutor(1, "medray-listing")
         self._waiting: deque[Future[None]] = deque()
 
-    def __enter__(self) -> _Written:
+    def __enter__(self) -> _ListingWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -171,6 +171,7 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 NARROW = 8
+"""Filters: convolutions of so many, and of more, were seen to train without fault in either layout."""
 
 
 def has_narrow_convolution(network: nn.Module) -> bool:

@@ -99,8 +99,8 @@ def index_archive(
     doubted: Collection[str] = (),
     then: tuple[str, ...] = (),
 ) -> tuple[Manifest, IndexResult]:
-    """(manifest, result). `then`: modules that what comes after will need (`Flow.next_imports`). The files of `doubted` entries are opened whatever their size and time say: when they were read,
-    they were not as they had been indexed."""
+    """(manifest, result). The files of `doubted` entries are opened whatever their size and time say: when they were read,
+    they were not as they had been indexed. `then`: modules that the work after this one will need (`Flow.next_imports`)."""
     started = time.monotonic()
     _refuse_own_places(run)
     if len(files.places(run.root)) > 1 and not spec.several_archives:

@@ -116,8 +116,8 @@ class Scan:
 
 
 class Read:
-    """Manifest rows to samples (KEYS + payload; TAKERS, where the rows have it). An entry that cannot be read, or that the index found not eligible, is one
-    row with its reason."""
+    """Manifest rows to samples (KEYS + payload; TAKERS, where the rows have it). An entry that cannot be read, or that the index
+    found not eligible, is one row with its reason."""
 
     def __init__(self, spec: ModalitySpec, *, narrow: bool = False) -> None:
         """`narrow`: the samples go to a network, and need not be of the payload's dtype (`Modality.read_narrow`)."""

@@ -18,16 +18,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import numpy as np
 import score_images
 import side_by_side
-from score_images import SIZE, forward, network_of
+from score_images import SIZE
 from side_by_side import Benchmark, Clock
 
 SYNTAX = "BENCHMARK_SYNTAX"
@@ -141,30 +139,19 @@ def _read_fair(files: list[str]) -> np.ndarray:
     return pixels
 
 
-def _read_with_pydicom(files: list[str]) -> np.ndarray:
-    import pydicom
-
-    return np.stack([pydicom.dcmread(file).pixel_array.astype(np.float32) for file in files])
-
-
-def _worker(files: list[str], bundle: str, out: str, is_fair: bool, queue: Queue) -> None:
-    network = network_of(bundle)
-    if is_fair:
-        side_by_side.keep_memory()
-    read = _read_fair if is_fair else _read_with_pydicom
-    for start in range(0, len(files), PIECE):
-        piece = files[start : start + PIECE]
-        found = [forward(network, read(piece[i : i + BATCH])) for i in range(0, len(piece), BATCH)]
-        score_images.write(f"{out}/{os.getpid()}-{start}.parquet", piece, found)
-        queue.put((time.time(), len(piece)))
+def _loop(
+    data: Path, bundle: str, out: Path, processes: int, clock: Clock, read: score_images.Read, keeps_memory: bool
+) -> None:
+    given = (bundle, str(out), BATCH, read, keeps_memory, PIECE)
+    score_images.in_processes(score_images.loop, data, processes, clock, *given)
 
 
 def fair(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    score_images.in_processes(_worker, data, processes, clock, bundle, str(out), True)
+    _loop(data, bundle, out, processes, clock, _read_fair, True)
 
 
 def naive(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    score_images.in_processes(_worker, data, processes, clock, bundle, str(out), False)
+    _loop(data, bundle, out, processes, clock, score_images.read_with_pydicom, False)
 
 
 SYSTEMS = {"fair": fair, "naive": naive, "medray": score_images.medray, "onnx": score_images.onnx}

@@ -10,7 +10,8 @@ Each size is an archive of its own with an empty store. `medray.verbs.score.scor
 the other, on engine ray without a cluster: a first night, which scores everything; a night with nothing new; and one with
 1,000 entries more. Shown are the seconds of the index, of finding out what is pending and of scoring with its commits, the
 most private memory (resident less shared) of the driver and of all its workers, sampled ten times a second, and what the
-store and the index take on disk. Of files, `bare` is the time of os.scandir and stat alone, in one thread. The network does next to nothing: what is left is medray's own.
+store and the index take on disk. Of files, `bare` is the time of os.scandir and stat alone, in one
+thread. The network does next to nothing: what is left is medray's own.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -32,6 +33,8 @@ from side_by_side import Benchmark, Clock
 SIZE = 512
 PIECE = 256
 BATCH, SMALL_BATCH = 16, 4
+Read = Callable[[list[str]], np.ndarray]
+"""Paths to (B, H, W) float32."""
 
 
 def make(data: Path, count: int) -> None:
@@ -108,19 +111,21 @@ def _read_lean(files: list[str]) -> np.ndarray:
     return pixels
 
 
-def _read_with_pydicom(files: list[str]) -> np.ndarray:
+def read_with_pydicom(files: list[str]) -> np.ndarray:
     import pydicom
 
     return np.stack([pydicom.dcmread(file).pixel_array.astype(np.float32) for file in files])
 
 
-def _worker(files: list[str], bundle: str, out: str, batch: int, is_fair: bool, queue: Queue) -> None:
+def loop(
+    files: list[str], bundle: str, out: str, batch: int, read: Read, keeps_memory: bool, each: int, queue: Queue
+) -> None:
+    """The hand-written loop of one process: `batch` images at a time, a Parquet file for `each` of them."""
     network = network_of(bundle)
-    if is_fair:
+    if keeps_memory:
         side_by_side.keep_memory()
-    read = _read_lean if is_fair else _read_with_pydicom
-    for start in range(0, len(files), PIECE):
-        piece = files[start : start + PIECE]
+    for start in range(0, len(files), each):
+        piece = files[start : start + each]
         found = [forward(network, read(piece[i : i + batch])) for i in range(0, len(piece), batch)]
         write(f"{out}/{os.getpid()}-{start}.parquet", piece, found)
         queue.put((time.time(), len(piece)))
@@ -140,15 +145,15 @@ def in_processes(worker: Any, data: Path, processes: int, clock: Clock, *argumen
 
 
 def fair(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    in_processes(_worker, data, processes, clock, bundle, str(out), BATCH, True)
+    in_processes(loop, data, processes, clock, bundle, str(out), BATCH, _read_lean, True, PIECE)
 
 
 def fair_small(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    in_processes(_worker, data, processes, clock, bundle, str(out), SMALL_BATCH, True)
+    in_processes(loop, data, processes, clock, bundle, str(out), SMALL_BATCH, _read_lean, True, PIECE)
 
 
 def naive(data: Path, bundle: str, out: Path, processes: int, clock: Clock) -> None:
-    in_processes(_worker, data, processes, clock, bundle, str(out), BATCH, False)
+    in_processes(loop, data, processes, clock, bundle, str(out), BATCH, read_with_pydicom, False, PIECE)
 
 
 def _monai_dataset(files: list[str]) -> Any:

@@ -5,14 +5,18 @@
 one       medray, one bundle
 together  medray, all bundles in one pass
 apart     medray, all bundles one after the other (`bundles_at_once = 1`)
-bare      hand-written: a file is read and decoded once (OpenJPEG), and normalised once, four images at a time; then the forward pass
+bare      hand-written: a file is read and decoded once (OpenJPEG), and normalised once, four images at a time; then the
+forward pass
           of each network, and one Parquet file for each and 256 images
 
-Files are DICOM, 512 x 512, 12 bits. The networks are small CNNs: `light` ones get images that are resized to 128 x 128, so that decoding
-takes most of the time (without `bare`); `wide` ones get all pixels, so that they do. Everything in one process on one core, by torch with one thread; each round of each system is a
+Files are DICOM, 512 x 512, 12 bits. The networks are small CNNs: `light` ones get images that are resized to 128 x 128, so
+that decoding
+takes most of the time (without `bare`); `wide` ones get all pixels, so that they do. Everything in one process on one core,
+by torch with one thread; each round of each system is a
 process of its own, after a pass over a few files, so that nothing that is imported or made once counts. Processor time of the
 process, from the plan to the last commit, `whole`; and less that of another pass over the few files, `steady`: without claims,
-queries and the making of networks, which cost the same whatever the number of files; the systems in turn, as often as --rounds says: medians, with the least and the most.
+queries and the making of networks, which cost the same whatever the number of files; the systems in turn, as often as
+--rounds says: medians, with the least and the most.
 Scores of `together` and `apart` are compared, to the bit, and with those of `bare`.
 """
 

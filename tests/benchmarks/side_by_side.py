@@ -7,7 +7,8 @@ ratio of a round: other work on the machine shows there. The first system is the
 writes who measures. It keeps freed memory as medray does and reads no more than it needs; `naive` is the same work as
 documentation shows it. Workers of Ray run at nice 15 by default, beside loops at 0: here all are at 0.
 `steady` counts from when every process has finished a first piece of work until the last; `whole` includes start-up
-and, for medray, the index; `beyond` is what a whole run takes longer than its units at the steady rate. `--memory` runs medray alone on a tenth of the archive and on all of it: private memory
+and, for medray, the index; `beyond` is what a whole run takes longer than its units at the steady rate. `--memory` runs
+medray alone on a tenth of the archive and on all of it: private memory
 (resident less shared) of the driver and of every worker, added up ten times a second.
 """
 
