@@ -68,7 +68,7 @@ class TorchNetwork:
     def __init__(self, recipe: Recipe, weights: Mapping[str, np.ndarray], inputs: Inputs, device: torch.device) -> None:
         from medray.learning.fixed_batches import FixedBatches, fixed_rows
 
-        self.network = channels_last(build_network(recipe, weights).to(device))
+        self.network = channels_last(recipe.model.for_scoring(build_network(recipe, weights)).to(device))
         pictures = any(len(each.shape) > 2 for each in inputs.values())
         rows = fixed_rows(inputs, MOST_PICTURES if pictures else MOST_ROWS, MOST_BYTES)
         self.batches = FixedBatches(rows, {}, apart=True) if device.type == "cpu" and recipe.same_bits else None

@@ -9,7 +9,7 @@ how to bring one from outside.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -17,6 +17,9 @@ from medray.errors import RunFileError
 from medray.learning.pretrained import Weights, from_text
 from medray.modalities.inputs import Inputs
 from medray.plugins.brought import Numbers
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ModelBase(BaseModel, Numbers):
@@ -37,6 +40,11 @@ class ModelBase(BaseModel, Numbers):
     """What the names of its last layer's tensors begin with: no file gives these. (): the model has no such layer."""
     other_heads: ClassVar[tuple[str, ...]] = ()
     """What the names of last layers begin with that published files may hold, and this model does not."""
+
+    def for_scoring(self, network: nn.Module) -> nn.Module:
+        """A network that `build` made, with its weights and in evaluation mode, as it computes scores: the same function to the
+        rounding of float32, perhaps in fewer steps. It may be the given one, changed. Here: as it is."""
+        return network
 
 
 def image_shape(inputs: Inputs, model: str) -> tuple[int, tuple[int, ...]]:

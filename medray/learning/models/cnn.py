@@ -48,7 +48,7 @@ class CnnSpec(ModelBase):
             if i > 0:
                 layers.append(pool(2))
                 size = tuple(n // 2 for n in size)
-            layers += [conv(width, filters, 3), nn.ReLU()]
+            layers += [conv(width, filters, 3), nn.ReLU(inplace=True)]
             width, size = filters, tuple(n - 2 for n in size)
             if min(size) < 1:
                 raise RunFileError(

@@ -61,7 +61,6 @@ class Cnn1dSpec(ModelBase):
 
         Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
-        import torch
         from torch import nn
 
         from medray.learning.models import sequences
@@ -96,13 +95,26 @@ class Cnn1dSpec(ModelBase):
                     values_BCT = convolution(values_BCT)
                     if len(self.norms):
                         values_BCT = self.norms[i](values_BCT, mask_BT)
-                    values_BCT = torch.relu(values_BCT)
+                    values_BCT = sequences.relu(values_BCT)
                     values_BCT = sequences.masked(values_BCT.transpose(1, 2), mask_BT).transpose(1, 2)
                 if flatten:
                     return self.head(values_BCT.flatten(1), facts)
                 return self.head(sequences.overall(values_BCT.transpose(1, 2), mask_BT), facts)
 
         return Cnn1d(self)
+
+    def for_scoring(self, network: nn.Module) -> nn.Module:
+        """With each batch normalisation in the convolution before it."""
+        from torch import nn
+
+        from medray.learning.models.folding import fold
+
+        convolutions, norms = network.get_submodule("convolutions"), network.get_submodule("norms")
+        for convolution, norm in zip(convolutions.children(), norms.children(), strict=False):  # some have no norms
+            assert isinstance(convolution, nn.Conv1d) and isinstance(norm, nn.BatchNorm1d)
+            fold(convolution, norm)
+        network.set_submodule("norms", nn.ModuleList())
+        return network
 
     def _features(self, length: int | None) -> int | None:
         """Flattened values of the last convolution; None where lengths vary."""

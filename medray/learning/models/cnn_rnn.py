@@ -54,7 +54,6 @@ class CnnRnnSpec(ModelBase):
 
         Raises RunFileError for other inputs, and for flattening what has no fixed length.
         """
-        import torch
         from torch import nn
 
         from medray.learning.models import sequences
@@ -82,7 +81,7 @@ class CnnRnnSpec(ModelBase):
             def forward(self, sequence=None, codes=None, mask=None, static=None, summary=None):  # -> (B, K)
                 facts = sequences.facts(static, summary)
                 events_BTE, mask_BT = self.events(sequence, codes, mask)
-                motifs_BCT = torch.relu(self.convolution(events_BTE.transpose(1, 2)))
+                motifs_BCT = sequences.relu(self.convolution(events_BTE.transpose(1, 2)))
                 motifs_BCT = sequences.masked(motifs_BCT.transpose(1, 2), mask_BT).transpose(1, 2)
                 motifs_BCT, mask_BT = sequences.pooled(motifs_BCT, mask_BT, self.pool)
                 hidden_BTH, ends_BH = self.recurrent(self.dropout(motifs_BCT).transpose(1, 2), mask_BT)

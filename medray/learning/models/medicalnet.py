@@ -63,6 +63,12 @@ class MedicalNetSpec(ModelBase):
             )
         return _network(self.depth, self.dropout, outputs)
 
+    def for_scoring(self, network: nn.Module) -> nn.Module:
+        """With each batch normalisation in the convolution before it."""
+        from medray.learning.models.folding import fold_named
+
+        return fold_named(network)
+
 
 def _network(depth: int, dropout: float, outputs: int) -> nn.Module:
     import torch

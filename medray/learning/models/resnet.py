@@ -73,6 +73,12 @@ class ResNetSpec(ModelBase):
             return "standard"
         return "small" if max(size) <= 48 else "strided" if max(size) <= 112 else "standard"
 
+    def for_scoring(self, network: nn.Module) -> nn.Module:
+        """With each batch normalisation in the convolution before it."""
+        from medray.learning.models.folding import fold_named
+
+        return fold_named(network)
+
 
 def _network(resnet: nn.Module, dropout: float) -> nn.Module:
     from torch import nn

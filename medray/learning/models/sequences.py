@@ -204,7 +204,14 @@ class Convolution(nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         width = self.dilation[0] * (self.kernel_size[0] - 1) + 1
-        return super().forward(nn.functional.pad(input, ((width - 1) // 2, width // 2)))
+        if width % 2 == 0:
+            return super().forward(nn.functional.pad(input, ((width - 1) // 2, width // 2)))
+        return nn.functional.conv1d(input, self.weight, self.bias, padding=width // 2, dilation=self.dilation)
+
+
+def relu(values: Tensor) -> Tensor:
+    """torch.relu; in the same memory where no gradient will need what was there."""
+    return torch.relu(values) if torch.is_grad_enabled() else torch.relu_(values)
 
 
 def pooled(values_BCT: Tensor, mask_BT: Tensor | None, width: int) -> tuple[Tensor, Tensor | None]:
