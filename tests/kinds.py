@@ -85,6 +85,11 @@ def samples(spec: ModalitySpec, count: int, seed: int = 0) -> pa.RecordBatch:
         pair = (2,) if spec.entries == "variants" else ()
         bases = random.integers(0, 4, (count, *pair, spec.length)).astype(np.uint8)
         lengths = np.where(random.random(count) < 0.5, spec.length, random.integers(1, spec.length, count))
+        if pair:  # two of three are single bases, as most variants of an archive are
+            single, middle = np.arange(count) % 3 > 0, (spec.length - 1) // 2
+            bases[single, 1] = bases[single, 0]
+            bases[single, 1, middle] = (bases[single, 0, middle] + 1) % 4
+            lengths = np.maximum(lengths, middle + 1)
         bases[
             np.broadcast_to(np.arange(spec.length) >= lengths.reshape(-1, *[1] * bases.ndim)[..., 0], bases.shape)
         ] = codes.PAD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from medray.modalities.registry import ModalitySpec, open_modality
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from medray.learning.pairs import ComparesPairs
 
 Scores = Callable[["torch.Tensor"], "torch.Tensor | None"]
 LIKE_LENGTHS = 64
@@ -65,16 +67,31 @@ def to_device(
 class TorchNetwork:
     """The network of a bundle on a device: inputs by name (B, …) to logits (B, K)."""
 
-    def __init__(self, recipe: Recipe, weights: Mapping[str, np.ndarray], inputs: Inputs, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        weights: Mapping[str, np.ndarray],
+        inputs: Inputs,
+        device: torch.device,
+        pair_views: int = 0,
+    ) -> None:
+        """`pair_views`: `Modality.pair_views`."""
         from medray.learning.fixed_batches import FixedBatches, fixed_rows
+        from medray.learning.pairs import MiddlePairs
 
         self.network = channels_last(recipe.model.for_scoring(build_network(recipe, weights)).to(device))
         pictures = any(len(each.shape) > 2 for each in inputs.values())
         rows = fixed_rows(inputs, MOST_PICTURES if pictures else MOST_ROWS, MOST_BYTES)
         self.batches = FixedBatches(rows, {}, apart=True) if device.type == "cpu" and recipe.same_bits else None
         """None: every batch as it comes, for networks that it makes no difference to, and on a GPU."""
+        comparing = pair_views and set(inputs) == {"sequence", "mask"} and hasattr(self.network, "of_pairs")
+        network = cast("ComparesPairs", self.network)
+        self.pairs = MiddlePairs(network, pair_views, self.batches.rows) if comparing and self.batches else None
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._in_batches(inputs) if self.pairs is None else self.pairs(inputs, self._in_batches)
+
+    def _in_batches(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return self._computed(inputs) if self.batches is None else self.batches(inputs, self._computed)
 
     def _computed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -106,7 +123,7 @@ class Predictor:
         self.modality = open_modality(spec or bundle.recipe.modality)
         inputs = self.modality.inputs()
         self.network = (
-            TorchNetwork(bundle.recipe, bundle.weights, inputs, self.device)
+            TorchNetwork(bundle.recipe, bundle.weights, inputs, self.device, self.modality.pair_views)
             if graph is None
             else OnnxNetwork(graph, bundle.weights, inputs, on_gpu=self.device.type == "cuda")
         )

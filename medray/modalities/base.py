@@ -233,6 +233,12 @@ class Modality(Protocol):
         """What `encode` returns, by name."""
         ...
 
+    @property
+    def pair_views(self) -> int:
+        """Where a sample gives two inputs that differ little, one after the other: the views of each, so that a network may compute
+        once what they share. 0: samples are not such pairs."""
+        return 0
+
     def fold(self, logits: torch.Tensor) -> torch.Tensor:
         """(B x views, O) logits of what `encode` gave without a generator to (B, O)."""
         return logits

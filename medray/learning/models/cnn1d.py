@@ -8,7 +8,8 @@ each filter are what the dense layer sees.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -97,9 +98,28 @@ class Cnn1dSpec(ModelBase):
                         values_BCT = self.norms[i](values_BCT, mask_BT)
                     values_BCT = sequences.relu(values_BCT)
                     values_BCT = sequences.masked(values_BCT.transpose(1, 2), mask_BT).transpose(1, 2)
+                return self._answer(values_BCT, mask_BT, facts)
+
+            def _answer(self, values_BCT, mask_BT=None, facts=None):  # -> (B, K)
                 if flatten:
                     return self.head(values_BCT.flatten(1), facts)
                 return self.head(sequences.overall(values_BCT.transpose(1, 2), mask_BT), facts)
+
+            def of_pairs(self, first_PTF, second_P1F, at):  # -> (P, K), (P, K); see learning/pairs.py
+                values_PCT = first_PTF.float().transpose(1, 2)
+                stretch = sequences.Stretch(second_P1F.float().transpose(1, 2), at)
+                for i, convolution in enumerate(cast("Iterable[nn.Conv1d]", self.convolutions)):
+                    if i > 0:
+                        stretch = stretch.pooled(values_PCT, self.pool)
+                        values_PCT, _ = sequences.pooled(values_PCT, None, self.pool)
+                    stretch = stretch.convolved(values_PCT, convolution)
+                    values_PCT = convolution(values_PCT)
+                    if len(self.norms):
+                        stretch = stretch.each(self.norms[i])
+                        values_PCT = self.norms[i](values_PCT)
+                    stretch, values_PCT = stretch.each(sequences.relu), sequences.relu(values_PCT)
+                second_PCT = stretch.within(values_PCT)
+                return self._answer(values_PCT), self._answer(second_PCT)
 
         return Cnn1d(self)
 

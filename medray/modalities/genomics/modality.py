@@ -131,6 +131,11 @@ class Genomics(Modality):
                 bases = torch.where(drawn.to(bases.device)[:, None], turned, bases)
         return {"sequence": torch.nn.functional.embedding(bases.int(), table), "mask": mask}
 
+    @property
+    def pair_views(self) -> int:
+        """Variants: the window with the reference and the one with the alternate allele, on one or on both strands."""
+        return (2 if self.spec.both_strands else 1) if self.spec.entries == "variants" else 0
+
     def _tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """(256, F) float32 channels and (256,) uint8 complement of each code."""
         import torch

@@ -153,6 +153,7 @@ def test_a_sure_networks_variant_has_the_log_odds_of_its_logits_folded_and_calib
     spec = GenomicsSpec(length=5, both_strands=both_strands)
     objective = BinaryObjective(calibration="validation" if calibrator else "none", calibrator=calibrator)
     monkeypatch.setattr(Cnn1dSpec, "build", lambda *_: Steep(30.0, 1))
+    monkeypatch.setattr(Cnn1dSpec, "for_scoring", lambda _, network: network)
     recipe = Recipe(
         name="steep", modality=spec, model=Cnn1dSpec(), objective=objective, classes=("no", "yes"), thresholds=(),
         outputs=("yes",), data={}, training={}, metrics={}, versions={}, created="2026-01-01T00:00:00+00:00",
