@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import toy
 
-from medray.config.loader import load_run
-from medray.config.runs import TrainRun
+from medray.config.runs import TrainRun, load
 from medray.engines.local import LocalEngine
 from medray.engines.spec import RaySpec
-from medray.errors import RunFileError
+from medray.errors import BundleError, RunFileError
 from medray.learning import bundles, pretrained
 from medray.learning.optimizers import TrainingSettings, make_optimizer, set_learning_rate
+from medray.learning.start_from import StartFrom
 from medray.progress import Silent
 from medray.verbs.evaluate import evaluate
 from medray.verbs.inspect import inspect
@@ -65,9 +67,9 @@ def medicalnet_run(volumes: Path, folder: Path, weights: object, **changes) -> T
         "engine": {"kind": "local"},
         "modality": {"kind": "imaging", "size": SIZE, "resize": "nearest", "normalise": "medicalnet"},
         "split": {"by": "given"},
-        "model": {"kind": "medicalnet", "depth": 10, "weights": weights},
+        "model": {"kind": "medicalnet", "depth": 10},
         "objective": {"kind": "binary", "positive": "1"},
-        "training": {"epochs": 1, "batch_size": 6, "learning_rate": 0.01, "optimizer": "sgd"},
+        "training": {"epochs": 1, "batch_size": 6, "learning_rate": 0.01, "optimizer": "sgd", "start_from": weights},
         "floor": False,
     }
     return TrainRun.model_validate(settings | changes)
@@ -89,10 +91,10 @@ def test_frozen_weights_stay_as_published_and_the_bundle_needs_the_file_no_more(
     run = medicalnet_run(volumes, tmp_path, {"file": str(copy), "sha256": digest, "frozen": True})
     result = train(run, LocalEngine(), notes)
     assert any(
-        "resnet_10.pth" in line and "left out: conv_seg.0.weight, conv_seg.0.bias" in line for line in notes.said
+        "resnet_10.pth" in line and "2 left out (conv_seg.0.weight, conv_seg.0.bias)" in line for line in notes.said
     )
     bundle = bundles.load(run.bundle_uri)
-    published = pretrained.read(run.model.weights).tensors
+    published = pretrained.read(run.training.start_from).tensors
     trained = {name for name in bundle.weights if not name.endswith("num_batches_tracked") and name not in published}
     assert trained == {"fc.weight", "fc.bias"}
     for name, value in published.items():
@@ -117,18 +119,16 @@ def test_frozen_weights_stay_as_published_and_the_bundle_needs_the_file_no_more(
 def test_weights_that_are_trained_further_begin_as_published(volumes, checkpoint, tmp_path):
     run = medicalnet_run(volumes, tmp_path, {"file": str(checkpoint), "learning_rate_factor": 1e-4})
     train(run, LocalEngine())
-    weights, published = bundles.load(run.bundle_uri).weights, pretrained.read(run.model.weights).tensors
+    weights, published = bundles.load(run.bundle_uri).weights, pretrained.read(run.training.start_from).tensors
     moved = np.abs(weights["layer4.0.conv2.weight"] - published["layer4.0.conv2.weight"].numpy()).max()
     assert 0 < moved < 1e-4
     assert not np.array_equal(weights["bn1.running_mean"], published["bn1.running_mean"].numpy())
     assert weights["bn1.num_batches_tracked"].item() == 2  # 12 volumes in batches of 6
-    assert run.model.weights.frozen is False
+    assert run.training.start_from.frozen is False
 
 
 def test_a_file_of_another_depth_is_refused_before_training(volumes, checkpoint, tmp_path):
-    run = medicalnet_run(
-        volumes, tmp_path, str(checkpoint), model={"kind": "medicalnet", "depth": 18, "weights": str(checkpoint)}
-    )
+    run = medicalnet_run(volumes, tmp_path, str(checkpoint), model={"kind": "medicalnet", "depth": 18})
     with pytest.raises(RunFileError, match="not those of this model") as refused:
         train(run, LocalEngine())
     assert "missing: layer1.1.conv1.weight" in str(refused.value)
@@ -169,8 +169,8 @@ def first(archive, tmp_path_factory):
 
 
 def frozen_run(archive: Path, folder: Path, first: Path, **changes) -> TrainRun:
-    model = RESNET | {"weights": {"file": str(first), "frozen": True}}
-    return resnet_run(archive, folder, model=model, **changes)
+    training = {"start_from": {"file": str(first), "frozen": True}, **changes.pop("training", {})}
+    return resnet_run(archive, folder, training=training, **changes)
 
 
 def test_a_network_of_any_kind_starts_from_a_bundle(archive, first, tmp_path):
@@ -215,19 +215,18 @@ def test_workers_of_a_cluster_train_a_frozen_network_as_one_process_does(archive
 
 
 def test_frozen_weights_without_a_last_layer_leave_nothing_to_learn(archive, tmp_path):
-    run = resnet_run(archive, tmp_path, model={"kind": "cnn", "channels": [4], "dense": 4}, training={"epochs": 1})
+    model = {"kind": "cnn", "channels": [4], "dense": 4}
+    run = resnet_run(archive, tmp_path, model=model, training={"epochs": 1})
     train(run, LocalEngine())
-    weights = {"file": f"{run.bundle_uri}/weights.safetensors", "frozen": True}
-    again = resnet_run(
-        archive, tmp_path / "again", model={"kind": "cnn", "channels": [4], "dense": 4, "weights": weights}
-    )
+    start = {"file": run.bundle_uri, "frozen": True, "head": True}
+    again = resnet_run(archive, tmp_path / "again", model=model, training={"start_from": start})
     with pytest.raises(RunFileError, match="nothing is left to learn"):
         train(again, LocalEngine())
 
 
 def test_what_the_file_gave_learns_at_its_own_rate():
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
-    optimizer = make_optimizer(network, TrainingSettings(), {"0.weight", "0.bias"}, 0.25)
+    optimizer = make_optimizer(network, TrainingSettings(), {"0.weight": 0.25, "0.bias": 0.25})
     set_learning_rate(optimizer, 0.5)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert [rates[id(p)] for p in network.parameters()] == [0.125, 0.125, 0.5, 0.5]
@@ -239,16 +238,128 @@ def test_what_the_file_gave_learns_at_its_own_rate():
 
 def test_a_run_file_names_the_file_alone_or_in_a_table(archive, tmp_path):
     text = toy.write_run_file(tmp_path / "a.toml", resnet_run(archive, tmp_path)).read_text()
-    (tmp_path / "b.toml").write_text(text.replace("[model]", '[model]\nweights = "s3://models/a.pth"'))
-    (tmp_path / "c.toml").write_text(text + '[model.weights]\nfile = "s3://models/a.pth"\n')
-    runs = [load_run(tmp_path / name, TrainRun) for name in ("b.toml", "c.toml")]
-    assert runs[0].model == runs[1].model
-    assert runs[0].model.weights.file == "s3://models/a.pth"
-    (tmp_path / "d.toml").write_text(text + '[model.weights]\nfile = "a.pth"\nfrozn = true\n')
+    (tmp_path / "b.toml").write_text(text.replace("[training]", '[training]\nstart_from = "s3://models/a.pth"'))
+    (tmp_path / "c.toml").write_text(text + '[training.start_from]\nfile = "s3://models/a.pth"\n')
+    (tmp_path / "earlier.toml").write_text(text + '[model.weights]\nfile = "s3://models/a.pth"\n')
+    told: list[str] = []
+    runs = [load(tmp_path / name, notice=told.append) for name in ("b.toml", "c.toml", "earlier.toml")]
+    assert len(told) == 1 and "model.weights is called training.start_from now" in told[0]
+    assert runs[0].training == runs[1].training == runs[2].training
+    assert runs[0].training.start_from.file == "s3://models/a.pth"
+    (tmp_path / "d.toml").write_text(text + '[training.start_from]\nfile = "a.pth"\nfrozn = true\n')
     with pytest.raises(RunFileError, match="frozn") as refused:
-        load_run(tmp_path / "d.toml", TrainRun)
+        load(tmp_path / "d.toml")
     assert "frozen" in str(refused.value)
 
 
 def test_a_run_without_a_file_keeps_the_name_that_its_training_had(archive, tmp_path):
-    assert "weights" not in resnet_run(archive, tmp_path).model.model_dump(mode="json")
+    assert "start_from" not in resnet_run(archive, tmp_path).training.model_dump(mode="json")
+
+
+# --- parts of a file ------------------------------------------------------------------------------------------
+
+
+def published(**tensors: torch.Tensor) -> pretrained.Published:
+    return pretrained.Published("a.safetensors", "0" * 64, tensors)
+
+
+def taken(network: torch.nn.Module, state: dict[str, torch.Tensor], heads: tuple[str, ...] = (), **settings: Any):
+    file = published(**state)
+    return pretrained.chosen(file, network, StartFrom(file="a.safetensors", **settings), heads, ())
+
+
+def small() -> torch.nn.Sequential:
+    """Two convolutions with a normalisation between them, and a last layer: tensors 0.*, 1.*, 2.*, 3.*."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 4, 3), torch.nn.Linear(4, 2)
+    )
+
+
+def test_a_file_for_other_classes_gives_all_but_the_last_layer():
+    other = torch.nn.Sequential(*list(small())[:3], torch.nn.Linear(4, 7)).state_dict()
+    found = taken(small(), other, ("3.",))
+    assert found.new == ("3.weight", "3.bias") == found.unused
+    with pytest.raises(RunFileError, match=r"2 of another shape: 3.weight \[7, 4\] instead of \[2, 4\]"):
+        taken(small(), other, ("3.",), head=True)
+    assert taken(small(), small().state_dict(), ("3.",), head=True).new == ()
+
+
+def test_what_fits_is_taken_where_a_run_file_says_so_and_nothing_is_refused():
+    state = small().state_dict()
+    del state["2.bias"]
+    state |= {"0.bias": torch.zeros(9), "odd": torch.zeros(1)}
+    found = taken(small(), state, ("3.",), partial=True)
+    assert found.new == ("0.bias", "2.bias", "3.weight", "3.bias")
+    assert found.unused == ("0.bias", "3.weight", "3.bias", "odd")
+    with pytest.raises(RunFileError, match="nothing in the file fits"):
+        taken(small(), {"odd": torch.zeros(1)}, partial=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_first_convolution_for_other_channels_gives_what_it_gave_of_equal_ones(channels):
+    torch.manual_seed(0)
+    before = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    after = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 3))
+    found = taken(after, before.state_dict(), adapt_channels=True)
+    assert found.adapted == ("0.weight",)
+    after.load_state_dict(dict(found.tensors))
+    grey = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(after(grey.expand(-1, channels, -1, -1)), before(grey.expand(-1, 3, -1, -1)))
+    with pytest.raises(RunFileError, match="of another shape"):
+        taken(after, before.state_dict())
+
+
+def test_patterns_choose_what_is_kept_and_depth_how_fast_the_rest_learns():
+    network = small()
+    found = taken(
+        network, network.state_dict(), ("3.",), freeze=["0.*"], learning_rate_decay=0.5, learning_rate_factor=0.2
+    )
+    assert found.frozen == ("0.weight", "0.bias")
+    # layers: 0 with the normalisation 1, then 2, then 3, which begins at random and learns at the full rate
+    assert found.factors == pytest.approx({"1.weight": 0.05, "1.bias": 0.05, "2.weight": 0.1, "2.bias": 0.1})
+    rows = pretrained.table(published(**network.state_dict()), network, found).to_pylist()
+    by_name = {row["tensor"]: row for row in rows}
+    assert by_name["0.weight"] == {
+        "tensor": "0.weight", "shape": "4x1x3x3", "file_shape": "4x1x3x3", "use": "loaded", "frozen": True,
+        "learning_rate_factor": None,
+    }  # fmt: skip
+    assert by_name["3.bias"]["use"] == "new" and by_name["3.bias"]["learning_rate_factor"] == 1
+    assert by_name["1.running_mean"]["learning_rate_factor"] is None and "1.num_batches_tracked" not in by_name
+    with pytest.raises(RunFileError, match=r"(?s)a pattern fits none of the tensors.*layer9"):
+        taken(network, network.state_dict(), freeze=["0.*", "layer9.*"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"frozen": True, "learning_rate_decay": 0.5}, {"frozen": True, "freeze": ["a"]}, {"learning_rate_decay": 2}],
+)
+def test_settings_that_contradict_each_other_are_refused(settings):
+    with pytest.raises(ValueError):
+        StartFrom(file="a.pt", **settings)
+
+
+def test_a_bundle_with_part_of_it_frozen_names_its_parent_and_keeps_that_part(archive, first, tmp_path):
+    parent = bundles.load(str(first.parent))
+    start = {"file": str(first.parent), "freeze": ["resnet.conv1.*", "resnet.bn1.*"], "learning_rate_decay": 0.7}
+    run = resnet_run(archive, tmp_path, training={"epochs": 1, "start_from": start})
+    notes = Notes()
+    train(run, LocalEngine(), notes)
+    [said] = [line for line in notes.said if "training starts from" in line]
+    assert parent.id in said and "2 new (resnet.fc.weight, resnet.fc.bias)" in said
+    made = bundles.load(run.bundle_uri)
+    kept = {name for name in parent.weights if np.array_equal(parent.weights[name], made.weights[name])}
+    assert kept >= {f"resnet.{name}" for name in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean")}
+    assert "resnet.layer1.0.conv1.weight" not in kept and "resnet.layer1.0.bn1.running_mean" not in kept
+    assert made.recipe.training["pretrained"]["bundle_id"] == parent.id
+    card = (Path(run.bundle_uri) / "README.md").read_text()
+    assert f"of bundle `{parent.id}`" in card and "2 began at random (`resnet.fc.weight`, `resnet.fc.bias`)" in card
+    [table] = tmp_path.rglob(pretrained.TABLE)
+    assert table.read_text().splitlines()[0] == '"tensor","shape","file_shape","use","frozen","learning_rate_factor"'
+
+
+def test_a_bundle_that_was_altered_is_no_start(archive, first, tmp_path):
+    copy = shutil.copytree(first.parent, tmp_path / "copy")
+    spec = json.loads((copy / "spec.json").read_text())
+    (copy / "spec.json").write_text(json.dumps(spec | {"classes": ["x", "y"]}))
+    with pytest.raises(BundleError):
+        train(resnet_run(archive, tmp_path, training={"start_from": str(copy)}), LocalEngine())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from medray.config.toml import RunText, put, shown
@@ -23,9 +24,19 @@ class Renamed:
     """As they had it in earlier versions; None: the key is the same."""
     values: Mapping[str, str] = field(default_factory=dict)
     """Old value to new."""
+    of_kinds: tuple[str, ...] = ()
+    """The table that the old key stands in has one of these as its `kind`, a * standing for anything: tables of other kinds, which
+    plug-ins bring, may have a key of that name. (): any table."""
 
 
-RENAMED: Sequence[Renamed] = (Renamed("engine.stages", values={"apart": "split"}),)
+RENAMED: Sequence[Renamed] = (
+    Renamed("engine.stages", values={"apart": "split"}),
+    Renamed(
+        "training.start_from",
+        before="model.weights",
+        of_kinds=("cnn", "cnn1d", "cnn_rnn", "logistic", "medicalnet", "resnet", "rnn", "python:*"),
+    ),
+)
 """A new entry is all that a renaming takes."""
 
 
@@ -38,6 +49,8 @@ def translate(run: RunText, notice: Notice | None = None, renamed: Sequence[Rena
         keys, before = tuple(each.key.split(".")), tuple((each.before or each.key).split("."))
         table = _table(run.settings, before)
         if table is None or before[-1] not in table:
+            continue
+        if each.of_kinds and not any(fnmatchcase(str(table.get("kind")), kind) for kind in each.of_kinds):
             continue
         where = run.where(before)
         if before != keys:

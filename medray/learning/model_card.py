@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from medray.learning.recipe import Recipe
 
@@ -83,8 +83,21 @@ def _began_as(recipe: Recipe) -> list[str]:
     file = recipe.training.get("pretrained")
     if file is None:
         return []
-    then = "kept as they were, only the last layer was trained" if file["frozen"] else "trained further"
-    return [f"- Weights began as those of `{file['file']}` (SHA-256 `{file['sha256']}`), {then}"]
+    then = "kept as they were, only what was new was trained" if file["frozen"] else "trained further"
+    parent = f" of bundle `{file['bundle_id']}`" if file.get("bundle_id") else ""
+    lines = [f"- Weights began as those of `{file['file']}`{parent} (SHA-256 `{file['sha256']}`), {then}"]
+    if "loaded" in file:  # bundles from before have no counts
+        groups = {"began at random": "new", "of the file left out": "left_out", "fitted to other channels": "adapted"}
+        told = [f"{len(names)} {what} ({_some(names)})" for what, key in groups.items() if (names := file[key])]
+        kept = [f"{file['kept']} kept as they were"] if file["kept"] and not file["frozen"] else []
+        loaded = f"{file['loaded']} loaded"
+        lines.append(f"- Tensors: {', '.join([loaded, *told, *kept])}")
+    return lines
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"`{name}`" for name in names[:most]) + rest
 
 
 def _few(recipe: Recipe) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from medray.learning.start_from import StartFrom, from_text
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +67,11 @@ class TrainingSettings(BaseModel):
     """Draws initial weights, order of samples and augmentation."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     """A checkpoint is written after every epoch, and within an epoch after this long."""
+    start_from: Annotated[
+        StartFrom | None, BeforeValidator(from_text, json_schema_input_type=str | StartFrom | None)
+    ] = Field(default=None, exclude_if=lambda start: start is None)
+    """Weights to start from, by the name of a bundle or a file alone or as a table; none: random ones. A bundle has none: it holds
+    trained weights, and says in `training` what they began as."""
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
@@ -82,26 +89,24 @@ def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
 
 
 def make_optimizer(
-    network: nn.Module, settings: TrainingSettings, loaded: Collection[str] = (), factor: float = 1.0
+    network: nn.Module, settings: TrainingSettings, factors: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
     """AdamW or SGD; biases and normalisation weights (one-dimensional) are not decayed.
 
-    Parameters named in `loaded` learn `factor` times as fast, in groups of their own.
+    Parameters named in `factors` learn so many times as fast as the others, in groups of their own.
     """
     import torch
 
-    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    apart = {name for name, _ in trained if name in loaded and factor != 1.0}
+    by_factor: dict[float, list[torch.Tensor]] = {1.0: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            by_factor.setdefault((factors or {}).get(name, 1.0), []).append(parameter)
     groups: list[dict[str, Any]] = []
-    for members, share in (
-        ([p for name, p in trained if name not in apart], 1.0),
-        ([p for name, p in trained if name in apart], factor),
-    ):
-        if members or not groups:
-            groups += [
-                {"params": [p for p in members if p.ndim > 1], "weight_decay": settings.weight_decay, FACTOR: share},
-                {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, FACTOR: share},
-            ]
+    for factor, members in by_factor.items():
+        groups += [
+            {"params": [p for p in members if p.ndim > 1], "weight_decay": settings.weight_decay, FACTOR: factor},
+            {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, FACTOR: factor},
+        ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one kernel for all parameters
     nesterov = settings.momentum > 0

@@ -94,12 +94,12 @@ class Trainer:
         torch.manual_seed(self.settings.seed)
         network = plan.model.build(self.modality.inputs(), self.objective.width(plan.classes))
         initial = plan.initial
-        loaded = frozenset() if initial is None else pretrained.put_into(network, initial)
+        if initial is not None:
+            pretrained.put_into(network, initial)
         self.narrow = self.device.type == "cpu" and has_narrow_convolution(network)
         self.network = network.to(self.device) if self.narrow else channels_last(network.to(self.device))
-        self.frozen = pretrained.frozen_modules(self.network, loaded) if initial is not None and initial.frozen else []
-        factor = 1.0 if initial is None else initial.learning_rate_factor
-        self.optimizer = make_optimizer(self.network, self.settings, loaded, factor)
+        self.frozen = pretrained.frozen_modules(self.network, initial.frozen) if initial is not None else []
+        self.optimizer = make_optimizer(self.network, self.settings, None if initial is None else initial.factors)
         self.parallel = self._parallel()
         self.averaged = averaged_network(self.network, self.settings.average_weights)
         self.state = State(history=[])

@@ -24,6 +24,7 @@ from medray.learning.models.logistic import LogisticSpec
 from medray.learning.objectives.base import Objective
 from medray.learning.plan import FitPlan
 from medray.learning.recipe import Recipe, versions
+from medray.learning.start_from import StartFrom
 from medray.modalities.registry import open_modality
 from medray.plugins.brought import brought
 from medray.progress import EpochRow, Progress, Silent
@@ -55,8 +56,8 @@ def train(
     """
     progress = progress or Silent()
     started = time.monotonic()
-    weights = pretrained.weights_of(run.model)
-    published = None if weights is None else pretrained.read(weights)  # refused before data are prepared for hours
+    start = run.training.start_from
+    published = None if start is None else pretrained.read(start)  # refused before data are prepared for hours
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, "train")
     require_split(prepared, "validation")
@@ -86,8 +87,8 @@ def train(
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
-    if weights is not None and published is not None:
-        plan = _start_from(plan, weights, published, folder, progress)
+    if start is not None and published is not None:
+        plan = _start_from(plan, start, published, folder, progress)
     *floors, fitted = engine.fit([plan] if floor is None else [floor, plan], progress.training)
     if floor is not None:
         _save_floor(run, floor, prepared, *floors)
@@ -168,7 +169,8 @@ def floor_uri(run: TrainRun, prepared: Prepared) -> str:
 
 def as_floor(run: TrainRun) -> TrainRun:
     """The same run with the logistic model."""
-    return run.model_copy(update={"model": FLOOR})
+    training = run.training.model_copy(update={"start_from": None})
+    return run.model_copy(update={"model": FLOOR, "training": training})
 
 
 def _floor_plan(run: TrainRun, prepared: Prepared, progress: Progress) -> FitPlan | None:
@@ -192,18 +194,23 @@ def _save_floor(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted
 
 
 def _start_from(
-    plan: FitPlan, weights: pretrained.Weights, published: pretrained.Published, folder: str, progress: Progress
+    plan: FitPlan, start: StartFrom, published: pretrained.Published, folder: str, progress: Progress
 ) -> FitPlan:
-    """The plan with what its network takes of the file, left in `folder` for the workers. Raises RunFileError."""
+    """The plan with what its network takes of the file, left in `folder` for the workers, beside a table of it. Raises
+    RunFileError."""
+    import pyarrow.csv
+
     model = plan.model
     network = model.build(open_modality(plan.modality).inputs(), plan.objective.width(plan.classes))
-    tensors, left_out = pretrained.chosen(published, network, model.head_names, model.other_heads)
-    initial = pretrained.leave(published, weights, tensors, left_out, files.join(folder, pretrained.LEFT))
-    progress.fact("pretrained", sha256=initial.sha256, tensors=len(tensors), left_out=len(left_out))
-    progress.note(
-        f"training starts from {initial.name} (SHA-256 {initial.sha256[:12]}…): {len(tensors)} tensors"
-        + (f"; left out: {', '.join(left_out)}" if left_out else "")
-    )
+    taken = pretrained.chosen(published, network, start, model.heads(network), model.other_heads)
+    initial = pretrained.leave(published, start, taken, files.join(folder, pretrained.LEFT))
+    buffer = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pretrained.table(published, network, taken), buffer)
+    table_uri = files.join(folder, pretrained.TABLE)
+    files.write_bytes(table_uri, buffer.getvalue().to_pybytes())
+    counts = {"tensors": initial.loaded, "new": len(initial.new), "left_out": len(initial.unused)}
+    progress.fact("pretrained", sha256=initial.sha256, **counts)
+    progress.note(f"training starts from {pretrained.in_words(initial)}; tensor by tensor: {table_uri}")
     return replace(plan, initial=initial)
 
 
@@ -216,17 +223,17 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
     modality = modality.model_copy(update={"trained": prepared.trained, "trained_ranges": ranges})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
-    weights = pretrained.weights_of(run.model)
-    model = run.model if weights is None else run.model.model_copy(update={"weights": None})
-    start = [] if weights is None else [weights.model_dump(exclude={"file", "sha256"}), published and published.sha256]
+    model, start = run.model, run.training.start_from
+    settings = run.training.model_copy(update={"start_from": None})
+    begins = [] if start is None else [start.model_dump(exclude={"file", "sha256"}), published and published.sha256]
     decides = [
         prepared.digest,
         modality.model_dump(mode="json"),
         model.model_dump(mode="json"),
         objective.model_dump(mode="json"),
-        run.training.model_dump(mode="json"),
+        settings.model_dump(mode="json"),
         *(each.model_dump() for each in brought(modality, model, objective)),
-        *start,
+        *begins,
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return FitPlan(
@@ -236,7 +243,7 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
         objective=objective,
         classes=prepared.classes,
         shards=prepared.folder,
-        settings=run.training,
+        settings=settings,
         work=files.join(run.folder, "training"),
     )
 

@@ -13,6 +13,7 @@ import torch
 from medray.errors import RunFileError
 from medray.learning import pretrained
 from medray.learning.models.medicalnet import MedicalNetSpec
+from medray.learning.start_from import StartFrom
 from medray.modalities.inputs import Input
 
 VOLUME = {"pixels": Input((1, 16, 16, 16))}
@@ -49,12 +50,12 @@ def test_a_published_checkpoint_loads_whole_and_computes_what_its_description_sa
     path = tmp_path / f"resnet_{depth}.pth"
     # torch's format from before 1.6, as the published files are, and today's
     torch.save({"state_dict": values}, path, _use_new_zipfile_serialization=depth > 18)
-    published = pretrained.read(pretrained.Weights(file=str(path)))
+    published = pretrained.read(StartFrom(file=str(path)))
     path.unlink()
     network, spec = build(depth), MedicalNetSpec
-    tensors, left_out = pretrained.chosen(published, network, spec.head_names, spec.other_heads)
-    assert left_out == (("conv_seg.0.weight", "conv_seg.0.bias") if depth == 50 else ())
-    network.load_state_dict(tensors, strict=False)
+    taken = pretrained.chosen(published, network, StartFrom(file=""), spec.head_names, spec.other_heads)
+    assert taken.unused == (("conv_seg.0.weight", "conv_seg.0.bias") if depth == 50 else ())
+    network.load_state_dict(dict(taken.tensors), strict=False)
     network.eval()
     pixels = torch.randn(2, 1, 17, 24, 16, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -85,10 +86,11 @@ def test_pictures_and_colour_are_refused(shape):
 
 def refusal(path: Path, depth: int = 10, **changes: object) -> str:
     with pytest.raises(RunFileError) as refused:
-        published = pretrained.read(pretrained.Weights(file=str(path), **changes))  # type: ignore[arg-type]
+        settings = StartFrom(file=str(path), **changes)  # type: ignore[arg-type]
+        published = pretrained.read(settings)
         with torch.device("meta"):
             network = build(depth)
-        pretrained.chosen(published, network, MedicalNetSpec.head_names, MedicalNetSpec.other_heads)
+        pretrained.chosen(published, network, settings, MedicalNetSpec.head_names, MedicalNetSpec.other_heads)
     return str(refused.value)
 
 
@@ -162,13 +164,11 @@ def test_safetensors_and_torch_give_the_same_tensors_and_half_precision_becomes_
     values = {"module.conv1.weight": torch.randn(64, 1, 7, 7, 7).half()}
     torch.save(values, tmp_path / "a.pth")
     safetensors.torch.save_file(values, tmp_path / "a.safetensors")
-    first, second = (
-        pretrained.read(pretrained.Weights(file=str(tmp_path / f"a.{end}"))) for end in ("pth", "safetensors")
-    )
+    first, second = (pretrained.read(StartFrom(file=str(tmp_path / f"a.{end}"))) for end in ("pth", "safetensors"))
     assert first.tensors.keys() == second.tensors.keys() == {"conv1.weight"}
     assert torch.equal(first.tensors["conv1.weight"], second.tensors["conv1.weight"])
     stem = torch.nn.Module()
     stem.conv1 = torch.nn.Conv3d(1, 64, 7, bias=False)
-    taken, _ = pretrained.chosen(first, stem, (), ())
+    taken = pretrained.chosen(first, stem, StartFrom(file=""), (), ()).tensors
     assert taken["conv1.weight"].dtype == torch.float32
     assert np.array_equal(taken["conv1.weight"].numpy(), values["module.conv1.weight"].float().numpy())

@@ -9,12 +9,11 @@ how to bring one from outside.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from medray.errors import RunFileError
-from medray.learning.pretrained import Weights, from_text
 from medray.modalities.inputs import Inputs
 from medray.plugins.brought import Numbers
 
@@ -27,19 +26,17 @@ class ModelBase(BaseModel, Numbers):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: Annotated[Weights | None, BeforeValidator(from_text, json_schema_input_type=str | Weights | None)] = Field(
-        default=None, exclude_if=lambda weights: weights is None
-    )
-    """A file of weights to start from, by its name alone or as a table; none: random ones. A bundle has none: it holds
-    trained weights, and says in `training` what they began as."""
-
     same_bits: ClassVar[bool] = False
     """In evaluation a row's logits hang on the shape of its batch and on whether all rows are valid throughout, and on nothing
     else of the other rows. Said of models for which tests show it: torch then computes batches of one shape."""
     head_names: ClassVar[tuple[str, ...]] = ()
-    """What the names of its last layer's tensors begin with: no file gives these. (): the model has no such layer."""
+    """What the names of its last layer's tensors begin with: these begin at random, unless a run file says otherwise."""
     other_heads: ClassVar[tuple[str, ...]] = ()
     """What the names of last layers begin with that published files may hold, and this model does not."""
+
+    def heads(self, network: nn.Module) -> tuple[str, ...]:
+        """What the names of the last layer's tensors begin with, in a network that `build` made; (): it has no such layer."""
+        return self.head_names
 
     def for_scoring(self, network: nn.Module) -> nn.Module:
         """A network that `build` made, with its weights and in evaluation mode, as it computes scores: the same function to the

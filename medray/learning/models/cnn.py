@@ -66,6 +66,10 @@ class CnnSpec(ModelBase):
         head = [nn.Flatten(), nn.Linear(features, self.dense), nn.ReLU(), nn.Dropout(self.dropout)]
         return _network(nn.Sequential(*layers, *head, nn.Linear(self.dense, outputs)))
 
+    def heads(self, network: nn.Module) -> tuple[str, ...]:
+        last = len(list(network.get_submodule("layers").children())) - 1
+        return (f"layers.{last}.",)
+
 
 def _network(layers: nn.Sequential) -> nn.Module:
     from torch import nn
