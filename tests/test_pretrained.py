@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,6 @@ def volumes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(volumes) -> Path:
     """A published file of depth 10 as fine-tuned ones are: a segmentation head, and no counters."""
-    import sys
-
     sys.path.insert(0, str(Path(__file__).parent / "models"))
     import medicalnet_reference as reference
 
@@ -363,3 +362,12 @@ def test_a_bundle_that_was_altered_is_no_start(archive, first, tmp_path):
     (copy / "spec.json").write_text(json.dumps(spec | {"classes": ["x", "y"]}))
     with pytest.raises(BundleError):
         train(resnet_run(archive, tmp_path, training={"start_from": str(copy)}), LocalEngine())
+
+
+@pytest.mark.slow
+def test_a_related_task_is_learnt_in_half_the_epochs_or_fewer(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    import start_from
+
+    [(epoch, reached)] = start_from.compare(tmp_path, epochs=8, seeds=1)
+    assert reached is not None and 2 * reached <= epoch
