@@ -30,7 +30,7 @@ ARCHITECTURES = (
 
 
 def network(opened: Opened) -> KerasNetwork:
-    made = KerasNetwork(opened.model.network, {}, {})
+    made = KerasNetwork(opened.model.network, {})
     state = opened.model.network.to_torch(opened.arrays)
     made.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     return made

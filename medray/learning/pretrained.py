@@ -82,6 +82,14 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a training starts from, on the driver."""
+
+    settings: Weights
+    published: Published
+
+
+@dataclass(frozen=True)
 class Initial:
     """What a training worker needs to start from such weights; small and picklable."""
 

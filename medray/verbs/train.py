@@ -17,9 +17,12 @@ from medray.config.runs import TrainRun
 from medray.datasets.samples import good, stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
-from medray.errors import BundleError, LabelError
+from medray.errors import BundleError, LabelError, RunFileError
 from medray.learning import bundles, graphs, pretrained
 from medray.learning.backend import with_graph
+from medray.learning.keras import reading
+from medray.learning.models.keras import WHERE as KERAS_FILE
+from medray.learning.models.keras import KerasSpec, published
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.objectives.base import Objective
 from medray.learning.plan import FitPlan
@@ -55,13 +58,12 @@ def train(
     """
     progress = progress or Silent()
     started = time.monotonic()
-    weights = pretrained.weights_of(run.model)
-    published = None if weights is None else pretrained.read(weights)  # refused before data are prepared for hours
+    run, start = with_start(run, progress)  # refused before data are prepared for hours
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, "train")
     require_split(prepared, "validation")
     _require_classes(run, prepared)
-    plan = fit_plan(run, prepared, published)
+    plan = fit_plan(run, prepared, start)
     for line in open_modality(plan.modality).cautions(ShardSet.open(prepared.folder).summaries("train")):
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
@@ -86,8 +88,8 @@ def train(
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
-    if weights is not None and published is not None:
-        plan = _start_from(plan, weights, published, folder, progress)
+    if start is not None:
+        plan = _start_from(plan, start, folder, progress)
     *floors, fitted = engine.fit([plan] if floor is None else [floor, plan], progress.training)
     if floor is not None:
         _save_floor(run, floor, prepared, *floors)
@@ -191,14 +193,28 @@ def _save_floor(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted
     bundles.save(bundle, floor_uri(run, prepared))
 
 
-def _start_from(
-    plan: FitPlan, weights: pretrained.Weights, published: pretrained.Published, folder: str, progress: Progress
-) -> FitPlan:
+def with_start(run: TrainRun, progress: Progress) -> tuple[TrainRun, pretrained.Start | None]:
+    """(the run with what its model's file says, what training starts from). Raises RunFileError for a file that is not taken."""
+    weights = pretrained.weights_of(run.model)
+    start = None if weights is None else pretrained.Start(weights, pretrained.read(weights))
+    if not isinstance(run.model, KerasSpec):
+        return run, start
+    if run.model.file is None:
+        raise RunFileError("the run file names no Keras file", where=KERAS_FILE, expected='file = "model.keras"')
+    found = reading.read(run.model.file, f"{KERAS_FILE} = {run.model.file}")
+    if found.notes:
+        progress.note(f"not taken over from {found.name}, since [training] has its own: {', '.join(found.notes)}")
+    if start is None:
+        start = pretrained.Start(pretrained.Weights(file=run.model.file), published(found))
+    return run.model_copy(update={"model": run.model.settled(found, run.objective)}), start
+
+
+def _start_from(plan: FitPlan, start: pretrained.Start, folder: str, progress: Progress) -> FitPlan:
     """The plan with what its network takes of the file, left in `folder` for the workers. Raises RunFileError."""
     model = plan.model
     network = model.build(open_modality(plan.modality).inputs(), plan.objective.width(plan.classes))
-    tensors, left_out = pretrained.chosen(published, network, model.head_names, model.other_heads)
-    initial = pretrained.leave(published, weights, tensors, left_out, files.join(folder, pretrained.LEFT))
+    tensors, left_out = pretrained.chosen(start.published, network, model.head_names, model.other_heads)
+    initial = pretrained.leave(start.published, start.settings, tensors, left_out, files.join(folder, pretrained.LEFT))
     progress.fact("pretrained", sha256=initial.sha256, tensors=len(tensors), left_out=len(left_out))
     progress.note(
         f"training starts from {initial.name} (SHA-256 {initial.sha256[:12]}…): {len(tensors)} tensors"
@@ -207,7 +223,7 @@ def _start_from(
     return replace(plan, initial=initial)
 
 
-def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published | None = None) -> FitPlan:
+def fit_plan(run: TrainRun, prepared: Prepared, start: pretrained.Start | None = None) -> FitPlan:
     """What the workers get. Its name changes with anything that changes the result, but not with the engine, nor with
     where a file of initial weights lies."""
     shards = ShardSet.open(prepared.folder)
@@ -216,9 +232,8 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
     modality = modality.model_copy(update={"trained": prepared.trained, "trained_ranges": ranges})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
-    weights = pretrained.weights_of(run.model)
-    model = run.model if weights is None else run.model.model_copy(update={"weights": None})
-    start = [] if weights is None else [weights.model_dump(exclude={"file", "sha256"}), published and published.sha256]
+    model = run.model if pretrained.weights_of(run.model) is None else run.model.model_copy(update={"weights": None})
+    began = [] if start is None else [start.settings.model_dump(exclude={"file", "sha256"}), start.published.sha256]
     decides = [
         prepared.digest,
         modality.model_dump(mode="json"),
@@ -226,7 +241,7 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
         objective.model_dump(mode="json"),
         run.training.model_dump(mode="json"),
         *(each.model_dump() for each in brought(modality, model, objective)),
-        *start,
+        *began,
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return FitPlan(

@@ -5,30 +5,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from medray.learning.keras.modules.convolution import UsualLayout
+from medray.learning.keras.modules.functions import moved
 from medray.learning.keras.modules.normalising import BatchNorm
 from medray.learning.keras.network import Network
-from medray.learning.keras.shapes import Shape
-
-Way = Literal["channels_last", "squeeze", "flat", "as_it_is", "unsqueeze"]
-"""How an input of medray becomes one of Keras."""
+from medray.learning.keras.ports import Source, Way
 
 
 class KerasNetwork(nn.Module):
     """The layers of a Keras model. Inputs by medray's names to (B, …) of the last layer."""
 
-    def __init__(self, network: Network, shapes: Mapping[str, Shape], sources: Mapping[str, tuple[str, Way]]) -> None:
-        """`shapes`: of the inputs, as Keras has them. `sources`: where each input comes from."""
+    def __init__(self, network: Network, sources: Mapping[str, Source]) -> None:
+        """`sources`: what each input is made of; without them it is called by `keras_layout` alone."""
         super().__init__()
-        self.network, self.sources = network, dict(sources)
+        self.network = network
+        self.sources: dict[str, tuple[str, Way]] = {name: (source.name, source.way) for name, source in sources.items()}
         keys = network.keys()
         self.layers = nn.ModuleDict()
-        for shaped in network.shaped(shapes):
+        for shaped in network.shaped({name: source.shape for name, source in sources.items()}):
             module = shaped.node.layer.module(*shaped.inputs)
             if not shaped.node.trainable:
                 _freeze(module)
@@ -66,7 +64,7 @@ def _arranged(given: Mapping[str, Tensor], source: str, way: Way) -> Tensor:
     if source == "mask":
         values = values.float()
     if way == "channels_last":
-        return values.movedim(1, -1)
+        return moved(values, 1, -1)
     if way == "squeeze":
         return values.squeeze(1)
     if way == "flat":

@@ -69,10 +69,12 @@ class Flatten(Layer):
         return (numbers(inputs[0]),)
 
     def module(self, *inputs: Shape) -> nn.Module:
-        moved = self.channels_first and len(inputs[0]) > 1
+        from medray.learning.keras.modules.functions import moved
+
+        first = self.channels_first and len(inputs[0]) > 1
 
         def flat(values):  # (B, …)
-            return (values.movedim(1, -1) if moved else values).flatten(1)
+            return (moved(values, 1, -1) if first else values).flatten(1)
 
         return self._module(flat)
 
@@ -221,18 +223,20 @@ class UpSampling(Layer):
     def module(self, *inputs: Shape) -> nn.Module:
         from torch.nn import functional
 
+        from medray.learning.keras.modules.functions import moved
+
         first, times, bilinear = self.channels_first, self.times, self.bilinear
 
-        def larger(values):  # (B, …)
+        def repeated(values):  # (B, …)
             if bilinear:
-                moved = values if first else values.movedim(-1, 1)
-                moved = functional.interpolate(moved, scale_factor=list(map(float, times)), mode="bilinear")
-                return moved if first else moved.movedim(1, -1)
+                larger = values if first else moved(values, -1, 1)
+                larger = functional.interpolate(larger, scale_factor=list(map(float, times)), mode="bilinear")
+                return larger if first else moved(larger, 1, -1)
             for axis, count in enumerate(times, 2 if first else 1):
                 values = values.repeat_interleave(count, axis) if count > 1 else values
             return values
 
-        return self._module(larger)
+        return self._module(repeated)
 
     def written(self) -> tuple[str, dict[str, Any]]:
         dims = len(self.times)

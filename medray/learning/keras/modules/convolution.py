@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medray.learning.keras.modules.functions import Function
+from medray.learning.keras.modules.functions import Function, moved
 from medray.learning.keras.shapes import Padding, padded
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -37,10 +37,10 @@ class Windows:
 
     def channels_before(self, values: Tensor) -> Tensor:
         """(B, C, S)"""
-        return values if self.channels_first else values.movedim(-1, 1)
+        return values if self.channels_first else moved(values, -1, 1)
 
     def as_it_came(self, values: Tensor) -> Tensor:
-        return values if self.channels_first else values.movedim(1, -1)
+        return values if self.channels_first else moved(values, 1, -1)
 
     def around(self, values: Tensor) -> list[tuple[int, int]]:
         """(before, after) of each axis of (B, C, S)."""

@@ -43,3 +43,10 @@ def plain(name: str) -> Function:
         "hard_sigmoid_2": hard_sigmoid_2,
         "hard_silu": functional.hardswish,
     }[name]
+
+
+def moved(values: Tensor, axis: int, to: int) -> Tensor:
+    """As torch.movedim, which the exporter of ONNX graphs gets wrong for an axis that is counted from the end."""
+    axes = list(range(values.ndim))
+    axes.insert(to % values.ndim, axes.pop(axis % values.ndim))
+    return values.permute(axes)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medray.learning.keras.modules.functions import moved
+
 TINY = 1e-7
 """Least standard deviation that `Normalization` divides by (keras.config.epsilon)."""
 
@@ -33,7 +35,7 @@ class BatchNorm(nn.Module):
         """A layer that is not to be trained keeps its statistics and normalises by them, in training, too."""
 
     def forward(self, input: Tensor) -> Tensor:
-        values = input.movedim(self.axis, 1)
+        values = moved(input, self.axis, 1)
         count = values.numel() // values.shape[1]
         # one value has no variance: it is normalised by the statistics
         learns = self.training and not self.always_measured and count > 1
@@ -45,7 +47,7 @@ class BatchNorm(nn.Module):
             with torch.no_grad():
                 stays = before * self.momentum
                 self.running_var.copy_(stays + (self.running_var - stays) * ((count - 1) / count))
-        return normal.movedim(1, self.axis)
+        return moved(normal, 1, self.axis)
 
 
 class LayerNorm(nn.Module):
