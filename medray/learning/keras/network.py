@@ -146,7 +146,7 @@ class Network(BaseModel):
         """Arrays of a file, by node, to the state of the torch network."""
         keys = self.keys()
         return {
-            f"layers.{keys[node.name]}.{name}": np.ascontiguousarray(array)
+            f"layers.{keys[node.name]}.{name}": np.asarray(array, order="C")
             for node in self.nodes
             if node.name in arrays
             for name, array in node.layer.to_torch(arrays[node.name]).items()
@@ -159,7 +159,7 @@ class Network(BaseModel):
         for node in self.nodes:
             prefix = f"layers.{keys[node.name]}."
             own = {each.removeprefix(prefix): array for each, array in state.items() if each.startswith(prefix)}
-            arrays[node.name] = [np.ascontiguousarray(array) for array in node.layer.to_keras(own)]
+            arrays[node.name] = [np.asarray(array, order="C") for array in node.layer.to_keras(own)]
         return arrays
 
 

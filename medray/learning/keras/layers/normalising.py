@@ -218,7 +218,8 @@ class Normalization(Layer):
     def to_keras(self, state: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         if self.mean is not None:
             return []
-        return [state["mean"], state["variance"], np.zeros((), np.int32)]
+        arrays = [state["mean"], state["variance"]]  # of a bundle, where a single number is a list of one
+        return [*(array.reshape(()) if self.axis is None else array for array in arrays), np.zeros((), np.int32)]
 
     def written(self) -> tuple[str, dict[str, Any]]:
         given = [None if each is None else list(each) for each in (self.mean, self.variance)]
