@@ -4,7 +4,19 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as in `typing`, whose import alone would take longer than this file
 if TYPE_CHECKING:
-    from medray.api import Bundle, evaluate, index, inspect, load_run, nightly, prepare, score, train
+    from medray.api import (
+        Bundle,
+        evaluate,
+        export_model,
+        import_model,
+        index,
+        inspect,
+        load_run,
+        nightly,
+        prepare,
+        score,
+        train,
+    )
     from medray.archive.manifest import Manifest
     from medray.config.runs import (
         ConvertRun,
@@ -23,6 +35,7 @@ if TYPE_CHECKING:
     from medray.learning.models.cnn import CnnSpec
     from medray.learning.models.cnn1d import Cnn1dSpec
     from medray.learning.models.cnn_rnn import CnnRnnSpec
+    from medray.learning.models.keras import KerasSpec
     from medray.learning.models.logistic import LogisticSpec
     from medray.learning.models.own import PythonModel
     from medray.learning.models.resnet import ResNetSpec
@@ -42,6 +55,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bundle": "medray.api",
     "evaluate": "medray.api",
+    "export_model": "medray.api",
+    "import_model": "medray.api",
     "index": "medray.api",
     "inspect": "medray.api",
     "load_run": "medray.api",
@@ -67,6 +82,7 @@ _HOMES = {
     "CnnSpec": "medray.learning.models.cnn",
     "Cnn1dSpec": "medray.learning.models.cnn1d",
     "CnnRnnSpec": "medray.learning.models.cnn_rnn",
+    "KerasSpec": "medray.learning.models.keras",
     "LogisticSpec": "medray.learning.models.logistic",
     "PythonModel": "medray.learning.models.own",
     "ResNetSpec": "medray.learning.models.resnet",
@@ -100,6 +116,7 @@ __all__ = [
     "GenomicsSpec",
     "Housekeeping",
     "ImagingSpec",
+    "KerasSpec",
     "LabelSettings",
     "LocalSpec",
     "LogisticSpec",
@@ -122,6 +139,8 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "export_model",
+    "import_model",
     "index",
     "inspect",
     "load_run",

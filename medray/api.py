@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from medray.learning.recipe import Recipe
     from medray.modalities.base import Inspection
     from medray.progress import Progress
-    from medray.verbs.results import EvaluateResult, IndexResult, NightlyResult, PrepareResult, ScoreResult, TrainResult
+    from medray.verbs.results import (
+        EvaluateResult,
+        ImportResult,
+        IndexResult,
+        ModelExportResult,
+        NightlyResult,
+        PrepareResult,
+        ScoreResult,
+        TrainResult,
+    )
     from medray.verbs.stages import Score
 
 RunT = TypeVar("RunT", bound=Run)
@@ -161,6 +170,33 @@ def inspect(path: str | PathLike[str]) -> Inspection:
     from medray.verbs.inspect import inspect as verb
 
     return verb(fspath(path))
+
+
+def import_model(
+    file: str | PathLike[str],
+    like: str | PathLike[str] | TrainRun,
+    *,
+    bundle: str | PathLike[str] | None = None,
+    expect: str | PathLike[str] | None = None,
+) -> ImportResult:
+    """Make a bundle of a Keras file, with modality and objective of a training's run; in the folder `bundle`, by default the
+    run's. `expect`: a .npz of inputs and the original's answers, `outputs`, to compare with. No code of the file is run.
+
+    Raises UserError and RunFileError for what does not fit, BundleError where the folder is taken.
+    """
+    from medray.verbs.import_ import import_model as verb
+
+    run = like if isinstance(like, TrainRun) else Path(like)
+    place, compared = (None if each is None else fspath(each) for each in (bundle, expect))
+    return verb(fspath(file), run, place, compared)
+
+
+def export_model(bundle: str | PathLike[str], out: str | PathLike[str], *, logits: bool = False) -> ModelExportResult:
+    """Write the network of a bundle of kind `keras` to the new .keras file `out`, whose answers are the bundle's scores; `logits`:
+    what comes before its last activation. Raises UserError, BundleError."""
+    from medray.verbs.export_model import export_model as verb
+
+    return verb("keras", fspath(bundle), fspath(out), logits=logits)
 
 
 class Bundle:

@@ -278,6 +278,8 @@ def validated(text: str) -> BaseModel:
         del base["modality"]
     elif "task" in modality:
         del base["modality"]["task"]
+    if "kind" in given.get("model", {}):
+        del base["model"]
     return runs.TrainRun.model_validate(merged(base, given))
 
 

@@ -309,29 +309,69 @@ def forget(
 
 @app.command()
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings.")],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    format: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings; keras: of a bundle.")
+    ],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store; of keras a bundle.")],
     source: Annotated[
-        str, typer.Argument(metavar="FILE", help="The file that was scored; of dicom-sr the run file that scored it.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="The file that was scored; of dicom-sr the run file that scored it; of keras the new file.",
+        ),
     ],
     out: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="OUT", help="The new file, compressed where its name says so; of dicom-sr a folder of new files."
         ),
-    ],
+    ] = None,
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="Of keras: without the last activation.")] = False,
     json_: Json = False,
 ) -> None:
     """Scores in a format of their field: of vcf the file that was scored, with INFO fields; of dicom-sr a structured report
-    for each image or series."""
+    for each image or series. Or the network of a bundle: export keras BUNDLE OUT.keras."""
     with errors():
+        if format == "keras":
+            from medray.verbs.export_model import export_model
+
+            if out is not None or bundle is not None:
+                raise typer.BadParameter("medray export keras takes a bundle and the new file")
+            print_model(export_model(format, store, source, logits=logits), json_)
+            return
+        if out is None:
+            raise typer.BadParameter("Missing argument 'OUT'.")
         from medray.verbs.export import export as verb
 
         result = verb(format, store, source, out, bundle)
         print_model(result, json_)
         if result.code:
             raise typer.Exit(result.code)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A model of another library: .keras, .h5.")],
+    like: Annotated[
+        Path, typer.Option("--like", metavar="RUN.toml", help="A training's run file: its modality and objective.")
+    ],
+    as_: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Folder of the new bundle; by default the run file's.")
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect", metavar="FILE.npz", help="Inputs, and the original's answers to them, to compare with."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Make a bundle of a model of another library, that scores as one that was trained here. No code of the file is run."""
+    with errors():
+        from medray.verbs.import_ import import_model
+
+        print_model(import_model(file, like, as_, expect), json_)
 
 
 @app.command()

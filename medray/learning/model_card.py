@@ -25,23 +25,14 @@ def model_card(recipe: Recipe, *, graph: bool = False) -> str:
             "",
             f"- Input: {recipe.modality.kind}; model: {recipe.model.kind}; objective: {recipe.objective.kind}",
             f"- Scores: {', '.join(recipe.outputs)}",
-            f"- Decision threshold (chosen on the validation split): {thresholds}",
+            f"- Decision threshold ({_chosen(recipe)}): {thresholds}",
             *_few(recipe),
             *_began_as(recipe),
-            f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`",
+            *_imported(recipe),
+            *_data(recipe),
             *_made_for(recipe),
             *_repeats(recipe, graph),
-            "",
-            "| split | entries | subjects | classes |",
-            "|---|---|---|---|",
-            *splits,
-            "",
-            "Metrics on the validation split, which also chose the epoch and the threshold, so they flatter the",
-            "model; `medray evaluate` reports the test split.",
-            "",
-            "| metric | value |",
-            "|---|---|",
-            *metrics,
+            *([] if "imported" in recipe.training else _measured(splits, metrics)),
             "",
             "The recipe is in spec.json: preprocessing with its fitted statistics, model, objective, training settings.",
             "",
@@ -49,6 +40,57 @@ def model_card(recipe: Recipe, *, graph: bool = False) -> str:
             "",
         ]
     )
+
+
+def _measured(splits: list[str], metrics: list[str]) -> list[str]:
+    """Tables of what it was trained on, and how well it did on validation."""
+    return [
+        "",
+        "| split | entries | subjects | classes |",
+        "|---|---|---|---|",
+        *splits,
+        "",
+        "Metrics on the validation split, which also chose the epoch and the threshold, so they flatter the",
+        "model; `medray evaluate` reports the test split.",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *metrics,
+    ]
+
+
+def _chosen(recipe: Recipe) -> str:
+    if "imported" not in recipe.training:
+        return "chosen on the validation split"
+    return (
+        "set in the run file" if isinstance(getattr(recipe.objective, "threshold", ""), float) else "chosen on no data"
+    )
+
+
+def _data(recipe: Recipe) -> list[str]:
+    if "imported" in recipe.training:
+        return [
+            "- Data: what it was trained on is not known here, nor how well it does: `medray evaluate` tells the latter"
+        ]
+    return [f"- Data: manifest digest `{recipe.data.get('manifest_digest')}`"]
+
+
+def _imported(recipe: Recipe) -> list[str]:
+    """The file of another library that the bundle was made of, and whether its answers were compared."""
+    facts = recipe.training.get("imported")
+    if facts is None:
+        return []
+    lines = [f"- Imported from `{facts['file']}` (SHA-256 `{facts['sha256']}`), written by {facts['written_by']}"]
+    if facts["compared"]:
+        lines.append(
+            f"- Its answers to {facts['compared']:,} given rows were compared with the original's: the largest difference is "
+            f"{facts['largest_difference']:.2g}"
+        )
+    else:
+        lines.append("- **Its answers were not compared with the original's**: no such answers were given (`--expect`)")
+    if facts["not_taken_over"]:
+        lines.append(f"- Not taken over, since it has no part in a score: {', '.join(facts['not_taken_over'])}")
+    return lines
 
 
 def _made_for(recipe: Recipe) -> list[str]:

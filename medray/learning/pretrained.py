@@ -73,6 +73,14 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a training starts from, on the driver."""
+
+    settings: StartFrom
+    published: Published
+
+
+@dataclass(frozen=True)
 class Initial:
     """What a training worker needs to start from such weights; small and picklable."""
 

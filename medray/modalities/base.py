@@ -239,6 +239,10 @@ class Modality(Protocol):
         once what they share. 0: samples are not such pairs."""
         return 0
 
+    def require_fitted(self) -> None:
+        """Raises UserError where numbers are missing that a training fits: without them nothing can be encoded."""
+        self.inputs()
+
     def fold(self, logits: torch.Tensor) -> torch.Tensor:
         """(B x views, O) logits of what `encode` gave without a generator to (B, O)."""
         return logits

@@ -156,6 +156,7 @@ def _bundle(uri: str) -> Inspection:
         "manifest_digest": recipe.data.get("manifest_digest"),
         "graph": bundle.graph is not None,
         **({"pretrained": began} if (began := recipe.training.get("pretrained")) else {}),
+        **({"imported": imported} if (imported := recipe.training.get("imported")) else {}),
         "command": f'medray score RUN.toml, with bundle = "{uri}"',
     }
     numbers = {name: value for name, value in recipe.metrics.items() if isinstance(value, int | float)}

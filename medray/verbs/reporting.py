@@ -58,9 +58,8 @@ def report_facts(
         date=recipe.created,
         modality=described(recipe.modality.model_dump(mode="json", include={"kind", "size"})),
         facts={
-            "Trained": f"{training['epochs']} epochs, best {training['best_epoch']}, {training['workers']} workers, "
-            f"seed {training['settings']['seed']}",
-            "Data": f"manifest digest {recipe.data['manifest_digest']}",
+            "Trained": _how(training),
+            "Data": f"manifest digest {recipe.data['manifest_digest'] or 'not known'}",
         },
         splits=splits,
         external=isinstance(run, EvaluateRun),
@@ -74,8 +73,8 @@ def report_facts(
         threshold_choice=training.get("threshold_choice", ()),
         scores=scores,
         targets=stacked(predictions.column("target").combine_chunks()),
-        history=_history(run, training["plan"]),
-        best_epoch=training["best_epoch"],
+        history=_history(run, training["plan"]) if "plan" in training else None,
+        best_epoch=training.get("best_epoch"),
         mistakes=mistakes(recipe, folders, predictions, scores),
         mixture=mixture_of(stated, recipe.modality.kinds),
         measures=measures_of(stated),
@@ -110,6 +109,15 @@ def measures_of(facts: Sequence[str | None]) -> dict[str, tuple[int, float, floa
         name: (len(numbers), min(numbers), float(np.median(numbers)), max(numbers))
         for name, numbers in sorted(values.items())
     }
+
+
+def _how(training: Mapping[str, Any]) -> str:
+    if imported := training.get("imported"):
+        return f"elsewhere; imported from {imported['file']}, written by {imported['written_by']}"
+    return (
+        f"{training['epochs']} epochs, best {training['best_epoch']}, {training['workers']} workers, "
+        f"seed {training['settings']['seed']}"
+    )
 
 
 def described(spec: dict[str, Any]) -> str:

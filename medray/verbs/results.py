@@ -284,6 +284,45 @@ class ExportResult(BaseModel):
     """Exit code: 3 where more of the scored entries were refused than the run's `max_failed`."""
 
 
+class ModelExportResult(BaseModel):
+    """A network in a file of another library."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle_id: str
+    out: str
+    layers: int
+    inputs: dict[str, str]
+    """Shape of each, as that library has it."""
+    outputs: tuple[str, ...]
+    answers: str
+    """scores, or logits."""
+    seconds: float
+
+
+class ImportResult(BaseModel):
+    """A bundle that was made of a model of another library."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle: str
+    bundle_id: str
+    file: str
+    sha256: str
+    written_by: str
+    """The library and its version."""
+    layers: int
+    parameters: int
+    outputs: tuple[str, ...]
+    answers: str
+    """Whether they were compared with the original's, for people."""
+    compared: int
+    """Rows whose answers were compared with the original's; 0: none was."""
+    largest_difference: float | None
+    """Of these answers; of one beyond 1, as a part of it. None: they were not compared."""
+    seconds: float
+
+
 class VacuumResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 

@@ -17,9 +17,12 @@ from medray.config.runs import TrainRun
 from medray.datasets.samples import good, stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
-from medray.errors import BundleError, LabelError
+from medray.errors import BundleError, LabelError, RunFileError
 from medray.learning import bundles, graphs, pretrained
 from medray.learning.backend import with_graph
+from medray.learning.keras import reading
+from medray.learning.models.keras import WHERE as KERAS_FILE
+from medray.learning.models.keras import KerasSpec
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.objectives.base import Objective
 from medray.learning.plan import FitPlan
@@ -56,13 +59,12 @@ def train(
     """
     progress = progress or Silent()
     started = time.monotonic()
-    start = run.training.start_from
-    published = None if start is None else pretrained.read(start)  # refused before data are prepared for hours
+    run, start = with_start(run, progress)  # refused before data are prepared for hours
     prepared = prepare_shards(run, engine, progress)
     require_split(prepared, "train")
     require_split(prepared, "validation")
     _require_classes(run, prepared)
-    plan = fit_plan(run, prepared, published)
+    plan = fit_plan(run, prepared, start)
     for line in open_modality(plan.modality).cautions(ShardSet.open(prepared.folder).summaries("train")):
         progress.fact("caution", level="warning")
         progress.note(f"caution: {line}")
@@ -87,8 +89,8 @@ def train(
         progress.note(f"this run file was already trained on this data: {run.bundle} (--fresh trains it again)")
         return _result(run, finished, prepared, folder, time.monotonic() - started, reused=True)
     files.make_folder(folder)
-    if start is not None and published is not None:
-        plan = _start_from(plan, start, published, folder, progress)
+    if start is not None:
+        plan = _start_from(plan, start, folder, progress)
     *floors, fitted = engine.fit([plan] if floor is None else [floor, plan], progress.training)
     if floor is not None:
         _save_floor(run, floor, prepared, *floors)
@@ -193,19 +195,37 @@ def _save_floor(run: TrainRun, plan: FitPlan, prepared: Prepared, fitted: Fitted
     bundles.save(bundle, floor_uri(run, prepared))
 
 
-def _start_from(
-    plan: FitPlan, start: StartFrom, published: pretrained.Published, folder: str, progress: Progress
-) -> FitPlan:
+def with_start(run: TrainRun, progress: Progress) -> tuple[TrainRun, pretrained.Start | None]:
+    """(the run with what its model's file says, what training starts from). Raises RunFileError for a file that is not taken."""
+    import torch
+
+    settings = run.training.start_from
+    start = None if settings is None else pretrained.Start(settings, pretrained.read(settings))
+    if not isinstance(run.model, KerasSpec):
+        return run, start
+    if run.model.file is None:
+        raise RunFileError("the run file names no Keras file", where=KERAS_FILE, expected='file = "model.keras"')
+    found = reading.read(run.model.file, f"{KERAS_FILE} = {run.model.file}")
+    if found.notes:
+        progress.note(f"not taken over from {found.name}, since [training] has its own: {', '.join(found.notes)}")
+    if start is None:
+        tensors = {name: torch.from_numpy(array) for name, array in found.weights.items()}
+        published = pretrained.Published(found.name, found.sha256, tensors)
+        start = pretrained.Start(StartFrom(file=run.model.file, head=True), published)
+    return run.model_copy(update={"model": run.model.settled(found, run.objective)}), start
+
+
+def _start_from(plan: FitPlan, start: pretrained.Start, folder: str, progress: Progress) -> FitPlan:
     """The plan with what its network takes of the file, left in `folder` for the workers, beside a table of it. Raises
     RunFileError."""
     import pyarrow.csv
 
     model = plan.model
     network = model.build(open_modality(plan.modality).inputs(), plan.objective.width(plan.classes))
-    taken = pretrained.chosen(published, network, start, model.heads(network), model.other_heads)
-    initial = pretrained.leave(published, start, taken, files.join(folder, pretrained.LEFT))
+    taken = pretrained.chosen(start.published, network, start.settings, model.heads(network), model.other_heads)
+    initial = pretrained.leave(start.published, start.settings, taken, files.join(folder, pretrained.LEFT))
     buffer = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(pretrained.table(published, network, taken), buffer)
+    pyarrow.csv.write_csv(pretrained.table(start.published, network, taken), buffer)
     table_uri = files.join(folder, pretrained.TABLE)
     files.write_bytes(table_uri, buffer.getvalue().to_pybytes())
     counts = {"tensors": initial.loaded, "new": len(initial.new), "left_out": len(initial.unused)}
@@ -214,7 +234,7 @@ def _start_from(
     return replace(plan, initial=initial)
 
 
-def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published | None = None) -> FitPlan:
+def fit_plan(run: TrainRun, prepared: Prepared, start: pretrained.Start | None = None) -> FitPlan:
     """What the workers get. Its name changes with anything that changes the result, but not with the engine, nor with
     where a file of initial weights lies."""
     shards = ShardSet.open(prepared.folder)
@@ -223,23 +243,22 @@ def fit_plan(run: TrainRun, prepared: Prepared, published: pretrained.Published 
     modality = modality.model_copy(update={"trained": prepared.trained, "trained_ranges": ranges})
     targets = [stacked(read_samples(shard.uri, ["target"]).column("target")) for shard in shards.split("train")]
     objective = run.objective.fitted(np.concatenate(targets))
-    model, start = run.model, run.training.start_from
     settings = run.training.model_copy(update={"start_from": None})
-    begins = [] if start is None else [start.model_dump(exclude={"file", "sha256"}), published and published.sha256]
+    began = [] if start is None else [start.settings.model_dump(exclude={"file", "sha256"}), start.published.sha256]
     decides = [
         prepared.digest,
         modality.model_dump(mode="json"),
-        model.model_dump(mode="json"),
+        run.model.model_dump(mode="json"),
         objective.model_dump(mode="json"),
         settings.model_dump(mode="json"),
-        *(each.model_dump() for each in brought(modality, model, objective)),
-        *begins,
+        *(each.model_dump() for each in brought(modality, run.model, objective)),
+        *began,
     ]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return FitPlan(
         name=f"{run.name}-{digest}",
         modality=modality,  # type: ignore[arg-type]  # `fitted` returns a spec of its own kind
-        model=model,
+        model=run.model,
         objective=objective,
         classes=prepared.classes,
         shards=prepared.folder,

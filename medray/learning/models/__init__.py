@@ -9,6 +9,7 @@ from typing import Annotated
 from medray.learning.models.cnn import CnnSpec
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.models.cnn_rnn import CnnRnnSpec
+from medray.learning.models.keras import KerasSpec
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.models.medicalnet import MedicalNetSpec
 from medray.learning.models.own import PythonModel
@@ -17,6 +18,6 @@ from medray.learning.models.rnn import RnnSpec
 from medray.plugins.kinds import Kinds
 
 ModelSpec = Annotated[
-    CnnSpec | Cnn1dSpec | CnnRnnSpec | LogisticSpec | MedicalNetSpec | ResNetSpec | RnnSpec,
+    CnnSpec | Cnn1dSpec | CnnRnnSpec | KerasSpec | LogisticSpec | MedicalNetSpec | ResNetSpec | RnnSpec,
     Kinds("models", PythonModel),
 ]

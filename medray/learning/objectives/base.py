@@ -67,6 +67,8 @@ class Objective(BaseModel, Numbers, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    link: ClassVar[Literal["sigmoid", "softmax", "linear"] | None] = None
+    """What `activate` does to the logits of a network where there is no calibrator; None: nothing of these."""
     probabilities: ClassVar[bool] = True
     """Scores are probabilities, so that each has log-odds."""
     at_prevalence: ClassVar[bool] = False

@@ -36,6 +36,8 @@ Threshold = Rule | Fraction
 class _YesOrNo(ClassificationObjective):
     """Each of T outputs is a probability of its own; T is 1 for two classes."""
 
+    link: ClassVar[Literal["sigmoid", "softmax", "linear"] | None] = "sigmoid"
+
     threshold: Threshold = "youden"
     """How the decision threshold is chosen on the validation split; a number is taken as it is."""
     sensitivity_target: Fraction = 0.95

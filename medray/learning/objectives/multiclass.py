@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class MulticlassObjective(ClassificationObjective):
     """K classes that exclude each other, K probabilities. Targets (N, 1): the index of the class."""
 
+    link: ClassVar[Literal["sigmoid", "softmax", "linear"] | None] = "softmax"
     breakdown: ClassVar[Breakdown | None] = Breakdown(
         "per_class", "Class", ("n", "auroc", "auprc", "sensitivity", "specificity", "precision", "f1")
     )

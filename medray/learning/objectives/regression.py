@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class RegressionObjective(Objective):
     """T numbers. The network learns them standardised by the train split; scores are in the target's own unit."""
 
+    link: ClassVar[Literal["sigmoid", "softmax", "linear"] | None] = "linear"
     probabilities: ClassVar[bool] = False
     breakdown: ClassVar[Breakdown | None] = Breakdown("per_output", "Output", ("n", *REGRESSION))
 

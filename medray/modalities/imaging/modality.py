@@ -289,6 +289,16 @@ class Imaging(Modality):
     def inputs(self) -> Inputs:
         return {"pixels": Input(self.shape)}
 
+    def require_fitted(self) -> None:
+        """Raises UserError for a z-score without mean and standard deviation."""
+        if self.spec.normalise == "zscore" and (self.spec.mean is None or self.spec.std is None):
+            raise UserError(
+                "the images are normalised by a mean and a standard deviation that nobody has measured",
+                where="[modality] normalise",
+                found="zscore, without mean and std",
+                do='give mean and std as the model was trained with, for each channel, or set normalise = "none"',
+            )
+
     def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
         """Each image from its least to its largest value, of a volume the middle slice, of several volumes the first; uint8
         (H, W) or (H, W, 3)."""
