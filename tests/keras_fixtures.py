@@ -20,7 +20,7 @@ sys.path.insert(0, str(FOLDER))
 
 from inputs import random_input  # noqa: E402  beside the fixtures, where their makers find it
 
-__all__ = ["LIBRARIES", "answers", "changed", "names", "random_input", "unpacked"]
+__all__ = ["LIBRARIES", "answers", "changed", "described", "names", "random_input", "unpacked"]
 
 
 @cache
@@ -36,6 +36,15 @@ def unpacked(name: str, folder: Path) -> Path:
         path = folder / name
         path.write_bytes(archive.read(name))
     return path
+
+
+def described(name: str) -> dict[str, Any]:
+    """[model] of a bundle with the network of a .keras fixture, whose last activation is the objective's."""
+    from medray.learning.keras.graph import read_model
+
+    with zipfile.ZipFile(FOLDER / "files.zip") as archive, zipfile.ZipFile(io.BytesIO(archive.read(name))) as whole:
+        network = read_model(json.loads(whole.read("config.json")), 3).network.without_link()
+    return {"kind": "keras", "network": network.model_dump(mode="json")}
 
 
 @cache

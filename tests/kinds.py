@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import toy
+from keras_fixtures import described
 
 from medray.datasets.samples import tensor_column
 from medray.learning.bundles import TrainedModel, make_bundle
@@ -22,6 +23,7 @@ TASK = TaskSpec(labels="labels.parquet")
 LENGTH, HOUR = 60, 3_600_000_000
 
 PICTURES = ImagingSpec(size=(16, 16), mean=(51.5,), std=(33.25,))
+MIDDLING = ImagingSpec(size=(32, 32), mean=(51.5,), std=(33.25,))
 LARGE = ImagingSpec(size=(64, 64), mean=(51.5,), std=(33.25,))
 ODD = ImagingSpec(size=(40, 40), mean=(51.5,), std=(33.25,))
 VOLUMES = ImagingSpec(size=(8, 8, 8), mean=(51.5,), std=(33.25,))
@@ -58,6 +60,9 @@ KINDS: dict[str, tuple[ModalitySpec, dict[str, Any]]] = {
     "cnn_rnn": (BASES, {"kind": "cnn_rnn", "filters": 16, "hidden": 16}),
     "cnn_rnn of events": (EVENTS, {"kind": "cnn_rnn", "filters": 16, "hidden": 16, "cell": "gru"}),
     "cnn_rnn, last": (STRANDS, {"kind": "cnn_rnn", "filters": 16, "hidden": 16, "pooling": "last", "cell": "elman"}),
+    "keras of pictures": (MIDDLING, described("keras-unet_encoder.keras")),
+    "keras of sequences": (BASES, described("keras-deepbind.keras")),
+    "keras, both strands": (STRANDS, described("keras-deepbind.keras")),
 }
 """Name to modality and model."""
 

@@ -36,6 +36,8 @@ H5 = (
     "depthwise2d",
 )
 """Models that are also written as .h5."""
+BY_TORCH = ("lenet", "resnet", "gru_d", "conv2d_same_strides", "gru_reset_before", "maxpool2d")
+"""Models that Keras's torch backend makes, too, beside those with channels first."""
 
 
 def randomised(model: Any, name: str) -> Any:
@@ -62,6 +64,8 @@ def main() -> None:
     label = library if backend == "tensorflow" else f"{library}-{backend}"
     architectures = models.architectures(K)
     made = models.layers(K, library == "keras2") | architectures
+    if backend == "torch":
+        made = {name: made[name] for name in BY_TORCH} | models.channels_first(K)
     whole = sys.argv[3:] == ["--whole"]
     names = list(made) if whole or not sys.argv[3:] else sys.argv[3:]
     answers = {}

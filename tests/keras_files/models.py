@@ -128,6 +128,41 @@ def layers(K: Any, two: bool) -> dict[str, Make]:
     return made
 
 
+def channels_first(K: Any) -> dict[str, Make]:
+    """Models of one layer with channels before the positions, which TensorFlow does not compute on a CPU."""
+    L = K.layers
+    first = {"data_format": "channels_first"}
+    line, picture, volume = (3, 9), (3, 6, 5), (2, 4, 4, 3)
+
+    def one(layer: Any, shape: tuple[int, ...] = picture) -> Make:
+        return lambda: K.Sequential([K.Input(shape), layer()])
+
+    return {
+        "first_conv1d": one(lambda: L.Conv1D(4, 3, strides=2, padding="same", **first), line),
+        "first_conv2d": one(lambda: L.Conv2D(4, (3, 2), strides=2, padding="same", activation="relu", **first)),
+        "first_conv3d": one(lambda: L.Conv3D(3, 2, padding="same", **first), volume),
+        "first_depthwise2d": one(lambda: L.DepthwiseConv2D(3, depth_multiplier=2, padding="same", **first)),
+        "first_separable2d": one(lambda: L.SeparableConv2D(4, 3, **first)),
+        "first_maxpool2d": one(lambda: L.MaxPooling2D((3, 2), (2, 2), padding="same", **first)),
+        "first_avgpool2d": one(lambda: L.AveragePooling2D(2, **first)),
+        "first_globalavg2d": one(lambda: L.GlobalAveragePooling2D(keepdims=True, **first)),
+        "first_batchnorm": one(lambda: L.BatchNormalization(axis=1)),
+        "first_flatten": one(lambda: L.Flatten(**first)),
+        "first_zeropadding2d": one(lambda: L.ZeroPadding2D(((0, 1), (2, 1)), **first)),
+        "first_upsampling2d": one(lambda: L.UpSampling2D((2, 1), **first)),
+        "first_network": lambda: K.Sequential(
+            [
+                K.Input((1, 16, 16)),
+                L.Conv2D(8, 3, activation="relu", **first),
+                L.MaxPooling2D(2, **first),
+                L.BatchNormalization(axis=1),
+                L.Flatten(**first),
+                L.Dense(3, activation="softmax"),
+            ]
+        ),
+    }
+
+
 def architectures(K: Any) -> dict[str, Make]:
     """Shapes of known networks, by name, with a few filters each."""
     L = K.layers
