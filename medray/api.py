@@ -192,11 +192,12 @@ def import_model(
 
 
 def export_model(bundle: str | PathLike[str], out: str | PathLike[str], *, logits: bool = False) -> ModelExportResult:
-    """Write the network of a bundle of kind `keras` to the new .keras file `out`, whose answers are the bundle's scores; `logits`:
-    what comes before its last activation. Raises UserError, BundleError."""
+    """Write the network of a bundle to the new file `out`, .onnx, or .keras of a bundle of kind `keras`; its answers are the
+    bundle's scores, `logits`: what comes before the last activation. Raises UserError, BundleError."""
     from medray.verbs.export_model import export_model as verb
 
-    return verb("keras", fspath(bundle), fspath(out), logits=logits)
+    format = "keras" if fspath(out).endswith(".keras") else "onnx"
+    return verb(format, fspath(bundle), fspath(out), logits=logits)
 
 
 class Bundle:

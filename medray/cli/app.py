@@ -310,14 +310,15 @@ def forget(
 @app.command()
 def export(
     format: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings; keras: of a bundle.")
+        str,
+        typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings; keras, onnx: of a bundle."),
     ],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store; of keras a bundle.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store; of keras and onnx a bundle.")],
     source: Annotated[
         str,
         typer.Argument(
             metavar="FILE",
-            help="The file that was scored; of dicom-sr the run file that scored it; of keras the new file.",
+            help="The file that was scored; of dicom-sr the run file that scored it; of keras and onnx the new file.",
         ),
     ],
     out: Annotated[
@@ -327,17 +328,17 @@ def export(
         ),
     ] = None,
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
-    logits: Annotated[bool, typer.Option("--logits", help="Of keras: without the last activation.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Of keras and onnx: without the last activation.")] = False,
     json_: Json = False,
 ) -> None:
     """Scores in a format of their field: of vcf the file that was scored, with INFO fields; of dicom-sr a structured report
-    for each image or series. Or the network of a bundle: export keras BUNDLE OUT.keras."""
+    for each image or series. Or the network of a bundle: export onnx BUNDLE OUT.onnx, export keras BUNDLE OUT.keras."""
     with errors():
-        if format == "keras":
+        if format in ("keras", "onnx"):
             from medray.verbs.export_model import export_model
 
             if out is not None or bundle is not None:
-                raise typer.BadParameter("medray export keras takes a bundle and the new file")
+                raise typer.BadParameter(f"medray export {format} takes a bundle and the new file")
             print_model(export_model(format, store, source, logits=logits), json_)
             return
         if out is None:
@@ -352,7 +353,13 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A model of another library: .keras, .h5.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A model of another library: .keras, .h5, .onnx; or tensors of a network of medray: .safetensors, .pt.",
+        ),
+    ],
     like: Annotated[
         Path, typer.Option("--like", metavar="RUN.toml", help="A training's run file: its modality and objective.")
     ],

@@ -70,7 +70,7 @@ def make(network: nn.Module, inputs: Inputs, weights: Mapping[str, np.ndarray]) 
     if axes and "mask" not in inputs:
         raise NoGraph("its inputs vary in length and have no mask that tells how long each is")
     contents = [_exported(network, inputs, axes, whole=whole) for whole in (False, True)[: 1 + _apart(inputs)]]
-    return Graph(*(_without_numbers(content, weights) for content in contents))
+    return Graph(*(without_numbers(content, weights) for content in contents))
 
 
 def _apart(inputs: Inputs) -> bool:
@@ -80,15 +80,50 @@ def _apart(inputs: Inputs) -> bool:
     return "mask" in inputs and not varying_axes(inputs)
 
 
-def _exported(network: nn.Module, inputs: Inputs, axes: Mapping[str, int], *, whole: bool) -> bytes:
-    """The ONNX model, with its numbers, as it computes rows with padding, or `whole` ones. Raises NoGraph."""
+def standalone(network: nn.Module, inputs: Inputs) -> bytes:
+    """The network as a whole ONNX model, with its numbers, for any number of rows; its output is `scores`. It was computed by
+    onnxruntime, and gives what torch gives of seeded inputs. Raises NoGraph, also where a library is not installed."""
+    import torch
+
+    from medray.learning.fixed_batches import varying_axes
+
+    if (absent := lacking("onnx", "onnxruntime")) is not None:
+        raise NoGraph(absent)
+    axes = varying_axes(inputs)
+    content = _exported(network, inputs, axes, whole=False, any_rows=True)
+    import onnxruntime
+
+    try:
+        session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        reads = [each.name for each in session.get_inputs()]
+        for rows, steps in ((2, 12), (1, 12), (7, 30)):
+            given = seeded(inputs, rows, seed=rows, steps=steps)
+            with torch.inference_mode():
+                expected = network(**given)
+            found = session.run(None, {name: given[name].numpy() for name in reads})[0]
+            if not close(found, expected.numpy()):
+                raise NoGraph(f"its answers to {rows} seeded rows differ from torch's by more than {TOLERANCE:g}")
+    except NoGraph:
+        raise
+    except Exception as error:  # of onnxruntime, which has no base class for what it raises
+        raise NoGraph(f"{runtime()} cannot compute it: {first_line(error)}") from None
+    return content
+
+
+def _exported(
+    network: nn.Module, inputs: Inputs, axes: Mapping[str, int], *, whole: bool, any_rows: bool = False
+) -> bytes:
+    """The ONNX model, with its numbers, as it computes rows with padding, or `whole` ones; for batches of `fixed_rows`, or of any
+    number of rows. Raises NoGraph."""
     import torch
 
     from medray.learning.fixed_batches import fixed_rows
 
     names = list(inputs)
     most = MOST_VARYING if axes else MOST_ROWS
-    given = seeded(inputs, fixed_rows(inputs, most, MOST_BYTES), seed=0, whole=whole)
+    rows = 3 if any_rows else fixed_rows(inputs, most, MOST_BYTES)
+    given = seeded(inputs, rows, seed=0, whole=whole)
+    dynamic = {name: ({0: "N"} if any_rows else {}) | ({axes[name]: "T"} if name in axes else {}) for name in names}
 
     class ByPosition(torch.nn.Module):
         def __init__(self) -> None:
@@ -109,8 +144,8 @@ def _exported(network: nn.Module, inputs: Inputs, axes: Mapping[str, int], *, wh
                 content,  # pyright: ignore[reportArgumentType]  # the older exporter takes a file
                 dynamo=False,
                 input_names=names,
-                output_names=["logits"],
-                dynamic_axes={name: {axis: "T"} for name, axis in axes.items()},
+                output_names=["scores" if any_rows else "logits"],
+                dynamic_axes={name: each for name, each in dynamic.items() if each},
                 opset_version=OPSET,
                 training=torch.onnx.TrainingMode.PRESERVE,  # else batch norm is folded into other weights
                 do_constant_folding=False,
@@ -122,8 +157,8 @@ def _exported(network: nn.Module, inputs: Inputs, axes: Mapping[str, int], *, wh
     return content.getvalue()
 
 
-def _without_numbers(content: bytes, weights: Mapping[str, np.ndarray]) -> bytes:
-    """The graph with each weight read from NUMBERS, where `_packed` has put it."""
+def without_numbers(content: bytes, weights: Mapping[str, np.ndarray]) -> bytes:
+    """The graph with each weight read from NUMBERS, where `packed_numbers` has put it."""
     import onnx
 
     model = onnx.load_model_from_string(content)
@@ -154,7 +189,7 @@ def _places(weights: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _packed(weights: Mapping[str, np.ndarray]) -> np.ndarray:
+def packed_numbers(weights: Mapping[str, np.ndarray]) -> np.ndarray:
     """(N,) uint8: the content of NUMBERS."""
     places = _places(weights)
     packed = np.zeros(max((start + length for start, length in places.values()), default=0), np.uint8)
@@ -174,9 +209,9 @@ class OnnxNetwork:
 
         if (absent := lacking("onnxruntime")) is not None:
             raise MachineError("onnxruntime is not here", where='[engine] backend = "onnx"', found=absent)
-        packed = _packed(weights)
-        self.masked = _Session(graph.nodes, packed, on_gpu=on_gpu)
-        self.whole = None if graph.whole is None else _Session(graph.whole, packed, on_gpu=on_gpu)
+        packed = packed_numbers(weights)
+        self.masked = Session(graph.nodes, packed, on_gpu=on_gpu)
+        self.whole = None if graph.whole is None else Session(graph.whole, packed, on_gpu=on_gpu)
         self.batches = FixedBatches(self.masked.rows, varying_axes(inputs), apart=self.whole is not None)
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -188,7 +223,7 @@ class OnnxNetwork:
         return (self.whole if self.whole is not None and whole else self.masked)(batch)
 
 
-class _Session:
+class Session:
     """One ONNX model in onnxruntime. A call raises BundleError where the inputs do not fit, MemoryError."""
 
     def __init__(self, nodes: bytes, packed: np.ndarray, *, on_gpu: bool) -> None:
@@ -203,7 +238,9 @@ class _Session:
         providers = ["CUDAExecutionProvider"] if on_gpu and runs_on_gpu() else []
         self.session: Any = onnxruntime.InferenceSession(nodes, options, providers=[*providers, "CPUExecutionProvider"])
         self.reads = [each.name for each in self.session.get_inputs()]
-        self.rows = int(self.session.get_inputs()[0].shape[0])
+        rows = self.session.get_inputs()[0].shape[0]
+        self.rows = rows if isinstance(rows, int) else 0
+        """Of a batch; 0: any number."""
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch

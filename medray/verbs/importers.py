@@ -58,7 +58,23 @@ def _keras(file: str, run: TrainRun) -> Original:
     return read(file, run)
 
 
-IMPORTERS: tuple[Importer, ...] = (Importer("keras", (".keras", ".h5", ".hdf5"), _keras),)
+def _onnx(file: str, run: TrainRun) -> Original:
+    from medray.verbs.import_onnx import read
+
+    return read(file, run)
+
+
+def _weights(file: str, run: TrainRun) -> Original:
+    from medray.verbs.import_weights import read
+
+    return read(file, run)
+
+
+IMPORTERS: tuple[Importer, ...] = (
+    Importer("keras", (".keras", ".h5", ".hdf5"), _keras),
+    Importer("onnx", (".onnx",), _onnx),
+    Importer("weights", (".safetensors", ".pt", ".pth", ".ckpt", ".bin"), _weights),
+)
 
 
 def importer(file: str) -> Importer:

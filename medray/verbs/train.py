@@ -199,6 +199,13 @@ def with_start(run: TrainRun, progress: Progress) -> tuple[TrainRun, pretrained.
     """(the run with what its model's file says, what training starts from). Raises RunFileError for a file that is not taken."""
     import torch
 
+    if not run.model.trainable:
+        raise RunFileError(
+            "a model of this kind is not trained",
+            where="[model] kind",
+            found=run.model.kind,
+            do="medray import makes a bundle of its file, which scores as any other",
+        )
     settings = run.training.start_from
     start = None if settings is None else pretrained.Start(settings, pretrained.read(settings))
     if not isinstance(run.model, KerasSpec):

@@ -12,12 +12,13 @@ from medray.learning.models.cnn_rnn import CnnRnnSpec
 from medray.learning.models.keras import KerasSpec
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.models.medicalnet import MedicalNetSpec
+from medray.learning.models.onnx import OnnxSpec
 from medray.learning.models.own import PythonModel
 from medray.learning.models.resnet import ResNetSpec
 from medray.learning.models.rnn import RnnSpec
 from medray.plugins.kinds import Kinds
 
 ModelSpec = Annotated[
-    CnnSpec | Cnn1dSpec | CnnRnnSpec | KerasSpec | LogisticSpec | MedicalNetSpec | ResNetSpec | RnnSpec,
+    CnnSpec | Cnn1dSpec | CnnRnnSpec | KerasSpec | LogisticSpec | MedicalNetSpec | OnnxSpec | ResNetSpec | RnnSpec,
     Kinds("models", PythonModel),
 ]

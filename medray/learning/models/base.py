@@ -29,6 +29,8 @@ class ModelBase(BaseModel, Numbers):
     same_bits: ClassVar[bool] = False
     """In evaluation a row's logits hang on the shape of its batch and on whether all rows are valid throughout, and on nothing
     else of the other rows. Said of models for which tests show it: torch then computes batches of one shape."""
+    trainable: ClassVar[bool] = True
+    """Whether a training can fit it; else it comes out of a file, and scores."""
     head_names: ClassVar[tuple[str, ...]] = ()
     """What the names of its last layer's tensors begin with: these begin at random, unless a run file says otherwise."""
     other_heads: ClassVar[tuple[str, ...]] = ()

@@ -131,5 +131,7 @@ def bag(codes_BT: Tensor, mask_BT: Tensor | None, categories: int, counted: str)
     import torch
 
     valid_BT = torch.ones_like(codes_BT, dtype=torch.float32) if mask_BT is None else mask_BT.float()
-    count_BN = valid_BT.new_zeros(len(codes_BT), categories).scatter_add_(1, codes_BT, valid_BT)
+    # zeros of as many rows; made so, an exported graph takes any number
+    none_BN = torch.zeros_like(valid_BT.sum(1, keepdim=True)).expand(-1, categories)
+    count_BN = none_BN.scatter_add(1, codes_BT, valid_BT)
     return count_BN.log1p() if counted == "log" else count_BN if counted == "count" else count_BN.clamp(max=1)

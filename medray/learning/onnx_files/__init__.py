@@ -1,0 +1,1 @@
+"""Networks that others saved as ONNX files: read, checked, and computed by onnxruntime."""
