@@ -232,8 +232,8 @@ def test_a_bundle_of_another_kind_has_no_form_in_keras(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_keras_loads_exported_files_in_safe_mode_and_answers_alike(tmp_path: Path) -> None:
     """Needs a network: TensorFlow and Keras are installed into an environment of their own."""
-    from medray.learning.keras.refusal import Refused
     from medray.learning.keras.writing import written
+    from medray.learning.refusal import Refused
 
     python = tmp_path / "environment" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "environment")], check=True)

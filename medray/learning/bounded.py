@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medray.errors import MachineError, UserError
-from medray.learning.keras.refusal import Refused, shown
+from medray.learning.refusal import Refused, shown
 from medray.storage import files
 
 REFUSAL = "refusal.json"

@@ -10,7 +10,7 @@ import safetensors.torch
 from medray.errors import MedrayError
 from medray.learning import pretrained
 from medray.learning.bounded import within_limits
-from medray.learning.keras.refusal import Refused
+from medray.learning.refusal import Refused
 from medray.learning.start_from import StartFrom
 
 TENSORS = "tensors.safetensors"

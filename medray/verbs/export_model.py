@@ -92,9 +92,9 @@ def _keras(loaded: bundles.TrainedModel, bundle: str, *, logits: bool) -> tuple[
         )
     from medray.learning.keras.linking import with_link
     from medray.learning.keras.reading import lacking
-    from medray.learning.keras.refusal import Refused
     from medray.learning.keras.shapes import described
     from medray.learning.keras.writing import written
+    from medray.learning.refusal import Refused
 
     if (absent := lacking()) is not None:
         raise UserError("Keras files are written by h5py", found=absent)

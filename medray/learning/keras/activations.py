@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from medray.learning.keras.refusal import Refused, shown, table, text
+from medray.learning.refusal import Refused, shown, table, text
 
 if TYPE_CHECKING:
     from medray.learning.keras.modules.functions import Function

@@ -18,7 +18,7 @@ import numpy as np
 from medray.learning.keras import hdf5
 from medray.learning.keras.graph import Model, read_model
 from medray.learning.keras.hdf5 import Wanted
-from medray.learning.keras.refusal import Refused, shown, table
+from medray.learning.refusal import Refused, shown, table
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 MOST = {CONFIG: 2**25, METADATA: 2**16, WEIGHTS: 2**30}

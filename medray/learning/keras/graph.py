@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from medray.learning.keras.layers import CLASSES, Config
 from medray.learning.keras.network import MOST_NODES, Misfit, Network, Node, Port
-from medray.learning.keras.refusal import Refused, shown, table, text
+from medray.learning.refusal import Refused, shown, table, text
 
 MODELS = ("Sequential", "Functional", "Model")
 INTEGERS = ("int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64")

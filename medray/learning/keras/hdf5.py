@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from medray.learning.keras.layers import Weight
-from medray.learning.keras.refusal import Refused, shown
+from medray.learning.refusal import Refused, shown
 
 MOST_ATTRIBUTE = 2**25
 """Bytes of an attribute: of the model's JSON in a .h5 file."""

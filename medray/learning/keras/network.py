@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medray.learning.keras.activations import Activation
 from medray.learning.keras.layers import AnyLayer, Weight
 from medray.learning.keras.layers.activating import Activate
-from medray.learning.keras.refusal import Refused
 from medray.learning.keras.shapes import MOST, Shape, Size, numbers
+from medray.learning.refusal import Refused
 
 MOST_NODES = 5000
 Name = Annotated[str, Field(min_length=1, max_length=300)]

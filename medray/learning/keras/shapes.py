@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medray.learning.keras.refusal import Refused, shown
+from medray.learning.refusal import Refused, shown
 
 Shape = tuple[int | None, ...]
 """Without the batch axis; None where a length is not known."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from medray.learning.keras.graph import snake_case
 from medray.learning.keras.network import Network, Node
-from medray.learning.keras.refusal import Refused
 from medray.learning.keras.shapes import Shape
+from medray.learning.refusal import Refused
 
 VERSION = "3.0.0"
 """Of Keras: the first that reads what is written here."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medray.learning.keras.refusal import Refused, shown
+from medray.learning.refusal import Refused, shown
 
 if TYPE_CHECKING:
     import onnx

@@ -18,10 +18,10 @@ import torch
 from medray.errors import BundleError
 from medray.learning.bounded import within_limits
 from medray.learning.graphs import without_numbers
-from medray.learning.keras.refusal import Refused
 from medray.learning.onnx_files.checking import Checked, checked
 from medray.learning.onnx_files.network import Network, OnnxModule
 from medray.learning.onnx_files.ports import Source, matched
+from medray.learning.refusal import Refused
 
 NETWORK, WEIGHTS = "network.json", "weights.safetensors"
 ROWS = 4

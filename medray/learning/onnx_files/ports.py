@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from medray.learning.keras.refusal import Refused, shown
 from medray.learning.onnx_files.checking import Port
+from medray.learning.refusal import Refused, shown
 
 Way = Literal["as_it_is", "channels_last", "squeeze", "flat", "unsqueeze"]
 """How an array of medray is laid out as the graph has it: as it is, or channels moved to the end, or one channel left out, or all in a

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from medray.learning.keras.activations import LAYERS, Activation
 from medray.learning.keras.layers.base import Config, Layer
-from medray.learning.keras.refusal import Refused
 from medray.learning.keras.shapes import Shape, described
+from medray.learning.refusal import Refused
 
 if TYPE_CHECKING:
     from torch import nn

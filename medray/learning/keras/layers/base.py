@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medray.learning.keras.activations import Activation
-from medray.learning.keras.refusal import Refused, shown, table
 from medray.learning.keras.shapes import Shape
+from medray.learning.refusal import Refused, shown, table
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from medray.learning.keras.activations import Activation
 from medray.learning.keras.layers.base import Config, Layer, Weight
-from medray.learning.keras.refusal import Refused
 from medray.learning.keras.shapes import Padding, Shape, Size, Sizes, joined, rank, split, windows
+from medray.learning.refusal import Refused
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,8 +11,8 @@ import numpy as np
 
 from medray.learning.keras.activations import Activation
 from medray.learning.keras.layers.base import Config, Layer, Weight
-from medray.learning.keras.refusal import Refused
 from medray.learning.keras.shapes import Shape, Size, known
+from medray.learning.refusal import Refused
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,8 +13,8 @@ from medray.learning.keras.layers.convolution import Conv
 from medray.learning.keras.layers.dense import Dense
 from medray.learning.keras.layers.pooling import GlobalPool, Pool
 from medray.learning.keras.layers.shaping import Flatten
-from medray.learning.keras.refusal import Refused, shown
 from medray.learning.keras.shapes import Shape, described
+from medray.learning.refusal import Refused, shown
 
 if TYPE_CHECKING:
     from torch import nn

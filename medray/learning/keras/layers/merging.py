@@ -6,8 +6,8 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from medray.learning.keras.layers.base import Config, Layer
-from medray.learning.keras.refusal import Refused, shown
 from medray.learning.keras.shapes import Shape, described
+from medray.learning.refusal import Refused, shown
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from medray.learning.keras.layers.base import Config, Layer, Weight
-from medray.learning.keras.refusal import Refused, shown
 from medray.learning.keras.shapes import Shape, described, known
+from medray.learning.refusal import Refused, shown
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 from medray.learning.keras.activations import Activation
 from medray.learning.keras.layers.base import Config, Layer, Weight
-from medray.learning.keras.refusal import Refused, shown
 from medray.learning.keras.shapes import Shape, Size, known, rank
+from medray.learning.refusal import Refused, shown
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from medray.learning.keras.layers.base import Config, Layer
-from medray.learning.keras.refusal import Refused, shown
 from medray.learning.keras.shapes import MOST, Shape, Size, Sizes, described, joined, known, numbers, rank, split
+from medray.learning.refusal import Refused, shown
 
 if TYPE_CHECKING:
     from torch import nn

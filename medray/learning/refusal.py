@@ -1,4 +1,4 @@
-"""What a Keras file is refused with, before it is known where the file lies; and what of its JSON may be taken for what."""
+"""What a file of another library is refused with, before it is known where the file lies; and what of its JSON may be taken for what."""
 
 from __future__ import annotations
 
