@@ -35,6 +35,8 @@ EVENTS = EhrSpec(
 )
 BINS = EhrSpec(window="48h", task=TASK, vocabulary=WORDS, static=WORDS[:2], bin_hours=4)
 
+SMALL_DENSENET = {"init_features": 8, "growth_rate": 4, "block_config": [2, 2]}
+
 KINDS: dict[str, tuple[ModalitySpec, dict[str, Any]]] = {
     "cnn": (PICTURES, {"kind": "cnn", "channels": [8, 8], "dense": 16}),
     "cnn, averaged": (LARGE, {"kind": "cnn", "channels": [8, 8], "dense": 16, "pooling": "average"}),
@@ -60,6 +62,8 @@ KINDS: dict[str, tuple[ModalitySpec, dict[str, Any]]] = {
     "cnn_rnn": (BASES, {"kind": "cnn_rnn", "filters": 16, "hidden": 16}),
     "cnn_rnn of events": (EVENTS, {"kind": "cnn_rnn", "filters": 16, "hidden": 16, "cell": "gru"}),
     "cnn_rnn, last": (STRANDS, {"kind": "cnn_rnn", "filters": 16, "hidden": 16, "pooling": "last", "cell": "elman"}),
+    "monai": (ODD, {"kind": "monai", "network": "DenseNet", "arguments": SMALL_DENSENET}),
+    "monai, turned": (ODD, {"kind": "monai", "network": "DenseNet", "arguments": SMALL_DENSENET, "axes": "reversed"}),
     "keras of pictures": (MIDDLING, described("keras-unet_encoder.keras")),
     "keras of sequences": (BASES, described("keras-deepbind.keras")),
     "keras, both strands": (STRANDS, described("keras-deepbind.keras")),

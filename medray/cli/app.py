@@ -357,7 +357,7 @@ def import_(
         str,
         typer.Argument(
             metavar="FILE",
-            help="A model of another library: .keras, .h5, .onnx; or tensors of a network of medray: .safetensors, .pt.",
+            help="A model of another library: .keras, .h5, .onnx; the folder of a MONAI bundle; or tensors of a network of medray: .safetensors, .pt.",
         ),
     ],
     like: Annotated[

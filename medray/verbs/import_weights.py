@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from medray.learning.predictor import build_network
 from medray.learning.recipe import Recipe
 from medray.learning.start_from import StartFrom
 from medray.modalities.registry import open_modality
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_BYTES = 2**34
 MEMORY, SECONDS, BYTES_A_SECOND = 2**30, 30, 10_000_000
@@ -86,6 +89,12 @@ def read(file: str, run: TrainRun) -> WeightsOriginal:
             found=run.model.kind,
             expected="the network of medray that they are of",
         )
+    name, sha256, tensors = tensors_of(file)
+    return original(run, run.model, pretrained.Published(name, sha256, tensors))
+
+
+def tensors_of(file: str) -> tuple[str, str, dict[str, torch.Tensor]]:
+    """(name, SHA-256, tensors) of a file that a process within limits has read. Raises UserError."""
     content = bounded.content_of(file, file, MOST_BYTES)
     name, size = PurePosixPath(file).name, len(content)
     with tempfile.TemporaryDirectory(prefix="medray-weights-") as scratch:
@@ -95,21 +104,24 @@ def read(file: str, run: TrainRun) -> WeightsOriginal:
         bounded.run(torch_child.__name__, [name], folder, **limits, where=file)
         import safetensors.torch
 
-        tensors = safetensors.torch.load_file(folder / torch_child.TENSORS)
+        return name, hashlib.sha256(content).hexdigest(), safetensors.torch.load_file(folder / torch_child.TENSORS)
+
+
+def original(run: TrainRun, model: ModelSpec, published: pretrained.Published) -> WeightsOriginal:
+    """The tensors as the network `model` has them, all of them. Raises RunFileError for those of another."""
     objective = run.objective
-    width = objective.width(objective.names) if objective.names else _outputs(run, tensors)
-    network = run.model.build(open_modality(run.modality).inputs(), width)
-    published = pretrained.Published(name, hashlib.sha256(content).hexdigest(), tensors)
-    whole = StartFrom(file=file, head=True)
-    taken = pretrained.chosen(published, network, whole, (), run.model.other_heads)
+    width = objective.width(objective.names) if objective.names else _outputs(run, model, published.tensors)
+    network = model.build(open_modality(run.modality).inputs(), width)
+    whole = StartFrom(file=published.name, head=True)
+    taken = pretrained.chosen(published, network, whole, (), model.other_heads)
     arrays = {name: value.numpy() for name, value in {**network.state_dict(), **taken.tensors}.items()}
-    return WeightsOriginal(run.model, published.name, published.sha256, arrays, width)
+    return WeightsOriginal(model, published.name, published.sha256, arrays, width)
 
 
-def _outputs(run: TrainRun, tensors: Mapping[str, Any]) -> int:
+def _outputs(run: TrainRun, model: ModelSpec, tensors: Mapping[str, Any]) -> int:
     """Logits of the network whose tensors these are: rows of its last layer."""
     inputs = open_modality(run.modality).inputs()
-    heads = run.model.heads(run.model.build(inputs, 1))
+    heads = model.heads(model.build(inputs, 1))
     last = [value for name, value in tensors.items() if value.ndim > 1 and (not heads or name.startswith(heads))]
     if not last:
         raise RunFileError(

@@ -12,6 +12,7 @@ from medray.config.runs import TrainRun
 from medray.errors import UserError
 from medray.learning.models import ModelSpec
 from medray.learning.recipe import Recipe
+from medray.storage import files
 
 
 class Original(Protocol):
@@ -70,6 +71,14 @@ def _weights(file: str, run: TrainRun) -> Original:
     return read(file, run)
 
 
+def _monai(file: str, run: TrainRun) -> Original:
+    from medray.verbs.import_monai import read
+
+    return read(file, run)
+
+
+FOLDER = Importer("monai", (), _monai)
+"""A folder is a bundle of MONAI."""
 IMPORTERS: tuple[Importer, ...] = (
     Importer("keras", (".keras", ".h5", ".hdf5"), _keras),
     Importer("onnx", (".onnx",), _onnx),
@@ -80,6 +89,8 @@ IMPORTERS: tuple[Importer, ...] = (
 def importer(file: str) -> Importer:
     """The kind of a file, by the end of its name. Raises UserError."""
     name = PurePosixPath(file).name
+    if files.exists(files.join(files.absolute(file), "configs")):
+        return FOLDER
     for each in IMPORTERS:
         if name.lower().endswith(each.suffixes):
             return each
@@ -87,5 +98,6 @@ def importer(file: str) -> Importer:
         "a file of this kind cannot be imported",
         where=file,
         found=PurePosixPath(name).suffix or name,
-        expected=", ".join(suffix for each in IMPORTERS for suffix in each.suffixes),
+        expected=", ".join(suffix for each in IMPORTERS for suffix in each.suffixes)
+        + ", or the folder of a MONAI bundle",
     )

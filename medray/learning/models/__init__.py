@@ -12,6 +12,7 @@ from medray.learning.models.cnn_rnn import CnnRnnSpec
 from medray.learning.models.keras import KerasSpec
 from medray.learning.models.logistic import LogisticSpec
 from medray.learning.models.medicalnet import MedicalNetSpec
+from medray.learning.models.monai import MonaiSpec
 from medray.learning.models.onnx import OnnxSpec
 from medray.learning.models.own import PythonModel
 from medray.learning.models.resnet import ResNetSpec
@@ -19,6 +20,15 @@ from medray.learning.models.rnn import RnnSpec
 from medray.plugins.kinds import Kinds
 
 ModelSpec = Annotated[
-    CnnSpec | Cnn1dSpec | CnnRnnSpec | KerasSpec | LogisticSpec | MedicalNetSpec | OnnxSpec | ResNetSpec | RnnSpec,
+    CnnSpec
+    | Cnn1dSpec
+    | CnnRnnSpec
+    | KerasSpec
+    | LogisticSpec
+    | MedicalNetSpec
+    | MonaiSpec
+    | OnnxSpec
+    | ResNetSpec
+    | RnnSpec,
     Kinds("models", PythonModel),
 ]
