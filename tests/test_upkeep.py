@@ -310,14 +310,14 @@ def traces(store: ScoreStore, *words: str) -> list[str]:
 
 @pytest.fixture
 def crowded(store: ScoreStore) -> ScoreStore:
-    """The subject "s-b7f3" is in live files of two bundles, in replaced files, and in files of killed runs."""
+    """The subject "s-zw7q" is in live files of two bundles, in replaced files, and in files of killed runs."""
     clock = Hours()
-    score(store, "b1", rows({"a": 1, "b7f3": 1, "c": 1}, outputs=("x", "y")), clock=clock)
+    score(store, "b1", rows({"a": 1, "zw7q": 1, "c": 1}, outputs=("x", "y")), clock=clock)
     score(store, "b1", rows({"d": 1}), clock=clock)
     store.compact()
-    score(store, "b1", rows({"b7f3": 2}), clock=clock)
-    score(store, "b2", rows({"b7f3": 1, "e": 1}), clock=clock)
-    store.sink(store.claim("b2")).write(iter([rows({"b7f3": 1})]))
+    score(store, "b1", rows({"zw7q": 2}), clock=clock)
+    score(store, "b2", rows({"zw7q": 1, "e": 1}), clock=clock)
+    store.sink(store.claim("b2")).write(iter([rows({"zw7q": 1})]))
     cut = Path(store.sink(store.claim("b1")).uri) / "bundle_id=b1" / "part-cut.parquet"
     cut.write_bytes(data_files(store)[0].read_bytes()[:-30])
     DeltaTable(store.uri).create_checkpoint()
@@ -325,19 +325,19 @@ def crowded(store: ScoreStore) -> ScoreStore:
 
 
 def test_a_forgotten_subject_is_in_no_file_any_more_and_no_other_row_changes(crowded: ScoreStore) -> None:
-    others = [row for row in whole(crowded) if row["subject_id"] != "s-b7f3"]
-    assert len(traces(crowded, "s-b7f3")) >= 5
-    done = crowded.forget({"s-b7f3"})
+    others = [row for row in whole(crowded) if row["subject_id"] != "s-zw7q"]
+    assert len(traces(crowded, "s-zw7q")) >= 5
+    done = crowded.forget({"s-zw7q"})
     assert (done["rows"], done["files"]) == (4, 6)  # 4 rows seen by readers; 3 live, 1 replaced, 1 never named, 1 cut
-    assert traces(crowded, "s-b7f3", "b7f3") == []
+    assert traces(crowded, "s-zw7q", "zw7q") == []
     assert whole(crowded) == others and seen(crowded) == ["a", "a", "c", "c", "d", "e"]
     assert done["unreadable"] == 1
-    assert crowded.forget({"s-b7f3"}) == {"rows": 0, "files": 0, "unreadable": 0}
+    assert crowded.forget({"s-zw7q"}) == {"rows": 0, "files": 0, "unreadable": 0}
 
 
 def test_no_earlier_version_brings_a_forgotten_subject_back(crowded: ScoreStore) -> None:
     until = crowded.version
-    crowded.forget({"s-b7f3"})
+    crowded.forget({"s-zw7q"})
     readable = 0
     for version in range(until + 1):
         table = DeltaTable(crowded.uri, version=version)
@@ -346,25 +346,25 @@ def test_no_earlier_version_brings_a_forgotten_subject_back(crowded: ScoreStore)
         except (OSError, FileNotFoundError):
             continue
         readable += 1
-        assert "s-b7f3" not in found
+        assert "s-zw7q" not in found
     assert 0 < readable < until  # those before its first row
 
 
 def test_the_audit_line_of_forgetting_counts_and_does_not_name(crowded: ScoreStore) -> None:
-    crowded.forget({"s-b7f3"})
+    crowded.forget({"s-zw7q"})
     line = next(row for row in crowded.history() if row["what"] == "forget")
     assert (line["rows"], line["files"], line["state"]) == (4, 6, "done") and "@" in line["who"]
-    assert "b7f3" not in json.dumps(crowded.history() + crowded.runs())
+    assert "zw7q" not in json.dumps(crowded.history() + crowded.runs())
 
 
 def test_a_run_that_holds_rows_of_a_forgotten_subject_cannot_commit_them(crowded: ScoreStore) -> None:
     live = ScoreStore.open(crowded.uri)
     sink = live.sink(live.claim("b2"))
-    held = Receipt(sink.write(iter([rows({"b7f3": 3})])))
-    crowded.forget({"s-b7f3"})
+    held = Receipt(sink.write(iter([rows({"zw7q": 3})])))
+    crowded.forget({"s-zw7q"})
     with pytest.raises((Fenced, MachineError)):
         sink.commit([held])
-    assert traces(crowded, "b7f3") == []
+    assert traces(crowded, "zw7q") == []
 
 
 def test_forgetting_somebody_who_is_not_there_changes_nothing_and_stops_no_run(crowded: ScoreStore) -> None:
@@ -477,10 +477,10 @@ def test_forgetting_goes_on_where_a_kill_stopped_it(crowded: ScoreStore, monkeyp
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(upkeep, "_remove", killed)
-        crowded.forget({"s-b7f3"})
-    assert "b7f3" not in seen(crowded) and traces(crowded, "b7f3")
-    assert ScoreStore.open(crowded.uri).forget({"s-b7f3"})["files"] == 6
-    assert traces(crowded, "b7f3") == []
+        crowded.forget({"s-zw7q"})
+    assert "zw7q" not in seen(crowded) and traces(crowded, "zw7q")
+    assert ScoreStore.open(crowded.uri).forget({"s-zw7q"})["files"] == 6
+    assert traces(crowded, "zw7q") == []
     assert [row["state"] for row in crowded.runs() if row["what"] == "forget"] == ["done", "stopped"]
 
 
