@@ -17,8 +17,6 @@ from medray.learning.predictor import Predictor, TorchNetwork, build_network
 from medray.modalities.registry import open_modality
 
 BackendName = Literal["torch", "onnx", "auto"]
-ONNX = "onnx"
-"""The kind of model whose network is a graph itself."""
 _WHERE = '[engine] backend = "onnx"'
 _SEEDED_LENGTHS = (12, 32)
 
@@ -43,7 +41,7 @@ def choose(bundle: TrainedModel, asked: BackendName, *, on_gpu: bool = False) ->
 
     Raises UserError where onnx is asked for and not installed, BundleError where the network has no graph that agrees.
     """
-    if bundle.recipe.model.kind == ONNX:  # whatever is asked for: it is a graph already
+    if bundle.recipe.model.computed_by == "onnxruntime":  # whatever is asked for
         if (absent := graphs.lacking("onnxruntime")) is not None:
             raise UserError("the bundle's network is an ONNX graph", where=f"bundle {bundle.id}", found=absent)
         return Backend(None, graphs.runtime())
@@ -99,7 +97,7 @@ def _require_same_scores(bundle: TrainedModel, graph: Graph, samples: pa.RecordB
 
 def make_graph(bundle: TrainedModel) -> Graph:
     """The graph of the bundle's network. Raises NoGraph, and BundleError where the weights do not fit."""
-    if bundle.recipe.model.kind == ONNX:
+    if bundle.recipe.model.computed_by == "onnxruntime":
         raise NoGraph("its network is an ONNX graph of its own")
     inputs = open_modality(bundle.recipe.modality).inputs()
     return graphs.make(build_network(bundle.recipe, bundle.weights), inputs, bundle.weights)

@@ -115,7 +115,7 @@ def _repeats(recipe: Recipe, graph: bool) -> list[str]:
     """Lines on what scores it, and how well scores repeat."""
     always = "for any batch size, number of workers, order and engine"
     to_the_bit = "the same bits on one type of CPU and one version of"
-    if recipe.model.kind == "onnx":
+    if recipe.model.computed_by == "onnxruntime":
         return [f"- Scores by onnxruntime, {always}: {to_the_bit} onnxruntime"]
     by_torch = f"{to_the_bit} torch, with one thread per worker" if recipe.same_bits else "equal to 1e-5"
     by_graph = f"{to_the_bit} onnxruntime, by `network.onnx`" if graph else "not possible by a graph of this bundle"

@@ -67,7 +67,7 @@ def _onnx(loaded: bundles.TrainedModel, bundle: str, *, logits: bool) -> tuple[b
             return found if logits else recipe.objective.activate(found)
 
     try:
-        if recipe.model.kind == "onnx":
+        if recipe.model.computed_by == "onnxruntime":
             raise graphs.NoGraph("it was made of an ONNX file: that is it")
         content = graphs.standalone(Scores().eval(), inputs)
     except graphs.NoGraph as error:

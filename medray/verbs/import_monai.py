@@ -15,10 +15,10 @@ from medray.errors import RunFileError, UserError
 from medray.learning import monai_bundles, pretrained
 from medray.learning.models.monai import MonaiSpec
 from medray.learning.monai_bundles import MonaiBundle
-from medray.learning.predictor import build_network
 from medray.learning.recipe import Recipe
 from medray.modalities.imaging.spec import ImagingSpec
-from medray.verbs.import_weights import ROWS, WeightsOriginal, original, tensors_of
+from medray.verbs import originals
+from medray.verbs.import_weights import WeightsOriginal, original, tensors_of
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,7 @@ class MonaiOriginal:
         if images.ndim not in (4, 5):
             raise UserError("images to compare with are of another shape", where="--expect", found=str(images.shape))
         turned = np.ascontiguousarray(images.transpose(0, 1, *range(images.ndim - 1, 1, -1)).astype(np.float32))
-        pixels = torch.from_numpy(turned)
-        network = build_network(recipe, self.weights)
-        with torch.inference_mode():
-            return torch.cat([network(pixels=pixels[i : i + ROWS]) for i in range(0, len(pixels), ROWS)]).numpy()
+        return originals.logits(recipe, self.weights, {"pixels": torch.from_numpy(turned)}).numpy()
 
 
 def read(folder: str, run: TrainRun) -> MonaiOriginal:

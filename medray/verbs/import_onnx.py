@@ -11,17 +11,12 @@ from typing import Any
 import numpy as np
 
 from medray.config.runs import TrainRun
-from medray.errors import UserError
 from medray.learning.models.onnx import OnnxSpec
 from medray.learning.onnx_files import reading
-from medray.learning.onnx_files.ports import Source, described
 from medray.learning.onnx_files.reading import OnnxFile
-from medray.learning.predictor import build_network
 from medray.learning.recipe import Recipe
 from medray.modalities.registry import open_modality
-
-ROWS = 64
-"""That are computed at once."""
+from medray.verbs import originals
 
 
 @dataclass(frozen=True)
@@ -49,24 +44,12 @@ class OnnxOriginal:
 
     def answers(self, recipe: Recipe, given: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the file's own output is: logits where the graph gives them, else probabilities."""
-        import torch
-
         sources = self.file.network.sources
-        if absent := [source.port for source in sources if source.port not in given]:
-            raise UserError(
-                "inputs of the model are not in the file to compare with",
-                where="--expect",
-                found=f"no {', '.join(absent)}",
-                expected=f"{', '.join(source.port for source in sources)} and outputs",
-            )
-        tensors = {source.name: torch.from_numpy(_arranged(given[source.port], source)) for source in sources}
-        rows = len(next(iter(tensors.values())))
-        network = build_network(recipe, self.weights)
-        pieces = ({name: each[i : i + ROWS] for name, each in tensors.items()} for i in range(0, rows, ROWS))
-        with torch.inference_mode():
-            logits = torch.cat([network(**piece) for piece in pieces])
-            gives_logits = self.file.network.link == "linear" and self.model.answers != "probabilities"
-            return (logits if gives_logits else recipe.objective.activate(logits)).numpy()
+        originals.refuse_absent(given, [source.port for source in sources])
+        inputs = {source.name: originals.arranged(given[source.port], source.port, source) for source in sources}
+        said = originals.logits(recipe, self.weights, inputs)
+        gives_logits = self.file.network.link == "linear" and self.model.answers != "probabilities"
+        return (said if gives_logits else recipe.objective.activate(said)).numpy()
 
 
 def read(file: str, run: TrainRun) -> OnnxOriginal:
@@ -75,23 +58,3 @@ def read(file: str, run: TrainRun) -> OnnxOriginal:
     inputs = open_modality(run.modality).inputs()
     found = reading.read(file, file, inputs, asked.inputs, asked.layout, asked.output)
     return OnnxOriginal(asked.settled(found, run.objective), found)
-
-
-def _arranged(values: np.ndarray, source: Source) -> np.ndarray:
-    """An array (N, …) as the graph has it, as medray has it: the opposite of what the network does with its inputs."""
-    if values.shape[1:] != source.shape:
-        raise UserError(
-            "an input to compare with is of another shape than the model's",
-            where=f"--expect {source.port}",
-            found=described(values.shape[1:]),
-            expected=described(source.shape),
-        )
-    kind = bool if source.name == "mask" else np.int64 if source.name == "codes" else np.float32
-    values = values.astype(kind)
-    if source.way == "channels_last":
-        return np.ascontiguousarray(np.moveaxis(values, -1, 1))
-    if source.way == "squeeze":
-        return values[:, None]
-    if source.way == "unsqueeze":
-        return values[..., 0]
-    return values

@@ -18,18 +18,16 @@ from medray.config.runs import TrainRun
 from medray.errors import RunFileError, UserError
 from medray.learning import bounded, pretrained, torch_child
 from medray.learning.models import ModelSpec
-from medray.learning.predictor import build_network
 from medray.learning.recipe import Recipe
 from medray.learning.start_from import StartFrom
 from medray.modalities.registry import open_modality
+from medray.verbs import originals
 
 if TYPE_CHECKING:
     import torch
 
 MOST_BYTES = 2**34
 MEMORY, SECONDS, BYTES_A_SECOND = 2**30, 30, 10_000_000
-ROWS = 64
-"""That are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,7 @@ class WeightsOriginal:
                 )
         kinds: dict[str, Any] = {"mask": bool, "codes": np.int64}
         tensors = {name: torch.from_numpy(given[name].astype(kinds.get(name, np.float32))) for name in inputs}
-        network = build_network(recipe, self.weights)
-        rows = len(next(iter(tensors.values())))
-        pieces = ({name: each[i : i + ROWS] for name, each in tensors.items()} for i in range(0, rows, ROWS))
-        with torch.inference_mode():
-            return torch.cat([network(**piece) for piece in pieces]).numpy()
+        return originals.logits(recipe, self.weights, tensors).numpy()
 
 
 def read(file: str, run: TrainRun) -> WeightsOriginal:
@@ -113,7 +107,13 @@ def original(run: TrainRun, model: ModelSpec, published: pretrained.Published) -
     width = objective.width(objective.names) if objective.names else _outputs(run, model, published.tensors)
     network = model.build(open_modality(run.modality).inputs(), width)
     whole = StartFrom(file=published.name, head=True)
-    taken = pretrained.chosen(published, network, whole, (), model.other_heads)
+    try:
+        taken = pretrained.chosen(published, network, whole, (), model.other_heads)
+    except RunFileError as error:
+        do = "give [model] the kind, depth and sizes that the file was made with"
+        raise RunFileError(
+            error.what, where=published.name, found=error.found, expected="every tensor of the model", do=do
+        ) from None
     arrays = {name: value.numpy() for name, value in {**network.state_dict(), **taken.tensors}.items()}
     return WeightsOriginal(model, published.name, published.sha256, arrays, width)
 

@@ -9,7 +9,7 @@ how to bring one from outside.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,6 +29,8 @@ class ModelBase(BaseModel, Numbers):
     same_bits: ClassVar[bool] = False
     """In evaluation a row's logits hang on the shape of its batch and on whether all rows are valid throughout, and on nothing
     else of the other rows. Said of models for which tests show it: torch then computes batches of one shape."""
+    computed_by: ClassVar[Literal["torch", "onnxruntime"]] = "torch"
+    """What its module has do the work; onnxruntime: the network is an ONNX graph itself, and no other is made of it."""
     trainable: ClassVar[bool] = True
     """Whether a training can fit it; else it comes out of a file, and scores."""
     head_names: ClassVar[tuple[str, ...]] = ()

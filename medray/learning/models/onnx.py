@@ -23,6 +23,7 @@ WHERE = "[model] file"
 
 class OnnxSpec(ModelBase):
     same_bits: ClassVar[bool] = True
+    computed_by: ClassVar[Literal["torch", "onnxruntime"]] = "onnxruntime"
     trainable: ClassVar[bool] = False
 
     kind: Literal["onnx"] = "onnx"
