@@ -1,4 +1,4 @@
-"""Bundles of ONNX files, and of tensors of networks that medray has, by `medray import`."""
+"""Bundles of ONNX files by `medray import`."""
 
 from __future__ import annotations
 
@@ -6,99 +6,32 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import kinds
 import numpy as np
 import onnx
 import pyarrow as pa
 import pytest
-import safetensors.torch
 import torch
 import toy
+from imports import IMAGES, encoded, exported, images, like, made, network, scores
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from typer.testing import CliRunner
 
 from medray.cli.app import app
-from medray.config.runs import ScoreRun, TrainRun
+from medray.config.runs import ScoreRun
 from medray.datasets.samples import tensor_column
 from medray.engines.local import LocalEngine
-from medray.errors import BundleError, MedrayError, RunFileError, UserError
+from medray.errors import BundleError, RunFileError, UserError
 from medray.learning import bundles
 from medray.learning.backend import choose, make_graph
 from medray.learning.graphs import NoGraph
 from medray.learning.predictor import Predictor
 from medray.modalities.registry import open_modality
-from medray.verbs.export_model import export_model
 from medray.verbs.import_ import import_model
 from medray.verbs.inspect import inspect
 from medray.verbs.score import score
 from medray.verbs.train import train
-
-IMAGES = {"kind": "imaging", "size": [16, 16], "normalise": "none"}
-MULTICLASS = {"kind": "multiclass", "names": ["a", "b", "c"]}
-
-
-def like(folder: Path, model: dict[str, Any] | None = None, **changes: Any) -> TrainRun:
-    whole = {
-        "name": "imported",
-        "archive": str(folder / "archive"),
-        "bundle": str(folder / "bundle"),
-        "work": str(folder / "work"),
-        "modality": IMAGES,
-        "model": {"kind": "onnx", **(model or {})},
-        "objective": MULTICLASS,
-    }
-    return TrainRun.model_validate(whole | changes)
-
-
-def network(outputs: int = 3, link: nn.Module | None = None) -> nn.Module:
-    torch.manual_seed(0)
-    body = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(392, outputs)]
-    layers = nn.Sequential(*body, *([] if link is None else [link]))
-    layers.train()(torch.randn(16, 1, 16, 16))  # statistics of batch normalisation that are no identity
-    return layers.eval()
-
-
-def exported(
-    path: Path, model: nn.Module, shape: tuple[int, ...] = (1, 16, 16), batch: int = 2, **settings: Any
-) -> str:
-    """The model as ONNX by torch's exporter, for any number of rows unless the settings say otherwise."""
-    axes = {"dynamic_axes": {"image": {0: "N"}}} | settings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (torch.zeros(batch, *shape),),
-            path,
-            dynamo=False,
-            input_names=["image"],
-            output_names=["out"],
-            **axes,
-        )
-    return str(path)
-
-
-def images(count: int = 70, channels: int = 1) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 3, (count, channels, 16, 16)).astype(np.float32)
-
-
-def scores(bundle: bundles.TrainedModel, values: np.ndarray, size: int | None = None) -> np.ndarray:
-    modality = open_modality(bundle.recipe.modality)
-    samples = pa.record_batch([tensor_column(values)], schema=modality.payload)
-    predict = Predictor(bundle, "cpu")
-    size = size or len(samples)
-    return np.concatenate([predict(samples.slice(i, size)) for i in range(0, len(samples), size)])
-
-
-def encoded(bundle: bundles.TrainedModel, values: np.ndarray) -> torch.Tensor:
-    return open_modality(bundle.recipe.modality).encode({"pixels": torch.from_numpy(values)})["pixels"]
-
-
-def made(folder: Path, file: str, **changes: Any) -> bundles.TrainedModel:
-    return bundles.load(import_model(file, like(folder, **changes)).bundle)
-
 
 # --- what is taken --------------------------------------------------------------------------------------------
 
@@ -421,63 +354,6 @@ def test_the_command_says_it_in_a_sentence(tmp_path):
     assert json.loads(done.stdout)["bundle"] == str(tmp_path / "named")
 
 
-# --- tensors of medray's own networks -------------------------------------------------------------------------
-
-CNN = {"kind": "cnn", "channels": [4], "dense": 4}
-RESNET = {"kind": "resnet", "depth": 10, "width": 4}
-
-
-def state_of(run: TrainRun, outputs: int = 3) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    return run.model.build(open_modality(run.modality).inputs(), outputs).state_dict()
-
-
-@pytest.mark.parametrize("model", [CNN, RESNET], ids=["cnn", "resnet"])
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_tensors_become_the_network_that_the_run_file_names(tmp_path, model, suffix):
-    run = like(tmp_path).model_copy(update={"model": like(tmp_path, {}).model})
-    run = TrainRun.model_validate({**run.model_dump(), "model": model})
-    state = state_of(run)
-    file = tmp_path / f"a.{suffix}"
-    if suffix == "pth":
-        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, file)
-    else:
-        safetensors.torch.save_file(state, file)
-    bundle = bundles.load(import_model(str(file), run).bundle)
-    original = run.model.build(open_modality(run.modality).inputs(), 3)
-    original.load_state_dict(state)
-    with torch.inference_mode():
-        expected = original.eval()(pixels=encoded(bundle, images())).softmax(1).numpy()
-    np.testing.assert_allclose(scores(bundle, images()), expected, rtol=0, atol=1e-6)
-    numbered = TrainRun.model_validate(
-        {**run.model_dump(), "bundle": str(tmp_path / "second"), "objective": {"kind": "multiclass"}}
-    )
-    assert import_model(str(file), numbered).outputs == ("0", "1", "2")  # as many as its last layer has
-
-
-def test_tensors_of_another_network_and_files_that_hold_code_are_refused(tmp_path):
-    class Touch:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    run = TrainRun.model_validate({**like(tmp_path).model_dump(), "model": RESNET})
-    state = state_of(run)
-    torch.save({"state_dict": state, "more": Touch()}, tmp_path / "code.pt")
-    torch.save({name: value for name, value in state.items() if "layer3" not in name}, tmp_path / "less.pt")
-    torch.save({name: value for name, value in state.items() if ".fc." not in name}, tmp_path / "headless.pt")
-    for file, message in (
-        ("code.pt", "more than tensors"),
-        ("less.pt", "missing: resnet.layer3"),
-        ("headless.pt", "missing: resnet.fc.weight"),
-    ):
-        with pytest.raises(MedrayError, match=message) as refused:
-            import_model(str(tmp_path / file), run)
-        assert refused.value.exit_code == 2
-    assert not (tmp_path / "ran").exists() and not (tmp_path / "bundle").exists()
-    with pytest.raises(RunFileError, match="tensors alone say nothing of their network"):
-        import_model(str(tmp_path / "less.pt"), like(tmp_path))
-
-
 def test_an_altered_bundle_of_a_graph_is_refused(tmp_path):
     bundle = import_model(exported(tmp_path / "a.onnx", network()), like(tmp_path)).bundle
     spec = Path(bundle) / "spec.json"
@@ -486,42 +362,3 @@ def test_an_altered_bundle_of_a_graph_is_refused(tmp_path):
     spec.write_text(json.dumps(whole))
     with pytest.raises(BundleError):
         bundles.load(bundle)
-
-
-# --- and back -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["cnn", "resnet of volumes", "cnn1d", "rnn gru", "rnn of bins", "logistic of events", "keras of pictures"]
-)
-@pytest.mark.parametrize("logits", [False, True])
-def test_an_exported_network_gives_the_bundles_scores_in_another_program(tmp_path, name, logits):
-    import onnxruntime
-
-    trained = kinds.bundle(name)
-    bundles.save(trained, str(tmp_path / "bundle"))
-    result = export_model("onnx", str(tmp_path / "bundle"), str(tmp_path / "out.onnx"), logits=logits)
-    assert result.answers == ("logits" if logits else "scores") and result.bundle_id == trained.id
-    samples = kinds.samples(trained.recipe.modality, 9)
-    modality = open_modality(trained.recipe.modality)
-    with torch.inference_mode():
-        given = modality.encode(
-            {key: torch.from_numpy(np.array(each)) for key, each in modality.collate(samples).items()}
-        )
-    session = onnxruntime.InferenceSession(tmp_path / "out.onnx")
-    read = {each.name: given[each.name].numpy() for each in session.get_inputs()}
-    found = torch.from_numpy(session.run(None, read)[0])
-    scores = trained.recipe.objective.activate(found) if logits else found
-    np.testing.assert_allclose(scores.numpy(), Predictor(trained, "cpu")(samples), rtol=0, atol=1e-5)
-
-
-def test_an_export_takes_no_place_that_is_taken_and_makes_no_graph_of_a_graph(tmp_path):
-    bundle = import_model(exported(tmp_path / "a.onnx", network()), like(tmp_path)).bundle
-    for out, message in (
-        ("b.onnx", "no form in ONNX"),
-        ("a.onnx", "a file that is there"),
-        ("b.keras", "ends in .onnx"),
-    ):
-        with pytest.raises(UserError, match=message):
-            export_model("onnx", bundle, str(tmp_path / out))
-    assert not (tmp_path / "b.onnx").exists()
