@@ -201,6 +201,9 @@ def packed_numbers(weights: Mapping[str, np.ndarray]) -> np.ndarray:
 class OnnxNetwork:
     """A graph with its numbers, on one thread: inputs by name (B, …) to logits (B, K), in batches of one shape."""
 
+    pairs = None
+    """A graph computes every input whole."""
+
     def __init__(
         self, graph: Graph, weights: Mapping[str, np.ndarray], inputs: Inputs, *, on_gpu: bool = False
     ) -> None:

@@ -2,10 +2,10 @@
 
 A convolution sees a few neighbours of a position, so a changed position changes a stretch of what leaves each layer and
 nothing else. Of the second sequence only that stretch is computed; the rest is the first one's. Whether a pair is computed so
-follows from that pair alone, and all batches have one shape: no score hangs on the others of a batch (`fixed_batches.py`).
+follows from its sample alone, and all batches have one shape: no score hangs on the others of a batch (`fixed_batches.py`).
 """
 
-# R rows, N samples, V views of a sequence, P pairs, T position, F feature, K output
+# N samples, V views of a sequence, P pairs, T position, F feature, K output
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from medray.learning.fixed_batches import Tensors
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from medray.modalities.inputs import PairCodes
 
 
 class ComparesPairs(Protocol):
@@ -29,49 +29,50 @@ class ComparesPairs(Protocol):
 
 @dataclass(frozen=True)
 class MiddlePairs:
-    """The logits of rows that come in pairs, sample by sample: (N, 2, V) rows."""
+    """The logits of samples that are pairs of sequences, in rows (N, 2, V)."""
 
     network: ComparesPairs
-    views: int
-    """V."""
     pairs: int
     """P of a batch."""
 
-    def __call__(self, given: Tensors, others: Callable[[Tensors], Tensor]) -> Tensor:
-        """Logits (R, K) of `sequence` (R, T, F) and `mask` (R, T). `others` computes the rows of pairs that differ otherwise."""
+    def __call__(self, given: PairCodes, others: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits (N x 2 x V, K). `others` computes those of the samples (n,) int64 that have a pair which differs otherwise."""
         import torch
 
-        sequence, mask = given["sequence"], given["mask"]
-        count, steps = mask.shape
-        paired = sequence.unflatten(0, (-1, 2, self.views))
-        differs_NVT = (paired[:, 0] != paired[:, 1]).any(-1)
-        whole_NV = mask.unflatten(0, (-1, 2, self.views)).all(-1).all(1)
-        single_NV = whole_NV & (differs_NVT.sum(-1) == 1)
-        place_N2V = torch.arange(count).unflatten(0, (-1, 2, self.views))
+        codes_N2VT = given.codes
+        samples, _, views, steps = codes_N2VT.shape
+        place_N2V = torch.arange(samples * 2 * views).reshape(samples, 2, views)
+        differs_NVT = codes_N2VT[:, 0] != codes_N2VT[:, 1]
+        single_NV = differs_NVT.count_nonzero(-1) == 1
+        middle = sorted({(steps - 1) // 2, steps // 2})
+        apart_N = ~(single_NV & differs_NVT[..., middle].any(-1)).all(1)
+        if given.padding is not None:
+            apart_N |= (codes_N2VT == given.padding).flatten(1).any(1)
         logits: Tensor | None = None
-        left = torch.ones_like(single_NV)
-        for at in sorted({(steps - 1) // 2, steps // 2}):
-            chosen_NV = single_NV & differs_NVT[..., at]
-            left &= ~chosen_NV
+        for at in middle:
+            chosen_NV = differs_NVT[..., at] & ~apart_N[:, None]
             places_2P = torch.stack([place_N2V[:, 0][chosen_NV], place_N2V[:, 1][chosen_NV]])
             for places in places_2P.split(self.pairs, 1) if places_2P.numel() else ():
-                logits = _placed(logits, count, places.flatten(), self._batch(sequence, places, at))
-        if left.any():
-            places = place_N2V[left.unsqueeze(1).expand_as(place_N2V)]
-            rest = given if len(places) == count else {name: value[places] for name, value in given.items()}
-            logits = _placed(logits, count, places, others(rest))
+                logits = _placed(logits, place_N2V.numel(), places.flatten(), self._batch(given, places, at))
+        if apart_N.any():
+            rows = apart_N.nonzero().flatten()
+            logits = _placed(logits, place_N2V.numel(), place_N2V[rows].flatten(), others(rows))
         if logits is None:
             raise ValueError("a batch without rows")
         return logits
 
-    def _batch(self, sequence: Tensor, places_2P: Tensor, at: int) -> Tensor:
+    def _batch(self, given: PairCodes, places_2P: Tensor, at: int) -> Tensor:
         """Logits (2 x P, K), the first sequences' before the second ones'; computed with as many pairs as ever."""
         import torch
+        from torch.nn.functional import embedding
 
         count = places_2P.shape[1]
         short = self.pairs - count
         filled = torch.cat([places_2P, places_2P[:, :1].expand(2, short)], 1) if short else places_2P
-        both = self.network.of_pairs(sequence[filled[0]], sequence[filled[1], at : at + 1], at)
+        codes_RT = given.codes.flatten(0, 2)
+        first_PTF = embedding(codes_RT[filled[0]].int(), given.table)
+        second_P1F = embedding(codes_RT[filled[1], at : at + 1].int(), given.table)
+        both = self.network.of_pairs(first_PTF, second_P1F, at)
         return torch.cat([logits[:count] for logits in both])
 
 

@@ -73,9 +73,7 @@ class TorchNetwork:
         weights: Mapping[str, np.ndarray],
         inputs: Inputs,
         device: torch.device,
-        pair_views: int = 0,
     ) -> None:
-        """`pair_views`: `Modality.pair_views`."""
         from medray.learning.fixed_batches import FixedBatches, fixed_rows
         from medray.learning.pairs import MiddlePairs
 
@@ -84,14 +82,12 @@ class TorchNetwork:
         rows = fixed_rows(inputs, MOST_PICTURES if pictures else MOST_ROWS, MOST_BYTES)
         self.batches = FixedBatches(rows, {}, apart=True) if device.type == "cpu" and recipe.same_bits else None
         """None: every batch as it comes, for networks that it makes no difference to, and on a GPU."""
-        comparing = pair_views and set(inputs) == {"sequence", "mask"} and hasattr(self.network, "of_pairs")
+        comparing = set(inputs) == {"sequence", "mask"} and hasattr(self.network, "of_pairs")
         network = cast("ComparesPairs", self.network)
-        self.pairs = MiddlePairs(network, pair_views, self.batches.rows) if comparing and self.batches else None
+        self.pairs = MiddlePairs(network, self.batches.rows) if comparing and self.batches else None
+        """How it computes samples that are pairs; None: as any others."""
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self._in_batches(inputs) if self.pairs is None else self.pairs(inputs, self._in_batches)
-
-    def _in_batches(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return self._computed(inputs) if self.batches is None else self.batches(inputs, self._computed)
 
     def _computed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -123,7 +119,7 @@ class Predictor:
         self.modality = open_modality(spec or bundle.recipe.modality)
         inputs = self.modality.inputs()
         self.network = (
-            TorchNetwork(bundle.recipe, bundle.weights, inputs, self.device, self.modality.pair_views)
+            TorchNetwork(bundle.recipe, bundle.weights, inputs, self.device)
             if graph is None
             else OnnxNetwork(graph, bundle.weights, inputs, on_gpu=self.device.type == "cuda")
         )
@@ -149,9 +145,21 @@ class Predictor:
         with torch.inference_mode():
             arrays, writes = self.modality.collate(samples), self.modality.writes_to_batch
             batch = to_device(arrays, self.device, writes=writes, shared=not self.alone)
-            logits = self.network(self.modality.encode(batch))
+            logits = self._logits(batch)
             scores = self._activated(logits.float(), len(samples))  # float32: no score hangs on the batch it was in
             return self.modality.derive(scores.cpu().numpy(), self._exact(logits, len(samples)))
+
+    def _logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B x views, K)"""
+        in_pairs = self.network.pairs
+        codes = None if in_pairs is None else self.modality.pair_codes(batch)
+        if in_pairs is None or codes is None:
+            return self.network(self.modality.encode(batch))
+
+        def whole(samples_n: torch.Tensor) -> torch.Tensor:
+            return self.network(self.modality.encode({name: value[samples_n] for name, value in batch.items()}))
+
+        return in_pairs(codes, whole)
 
     def _exact(self, logits: torch.Tensor, samples: int) -> Exact:
         """The scores of logits (B x views, K) once more, in float64."""

@@ -23,7 +23,7 @@ from medray.datasets.samples import KEYS, tensor_column
 from medray.errors import UserError
 from medray.faults import as_sample_error
 from medray.modalities.drafts import Draft
-from medray.modalities.inputs import Inputs
+from medray.modalities.inputs import Inputs, PairCodes
 from medray.modalities.spec import Spec
 from medray.scores.artefacts import Artefact
 from medray.storage.arrow import joined, null_column, of_columns
@@ -233,11 +233,10 @@ class Modality(Protocol):
         """What `encode` returns, by name."""
         ...
 
-    @property
-    def pair_views(self) -> int:
-        """Where a sample gives two inputs that differ little, one after the other: the views of each, so that a network may compute
-        once what they share. 0: samples are not such pairs."""
-        return 0
+    def pair_codes(self, batch: Mapping[str, torch.Tensor]) -> PairCodes | None:
+        """Where samples are pairs of sequences that differ little: what `encode` without a generator makes inputs of, so that a network
+        may compute once what they share. None: samples are not such pairs."""
+        return None
 
     def require_fitted(self) -> None:
         """Raises UserError where numbers are missing that a training fits: without them nothing can be encoded."""

@@ -11,7 +11,10 @@ Images give `pixels` (B, C, [D,] H, W) float32. Whatever is sequential gives som
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Input(NamedTuple):
@@ -22,3 +25,14 @@ class Input(NamedTuple):
 
 
 Inputs = dict[str, Input]
+
+
+class PairCodes(NamedTuple):
+    """Samples that are pairs of sequences, before they become `sequence` and `mask`."""
+
+    codes: Tensor
+    """(N, 2, V, T) uint8: of N samples two sequences, V views of each, T positions."""
+    table: Tensor
+    """(256, F) float32: the features of each code."""
+    padding: int | None
+    """The code of a position that is none; None: all are."""

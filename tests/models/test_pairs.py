@@ -13,7 +13,7 @@ from torch import nn
 from medray.learning.models.cnn1d import Cnn1dSpec
 from medray.learning.pairs import MiddlePairs
 from medray.learning.predictor import Predictor, TorchNetwork
-from medray.modalities.inputs import Input
+from medray.modalities.inputs import Input, PairCodes
 
 SHAPES = [
     {"channels": (6,), "widths": (3,)},
@@ -64,9 +64,11 @@ def test_a_changed_position_anywhere(settings, length):
 def test_pairs_of_every_kind_come_out_in_their_places(views, length):
     """Changed in the middle, elsewhere, in two positions, nowhere; short ones. The stretch is taken where it may be, alone."""
     built = network(length, channels=(6, 5), widths=(3, 3))
-    samples = 9
-    pairs = sequences(samples * 2 * views, length).unflatten(0, (samples, 2, views))
-    mask = torch.ones(samples, 2, views, length, dtype=torch.bool)
+    samples, padding = 9, 4
+    drawn = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 4, (samples, 2, views, length), generator=drawn, dtype=torch.uint8)
+    table = torch.zeros(256, 4)
+    table[:4] = torch.eye(4)
     middle = (length - 1) // 2
     changed = [
         (middle,),
@@ -80,23 +82,26 @@ def test_pairs_of_every_kind_come_out_in_their_places(views, length):
         (),
     ]
     for sample, places in enumerate(changed):
-        pairs[sample, 1] = pairs[sample, 0]
+        codes[sample, 1] = codes[sample, 0]
         for at in places:
-            pairs[sample, 1, :, at] = pairs[sample, 0, :, at].roll(1, -1)
-    mask[7, 1, 0, -4:] = False
-    given = {"sequence": pairs.flatten(0, 2), "mask": mask.flatten(0, 2)}
-    others: list[int] = []
+            codes[sample, 1, :, at] = (codes[sample, 0, :, at] + 1) % 4
+    codes[7, :, 0, -4:] = padding
+    given = PairCodes(codes, table, padding)
+    others: list[list[int]] = []
 
-    def alone(rows: dict[str, torch.Tensor]) -> torch.Tensor:
-        others.append(len(rows["mask"]))
-        return built(**rows)
+    def of(some: torch.Tensor) -> torch.Tensor:
+        rows = some.flatten(0, 2)
+        return built(sequence=nn.functional.embedding(rows.int(), table), mask=rows != padding)
+
+    def alone(chosen: torch.Tensor) -> torch.Tensor:
+        others.append(chosen.tolist())
+        return of(codes[chosen])
 
     with torch.inference_mode():
-        found = MiddlePairs(built, views, 8)(given, alone)
-        expected = built(**given)
+        found = MiddlePairs(built, 8)(given, alone)
+        expected = of(codes)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    by_stretch = 3 * views + (views - 1)  # samples 0, 4 and 6; of 7 the view that is whole
-    assert others == [2 * (samples * views - by_stretch)]
+    assert others == [[1, 2, 3, 5, 7, 8]]  # 7 is padded
 
 
 @pytest.mark.parametrize("name", ["cnn1d", "cnn1d, both strands"])

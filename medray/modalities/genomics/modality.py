@@ -19,7 +19,7 @@ from medray.modalities.genomics.formats.source import Source
 from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants.reader import Variants
-from medray.modalities.inputs import Input, Inputs
+from medray.modalities.inputs import Input, Inputs, PairCodes
 from medray.storage import files
 from medray.storage.files import File
 
@@ -108,6 +108,10 @@ class Genomics(Modality):
         """bases (B, L) or (B, K, L) uint8, read-only, without a copy."""
         return {"bases": tensor_view(samples.column("bases"))}
 
+    @property
+    def writes_to_batch(self) -> bool:
+        return False
+
     def encode(
         self, batch: Mapping[str, torch.Tensor], augmentation: torch.Generator | None = None
     ) -> dict[str, torch.Tensor]:
@@ -120,21 +124,30 @@ class Genomics(Modality):
 
         bases = batch["bases"].flatten(0, -2)
         table, complement = self._tables(bases.device)
-        mask = bases != codes.PAD
-        if self.spec.both_strands:
-            turned = reverse_complement(bases, mask, complement)
-            if augmentation is None:
-                bases = torch.stack([bases, turned], 1).flatten(0, 1)
-                mask = mask.repeat_interleave(2, 0)  # padding stays at the right on both strands
-            else:
-                drawn = torch.rand(len(bases), generator=augmentation, device=augmentation.device) < 0.5
-                bases = torch.where(drawn.to(bases.device)[:, None], turned, bases)
-        return {"sequence": torch.nn.functional.embedding(bases.int(), table), "mask": mask}
+        if augmentation is None:
+            bases = self._views(bases).flatten(0, 1)
+        elif self.spec.both_strands:
+            turned = reverse_complement(bases, bases != codes.PAD, complement)
+            drawn = torch.rand(len(bases), generator=augmentation, device=augmentation.device) < 0.5
+            bases = torch.where(drawn.to(bases.device)[:, None], turned, bases)
+        return {"sequence": torch.nn.functional.embedding(bases.int(), table), "mask": bases != codes.PAD}
 
-    @property
-    def pair_views(self) -> int:
+    def pair_codes(self, batch: Mapping[str, torch.Tensor]) -> PairCodes | None:
         """Variants: the window with the reference and the one with the alternate allele, on one or on both strands."""
-        return (2 if self.spec.both_strands else 1) if self.spec.entries == "variants" else 0
+        if self.spec.entries != "variants":
+            return None
+        bases = batch["bases"]
+        views = self._views(bases.flatten(0, 1))
+        return PairCodes(views.reshape(len(bases), 2, *views.shape[1:]), self._tables(bases.device)[0], codes.PAD)
+
+    def _views(self, bases: torch.Tensor) -> torch.Tensor:
+        """(N, L) codes to (N, V, L); padding stays at the right on both strands."""
+        import torch
+
+        if not self.spec.both_strands:
+            return bases.unsqueeze(1)
+        turned = reverse_complement(bases, bases != codes.PAD, self._tables(bases.device)[1])
+        return torch.stack([bases, turned], 1)
 
     def _tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """(256, F) float32 channels and (256,) uint8 complement of each code."""
