@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medray.engines.base import Fitted, Show
 from medray.engines.checkpoints import cache_folder, kept
-from medray.engines.memory import keep_freed_memory
+from medray.engines.memory import keep_freed_memory, objects_set_apart
 from medray.flows.driver import collect, in_turn
 from medray.flows.flow import Flow
 from medray.learning.plan import FitPlan
@@ -26,11 +26,13 @@ class LocalEngine:
         return torch.cuda.is_available()
 
     def run(self, flow: Flow) -> None:
-        collect(flow, in_turn(flow))
+        with objects_set_apart():
+            collect(flow, in_turn(flow))
 
     def fit(self, plans: Sequence[FitPlan], show: Show) -> list[Fitted]:
         keep_freed_memory()
-        return [self._fit(plan, show) for plan in plans]
+        with objects_set_apart():
+            return [self._fit(plan, show) for plan in plans]
 
     def _fit(self, plan: FitPlan, show: Show) -> Fitted:
         import torch

@@ -6,8 +6,8 @@ import ctypes
 import gc
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # of <malloc.h>, glibc 2.x
@@ -38,6 +38,18 @@ def keep_freed_memory(*, heaps: bool = False) -> None:
         mallopt(_TRIM_THRESHOLD, _KEEP)
         if heaps:
             mallopt(_TOP_PAD, _HEAP)
+
+
+@contextmanager
+def objects_set_apart() -> Generator[None]:
+    """Inside, the garbage collector passes over the objects that are there at its beginning: modules, most of them. A stage that
+    makes objects by the thousand sets it off again and again, and looking at these was a third of the time of an index of
+    variants."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def give_back() -> None:

@@ -40,7 +40,7 @@ def network(length: int, **settings: Any) -> Any:
             assert module.running_mean is not None and module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    return built.eval()
+    return Cnn1dSpec(**settings).for_scoring(built.eval())
 
 
 @pytest.mark.parametrize("length", [11, 40])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from medray.engines.memory import Trim, keep_freed_memory, lift_memory_limit, limit_memory
+from medray.engines.memory import Trim, keep_freed_memory, lift_memory_limit, limit_memory, objects_set_apart
 from medray.errors import MedrayError
 from medray.faults import is_out_of_memory
 from medray.flows.flow import Receipt
@@ -67,7 +67,8 @@ def serve(connection: Connection) -> None:
                 answer: tuple[str, object] = ("ready", None)
             elif what == "run" and run is not None:
                 trim()
-                answer = ("receipt", run(given[0]))
+                with objects_set_apart():
+                    answer = ("receipt", run(given[0]))
             elif what == "try" and probe is not None:
                 probe(given[0])
                 answer = ("tried", None)

@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 
-from medray.engines.memory import Trim, free_memory, keep_freed_memory, limit_memory
+from medray.engines.memory import Trim, free_memory, keep_freed_memory, limit_memory, objects_set_apart
 from medray.engines.ray.careful import Careful
 from medray.errors import MachineError, MedrayError
 from medray.faults import is_out_of_memory
@@ -176,7 +176,8 @@ def _sent(reply: Message) -> pa.Table:
 def _tried(reply: Message, work: Callable[[], Made]) -> Made | None:
     """What the work gives; None where it failed, with what is to come out of the run in the reply."""
     try:
-        return work()
+        with objects_set_apart():
+            return work()
     except MedrayError as error:  # raised here, Ray would wrap it in its own and print it
         reply["refused"] = error.to_json()
     except Exception as error:

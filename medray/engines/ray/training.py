@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from medray.engines.base import Fitted, Show
 from medray.engines.checkpoints import Kept, cache_folder, kept
-from medray.engines.memory import keep_freed_memory
+from medray.engines.memory import keep_freed_memory, objects_set_apart
 from medray.engines.ray.connection import machine_errors
 from medray.engines.ray.placement import check_whole
 from medray.engines.spec import RaySpec
@@ -140,7 +140,8 @@ def _train_worker(config: dict[str, Sequence[FitPlan]]) -> None:
         torch.cuda.set_device(device)
     for plan in config["plans"]:
         try:
-            _fit_in_step(plan, str(device))
+            with objects_set_apart():
+                _fit_in_step(plan, str(device))
         except MedrayError as error:
             # every worker meets it alike; raised here, Ray would take it for a lost worker and try again
             if first:

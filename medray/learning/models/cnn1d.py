@@ -8,8 +8,7 @@ each filter are what the dense layer sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,7 +77,7 @@ class Cnn1dSpec(ModelBase):
         class Cnn1d(nn.Module):
             def __init__(self, spec: Cnn1dSpec) -> None:
                 super().__init__()
-                self.pool = spec.pool
+                self.pool, self.flattened = spec.pool, width if flatten else None
                 self.events = sequences.Events(shape, spec.embedding)
                 into = (shape.width(spec.embedding), *spec.channels)
                 steps = spec.dilations or (1,) * len(spec.channels)
@@ -98,43 +97,17 @@ class Cnn1dSpec(ModelBase):
                         values_BCT = self.norms[i](values_BCT, mask_BT)
                     values_BCT = sequences.relu(values_BCT)
                     values_BCT = sequences.masked(values_BCT.transpose(1, 2), mask_BT).transpose(1, 2)
-                return self._answer(values_BCT, mask_BT, facts)
-
-            def _answer(self, values_BCT, mask_BT=None, facts=None):  # -> (B, K)
                 if flatten:
                     return self.head(values_BCT.flatten(1), facts)
                 return self.head(sequences.overall(values_BCT.transpose(1, 2), mask_BT), facts)
 
-            def of_pairs(self, first_PTF, second_P1F, at):  # -> (P, K), (P, K); see learning/pairs.py
-                values_PCT = first_PTF.float().transpose(1, 2)
-                stretch = sequences.Stretch(second_P1F.float().transpose(1, 2), at)
-                for i, convolution in enumerate(cast("Iterable[nn.Conv1d]", self.convolutions)):
-                    if i > 0:
-                        stretch = stretch.pooled(values_PCT, self.pool)
-                        values_PCT, _ = sequences.pooled(values_PCT, None, self.pool)
-                    stretch = stretch.convolved(values_PCT, convolution)
-                    values_PCT = convolution(values_PCT)
-                    if len(self.norms):
-                        stretch = stretch.each(self.norms[i])
-                        values_PCT = self.norms[i](values_PCT)
-                    stretch, values_PCT = stretch.each(sequences.relu), sequences.relu(values_PCT)
-                second_PCT = stretch.within(values_PCT)
-                return self._answer(values_PCT), self._answer(second_PCT)
-
         return Cnn1d(self)
 
     def for_scoring(self, network: nn.Module) -> nn.Module:
-        """With each batch normalisation in the convolution before it."""
-        from torch import nn
+        """See `cnn1d_scoring.py`."""
+        from medray.learning.models.cnn1d_scoring import ScoringCnn1d
 
-        from medray.learning.models.folding import fold
-
-        convolutions, norms = network.get_submodule("convolutions"), network.get_submodule("norms")
-        for convolution, norm in zip(convolutions.children(), norms.children(), strict=False):  # some have no norms
-            assert isinstance(convolution, nn.Conv1d) and isinstance(norm, nn.BatchNorm1d)
-            fold(convolution, norm)
-        network.set_submodule("norms", nn.ModuleList())
-        return network
+        return ScoringCnn1d(network, self.pool)
 
     def _features(self, length: int | None) -> int | None:
         """Flattened values of the last convolution; None where lengths vary."""

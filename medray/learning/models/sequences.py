@@ -8,7 +8,6 @@ behind the last valid position to zero, whatever stood there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -224,48 +223,6 @@ def pooled(values_BCT: Tensor, mask_BT: Tensor | None, width: int) -> tuple[Tens
         return values_BCT, mask_BT
     values_BCT = nn.functional.max_pool1d(values_BCT, width, ceil_mode=True)
     return values_BCT, None if mask_BT is None else mask_BT[:, ::width]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Values (B, C, S) of a sequence that from position `start` on, for S positions, differ from those of another one."""
-
-    values: Tensor
-    start: int
-
-    def within(self, others_BCT: Tensor) -> Tensor:
-        """(B, C, T): the whole sequence, given the other one."""
-        whole = others_BCT.clone()
-        whole[:, :, self.start : self.start + self.values.shape[2]] = self.values
-        return whole
-
-    def each(self, step: Callable[[Tensor], Tensor]) -> Stretch:
-        """After a step that treats every position alike."""
-        return Stretch(step(self.values), self.start)
-
-    def pooled(self, others_BCT: Tensor, width: int) -> Stretch:
-        """After `pooled` of both, `others_BCT` being the other sequence before it."""
-        first, behind = self.start // width, -(-(self.start + self.values.shape[2]) // width)
-        seen = self._seen(others_BCT, first * width, min(behind * width, others_BCT.shape[2]))
-        return Stretch(pooled(seen, None, width)[0], first)
-
-    def convolved(self, others_BCT: Tensor, convolution: nn.Conv1d) -> Stretch:
-        """After a `Convolution` of both, `others_BCT` being the other sequence before it."""
-        width, steps = convolution.dilation[0] * (convolution.kernel_size[0] - 1) + 1, others_BCT.shape[2]
-        before, after = (width - 1) // 2, width // 2
-        first, behind = max(0, self.start - after), min(steps, self.start + self.values.shape[2] + before)
-        seen = self._seen(others_BCT, max(0, first - before), min(steps, behind + after))
-        seen = nn.functional.pad(seen, (max(0, before - first), max(0, behind + after - steps)))
-        # one product of matrices: of a stretch this short half the time of conv1d
-        seen_BSX = seen.unfold(2, width, 1)[..., :: convolution.dilation[0]].transpose(1, 2).flatten(2)
-        return Stretch(
-            nn.functional.linear(seen_BSX, convolution.weight.flatten(1), convolution.bias).transpose(1, 2), first
-        )
-
-    def _seen(self, others_BCT: Tensor, first: int, behind: int) -> Tensor:
-        """Positions `first` until `behind`, which hold the stretch."""
-        end = self.start + self.values.shape[2]
-        return torch.cat([others_BCT[:, :, first : self.start], self.values, others_BCT[:, :, end:behind]], 2)
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):

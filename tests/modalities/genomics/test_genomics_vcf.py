@@ -241,9 +241,10 @@ def test_an_index_keeps_names_and_prints_of_records(tmp_path: Path):
 
 
 def test_the_last_line_needs_no_line_end_and_blank_lines_after_it_are_none(tmp_path: Path):
-    reader = opened(write(tmp_path / "r.fa", b">c\nACGT\n"), 3)
+    reference = write(tmp_path / "r.fa", b">c\nACGT\n")
     content = vcf_text("c 2 C A", "c 3 G A")
     for odd in (content[:-1], content + b"\n\n", content.replace(b"\n", b"\r\n")):
+        reader = opened(reference, 3)
         found = table(reader, write(tmp_path / "v.vcf", odd))
         assert found.column("sample_id").to_pylist() == ["c:2:C:A#1", "c:3:G:A#1"], odd
         assert found.column("reason").to_pylist() == [None, None]

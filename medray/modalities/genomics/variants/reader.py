@@ -28,6 +28,8 @@ from medray.storage.files import File, relative
 
 RECORDS_AT_ONCE, WINDOW_BYTES = 4096, 1 << 23
 """The most records, and the most bytes of windows, that a scan holds at once."""
+RUN_BYTES = 1 << 20
+"""Of lines that are read together."""
 
 
 class Variants(Source):
@@ -140,18 +142,32 @@ class Variants(Source):
         rows: list[list[bytes]] = []
         owners: list[int] = []
         failures: dict[int, tuple[str, str]] = {}
-        for i, (uri, start, end) in enumerate(zip(uris.to_pylist(), starts.tolist(), ends.tolist(), strict=True)):
+        names, at, behind = uris.to_pylist(), starts.tolist(), ends.tolist()
+        for run in _side_by_side(names, at, behind):
             try:
-                with as_indexed():
-                    rows.append(vcf.columns(self._text(uri, start, end)))
-                owners.append(i)
-            except SampleError as error:
-                failures[i] = error.reason, error.detail
-            except FileNotFoundError:
-                failures[i] = "missing_file", "the file is no longer there"
-            except OSError as error:
-                failures[i] = "unreadable", error.strerror or type(error).__name__
+                found = self._columns(names[run[0]], [at[i] for i in run], [behind[i] for i in run])
+            except (SampleError, OSError):
+                found = None
+            for i in run:
+                try:
+                    rows.append(
+                        found[i - run[0]] if found else self._columns(names[i], at[i : i + 1], behind[i : i + 1])[0]
+                    )
+                    owners.append(i)
+                except SampleError as error:
+                    failures[i] = error.reason, error.detail
+                except FileNotFoundError:
+                    failures[i] = "missing_file", "the file is no longer there"
+                except OSError as error:
+                    failures[i] = "unreadable", error.strerror or type(error).__name__
         return rows, np.array(owners, np.int64), failures
+
+    def _columns(self, uri: str, starts: list[int], ends: list[int]) -> list[list[bytes]]:
+        """The columns of lines that stand one behind the other in a file. Raises SampleError and OSError."""
+        with as_indexed():
+            text = self._text(uri, starts[0], ends[-1])
+            places = zip(starts, ends, strict=True)
+            return [vcf.columns(text[start - starts[0] : end - starts[0]]) for start, end in places]
 
     def _alleles(self, rows: list[list[bytes]]) -> Alleles:
         return read_alleles(self.reference, rows, self.spec.length)
@@ -175,6 +191,16 @@ class Variants(Source):
                 self._file = None
             self._file = text.Ranges(uri)
         return self._file.read(start, end)
+
+
+def _side_by_side(uris: list[str], starts: list[int], ends: list[int]) -> Iterator[range]:
+    """Which lines stand one behind the other in one file, in runs of at most RUN_BYTES."""
+    first = 0
+    for i in range(1, len(uris) + 1):
+        adjoins = i < len(uris) and uris[i] == uris[first] and starts[i] == ends[i - 1]
+        if not adjoins or ends[i] - starts[first] > RUN_BYTES:
+            yield range(first, i)
+            first = i
 
 
 def _fingerprints(keys: list[str], alleles: Alleles) -> list[bytes]:
