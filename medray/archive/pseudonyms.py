@@ -14,28 +14,33 @@ from medray.errors import ArchiveError
 from medray.storage import modes
 
 
+def key_file(path: str | None) -> Path:
+    """Where the secret lies that subjects are hashed with: `path`, or that of this user. It need not be there."""
+    return Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
+
+
 def pseudonym_key(path: str | None) -> bytes:
     """The secret that subjects are hashed with, from `path` (default ~/.medray/pseudonym.key); made once, mode 0600,
     in a folder of mode 0700.
 
     Two archives indexed with one key agree on their subjects; without the key nobody can test a guess.
     """
-    key_file = Path(path).expanduser() if path else Path.home() / ".medray" / "pseudonym.key"
-    if not key_file.exists():
-        modes.make_closed(key_file.parent)
-        draft = key_file.with_name(f".{key_file.name}.{os.getpid()}.tmp")
+    place = key_file(path)
+    if not place.exists():
+        modes.make_closed(place.parent)
+        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(secrets.token_hex(32) + "\n")
         with suppress(FileExistsError):  # another run made it first: its key holds
-            os.link(draft, key_file)
+            os.link(draft, place)
         draft.unlink()
     if not path:
-        _close(key_file)
-    key = key_file.read_bytes().strip()
+        _close(place)
+    key = place.read_bytes().strip()
     if len(key) < 32:
         raise ArchiveError(
             "the pseudonym key is too short",
-            where=str(key_file),
+            where=str(place),
             found=f"{len(key)} characters",
             expected="at least 32",
             do="make one with: openssl rand -hex 32",
@@ -43,17 +48,17 @@ def pseudonym_key(path: str | None) -> bytes:
     return key
 
 
-def _close(key_file: Path) -> None:
+def _close(key: Path) -> None:
     """Shut other users out of the key of this user, and of its folder, which earlier versions made as open as the umask. A group
     that was let in to the key stays."""
     with suppress(PermissionError):  # of another user: it is theirs to close
-        of_key = key_file.stat().st_mode & 0o777
+        of_key = modes.mode_of(key)
         if of_key & 0o007:
-            modes.set_mode(key_file, of_key & 0o770)
-        of_folder = key_file.parent.stat().st_mode & 0o777
+            modes.set_mode(key, of_key & 0o770)
+        of_folder = modes.mode_of(key.parent)
         closed = 0o770 if of_key & 0o070 else 0o700
         if of_folder & ~closed:
-            modes.set_mode(key_file.parent, of_folder & closed)
+            modes.set_mode(key.parent, of_folder & closed)
 
 
 def pseudonym(subject: str, key: bytes) -> str:

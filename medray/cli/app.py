@@ -220,22 +220,28 @@ def plugins(json_: Json = False) -> None:
 
 @app.command()
 def doctor(
+    run_file: Annotated[
+        Path | None, typer.Argument(metavar="[RUN.toml]", help="A run file, to look at its places, too.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Each decoder is measured so many times.")] = 7,
     json_: Json = False,
 ) -> None:
-    """Whether decoders of images give the right pixels on this machine, and how long each takes beside medray's reading."""
+    """This machine in one block for a report of a fault: versions, engine, GPUs, storage, key, plug-ins, and whether decoders of images give the right pixels."""
     with errors():
+        from medray.config import runs
+        from medray.verbs.doctor import block
         from medray.verbs.doctor import doctor as verb
 
-        health = verb(rounds).model_dump(mode="json")
+        health = verb(rounds, None if run_file is None else runs.load(run_file))
         if json_:
-            typer.echo(json.dumps(health))
-            return
-        from medray.cli.console import Paper
+            typer.echo(health.model_dump_json())
+        else:
+            from medray.cli.console import Paper
 
-        paper = Paper()
-        paper.table(health["decoders"])
-        paper.line(", ".join(f"{name} {version}" for name, version in health["versions"].items()))
+            paper = Paper()
+            paper.table([each.model_dump(mode="json") for each in health.decoders])
+            paper.line(block(health))
+        health.refuse()
 
 
 @app.command()

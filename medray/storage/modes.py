@@ -37,6 +37,11 @@ def file_in(folder: Path) -> int:
     return folder_like(folder) & _FILE
 
 
+def mode_of(place: Path) -> int:
+    """Permissions of a folder or a file."""
+    return os.stat(place).st_mode & 0o777
+
+
 def set_mode(place: Path | int, mode: int) -> None:
     """Give a folder or a file (its path, or an open handle) these permissions; what it inherits (setgid) stays."""
     with _where_there_are_modes():
