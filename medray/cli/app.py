@@ -311,14 +311,16 @@ def forget(
 def export(
     format: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings; keras, onnx: of a bundle."),
+        typer.Argument(
+            metavar="FORMAT", help="csv, xlsx, vcf, dicom-sr, or one that a plug-in brings; keras, onnx: of a bundle."
+        ),
     ],
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store; of keras and onnx a bundle.")],
     source: Annotated[
         str,
         typer.Argument(
             metavar="FILE",
-            help="The file that was scored; of dicom-sr the run file that scored it; of keras and onnx the new file.",
+            help="The file that was scored; of dicom-sr the run file that scored it; of csv, xlsx, keras and onnx the new file.",
         ),
     ],
     out: Annotated[
@@ -328,12 +330,30 @@ def export(
         ),
     ] = None,
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
+    run_file: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN.toml", help="Of csv and xlsx: what scored it; names models and thresholds."),
+    ] = None,
+    with_ids: Annotated[
+        bool, typer.Option("--with-ids", help="Of csv and xlsx: subjects' own ids too, from the archive of --run.")
+    ] = False,
     logits: Annotated[bool, typer.Option("--logits", help="Of keras and onnx: without the last activation.")] = False,
     json_: Json = False,
 ) -> None:
-    """Scores in a format of their field: of vcf the file that was scored, with INFO fields; of dicom-sr a structured report
-    for each image or series. Or the network of a bundle: export onnx BUNDLE OUT.onnx, export keras BUNDLE OUT.keras."""
+    """Scores for others: as tables (export csv STORE OUT.csv, export xlsx STORE OUT.xlsx); of vcf the file that was scored,
+    with INFO fields; of dicom-sr a structured report for each image or series. Or the network of a bundle: export onnx
+    BUNDLE OUT.onnx, export keras BUNDLE OUT.keras."""
     with errors():
+        if format in ("csv", "xlsx"):
+            from medray.verbs.export_table import export_table
+
+            if out is not None:
+                raise typer.BadParameter(f"medray export {format} takes a store and the new file")
+            of_run = None if run_file is None else str(run_file)
+            print_model(export_table(format, store, source, bundle, run_file=of_run, with_ids=with_ids), json_)
+            return
+        if run_file is not None or with_ids:
+            raise typer.BadParameter("--run and --with-ids are of csv and xlsx")
         if format in ("keras", "onnx"):
             from medray.verbs.export_model import export_model
 
