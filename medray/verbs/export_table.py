@@ -36,6 +36,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNKNOWN = "not known: a run file says it (--run)"
 
 
+def uris_of(format: str, out: str) -> list[str]:
+    """The files that an export to `out` makes, that one last."""
+    return _URIS[format](files.absolute(out))
+
+
 class Tables(Protocol):
     """What both formats have."""
 
@@ -123,7 +128,7 @@ def plan(
         raise UserError("this cannot be the new file", where=out, expected=f"a name that ends with {FORMATS[format]}")
     if format == "xlsx" and (absent := workbook.lacking()) is not None:
         raise UserError("workbooks are written by XlsxWriter", found=absent)
-    uris = _URIS[format](files.absolute(out))
+    uris = uris_of(format, out)
     refuse_there(uris)
     scores = ScoreStore.open(store)
     known = sorted(scores.summary()["bundles"])
