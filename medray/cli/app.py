@@ -16,6 +16,7 @@ import typer
 import medray
 from medray.cli import jobs
 from medray.cli.brought import Verbs
+from medray.cli.describe import describe
 from medray.cli.init import init
 from medray.cli.schema import schema
 from medray.cli.shared import (
@@ -55,6 +56,7 @@ app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
 app.command("init")(init)
 app.command("schema")(schema)
+app.command("describe")(describe)
 
 
 class LogFormat(StrEnum):
