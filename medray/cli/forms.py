@@ -169,7 +169,7 @@ EXIT_CODES = {
     0: "done",
     1: "a fault of medray or its machines; storage that is away: run the same command again",
     2: "the command, the run file or the data given is wrong: the message on stderr says what to do; running it again does not help",
-    3: "done, but more than max_failed of the entries failed: look at by_reason, then at reason_codes here",
+    3: "done, but more than `max_failed` of the entries failed: look at `by_reason`, then at what to do about its codes",
     130: "stopped by Ctrl-C: the same command goes on",
     143: "stopped by SIGTERM: the same command goes on",
 }
