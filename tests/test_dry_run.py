@@ -26,6 +26,10 @@ READING = {
 """Commands that write nothing in any case."""
 
 
+UNCHANGED: dict[str, dict[str, Any]] = {}
+"""Verb to what a dry run told of the site when nothing had changed since it was trained and scored."""
+
+
 def medray_(*words: str | Path) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
@@ -59,6 +63,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text.replace('bundle = "', 'bundles = ["').replace('/bundle"', '/bundle"]').replace("work-score", "work-night")
     )
     (folder / "nightly.toml").write_text(night)
+    for verb, of in (("prepare", "train"), ("train", "train"), ("evaluate", "train"), ("score", "score")):
+        UNCHANGED[verb] = planned(folder, verb, folder / f"{of}.toml")
     toy.write_image(folder / "archive" / "new.dcm", 100, 1)
     toy.write_image(folder / "archive" / "0" / "im_0000.dcm", 200, 1)
     (folder / "archive" / "1" / "im_0001.dcm").unlink()
@@ -110,6 +116,13 @@ def test_every_command_that_writes_has_the_option():
         name for name, command in every.items() if "--dry-run" not in [o for p in command.params for o in p.opts]
     }
     assert lacking == READING & every.keys()
+
+
+def test_where_nothing_has_changed_nothing_is_held_back_but_the_predictions(site: Path):
+    assert UNCHANGED["prepare"]["result"]["reused"] and UNCHANGED["train"]["result"]["reused"]
+    assert [UNCHANGED[verb]["held_back"] for verb in ("prepare", "train", "score")] == [{}, {}, {}]
+    assert UNCHANGED["evaluate"]["held_back"] == {"evaluate": 4} and UNCHANGED["score"]["result"]["pending"] == 0
+    assert UNCHANGED["prepare"]["changes"] == []
 
 
 def test_an_index_says_what_came_changed_and_went(site: Path):
@@ -201,6 +214,18 @@ def test_upkeep_tells_what_it_would_rewrite_and_remove(site: Path):
     assert any("bundle_id=" in path for path in paths(told, "new") | paths(told, "removed"))
     told = planned(site, "vacuum", site / "scores")
     assert told["result"]["files_removed"] == 0
+
+
+def test_a_vacuum_finds_old_files_through_the_links(site: Path):
+    live = next((site / "scores").glob("bundle_id=*/*.parquet"))
+    stray = live.with_name(live.name.replace(".parquet", "-stray.parquet"))
+    stray.write_bytes(live.read_bytes())
+    os.utime(stray, (1, 1))
+    told = planned(site, "vacuum", site / "scores")
+    assert (told["result"]["files_removed"], told["result"]["bytes_freed"]) == (1, stray.stat().st_size)
+    assert paths(told, "removed") == {str(stray.parent)} and stray.exists()
+    done = json.loads(medray_("vacuum", site / "scores", "--json").stdout)
+    assert done["files_removed"] == 1 and not stray.exists()
 
 
 def test_exports_name_their_files(site: Path):
