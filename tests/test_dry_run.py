@@ -16,6 +16,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from medray.cli.app import app
+from medray.cli.shared import OUTPUT_MODE
 from medray.engines.local import LocalEngine
 from medray.learning import bundles
 from medray.verbs.score import score
@@ -150,6 +151,19 @@ def test_scoring_counts_what_is_pending_and_claims_nothing(site: Path):
     assert (limited["held_back"], limited["result"]["pending"]) == ({"score": 1}, 2)
     first = planned(site, "score", site / "score.toml", "--set", f"store={site}/elsewhere")
     assert first["held_back"] == {"score": 24} and not (site / "elsewhere").exists()
+
+
+def test_what_is_said_on_the_way_names_the_places_themselves(site: Path):
+    mode = OUTPUT_MODE.get()
+    (site / "work-score" / "manifest" / "state.json").rename(site / "state.json")
+    (site / "work-score" / "manifest" / "state.json").write_text("{")
+    try:
+        done = medray_("--log-format", "json", "score", site / "score.toml", "--dry-run")
+    finally:
+        OUTPUT_MODE.set(mode)
+        (site / "state.json").replace(site / "work-score" / "manifest" / "state.json")
+    assert "index_not_whole" in done.stderr and "medray-" not in done.stderr.replace(str(site), "")
+    assert done.exit_code == 0
 
 
 def test_a_night_counts_for_each_bundle_and_names_its_summary(site: Path):

@@ -192,6 +192,22 @@ def _files(folder: Path) -> dict[str, bool]:
     }
 
 
+class _Telling:
+    """A Progress whose texts name the places themselves."""
+
+    def __init__(self, progress: Progress, overlay: Overlay) -> None:
+        self._progress, self._overlay = progress, overlay
+
+    def note(self, text: str) -> None:
+        self._progress.note(self._overlay.told(text))
+
+    def fact(self, event: str, level: str = "info", /, **facts: Any) -> None:
+        self._progress.fact(event, level, **_renamed(facts, self._overlay))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._progress, name)
+
+
 @contextmanager
 def _overlay() -> Generator[Overlay]:
     with tempfile.TemporaryDirectory(prefix="medray-") as scratch:
@@ -199,7 +215,9 @@ def _overlay() -> Generator[Overlay]:
         try:
             yield overlay
         except MedrayError as error:  # it names the places themselves
-            raise type(error)(**{name: overlay.told(text) for name, text in error.facts().items()}) from None
+            for name, text in error.facts().items():
+                setattr(error, name, overlay.told(text))
+            raise
 
 
 def rehearse(
@@ -231,7 +249,7 @@ def rehearse_run(verb: str, run: Run, call: Callable[..., Result], progress: Pro
     with _overlay() as overlay:
         result: Result | None = None
         try:
-            result = call(_moved(run, overlay), engine, progress, **options)
+            result = call(_moved(run, overlay), engine, _Telling(progress, overlay), **options)
         except Held:
             if isinstance(run, TrainRun) and verb == "train" and "prepare" in engine.held:
                 refuse_other_bundle(
