@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medray.cli.forms import EXIT_CODES
 from medray.cli.quick import RUN_VERBS
 from medray.config.described import json_schema
 from medray.config.runs import RUN_TYPES
-from medray.errors import NOT_ELIGIBLE, PASSING, REASONS
+from medray.errors import NOT_ELIGIBLE, PASSING, REASONS, remedy
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made by docs/make_reference.py of the types: change the text below a key in its class, then run it. -->"
@@ -229,21 +230,18 @@ def reason_codes() -> Iterator[str]:
     ):  # fmt: skip
         yield f"## {title}"
         yield ""
-        yield "| code | meaning |"
-        yield "|---|---|"
+        not_eligible = title.startswith("Not eligible")
+        yield "| code | meaning |" if not_eligible else "| code | meaning | what to do |"
+        yield "|---|---|" if not_eligible else "|---|---|---|"
         for code in codes:
-            yield f"| `{code}` | {_cell(REASONS[code])} |"
+            yield f"| `{code}` | {_cell(REASONS[code])} |" + ("" if not_eligible else f" {_cell(remedy(code))} |")
         yield ""
     yield "## Exit codes"
     yield ""
     yield "| code | meaning |"
     yield "|---|---|"
-    yield "| 0 | done |"
-    yield "| 1 | a fault of medray or its machines; storage that is away |"
-    yield "| 2 | the command, the run file or the data given is wrong |"
-    yield "| 3 | done, but more than `max_failed` of the entries failed |"
-    yield "| 130 | stopped by Ctrl-C |"
-    yield "| 143 | stopped by SIGTERM |"
+    for code, meaning in EXIT_CODES.items():
+        yield f"| {code} | {_cell(meaning)} |"
     yield ""
 
 

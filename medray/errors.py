@@ -248,6 +248,55 @@ PASSING = frozenset({"missing_file", "unreadable", "changed"})
 entry is pending again in the next run (`scores.readings.Readings.pending`)."""
 
 
+_REMEDIES: dict[str, str] = {
+    "missing_file": "see whether the storage is mounted; the next run tries it again",
+    "unreadable": "let this user read the file, or see to the storage; the next run tries it again",
+    "changed": "wait until nobody writes to the archive; the next run indexes and tries it again",
+    "empty_file": "send the file again",
+    "truncated": "send the file again from where it came: the copy was cut short",
+    "corrupt": "send the file again; where the original is so too, leave it out",
+    "unrecognised_format": "move files that are no data out of the archive, or for images name them under `modality.ignore`",
+    "format_mismatch": "rename the file to what it is",
+    "unsupported": "convert the file to a form that the docs name as read",
+    "bad_geometry": "look at the series with `medray inspect`: a slice is missing, or two series are mixed",
+    "duplicate_slices": "remove one of the two copies",
+    "bad_rescale": "send the series again with its rescale values whole",
+    "no_quantity": "send it with the header that is missing, or train on values as they are stored",
+    "bad_shape": "see `modality.channels` and the size that the run file asks for",
+    "bad_values": "look at it with `medray inspect` and its `--montage`: it may be blank",
+    "mixed_subjects": "put each subject's files under an id of their own",
+    "mixed_labels": "give all copies of an entry one label and one split",
+    "duplicate_part": "remove the copy that is wrong",
+    "not_text": "save the table or header as UTF-8",
+    "not_dna": "remove proteins from the archive",
+    "empty_sequence": "remove the record",
+    "ambiguous_bases": "set `modality.ambiguous` of a training to take them",
+    "unclear_label": "leave the record out, or have its feature say where it lies",
+    "worker_died": "give workers more memory (`engine.memory_per_worker`), then score with `--retry worker_died`",
+    "bad_score": "look at the entry with `medray inspect`; a model that gives NaN for good data has to be trained again",
+    "bad_columns": "write the table with the columns that the docs name for its format",
+    "no_events": "nothing to do, unless the window in the run file is too short",
+    "no_prediction_time": "leave the subject out of the archive or give it a prediction time",
+    "refused_member": "unpack the member beside the container",
+    "bad_record": "correct the line of the VCF",
+    "symbolic_allele": "leave it out: its bases are not given",
+    "breakend": "leave it out: the model reads one place",
+    "bad_allele": "correct the record",
+    "unknown_contig": "name the reference that the VCF was called on",
+    "past_the_end": "name the reference that the VCF was called on",
+    "ref_mismatch": "name the reference that the VCF was called on",
+    "allele_too_long": "leave it out: the model's window is shorter",
+}
+"""What a person may do about a failed entry."""
+NOTHING_TO_DO = "nothing: the model is not asked about it"
+LOOK_INTO = "read `detail` of its row, and look at the entry with `medray inspect`"
+
+
+def remedy(code: str) -> str:
+    """What to do about rows with this reason code."""
+    return _REMEDIES.get(code, NOTHING_TO_DO if code in NOT_ELIGIBLE else LOOK_INTO)
+
+
 class SampleError(MedrayError):
     """One entry that cannot become samples. `reason` is a key of REASONS; `detail` is for a person."""
 

@@ -15,7 +15,7 @@ from markdown_it.token import Token
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = PROJECT / "README.md"
-PAGES = [README, *sorted((PROJECT / "docs").rglob("*.md"))]
+PAGES = [README, PROJECT / "AGENTS.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
 class Block(NamedTuple):

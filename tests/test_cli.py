@@ -35,6 +35,7 @@ VERBS = (
     "submit",
     "jobs",
     "init",
+    "describe",
 )
 HEAVY = ("torch", "ray", "pyarrow", "pydicom", "numpy", "matplotlib", "monai", "deltalake")
 

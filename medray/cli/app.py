@@ -16,24 +16,29 @@ import typer
 import medray
 from medray.cli import jobs
 from medray.cli.brought import Verbs
+from medray.cli.describe import describe
 from medray.cli.init import init
 from medray.cli.schema import schema
 from medray.cli.shared import (
     OUTPUT_MODE,
+    DryRun,
     Json,
     Local,
     RunFile,
     Set,
+    act,
     errors,
     given,
-    print_model,
+    print_planned,
     print_seen,
     run,
     terminal,
 )
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Mapping
+
+    from medray.verbs.results import TableExportResult
 
 app = typer.Typer(
     cls=Verbs,
@@ -51,6 +56,7 @@ app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
 app.command("init")(init)
 app.command("schema")(schema)
+app.command("describe")(describe)
 
 
 class LogFormat(StrEnum):
@@ -93,16 +99,19 @@ def index(
     json_: Json = False,
     set_: Set = None,
     local: Local = False,
+    dry_run: DryRun = False,
     failed: Annotated[bool, typer.Option("--failed", help="List every file that cannot be read, and why.")] = False,
 ) -> None:
     """List an archive: its entries, subjects, and what cannot be read."""
-    run(run_file, "any", "index", json_, set_, local, failed=failed)
+    run(run_file, "any", "index", json_, set_, local, dry_run, failed=failed)
 
 
 @app.command()
-def prepare(run_file: RunFile, json_: Json = False, set_: Set = None, local: Local = False) -> None:
+def prepare(
+    run_file: RunFile, json_: Json = False, set_: Set = None, local: Local = False, dry_run: DryRun = False
+) -> None:
     """Decode an archive into shards: once, for all epochs and all later trainings on the same data."""
-    run(run_file, "train", "prepare", json_, set_, local)
+    run(run_file, "train", "prepare", json_, set_, local, dry_run)
 
 
 @app.command()
@@ -111,13 +120,14 @@ def train(
     json_: Json = False,
     set_: Set = None,
     local: Local = False,
+    dry_run: DryRun = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget checkpoints and a finished bundle.")] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite the bundle of another training, which is then lost.")
     ] = False,
 ) -> None:
     """Train a model into a bundle. The same command again goes on where a killed one stopped."""
-    run(run_file, "train", "train", json_, set_, local, fresh=fresh, replace=replace)
+    run(run_file, "train", "train", json_, set_, local, dry_run, fresh=fresh, replace=replace)
 
 
 @app.command()
@@ -127,9 +137,10 @@ def evaluate(
     json_: Json = False,
     set_: Set = None,
     local: Local = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Metrics of the bundle on one split, or on another archive, with confidence intervals and an HTML report."""
-    run(run_file, "evaluate", "evaluate", json_, set_, local, split=split.value)
+    run(run_file, "evaluate", "evaluate", json_, set_, local, dry_run, split=split.value)
 
 
 Deadline = Annotated[
@@ -157,10 +168,11 @@ def score(
     json_: Json = False,
     set_: Set = None,
     local: Local = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Score what an archive holds that the bundle has not scored yet, into the score store."""
     keys = given(deadline=deadline, order=order, limit=limit, retry=retry)
-    run(run_file, "score", "score", json_, [*(set_ or []), *keys], local)
+    run(run_file, "score", "score", json_, [*(set_ or []), *keys], local, dry_run)
 
 
 @app.command()
@@ -171,9 +183,10 @@ def nightly(
     json_: Json = False,
     set_: Set = None,
     local: Local = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Index, score what is new or changed with one or several bundles, tidy the store, write the morning page."""
-    run(run_file, "nightly", "nightly", json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local)
+    run(run_file, "nightly", "nightly", json_, [*(set_ or []), *given(deadline=deadline, limit=limit)], local, dry_run)
 
 
 @app.command()
@@ -184,6 +197,7 @@ def inspect(
         typer.Option("--montage", metavar="PNG", help="Write the images as a picture, volumes in three planes."),
     ] = None,
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """What medray sees in a file, a folder, a bundle or a score store."""
     with errors():
@@ -191,6 +205,18 @@ def inspect(
         from medray.verbs.inspect import write_montage
 
         seen = verb(path)
+        if montage is not None and dry_run:
+            act(
+                "inspect",
+                lambda at: seen.model_copy(
+                    update={"facts": {**seen.facts, "montage": write_montage(path, at[montage])}}
+                ),
+                json_,
+                dry_run,
+                new_files=[montage],
+                reads=[path],
+            )
+            return
         if montage is not None:
             seen = seen.model_copy(update={"facts": {**seen.facts, "montage": write_montage(path, montage)}})
         if json_:
@@ -283,12 +309,13 @@ def vacuum(
         str, typer.Option("--older-than", metavar="AGE", help="12h, 7d, 2w: how long replaced files stay for readers.")
     ] = "7d",
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Merge small files of a score store and remove those that nobody needs. Scoring may go on meanwhile."""
     with errors():
         from medray.verbs.upkeep import vacuum as verb
 
-        print_model(verb(store, older_than), json_)
+        act("vacuum", lambda at: verb(at[store], older_than), json_, dry_run, folders=[store])
 
 
 @app.command()
@@ -304,27 +331,30 @@ def forget(
         ),
     ] = None,
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Remove a subject from every file of a score store, for good, and stop runs that are scoring into it."""
     with errors():
         from medray.verbs.upkeep import forget as verb
 
         name = typer.get_text_stream("stdin").readline().strip() if subject == "-" else subject
-        print_model(verb(store, name, key), json_)
+        act("forget", lambda at: verb(at[store], name, key), json_, dry_run, folders=[store])
 
 
 @app.command()
 def export(
     format: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="vcf, dicom-sr, or one that a plug-in brings; keras, onnx: of a bundle."),
+        typer.Argument(
+            metavar="FORMAT", help="csv, xlsx, vcf, dicom-sr, or one that a plug-in brings; keras, onnx: of a bundle."
+        ),
     ],
     store: Annotated[str, typer.Argument(metavar="STORE", help="A score store; of keras and onnx a bundle.")],
     source: Annotated[
         str,
         typer.Argument(
             metavar="FILE",
-            help="The file that was scored; of dicom-sr the run file that scored it; of keras and onnx the new file.",
+            help="The file that was scored; of dicom-sr the run file that scored it; of csv, xlsx, keras and onnx the new file.",
         ),
     ],
     out: Annotated[
@@ -334,26 +364,66 @@ def export(
         ),
     ] = None,
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
+    run_file: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN.toml", help="Of csv and xlsx: what scored it; names models and thresholds."),
+    ] = None,
+    with_ids: Annotated[
+        bool, typer.Option("--with-ids", help="Of csv and xlsx: subjects' own ids too, from the archive of --run.")
+    ] = False,
     logits: Annotated[bool, typer.Option("--logits", help="Of keras and onnx: without the last activation.")] = False,
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Scores in a format of their field: of vcf the file that was scored, with INFO fields; of dicom-sr a structured report
-    for each image or series. Or the network of a bundle: export onnx BUNDLE OUT.onnx, export keras BUNDLE OUT.keras."""
+    """Scores for others: as tables (export csv STORE OUT.csv, export xlsx STORE OUT.xlsx); of vcf the file that was scored,
+    with INFO fields; of dicom-sr a structured report for each image or series. Or the network of a bundle: export onnx
+    BUNDLE OUT.onnx, export keras BUNDLE OUT.keras."""
     with errors():
+        if format in ("csv", "xlsx"):
+            from medray.verbs.export_table import export_table
+
+            if out is not None:
+                raise typer.BadParameter(f"medray export {format} takes a store and the new file")
+            from medray.verbs.export_table import uris_of
+
+            of_run, outs = None if run_file is None else str(run_file), uris_of(format, source)
+
+            def write_tables(at: Mapping[str, str]) -> TableExportResult:
+                return export_table(format, store, at[outs[-1]], bundle, run_file=of_run, with_ids=with_ids)
+
+            act("export", write_tables, json_, dry_run, new_files=outs, reads=[store])
+            return
+        if run_file is not None or with_ids:
+            raise typer.BadParameter("--run and --with-ids are of csv and xlsx")
         if format in ("keras", "onnx"):
             from medray.verbs.export_model import export_model
 
             if out is not None or bundle is not None:
                 raise typer.BadParameter(f"medray export {format} takes a bundle and the new file")
-            print_model(export_model(format, store, source, logits=logits), json_)
+            act(
+                "export",
+                lambda at: export_model(format, store, at[source], logits=logits),
+                json_,
+                dry_run,
+                new_files=[source],
+                reads=[store],
+            )
             return
         if out is None:
             raise typer.BadParameter("Missing argument 'OUT'.")
+        from medray.exports import OF_RUNS
         from medray.verbs.export import export as verb
 
-        result = verb(format, store, source, out, bundle)
-        print_model(result, json_)
-        if result.code:
+        result = act(
+            "export",
+            lambda at: verb(format, store, source, at[out], bundle),
+            json_,
+            dry_run,
+            folders=[out] if format in OF_RUNS else [],
+            new_files=[] if format in OF_RUNS else [out],
+            reads=[store, source],
+        )
+        if result is not None and result.code:
             raise typer.Exit(result.code)
 
 
@@ -379,12 +449,23 @@ def import_(
         ),
     ] = None,
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make a bundle of a model of another library, that scores as one that was trained here. No code of the file is run."""
     with errors():
-        from medray.verbs.import_ import import_model
+        from medray.verbs.import_ import import_model, place_of
 
-        print_model(import_model(file, like, as_, expect), json_)
+        place = place_of(like, as_)
+        act(
+            "import",
+            lambda at: (
+                import_model(file, like, at[place], expect) if dry_run else import_model(file, like, as_, expect)
+            ),
+            json_,
+            dry_run,
+            folders=[place],
+            reads=[file],
+        )
 
 
 @app.command()
@@ -392,11 +473,21 @@ def demo(
     modality: Annotated[str, typer.Argument(help="imaging, genomics, ehr, one that a plug-in brings, or all.")] = "all",
     out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo writes.")] = Path("medray-demo"),
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Offline, on real data: archive, index, train, evaluate, score, change a few entries, score only those."""
     with errors(), terminal(json_) as shown:
-        from medray.demos import run_demo
+        from medray.demos import plan_demo, run_demo
 
+        if dry_run:
+            from medray.verbs.dry_run import DryRun as Planned
+
+            folders = plan_demo(modality, out)
+            then = tuple(f"an archive, a bundle, scores and reports in {folder}" for folder in folders.values())
+            held = {f"demo {name}": 1 for name in folders}
+            shown.close()
+            print_planned(Planned(verb="demo", reads=(), held_back=held, then=then), json_)
+            return
         summaries = run_demo(modality, out, shown)
         shown.close()
         if json_:

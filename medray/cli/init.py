@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medray.cli.shared import Json, errors
+from medray.cli.shared import DryRun, Json, act, errors
 from medray.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def init(
         str | None, typer.Option("--example", metavar="NAME", help="Print one of medray's own run files instead.")
     ] = None,
     json_: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """A commented run file for an archive, by what medray sees in it. Nothing is overwritten."""
     with errors():
@@ -61,7 +62,18 @@ def init(
                 expected="medray init KIND ARCHIVE, such as: medray init imaging scans; or --example NAME",
             )
         new = verbs.init(kind, archive, verb and verb.value, bundle, store)
-        new = verbs.write(new, output or Path(f"{verbs.name_of(archive)}_{new.verb}.toml"), force)
+        out = output or Path(f"{verbs.name_of(archive)}_{new.verb}.toml")
+        if dry_run:
+            act(
+                "init",
+                lambda at: verbs.write(new, Path(at[str(out)]), force),
+                json_,
+                dry_run,
+                new_files=[str(out)],
+                reads=[archive],
+            )
+            return
+        new = verbs.write(new, out, force)
         if json_:
             typer.echo(json.dumps(new.model_dump(mode="json", exclude={"text"})))
         else:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from medray.cli.quick import VERBS, refuse_kind
-from medray.cli.shared import RESULT, errors, given, print_result
+from medray.cli.shared import RESULT, DryRun, errors, given, print_planned, print_result
 from medray.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def submit(
     ] = False,
     ca: Certificates = None,
     insecure_http: InsecureHttp = False,
+    dry_run: DryRun = False,
     json_: JsonLine = False,
 ) -> None:
     """Run a verb on a Ray cluster: medray submit score RUN.toml --limit 100. Follows it, and ends with its exit code.
@@ -86,6 +87,16 @@ def submit(
         if pip is not None and not Path(pip).is_file():
             raise UserError("there is no such file of requirements", where="--pip", found=pip)
         made = _parcel(ctx, words, root, id, unpinned)
+        if dry_run:
+            from medray.verbs.dry_run import DryRun as Planned
+
+            facts: dict[str, JsonValue] = {"id": made.id, "command": made.command, "notes": list(made.notes)}
+            then = ("the run file and the code of medray and its plug-ins, sent to the cluster",)
+            print_planned(
+                Planned(verb="submit", reads=(str(made.run_file),), held_back={"job": 1}, then=then, result=facts),
+                json_,
+            )
+            return
         server = _server(address, ca, insecure_http)
         if not unpinned:
             _refuse_other_ray(server)
@@ -173,10 +184,20 @@ def stop(
     ca: Certificates = None,
     insecure_http: InsecureHttp = False,
     json_: JsonLine = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Stop a job, and wait until it has ended: a scoring run commits what it has, and the same command goes on later."""
     with errors():
-        job = _server(address, ca, insecure_http).stop(id)
+        server = _server(address, ca, insecure_http)
+        if dry_run:
+            from medray.verbs.dry_run import DryRun as Planned
+
+            print_planned(
+                Planned(verb="jobs stop", reads=(server.url,), held_back={"job": 1}, result=_facts(server.job(id))),
+                json_,
+            )
+            return
+        job = server.stop(id)
         typer.echo(json.dumps(_facts(job)) if json_ else f"{job.id}: {job.status}")
 
 

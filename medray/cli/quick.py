@@ -36,7 +36,7 @@ RUN_VERBS = {
 LISTING = ("any", "train", "score", "convert")
 """Kinds whose verbs list the archive first. A night whose archive is away writes its page all the same, and an evaluation
 may have shards."""
-FLAGS = ("--json", "--fresh", "--replace", "--failed")
+FLAGS = ("--json", "--fresh", "--replace", "--failed", "--dry-run")
 """Options that say nothing of the run file."""
 
 

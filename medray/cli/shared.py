@@ -11,12 +11,12 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar, cast
 
 import typer
 
@@ -29,13 +29,19 @@ if TYPE_CHECKING:
 
     from medray.cli.console import Paper, Terminal
     from medray.modalities.base import Inspection
+    from medray.verbs.dry_run import DryRun as Planned
     from medray.verbs.results import Result
 
+ModelResult = TypeVar("ModelResult", bound="BaseModel")
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on the last line of stdout, and no progress.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one key of the run file: --set training.epochs=3"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be read, done and changed; write nothing. Exit code as without."),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Run in this process, whatever engine the run file names.")]
 
@@ -66,6 +72,7 @@ def run(
     json_: bool,
     set_: list[str] | None,
     local: bool,
+    dry_run: bool = False,
     **options: object,
 ) -> None:
     """Load the run file, open its engine, call the verb, print its result, exit with its code.
@@ -82,6 +89,15 @@ def run(
         refuse_kind(type(settled).__name__, kind, run_file)
         call_verb = _verb(verb) if isinstance(verb, str) else verb
         shown.about(run=settled.name)
+        if dry_run:
+            from medray.verbs.dry_run import rehearse_run
+
+            planned = rehearse_run(
+                verb if isinstance(verb, str) else verb.__name__, settled, call_verb, shown, **options
+            )
+            shown.close()
+            print_planned(planned, json_)
+            raise typer.Exit(planned.code)
         engine = open_engine(settled.engine, settled.name)
         try:
             with on_signals():  # after Ray has put its own handler
@@ -178,6 +194,53 @@ def print_model(result: BaseModel, json_: bool) -> None:
         typer.echo(json.dumps(facts))
     else:
         Paper().facts(facts.items())
+
+
+def act(
+    verb: str,
+    call: Callable[[Mapping[str, str]], ModelResult],
+    json_: bool,
+    dry_run: bool,
+    *,
+    folders: Sequence[str] = (),
+    new_files: Sequence[str] = (),
+    reads: Sequence[str] = (),
+) -> ModelResult | None:
+    """Call a verb that takes no run file, and print its single facts; of a dry run what it would do, and None.
+
+    `call` gets where to write in the place of each of `folders` and `new_files`: these themselves, but in a dry run.
+    """
+    if not dry_run:
+        result = call({place: place for place in (*folders, *new_files)})
+        print_model(result, json_)
+        return result
+    from medray.verbs.dry_run import rehearse
+
+    planned = rehearse(verb, call, folders=folders, new_files=new_files, reads=reads)
+    print_planned(planned, json_)
+    if planned.code:
+        raise typer.Exit(planned.code)
+    return None
+
+
+def print_planned(planned: Planned, json_: bool) -> None:
+    """What a dry run tells."""
+    if json_:
+        typer.echo(json.dumps(planned.model_dump(mode="json")))
+        return
+    from medray.cli.console import Paper
+
+    paper = Paper()
+    paper.title(f"dry run of medray {planned.verb.replace('_', '-')}: nothing was written")
+    paper.facts([*(("reads", place) for place in planned.reads), *planned.held_back.items()])
+    for line in planned.then:
+        paper.line(f"would write: {line}")
+    if planned.changes:
+        paper.title("files that would change")
+        paper.table([each.model_dump(mode="json") for each in planned.changes])
+    if planned.result is not None:
+        paper.title("what it would answer")
+        print_result(planned.result)
 
 
 def _print_facts(paper: Paper, title: str, value: dict[str, JsonValue], intervals: dict[str, JsonValue]) -> None:

@@ -15,6 +15,30 @@ if TYPE_CHECKING:
 DEMOS = ("imaging", "genomics", "ehr")
 
 
+def plan_demo(name: str, out: Path) -> dict[str, Path]:
+    """Each demo that `run_demo` would run, and its folder. Raises UserError as that does."""
+    if name == "all":
+        folders = {each: out / each for each in DEMOS}
+    elif name in DEMOS or _brought(name) is not None:
+        folders = {name: out}
+    else:
+        raise _no_such(name)
+    from medray.demos.base import refuse_other
+
+    for folder in folders.values():
+        refuse_other(folder)
+    return folders
+
+
+def _no_such(name: str) -> UserError:
+    return UserError(
+        "there is no such demo",
+        where=f"medray demo {name}",
+        found=name,
+        expected=", ".join((*DEMOS, *_kinds_with_demos(), "all")),
+    )
+
+
 def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]:
     """Summaries by name, after running one demo, or "all" in a folder each. Raises UserError for an unknown name."""
     if name not in (*DEMOS, "all") and (brought := _brought(name)) is not None:
@@ -22,12 +46,7 @@ def run_demo(name: str, out: Path, progress: Progress) -> dict[str, DemoSummary]
 
         return run_all({name: (brought, out)}, progress)
     if name not in (*DEMOS, "all"):
-        raise UserError(
-            "there is no such demo",
-            where=f"medray demo {name}",
-            found=name,
-            expected=", ".join((*DEMOS, *_kinds_with_demos(), "all")),
-        )
+        raise _no_such(name)
     from medray.demos.base import run_all
     from medray.demos.genomics import GENOMICS
     from medray.demos.health_records import HEALTH_RECORDS

@@ -70,6 +70,10 @@ class DemoSummary:
         return results | {"steps": self.steps, "report": self.report, "seconds": self.seconds}
 
 
+MARK = ".medray-demo"
+"""The file by which a demo knows a folder of an earlier one."""
+
+
 def run_all(demos: Mapping[str, tuple[Demo, Path]], progress: Progress) -> dict[str, DemoSummary]:
     """Summaries by name, after running each demo in its folder, all on one engine. Raises UserError where a folder holds anything
     but an earlier demo."""
@@ -148,12 +152,16 @@ def _claim_folder(out: Path) -> None:
     """Remove an earlier demo from this folder. Raises UserError where it holds anything else, which is left alone."""
     import shutil
 
-    mark = out / ".medray-demo"
+    refuse_other(out)
     if out.exists() and any(out.iterdir()):
-        if not mark.exists():
-            raise UserError(
-                "the folder holds something that is not a demo's", where=str(out), do="choose another with --out DIR"
-            )
         shutil.rmtree(out)
     modes.make_closed(out)
-    modes.opened_new(mark).close()
+    modes.opened_new(out / MARK).close()
+
+
+def refuse_other(out: Path) -> None:
+    """Raises UserError where this folder holds anything but an earlier demo."""
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        raise UserError(
+            "the folder holds something that is not a demo's", where=str(out), do="choose another with --out DIR"
+        )

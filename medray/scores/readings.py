@@ -178,6 +178,28 @@ class Readings(ScoreScan):
                 rows = rows.append_column(name, pa.nulls(len(rows), SCORES.field(name).type))
         return rows.select(SCORES.names).cast(SCORES)
 
+    def rows(self, bundle_id: str, own_ids: pa.Table | None = None, *, memory: str = "2GB") -> Iterator[pa.RecordBatch]:
+        """Current rows of a bundle as `scores` has them, as a stream in bounded memory, all of one version of the table.
+
+        Columns of SCORES without the keys, `scored_at` in microseconds since 1970 (UTC). With `own_ids` (subject_id,
+        own_subject_id) also the latter, null where it has none for a subject.
+        """
+        present = pa.schema(self._table.schema()).names
+        wanted = [name for name in SCORES.names if name not in ("key_hi", "key_lo", "fingerprint")]
+        columns = {name: ds.field(name) for name in wanted if name in present}
+        columns["scored_at"] = ds.field("scored_at").cast(pa.int64())  # DuckDB needs an extension for time zones
+        names = ", ".join(name if name in present else f"null::varchar as {name}" for name in wanted)
+        tables: dict[str, pa.Table | pa.RecordBatchReader] = {"scores": self._scan(columns, bundle_id)}
+        join = ""
+        if own_ids is not None:
+            tables["own_ids"], names = own_ids, f"{names}, own_subject_id"
+            join = "left join own_ids using (subject_id)"
+        sql = f"""with latest as (from scores qualify scored_at = max(scored_at) over (partition by entry_id))
+                  select {names} from latest {join} where status <> '{RETIRED}'
+                  order by entry_id, sample_id, output"""
+        with self._whole(), database(memory) as db, query(db, sql, **tables) as rows:
+            yield from rows
+
     def outline(self, bundle_id: str, group: str) -> list[OutlineRow]:
         """What the current rows of a bundle are of, by groups of entries.
 

@@ -68,7 +68,7 @@ def _of_run(
         raise UserError("structured reports are of DICOM images", where=source, found=f"a bundle of {min(kinds)}")
     [bundle_id] = _one([name for name in known if name in loaded], known, scores.uri)
     model = loaded[bundle_id]
-    scored = ScoredRun(_manifest(run, model), algorithm(model), run.sr, source, run.readers)
+    scored = ScoredRun(manifest_of(run, model), algorithm(model), run.sr, source, run.readers)
     written = write(scores, scored, out)
     refused, asked = sum(written.get("refused", {}).values()), written["scored"]
     return ExportResult(
@@ -79,7 +79,8 @@ def _of_run(
     )
 
 
-def _manifest(run: ScoreRun | NightlyRun, model: TrainedModel) -> Manifest:
+def manifest_of(run: ScoreRun | NightlyRun, model: TrainedModel) -> Manifest:
+    """The last index of the archive of a scoring, as this bundle reads it. Raises UserError where there is none."""
     spec = at_site(model.recipe.modality, run.modality)
     work = run.folder if isinstance(run, ScoreRun) else index_folder(run, spec)
     where = files.join(work, "manifest")

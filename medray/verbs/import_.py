@@ -37,6 +37,20 @@ MOST_BYTES = 2**31
 NAMED = {"multilabel": "label", "regression": "value"}
 
 
+def place_of(like: Path, place: str | None) -> str:
+    """Where the new bundle will be. Raises RunFileError for what is no training's run file."""
+    return _training(like).bundle_uri if place is None else files.absolute(place)
+
+
+def _training(like: Path | TrainRun) -> TrainRun:
+    run = like if isinstance(like, TrainRun) else runs.load(like)
+    if not isinstance(run, TrainRun):
+        raise RunFileError(
+            "a training's run file is asked for", where=str(like), expected="[modality], [model] and [objective]"
+        )
+    return run
+
+
 def import_model(file: str, like: Path | TrainRun, place: str | None = None, expect: str | None = None) -> ImportResult:
     """Make a bundle of the model in `file`, with modality and objective of a training's run file, at `place` (by default where
     the run file has its bundle). `expect`: a .npz file of inputs and the original's answers, `outputs`.
@@ -44,11 +58,7 @@ def import_model(file: str, like: Path | TrainRun, place: str | None = None, exp
     Raises UserError and RunFileError for what does not fit, BundleError where something lies at the place; no bundle is left then.
     """
     started = time.monotonic()
-    run = like if isinstance(like, TrainRun) else runs.load(like)
-    if not isinstance(run, TrainRun):
-        raise RunFileError(
-            "a training's run file is asked for", where=str(like), expected="[modality], [model] and [objective]"
-        )
+    run = _training(like)
     uri = run.bundle_uri if place is None else files.absolute(place)
     if files.exists(uri):
         raise BundleError(

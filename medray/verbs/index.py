@@ -102,7 +102,7 @@ def index_archive(
     """(manifest, result). The files of `doubted` entries are opened whatever their size and time say: when they were read,
     they were not as they had been indexed. `then`: modules that the work after this one will need (`Flow.next_imports`)."""
     started = time.monotonic()
-    _refuse_own_places(run)
+    refuse_own_places(run)
     if len(files.places(run.root)) > 1 and not spec.several_archives:
         raise UserError(
             f"the modality {spec.kind!r} reads one archive at a time",
@@ -159,7 +159,7 @@ def mixture_words(mixture: Sequence[Mapping[str, str | int]]) -> str:
     return "; ".join(kinds)
 
 
-def _refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
+def refuse_own_places(run: TrainRun | EvaluateRun | ScoreRun) -> None:
     """What medray writes would be entries of the archive at the next index. Raises UserError."""
     uris = {"work": run.folder, "bundle": run.bundle_uri}
     if isinstance(run, ScoreRun):

@@ -284,6 +284,29 @@ class ExportResult(BaseModel):
     """Exit code: 3 where more of the scored entries were refused than the run's `max_failed`."""
 
 
+class TableExportResult(BaseModel):
+    """The current scores of a store as tables."""
+
+    model_config = ConfigDict(frozen=True)
+
+    files: tuple[str, ...]
+    """The new files; the last is the one that was named."""
+    rows: int
+    """Scores."""
+    failed: int
+    """Rows without a score because the entry or sample failed."""
+    not_eligible: int
+    """Rows without a score because the model is not asked about the entry or sample."""
+    models: dict[str, str | None]
+    """Id of each bundle to its name; null where no run file says it."""
+    escaped: int
+    """Texts that a ' was put before, in CSV: a spreadsheet would have computed them."""
+    own_ids: bool
+    without_own_id: int = 0
+    """Rows of which the archive no longer tells whose they are; their cell is empty."""
+    seconds: float
+
+
 class ModelExportResult(BaseModel):
     """A network in a file of another library."""
 

@@ -79,10 +79,14 @@ class Scan:
         self.modality, self.root, self.key = open_modality(spec), root, key
 
     def __call__(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        pairs = (pair for row in batch.to_pylist() for pair in self._scan(**row))
+        pairs = self.parts(batch)
         while piece := list(islice(pairs, PARTS_AT_ONCE)):
             parts, of_file = zip(*piece, strict=True)
             yield from parts_table(parts, self.key, of_file).to_batches()
+
+    def parts(self, batch: pa.RecordBatch) -> Iterator[tuple[Part, File]]:
+        """What the files hold, subjects as the files have them: for this process alone."""
+        return (pair for row in batch.to_pylist() for pair in self._scan(**row))
 
     def _scan(self, reason: str | None = None, detail: str | None = None, **facts: Any) -> Iterator[tuple[Part, File]]:
         file = File(**facts)

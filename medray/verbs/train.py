@@ -140,6 +140,14 @@ def _replace_or_refuse(run: TrainRun, existing: bundles.TrainedModel, progress: 
     progress.note(f"the bundle of another training, {existing.id[:12]}, is replaced: {run.bundle}")
 
 
+def refuse_other_bundle(run: TrainRun, prepared: str, progress: Progress, replace: bool) -> None:
+    """For a dry run that ends before training: raises BundleError where the bundle's place is taken by that of a training on other
+    data than `prepared`, the digest of the samples to be made, unless it may be replaced."""
+    existing = _existing(run.bundle_uri)
+    if existing is not None and existing.recipe.data.get("manifest_digest") != prepared:
+        _replace_or_refuse(run, existing, progress, replace)
+
+
 def _require_classes(run: TrainRun, prepared: Prepared) -> None:
     """Raises LabelError for a class, or a label, of which validation holds no entry: nothing could be said of it, and the
     epoch and the threshold would be chosen without it. Before the first epoch."""
