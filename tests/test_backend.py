@@ -1,6 +1,10 @@
 """Back ends of scoring: what exports and agrees with torch, the same bits whatever a sample is scored with, refusals."""
 
+import importlib.metadata
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import kinds
@@ -349,3 +353,17 @@ def test_a_bundle_predicts_by_the_back_end_that_it_was_loaded_for(carrying, tmp_
     by_graph = Bundle.load(tmp_path / "copy", backend="onnx").predict(pictures, facts=facts)
     assert by_graph.column_names == by_torch.column_names
     np.testing.assert_allclose(by_graph["lower"].to_numpy(), by_torch["lower"].to_numpy(), atol=1e-5)
+
+
+def test_onnxruntime_keeps_no_record_of_its_use(tmp_path):
+    program = "from medray.learning.onnx_runtime import onnxruntime; print(onnxruntime().__version__)"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == importlib.metadata.version("onnxruntime")
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)]

@@ -35,6 +35,6 @@ chmod 0600 "$HOME/.ray/auth_token"
 if ! grep -q 'medray: environment' "$HOME/.bashrc"; then
     cat >>"$HOME/.bashrc" <<'END'
 # medray: environment
-export PATH="$HOME/.venv/bin:$PATH" RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+export PATH="$HOME/.venv/bin:$PATH" RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ORT_DISABLE_TELEMETRY=1
 END
 fi

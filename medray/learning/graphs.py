@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medray.errors import BundleError, MachineError
+from medray.learning import onnx_runtime
 from medray.modalities.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def standalone(network: nn.Module, inputs: Inputs) -> bytes:
         raise NoGraph(absent)
     axes = varying_axes(inputs)
     content = _exported(network, inputs, axes, whole=False, any_rows=True)
-    import onnxruntime
+    onnxruntime = onnx_runtime.onnxruntime()
 
     try:
         session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -230,7 +231,7 @@ class Session:
     """One ONNX model in onnxruntime. A call raises BundleError where the inputs do not fit, MemoryError."""
 
     def __init__(self, nodes: bytes, packed: np.ndarray, *, on_gpu: bool) -> None:
-        import onnxruntime
+        onnxruntime = onnx_runtime.onnxruntime()
 
         options = onnxruntime.SessionOptions()
         # one thread, whatever the worker has: sums that several threads share come out in other orders
@@ -264,7 +265,7 @@ class Session:
 
 def runs_on_gpu() -> bool:
     """Whether the onnxruntime that is installed here can use a GPU of Nvidia."""
-    import onnxruntime
+    onnxruntime = onnx_runtime.onnxruntime()
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 

@@ -136,6 +136,7 @@ OF_TRAINING = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how late the end of a training is noticed; each look takes workers some ms
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that asks whether this machine is about to be taken away
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train has it
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing of a site is told to others
 }
 """What Ray Train's processes on this machine find in their environment."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime  # noqa: F401  # before the limits: its memory is not the file's
 import safetensors.numpy
 import torch
 
@@ -21,7 +20,10 @@ from medray.learning.graphs import without_numbers
 from medray.learning.onnx_files.checking import Checked, checked
 from medray.learning.onnx_files.network import Network, OnnxModule
 from medray.learning.onnx_files.ports import Source, matched
+from medray.learning.onnx_runtime import onnxruntime
 from medray.learning.refusal import Refused
+
+onnxruntime()  # before the limits: its memory is not the file's
 
 NETWORK, WEIGHTS = "network.json", "weights.safetensors"
 ROWS = 4
