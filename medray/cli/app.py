@@ -329,6 +329,14 @@ def export(
     ] = None,
     bundle: Annotated[str | None, typer.Option("--bundle", help="Id of the bundle, or how it begins.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="Of keras and onnx: without the last activation.")] = False,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            metavar="RUN.toml",
+            help="Of keras and onnx: a run file, on samples of whose archive the new file is compared with torch; else seeded inputs.",
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Scores in a format of their field: of vcf the file that was scored, with INFO fields; of dicom-sr a structured report
@@ -339,8 +347,10 @@ def export(
 
             if out is not None or bundle is not None:
                 raise typer.BadParameter(f"medray export {format} takes a bundle and the new file")
-            print_model(export_model(format, store, source, logits=logits), json_)
+            print_model(export_model(format, store, source, logits=logits, samples=samples), json_)
             return
+        if logits or samples is not None:
+            raise typer.BadParameter("--logits and --samples are of export keras and export onnx")
         if out is None:
             raise typer.BadParameter("Missing argument 'OUT'.")
         from medray.verbs.export import export as verb
