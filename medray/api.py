@@ -191,13 +191,21 @@ def import_model(
     return verb(fspath(file), run, place, compared)
 
 
-def export_model(bundle: str | PathLike[str], out: str | PathLike[str], *, logits: bool = False) -> ModelExportResult:
+def export_model(
+    bundle: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    logits: bool = False,
+    samples: str | PathLike[str] | TrainRun | EvaluateRun | ScoreRun | None = None,
+) -> ModelExportResult:
     """Write the network of a bundle to the new file `out`, .onnx, or .keras of a bundle of kind `keras`; its answers are the
-    bundle's scores, `logits`: what comes before the last activation. Raises UserError, BundleError."""
+    bundle's scores, `logits`: what comes before the last activation. They are compared with torch's on seeded inputs, and on samples
+    of the archive of a run file, `samples`. Raises UserError, also where they differ, RunFileError, BundleError."""
     from medray.verbs.export_model import export_model as verb
 
     format = "keras" if fspath(out).endswith(".keras") else "onnx"
-    return verb(format, fspath(bundle), fspath(out), logits=logits)
+    named = Path(samples) if isinstance(samples, str | PathLike) else samples
+    return verb(format, fspath(bundle), fspath(out), logits=logits, samples=named)
 
 
 class Bundle:

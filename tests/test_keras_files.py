@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -252,7 +253,6 @@ def test_a_file_is_refused_by_name_that_holds(what: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
     [
-        ("embedding", "mask_zero", True, "mask_zero"),
         ("gru", "stateful", True, "stateful"),
         ("lstm", "return_state", True, "return_state"),
         ("conv2d", "padding", "full", "padding"),
@@ -300,14 +300,71 @@ def test_an_h5_of_weights_alone_and_one_with_a_link_are_refused(tmp_path: Path) 
         read(str(path), "file")
 
 
-def test_a_layer_that_is_called_twice_and_two_outputs_are_refused(tmp_path: Path) -> None:
+def masked(model: str, change: Callable[[dict[str, Any]], None], folder: Path) -> Path:
+    return changed(f"keras-{model}.keras", folder, config=change)
+
+
+def test_a_mask_that_a_layer_does_not_take_or_that_is_not_its_inputs_is_refused(tmp_path: Path) -> None:
+    def of(config: dict[str, Any], class_name: str) -> dict[str, Any]:
+        return next(each for each in config["config"]["layers"] if each["class_name"] == class_name)
+
+    def softmax(config: dict[str, Any]) -> None:
+        of(config, "Dropout").update(class_name="Softmax", config={"name": "softmax", "axis": -1})
+
+    def other_value(config: dict[str, Any]) -> None:
+        of(config, "NotEqual")["inbound_nodes"][0]["args"][1] = 0.5
+
+    def no_masking(config: dict[str, Any]) -> None:
+        of(config, "Masking").update(class_name="Activation", config={"name": "masking", "activation": "linear"})
+
+    for model, change, message in (
+        ("masked_lstm_twice", softmax, "softmax would get the mask that embedding makes"),
+        ("masked_steps", other_value, "called with a mask of its own"),
+        ("masked_steps", no_masking, "called with a mask of its own"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(str(masked(model, change, tmp_path)), "file")
+
+
+def test_a_masked_step_changes_nothing(tmp_path: Path) -> None:
+    """What stands behind the last step that counts is of no matter, and the last output is that step's."""
+    opened = open_file(unpacked("keras-masked_lstm.keras", tmp_path))
+    [port] = opened.model.network.inputs
+    codes = torch.tensor([[3, 1, 4, 0, 0, 0], [0, 3, 0, 1, 4, 0], [3, 1, 4, 1, 5, 9]])
+    found = answer(network(opened), {port.name: codes})
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_layer_that_is_called_twice_is_one_and_learns_from_both_places(tmp_path: Path) -> None:
+    opened = open_file(unpacked("keras-shared_dense.keras", tmp_path))
+    made = network(opened).train()
+    assert sum(each.numel() for each in made.parameters()) == (5 * 4 + 4) + (4 * 2 + 2) + (4 * 3 + 3)
+    given = {port.name: torch.randn(7, 5) for port in opened.model.network.inputs}
+    made.keras_layout(given).sum().backward()
+    kernel = next(each.grad for name, each in made.named_parameters() if name.endswith("dense.weight"))
+    assert kernel is not None
+    alone = network(opened).train()
+    made_of_one = {name: value if name == "input_0" else value.zero_() for name, value in given.items()}
+    alone.keras_layout(made_of_one).sum().backward()
+    other = next(each.grad for name, each in alone.named_parameters() if name.endswith("dense.weight"))
+    assert other is not None and not torch.allclose(kernel, other)
+
+
+def test_a_call_of_a_layer_whose_first_one_is_not_used_and_two_outputs_are_refused(tmp_path: Path) -> None:
     def twice(config: dict[str, Any]) -> None:
-        layer(config, 3)["inbound_nodes"] *= 2
+        [dense] = [each for each in config["config"]["layers"] if each["class_name"] == "Dense"]
+        [conv] = [each for each in config["config"]["layers"] if each["name"] == "conv2d"]
+        pooled = [each for each in config["config"]["layers"] if each["class_name"] == "GlobalAveragePooling2D"]
+        pooled[0]["inbound_nodes"] += conv["inbound_nodes"]
+        call = json.loads(json.dumps(dense["inbound_nodes"][0]))
+        call["args"][0]["config"]["keras_history"][1] = 1
+        dense["inbound_nodes"].append(call)
+        config["config"]["output_layers"] = [[dense["name"], 1, 0]]
 
     def outputs(config: dict[str, Any]) -> None:
         config["config"]["output_layers"] = [["dense", 0, 0], ["global_average_pooling2d", 0, 0]]
 
-    for change, message in ((twice, "called 2 times"), (outputs, "several outputs")):
+    for change, message in ((twice, "once more, which is no"), (outputs, "several outputs")):
         with pytest.raises(UserError, match=message):
             read(str(changed("keras-resnet.keras", tmp_path, config=change)), "file")
 

@@ -259,3 +259,23 @@ def test_keras_loads_exported_files_in_safe_mode_and_answers_alike(tmp_path: Pat
         library, _, name = path.stem.partition("-")
         of = answers(library)[name]
         assert np.abs(stored[path.stem][: len(of)] - of).max() <= 1e-5 * max(1.0, np.abs(of).max()), path.stem
+
+
+def test_a_keras_file_that_is_read_back_otherwise_is_not_written(
+    lenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medray.learning.keras import writing
+
+    bundle = import_model(str(lenet), like(tmp_path, IMAGES, {"kind": "multiclass"})).bundle
+    done = export_model("keras", bundle, str(tmp_path / "a.keras"))
+    assert done.compared == 10 and done.largest_difference <= 1e-6 and "read it back" in done.compared_on
+    honest = writing.written
+
+    def wrong(network: Any, state: Any, name: str) -> bytes:
+        last = max(key for key in state if key.endswith("dense_1.bias"))
+        return honest(network, {**state, last: state[last] + np.arange(10, dtype=np.float32) / 100}, name)
+
+    monkeypatch.setattr(writing, "written", wrong)
+    with pytest.raises(UserError, match="nothing is written") as caught:
+        export_model("keras", bundle, str(tmp_path / "b.keras"))
+    assert "seeded inputs" in str(caught.value) and not (tmp_path / "b.keras").exists()

@@ -372,6 +372,14 @@ def export(
         bool, typer.Option("--with-ids", help="Of csv and xlsx: subjects' own ids too, from the archive of --run.")
     ] = False,
     logits: Annotated[bool, typer.Option("--logits", help="Of keras and onnx: without the last activation.")] = False,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            metavar="RUN.toml",
+            help="Of keras and onnx: a run file, on samples of whose archive the new file is compared with torch; else seeded inputs.",
+        ),
+    ] = None,
     json_: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -379,6 +387,8 @@ def export(
     with INFO fields; of dicom-sr a structured report for each image or series. Or the network of a bundle: export onnx
     BUNDLE OUT.onnx, export keras BUNDLE OUT.keras."""
     with errors():
+        if format not in ("keras", "onnx") and (logits or samples is not None):
+            raise typer.BadParameter("--logits and --samples are of export keras and export onnx")
         if format in ("csv", "xlsx"):
             from medray.verbs.export_table import export_table
 
@@ -400,9 +410,10 @@ def export(
 
             if out is not None or bundle is not None:
                 raise typer.BadParameter(f"medray export {format} takes a bundle and the new file")
+            compared_on = None if dry_run else samples  # what an archive holds is listed in its work folder
             act(
                 "export",
-                lambda at: export_model(format, store, at[source], logits=logits),
+                lambda at: export_model(format, store, at[source], logits=logits, samples=compared_on),
                 json_,
                 dry_run,
                 new_files=[source],

@@ -320,6 +320,12 @@ class ModelExportResult(BaseModel):
     outputs: tuple[str, ...]
     answers: str
     """scores, or logits."""
+    compared: int
+    """Rows that the file's answers were compared with torch's on."""
+    compared_on: str
+    """What they are: samples of an archive, or seeded inputs."""
+    largest_difference: float
+    """Of an answer beyond 1, as a part of it."""
     seconds: float
 
 

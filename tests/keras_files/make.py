@@ -1,4 +1,4 @@
-"""Write the fixtures anew: python tests/keras_files/make.py FOLDER keras|keras2 [--whole | NAME…]
+"""Write the fixtures anew: python tests/keras_files/make.py FOLDER keras|keras2 [--whole] [NAME…]
 
 `keras` needs Keras 3 with TensorFlow (or torch, by KERAS_BACKEND), `keras2` needs tf_keras. FOLDER gets a file for each model and
 `answers-LIBRARY.npz`: what the library answers to `inputs.random_input`, --whole: to all rows also of single layers. Made with keras 3.15.1, tf_keras 2.21.0 and TensorFlow 2.21.0.
@@ -24,6 +24,8 @@ import inputs
 import models
 
 H5 = (
+    "masked_bidirectional",
+    "shared_dense",
     "lenet",
     "resnet",
     "gru_d",
@@ -36,7 +38,10 @@ H5 = (
     "depthwise2d",
 )
 """Models that are also written as .h5."""
-BY_TORCH = ("lenet", "resnet", "gru_d", "conv2d_same_strides", "gru_reset_before", "maxpool2d")
+BY_TORCH = (
+    "lenet", "resnet", "gru_d", "conv2d_same_strides", "gru_reset_before", "maxpool2d", "masked_lstm_steps", "masked_zero_output",
+    "masked_bidirectional", "masked_steps", "shared_dense", "shared_model",
+)  # fmt: skip
 """Models that Keras's torch backend makes, too, beside those with channels first."""
 
 
@@ -66,8 +71,8 @@ def main() -> None:
     made = models.layers(K, library == "keras2") | architectures
     if backend == "torch":
         made = {name: made[name] for name in BY_TORCH} | models.channels_first(K)
-    whole = sys.argv[3:] == ["--whole"]
-    names = list(made) if whole or not sys.argv[3:] else sys.argv[3:]
+    whole = "--whole" in sys.argv[3:]
+    names = [each for each in sys.argv[3:] if each != "--whole"] or list(made)
     answers = {}
     for name in names:
         K.utils.set_random_seed(1)

@@ -121,6 +121,65 @@ def layers(K: Any, two: bool) -> dict[str, Make]:
         "normalization_all": one(lambda: L.Normalization(axis=None), (7,)),
         "normalization_given": one(lambda: L.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 1.0, 0.25]), (4, 3)),
     }
+
+    def codes(*layers: Any, mask_zero: bool = True) -> Make:
+        return lambda: K.Sequential(
+            [K.Input((6,), dtype="int32"), L.Embedding(11, 3, mask_zero=mask_zero), *(each() for each in layers)]
+        )
+
+    def masked_steps() -> Any:
+        steps = K.Input((6, 3))
+        x = L.Masking(0.0)(L.Dense(3, activation="relu")(steps))
+        x = L.Bidirectional(L.GRU(4, return_sequences=True))(x)
+        x = L.LayerNormalization()(L.Activation("tanh")(L.Dense(3)(x)))
+        last, mean = L.LSTM(2, return_sequences=False)(x), L.GlobalAveragePooling1D(keepdims=True)(x)
+        return K.Model(steps, L.Concatenate()([last, L.Flatten()(mean)]))
+
+    def shared_dense() -> Any:
+        inputs = [K.Input((5,), name=f"input_{i}") for i in range(3)]
+        shared, last = L.Dense(4, activation="tanh"), L.Dense(2)
+        a, b, c = (shared(each) for each in inputs)
+        return K.Model(inputs, L.Concatenate()([last(a), last(L.Subtract()([b, c])), L.Dense(3)(c)]))
+
+    def shared_in_turn() -> Any:
+        steps = K.Input((6, 3))
+        lstm, norm = L.LSTM(3, return_sequences=True), L.BatchNormalization()
+        return K.Model(steps, L.Dense(2)(L.Flatten()(norm(lstm(norm(lstm(steps)))))))
+
+    def shared_model() -> Any:
+        """Two pictures by one network within the network, and that by one more."""
+        inner = K.Input((6, 5, 3))
+        body = K.Model(inner, L.GlobalAveragePooling2D()(L.Conv2D(4, 2, activation="relu")(inner)), name="body")
+        head = K.Sequential([K.Input((4,)), L.Dense(3, activation="tanh"), L.Dense(2)], name="head")
+        one, two = K.Input((6, 5, 3), name="input_0"), K.Input((6, 5, 3), name="input_1")
+        a, b = body(one), body(two)
+        return K.Model([one, two], L.Concatenate()([head(L.Subtract()([a, b])), head(a)]))
+
+    made |= {"shared_dense": shared_dense, "shared_in_turn": shared_in_turn, "shared_model": shared_model}
+    made |= {
+        "masked_lstm": codes(lambda: L.LSTM(4)),
+        "masked_lstm_steps": codes(lambda: L.LSTM(4, return_sequences=True), lambda: L.Dense(2)),
+        "masked_lstm_twice": codes(lambda: L.LSTM(4, return_sequences=True), lambda: L.Dropout(0.3), lambda: L.LSTM(3)),
+        "masked_gru_backwards": codes(lambda: L.GRU(4, go_backwards=True)),
+        "masked_gru_backwards_twice": codes(
+            lambda: L.GRU(4, go_backwards=True, return_sequences=True), lambda: L.GRU(3)
+        ),
+        "masked_gru_reset_before": codes(lambda: L.GRU(4, reset_after=False, return_sequences=True)),
+        "masked_simplernn": codes(lambda: L.SimpleRNN(4, return_sequences=True)),
+        "masked_zero_output": codes(lambda: L.LSTM(4, return_sequences=True, zero_output_for_mask=True)),
+        "masked_zero_last": codes(lambda: L.GRU(4, zero_output_for_mask=True)),
+        "masked_bidirectional": codes(lambda: L.Bidirectional(L.LSTM(3, return_sequences=True))),
+        "masked_bidirectional_last": codes(lambda: L.Bidirectional(L.GRU(3), merge_mode="ave")),
+        "masked_dense": codes(lambda: L.Dense(4, activation="relu"), lambda: L.LSTM(3)),
+        "masked_mean": codes(lambda: L.GlobalAveragePooling1D()),
+        "masked_steps": masked_steps,
+    }
+    if not two:  # Keras 2 builds no such model
+        made |= {
+            "masked_max": codes(lambda: L.GlobalMaxPooling1D()),
+            "masked_flatten": codes(lambda: L.Flatten(), lambda: L.Dense(2)),
+            "masked_conv": codes(lambda: L.Conv1D(3, 2), lambda: L.GlobalAveragePooling1D()),
+        }
     names = ["relu", "elu", "selu", "gelu", "sigmoid", "tanh", "softmax", "softplus", "softsign", "swish", "silu"]
     names += ["hard_sigmoid", "exponential", "linear", "mish"] + ([] if two else ["relu6", "leaky_relu", "hard_silu"])
     made |= {f"activation_{name}": one(lambda name=name: L.Activation(name), (7,)) for name in names}

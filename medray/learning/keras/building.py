@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ from medray.learning.keras.network import Network
 from medray.learning.keras.ports import Source, Way
 
 
+class MakesMask(Protocol):
+    def mask_of(self, input: Tensor) -> Tensor: ...
+
+
 class KerasNetwork(nn.Module):
     """The layers of a Keras model. Inputs by medray's names to (B, …) of the last layer."""
 
@@ -25,13 +30,23 @@ class KerasNetwork(nn.Module):
         self.network = network
         self.sources: dict[str, tuple[str, Way]] = {name: (source.name, source.way) for name, source in sources.items()}
         keys = network.keys()
+        masked = network.masks()
+        masked_anywhere = {node.owner for node in network.nodes if node.name in masked}
         self.layers = nn.ModuleDict()
         for shaped in network.shaped({name: source.shape for name, source in sources.items()}):
-            module = shaped.node.layer.module(*shaped.inputs)
+            if shaped.node.shares is not None:
+                continue
+            layer, reads = shaped.node.layer, shaped.node.name in masked_anywhere and shaped.node.layer.reads_mask
+            module = layer.masked_module(*shaped.inputs) if reads else layer.module(*shaped.inputs)
             if not shaped.node.trainable:
                 _freeze(module)
             self.layers[keys[shaped.node.name]] = module
         self.steps = [(keys[node.name], node.name, node.inputs) for node in network.nodes]
+        self.masked: dict[str, str] = {
+            node.name: masked[node.name] for node in network.nodes if node.name in masked and node.layer.reads_mask
+        }
+        """Nodes that read a mask, and the node that made it."""
+        self.sources_of_masks = frozenset(self.masked.values())
         self.last_use = {name: i for i, (_, _, inputs) in enumerate(self.steps) for name in inputs}
         narrow = any(isinstance(each, nn.Conv2d) and each.out_channels < NARROW for each in self.modules())
         for each in self.modules():
@@ -44,8 +59,14 @@ class KerasNetwork(nn.Module):
     def keras_layout(self, values: Mapping[str, Tensor]) -> Tensor:
         """Inputs by the model's own names, laid out as Keras has them."""
         known = dict(values)
+        masks: dict[str, Tensor] = {}
         for i, (key, name, inputs) in enumerate(self.steps):
-            known[name] = self.layers[key](*(known[each] for each in inputs))
+            given = [known[each] for each in inputs]
+            if name in self.sources_of_masks:
+                masks[name] = cast("MakesMask", self.layers[key]).mask_of(given[0])
+            if name in self.masked:
+                given.append(masks[self.masked[name]])
+            known[name] = self.layers[key](*given)
             for each in inputs:
                 if self.last_use[each] == i:
                     known.pop(each, None)

@@ -144,7 +144,7 @@ def _wanted(model: Model, *, old: bool) -> list[Wanted]:
     found: list[Wanted] = []
     for shaped in model.network.shaped({}):
         name = shaped.node.name
-        if shaped.weights:
+        if shaped.weights and shaped.node.shares is None:
             found.append(Wanted(name, (name,) if old else model.groups[name], shaped.weights))
     return found
 

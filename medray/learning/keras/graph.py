@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from medray.learning.keras.layers import CLASSES, Config
+from medray.learning.keras.layers.shaping import Masking
 from medray.learning.keras.network import MOST_NODES, Misfit, Network, Node, Port
 from medray.learning.refusal import Refused, shown, table, text
 
 MODELS = ("Sequential", "Functional", "Model")
 INTEGERS = ("int32", "int64", "uint8", "int8", "int16", "uint16", "uint32", "uint64")
+Reference = tuple[str, int]
+"""A layer, and the number of one of its calls as the file has it."""
 OWN_MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+OF_MASKS = ("NotEqual", "Any")
+"""Operations that Keras 3 writes into a Functional model for a mask."""
 OPERATIONS = re.compile(r"keras\.(src\.)?ops(\.|$)")
 
 
@@ -49,6 +54,7 @@ def read_model(root: Any, keras: int) -> Model:
         if isinstance(cause, Misfit):
             raise cause.refusal from None
         raise Refused("the layers do not form a model", found=shown(str(cause or error.errors()[0]["msg"]))) from None
+    reader.refuse_other_masks(network)
     return Model(network, reader.groups, sorted(set(reader.notes)))
 
 
@@ -95,17 +101,36 @@ class _Reader:
         self.nodes: dict[str, Node] = {}
         self.groups: dict[str, tuple[str, ...]] = {}
         self.notes: list[str] = []
+        self.masks: dict[str, Any] = {}
+        """What the file says that the mask of a node is made of (`_made_of`); of Keras 3 alone, which writes it down."""
+
+    def refuse_other_masks(self, network: Network) -> None:
+        """Raises Refused where a layer is called with another mask than the one that its input has of the layers before it."""
+        nodes, carried = {node.name: node for node in network.nodes}, network.masks()
+        for name, stated in self.masks.items():
+            source = nodes.get(carried.get(name, ""))
+            if name in nodes and (source is None or stated != _made_of(source)):
+                raise Refused(
+                    f"the layer {shown(name)} is called with a mask of its own",
+                    expected="the mask that its input has, of an Embedding with mask_zero or of a Masking before it",
+                )
 
     def model(
-        self, found: Mapping[str, Any], path: tuple[str, ...], given: Sequence[str] | None, prefix: str = ""
+        self,
+        found: Mapping[str, Any],
+        path: tuple[str, ...],
+        given: Sequence[str] | None,
+        prefix: str = "",
+        origin: str | None = None,
     ) -> str:
-        """Take up a model's layers; `given`: what a nested one reads. Returns the name of what gives its output."""
+        """Take up a model's layers; `given`: what a nested one reads; `origin`: the prefix at its first call, where this is another.
+        Returns the name of what gives its output."""
         config = found.get("config")
         if found.get("class_name") == "Sequential":
             if isinstance(config, list):  # of the first versions
                 config = {"layers": config}
-            return self._sequential(table(config, "the config"), path, given, prefix)
-        return self._functional(table(config, "the config"), path, given, prefix)
+            return self._sequential(table(config, "the config"), path, given, prefix, origin)
+        return self._functional(table(config, "the config"), path, given, prefix, origin)
 
     def ordered(self, output: str) -> list[Node]:
         """What the output hangs on, each after what it reads."""
@@ -130,7 +155,12 @@ class _Reader:
     # -- the two kinds of models
 
     def _sequential(
-        self, config: Mapping[str, Any], path: tuple[str, ...], given: Sequence[str] | None, prefix: str
+        self,
+        config: Mapping[str, Any],
+        path: tuple[str, ...],
+        given: Sequence[str] | None,
+        prefix: str,
+        origin: str | None,
     ) -> str:
         layers = _layers(config)
         if not layers:
@@ -159,12 +189,17 @@ class _Reader:
                 codes = layer.get("class_name") == "Embedding"
                 facts = {"name": f"{settings.get('name', 'layer')}_input", "batch_shape": shape}
                 current = self._port(facts | {"dtype": "int32" if codes else "float32"})
-            current = self._layer(layer, (current,), (*path, "layers", name), prefix)
+            current = self._layer(layer, (current,), (*path, "layers", name), prefix, origin)
         assert current is not None
         return current
 
     def _functional(
-        self, config: Mapping[str, Any], path: tuple[str, ...], given: Sequence[str] | None, prefix: str
+        self,
+        config: Mapping[str, Any],
+        path: tuple[str, ...],
+        given: Sequence[str] | None,
+        prefix: str,
+        origin: str | None,
     ) -> str:
         layers = _layers(config)
         inputs = [name for name, _ in _references(config.get("input_layers"), "input_layers")]
@@ -172,13 +207,15 @@ class _Reader:
         if len(outputs) != 1:
             raise Refused("a model with several outputs", found=f"{len(outputs)} outputs", expected="one")
         known: dict[str, str] = {}
+        """By layer, and from its second call on by layer, ":" and the number of the call."""
         if given is not None:
             if len(given) != len(inputs):
                 raise Refused(
                     "a nested model that does not get its inputs", found=f"{len(given)}", expected=f"{len(inputs)}"
                 )
             known = dict(zip(inputs, given, strict=True))
-        todo: list[tuple[Mapping[str, Any], str, str]] = []
+        todo: list[tuple[Mapping[str, Any], str, str, int]] = []
+        operations: dict[str, Mapping[str, Any]] = {}
         for layer, group in zip(layers, _group_names(layers), strict=True):
             settings = table(layer.get("config"), "a layer's config")
             name = text(layer.get("name") or settings.get("name"), "a layer's name")
@@ -187,33 +224,52 @@ class _Reader:
                     if given is not None:
                         raise Refused("a nested model with an input of its own", found=shown(name))
                     known[name] = self._port({**settings, "name": name})
+            elif _is_operation(layer) and layer.get("class_name") in OF_MASKS:
+                operations[name] = layer
             else:
-                todo.append((layer, name, group))
+                todo += [(layer, name, group, number) for number in range(len(_calls(layer, name)))]
+        reads_of = {(name, number): _reads(layer, name, number) for layer, name, _, number in todo}
+        place = _placing(
+            {name: len(_calls(layer, name)) for layer, name, _, _ in todo},
+            {name for layer, name, _, _ in todo if layer.get("class_name") in MODELS},
+            [*outputs, *(each for reads in reads_of.values() for each in reads)],
+        )
+        stated: dict[str, Reference] = {}
         while todo:
-            left: list[tuple[Mapping[str, Any], str, str]] = []
-            for layer, name, group in todo:
-                reads = _reads(layer, name)
+            left: list[tuple[Mapping[str, Any], str, str, int]] = []
+            for layer, name, group, number in todo:
+                reads = [place(each) for each in reads_of[name, number]]
+                called_as = _place(name, number)
                 if all(each in known for each in reads):
-                    if name in known:
+                    if called_as in known:
                         raise Refused("two layers of one name", found=shown(name))
                     called = self._layer(
                         {**layer, "config": {**layer["config"], "name": name}},
                         tuple(known[each] for each in reads),
                         (*path, "layers", group),
                         prefix,
+                        origin,
+                        number,
                     )
-                    known[name] = called
+                    known[called_as] = called
+                    if (mask := _called_with_mask(layer, number)) is not None:
+                        if layer.get("class_name") in MODELS:
+                            raise Refused(f"the model {shown(name)} within the model is called with a mask")
+                        stated[called] = mask
                 else:
-                    left.append((layer, name, group))
+                    left.append((layer, name, group, number))
             if len(left) == len(todo):
                 raise Refused("a layer that reads what is not there", found=shown(left[0][1]))
             todo = left
+        self.masks |= {
+            node: _operation(mask, operations, lambda each: known.get(place(each))) for node, mask in stated.items()
+        }
         if given is None:
             order = {name: i for i, name in enumerate(inputs)}
             if set(order) != {port.name for port in self.ports}:
                 raise Refused("the model's inputs are not its input layers", found=shown(", ".join(inputs)))
             self.ports.sort(key=lambda port: order[port.name])
-        name = outputs[0][0]
+        name = place(outputs[0])
         if name not in known:
             raise Refused("the model's output is no layer of it", found=shown(name))
         return known[name]
@@ -242,17 +298,27 @@ class _Reader:
             raise Refused(f"the input {shown(name)} is wrong", found=shown(error.errors()[0]["msg"])) from None
         return name
 
-    def _layer(self, layer: Mapping[str, Any], inputs: tuple[str, ...], path: tuple[str, ...], prefix: str) -> str:
-        """Take up one layer; returns the name of what gives its output."""
+    def _layer(
+        self,
+        layer: Mapping[str, Any],
+        inputs: tuple[str, ...],
+        path: tuple[str, ...],
+        prefix: str,
+        origin: str | None,
+        number: int = 0,
+    ) -> str:
+        """Take up one call of a layer, the `number`th from 0; returns the name of what gives its output."""
         settings = table(layer.get("config"), "a layer's config")
         class_name = text(layer.get("class_name"), "a layer's class_name")
         own_name = text(settings.get("name"), "a layer's name")
-        name = f"{prefix}{own_name}"
+        name = f"{prefix}{_place(own_name, number)}"
+        again = number > 0 or origin is not None
         of = f"the layer {shown(name)} ({shown(class_name)})"
         module = layer.get("module")
         if class_name in MODELS:
-            return self.model(layer, path, inputs, f"{name}/")
-        if class_name not in CLASSES or (isinstance(module, str) and OPERATIONS.match(module)):
+            first = f"{prefix if origin is None else origin}{own_name}/"
+            return self.model(layer, path, inputs, f"{name}/", first if again else None)
+        if class_name not in CLASSES or _is_operation(layer):
             found = class_name if class_name not in CLASSES else f"an operation, {module}"
             raise Refused(f"{of} is not supported", found=shown(found), expected="layers " + ", ".join(sorted(CLASSES)))
         if len(self.nodes) >= MOST_NODES:
@@ -266,10 +332,13 @@ class _Reader:
         trainable = settings.get("trainable", True)
         if not isinstance(trainable, bool) or name in self.nodes:
             raise Refused(f"{of}: it is there twice, or its `trainable` is neither true nor false")
+        shares = f"{prefix if origin is None else origin}{own_name}" if again else None
         try:
-            self.nodes[name] = Node(name=name, layer=kind, inputs=inputs, trainable=trainable)  # pyright: ignore[reportArgumentType]
+            self.nodes[name] = Node(name=name, layer=kind, inputs=inputs, trainable=trainable, shares=shares)  # pyright: ignore[reportArgumentType]
         except ValidationError as error:
             raise Refused(f"{of} is wrong", found=shown(error.errors()[0]["msg"])) from None
+        if again:
+            return name
         self.groups[name] = path
         self.notes += [f"{name}: {key}" for key in config.notes]
         return name
@@ -310,8 +379,8 @@ def snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _references(found: Any, what: str) -> list[tuple[str, int]]:
-    """(layer, output of it) of [["name", 0, 0], …], of ["name", 0, 0], or of a table of such."""
+def _references(found: Any, what: str) -> list[Reference]:
+    """Calls of layers, of [["name", 0, 0], …], of ["name", 0, 0], or of a table of such."""
     if isinstance(found, dict):
         found = list(found.values())
     if isinstance(found, list) and len(found) == 3 and isinstance(found[0], str) and type(found[1]) is int:
@@ -321,21 +390,49 @@ def _references(found: Any, what: str) -> list[tuple[str, int]]:
     return [_reference(each, what) for each in found]
 
 
-def _reference(found: Any, what: str) -> tuple[str, int]:
+def _reference(found: Any, what: str) -> Reference:
     if not isinstance(found, list) or len(found) < 3 or not isinstance(found[0], str) or found[2] != 0:
         raise Refused(f"{what} names no first output of a layer", found=shown(found))
-    return found[0], 0
+    if type(found[1]) is not int or found[1] < 0:
+        raise Refused(f"{what} names no call of a layer", found=shown(found))
+    return found[0], found[1]
 
 
-def _reads(layer: Mapping[str, Any], name: str) -> list[str]:
-    """Names of the layers that a layer of a Functional model reads."""
+def _place(name: str, number: int) -> str:
+    """A call of a layer by name: "dense", "dense:1"."""
+    return f"{name}:{number}" if number else name
+
+
+def _calls(layer: Mapping[str, Any], name: str) -> list[Any]:
     calls = layer.get("inbound_nodes")
     of = f"the layer {shown(name)} ({shown(layer.get('class_name'))})"
     if not isinstance(calls, list) or not calls:
         raise Refused(f"{of} is not called")
-    if len(calls) > 1:
-        raise Refused(f"{of} is called {len(calls)} times", expected="once: shared layers are not supported")
-    call = calls[0]
+    if len(calls) > MOST_NODES:
+        raise Refused(f"{of} is called {len(calls)} times", expected=f"at most {MOST_NODES}")
+    return calls
+
+
+def _placing(calls: Mapping[str, int], models: set[str], references: Sequence[Reference]) -> Callable[[Reference], str]:
+    """References of a file to calls (`_place`). A Functional model that lies in another one counts its calls from 1 on, after that
+    which made it; of what is called once, the number says nothing."""
+    highest: dict[str, int] = {}
+    for name, number in references:
+        highest[name] = max(highest.get(name, 0), number)
+
+    def place(reference: Reference) -> str:
+        name, number = reference
+        if calls.get(name, 1) == 1:
+            return name
+        return _place(name, number - (1 if name in models and highest.get(name) == calls[name] else 0))
+
+    return place
+
+
+def _reads(layer: Mapping[str, Any], name: str, number: int) -> list[Reference]:
+    """Calls that a call of a layer of a Functional model reads."""
+    of = f"the layer {shown(name)} ({shown(layer.get('class_name'))})"
+    call = _calls(layer, name)[number]
     if isinstance(call, dict):
         _refuse_arguments(call.get("kwargs"), of)
         arguments: list[Any] = []
@@ -349,7 +446,7 @@ def _reads(layer: Mapping[str, Any], name: str) -> list[str]:
         histories = [_member(_member(each, "config"), "keras_history") for each in arguments]
         if not histories or any(_member(each, "class_name") != "__keras_tensor__" for each in arguments):
             raise Refused(f"{of} is called with what is no output of a layer")
-        return [_reference(each, of)[0] for each in histories]
+        return [_reference(each, of) for each in histories]
     if not isinstance(call, list) or not call:
         raise Refused(f"{of} is not called", found=shown(call))
     if isinstance(call[0], str):
@@ -357,11 +454,55 @@ def _reads(layer: Mapping[str, Any], name: str) -> list[str]:
     for each in call:
         if isinstance(each, list) and len(each) > 3:
             _refuse_arguments(each[3], of)
-    return [_reference(each, of)[0] for each in call]
+    return [_reference(each, of) for each in call]
+
+
+def _is_operation(layer: Mapping[str, Any]) -> bool:
+    module = layer.get("module")
+    return isinstance(module, str) and OPERATIONS.match(module) is not None
+
+
+def _tensor(found: Any) -> Reference | None:
+    """The call whose output an argument of another one is, in files of Keras 3."""
+    if _member(found, "class_name") != "__keras_tensor__":
+        return None
+    return _reference(_member(_member(found, "config"), "keras_history"), "an argument")
+
+
+def _called_with_mask(layer: Mapping[str, Any], number: int) -> Reference | None:
+    """The call of a layer or operation that gives the mask which a layer is called with."""
+    return _tensor(_member(_member(layer["inbound_nodes"][number], "kwargs"), "mask"))
+
+
+def _operation(
+    mask: Reference, operations: Mapping[str, Mapping[str, Any]], node: Callable[[Reference], str | None]
+) -> Any:
+    """What a mask is made of, as `_made_of` says it of a node; None where it is made in another way."""
+    layer = operations.get(mask[0])
+    calls = _member(layer, "inbound_nodes")
+    if layer is None or not isinstance(calls, list) or len(calls) != 1 or _member(calls[0], "kwargs"):
+        return None
+    arguments = _member(calls[0], "args")
+    first = _tensor(arguments[0]) if isinstance(arguments, list) and arguments else None
+    if first is None:
+        return None
+    if layer.get("class_name") == "NotEqual" and len(arguments) == 2 and isinstance(arguments[1], int | float):
+        return ("not_equal", node(first), float(arguments[1]))
+    settings = {key: value for key, value in layer["config"].items() if key not in ("name", "trainable", "dtype")}
+    if layer.get("class_name") == "Any" and len(arguments) == 1 and settings == {"axis": -1, "keepdims": False}:
+        return ("any", _operation(first, operations, node))
+    return None
+
+
+def _made_of(node: Node) -> Any:
+    """What the mask of a node is made of, by operations of Keras."""
+    if isinstance(node.layer, Masking):
+        return ("any", ("not_equal", node.inputs[0], node.layer.value))
+    return ("not_equal", node.inputs[0], 0.0)
 
 
 def _refuse_arguments(found: Any, of: str) -> None:
     """Raises Refused for arguments of a call that change its answer."""
     for key, value in (found or {}).items() if isinstance(found, dict) else [("arguments", found)] if found else []:
-        if value is not None and not (key == "training" and value is False):
+        if value is not None and not (key == "training" and value is False) and not (key == "mask" and _tensor(value)):
             raise Refused(f"{of} is called with the argument {shown(key)}", found=shown(value), expected="none")

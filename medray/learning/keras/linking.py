@@ -27,7 +27,7 @@ def with_link(network: Network, objective: Objective) -> Network:
     if objective.link == "linear":
         return network
     activation, last = Activation(name=objective.link), network.nodes[-1]
-    if scale is None and getattr(last.layer, "activation", None) == Activation():
+    if scale is None and not network.last_is_shared and getattr(last.layer, "activation", None) == Activation():
         layer = last.layer.model_copy(update={"activation": activation})
         return network.model_copy(update={"nodes": (*network.nodes[:-1], last.model_copy(update={"layer": layer}))})
     return _behind(network, objective.link, Activate(activation=activation))

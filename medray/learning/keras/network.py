@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from medray.learning.keras.activations import Activation
 from medray.learning.keras.layers import AnyLayer, Weight
 from medray.learning.keras.layers.activating import Activate
-from medray.learning.keras.shapes import MOST, Shape, Size, numbers
+from medray.learning.keras.shapes import MOST, Shape, Size, described, numbers
 from medray.learning.refusal import Refused
 
 MOST_NODES = 5000
@@ -40,6 +40,13 @@ class Node(BaseModel):
     inputs: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)]
     """Names of inputs and of nodes before it."""
     trainable: bool = True
+    shares: Name | None = Field(default=None, exclude_if=lambda name: name is None)
+    """The node whose layer it is, called once more: weights are that one's."""
+
+    @property
+    def owner(self) -> str:
+        """The node that has the weights."""
+        return self.shares or self.name
 
 
 class Shaped(NamedTuple):
@@ -82,8 +89,50 @@ class Network(BaseModel):
             raise ValueError(f"nothing reads {unused[0]}")
         if self.nodes[-1].name != self.output:
             raise ValueError(f"the output {self.output} is not the last layer")
-        self.shaped({})
+        self._refuse_false_shares(self.shaped({}))
+        self.masks()
         return self
+
+    @staticmethod
+    def _refuse_false_shares(shaped: Sequence[Shaped]) -> None:
+        """Raises ValueError for a node that is not the same layer as the one whose weights it has."""
+        known = {each.node.name: each for each in shaped}
+        for each in shaped:
+            node = each.node
+            owner = known.get(node.owner)
+            if owner is None or owner.node.shares is not None:
+                raise ValueError(f"{node.name} is {node.owner} once more, which is no layer")
+            same = node.layer == owner.node.layer and node.trainable == owner.node.trainable
+            if not same or list(map(len, each.inputs)) != list(map(len, owner.inputs)) or each.weights != owner.weights:
+                raise Misfit(
+                    Refused(
+                        f"{node.owner} is called with inputs of other axes or features",
+                        found=described(each.inputs[0]),
+                        expected=described(owner.inputs[0]),
+                    )
+                )
+
+    @property
+    def last_is_shared(self) -> bool:
+        """Whether the last layer is called at another place, too."""
+        return sum(node.owner == self._last.owner for node in self.nodes) > 1
+
+    def masks(self) -> dict[str, str]:
+        """Nodes whose input has a mask, each with the node that made it. Raises ValueError for one that takes none."""
+        carried: dict[str, str] = {}
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            made = [(name, carried[name]) for name in node.inputs if name in carried]
+            if made:
+                name, source = made[0]
+                if node.layer.many or node.layer.refuses_mask or _within(name) != _within(node.name):
+                    raise Misfit(_refused_mask(node.name, source))
+                found[node.name] = source
+                if node.layer.gives_mask and not node.layer.makes_mask:
+                    carried[node.name] = source
+            if node.layer.makes_mask:
+                carried[node.name] = node.name
+        return found
 
     def shaped(self, shapes: Mapping[str, Shape]) -> tuple[Shaped, ...]:
         """Each node with its shapes; `shapes` of inputs are in the place of those that the model states. Raises ValueError."""
@@ -95,7 +144,8 @@ class Network(BaseModel):
             try:
                 output = node.layer.shape(*inputs)
                 numbers(output)
-                total += sum(numbers(weight.shape) for weight in node.layer.weights(*inputs))
+                weights = node.layer.weights(*inputs) if node.shares is None else ()
+                total += sum(numbers(weight.shape) for weight in weights)
             except Refused as refusal:
                 raise Misfit(refusal.of(node.name)) from None
             if total > MOST:
@@ -139,8 +189,9 @@ class Network(BaseModel):
     # -- arrays
 
     def keys(self) -> dict[str, str]:
-        """Name of each node to the name that its torch module has."""
-        return {node.name: f"{i}_{_plain(node.name)}" for i, node in enumerate(self.nodes)}
+        """Name of each node to the name that its torch module has: of those that share one, the same."""
+        own = {node.name: f"{i}_{_plain(node.name)}" for i, node in enumerate(self.nodes)}
+        return {node.name: own[node.owner] for node in self.nodes}
 
     def to_torch(self, arrays: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
         """Arrays of a file, by node, to the state of the torch network."""
@@ -157,10 +208,26 @@ class Network(BaseModel):
         keys = self.keys()
         arrays: dict[str, list[np.ndarray]] = {}
         for node in self.nodes:
+            if node.shares is not None:
+                continue
             prefix = f"layers.{keys[node.name]}."
             own = {each.removeprefix(prefix): array for each, array in state.items() if each.startswith(prefix)}
             arrays[node.name] = [np.asarray(array, order="C") for array in node.layer.to_keras(own)]
         return arrays
+
+
+def _within(name: str) -> str:
+    """The nested model that a node lies in."""
+    return name.rpartition("/")[0]
+
+
+def _refused_mask(name: str, source: str) -> Refused:
+    return Refused(
+        f"{name} would get the mask that {source} makes, and takes none here",
+        expected="masks in LSTM, GRU, SimpleRNN, Bidirectional, GlobalAveragePooling1D, Dense, LayerNormalization, Dropout, "
+        "activations but the layer Softmax; Flatten, Conv1D and other pooling, which end a mask; all in one model",
+        do="build the model so that the mask ends before it: return_sequences = False, or mask_zero = False",
+    )
 
 
 class Misfit(ValueError):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medray.learning.keras.graph import snake_case
+from medray.learning.keras.layers.shaping import Masking
 from medray.learning.keras.network import Network, Node
 from medray.learning.keras.shapes import Shape
 from medray.learning.refusal import Refused
@@ -28,7 +29,8 @@ def written(network: Network, state: Mapping[str, np.ndarray], name: str) -> byt
     layers = [_input(port.name, names, port.shape, codes=port.codes) for port in network.inputs]
     shapes: dict[str, Shape] = {port.name: port.shape for port in network.inputs}
     shapes |= {shaped.node.name: shaped.output for shaped in network.shaped({})}
-    described = {node.name: _layer(node, names, network, shapes) for node in network.nodes}
+    calls = _calls(network)
+    described = {name: _layer(nodes, names, network, shapes, calls) for name, nodes in calls.items()}
     order = _order(network)
     config = {
         "module": FUNCTIONAL,
@@ -38,12 +40,12 @@ def written(network: Network, state: Mapping[str, np.ndarray], name: str) -> byt
             "trainable": True,
             "layers": [*layers, *(described[each] for each in order)],
             "input_layers": [[names[port.name], 0, 0] for port in network.inputs],
-            "output_layers": [[names[network.output], 0, 0]],
+            "output_layers": [[*_called(network.output, names, calls), 0]],
         },
         "registered_name": "Functional",
     }
     arrays = network.to_keras(state)
-    groups = _groups(order, {node.name: described[node.name]["class_name"] for node in network.nodes})
+    groups = _groups(order, {name: layer["class_name"] for name, layer in described.items()})
     metadata = {"keras_version": VERSION, "date_saved": datetime.now(UTC).strftime("%Y-%m-%d@%H:%M:%S")}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
@@ -56,7 +58,9 @@ def written(network: Network, state: Mapping[str, np.ndarray], name: str) -> byt
 def _names(network: Network) -> dict[str, str]:
     """Name of each input and layer in the file: Keras has no / in one."""
     names: dict[str, str] = {}
-    for name in [port.name for port in network.inputs] + [node.name for node in network.nodes]:
+    for name in [port.name for port in network.inputs] + [node.owner for node in network.nodes]:
+        if name in names:
+            continue
         plain = name.replace("/", "_")
         while plain in names.values():
             plain += "_"
@@ -85,23 +89,53 @@ def _input(name: str, names: Mapping[str, str], shape: Sequence[int | None], *, 
     }
 
 
-def _layer(node: Node, names: Mapping[str, str], network: Network, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _calls(network: Network) -> dict[str, list[Node]]:
+    """Nodes of each layer, by the one that has the weights, which is the first."""
+    calls: dict[str, list[Node]] = {node.name: [node] for node in network.nodes if node.shares is None}
+    for node in network.nodes:
+        if node.shares is not None:
+            calls[node.shares].append(node)
+    return calls
+
+
+def _called(name: str, names: Mapping[str, str], calls: Mapping[str, Sequence[Node]]) -> tuple[str, int]:
+    """(name in the file, number of the call) of an input or a node."""
+    if name in names and name not in calls:
+        return names[name], 0
+    return next(
+        (names[owner], [n.name for n in nodes].index(name))
+        for owner, nodes in calls.items()
+        if any(n.name == name for n in nodes)
+    )
+
+
+def _layer(
+    nodes: Sequence[Node],
+    names: Mapping[str, str],
+    network: Network,
+    shapes: Mapping[str, Shape],
+    calls: Mapping[str, Sequence[Node]],
+) -> dict[str, Any]:
+    node = nodes[0]
     try:
         class_name, settings = node.layer.written()
     except Refused as refusal:
         raise refusal.of(node.name) from None
     codes = {port.name for port in network.inputs if port.codes}
-    tensors = [
-        {
-            "class_name": "__keras_tensor__",
-            "config": {
-                "shape": [None, *shapes[name]],
-                "dtype": "int32" if name in codes else "float32",
-                "keras_history": [names[name], 0, 0],
-            },
-        }
-        for name in node.inputs
-    ]
+
+    def tensors(inputs: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {
+                "class_name": "__keras_tensor__",
+                "config": {
+                    "shape": [None, *shapes[name]],
+                    "dtype": "int32" if name in codes else "float32",
+                    "keras_history": [*_called(name, names, calls), 0],
+                },
+            }
+            for name in inputs
+        ]
+
     return {
         "module": "keras.layers",
         "class_name": class_name,
@@ -109,7 +143,10 @@ def _layer(node: Node, names: Mapping[str, str], network: Network, shapes: Mappi
         | ({} if node.trainable else {"trainable": False}),
         "registered_name": None,
         "name": names[node.name],
-        "inbound_nodes": [{"args": [tensors] if node.layer.many else tensors, "kwargs": {}}],
+        "inbound_nodes": [
+            {"args": [tensors(each.inputs)] if node.layer.many else tensors(each.inputs), "kwargs": {}}
+            for each in nodes
+        ],
     }
 
 
@@ -117,19 +154,33 @@ def _order(network: Network) -> list[str]:
     """Nodes as Keras orders the layers of a Functional model when it loads one: by their distance from the output, the farthest
     first, and then as a walk from the output meets them (keras.src.ops.function.map_graph)."""
     reads = {node.name: node.inputs for node in network.nodes}
+    owner = {node.name: node.owner for node in network.nodes}
     met: dict[str, int] = {}
+    seen: set[str] = set()
     waiting = [network.output]
     while waiting:
         name = waiting.pop()
-        if name in met:
+        if name in seen:
             continue
-        met[name] = len(met)
+        seen.add(name)
+        met.setdefault(owner.get(name, name), len(met))
         waiting += reversed(reads.get(name, ()))
     depth = {network.output: 0}
+    depth_of_layer: dict[str, int] = {}
+    reads_of: dict[str, list[str]] = {}
+    nodes, masks = {node.name: node for node in network.nodes}, network.masks()
+    for name, source in masks.items():
+        if nodes[name].layer.reads_mask:
+            reads_of.setdefault(source, []).append(name)
     for node in reversed(network.nodes):
+        # from what a mask is made of, to what reads it, are one or two operations that stand in the file's graph, too
+        operations = 2 if isinstance(node.layer, Masking) else 1
+        depth[node.name] = max(depth[node.name], depth_of_layer.get(node.owner, 0))
+        depth_of_layer[node.owner] = depth[node.name]
+        far = max([depth[node.name], *(depth[each] + operations for each in reads_of.get(node.name, ()))])
         for name in node.inputs:
-            depth[name] = max(depth.get(name, 0), depth[node.name] + 1)
-    return sorted(reads, key=lambda name: (-depth[name], met[name]))
+            depth[name] = max(depth.get(name, 0), far + 1)
+    return sorted(depth_of_layer, key=lambda name: (-depth_of_layer[name], met[name]))
 
 
 def _groups(order: Sequence[str], classes: Mapping[str, str]) -> dict[str, str]:
@@ -153,6 +204,8 @@ def _hdf5(
         root.create_group("layers")
         for shaped in network.shaped({}):
             name = shaped.node.name
+            if shaped.node.shares is not None:
+                continue
             own = root.create_group(f"layers/{groups[name]}/vars")
             own.attrs["name"] = names[name]
             numbers: dict[tuple[str, ...], int] = {}

@@ -105,5 +105,12 @@ class KerasSpec(ModelBase):
                 + (f", or {objective.link}" if objective.link not in (None, "linear") else ""),
                 do="choose the objective that it was built for, or build its last layer without an activation",
             )
+        if link != "linear" and found.network.last_is_shared:
+            raise RunFileError(
+                "the last layer of the Keras model has an activation, and is called at another place, too",
+                where=WHERE,
+                found=link,
+                expected="a last layer of its own, or the activation as a layer behind it",
+            )
         network = found.network if link == "linear" else found.network.without_link()
         return self.model_copy(update={"file": None, "network": network.model_dump(mode="json")})

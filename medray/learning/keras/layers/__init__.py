@@ -18,6 +18,7 @@ from medray.learning.keras.layers.recurrent import Bidirectional, Recurrent
 from medray.learning.keras.layers.shaping import (
     Dropout,
     Flatten,
+    Masking,
     Permute,
     RepeatVector,
     Rescaling,
@@ -41,6 +42,7 @@ AnyLayer = Annotated[
     | Flatten
     | GlobalPool
     | LayerNorm
+    | Masking
     | Merge
     | Normalization
     | Permute
@@ -58,7 +60,7 @@ AnyLayer = Annotated[
 
 KINDS: tuple[type[Layer], ...] = (
     Activate, BatchNorm, Bidirectional, Concatenate, Conv, Dense, DepthwiseConv, Dropout, Embedding, Flatten, GlobalPool,
-    LayerNorm, Merge, Normalization, Permute, Pool, Recurrent, RepeatVector, Rescaling, Reshape, SeparableConv,
+    LayerNorm, Masking, Merge, Normalization, Permute, Pool, Recurrent, RepeatVector, Rescaling, Reshape, SeparableConv,
     TimeDistributed, UpSampling, ZeroPadding,
 )  # fmt: skip
 CLASSES: dict[str, type[Layer]] = {name: kind for kind in KINDS for name in kind.classes}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from medray.learning.keras.activations import LAYERS, Activation
-from medray.learning.keras.layers.base import Config, Layer
+from medray.learning.keras.layers.base import Config, Layer, WithMask
 from medray.learning.keras.shapes import Shape, described
 from medray.learning.refusal import Refused
 
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 class Activate(Layer):
     classes: ClassVar[tuple[str, ...]] = ("Activation", *LAYERS)
+    with_mask: ClassVar[WithMask] = "kept"
     kind: Literal["activation"] = "activation"
     activation: Activation
+
+    @property
+    def refuses_mask(self) -> bool:
+        return self.activation.name == "softmax"  # the layer Softmax reads masks, an Activation does not
 
     @classmethod
     def read(cls, name: str, config: Config) -> Layer:

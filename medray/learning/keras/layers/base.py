@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,6 +15,8 @@ from medray.learning.refusal import Refused, shown, table
 if TYPE_CHECKING:
     from torch import nn
 
+WithMask = Literal["refused", "kept", "read", "dropped"]
+"""kept: the layer passes it on; read: it is left to the layer's `reads_mask` and `gives_mask`; dropped: what follows knows nothing of it."""
 VARS = ("vars",)
 """Group of a layer's own arrays in a file of Keras 3."""
 WITHOUT_EFFECT = (
@@ -119,6 +121,8 @@ class Layer(BaseModel):
     """Classes of Keras that it stands for."""
     many: ClassVar[bool] = False
     """It takes several inputs."""
+    with_mask: ClassVar[WithMask] = "refused"
+    """What becomes of a mask (B, T) of its input."""
 
     @classmethod
     def read(cls, name: str, config: Config) -> Layer:
@@ -143,8 +147,31 @@ class Layer(BaseModel):
         """Arrays of the layer in a file, in their order there."""
         return ()
 
+    @property
+    def refuses_mask(self) -> bool:
+        return self.with_mask == "refused"
+
+    @property
+    def makes_mask(self) -> bool:
+        """Its module has `mask_of`, which tells of its input (B, T, …) which steps (B, T) count."""
+        return False
+
+    @property
+    def reads_mask(self) -> bool:
+        """With a mask, `masked_module` stands for it, and is called with the mask, too."""
+        return False
+
+    @property
+    def gives_mask(self) -> bool:
+        """A mask of its input is one of its output as well."""
+        return self.with_mask == "kept"
+
     def module(self, *inputs: Shape) -> nn.Module:
         """Called with one tensor (B, …) for each input."""
+        raise NotImplementedError
+
+    def masked_module(self, *inputs: Shape) -> nn.Module:
+        """Called with one tensor (B, T, …) and a mask (B, T) of bools; its state is that of `module`."""
         raise NotImplementedError
 
     def to_torch(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medray.learning.keras.activations import Activation
-from medray.learning.keras.layers.base import Config, Layer, Weight
+from medray.learning.keras.layers.base import Config, Layer, Weight, WithMask
 from medray.learning.keras.shapes import Padding, Shape, Size, Sizes, joined, rank, split, windows
 from medray.learning.refusal import Refused
 
@@ -86,6 +86,7 @@ class Conv(_Windowed):
     """Kernel (S, C / groups, F) in a file, (F, C / groups, S) in torch."""
 
     classes: ClassVar[tuple[str, ...]] = ("Conv1D", "Conv2D", "Conv3D")
+    with_mask: ClassVar[WithMask] = "dropped"
     kind: Literal["conv"] = "conv"
     filters: Size
     groups: Size = 1

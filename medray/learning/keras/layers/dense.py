@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from medray.learning.keras.activations import Activation
-from medray.learning.keras.layers.base import Config, Layer, Weight
+from medray.learning.keras.layers.base import Config, Layer, Weight, WithMask
 from medray.learning.keras.shapes import Shape, Size, known
 from medray.learning.refusal import Refused
 
@@ -22,6 +23,7 @@ class Dense(Layer):
     """Of the last axis. Kernel (F, U) in a file, (U, F) in torch."""
 
     classes: ClassVar[tuple[str, ...]] = ("Dense",)
+    with_mask: ClassVar[WithMask] = "kept"
     kind: Literal["dense"] = "dense"
     units: Size
     bias: bool = True
@@ -71,20 +73,23 @@ class Embedding(Layer):
     kind: Literal["embedding"] = "embedding"
     categories: Size
     features: Size
+    mask_zero: bool = Field(default=False, exclude_if=lambda zero: not zero)
+    """Code 0 is no step: layers behind it that read masks leave it out."""
+
+    @property
+    def makes_mask(self) -> bool:
+        return self.mask_zero
 
     @classmethod
     def read(cls, name: str, config: Config) -> Layer:
-        if config.switch("mask_zero", False):
-            raise Refused(
-                "mask_zero is not supported: layers behind it would leave steps out",
-                expected="mask_zero = False",
-                do="build the model without masks: what is padded has code 0, which is a code like any other then",
-            )
+        mask_zero = config.switch("mask_zero", False)
         for key in ("lora_rank", "lora_alpha", "quantization_config", "input_length", "sparse"):
             found = config.take(key)
             if key.startswith(("lora", "quant")) and found is not None:
                 raise Refused(f"{key} is not supported")
-        return cls.made(categories=config.needed("input_dim"), features=config.needed("output_dim"))
+        return cls.made(
+            categories=config.needed("input_dim"), features=config.needed("output_dim"), mask_zero=mask_zero
+        )
 
     def shape(self, *inputs: Shape) -> Shape:
         return (*inputs[0], self.features)
@@ -104,4 +109,4 @@ class Embedding(Layer):
         return [state["weight"]]
 
     def written(self) -> tuple[str, dict[str, Any]]:
-        return "Embedding", {"input_dim": self.categories, "output_dim": self.features, "mask_zero": False}
+        return "Embedding", {"input_dim": self.categories, "output_dim": self.features, "mask_zero": self.mask_zero}

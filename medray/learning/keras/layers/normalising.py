@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from medray.learning.keras.layers.base import Config, Layer, Weight
+from medray.learning.keras.layers.base import Config, Layer, Weight, WithMask
 from medray.learning.keras.shapes import Shape, described, known
 from medray.learning.refusal import Refused, shown
 
@@ -115,6 +115,7 @@ class BatchNorm(Layer):
 
 class LayerNorm(Layer):
     classes: ClassVar[tuple[str, ...]] = ("LayerNormalization",)
+    with_mask: ClassVar[WithMask] = "kept"
     kind: Literal["layer_norm"] = "layer_norm"
     axis: int = -1
     """With the batch axis: the last one."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medray.learning.keras.layers.base import Config, Layer
+from medray.learning.keras.layers.base import Config, Layer, WithMask
 from medray.learning.keras.shapes import Shape, Sizes, joined, rank, split, windows
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 class Pool(Layer):
     classes: ClassVar[tuple[str, ...]] = tuple(f"{of}Pooling{dims}D" for of in ("Max", "Average") for dims in (1, 2, 3))
+    with_mask: ClassVar[WithMask] = "dropped"
     kind: Literal["pool"] = "pool"
     largest: bool
     size: Sizes
@@ -68,11 +69,24 @@ class GlobalPool(Layer):
     classes: ClassVar[tuple[str, ...]] = tuple(
         f"Global{of}Pooling{dims}D" for of in ("Max", "Average") for dims in (1, 2, 3)
     )
+    with_mask: ClassVar[WithMask] = "read"
     kind: Literal["global_pool"] = "global_pool"
     largest: bool
     dims: int = Field(ge=1, le=3)
     channels_first: bool = False
     keep_axes: bool = False
+
+    @property
+    def refuses_mask(self) -> bool:
+        return self.channels_first or self.dims > 1
+
+    @property
+    def reads_mask(self) -> bool:
+        return not self.largest
+
+    @property
+    def gives_mask(self) -> bool:
+        return False
 
     @classmethod
     def read(cls, name: str, config: Config) -> Layer:
@@ -93,6 +107,16 @@ class GlobalPool(Layer):
 
         def pooled(values):  # (B, …)
             return values.amax(axes, keepdim=keep) if largest else values.mean(axes, keepdim=keep)
+
+        return self._module(pooled)
+
+    def masked_module(self, *inputs: Shape) -> nn.Module:
+        """The mean of steps that count: no number where there is none, as in Keras."""
+        keep = self.keep_axes
+
+        def pooled(values, mask):  # (B, T, F), (B, T)
+            counts = mask.unsqueeze(-1)
+            return values.masked_fill(~counts, 0).sum(1, keepdim=keep) / counts.to(values.dtype).sum(1, keepdim=keep)
 
         return self._module(pooled)
 

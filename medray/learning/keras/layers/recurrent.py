@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medray.learning.keras.activations import Activation
-from medray.learning.keras.layers.base import Config, Layer, Weight
+from medray.learning.keras.layers.base import Config, Layer, Weight, WithMask
 from medray.learning.keras.shapes import Shape, Size, known, rank
 from medray.learning.refusal import Refused, shown
 
@@ -30,6 +30,7 @@ class Recurrent(Layer):
     """(B, T, F) to (B, U), or (B, T, U) with all steps."""
 
     classes: ClassVar[tuple[str, ...]] = tuple(GATES)
+    with_mask: ClassVar[WithMask] = "read"
     kind: Literal["recurrent"] = "recurrent"
     cell: Literal["SimpleRNN", "GRU", "LSTM"]
     units: Size
@@ -43,6 +44,16 @@ class Recurrent(Layer):
     """Of GRU: the reset gate comes after the product with the recurrent matrix."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     recurrent_dropout: float = Field(default=0.0, ge=0, lt=1)
+    zero_masked: bool = Field(default=False, exclude_if=lambda zero: not zero)
+    """Steps that a mask leaves out give zeros; else what the step before them gave."""
+
+    @property
+    def reads_mask(self) -> bool:
+        return True
+
+    @property
+    def gives_mask(self) -> bool:
+        return self.all_steps
 
     @model_validator(mode="after")
     def _of_each_number(self) -> Recurrent:
@@ -55,7 +66,6 @@ class Recurrent(Layer):
         config.only("stateful", False)
         config.only("return_state", False)
         config.only("time_major", False)
-        config.take("zero_output_for_mask")  # without masks, no meaning
         gate = SIGMOID if name == "SimpleRNN" else config.activation("recurrent_activation")
         return cls.made(
             cell=name,
@@ -68,6 +78,7 @@ class Recurrent(Layer):
             reset_after=config.switch("reset_after", False) if name == "GRU" else True,
             dropout=config.take("dropout", 0.0),
             recurrent_dropout=config.take("recurrent_dropout", 0.0),
+            zero_masked=config.switch("zero_output_for_mask", False),
         )
 
     def shape(self, *inputs: Shape) -> Shape:
@@ -93,9 +104,20 @@ class Recurrent(Layer):
         return tuple(weights)
 
     def module(self, *inputs: Shape) -> nn.Module:
+        return self._built(*inputs, masked=False)
+
+    def masked_module(self, *inputs: Shape) -> nn.Module:
+        return self._built(*inputs, masked=True)
+
+    def _built(self, *inputs: Shape, masked: bool) -> nn.Module:
         from medray.learning.keras.modules.recurrent import Recurrent as Module
 
-        fused = self.gate == SIGMOID and self.recurrent_dropout == 0 and (self.cell != "GRU" or self.reset_after)
+        fused = (
+            not masked
+            and self.gate == SIGMOID
+            and self.recurrent_dropout == 0
+            and (self.cell != "GRU" or self.reset_after)
+        )
         relu = self.cell == "SimpleRNN" and self.activation == Activation(name="relu")
         return Module(
             self.cell,
@@ -111,6 +133,7 @@ class Recurrent(Layer):
             backwards=self.backwards,
             dropout=self.dropout,
             recurrent_dropout=self.recurrent_dropout,
+            zero_masked=self.zero_masked,
         )
 
     def to_torch(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -143,6 +166,7 @@ class Recurrent(Layer):
             "use_bias": self.bias,
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
+            "zero_output_for_mask": self.zero_masked,
         }
         if self.cell != "SimpleRNN":
             settings["recurrent_activation"] = self.gate.written()
@@ -160,10 +184,19 @@ def _inner(found: Any, what: str, config: Config) -> tuple[str, Config]:
 
 class Bidirectional(Layer):
     classes: ClassVar[tuple[str, ...]] = ("Bidirectional",)
+    with_mask: ClassVar[WithMask] = "read"
     kind: Literal["bidirectional"] = "bidirectional"
     ahead: Recurrent
     back: Recurrent
     merge: Literal["concat", "sum", "mul", "ave"] = "concat"
+
+    @property
+    def reads_mask(self) -> bool:
+        return True
+
+    @property
+    def gives_mask(self) -> bool:
+        return self.ahead.all_steps
 
     @model_validator(mode="after")
     def _alike(self) -> Bidirectional:
@@ -192,6 +225,10 @@ class Bidirectional(Layer):
         ahead, back = layers
         if getattr(ahead, "backwards", False):
             raise Refused("the layer ahead goes backwards")
+        if config.keras == 2:  # tf_keras 2.21 bidirectional.py: whatever the layers' own settings say
+            ahead, back = (
+                each.model_copy(update={"zero_masked": getattr(each, "all_steps", False)}) for each in layers
+            )
         return cls.made(ahead=ahead, back=back, merge=config.take("merge_mode", "concat"))
 
     def shape(self, *inputs: Shape) -> Shape:
@@ -210,6 +247,12 @@ class Bidirectional(Layer):
         from medray.learning.keras.modules.recurrent import Bidirectional as Module
 
         return Module(self.ahead.module(*inputs), self.back.module(*inputs), self.merge, self.ahead.all_steps)
+
+    def masked_module(self, *inputs: Shape) -> nn.Module:
+        from medray.learning.keras.modules.recurrent import Bidirectional as Module
+
+        ahead, back = self.ahead.masked_module(*inputs), self.back.masked_module(*inputs)
+        return Module(ahead, back, self.merge, self.ahead.all_steps)
 
     def to_torch(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         first = 3 if self.ahead.bias else 2

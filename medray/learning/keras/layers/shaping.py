@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medray.learning.keras.layers.base import Config, Layer
+from medray.learning.keras.layers.base import Config, Layer, WithMask
 from medray.learning.keras.shapes import MOST, Shape, Size, Sizes, described, joined, known, numbers, rank, split
 from medray.learning.refusal import Refused, shown
 
@@ -23,6 +23,7 @@ def _first(channels_first: bool) -> str:
 
 class Dropout(Layer):
     classes: ClassVar[tuple[str, ...]] = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+    with_mask: ClassVar[WithMask] = "kept"
     kind: Literal["dropout"] = "dropout"
     rate: float = Field(ge=0, lt=1)
     spatial: int = Field(default=0, ge=0, le=3)
@@ -56,6 +57,7 @@ class Flatten(Layer):
     """In the order of channels last, whatever the order of axes."""
 
     classes: ClassVar[tuple[str, ...]] = ("Flatten",)
+    with_mask: ClassVar[WithMask] = "dropped"
     kind: Literal["flatten"] = "flatten"
     channels_first: bool = False
 
@@ -246,6 +248,34 @@ class UpSampling(Layer):
         if dims == 2:
             settings["interpolation"] = "bilinear" if self.bilinear else "nearest"
         return f"UpSampling{dims}D", settings
+
+
+class Masking(Layer):
+    """Steps whose numbers are all `value` become zeros, and are left out by layers behind it that read masks."""
+
+    classes: ClassVar[tuple[str, ...]] = ("Masking",)
+    with_mask: ClassVar[WithMask] = "read"
+    kind: Literal["masking"] = "masking"
+    value: float = 0.0
+
+    @property
+    def makes_mask(self) -> bool:
+        return True
+
+    @classmethod
+    def read(cls, name: str, config: Config) -> Layer:
+        return cls.made(value=config.take("mask_value", 0.0))
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return rank(inputs[0], 2)
+
+    def module(self, *inputs: Shape) -> nn.Module:
+        from medray.learning.keras.modules.shaping import Masking as Module
+
+        return Module(self.value)
+
+    def written(self) -> tuple[str, dict[str, Any]]:
+        return "Masking", {"mask_value": self.value}
 
 
 class Rescaling(Layer):

@@ -40,8 +40,8 @@ class Stepwise(nn.Module):
         self.bias_ih_l0 = nn.Parameter(torch.zeros(wide)) if bias else None
         self.bias_hh_l0 = nn.Parameter(torch.zeros(wide)) if bias else None
 
-    def forward(self, input: Tensor) -> tuple[Tensor, None]:
-        """(B, T, F) to (B, T, U)."""
+    def forward(self, input: Tensor, mask_BT: Tensor | None = None, *, zeros: bool = False) -> tuple[Tensor, None]:
+        """(B, T, F) to (B, T, U). A step that the mask leaves out changes nothing, and gives what the one before gave, or `zeros`."""
         given_BTG = functional.linear(input, self.weight_ih_l0, self.bias_ih_l0)
         hidden_BU = input.new_zeros(len(input), self.units)
         memory_BU = hidden_BU
@@ -49,7 +49,8 @@ class Stepwise(nn.Module):
         if self.training and self.recurrent_dropout:
             kept = functional.dropout(torch.ones_like(hidden_BU), self.recurrent_dropout)  # one draw for all steps
         steps: list[Tensor] = []
-        for given_BG in given_BTG.unbind(1):
+        for t, given_BG in enumerate(given_BTG.unbind(1)):
+            last_BU, kept_memory_BU = hidden_BU, memory_BU
             before_BU = hidden_BU if kept is None else hidden_BU * kept
             if self.kind == "SimpleRNN":
                 hidden_BU = self.activation(given_BG + self._recurrent(before_BU))
@@ -57,7 +58,13 @@ class Stepwise(nn.Module):
                 hidden_BU = self._gru(given_BG, before_BU, hidden_BU)
             else:
                 hidden_BU, memory_BU = self._lstm(given_BG + self._recurrent(before_BU), memory_BU)
-            steps.append(hidden_BU)
+            if mask_BT is None:
+                steps.append(hidden_BU)
+                continue
+            counts_B1 = mask_BT[:, t : t + 1]
+            hidden_BU = torch.where(counts_B1, hidden_BU, last_BU)
+            memory_BU = torch.where(counts_B1, memory_BU, kept_memory_BU)
+            steps.append(torch.where(counts_B1, hidden_BU, torch.zeros_like(hidden_BU)) if zeros else hidden_BU)
         return torch.stack(steps, 1), None
 
     def _recurrent(self, hidden_BU: Tensor) -> Tensor:
@@ -104,8 +111,10 @@ class Recurrent(nn.Module):
         backwards: bool,
         dropout: float,
         recurrent_dropout: float,
+        zero_masked: bool = False,
     ) -> None:
         super().__init__()
+        self.zero_masked = zero_masked
         self.all_steps, self.backwards, self.dropout = all_steps, backwards, dropout
         if fused and cell == "SimpleRNN":
             self.cell: nn.Module = nn.RNN(
@@ -122,7 +131,8 @@ class Recurrent(nn.Module):
             # Keras has one bias: torch's second one is zero, and stays so
             self.cell.get_parameter("bias_hh_l0").requires_grad_(False)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """With a mask (B, T) the cell is a Stepwise."""
         with torch.autocast(values.device.type, enabled=False):  # long recurrences add up rounding
             values = values.float()
             if self.training and self.dropout:
@@ -130,7 +140,10 @@ class Recurrent(nn.Module):
                 values = values * kept
             if self.backwards:
                 values = values.flip(1)
-            steps = self.cell(values)[0]
+            if mask is None:
+                steps = self.cell(values)[0]
+            else:
+                steps = self.cell(values, mask.flip(1) if self.backwards else mask, zeros=self.zero_masked)[0]
             return steps if self.all_steps else steps[:, -1]
 
 
@@ -139,8 +152,8 @@ class Bidirectional(nn.Module):
         super().__init__()
         self.ahead, self.back, self.merge, self.all_steps = ahead, back, merge, all_steps
 
-    def forward(self, values: Tensor) -> Tensor:
-        ahead, back = self.ahead(values), self.back(values)
+    def forward(self, values: Tensor, *mask: Tensor) -> Tensor:
+        ahead, back = self.ahead(values, *mask), self.back(values, *mask)
         if self.all_steps:
             back = back.flip(1)
         if self.merge == "concat":

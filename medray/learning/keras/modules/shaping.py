@@ -41,6 +41,23 @@ class Embedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.long())
 
+    def mask_of(self, input: Tensor) -> Tensor:
+        return input != 0
+
+
+class Masking(nn.Module):
+    """(B, T, F) with zeros in the steps whose numbers are all `value`."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def mask_of(self, input: Tensor) -> Tensor:
+        return (input != self.value).any(-1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.masked_fill(~self.mask_of(input).unsqueeze(-1), 0)
+
 
 class Dropout(nn.Module):
     """Leaves numbers out in training; `together`: axes of (B, …) that have one draw for all their positions."""
