@@ -15,6 +15,7 @@ import typer
 
 import medray
 from medray.cli import jobs
+from medray.cli.alert import alert
 from medray.cli.brought import Verbs
 from medray.cli.init import init
 from medray.cli.schema import schema
@@ -49,6 +50,7 @@ app = typer.Typer(
 
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
+app.add_typer(alert, name="alert")
 app.command("init")(init)
 app.command("schema")(schema)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
-from medray.cli.quick import LOCAL, refuse_kind
+from medray.cli.quick import LOCAL, refuse_kind, tell_refused
 from medray.errors import MachineError, MedrayError
 from medray.stopping import Stopped, on_signals
 
@@ -77,12 +77,18 @@ def run(
     with errors(), terminal(json_) as shown:
         from medray.config import runs
         from medray.engines.opening import open_engine
+        from medray.verbs.alerts import telling
 
-        settled = runs.load(run_file, overrides, shown.note)
-        refuse_kind(type(settled).__name__, kind, run_file)
+        try:
+            settled = runs.load(run_file, overrides, shown.note)
+            refuse_kind(type(settled).__name__, kind, run_file)
+        except MedrayError as error:
+            tell_refused(kind, run_file, overrides, error)
+            raise
         call_verb = _verb(verb) if isinstance(verb, str) else verb
         shown.about(run=settled.name)
-        engine = open_engine(settled.engine, settled.name)
+        with telling(settled, shown):
+            engine = open_engine(settled.engine, settled.name)
         try:
             with on_signals():  # after Ray has put its own handler
                 result = call_verb(settled, engine, shown, **options)
@@ -159,6 +165,9 @@ def print_result(result: dict[str, JsonValue]) -> None:
     if archives:
         paper.title("by archive, with intervals")
         paper.table(_by_archive({name: _members(figures) for name, figures in archives.items()}))
+    if alerts := _records(result.get("alerts")):
+        paper.title("alerts")
+        paper.table(alerts)
     if entries := _records(result.get("failed_entries")):
         paper.title("entries that cannot be read")
         paper.table(entries)

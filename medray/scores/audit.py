@@ -29,12 +29,14 @@ from medray.storage import delta, files, sent
 
 FOLDER = "_medray/runs"
 MANY_FILES = 64
+NIGHTLY = "nightly"
+"""`what` of a whole night; each of its bundles has a row of its own, too."""
 STATES = ("running", "done", "stopped", "fenced", "failed")
 
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), False, {"comment": "as in the score table"}),
-        pa.field("what", pa.string(), False, {"comment": "score, compact, vacuum, forget"}),
+        pa.field("what", pa.string(), False, {"comment": "score, nightly, compact, vacuum, forget"}),
         pa.field("state", pa.string(), False, {"comment": "running (or killed), done, stopped, fenced, failed"}),
         pa.field("who", pa.string(), False, {"comment": "user@host of the operating system"}),
         pa.field("began", pa.timestamp("us", "UTC"), False),
