@@ -278,13 +278,32 @@ def vacuum(
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="AGE", help="12h, 7d, 2w: how long replaced files stay for readers.")
     ] = "7d",
+    audit_older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--audit-older-than", metavar="AGE", help="Remove rows of the audit table of runs before that, too."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Merge small files of a score store and remove those that nobody needs. Scoring may go on meanwhile."""
     with errors():
         from medray.verbs.upkeep import vacuum as verb
 
-        print_model(verb(store, older_than), json_)
+        print_model(verb(store, older_than, audit_older_than), json_)
+
+
+@app.command()
+def copy(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="A new or empty place: a folder, s3://, gs:// …")],
+    json_: Json = False,
+) -> None:
+    """Copy a score store as it is now, to back it up, to move it, or to put a backup back. Scoring may go on meanwhile."""
+    with errors():
+        from medray.verbs.upkeep import copy as verb
+
+        print_model(verb(store, to), json_)
 
 
 @app.command()

@@ -232,6 +232,38 @@ def merge(store: str) -> None:
         delta.sync_log(uri, before, table.version())
 
 
+def remove_before(store: str, until: datetime) -> int:
+    """Remove runs that began before `until` from the table; returns how many. Not scoring runs that may have written rows: by these
+    is known which archive the rows of the store are of.
+
+    The files of the removed rows go with the first call a week later. Raises MachineError where the storage cannot be written.
+    """
+    from deltalake import DeltaTable
+
+    old = [row for row in read(store) if datetime.fromisoformat(row["began"]) < until and not _may_have_rows(row)]
+    uri = files.join(store, FOLDER)
+    with delta.storing(uri, "rows of the audit table could not be removed"):
+        if not delta.is_table(uri):
+            return 0
+        table = DeltaTable(delta.location(uri))
+        before = table.version()
+        for i in range(0, len(old), _REMOVED_AT_ONCE):
+            ids = ", ".join(f"'{row['run_id']}'" for row in old[i : i + _REMOVED_AT_ONCE])
+            table.delete(f"run_id in ({ids})")
+        table.vacuum(retention_hours=7 * 24, dry_run=False)
+        table.update_incremental()
+        delta.sync_log(uri, before, table.version())
+    return len(old)
+
+
+_REMOVED_AT_ONCE = 500
+
+
+def _may_have_rows(row: RunRow) -> bool:
+    counts = (row["scored"], row["failed"], row["not_eligible"])
+    return row["what"] == "score" and (row["state"] != "done" or any(counts))
+
+
 def _write(store: str, row: Mapping[str, object]) -> None:
     """One row in a file of its own. Raises MachineError where the storage cannot be written."""
     import pyarrow.parquet as pq

@@ -384,6 +384,20 @@ class VacuumResult(BaseModel):
     """Files that the merged ones became."""
     files_removed: int
     bytes_freed: int
+    audit_rows_removed: int = 0
+    """Rows of the audit table that were older than was asked for."""
+    seconds: float
+
+
+class CopyResult(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    copy_of_it: str
+    version: int
+    """Of the table of scores, as it was copied."""
+    files: int
+    bytes: int
     seconds: float
 
 

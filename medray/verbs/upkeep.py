@@ -1,33 +1,49 @@
-"""vacuum and forget: upkeep of a score store, by hand. A nightly run does the first by itself."""
+"""vacuum, forget and copy: upkeep of a score store, by hand. A nightly run does the first by itself."""
 
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from medray.archive.pseudonyms import own_subject, pseudonym, pseudonym_key
 from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
 from medray.scores import ScoreStore
-from medray.verbs.results import ForgetResult, VacuumResult
+from medray.storage import files
+from medray.verbs.results import CopyResult, ForgetResult, VacuumResult
 
 
-def vacuum(store: str, older_than: str = "7d") -> VacuumResult:
-    """Merge small files, then remove files that no reader needs: replaced longer ago than that, or left by killed runs.
+def vacuum(store: str, older_than: str = "7d", audit_older_than: str | None = None) -> VacuumResult:
+    """Merge small files, then remove files that no reader needs: replaced longer ago than that, or left by killed runs. And, where
+    that is asked for, rows of the audit table of runs that began longer ago.
 
     Raises StoreError where no score store is; UserError for an age that is none.
     """
     started = time.monotonic()
-    try:
-        age = timedelta(seconds=seconds_of(older_than))
-    except ValueError:
-        raise UserError(
-            "this is no age", where="--older-than", found=older_than, expected="such as 12h, 7d, 2w"
-        ) from None
+    age = _age(older_than, "--older-than")
+    audit_age = None if audit_older_than is None else _age(audit_older_than, "--audit-older-than")
     scores = ScoreStore.open(store)
     compacted, vacuumed = scores.compact(), scores.vacuum(age)
-    return VacuumResult(store=scores.uri, **compacted, **vacuumed, seconds=time.monotonic() - started)
+    rows = 0 if audit_age is None else scores.forget_runs(datetime.now(UTC) - audit_age)
+    seconds = time.monotonic() - started
+    return VacuumResult(store=scores.uri, **compacted, **vacuumed, audit_rows_removed=rows, seconds=seconds)
+
+
+def _age(text: str, option: str) -> timedelta:
+    try:
+        return timedelta(seconds=seconds_of(text))
+    except ValueError:
+        raise UserError("this is no age", where=option, found=text, expected="such as 12h, 7d, 2w") from None
+
+
+def copy(store: str, to: str) -> CopyResult:
+    """Copy a store as it is now to a new or empty place. Raises StoreError where no score store is, or something is there."""
+    started = time.monotonic()
+    scores = ScoreStore.open(store)
+    done = scores.copy(to)
+    place = files.absolute(to)
+    return CopyResult(store=scores.uri, copy_of_it=place, **done._asdict(), seconds=time.monotonic() - started)
 
 
 def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResult:
