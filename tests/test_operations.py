@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -219,3 +220,26 @@ def test_an_upgrade_takes_a_store_of_the_version_before(site: Site) -> None:
     site.command("medray copy /backup/before-upgrade scores/ultrasound")
     site.command("medray nightly jobs/runs/breast_nightly.toml --set store=scores/ultrasound")
     assert toy.scores(site.at("scores/ultrasound")) == toy.scores(site.at("/new/scores/ultrasound"))
+
+
+def test_a_store_that_was_given_another_key_says_so_when_it_is_scored_into_and_when_somebody_is_forgotten(
+    site: Site,
+) -> None:
+    """Else half of a subject would stay, and nobody would know."""
+    nightly = "medray nightly jobs/runs/breast_nightly.toml"
+    other = site.folder / "other.key"
+    other.write_text("o" * 40)
+    for number in range(4):
+        site.image(number)
+    assert "another key" not in site.command(nightly)
+    refused = site.command(f"medray forget scores/ultrasound S0003 --pseudonym-key {other}", code=2)
+    assert "scores under other keys than this one" in refused
+    toy.write_image(site.here / "data" / "ultrasound" / "again.dcm", 9, 1, subject="S0003")
+    said = site.command(f"{nightly} --set pseudonym_key={other}")
+    assert "this store has scores under another key of pseudonyms" in said
+    done = json.loads(site.command(f"medray forget scores/ultrasound S0003 --pseudonym-key {other} --json"))
+    assert (done["rows"], done["other_keys"]) == (1, 1)
+    done = json.loads(site.command("medray forget scores/ultrasound S0003 --json"))
+    assert (done["rows"], done["other_keys"], site.rows("scores/ultrasound")) == (1, 1, 3)
+    marks = ScoreStore.open(str(site.at("scores/ultrasound"))).keys()
+    assert len(marks) == 2 and all(re.fullmatch("[0-9a-f]{16}", mark) for mark in marks)

@@ -58,6 +58,7 @@ RUNS = pa.schema(
         pa.field(
             "backend", pa.string(), True, {"comment": "what computed the scores, and why where another was asked for"}
         ),
+        pa.field("key", pa.string(), True, {"comment": "tells which key made the pseudonyms, and nothing of it"}),
     ]
 )
 
@@ -81,6 +82,8 @@ class BegunRun:
     code: str | None
     archive: str | None = None
     backend: str | None = None
+    key: str | None = None
+    """`archive.pseudonyms.key_mark` of the key that made its pseudonyms."""
 
 
 class RunCounts(TypedDict, total=False):
@@ -129,6 +132,8 @@ class RunRow(TypedDict):
     archive: str | None
     backend: str | None
     """What computed the scores: "onnxruntime 1.32.0"; null of runs before this was kept."""
+    key: str | None
+    """As of BegunRun; null of runs before this was kept."""
 
 
 def begin(
@@ -138,9 +143,10 @@ def begin(
     bundle_id: str | None,
     archive: str | None = None,
     backend: str | None = None,
+    key: str | None = None,
 ) -> BegunRun:
     """Note that a run begins. Raises MachineError where the storage cannot be written."""
-    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive, backend)
+    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive, backend, key)
     _write(store, vars(run) | {"state": "running"})
     return run
 
@@ -163,9 +169,10 @@ def recorded(
     bundle_id: str | None = None,
     archive: str | None = None,
     backend: str | None = None,
+    key: str | None = None,
 ) -> Generator[RunOutcome]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    run, outcome = begin(store, what, run_id, bundle_id, archive, backend), RunOutcome()
+    run, outcome = begin(store, what, run_id, bundle_id, archive, backend, key), RunOutcome()
     try:
         yield outcome
     except BaseException as error:
@@ -204,7 +211,7 @@ def read(store: str) -> list[RunRow]:
             latest[row["run_id"]] = row
     for row in latest.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
-        for name in ("not_eligible", "archive", "backend"):
+        for name in ("not_eligible", "archive", "backend", "key"):
             row.setdefault(name, None)  # a table of an earlier version has no such column yet
         for name in ("began", "ended"):
             row[name] = row[name] and row[name].isoformat(timespec="milliseconds")

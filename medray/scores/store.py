@@ -82,6 +82,10 @@ class ScoreStore(Readings, ScoreLog):
         """The audit table, newest first: one row per run."""
         return audit.read(self.uri)
 
+    def keys(self) -> set[str]:
+        """Marks of the keys of pseudonyms that runs scored under, as far as it was noted (`archive.pseudonyms.key_mark`)."""
+        return {row["key"] for row in self.runs() if row["key"] is not None}
+
     def forget_runs(self, until: datetime) -> int:
         """Remove runs that began before `until` from the audit table, but scoring runs that may have written rows; how many."""
         return audit.remove_before(self.uri, until)

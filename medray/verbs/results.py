@@ -413,6 +413,8 @@ class ForgetResult(BaseModel):
     """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
     unreadable: int
     """Files among these that a kill had cut short: nobody can say whom they held."""
+    other_keys: int = 0
+    """Keys of pseudonyms that runs have scored into this store under, beside the one that was looked with; forget with each of them."""
     untouched: str = "the archive, work folders (manifests, shards, reports), bundles, exports, backups"
     """Other places where the subject may stand."""
     seconds: float

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from medray.archive.pseudonyms import own_subject, pseudonym, pseudonym_key
+from medray.archive.pseudonyms import key_mark, own_subject, pseudonym, pseudonym_key
 from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
 from medray.scores import ScoreStore
@@ -53,25 +53,33 @@ def forget(store: str, subject: str, key_file: str | None = None) -> ForgetResul
     """
     started = time.monotonic()
     scores = ScoreStore.open(store)
-    done = scores.forget(_pseudonyms(subject, key_file))
+    key = _key(key_file)
+    keys, looked_with = scores.keys(), set[str]() if key is None else {key_mark(key)}
+    done = scores.forget(_pseudonyms(subject, key))
     if not any(done.values()):
         raise StoreError(
             "no row of this subject is in the store; nothing was changed",
             where=scores.uri,
+            found="scores under other keys than this one" if keys and looked_with and not keys & looked_with else "",
             expected="the subject as the archive names it, with the key its scores were made under, or its pseudonym",
             do="check the spelling and --pseudonym-key; `subject_id` of the score table holds pseudonyms. Where neither the "
             "format nor modality.subject_pattern named subjects, each entry is its own subject, by its entry_id",
         )
-    return ForgetResult(store=scores.uri, **done, seconds=time.monotonic() - started)
+    others = max(0, len(keys | looked_with) - 1)
+    return ForgetResult(store=scores.uri, **done, other_keys=others, seconds=time.monotonic() - started)
 
 
-def _pseudonyms(subject: str, key_file: str | None) -> set[str]:
+def _pseudonyms(subject: str, key: bytes | None) -> set[str]:
     """What the score table may call a subject: what was given, and what is made of it."""
+    keyed = set[str]() if key is None else {pseudonym(subject, key)}
+    return keyed | {subject, own_subject(subject)}
+
+
+def _key(key_file: str | None) -> bytes | None:
+    """The key in a file, or this user's; None where this user has none."""
     key_path = Path(key_file).expanduser() if key_file else Path.home() / ".medray" / "pseudonym.key"
     if key_path.exists():
-        keyed = {pseudonym(subject, pseudonym_key(str(key_path)))}
-    elif key_file is None:
-        keyed = set[str]()
-    else:
-        raise ArchiveError("there is no such file with a pseudonym key", where=key_file, do="check --pseudonym-key")
-    return keyed | {subject, own_subject(subject)}
+        return pseudonym_key(str(key_path))
+    if key_file is None:
+        return None
+    raise ArchiveError("there is no such file with a pseudonym key", where=key_file, do="check --pseudonym-key")
