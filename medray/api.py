@@ -161,7 +161,7 @@ def nightly(
     from medray.verbs.nightly import nightly as verb
 
     settled = _settled(run, overrides, NightlyRun)
-    with _opened(settled, engine) as opened:
+    with _opened(settled, engine, progress) as opened:
         return verb(settled, opened, progress)
 
 
@@ -353,15 +353,20 @@ def _settled(run: str | PathLike[str] | Run, overrides: Overrides | None, *kinds
 
 
 @contextmanager
-def _opened(run: TrainRun | EvaluateRun | ScoreRun | NightlyRun, engine: EngineChoice) -> Iterator[Engine]:
+def _opened(
+    run: TrainRun | EvaluateRun | ScoreRun | NightlyRun, engine: EngineChoice, progress: Progress | None = None
+) -> Iterator[Engine]:
     """The engine given, which stays open; else one of this run, which is closed."""
     from medray.engines.opening import open_engine
     from medray.engines.spec import LocalSpec
+    from medray.progress import Silent
+    from medray.verbs.alerts import telling
 
     if engine is not None and not isinstance(engine, str):
         yield engine
         return
-    opened = open_engine(LocalSpec() if engine == "local" else run.engine, run.name)
+    with telling(run, progress or Silent()):
+        opened = open_engine(LocalSpec() if engine == "local" else run.engine, run.name)
     try:
         yield opened
     finally:

@@ -42,7 +42,13 @@ from medray.modalities.ehr.spec import SELECTABLE
 
 RUNS = PROJECT / "jobs" / "runs"
 MAINTAINERS = [PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md"]
-KINDS = {"score": runs.ScoreRun, "nightly": runs.NightlyRun, "export": runs.ScoreRun, "ehr": runs.ConvertRun}
+KINDS = {
+    "score": runs.ScoreRun,
+    "nightly": runs.NightlyRun,
+    "alert": runs.NightlyRun,
+    "export": runs.ScoreRun,
+    "ehr": runs.ConvertRun,
+}
 """What the run file of a verb is; of the others a training's, and of evaluate one for evaluation alone, too."""
 FILES = re.compile(r"\b(?:jobs|tests|cluster)/[\w./-]*\w\.(?:py|toml|md|sbatch|yaml)\b")
 
@@ -273,6 +279,9 @@ def validated(text: str) -> BaseModel:
     if given.keys() <= {"sr"}:  # a table of scoring runs
         whole = tomllib.loads((RUNS / "breast_score.toml").read_text(encoding="utf-8"))
         return runs.ScoreRun.model_validate(merged(whole, given))
+    if given.keys() <= {"alert", "housekeeping"}:  # of nights
+        whole = tomllib.loads((RUNS / "breast_nightly.toml").read_text(encoding="utf-8"))
+        return runs.NightlyRun.model_validate(merged(whole, given))
     modality = given.get("modality", {})
     kind = modality.get("kind") or ("ehr" if "task" in modality else "imaging")
     base = tomllib.loads(BASES[kind].read_text(encoding="utf-8"))

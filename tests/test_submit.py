@@ -63,6 +63,15 @@ def test_relative_paths_are_refused_all_at_once(tmp_path):
     assert "--root FOLDER" in done.stderr
 
 
+def test_secrets_of_an_alert_are_looked_for_on_the_cluster(tmp_path):
+    night = {"name": "n", "archive": "/data", "bundles": "/bundle", "store": "/store", "work": "/work"}
+    secret = {"webhook": "https://alerts.example.org/", "token_file": "alert.token"}
+    file = toy.write_run_file(tmp_path / "night.toml", runs.NightlyRun.model_validate(night | {"alert": secret}))
+    with pytest.raises(UserError, match="relative paths") as refused:
+        parcel(["nightly"], file, runs.load(file), [], [])
+    assert refused.value.found == 'alert.token_file = "alert.token"'
+
+
 def test_relative_paths_start_from_the_root(tmp_path):
     file = tmp_path / "score.toml"
     file.write_text('archive = "data/us"\nbundle = "b"\nstore = "s"\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import toy
 from own_network import own_network
 from ray_cluster import other_code
+from two_raylets_recipe import IMAGES
 
 from medray.learning import bundles
 
@@ -51,3 +53,24 @@ def test_jobs_keep_their_code_while_two_raylets_of_one_machine_unpack_it(alone, 
         assert (found["scored"], found["failed"], found["left"]) == (HALF, 0, left)
         assert done["nodes"] == 2
     assert len(toy.scores(root / "scores")) == 2 * HALF
+
+
+@pytest.mark.slow  # test_operations.py runs the commands of the page on one machine on every run
+@pytest.mark.timeout(1000)
+def test_the_operators_page_holds_on_a_cluster(alone, tmp_path):
+    """docs/operations.md: a night is killed and gone on with, a store is restored, upgraded and moved, a key is rotated."""
+    (tmp_path / "home" / ".medray").mkdir(parents=True)
+    (tmp_path / "home" / ".medray" / "pseudonym.key").write_text("k" * 40)
+    recipe = [*alone, sys.executable, str(Path(__file__).with_name("two_raylets_recipe.py")), str(tmp_path)]
+    with subprocess.Popen(recipe, stdout=subprocess.PIPE, env=os.environ | {"HOME": str(tmp_path / "home")}) as steps:
+        try:
+            said, _ = steps.communicate(timeout=960)
+        finally:
+            steps.terminate()
+    assert steps.returncode == 0
+    found = json.loads(said.splitlines()[-1])
+    killed = found["killed"]
+    assert 0 < killed["committed"] < IMAGES and killed["rest"] == [IMAGES - killed["committed"], 0, 0]
+    assert (killed["scores"], killed["moved"]) == (IMAGES, IMAGES)
+    assert all(killed[name] for name in ("history", "restored", "same_scores", "other_subjects"))
+    assert found["upgraded"] == {"same": True, "moved": 12}

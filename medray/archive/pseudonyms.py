@@ -66,6 +66,11 @@ def pseudonym(subject: str, key: bytes) -> str:
     return hmac.digest(key, subject.encode(), "sha256").hex()[:16]
 
 
+def key_mark(key: bytes) -> str:
+    """16 hex digits that tell one key from another, and nothing of it: runs under one key have one."""
+    return hmac.digest(key, b"medray: which key", "sha256").hex()[:16]
+
+
 def own_subject(entry_id: str) -> str:
     """The subject of an entry that names none: the entry itself. Not keyed, so seeded splits repeat everywhere."""
     return "e" + xxhash.xxh3_64_hexdigest(entry_id.encode())[:15]

@@ -15,6 +15,7 @@ import typer
 
 import medray
 from medray.cli import jobs
+from medray.cli.alert import alert
 from medray.cli.brought import Verbs
 from medray.cli.describe import describe
 from medray.cli.init import init
@@ -29,6 +30,7 @@ from medray.cli.shared import (
     act,
     errors,
     given,
+    print_model,
     print_planned,
     print_seen,
     run,
@@ -54,6 +56,7 @@ app = typer.Typer(
 
 app.command("submit", context_settings=jobs.FORWARDED)(jobs.submit)
 app.add_typer(jobs.jobs, name="jobs")
+app.add_typer(alert, name="alert")
 app.command("init")(init)
 app.command("schema")(schema)
 app.command("describe")(describe)
@@ -308,6 +311,12 @@ def vacuum(
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="AGE", help="12h, 7d, 2w: how long replaced files stay for readers.")
     ] = "7d",
+    audit_older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--audit-older-than", metavar="AGE", help="Remove rows of the audit table of runs before that, too."
+        ),
+    ] = None,
     json_: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -315,7 +324,34 @@ def vacuum(
     with errors():
         from medray.verbs.upkeep import vacuum as verb
 
-        act("vacuum", lambda at: verb(at[store], older_than), json_, dry_run, folders=[store])
+        act(
+            "vacuum",
+            lambda at: verb(at[store], older_than, audit_older_than),
+            json_,
+            dry_run,
+            folders=[store],
+        )
+
+
+@app.command()
+def copy(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A score store.")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="A new or empty place: a folder, s3://, gs:// …")],
+    json_: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Copy a score store as it is now, to back it up, to move it, or to put a backup back. Scoring may go on meanwhile."""
+    with errors():
+        from medray.verbs.upkeep import copy as verb
+        from medray.verbs.upkeep import files_to_copy
+
+        if dry_run:
+            from medray.verbs.dry_run import DryRun as Planned
+
+            held, then = {"files": files_to_copy(store, to)}, (f"a copy of the store in {to}",)
+            print_planned(Planned(verb="copy", reads=(store,), held_back=held, then=then), json_)
+            return
+        print_model(verb(store, to), json_)
 
 
 @app.command()

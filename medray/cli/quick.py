@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from medray.errors import ArchiveError, MedrayError, RunFileError
@@ -50,7 +51,24 @@ def answer(words: Sequence[str]) -> None:
         check(kind, run_file, overrides)
     except MedrayError as error:
         print(f"medray: {error}", file=sys.stderr)
+        if "--dry-run" not in words:
+            tell_refused(kind, run_file, overrides, error)
         sys.exit(error.exit_code)
+
+
+def tell_refused(kind: str, run_file: Path, overrides: Sequence[str], error: MedrayError) -> None:
+    """Of a nightly run file that is refused: tell whom its [alert] names, which may be right all the same."""
+    from medray.config import toml
+
+    if kind != "nightly":
+        return
+    with suppress(MedrayError):
+        if "alert" in toml.read(run_file).settings:
+            from medray.verbs import alerts
+
+            for row in alerts.tell_refused(run_file, overrides, error):
+                if row["problem"]:
+                    print(f"medray: the alert by {row['way']} was NOT sent: {row['problem']}", file=sys.stderr)
 
 
 def understood(words: Sequence[str]) -> tuple[str, Path, list[str]] | None:

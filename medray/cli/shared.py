@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar, cast
 
 import typer
 
-from medray.cli.quick import LOCAL, refuse_kind
+from medray.cli.quick import LOCAL, refuse_kind, tell_refused
 from medray.errors import MachineError, MedrayError
 from medray.stopping import Stopped, on_signals
 
@@ -84,9 +84,15 @@ def run(
     with errors(), terminal(json_) as shown:
         from medray.config import runs
         from medray.engines.opening import open_engine
+        from medray.verbs.alerts import telling
 
-        settled = runs.load(run_file, overrides, shown.note)
-        refuse_kind(type(settled).__name__, kind, run_file)
+        try:
+            settled = runs.load(run_file, overrides, shown.note)
+            refuse_kind(type(settled).__name__, kind, run_file)
+        except MedrayError as error:
+            if not dry_run:
+                tell_refused(kind, run_file, overrides, error)
+            raise
         call_verb = _verb(verb) if isinstance(verb, str) else verb
         shown.about(run=settled.name)
         if dry_run:
@@ -98,7 +104,8 @@ def run(
             shown.close()
             print_planned(planned, json_)
             raise typer.Exit(planned.code)
-        engine = open_engine(settled.engine, settled.name)
+        with telling(settled, shown):
+            engine = open_engine(settled.engine, settled.name)
         try:
             with on_signals():  # after Ray has put its own handler
                 result = call_verb(settled, engine, shown, **options)
@@ -175,6 +182,9 @@ def print_result(result: dict[str, JsonValue]) -> None:
     if archives:
         paper.title("by archive, with intervals")
         paper.table(_by_archive({name: _members(figures) for name, figures in archives.items()}))
+    if alerts := _records(result.get("alerts")):
+        paper.title("alerts")
+        paper.table(alerts)
     if entries := _records(result.get("failed_entries")):
         paper.title("entries that cannot be read")
         paper.table(entries)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
+from medray.alerts.settings import AlertSettings
 from medray.archive.order import NEWEST, check_order
 from medray.config import outline, renamed, toml
 from medray.config.loader import checked
@@ -317,6 +318,8 @@ class NightlyRun(StoreRun):
     """Folder of the summaries (JSON and HTML, one of each for every night, and latest.*); default <work>/nights."""
     housekeeping: Housekeeping = Housekeeping()
     """What is done to the store when all is scored."""
+    alert: AlertSettings | None = None
+    """Whom a night that needs a person tells; none: the summary and the exit code alone tell."""
 
     @field_validator("bundles", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod

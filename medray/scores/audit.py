@@ -29,12 +29,14 @@ from medray.storage import delta, files, sent
 
 FOLDER = "_medray/runs"
 MANY_FILES = 64
+NIGHTLY = "nightly"
+"""`what` of a whole night; each of its bundles has a row of its own, too."""
 STATES = ("running", "done", "stopped", "fenced", "failed")
 
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), False, {"comment": "as in the score table"}),
-        pa.field("what", pa.string(), False, {"comment": "score, compact, vacuum, forget"}),
+        pa.field("what", pa.string(), False, {"comment": "score, nightly, compact, vacuum, forget"}),
         pa.field("state", pa.string(), False, {"comment": "running (or killed), done, stopped, fenced, failed"}),
         pa.field("who", pa.string(), False, {"comment": "user@host of the operating system"}),
         pa.field("began", pa.timestamp("us", "UTC"), False),
@@ -56,6 +58,7 @@ RUNS = pa.schema(
         pa.field(
             "backend", pa.string(), True, {"comment": "what computed the scores, and why where another was asked for"}
         ),
+        pa.field("key", pa.string(), True, {"comment": "tells which key made the pseudonyms, and nothing of it"}),
     ]
 )
 
@@ -79,6 +82,8 @@ class BegunRun:
     code: str | None
     archive: str | None = None
     backend: str | None = None
+    key: str | None = None
+    """`archive.pseudonyms.key_mark` of the key that made its pseudonyms."""
 
 
 class RunCounts(TypedDict, total=False):
@@ -127,6 +132,8 @@ class RunRow(TypedDict):
     archive: str | None
     backend: str | None
     """What computed the scores: "onnxruntime 1.32.0"; null of runs before this was kept."""
+    key: str | None
+    """As of BegunRun; null of runs before this was kept."""
 
 
 def begin(
@@ -136,9 +143,10 @@ def begin(
     bundle_id: str | None,
     archive: str | None = None,
     backend: str | None = None,
+    key: str | None = None,
 ) -> BegunRun:
     """Note that a run begins. Raises MachineError where the storage cannot be written."""
-    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive, backend)
+    run = BegunRun(run_id, what, bundle_id, who(), datetime.now(UTC), medray.__version__, code(), archive, backend, key)
     _write(store, vars(run) | {"state": "running"})
     return run
 
@@ -161,9 +169,10 @@ def recorded(
     bundle_id: str | None = None,
     archive: str | None = None,
     backend: str | None = None,
+    key: str | None = None,
 ) -> Generator[RunOutcome]:
     """Note that a run begins and, after the block, how it ended; what the block puts into the dict is its counts."""
-    run, outcome = begin(store, what, run_id, bundle_id, archive, backend), RunOutcome()
+    run, outcome = begin(store, what, run_id, bundle_id, archive, backend, key), RunOutcome()
     try:
         yield outcome
     except BaseException as error:
@@ -202,7 +211,7 @@ def read(store: str) -> list[RunRow]:
             latest[row["run_id"]] = row
     for row in latest.values():
         row["reasons"] = json.loads(row["reasons"] or "{}")
-        for name in ("not_eligible", "archive", "backend"):
+        for name in ("not_eligible", "archive", "backend", "key"):
             row.setdefault(name, None)  # a table of an earlier version has no such column yet
         for name in ("began", "ended"):
             row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
@@ -228,6 +237,38 @@ def merge(store: str) -> None:
         table.vacuum(retention_hours=7 * 24, dry_run=False)
         table.update_incremental()
         delta.sync_log(uri, before, table.version())
+
+
+def remove_before(store: str, until: datetime) -> int:
+    """Remove runs that began before `until` from the table; returns how many. Not scoring runs that may have written rows: by these
+    is known which archive the rows of the store are of.
+
+    The files of the removed rows go with the first call a week later. Raises MachineError where the storage cannot be written.
+    """
+    from deltalake import DeltaTable
+
+    old = [row for row in read(store) if datetime.fromisoformat(row["began"]) < until and not _may_have_rows(row)]
+    uri = files.join(store, FOLDER)
+    with delta.storing(uri, "rows of the audit table could not be removed"):
+        if not delta.is_table(uri):
+            return 0
+        table = DeltaTable(delta.location(uri))
+        before = table.version()
+        for i in range(0, len(old), _REMOVED_AT_ONCE):
+            ids = ", ".join(f"'{row['run_id']}'" for row in old[i : i + _REMOVED_AT_ONCE])
+            table.delete(f"run_id in ({ids})")
+        table.vacuum(retention_hours=7 * 24, dry_run=False)
+        table.update_incremental()
+        delta.sync_log(uri, before, table.version())
+    return len(old)
+
+
+_REMOVED_AT_ONCE = 500
+
+
+def _may_have_rows(row: RunRow) -> bool:
+    counts = (row["scored"], row["failed"], row["not_eligible"])
+    return row["what"] == "score" and (row["state"] != "done" or any(counts))
 
 
 def _write(store: str, row: Mapping[str, object]) -> None:

@@ -14,7 +14,7 @@ class HistoryRow(TypedDict):
     the run."""
 
     what: str
-    """score, compact, vacuum or forget for a run, else the log's word for it (OPTIMIZE ...)."""
+    """score, nightly, compact, vacuum or forget for a run, else the log's word for it (OPTIMIZE ...)."""
     run_id: str | None
     bundle_id: str | None
     began: str

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import pyarrow as pa
 
 from medray.errors import UserError
-from medray.scores import artefacts, audit, history, upkeep
+from medray.scores import artefacts, audit, copying, history, upkeep
 from medray.scores.log import ScoreLog
 from medray.scores.readings import Readings
 from medray.scores.sink import ScoreSink
@@ -82,6 +82,14 @@ class ScoreStore(Readings, ScoreLog):
         """The audit table, newest first: one row per run."""
         return audit.read(self.uri)
 
+    def keys(self) -> set[str]:
+        """Marks of the keys of pseudonyms that runs scored under, as far as it was noted (`archive.pseudonyms.key_mark`)."""
+        return {row["key"] for row in self.runs() if row["key"] is not None}
+
+    def forget_runs(self, until: datetime) -> int:
+        """Remove runs that began before `until` from the audit table, but scoring runs that may have written rows; how many."""
+        return audit.remove_before(self.uri, until)
+
     def merge(self, claim: Claim) -> int:
         """Merge files of the claim's bundle where many are of like size: a commit costs what the number of live files
         is. Returns how many were merged. Raises Fenced or MachineError."""
@@ -111,6 +119,13 @@ class ScoreStore(Readings, ScoreLog):
         Runs that are scoring into the store are fenced: they could commit rows of the subject that they hold.
         """
         return upkeep.forget(self, subjects)
+
+    def copy(self, to: str, readers: files.Readers = "owner") -> copying.Copied:
+        """Copy the store as it is now to the new or empty place `to`; runs may score into it meanwhile.
+
+        Earlier versions cannot be read there. Raises StoreError where something is at `to`, MachineError for a fault of storage.
+        """
+        return copying.copy(self, files.absolute(to), readers)
 
     def history(self) -> list[history.HistoryRow]:
         """Who wrote to the store and when, newest first."""

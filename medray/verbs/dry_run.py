@@ -273,6 +273,7 @@ def _moved(run: Run, overlay: Overlay) -> Run:
         moved["store"] = overlay.at(run.store_uri)
     if isinstance(run, NightlyRun):
         moved["summary"] = overlay.at(run.summary_uri)
+        moved["alert"] = None
         moved["housekeeping"] = run.housekeeping.model_copy(update={"compact": False, "vacuum_days": None})
     if isinstance(run, ConvertRun):
         moved["out"] = overlay.at(run.out_uri)

@@ -40,6 +40,17 @@ def refuse_ids_of_others(store: ScoreStore, run: StoreRun, manifest: Manifest, b
     return sorted(others)
 
 
+def note_other_keys(store: ScoreStore, key: str, progress: Progress) -> None:
+    """Say where runs under another key of pseudonyms have scored into this store: a subject may stand in it under two names, and
+    `medray forget` finds one of them at a time. `key`: the mark of this run's."""
+    if store.keys() - {key}:
+        progress.fact("other_key", "warning")
+        progress.note(
+            "this store has scores under another key of pseudonyms: one subject may have two names in it. To forget one, "
+            "run medray forget with each key (--pseudonym-key); for a new key take a new store"
+        )
+
+
 def _same_archive(root: str, run: StoreRun) -> bool:
     """Whether an archive that was scored is this run's: one lies in the other, it has moved, or it is no longer there."""
     here = files.places(run.root)

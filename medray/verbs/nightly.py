@@ -25,9 +25,11 @@ from medray.progress import Progress, Silent
 from medray.reports.nightly import BundleNight, Summary, write_page
 from medray.reports.nightly.summary import LEVELS
 from medray.scores import ScoreStore
+from medray.scores.audit import NIGHTLY, RunCounts, recorded
 from medray.scores.drift import compared
 from medray.scores.nights import NIGHTS, recent_runs, values
 from medray.storage import files, locks
+from medray.verbs.alerts import watched
 from medray.verbs.earlier_runs import doubted_entries
 from medray.verbs.index import index_archive
 from medray.verbs.results import IndexResult, NightlyResult, ScoreResult
@@ -46,18 +48,22 @@ def nightly(run: NightlyRun, engine: Engine, progress: Progress | None = None) -
     """
     progress = progress or Silent()
     night = _Night(run, engine, progress)
-    store = ScoreStore.open(run.store_uri, create=True, readers=run.readers)
-    with locks.hold(files.join(run.store_uri, LOCK), night.id) as other:
-        if other is not None:
-            progress.fact("held", "warning")
-            progress.note(f"another nightly run works on {run.store}: {other}. This one leaves; nothing is done.")
-            return NightlyResult(
-                entries=0, failed=0, night=night.id, held_by=str(other), seconds=time.monotonic() - night.started
-            )
-        night.work()
-        night.read_scores(store)
-        night.tidy(store)
-        return night.finish()
+    with watched(run, night.id, progress) as watch:
+        store = ScoreStore.open(run.store_uri, create=True, readers=run.readers)
+        with locks.hold(files.join(run.store_uri, LOCK), night.id) as other:
+            if other is not None:
+                progress.fact("held", "warning")
+                progress.note(f"another nightly run works on {run.store}: {other}. This one leaves; nothing is done.")
+                return NightlyResult(
+                    entries=0, failed=0, night=night.id, held_by=str(other), seconds=time.monotonic() - night.started
+                )
+            with recorded(run.store_uri, NIGHTLY, night.id, archive=run.root) as outcome:
+                night.work()
+                night.read_scores(store)
+                night.tidy(store)
+                result, summary = night.finish()
+                outcome |= night.counts(summary)
+    return result.model_copy(update={"alerts": watch.done(summary)})
 
 
 COUNTED = ("pending", "scored", "failed", "not_eligible", "left")
@@ -203,7 +209,18 @@ class _Night:
             self.housekeeping = {"error": str(error)}
         self.stages["housekeeping"] = time.monotonic() - began
 
-    def finish(self) -> NightlyResult:
+    def counts(self, summary: Summary) -> RunCounts:
+        """What the audit table says of the night; failed samples by reason."""
+        return {
+            "entries": summary.entries,
+            "pending": summary.pending,
+            "scored": summary.scored,
+            "failed": summary.failed,
+            "not_eligible": summary.not_eligible,
+            "reasons": summary.by_reason,
+        }
+
+    def finish(self) -> tuple[NightlyResult, Summary]:
         """Write the summary and the page; the result names them."""
         summary = self._summary()
         uris: dict[str, str] = {}
@@ -226,7 +243,7 @@ class _Night:
             "level",
             "seconds",
         )
-        return NightlyResult.model_validate(
+        result = NightlyResult.model_validate(
             {name: getattr(summary, name) for name in same}
             | {
                 "summary": uris["json"],
@@ -235,6 +252,7 @@ class _Night:
                 "code": summary.exit_code,
             }
         )
+        return result, summary
 
     def _summary(self) -> Summary:
         most = {n: max(getattr(each, n) for each in self.bundles) for n in ("entries", "new", "changed", "vanished")}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 
 class Result(BaseModel):
@@ -190,6 +191,55 @@ class ScoreResult(Result):
         return 3 if many else 0
 
 
+class AlertRow(TypedDict):
+    """What became of an alert on one way."""
+
+    way: str
+    """command or webhook."""
+    causes: str
+    sent: bool
+    problem: str | None
+    """Why it was not sent."""
+
+
+class AlertTestResult(BaseModel):
+    """A trial alert."""
+
+    model_config = ConfigDict(frozen=True)
+
+    alerts: list[AlertRow]
+
+    @property
+    def code(self) -> int:
+        """0 where every way took it."""
+        return 0 if all(row["sent"] for row in self.alerts) else 1
+
+
+class LastNight(BaseModel):
+    """The last night of a store that came to its end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    night: str | None
+    """None: none has ever ended."""
+    ended: str | None
+    """UTC, ISO 8601."""
+    hours: float | None
+    """Since then."""
+    within: str
+    """How long ago it may have ended."""
+    missing: bool
+    """It ended longer ago."""
+    begun_since: int
+    """Nights that began after it, and have not ended, or failed."""
+    alerts: list[AlertRow]
+
+    @property
+    def code(self) -> int:
+        return 1 if self.missing else 0
+
+
 class NightlyResult(Result):
     """What a night came to; the summary file has all of it. `entries` and what follows are as in its keys."""
 
@@ -212,6 +262,8 @@ class NightlyResult(Result):
     """The HTML page of this night."""
     bundles: dict[str, dict[str, int | str | None]] = {}
     """Per bundle folder: bundle_id, pending, scored, failed, not_eligible, left, drift, error."""
+    alerts: list[AlertRow] = []
+    """What [alert] of the run file sent, or could not send; empty: nothing was to be told. The exit code does not hang on it."""
     code: int = 0
 
     def exit_code(self, max_failed: float) -> int:
@@ -361,6 +413,20 @@ class VacuumResult(BaseModel):
     """Files that the merged ones became."""
     files_removed: int
     bytes_freed: int
+    audit_rows_removed: int = 0
+    """Rows of the audit table that were older than was asked for."""
+    seconds: float
+
+
+class CopyResult(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    store: str
+    copy_of_it: str
+    version: int
+    """Of the table of scores, as it was copied."""
+    files: int
+    bytes: int
     seconds: float
 
 
@@ -376,6 +442,8 @@ class ForgetResult(BaseModel):
     """Removed from the storage: rewritten without the subject, replaced earlier, or left by killed runs."""
     unreadable: int
     """Files among these that a kill had cut short: nobody can say whom they held."""
+    other_keys: int = 0
+    """Keys of pseudonyms that runs have scored into this store under, beside the one that was looked with; forget with each of them."""
     untouched: str = "the archive, work folders (manifests, shards, reports), bundles, exports, backups"
     """Other places where the subject may stand."""
     seconds: float

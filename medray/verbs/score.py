@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from medray.archive.eligibility import base_name
 from medray.archive.manifest import Manifest
 from medray.archive.order import file_edges, first, placed, rounds
+from medray.archive.pseudonyms import key_mark, pseudonym_key
 from medray.config.runs import ScoreRun, StoreRun
 from medray.durations import deadline_at
 from medray.engines.base import Engine
@@ -33,7 +34,7 @@ from medray.scores import Claim, ScoreStore, entry_keys, standing
 from medray.scores.audit import RunOutcome, recorded
 from medray.verbs import stages
 from medray.verbs.backend import chosen_backend
-from medray.verbs.earlier_runs import doubted_entries, refuse_ids_of_others, retire
+from medray.verbs.earlier_runs import doubted_entries, note_other_keys, refuse_ids_of_others, retire
 from medray.verbs.index import index_archive
 from medray.verbs.results import ScoreResult
 from medray.verbs.tally import AWAY, ScoreTally, SharedSink, SlowEntry
@@ -264,7 +265,11 @@ class _BundleRun:
         other_runs = refuse_ids_of_others(store, run, manifest, self.bundle.id)
         self.claim = store.claim(self.bundle.id)  # before pending: what an overtaken run has committed by now is seen
         progress.about(run_id=self.claim.run_id, bundle_id=self.bundle.id)
-        self._recording = recorded(store.uri, "score", self.claim.run_id, self.bundle.id, run.root, self.backend.title)
+        key = key_mark(pseudonym_key(run.pseudonym_key))
+        note_other_keys(store, key, progress)
+        self._recording = recorded(
+            store.uri, "score", self.claim.run_id, self.bundle.id, run.root, self.backend.title, key
+        )
         self.counts = self._recording.__enter__()
         pending = store.pending_rows(
             manifest, self.bundle.id, retry_failed=run.retry_failed, attempts=run.retry_attempts

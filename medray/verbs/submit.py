@@ -32,6 +32,7 @@ from medray.verbs.packing import packed, packed_plug_ins, sent_as
 PATHS = (
     "archive", "work", "bundle", "bundles", "store", "summary", "out", "pseudonym_key", "labels.table",
     "training.start_from", "training.start_from.file", "modality.reference", "own_test", "also.archive", "also.labels.table", "also.modality.reference",
+    "alert.token_file", "alert.webhook_file",
 )  # fmt: skip
 """Keys of run files that hold paths from the working directory. `labels.file` and `modality.task.labels` are not among
 them: they are looked for in the archive."""
