@@ -17,7 +17,6 @@ Colour = int | Literal["ink", "faint", "grey"]
 COLOURS = 8
 """Places in the palette."""
 Dash = Literal["solid", "dashed", "dotted"]
-LegendAt = Literal["best", "lower right", "lower left"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ class Panel:
     x: str
     """Says what the axis shows; "" where the panel below says it."""
     y: str
-    legend: LegendAt | None = None
+    legend: bool | str = False
+    """Whether the names of its marks stand above it. A place inside of it, which plug-ins of earlier versions name, is a yes."""
     unit: bool = False
     """Both axes run from 0 to 1."""
     x_limits: tuple[float, float] | None = None

@@ -20,7 +20,6 @@ from medray.learning.charts import (
     Dots,
     Histogram,
     Intervals,
-    LegendAt,
     Line,
     Mark,
     Matrix,
@@ -33,9 +32,17 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""Okabe & Ito's palette: told apart by colour-blind readers; ordered for contrast on white."""
-INK, FAINT, GRID, GREY = "#222222", "#767676", "#DDDDDD", "#BBBBBB"
+COLOURS = ("#0072B2", "#C75300", "#00875F", "#B4558B", "#A87000", "#2A8FCB", "#8C564B", "#767676")
+"""Okabe & Ito's palette, which colour-blind readers tell apart, as dark as 3 to 1 on white asks for."""
+INK, FAINT, GRID, GREY = "#1C1F23", "#6E6E6E", "#DDDDDD", "#949494"
+CELL, STRONG = "#08306B", "#FFFFFE"
+"""The cells of a matrix, and the numbers in full ones; not quite white, which is the page."""
+NAMED = {
+    **{colour.lower(): f"c{place}" for place, colour in enumerate(COLOURS[:7])},
+    INK.lower(): "ink", FAINT.lower(): "faint", GRID.lower(): "grid", GREY.lower(): "grey", "#767676": "c7",
+    CELL.lower(): "cell", STRONG.lower(): "strong", "#ffffff": "back",
+}  # fmt: skip
+"""Colour to its name in page.css, whose value follows the reader's choice of light or dark."""
 DASHES = {"solid": "-", "dashed": "--", "dotted": ":"}
 MANY = 2000
 """Dots above which they are a picture within the picture, which stays small."""
@@ -46,8 +53,7 @@ class Figure:
     title: str
     caption: str
     alt: str
-    data: bytes
-    format: Literal["svg", "png"] = "svg"
+    svg: bytes
     wide: bool = False
     """Takes a whole row of the page."""
 
@@ -69,13 +75,33 @@ def png(chart: Chart) -> bytes:
 def _panels(chart: Chart) -> Canvas:
     count = len(chart.panels)
     below = chart.heights is not None
-    canvas, axes = blank(*chart.size, rows=count if below else 1, columns=1 if below else count, heights=chart.heights)
+    width, height = chart.size
+    columns = 1 if below else count
+    rows = max((_legend_rows(panel, width / columns) for panel in chart.panels), default=0)
+    canvas, axes = blank(
+        width, height + 0.2 * max(0, rows - 1), rows=count if below else 1, columns=columns, heights=chart.heights
+    )
     for axis, panel in zip(axes, chart.panels, strict=True):
-        _panel(axis, panel)
+        _panel(axis, panel, width / columns)
     return canvas
 
 
-def _panel(axis: Axes, panel: Panel) -> None:
+def _legend_names(panel: Panel) -> list[str]:
+    return [mark.label for mark in panel.marks if not isinstance(mark, Bars | Intervals) and mark.label]
+
+
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """Columns of a legend in a panel of `width` inches."""
+    each = 0.55 + 0.085 * max(map(len, names))  # handle and letters of 9 points, as wide as the widest fonts have them
+    return max(1, min(len(names), int((width - 0.5) / each)))
+
+
+def _legend_rows(panel: Panel, width: float) -> int:
+    names = _legend_names(panel) if panel.legend else []
+    return -(-len(names) // _legend_columns(names, width)) if names else 0
+
+
+def _panel(axis: Axes, panel: Panel, width: float) -> None:
     for mark in panel.marks:
         _mark(axis, mark)
     if panel.unit:
@@ -86,7 +112,9 @@ def _panel(axis: Axes, panel: Panel) -> None:
         axis.set_xlim(*panel.x_limits)
     if panel.whole is not None:
         whole_ticks(axis.xaxis if panel.whole == "x" else axis.yaxis, panel.most)
-    labelled(axis, panel.x, panel.y, legend=panel.legend)
+    labelled(axis, panel.x, panel.y)
+    if panel.legend and (names := _legend_names(panel)):
+        legend_above(axis, _legend_columns(names, width))
 
 
 def _mark(axis: Axes, mark: Mark) -> None:
@@ -134,18 +162,29 @@ def _mark(axis: Axes, mark: Mark) -> None:
             axis.stairs(mark.counts, mark.edges, color=colour, linewidth=1.6, label=mark.label)
 
 
+def _fullness(part: float) -> float:
+    """Opacity of a cell. Between 0.4 and 0.68 neither dark nor light numbers could be read, so that no cell is there."""
+    return 0.8 * part if part <= 0.5 else 0.68 + 0.64 * (part - 0.5)
+
+
 def _matrix(matrix: Matrix) -> Canvas:
+    from matplotlib.patches import Rectangle
+
     width = len(matrix.names)
     counts, rows = matrix.counts, matrix.counts.sum(axis=1, keepdims=True)
     parts = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     side = min(9.0, max(4.3, 1.6 + 0.52 * width))
     canvas, (axis,) = blank(side + 0.3, side)
-    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), part in np.ndenumerate(parts):
+        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=CELL, alpha=_fullness(part), linewidth=0))
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(width - 0.5, -0.5)
+    axis.set_aspect("equal")
     axis.grid(False)
     size = 12 if width <= 3 else 9 if width <= 12 else 8 if width <= 20 else 5
     for i, j in zip(*np.nonzero(counts), strict=True):
         label = f"{counts[i, j]}\n{parts[i, j]:.0%}" if width <= 12 else str(counts[i, j])
-        colour = "white" if parts[i, j] > 0.55 else INK
+        colour = STRONG if parts[i, j] > 0.5 else INK
         axis.text(j, i, label, ha="center", va="center", fontsize=size, color=colour)
     shown = [shortened(name, 18) for name in matrix.names]
     turned = max(map(len, shown)) * width > 40
@@ -183,12 +222,15 @@ def blank(
     return canvas, axes
 
 
-def labelled(axis: Axes, x: str, y: str, *, legend: LegendAt | None = None) -> None:
-    """Say what the axes show; with a legend where one is asked for."""
+def labelled(axis: Axes, x: str, y: str) -> None:
+    """Say what the axes show."""
     axis.set_xlabel(x, fontsize=10, color=INK)
     axis.set_ylabel(y, fontsize=10, color=INK)
-    if legend is not None:
-        axis.legend(loc=legend, fontsize=9, frameon=True, framealpha=0.85, edgecolor="none", labelcolor=INK)
+
+
+def legend_above(axis: Axes, columns: int) -> None:
+    """The legend between the top of the figure and the axes, where it hides nothing."""
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=9, frameon=False, labelcolor=INK)
 
 
 def whole_ticks(axis: Axis, most: int = 8) -> None:
@@ -212,6 +254,6 @@ def saved(canvas: Canvas, kind: Literal["svg", "png"] = "svg") -> bytes:
     from matplotlib import rc_context
 
     stream = io.BytesIO()
-    with rc_context({"svg.hashsalt": "medray", "svg.fonttype": "path"}):  # ids in an SVG stay the same from run to run
+    with rc_context({"svg.hashsalt": "medray", "svg.fonttype": "none"}):  # ids in an SVG stay the same from run to run
         canvas.savefig(stream, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return stream.getvalue()

@@ -23,6 +23,13 @@ def learning_curve(
     history: pa.Table | Sequence[EpochMetrics], objective: Objective, best_epoch: int | None = None
 ) -> bytes:
     """PNG: losses on the left, metrics of the objective on the right. Works from the first epoch on."""
+    return png(learning_chart(history, objective, best_epoch))
+
+
+def learning_chart(
+    history: pa.Table | Sequence[EpochMetrics], objective: Objective, best_epoch: int | None = None
+) -> Chart:
+    """What `learning_curve` draws, for a page."""
     rows = _rows(history)
     known = [name for name in objective.scalar_metrics() if _known(rows, name)]
     shown = [name for name in objective.curve_metrics() if name in known] or known
@@ -31,7 +38,10 @@ def learning_curve(
         _panel(rows, {name: title for name, title in titles.items() if _known(rows, name)}, y, best_epoch)
         for titles, y in ((LOSSES, "Loss"), (metrics, "Validation metrics"))
     ]
-    return png(Chart("", "", "", panels, size=(9, 3.4)))
+    kept = "" if best_epoch is None else f"; the weights of epoch {best_epoch} were kept"
+    caption = f"{len(rows)} epochs{kept}." if len(rows) > 1 else "1 epoch."
+    alt = f"Training and validation loss and validation metrics over {caption}"
+    return Chart("Learning curve", caption, alt, panels, size=(9, 3.4), wide=True)
 
 
 def _rows(history: pa.Table | Sequence[EpochMetrics]) -> Sequence[EpochMetrics]:
@@ -50,4 +60,4 @@ def _panel(rows: Sequence[EpochMetrics], titles: Mapping[str, str], y: str, best
         marks.append(Curve(epochs, values, colour, title, width=1.5, dots=3))
     if best_epoch is not None:
         marks.append(Line(best_epoch, "x", label=f"kept: epoch {best_epoch}", dash="dotted"))
-    return Panel(marks, "Epoch", y, legend="best" if titles else None, whole="x")
+    return Panel(marks, "Epoch", y, legend=bool(titles), whole="x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from importlib.resources import files as package_files
 
 import numpy as np
 
-from medray.reports.drawing import Figure
+from medray.reports.drawing import NAMED, Figure
+from medray.reports.inlined import inlined
 
 THUMBNAIL = 256  # pixels, the longer side at most
 
@@ -30,10 +32,9 @@ class Embedded:
 
     title: str
     caption: str
-    alt: str
     wide: bool
-    uri: str
-    """data: address of the picture."""
+    svg: str
+    """An <svg> element with a label for those who cannot see it."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,34 @@ class Section:
 
 
 def rendered(name: str, **facts: object) -> str:
-    """A page of medray's own templates; the look of all of them is in page.html.j2."""
+    """A page of medray's own templates; the look of all of them is in page.html.j2 and page.css.
+
+    Its content security policy lets a browser load nothing, run nothing, and take no style but page.css, by its digest.
+    """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
 
-    def source(name: str) -> str:
-        return package_files("medray").joinpath("reports", "templates", name).read_text(encoding="utf-8")
+    style = template("page.css")
+    pages = Environment(loader=FunctionLoader(template), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return pages.get_template(name).render(facts, style=Markup(style), policy=policy(style))
 
-    pages = Environment(loader=FunctionLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return pages.get_template(name).render(facts)
+
+def template(name: str) -> str:
+    """Text of a file of reports/templates."""
+    return package_files("medray").joinpath("reports", "templates", name).read_text(encoding="utf-8")
+
+
+def policy(style: str) -> str:
+    """Content security policy (W3C CSP3) of a page whose one <style> element holds `style`."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def embedded(figure: Figure) -> Embedded:
-    """The figure with its picture as a data: address."""
-    return Embedded(figure.title, figure.caption, figure.alt, figure.wide, data_uri(figure.data, figure.format))
+    """The figure as a part of the page."""
+    from markupsafe import Markup
+
+    return Embedded(figure.title, figure.caption, figure.wide, Markup(inlined(figure.svg, figure.alt, NAMED)))
 
 
 def turned(table: Table, missing: str) -> Table:

@@ -91,7 +91,7 @@ def roc_and_precision(curves: Sequence[OneCurve], *, threshold: float | None = N
     )
     dotted = "" if threshold is None else " The dot is the decision threshold."
     dotted += " Named: the two best and the two worst by area." if named else ""
-    alarms = Panel(roc, "1 - specificity (false alarms)", "Sensitivity", "lower right", unit=True)
+    alarms = Panel(roc, "1 - specificity (false alarms)", "Sensitivity", legend=True, unit=True)
     return [
         Chart(
             f"ROC{tail}",
@@ -103,7 +103,7 @@ def roc_and_precision(curves: Sequence[OneCurve], *, threshold: float | None = N
             f"Precision and recall{tail}",
             f"Numbers: average precision.{dotted}",
             f"Precision-recall curve; average precision: {prs}.",
-            [Panel(precision, "Recall (sensitivity)", "Precision", "lower left", unit=True)],
+            [Panel(precision, "Recall (sensitivity)", "Precision", legend=True, unit=True)],
         ),
     ]
 
@@ -159,7 +159,7 @@ def histogram(scores: np.ndarray, groups: Mapping[str, np.ndarray], x: str, thre
         "Scores",
         "How many samples have each score, by what is true.",
         f"Score histogram; {words}.",
-        [Panel(marks, x, "Samples", "best", x_limits=(0, 1), whole="y")],
+        [Panel(marks, x, "Samples", legend=True, x_limits=(0, 1), whole="y")],
         size=(9.4, 3.2),
         wide=True,
     )
@@ -195,7 +195,7 @@ def values(name: str, predicted: np.ndarray, true: np.ndarray) -> list[Chart]:
             f"{name}: residuals",
             "Difference of predicted and true value over the predicted one.",
             f"Residuals of {name}; {facts}.",
-            [Panel(residuals, f"Predicted {name}", "Predicted - true", "best")],
+            [Panel(residuals, f"Predicted {name}", "Predicted - true", legend=True)],
         ),
     ]
 

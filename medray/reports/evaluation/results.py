@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from medray.learning.metrics import NONE, metric_text, rows, scalar
-from medray.reports.drawing import Figure, figure
+from medray.reports.drawing import figure
 from medray.reports.evaluation.facts import ArchiveMetrics, ReportFacts
-from medray.reports.learning_curve import learning_curve
+from medray.reports.learning_curve import learning_chart
 from medray.reports.page import Card, Section, Table, data_uri, embedded, thumbnail
 
 SMALL = 96  # pixels; smaller images are shown with their pixels, not smoothed
@@ -134,12 +134,8 @@ def training(facts: ReportFacts) -> Section | None:
     """The learning curve."""
     if facts.history is None or not len(facts.history):
         return None
-    epochs = len(facts.history)
-    best = "" if facts.best_epoch is None else f"; the weights of epoch {facts.best_epoch} were kept"
-    caption = f"{epochs} epochs{best}." if epochs > 1 else "1 epoch."
-    alt = f"Training and validation loss and validation metrics over {caption}"
-    picture = learning_curve(facts.history, facts.objective, facts.best_epoch)
-    return Section("Training", figures=[embedded(Figure("Learning curve", caption, alt, picture, "png", wide=True))])
+    chart = learning_chart(facts.history, facts.objective, facts.best_epoch)
+    return Section("Training", figures=[embedded(figure(chart))])
 
 
 def mistakes(facts: ReportFacts) -> Section | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medray.learning.charts import shortened
-from medray.reports.drawing import COLOURS, FAINT, Figure, blank, labelled, saved, whole_ticks
+from medray.reports.drawing import COLOURS, FAINT, Figure, blank, labelled, legend_above, saved, whole_ticks
 from medray.reports.nightly.words import LEVEL_WORDS
 from medray.reports.numbers import score_text
 from medray.scores.drift import OutputDrift
@@ -28,7 +28,7 @@ def distribution(output: OutputDrift) -> Figure:
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     labelled(axis, f"Score: {shortened(output['output'], 36)}", "Share of the scores")
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, frameon=False)  # above: hides no score
+    legend_above(axis, 2)
     median, before = output["quantiles"]["0.5"], output["reference_quantiles"]["0.5"]
     drift = LEVEL_WORDS[output["level"]] + ("" if output["psi"] is None else f", PSI {score_text(output['psi'])}")
     alt = f"Histogram of {output['output']}: median {score_text(median)} tonight, {score_text(before)} before; {drift}."
