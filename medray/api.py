@@ -179,8 +179,11 @@ def import_model(
     bundle: str | PathLike[str] | None = None,
     expect: str | PathLike[str] | None = None,
 ) -> ImportResult:
-    """Make a bundle of a Keras file, with modality and objective of a training's run; in the folder `bundle`, by default the
-    run's. `expect`: a .npz of inputs and the original's answers, `outputs`, to compare with. No code of the file is run.
+    """Make a bundle of a model of another library, with modality and objective of a training's run.
+
+    `file` is a Keras (.keras, .h5) or ONNX file, the folder of a MONAI bundle, or tensors (.safetensors, .pt) of a network that
+    medray has; no code of it is run. The bundle is written to the folder `bundle`, by default that of the run. `expect` is a
+    .npz of inputs and the original's answers, `outputs`, which are compared with the bundle's.
 
     Raises UserError and RunFileError for what does not fit, BundleError where the folder is taken.
     """
@@ -192,8 +195,11 @@ def import_model(
 
 
 def export_model(bundle: str | PathLike[str], out: str | PathLike[str], *, logits: bool = False) -> ModelExportResult:
-    """Write the network of a bundle to the new file `out`, .onnx, or .keras of a bundle of kind `keras`; its answers are the
-    bundle's scores, `logits`: what comes before the last activation. Raises UserError, BundleError."""
+    """Write the network of a bundle to the new file `out`: .onnx, or .keras where the bundle is of kind `keras`.
+
+    The answers of that network are the bundle's scores; with `logits`, what comes before the last activation. Raises
+    UserError, BundleError.
+    """
     from medray.verbs.export_model import export_model as verb
 
     format = "keras" if fspath(out).endswith(".keras") else "onnx"

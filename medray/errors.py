@@ -25,6 +25,16 @@ from typing import Any
 
 from medray.plugins.installed import PlugInFault, find, installed
 
+EXIT_CODES = {
+    0: "done, or stopped by a deadline or limit",
+    1: "a fault of medray or its machines; storage that is away; of `medray doctor`, a decoder that gives other pixels",
+    2: "the command, the run file or the data given is wrong; the message says what was found and what was expected",
+    3: "done, but more than `max_failed` of the entries failed",
+    130: "stopped by Ctrl-C; what had been scored is committed",
+    143: "stopped by SIGTERM or `medray jobs stop`; what had been scored is committed",
+}
+"""What a command ends with."""
+
 
 class MedrayError(Exception):
     """A fault that medray understands; `exit_code` is what the command ends with."""
@@ -65,6 +75,8 @@ def _all_kinds(kind: type[MedrayError]) -> list[type[MedrayError]]:
 
 
 class UserError(MedrayError):
+    """A fault that the caller can correct: the command, the run file or the data given is wrong."""
+
     exit_code = 2
 
 
