@@ -1,4 +1,4 @@
-"""The pages of docs/reference/, made of the types and tables of the code: python docs/make_reference.py
+"""The pages of docs/reference/ and the tables of decisions, made of the code and the records: python docs/make_reference.py
 
 A test fails while a page is not what this makes.
 """
@@ -12,13 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medray.cli.forms import EXIT_CODES
+from decision_tables import page_of_decisions, with_first_decisions
+from reference_commands import page_of_commands, page_of_exit_codes
+from reference_python import page_of_python
+
 from medray.cli.quick import RUN_VERBS
 from medray.config.described import json_schema
 from medray.config.runs import RUN_TYPES
 from medray.errors import NOT_ELIGIBLE, PASSING, REASONS, remedy
 
-FOLDER = Path(__file__).parent / "reference"
+PROJECT = Path(__file__).resolve().parents[1]
+FOLDER = PROJECT / "docs" / "reference"
 MADE = "<!-- Made by docs/make_reference.py of the types: change the text below a key in its class, then run it. -->"
 TITLES = {
     "TrainRun": "Training",
@@ -35,13 +39,24 @@ Schema = Mapping[str, Any]
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for name, text in pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+    for file, text in pages().items():
+        (PROJECT / file).write_text(text, encoding="utf-8")
 
 
 def pages() -> dict[str, str]:
-    """Name of each page to its text."""
-    return {"run-files.md": "\n".join(run_files()), "reason-codes.md": "\n".join(reason_codes())}
+    """Path of each page in the project to its text."""
+    made = {
+        "docs/reference/run-files.md": run_files(),
+        "docs/reference/reason-codes.md": reason_codes(),
+        "docs/reference/commands.md": page_of_commands(),
+        "docs/reference/exit-codes.md": page_of_exit_codes(),
+        "docs/reference/python.md": page_of_python(),
+        "docs/decisions/index.md": page_of_decisions(),
+    }
+    architecture = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    return {file: "\n".join(lines) for file, lines in made.items()} | {
+        "ARCHITECTURE.md": with_first_decisions(architecture)
+    }
 
 
 # --- run files ------------------------------------------------------------------------------------------------
@@ -216,7 +231,7 @@ def _anchor(title: str) -> str:
 
 
 def reason_codes() -> Iterator[str]:
-    yield "# Reason codes and exit codes"
+    yield "# Reason codes"
     yield ""
     yield "<!-- Made by docs/make_reference.py of medray/errors.py: change REASONS there, then run it. -->"
     yield ""
@@ -236,13 +251,6 @@ def reason_codes() -> Iterator[str]:
         for code in codes:
             yield f"| `{code}` | {_cell(REASONS[code])} |" + ("" if not_eligible else f" {_cell(remedy(code))} |")
         yield ""
-    yield "## Exit codes"
-    yield ""
-    yield "| code | meaning |"
-    yield "|---|---|"
-    for code, meaning in EXIT_CODES.items():
-        yield f"| {code} | {_cell(meaning)} |"
-    yield ""
 
 
 if __name__ == "__main__":

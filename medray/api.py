@@ -179,8 +179,11 @@ def import_model(
     bundle: str | PathLike[str] | None = None,
     expect: str | PathLike[str] | None = None,
 ) -> ImportResult:
-    """Make a bundle of a Keras file, with modality and objective of a training's run; in the folder `bundle`, by default the
-    run's. `expect`: a .npz of inputs and the original's answers, `outputs`, to compare with. No code of the file is run.
+    """Make a bundle of a model of another library, with modality and objective of a training's run.
+
+    `file` is a Keras (.keras, .h5) or ONNX file, the folder of a MONAI bundle, or tensors (.safetensors, .pt) of a network that
+    medray has; no code of it is run. The bundle is written to the folder `bundle`, by default that of the run. `expect` is a
+    .npz of inputs and the original's answers, `outputs`, which are compared with the bundle's.
 
     Raises UserError and RunFileError for what does not fit, BundleError where the folder is taken.
     """
@@ -198,9 +201,12 @@ def export_model(
     logits: bool = False,
     samples: str | PathLike[str] | TrainRun | EvaluateRun | ScoreRun | None = None,
 ) -> ModelExportResult:
-    """Write the network of a bundle to the new file `out`, .onnx, or .keras of a bundle of kind `keras`; its answers are the
-    bundle's scores, `logits`: what comes before the last activation. They are compared with torch's on seeded inputs, and on samples
-    of the archive of a run file, `samples`. Raises UserError, also where they differ, RunFileError, BundleError."""
+    """Write the network of a bundle to the new file `out`: .onnx, or .keras where the bundle is of kind `keras`.
+
+    The answers of that network are the bundle's scores; with `logits`, what comes before the last activation. They are compared with
+    torch's on seeded inputs, and on samples of the archive of a run file, `samples`. Raises UserError, also where they differ,
+    RunFileError, BundleError.
+    """
     from medray.verbs.export_model import export_model as verb
 
     format = "keras" if fspath(out).endswith(".keras") else "onnx"

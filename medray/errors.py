@@ -25,6 +25,18 @@ from typing import Any
 
 from medray.plugins.installed import PlugInFault, find, installed
 
+EXIT_CODES = {
+    0: "done, or stopped by a deadline or limit",
+    1: "a fault of medray or its machines; storage that is away: run the same command again. Of `medray doctor`, what has to be "
+    "mended first; of `medray alert check`, no night of late",
+    2: "the command, the run file or the data given is wrong; the message says what was found, what was expected and what to do. "
+    "Running it again does not help",
+    3: "done, but more than `max_failed` of the entries failed: look at `by_reason`, then at what to do about its codes",
+    130: "stopped by Ctrl-C; what had been scored is committed, and the same command goes on",
+    143: "stopped by SIGTERM or `medray jobs stop`; what had been scored is committed, and the same command goes on",
+}
+"""What a command ends with."""
+
 
 class MedrayError(Exception):
     """A fault that medray understands; `exit_code` is what the command ends with."""
@@ -65,6 +77,8 @@ def _all_kinds(kind: type[MedrayError]) -> list[type[MedrayError]]:
 
 
 class UserError(MedrayError):
+    """A fault that the caller can correct: the command, the run file or the data given is wrong."""
+
     exit_code = 2
 
 

@@ -41,7 +41,11 @@ from medray.errors import NOT_ELIGIBLE, REASONS
 from medray.modalities.ehr.spec import SELECTABLE
 
 RUNS = PROJECT / "jobs" / "runs"
-MAINTAINERS = [PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md"]
+RECORDS = sorted((PROJECT / "docs" / "decisions").glob("[0-9]*.md"))
+MAINTAINERS = [PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md", *RECORDS]
+OTHERS = [PROJECT / "ARCHITECTURE.md", PROJECT / "CONTRIBUTING.md", PROJECT / "CHANGELOG.md"]
+OTHERS += [*sorted((PROJECT / "cluster").rglob("*.md")), *sorted((PROJECT / "findings").rglob("*.md"))]
+"""Pages beside the documentation: their links are checked, too."""
 KINDS = {
     "score": runs.ScoreRun,
     "nightly": runs.NightlyRun,
@@ -53,6 +57,8 @@ KINDS = {
 FILES = re.compile(r"\b(?:jobs|tests|cluster)/[\w./-]*\w\.(?:py|toml|md|sbatch|yaml)\b")
 
 OF_A_MODULE = re.compile(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|j2)")
+IN_A_MODULE = re.compile(r"`(?P<module>[\w./-]+\.py)`\s+\((?P<names>`\w+`(?:,\s+`\w+`)*)\)")
+"""A module with names of it behind, as records of decisions have them."""
 
 
 # -- commands
@@ -192,12 +198,37 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 def test_every_module_that_a_page_for_maintainers_names_is_there(page: Path) -> None:
     names = {span.text for span in code_spans(page) if OF_A_MODULE.fullmatch(span.text)}
     assert names
-    assert (
-        sorted(name for name in names if not any((top / name).exists() for top in (PROJECT, PROJECT / "medray"))) == []
-    )
+    assert sorted(name for name in names if found(name) is None) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=short)
+def found(module: str) -> Path | None:
+    """The file of a module, named from `medray/` or from the top."""
+    return next((top / module for top in (PROJECT / "medray", PROJECT) if (top / module).exists()), None)
+
+
+def test_every_name_behind_a_module_of_a_record_is_in_that_module() -> None:
+    named = [
+        (page, match["module"], name)
+        for page in RECORDS
+        for match in IN_A_MODULE.finditer(page.read_text(encoding="utf-8"))
+        for name in re.findall(r"\w+", match["names"])
+    ]
+    missing = [
+        f"{short(page)}: {module} has no {name}"
+        for page, module, name in named
+        if (file := found(module)) is None or not re.search(rf"\b{name}\b", file.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 20
+    assert missing == []
+
+
+def test_every_record_names_a_place_in_the_code() -> None:
+    for page in RECORDS:
+        section = page.read_text(encoding="utf-8").partition("## In the code")[2].partition("\n## ")[0]
+        assert OF_A_MODULE.search(section), short(page)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=short)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert [problem for link in links(page) if (problem := broken(link))] == []
 
@@ -241,16 +272,16 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def test_every_page_is_in_the_navigation_of_the_site_and_no_other() -> None:
-    nav = yaml.safe_load((PROJECT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    site = yaml.safe_load((PROJECT / "mkdocs.yml").read_text(encoding="utf-8"))
 
     def files(entry: Any) -> list[str]:
         if isinstance(entry, str):
             return [entry]
         return [file for value in (entry.values() if isinstance(entry, dict) else entry) for file in files(value)]
 
-    assert sorted(f"docs/{file}" for file in files(nav)) == sorted(
-        short(page) for page in PAGES if page.is_relative_to(PROJECT / "docs")
-    )
+    assert site["not_in_nav"].split() == ["/decisions/0*.md"]  # docs/decisions/index.md lists them
+    listed = [f"docs/{file}" for file in files(site["nav"])]
+    assert sorted(listed) == sorted(short(page) for page in PAGES if page != README and page not in RECORDS)
 
 
 # -- run files

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 import medray
 from medray.cli.brought import OWN
-from medray.cli.forms import EXIT_CODES, FORMATS, FORMS, THINGS, Form
+from medray.cli.forms import FORMATS, FORMS, THINGS, Form
 from medray.cli.quick import RUN_VERBS
 from medray.cli.shared import Json, errors
 from medray.plugins.installed import installed
@@ -47,6 +47,7 @@ def description(root: Any) -> dict[str, Any]:
     """The object of `--json`; the same for the same installation. Keys are told in docs/programs.md."""
     from medray.config.described import json_schema
     from medray.config.runs import RUN_TYPES
+    from medray.errors import EXIT_CODES
     from medray.verbs.plugins import plug_ins
 
     commands = dict(_commands(root))

@@ -35,6 +35,7 @@ THINGS = {
     "model_file": "a model of another library: .onnx, .keras, .h5, .safetensors, .pt, or the folder of a MONAI bundle",
     "new_png": "the path of a new picture NAME.png",
     "new_folder": "the path of a new folder",
+    "new_store": "the place of a new store: a folder or a bucket",
     "meds": "a MEDS dataset; the run file names it under `out`",
     "data_file": "a file or folder of an archive",
     "job": "the id of a job on a cluster",
@@ -107,8 +108,14 @@ FORMS: tuple[Form, ...] = (
         "medray nightly {nightly_run}", "index, score with all bundles, tidy the store, write the summary of the night",
         ("archive", "nightly_run", "bundle"), ("manifest", "store", "summary"), ("scored", "left", "level", "summary"),
     ),
+    Form("medray alert test {nightly_run}", "send a trial alert to whom [alert] of a night names", ("nightly_run",), (),
+         ("alerts",)),
+    Form("medray alert check {nightly_run} --within 26h", "alert where there was no night of late; for another scheduler",
+         ("nightly_run", "store"), (), ("missing", "ended", "alerts")),
     Form("medray status {store}", "what a store holds: counts by bundle, and by reason of failure", ("store",), (), ("bundles",)),
     Form("medray history {store}", "who wrote to a store and when", ("store",), (), ("runs",)),
+    Form("medray copy {store} {new_store}", "copy a store as it is now: a backup, a move, or a backup put back", ("store",),
+         ("new_store",), ("copy_of_it", "files", "bytes")),
     Form("medray vacuum {store}", "merge small files of a store, remove those that nobody needs", ("store",), ("store",),
          ("files_removed",)),
     Form("medray forget {store} {subject}", "remove a subject from a store for good", ("store", "subject"), ("store",), ("rows",)),
@@ -164,12 +171,3 @@ FORMATS: tuple[tuple[str, str, str], ...] = (
     ("any", "zip, tar, tar.gz, DICOMDIR, DICOMweb", "what lies in it is read as its files are"),
 )
 """(modality, format, how it is told and what becomes an entry)."""
-
-EXIT_CODES = {
-    0: "done",
-    1: "a fault of medray or its machines; storage that is away: run the same command again",
-    2: "the command, the run file or the data given is wrong: the message on stderr says what to do; running it again does not help",
-    3: "done, but more than `max_failed` of the entries failed: look at `by_reason`, then at what to do about its codes",
-    130: "stopped by Ctrl-C: the same command goes on",
-    143: "stopped by SIGTERM: the same command goes on",
-}

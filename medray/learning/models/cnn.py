@@ -23,6 +23,8 @@ LARGEST_FLAT = 8192
 
 
 class CnnSpec(ModelBase):
+    """A small convolutional network for images and volumes: that of the Keras MNIST example, in 2D and 3D."""
+
     same_bits: ClassVar[bool] = True
 
     kind: Literal["cnn"] = "cnn"

@@ -23,6 +23,8 @@ LARGEST_FLAT = 16_384
 
 
 class Cnn1dSpec(ModelBase):
+    """One-dimensional convolutions over a sequence or over events, max-pooling between them, and one dense layer."""
+
     same_bits: ClassVar[bool] = True
     head_names: ClassVar[tuple[str, ...]] = ("head.",)
 

@@ -23,6 +23,8 @@ LARGEST_FLAT = 65_536
 
 
 class CnnRnnSpec(ModelBase):
+    """One convolution, max-pooling, a recurrence in both directions and one dense layer: DanQ, doi:10.1093/nar/gkw226."""
+
     head_names: ClassVar[tuple[str, ...]] = ("head.",)
 
     kind: Literal["cnn_rnn"] = "cnn_rnn"

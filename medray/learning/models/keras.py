@@ -27,6 +27,8 @@ WHERE = "[model] file"
 
 
 class KerasSpec(ModelBase):
+    """The network of a Keras file, as plain torch layers. Keras is not needed, and no code of the file is run."""
+
     kind: Literal["keras"] = "keras"
     """The model: the network of a Keras file."""
     file: str | None = Field(default=None, exclude_if=lambda file: file is None)

@@ -27,6 +27,8 @@ SIDE = {2: 32, 3: 16}
 
 
 class LogisticSpec(ModelBase):
+    """One linear layer on plain summaries of the inputs: the simple model that every network is compared with."""
+
     same_bits: ClassVar[bool] = True
 
     kind: Literal["logistic"] = "logistic"

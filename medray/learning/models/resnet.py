@@ -29,6 +29,8 @@ STEMS: dict[str, tuple[int, int, bool]] = {  # kernel width, stride, max-pooling
 
 
 class ResNetSpec(ModelBase):
+    """Residual networks of depth 10 to 50 for images and volumes (He et al. 2016, arXiv:1512.03385)."""
+
     same_bits: ClassVar[bool] = True
     head_names: ClassVar[tuple[str, ...]] = ("resnet.fc.",)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class RnnSpec(ModelBase):
+    """Recurrent layers over a sequence or over events: Elman, GRU or LSTM."""
+
     head_names: ClassVar[tuple[str, ...]] = ("head.", "wide.")
 
     kind: Literal["rnn"] = "rnn"
