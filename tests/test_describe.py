@@ -96,8 +96,8 @@ def test_every_reason_code_says_what_to_do(described: dict[str, Any]):
     assert all(facts["do"] for facts in codes.values())
 
 
-def test_exit_codes_are_those_of_the_help_and_the_page(described: dict[str, Any]):
-    page = (PROJECT / "docs" / "reference" / "reason-codes.md").read_text()
+def test_exit_codes_are_those_of_the_page(described: dict[str, Any]):
+    page = (PROJECT / "docs" / "reference" / "exit-codes.md").read_text()
     for code in described["exit_codes"]:
         assert f"| {code} |" in page
 

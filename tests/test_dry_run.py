@@ -22,7 +22,7 @@ from medray.learning import bundles
 from medray.verbs.score import score
 
 READING = {
-    "describe", "doctor", "history", "jobs list", "jobs logs", "jobs status", "plugins", "schema", "status",
+    "alert check", "alert test", "describe", "doctor", "history", "jobs list", "jobs logs", "jobs status", "plugins", "schema", "status",
 }  # fmt: skip
 """Commands that write nothing in any case."""
 
