@@ -55,6 +55,14 @@ def test_a_small_network_learns_the_toy_archive(archive, tmp_path):
     assert low <= tested.metrics["auroc"] <= high
 
 
+def test_a_run_that_gives_mean_and_deviation_is_trained_and_evaluated_by_them(archive, tmp_path):
+    known = toy.train_run(archive).modality.model_copy(update={"mean": (100.0,), "std": (50.0,)})
+    run = run_in(archive, tmp_path, modality=known, training={"epochs": 1})
+    result = train(run, LocalEngine())
+    assert bundles.load(result.bundle).recipe.modality.mean == (100.0,)
+    assert evaluate(run, LocalEngine()).n == 18
+
+
 def test_the_same_run_gives_the_same_bundle_and_another_seed_another(archive, tmp_path):
     ids = [
         train(run_in(archive, tmp_path / str(i), training={"seed": seed}), LocalEngine()).bundle_id

@@ -209,11 +209,14 @@ class Imaging(Modality):
         )
 
     def fitted(self, summaries: pa.Table) -> ImagingSpec:
-        """The spec with mean and standard deviation per channel. Raises UserError when there is no sample."""
+        """The spec with mean and standard deviation per channel; those that a run file gives stay. Raises UserError when there
+        is no sample."""
         if self.spec.normalise != "zscore":
             return self.spec
         if len(summaries) == 0:
             raise UserError("no training image to fit mean and std on", do="check the splits of the archive")
+        if self.spec.mean is not None:
+            return self.spec.model_copy(update={"trained_ranges": grey_ranges(summaries)})
         count = sum(summaries.column("count").to_pylist())
         sums = list(zip(*summaries.column("sum").to_pylist(), strict=True))
         squares = list(zip(*summaries.column("squares").to_pylist(), strict=True))

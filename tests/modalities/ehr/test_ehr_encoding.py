@@ -66,6 +66,13 @@ def test_rare_codes_are_cut_and_a_code_of_other_patients_is_unknown(wards, fit, 
     assert batch["sequence"][0, :, :2].tolist() == [[0, 0], [0, 1]]
 
 
+def test_a_vocabulary_that_is_given_is_no_vocabulary_that_is_learnt(wards, fit):
+    learnt = fit(FOUR_HOURS, wards).spec
+    with pytest.raises(UserError, match="cannot be given") as refusal:
+        fit(learnt, wards)
+    assert refusal.value.where == "[modality] vocabulary"
+
+
 @pytest.mark.parametrize("scale", ["zscore", "quantile"])
 def test_statistics_do_not_depend_on_batches_or_their_order(tmp_path, shared_data, entries_of, scale):
     physionet(shared_data / "ehr" / "physionet2012" / "set-a.tar.gz", tmp_path, 60)

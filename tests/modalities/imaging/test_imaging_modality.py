@@ -212,6 +212,13 @@ def test_statistics_do_not_depend_on_batches_or_their_order():
     assert whole.std == pytest.approx(values.std((0, 2, 3)))
 
 
+def test_statistics_that_a_run_file_gives_are_used_as_they_are():
+    spec = ImagingSpec(size=(1, 4), mean=(2.0,), std=(4.0,))
+    modality = open_modality(spec)
+    fitted = modality.fitted(modality.summarise(batch(spec, np.array([[[[0, 1, 2, 3]]]], np.float32))))
+    assert (fitted.mean, fitted.std) == ((2.0,), (4.0,)) and fitted.trained_ranges
+
+
 def test_statistics_are_taken_after_the_window():
     spec = ImagingSpec(size=(1, 4), dtype="int16", window=(0, 100))
     modality = open_modality(spec)

@@ -185,8 +185,15 @@ class CodeCount(NamedTuple):
 
 def fitted(spec: EhrSpec, summaries: pa.Table) -> EhrSpec:
     """The spec with vocabulary, static codes and totals. Raises UserError: no sample, no code frequent enough, or
-    label codes among the events of training samples, unless `drop_label_codes` is set.
+    label codes among the events of training samples, unless `drop_label_codes` is set; a vocabulary that is there already.
     """
+    if spec.vocabulary is not None:
+        raise UserError(
+            "a vocabulary is learnt from the training split, and cannot be given",
+            where="[modality] vocabulary",
+            found=f"{len(spec.vocabulary)} codes in the run file",
+            do="remove vocabulary, static and fitted_on; codes, exclude, min_samples and max_codes choose what is learnt",
+        )
     totals: dict[str, int] = {}
     names: dict[int, str] = {}
     for row in summaries.filter(pc.is_in(summaries["kind"], pa.array(["name", "count"]))).to_pylist():
