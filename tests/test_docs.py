@@ -182,7 +182,7 @@ def test_readme_has_the_two_commands_that_do_all_the_set_up() -> None:
     lines = [line for block in blocks(README, "bash") for line in block.text.splitlines()]
     start = "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e"
     assert f"{start} . && medray demo" in lines
-    assert f"{start} '.[test]' && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder" in lines
+    assert f"{start} '.[test]' && python -m pytest -n 4 --dist loadfile --no-loadscope-reorder" in lines
 
 
 # -- files

@@ -25,6 +25,7 @@ from pages import blocks
 from s3_server import BUCKET, s3_server
 from typer.testing import CliRunner
 
+from medray.alerts.settings import AlertSettings
 from medray.cli.app import app
 from medray.config import outline, runs
 from medray.config.undecided import UNDECIDED
@@ -344,11 +345,14 @@ def test_a_key_that_is_left_out_can_be_turned_on_and_changes_nothing(verb: str):
     turned_on = [line.removeprefix("#") if OPTIONAL.fullmatch(line) else line for line in lines]
     # an optional table that is none by default is another run, and a name that is wanted is no default
     whole = "\n".join(turned_on).replace("[training.early_stopping]", "[training.early_stopping]#")
+    whole = whole.replace("command = [] ", 'command = ["page-me"] ')
     Path("run.toml").write_text(whole)
     again, _ = loaded(*decided)
     kept = run.model_dump()
     if verb == "train":
         kept["training"]["early_stopping"] = {"patience": 5, "min_delta": 0.0}
+    if verb == "nightly":
+        kept["alert"] = AlertSettings(command=("page-me",)).model_dump()
     assert again.model_dump() == kept
 
 
