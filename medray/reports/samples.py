@@ -72,7 +72,6 @@ def _strip(strip: Strip) -> Canvas:
     axis.set_xticks([])
     axis.grid(False)
     axis.spines[["left", "bottom"]].set_visible(False)
-    axis.tick_params(left=False)
     labelled(axis, strip.x, "")
     if found:
         legend_above(axis, LEGEND_COLUMNS)
@@ -88,7 +87,7 @@ def _shares(shares: Shares) -> Canvas:
         _boxes(axis, [box for box in boxes if box[3] > 0], shares.kinds[kind][1], shares.kinds[kind][0])
     axis.set_xlim(shares.edges[0], shares.edges[-1])
     axis.set_ylim(0, 1)
-    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_major_formatter(lambda base, _: f"{base:,.0f}")
     axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     labelled(axis, shares.x, "Share")
     legend_above(axis, LEGEND_COLUMNS)
@@ -101,11 +100,11 @@ def _timeline(timeline: Timeline) -> Canvas:
     for line, (_, before, values) in enumerate(timeline.lines):
         numbered = np.isfinite(values)
         places = np.column_stack([before / longest, heights(values)])
-        for with_number, colour in ((True, 0), (False, "grey")):
+        for with_number in (True, False):
             seen = np.unique((places[numbered == with_number] * FINE).round(), axis=0) / FINE
             wide, tall = (0.012, 0.2) if with_number else (0.006, 0.5)
             _boxes(axis, [(longest * (x - wide / 2), line + y - tall / 2, longest * wide, tall) for x, y in seen.tolist()],
-                   colour)  # fmt: skip
+                   0 if with_number else "grey")  # fmt: skip
         if numbered.any():
             low, high = float(values[numbered].min()), float(values[numbered].max())
             said = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
@@ -131,4 +130,5 @@ def _boxes(axis: Axes, boxes: Iterable[Box], colour: Colour, label: str | None =
 def _lines(axis: Axes, names: Sequence[str]) -> None:
     """A name on the left of each line, from the top."""
     axis.set_ylim(max(1, len(names)) - 0.5, -0.5)
-    axis.set_yticks(range(len(names)), [shortened(name, NAME) for name in names], fontsize=8, color=INK)
+    axis.set_yticks(range(len(names)), [shortened(name, NAME) for name in names])
+    axis.tick_params(labelsize=8, colors=INK, color=FAINT)

@@ -18,13 +18,16 @@ HOUR_US, DAYS_FROM = 3_600_000_000, 14 * 24
 def pictures(samples: pa.RecordBatch, names: Mapping[int, str]) -> list[Timeline | None]:
     """A timeline of each sample (see reading.PAYLOAD); None where it has no event. `names`: hash to code; a code that is not in
     it is among the others, nameless."""
-    columns = [samples.column(name) for name in ("codes", "before", "values")]
-    return [
-        _timeline(*(column[row].values.to_numpy(zero_copy_only=False) for column in columns), names)
-        if columns[0][row].is_valid and len(columns[0][row].values)
-        else None
-        for row in range(len(samples))
-    ]
+    found: list[Timeline | None] = []
+    for row in range(len(samples)):
+        codes, before, values = (_of(samples.column(name), row) for name in ("codes", "before", "values"))
+        found.append(_timeline(codes, before, values, names) if len(codes) else None)
+    return found
+
+
+def _of(column: pa.ListArray, row: int) -> np.ndarray:
+    """The items of one sample."""
+    return column.slice(row, 1).flatten().to_numpy(zero_copy_only=False)
 
 
 def _timeline(codes: np.ndarray, before: np.ndarray, values: np.ndarray, names: Mapping[int, str]) -> Timeline:
@@ -36,12 +39,16 @@ def _timeline(codes: np.ndarray, before: np.ndarray, values: np.ndarray, names: 
     known = [(-count, names[code], code) for code, count in zip(found.tolist(), counts.tolist(), strict=True)
              if code in names]  # fmt: skip
     shown = sorted(known)[:LINES]
-    lines = [(name, times[codes == code], values[codes == code]) for _, name, code in shown]
+    lines: list[tuple[str, np.ndarray, np.ndarray]] = [
+        (name, times[codes == code], values[codes == code]) for _, name, code in shown
+    ]
     rest = ~np.isin(codes, np.array([code for *_, code in shown], codes.dtype))
     if rest.any():
         others = len(found) - len(shown)
         # numbers of different codes cannot be compared
-        lines.append((f"{others:,} other code{'s' if others > 1 else ''}", times[rest], np.full(rest.sum(), np.nan)))
+        lines.append(
+            (f"{others:,} other code{'s' if others > 1 else ''}", times[rest], np.full(np.count_nonzero(rest), np.nan))
+        )
     unit = "Days" if days else "Hours"
     listed = ", ".join(f"{name} {-count:,}" for count, name, _ in shown[:3])
     alt = (
