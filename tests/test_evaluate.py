@@ -64,6 +64,22 @@ def test_the_report_says_what_kinds_of_images_were_evaluated(evaluated):
     assert "What was evaluated" in page and "Kinds of entries" in page
 
 
+def test_the_report_shows_the_images_of_its_mistakes_unless_the_run_file_leaves_them_out(trained, evaluated):
+    report = Path(evaluated.report)
+    before = report.read_text()
+    run = toy.train_run(trained)
+    without = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"pictures": False})})
+    try:
+        told = evaluate(without, LocalEngine())
+        page = Path(told.report).read_text()
+    finally:
+        report.write_text(before)
+    shown = before.count('src="data:image/png')
+    assert shown == before.count("<b>Called ") > 0
+    assert page.count('src="data:image/png') == 0 and page.count("<b>Called ") == shown
+    assert told.metrics == evaluated.metrics
+
+
 def test_predictions_name_every_entry_of_the_split_once(trained, evaluated):
     table = pq.read_table(evaluated.predictions)
     assert table.column_names == ["entry_id", "sample_id", "subject_id", "target", "lower"]

@@ -6,15 +6,18 @@ import functools
 import html
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medray.learning.objectives import MultilabelObjective
+from medray.modalities.genomics.pictures import picture
+from medray.modalities.pictures import SamplePicture, Timeline
 from medray.reports import drawing
-from medray.reports.evaluation import ReportFacts, write_report
+from medray.reports.evaluation import Mistake, ReportFacts, write_report
 from medray.reports.nightly import BundleNight, Summary, write_page
 from medray.reports.page import policy, template
 from medray.scores.drift import compared
@@ -67,12 +70,35 @@ def crowded_facts() -> ReportFacts:
     )  # fmt: skip
 
 
+def mistaken(pictures: Sequence[SamplePicture | None]) -> str:
+    """A report whose mistakes are these pictures."""
+    mistakes = [Mistake(f"sample {place}", "benign", "malignant", 0.9, each) for place, each in enumerate(pictures)]
+    return write_report(replace(binary_facts(), mistakes=mistakes))
+
+
+def sequences_page() -> str:
+    random = np.random.default_rng(0)
+    rows = random.choice(5, (4, 1200), p=(0.3, 0.2, 0.2, 0.28, 0.02)).astype(np.uint8)
+    return mistaken([picture(each) for each in (rows[0, :30], rows[1, :180], rows[2, :600], rows[3], rows[:2, :90])])
+
+
+def records_page() -> str:
+    random = np.random.default_rng(0)
+    names = [f"LOINC//{number}-{number % 10}//a unit" for number in range(12)]
+    lines = [(name, random.uniform(0, 48, 40), random.normal(100, 30, 40)) for name in names[:10]]
+    lines += [("2 other codes", random.uniform(0, 48, 9), np.full(9, np.nan))]
+    few = [("HR", np.array([47.5, 0.0]), np.array([80.0, 80.0])), ("VISIT", np.array([3.0]), np.array([np.nan]))]
+    return mistaken([Timeline(each, "Hours before the prediction time", "events") for each in (lines, few)] + [None])
+
+
 KINDS: dict[str, Callable[[], str]] = {
     "binary": lambda: write_report(binary_facts()),
     "multiclass": lambda: write_report(other_facts()["multiclass"]),
     "regression": lambda: write_report(other_facts()["regression"]),
     "multilabel": lambda: write_report(crowded_facts()),
     "night": night_page,
+    "sequences": sequences_page,
+    "records": records_page,
 }
 
 

@@ -96,6 +96,8 @@ class EvaluationSettings(BaseModel):
     """F-beta counts sensitivity so many times as much as precision."""
     prevalence: float | None = Field(default=None, gt=0, lt=1)
     """Share of positives where a binary model is to be used: PPV and NPV there, by Bayes from sensitivity and specificity."""
+    pictures: bool = True
+    """Whether the report shows the samples of its mistakes: images, sequences, timelines. They are patients' data."""
     shared_subjects: Literal["refuse", "leave_out", "keep"] = "refuse"
     """Subjects of an evaluated archive whom the bundle was trained or validated on: refused, left out of the metrics, or
     kept and counted. Known where both were indexed under one `pseudonym_key`."""

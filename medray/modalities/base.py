@@ -24,6 +24,7 @@ from medray.errors import UserError
 from medray.faults import as_sample_error
 from medray.modalities.drafts import Draft
 from medray.modalities.inputs import Inputs, PairCodes
+from medray.modalities.pictures import SamplePicture
 from medray.modalities.spec import Spec
 from medray.scores.artefacts import Artefact
 from medray.storage.arrow import joined, null_column, of_columns
@@ -263,8 +264,9 @@ class Modality(Protocol):
         """(N,) length of each sample, where lengths vary: samples of like length are put into one batch."""
         return None
 
-    def pictures(self, samples: pa.RecordBatch) -> list[np.ndarray | None]:
-        """One picture per good sample for a report, uint8 (H, W) or (H, W, 3); None where there is nothing to see."""
+    def pictures(self, samples: pa.RecordBatch) -> Sequence[SamplePicture | None]:
+        """One picture per good sample for a report: pixels, uint8 (H, W) or (H, W, 3), or what `pictures.py` has; None where
+        there is nothing to see. It shows no id and no date."""
         return [None] * len(samples)
 
 

@@ -11,8 +11,10 @@ from importlib.resources import files as package_files
 
 import numpy as np
 
+from medray.modalities.pictures import Shares, Strip, Timeline
 from medray.reports.drawing import NAMED, Figure
 from medray.reports.inlined import inlined
+from medray.reports.samples import drawn
 
 THUMBNAIL = 256  # pixels, the longer side at most
 
@@ -49,6 +51,8 @@ class Card:
     """So few pixels that they are shown as they are."""
     body: str
     entry_id: str
+    svg: str | None = None
+    """An <svg> element instead of `uri`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,13 @@ def embedded(figure: Figure) -> Embedded:
     from markupsafe import Markup
 
     return Embedded(figure.title, figure.caption, figure.wide, Markup(inlined(figure.svg, figure.alt, NAMED)))
+
+
+def sketch(picture: Strip | Shares | Timeline, alt: str) -> str:
+    """A sample as an <svg> element; `alt` is what is said of it before its own words."""
+    from markupsafe import Markup
+
+    return Markup(inlined(drawn(picture), f"{alt}. {picture.alt}", NAMED))
 
 
 def turned(table: Table, missing: str) -> Table:

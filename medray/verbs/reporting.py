@@ -16,6 +16,7 @@ from medray.datasets.shards import ShardSet, read_samples
 from medray.learning import bundles
 from medray.learning.metrics import Metrics
 from medray.learning.recipe import Recipe
+from medray.modalities.pictures import SamplePicture
 from medray.modalities.registry import open_modality
 from medray.reports.evaluation import Mistake, ReportFacts
 from medray.reports.evaluation.facts import SplitFacts
@@ -75,7 +76,7 @@ def report_facts(
         targets=stacked(predictions.column("target").combine_chunks()),
         history=_history(run, training["plan"]) if "plan" in training else None,
         best_epoch=training.get("best_epoch"),
-        mistakes=mistakes(recipe, folders, predictions, scores),
+        mistakes=mistakes(recipe, folders, predictions, scores, pictures=run.evaluation.pictures),
         mixture=mixture_of(stated, recipe.modality.kinds),
         measures=measures_of(stated),
         versions=recipe.versions,
@@ -141,8 +142,10 @@ def _history(run: TrainRun | EvaluateRun, plan: str) -> pa.Table | None:
     return pq.read_table(pa.BufferReader(content))
 
 
-def mistakes(recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, scores: np.ndarray) -> list[Mistake]:
-    """The rows that the objective finds most wrong, the worst first, with their pictures."""
+def mistakes(
+    recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, scores: np.ndarray, *, pictures: bool = True
+) -> list[Mistake]:
+    """The rows that the objective finds most wrong, the worst first, with their pictures where these are wanted."""
     targets = stacked(predictions.column("target").combine_chunks())
     names = recipe.objective.display(recipe.classes)
     calls = recipe.objective.mistakes(scores, targets, recipe.thresholds, names, SHOWN)
@@ -150,23 +153,25 @@ def mistakes(recipe: Recipe, folders: Sequence[Folder], predictions: pa.Table, s
         return []
     wrong = pa.array([call.row for call in calls])
     keys = predictions.select(["entry_id", "sample_id"]).take(wrong).to_pylist()
-    pictures = _pictures(recipe, folders, {row["entry_id"] for row in keys})
+    seen = _pictures(recipe, folders, {row["entry_id"] for row in keys}) if pictures else {}
     return [
         Mistake(
             entry_id=key["entry_id"],
             true=call.true,
             called=call.called,
             score=call.score,
-            image=pictures.get((key["entry_id"], key["sample_id"])),
+            image=seen.get((key["entry_id"], key["sample_id"])),
         )
         for call, key in zip(calls, keys, strict=True)
     ]
 
 
-def _pictures(recipe: Recipe, folders: Sequence[Folder], wanted: set[str]) -> dict[tuple[str, str], np.ndarray | None]:
+def _pictures(
+    recipe: Recipe, folders: Sequence[Folder], wanted: set[str]
+) -> dict[tuple[str, str], SamplePicture | None]:
     """(entry id, sample id) to a picture, of the entries wanted."""
     modality = open_modality(recipe.modality)
-    pictures: dict[tuple[str, str], np.ndarray | None] = {}
+    pictures: dict[tuple[str, str], SamplePicture | None] = {}
     shards = [shard for folder, split in folders for shard in ShardSet.open(folder).split(split)]
     for shard in shards if wanted else ():
         samples = read_samples(shard.uri)

@@ -22,6 +22,7 @@ from medray.modalities.ehr.meds import task
 from medray.modalities.ehr.meds.archive import MedsArchive
 from medray.modalities.ehr.spec import Code, EhrSpec
 from medray.modalities.inputs import Input, Inputs
+from medray.modalities.pictures import Timeline
 from medray.storage.files import File
 
 if TYPE_CHECKING:
@@ -151,6 +152,13 @@ class Ehr(Modality):
         if self.spec.representation == "bins":
             return None
         return samples.column("codes").value_lengths().to_numpy()
+
+    def pictures(self, samples: pa.RecordBatch) -> list[Timeline | None]:
+        """The events of each sample before its prediction time, by the codes of the vocabulary."""
+        from medray.modalities.ehr.meds.codes import code_hash
+        from medray.modalities.ehr.pictures import pictures
+
+        return pictures(samples, {code_hash(each.code): each.code for each in self.spec.vocabulary or ()})
 
     @property
     def _fitted(self) -> tuple[tuple[Code, ...], tuple[Code, ...]]:

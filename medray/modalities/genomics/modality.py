@@ -20,6 +20,7 @@ from medray.modalities.genomics.sequences import Sequences
 from medray.modalities.genomics.spec import GenomicsSpec
 from medray.modalities.genomics.variants.reader import Variants
 from medray.modalities.inputs import Input, Inputs, PairCodes
+from medray.modalities.pictures import SamplePicture
 from medray.storage import files
 from medray.storage.files import File
 
@@ -159,6 +160,12 @@ class Genomics(Modality):
             complement = torch.frombuffer(bytearray(codes.COMPLEMENT), dtype=torch.uint8)
             self._on_device[device] = (table.to(device), complement.to(device))
         return self._on_device[device]
+
+    def pictures(self, samples: pa.RecordBatch) -> list[SamplePicture | None]:
+        """Letters, or the composition of long sequences; of variants where they differ from the reference."""
+        from medray.modalities.genomics.pictures import picture
+
+        return [picture(bases) for bases in tensor_view(samples.column("bases"))]
 
     def fold(self, logits: torch.Tensor) -> torch.Tensor:
         """(B * V, O) to (B, O): the mean over both strands."""

@@ -11,6 +11,7 @@ import numpy as np
 from medray.learning.metrics import PLAIN, MetricOptions, MetricValue
 from medray.learning.objectives import ObjectiveSpec
 from medray.learning.thresholds import ThresholdChoice
+from medray.modalities.pictures import SamplePicture
 from medray.reports.learning_curve import EpochMetrics
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ SplitFacts = Mapping[str, int | Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that the model called wrongly. `image`: uint8 (H, W) or (H, W, 3), or None."""
+    """A row that the model called wrongly."""
 
     entry_id: str
     true: str
     called: str
     score: float
     """Score of the called class, 0 to 1; of a regression, the predicted value."""
-    image: np.ndarray | None = None
+    image: SamplePicture | None = None
+    """Pixels, or what `medray.modalities.pictures` has; None: nothing is shown."""
 
 
 @dataclass(frozen=True)

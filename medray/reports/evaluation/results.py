@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
+
 from medray.learning.metrics import NONE, metric_text, rows, scalar
 from medray.reports.drawing import figure
 from medray.reports.evaluation.facts import ArchiveMetrics, ReportFacts
 from medray.reports.learning_curve import learning_chart
-from medray.reports.page import Card, Section, Table, data_uri, embedded, thumbnail
+from medray.reports.page import Card, Section, Table, data_uri, embedded, sketch, thumbnail
 
 SMALL = 96  # pixels; smaller images are shown with their pixels, not smoothed
 
@@ -145,12 +147,15 @@ def mistakes(facts: ReportFacts) -> Section | None:
     cards: list[Card] = []
     for each in facts.mistakes:
         call = f"{each.called}, {metric_text(each.score)}" if each.called else metric_text(each.score)
+        pixels = each.image if isinstance(each.image, np.ndarray) else None
+        alt = f"True {each.true}, called {call}"
         cards.append(
             Card(
-                uri=None if each.image is None else data_uri(thumbnail(each.image), "png"),
-                alt=f"True {each.true}, called {call}",
+                uri=None if pixels is None else data_uri(thumbnail(pixels), "png"),
+                svg=None if each.image is None or isinstance(each.image, np.ndarray) else sketch(each.image, alt),
+                alt=alt,
                 head=f"{'Called' if each.called else 'Predicted'} {call}",
-                small=each.image is not None and max(each.image.shape) <= SMALL,
+                small=pixels is not None and max(pixels.shape) <= SMALL,
                 body=f"True: {each.true}",
                 entry_id=each.entry_id,
             )
