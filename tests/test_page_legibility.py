@@ -125,6 +125,8 @@ def test_a_page_can_be_read_on_a_phone_and_on_a_desk_in_light_and_in_dark(kind, 
     page = tmp_path / f"{kind}.html"
     page.write_text(page_of(kind), encoding="utf-8")
     kept = os.environ.get("MEDRAY_SCREENSHOTS")
+    if kept:
+        Path(kept).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[str]] = {}
     for width in (390, 1280):
         for scheme in ("light", "dark"):
