@@ -102,9 +102,9 @@ class ImagingSpec(Spec):
     each image by itself, after the window: mean and deviation of its voxels above 0, and noise of N(0, 1), seeded by the
     image, where it is exactly 0. For CT give a window: of bare HU, what is above 0 is what is denser than water."""
     mean: tuple[float, ...] | None = None
-    """Of each channel, for zscore. None: fitted on the training split; numbers that a run file gives are used as they are."""
+    """Mean of each channel, for zscore. None: fitted on the training split; numbers that a run file gives are used as they are."""
     std: tuple[Positive, ...] | None = None
-    """Of each channel, as `mean`."""
+    """Standard deviation of each channel, given or fitted as `mean` is."""
     augment: AugmentSpec = AugmentSpec()
     """Random changes of training images."""
 
