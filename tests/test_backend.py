@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import toy
 
+from medray import extras
 from medray.errors import BundleError, UserError
 from medray.learning import backend, bundles, graphs
 from medray.learning.backend import choose, make_graph, require_agreement, with_graph
@@ -324,8 +325,8 @@ def test_a_score_that_hangs_on_its_place_in_the_batch_is_refused(carrying, monke
 
 
 def test_without_onnxruntime_onnx_is_refused_and_auto_is_torch(carrying, monkeypatch):
-    find = graphs.importlib.util.find_spec
-    monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
+    find = extras.importlib.util.find_spec
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
     with pytest.raises(UserError, match=r"onnxruntime not installed: pip install 'medray\[onnx\]'"):
         choose(carrying, "onnx")
     assert "onnxruntime not installed" in choose(carrying, "auto").title

@@ -23,10 +23,22 @@ class OutputLevel(BaseModel):
     """Scores of tonight."""
 
 
-class BundleAlert(BaseModel):
-    """A bundle of the night, good or not."""
+class AlertCounts(BaseModel):
+    """Entries of a night, or of one of its bundles."""
 
     model_config = ConfigDict(frozen=True)
+
+    pending: int = 0
+    scored: int = 0
+    failed: int = 0
+    not_eligible: int = 0
+    left: int = 0
+    by_reason: dict[str, int] = {}
+    """Failed samples by reason code."""
+
+
+class BundleAlert(AlertCounts):
+    """A bundle of the night, good or not."""
 
     name: str = ""
     """As the bundle was trained."""
@@ -35,23 +47,14 @@ class BundleAlert(BaseModel):
     """Id of its rows in the score table."""
     causes: tuple[AlertCause, ...] = ()
     """Those of the alert that this bundle gave."""
-    pending: int = 0
-    scored: int = 0
-    failed: int = 0
-    not_eligible: int = 0
-    left: int = 0
-    by_reason: dict[str, int] = {}
-    """Failed samples by reason code."""
     level: str = ""
     """Level of drift."""
     outputs: tuple[OutputLevel, ...] = ()
     """Those whose level is watch or alert."""
 
 
-class Alert(BaseModel):
+class Alert(AlertCounts):
     """What is sent. Keys are added by later versions and none is taken away; `format` counts changes of what one means."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: Literal["medray.alert"] = "medray.alert"
     format: int = 1
@@ -76,12 +79,6 @@ class Alert(BaseModel):
     new: int = 0
     changed: int = 0
     vanished: int = 0
-    pending: int = 0
-    scored: int = 0
-    failed: int = 0
-    not_eligible: int = 0
-    left: int = 0
-    by_reason: dict[str, int] = {}
     not_eligible_by_reason: dict[str, int] = {}
     level: str = ""
     """The highest level of drift of any output."""

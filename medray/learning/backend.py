@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from medray.errors import BundleError, UserError
+from medray.extras import lacking
 from medray.learning import graphs
 from medray.learning.bundles import TrainedModel
 from medray.learning.graphs import Graph, NoGraph, OnnxNetwork
@@ -42,13 +43,13 @@ def choose(bundle: TrainedModel, asked: BackendName, *, on_gpu: bool = False) ->
     Raises UserError where onnx is asked for and not installed, BundleError where the network has no graph that agrees.
     """
     if bundle.recipe.model.computed_by == "onnxruntime":  # whatever is asked for
-        if (absent := graphs.lacking("onnxruntime")) is not None:
+        if (absent := lacking("onnxruntime")) is not None:
             raise UserError("the bundle's network is an ONNX graph", where=f"bundle {bundle.id}", found=absent)
         return Backend(None, graphs.runtime())
     plain = f"torch {importlib.metadata.version('torch')}"  # without importing it: a quiet night needs none
     if asked == "torch":
         return Backend(None, plain)
-    if (absent := graphs.lacking("onnxruntime")) is not None:
+    if (absent := lacking("onnxruntime")) is not None:
         if asked == "onnx":
             raise UserError("the back end is not installed", where=_WHERE, found=absent)
         return Backend(None, f"{plain}: {absent}")
@@ -72,7 +73,7 @@ def choose(bundle: TrainedModel, asked: BackendName, *, on_gpu: bool = False) ->
 
 def with_graph(bundle: TrainedModel, samples: pa.RecordBatch) -> tuple[TrainedModel, str]:
     """The bundle with a graph that agrees with torch on seeded inputs and on these good samples; or without one, and why."""
-    if (absent := graphs.lacking("onnx", "onnxruntime")) is not None:
+    if (absent := lacking("onnx", "onnxruntime")) is not None:
         return bundle, absent
     try:
         graph = make_graph(bundle)

@@ -10,7 +10,6 @@ cannot disagree with them. Whether graph and network say the same is checked aga
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medray.errors import BundleError, MachineError
+from medray.extras import lacking
 from medray.learning import onnx_runtime
 from medray.modalities.inputs import Inputs
 
@@ -52,12 +52,6 @@ Answers = Callable[[Mapping[str, "torch.Tensor"]], np.ndarray]
 
 class NoGraph(Exception):
     """Why a network has no ONNX graph that may score, in words."""
-
-
-def lacking(*packages: str) -> str | None:
-    """Which of these is not installed, and what to do; None where all are."""
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} not installed: pip install 'medray[onnx]'" if absent else None
 
 
 def runtime() -> str:

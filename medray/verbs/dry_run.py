@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from medray.archive.pseudonyms import key_file
 from medray.config.runs import ConvertRun, NightlyRun, Run, StoreRun, TrainRun
 from medray.engines.base import Fitted, Show
 from medray.engines.local import LocalEngine
@@ -263,9 +264,9 @@ def rehearse_run(verb: str, run: Run, call: Callable[..., Result], progress: Pro
 
 def _moved(run: Run, overlay: Overlay) -> Run:
     """The run with what stands for the places that it writes to."""
-    key = run.pseudonym_key or str(Path.home() / ".medray" / "pseudonym.key")
-    if not Path(key).expanduser().exists():  # it would be made
-        key = overlay.at(str(Path(key).expanduser()), file=True)
+    key = str(key_file(run.pseudonym_key))
+    if not Path(key).exists():  # it would be made
+        key = overlay.at(key, file=True)
     moved: dict[str, Any] = {"pseudonym_key": key, "work": overlay.at(run.folder)}
     if isinstance(run, TrainRun):
         moved["bundle"] = overlay.at(run.bundle_uri)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from medray.config.runs import Run
 from medray.errors import UserError
+from medray.extras import lacking
 from medray.learning import bundles, graphs
 from medray.learning.graphs import Answers
 from medray.learning.models.keras import KerasSpec
@@ -166,12 +167,11 @@ def _keras(loaded: bundles.TrainedModel, network: torch.nn.Module, bundle: str, 
             do="export onnx writes networks of all other kinds",
         )
     from medray.learning.keras.linking import with_link
-    from medray.learning.keras.reading import lacking
     from medray.learning.keras.shapes import described
     from medray.learning.keras.writing import written
     from medray.learning.refusal import Refused
 
-    if (absent := lacking()) is not None:
+    if (absent := lacking("h5py")) is not None:
         raise UserError("Keras files are written by h5py", found=absent)
     linked = model.described if logits else with_link(model.described, loaded.recipe.objective)
     try:

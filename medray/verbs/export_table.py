@@ -19,6 +19,7 @@ from medray.errors import REASONS, RunFileError, StoreError, UserError
 from medray.exports.tables import csv_files, workbook
 from medray.exports.tables.columns import FAILED, OWN_ID, SCORED, Cell, without_own_ids
 from medray.exports.tables.new_files import new_files, refuse_there
+from medray.extras import lacking
 from medray.learning import bundles
 from medray.learning.bundles import TrainedModel
 from medray.modalities.registry import ModalitySpec
@@ -126,7 +127,7 @@ def plan(
     """Everything that an export looks at before it writes; raises as `export_table`, and writes nothing."""
     if not out.endswith(FORMATS[format]) or out in (FORMATS[format], ""):
         raise UserError("this cannot be the new file", where=out, expected=f"a name that ends with {FORMATS[format]}")
-    if format == "xlsx" and (absent := workbook.lacking()) is not None:
+    if format == "xlsx" and (absent := lacking("xlsxwriter")) is not None:
         raise UserError("workbooks are written by XlsxWriter", found=absent)
     uris = uris_of(format, out)
     refuse_there(uris)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medray.archive.manifest import Manifest, listing_of, parts_of
-from medray.archive.pseudonyms import pseudonym, pseudonym_key
+from medray.archive.pseudonyms import key_file, pseudonym, pseudonym_key
 from medray.config.runs import ScoreRun
 from medray.errors import ArchiveError, UserError
 from medray.modalities.registry import ModalitySpec
@@ -24,11 +22,11 @@ def own_ids(run: ScoreRun, spec: ModalitySpec, manifest: Manifest) -> pa.Table:
     A keyed id cannot be turned back; it is compared with what the archive's files say under the site's key. Raises
     ArchiveError where there is no such key, UserError where the archive names no subjects or none that fits.
     """
-    key_file = Path(run.pseudonym_key).expanduser() if run.pseudonym_key else Path.home() / ".medray" / "pseudonym.key"
-    if not key_file.is_file():
+    place = key_file(run.pseudonym_key)
+    if not place.is_file():
         raise ArchiveError(
             "there is no key here, so no subject can be told by its keyed id",
-            where=str(key_file),
+            where=str(place),
             do="run this at the site whose key the scores were made under, or name it: pseudonym_key in the run file",
         )
     if manifest.root != run.root:
@@ -37,7 +35,8 @@ def own_ids(run: ScoreRun, spec: ModalitySpec, manifest: Manifest) -> pa.Table:
             where=manifest.uri,
             do="score it first (medray score)",
         )
-    scan, key = stages.Scan(spec, run.root, pseudonym_key(str(key_file))), pseudonym_key(str(key_file))
+    key = pseudonym_key(str(place))
+    scan = stages.Scan(spec, run.root, key)
     found: dict[str, str] = {}
     persons = 0
     for batch in _files(manifest):

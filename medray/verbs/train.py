@@ -18,7 +18,8 @@ from medray.datasets.samples import good, stacked
 from medray.datasets.shards import ShardSet, read_samples
 from medray.engines.base import Engine, Fitted
 from medray.errors import BundleError, LabelError, RunFileError
-from medray.learning import bundles, graphs, pretrained
+from medray.extras import lacking
+from medray.learning import bundles, pretrained
 from medray.learning.backend import with_graph
 from medray.learning.keras import reading
 from medray.learning.models.keras import WHERE as KERAS_FILE
@@ -108,7 +109,7 @@ def train(
 def _with_graph(bundle: bundles.TrainedModel, prepared: Prepared, progress: Progress) -> bundles.TrainedModel:
     """The bundle with an ONNX graph whose scores of validation samples are torch's; as it is where it has none, which is
     said, or where the extra `onnx` is not installed."""
-    if graphs.lacking("onnx", "onnxruntime") is not None:
+    if lacking("onnx", "onnxruntime") is not None:
         return bundle
     shards = ShardSet.open(prepared.folder)
     modality = open_modality(bundle.recipe.modality)

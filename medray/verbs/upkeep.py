@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
+from medray.archive import pseudonyms
 from medray.archive.pseudonyms import key_mark, own_subject, pseudonym, pseudonym_key
 from medray.durations import seconds_of
 from medray.errors import ArchiveError, StoreError, UserError
@@ -83,11 +83,11 @@ def _pseudonyms(subject: str, key: bytes | None) -> set[str]:
     return keyed | {subject, own_subject(subject)}
 
 
-def _key(key_file: str | None) -> bytes | None:
+def _key(path: str | None) -> bytes | None:
     """The key in a file, or this user's; None where this user has none."""
-    key_path = Path(key_file).expanduser() if key_file else Path.home() / ".medray" / "pseudonym.key"
-    if key_path.exists():
-        return pseudonym_key(str(key_path))
-    if key_file is None:
+    place = pseudonyms.key_file(path)
+    if place.exists():
+        return pseudonym_key(str(place))
+    if path is None:
         return None
-    raise ArchiveError("there is no such file with a pseudonym key", where=key_file, do="check --pseudonym-key")
+    raise ArchiveError("there is no such file with a pseudonym key", where=path, do="check --pseudonym-key")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, tzinfo
@@ -16,6 +15,7 @@ from medray.archive.entries import MANIFEST, Entries, Entry
 from medray.errors import RunFileError, SampleError, UserError
 from medray.exports.base import Algorithm, Exported, ScoredRun
 from medray.exports.sr_settings import NO_UNITS, PERCENT, Code, SrSettings
+from medray.extras import lacking
 from medray.scores import ScoreStore
 from medray.storage import files
 from medray.storage.arrow import rebatch
@@ -109,10 +109,8 @@ def _status(rows: list[dict[str, Any]]) -> str:
 
 def checked(run: ScoredRun) -> SrSettings:
     """The settings, found to say what each output of the bundle is. Raises RunFileError, and UserError without highdicom."""
-    if importlib.util.find_spec("highdicom") is None:
-        raise UserError(
-            "structured reports need highdicom, which is not installed", do="pip install 'medray[dicom-sr]'"
-        )
+    if (absent := lacking("highdicom")) is not None:
+        raise UserError("structured reports cannot be written here", found=absent)
     settings, algorithm = run.settings, run.algorithm
     if not settings.outputs:
         raise RunFileError(

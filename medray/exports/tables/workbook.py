@@ -27,15 +27,6 @@ def uris_of(out: str) -> list[str]:
     return [out]
 
 
-def lacking() -> str | None:
-    """Why no workbook can be written here; None: one can."""
-    try:
-        import xlsxwriter  # pyright: ignore[reportMissingTypeStubs, reportUnusedImport]  # noqa: F401
-    except ModuleNotFoundError:
-        return "XlsxWriter is not installed: pip install 'medray[xlsx]'"
-    return None
-
-
 class Workbook:
     """The three sheets, open for writing."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medray.errors import UserError
+from medray.extras import lacking
 from medray.learning.bounded import content_of, run
 from medray.learning.keras.network import Network
 
@@ -40,17 +40,12 @@ class KerasFile:
     """Settings of layers that are not taken over: regularisers, constraints."""
 
 
-def lacking() -> str | None:
-    """What is not installed that reading and writing need; None where all is."""
-    return "h5py not installed: pip install 'medray[keras]'" if importlib.util.find_spec("h5py") is None else None
-
-
 def read(file: str, where: str) -> KerasFile:
     """The model in a .keras or .h5 file; no code of it is run. `where` is for messages: the key that names it.
 
     Raises UserError for a file that is missing, too large, broken, or holds what medray does not take.
     """
-    if (absent := lacking()) is not None:
+    if (absent := lacking("h5py")) is not None:
         raise UserError("Keras files are read by h5py", where=where, found=absent)
     content = content_of(file, where, MOST_BYTES)
     with tempfile.TemporaryDirectory(prefix="medray-keras-") as name:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medray.errors import UserError
-from medray.learning import graphs
+from medray.extras import lacking
 from medray.learning.bounded import content_of, run
 from medray.learning.onnx_files.network import Network
 from medray.learning.onnx_files.ports import Layout
@@ -49,7 +49,7 @@ def read(
 
     Raises UserError for a file that is missing, too large, broken, or holds what medray does not take.
     """
-    if (absent := graphs.lacking("onnx", "onnxruntime")) is not None:
+    if (absent := lacking("onnx", "onnxruntime")) is not None:
         raise UserError("ONNX files are read by onnx and computed by onnxruntime", where=where, found=absent)
     content = content_of(file, where, MOST_BYTES)
     asked = {
